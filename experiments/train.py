@@ -1,0 +1,15 @@
+"""Trains one federated split learning run; the same command with its --workdir resumes it."""
+
+from jfedsl.config import Config
+from jfedsl.runtime.script import run
+from jfedsl.training import table, train
+
+
+def main(config: Config) -> None:
+    """Trains and prints what came of it."""
+    summary = train(config)
+    print(f"\n{table(summary)}\n\npicture: {summary['workdir']}/accuracy.png")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,152 @@
+"""Federated split learning with pruning, dropout at the cut and quantized gradients.
+
+With all compression off this is parallel split federated learning: one server-side model, updated
+at every exchange, and client-side models averaged every I rounds. The scheme follows the abstract
+of arXiv 2412.06414.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jfedsl.compression.compressor import init_tree
+from jfedsl.data import batches
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.models.layers import Model, Variables
+from jfedsl.protocol.aggregation import end_period, start_period
+from jfedsl.protocol.clients import put, take
+from jfedsl.protocol.exchange import Batch, ExchangeRecord, exchange
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.state import (
+    Aggregator,
+    Client,
+    Data,
+    Links,
+    Scheme,
+    Server,
+    State,
+    weights,
+)
+from jfedsl.protocol.traffic import smashed_shape
+
+
+def initial_variables(model: Model, key: Array, image: Array) -> Variables:
+    """Fresh parameters and statistics of the whole model; they do not depend on the cut."""
+    key = fold(key, Purpose.INITIAL_WEIGHTS)
+    return jax.jit(lambda k, x: layers.init(model, k, x))(key, image[None])
+
+
+def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
+    """The state before the first round, all clients holding the same model.
+
+    Args:
+      scheme: of the run.
+      key: run key.
+      start: parameters and statistics of the whole model.
+      image: a normalised sample `[H, W, C]`; only its shape and dtype matter.
+    """
+    own, stats = start.params[: scheme.cut], start.stats[: scheme.cut]
+    server, server_stats = start.params[scheme.cut :], start.stats[scheme.cut :]
+    optimizer = scheme.client_optimizer.init(own)
+    shared = optimizer if scheme.client_optimizer_state == "average" else None
+    pruner = scheme.pruner
+    pruning = pruner.init(own) if pruner else None
+    links = _init_links(scheme, own, stats, image)
+    zero = jnp.zeros((), jnp.int32)
+
+    def client(number: Array) -> Client:
+        masks = None
+        if pruner:
+            masks = pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
+        return Client(own, stats, masks, optimizer, links, zero)
+
+    clients = jax.vmap(client, axis_size=scheme.clients)(jnp.arange(scheme.clients))
+    return State(
+        round=zero,
+        server=Server(server, server_stats, scheme.server_optimizer.init(server)),
+        aggregator=Aggregator(own, stats, shared, pruning),
+        clients=clients,
+        participants=jnp.arange(scheme.participants, dtype=jnp.int32),
+    )
+
+
+def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+    """One round: local_steps exchanges, with the start or end of a period where one is due."""
+    number, every = state.round, scheme.aggregate_every
+    nothing = jnp.zeros(scheme.participants, jnp.int32)
+
+    def skip(state: State) -> tuple[State, Array]:
+        return state, nothing
+
+    state, down = lax.cond(number % every == 0, lambda s: start_period(scheme, key, s), skip, state)
+    state, records = _exchanges(scheme, data, key, state)
+    pruned = _pruned_fraction(scheme, take(state.clients.masks, state.participants))
+    participants = state.participants
+    state, up = lax.cond(
+        (number + 1) % every == 0, lambda s: end_period(scheme, key, data.partition, s), skip, state
+    )
+    share = weights(scheme, data.partition, participants)
+    record = RoundRecord(
+        train_loss=jnp.mean(jnp.sum(share[None] * records.losses, axis=1)),
+        losses=records.losses,
+        smashed_up_bytes=records.smashed_up_bytes,
+        cut_gradient_down_bytes=records.cut_gradient_down_bytes,
+        model_up_bytes=up,
+        model_down_bytes=down,
+        participants=participants,
+        pruned_fraction=pruned,
+    )
+    return state.replace(round=number + 1), record
+
+
+def _exchanges(
+    scheme: Scheme, data: Data, key: Array, state: State
+) -> tuple[State, ExchangeRecord]:
+    """The round's exchanges of the participants with the server."""
+    ids, number = state.participants, state.round
+    share = weights(scheme, data.partition, ids)
+
+    def one(
+        carry: tuple[Server, Client], step: Array
+    ) -> tuple[tuple[Server, Client], ExchangeRecord]:
+        server, clients = carry
+        keys = jax.vmap(lambda n: fold(key, Purpose.EXCHANGE, number, step, n))(ids)
+        batch = _next_batch(scheme, data, key, ids, clients.drawn)
+        total = number * scheme.local_steps + step
+        server, clients, record = exchange(scheme, server, clients, batch, keys, share, total)
+        return (server, clients), record
+
+    steps = jnp.arange(scheme.local_steps, dtype=jnp.int32)
+    (server, clients), records = lax.scan(one, (state.server, take(state.clients, ids)), steps)
+    return state.replace(server=server, clients=put(state.clients, ids, clients)), records
+
+
+def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
+    """The participants' next mini-batches, gathered and normalised on the device."""
+    key = fold(key, Purpose.BATCHES)
+    indices = jax.vmap(
+        lambda n, d: batches.draw(key, data.partition, n, d, scheme.batch_size, scheme.sampling)
+    )(ids, drawn)
+    return Batch(data.pixels.normalise(data.images[indices]), data.labels[indices])
+
+
+def _pruned_fraction(scheme: Scheme, masks: object) -> Array:
+    if scheme.pruner is None or scheme.pruner.mask_bits == 0:
+        return jnp.zeros(())
+    removed = sum(jnp.sum(~m, dtype=jnp.float32) for m in jax.tree.leaves(masks))
+    return removed / (scheme.participants * scheme.pruner.mask_bits)
+
+
+def _init_links(scheme: Scheme, params: Any, stats: Any, image: Array) -> Links:
+    """States of one client's compressors."""
+    shape = smashed_shape(scheme, params, stats, image.shape)
+    smashed, links = jnp.zeros(shape.shape, shape.dtype), scheme.links
+    return Links(
+        smashed=links.smashed.init(smashed),
+        cut_gradient=links.cut_gradient.init(smashed),
+        client_gradient=init_tree(links.client_gradient, params),
+        model_up=links.model_up and init_tree(links.model_up, params),
+    )

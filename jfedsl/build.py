@@ -1,0 +1,190 @@
+"""From a config to everything a run needs; every wrong setting is found here, before any folder."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jfedsl.algorithms import fedsl
+from jfedsl.compression.compressor import Compressor, chain
+from jfedsl.compression.dropout import dropout
+from jfedsl.compression.quantization import QUANTIZERS
+from jfedsl.config import OFF_BITS, Config
+from jfedsl.data import datasets, partition
+from jfedsl.data.datasets import Dataset
+from jfedsl.errors import flag_error
+from jfedsl.models import ZOO, layers
+from jfedsl.models.layers import Model, Variables
+from jfedsl.protocol import evaluation, optimizers
+from jfedsl.protocol.clients import default_chunk
+from jfedsl.protocol.evaluation import TestSet
+from jfedsl.protocol.rounds import Rounds, compile_rounds
+from jfedsl.protocol.state import Data, Links, Scheme, State
+from jfedsl.pruning.pruner import Pruner, weight_pruner
+
+
+class Experiment(NamedTuple):
+    """All that is fixed in a run.
+
+    Attributes:
+      scheme: functions and static numbers.
+      data: training data on the device.
+      test: test data on the device.
+      image: a normalised sample image `[H, W, C]`.
+      key: run key.
+      initial: parameters and statistics of the whole model before the first round.
+    """
+
+    scheme: Scheme
+    data: Data
+    test: TestSet
+    image: Array
+    key: Array
+    initial: Variables
+
+    def init(self) -> State:
+        """The state before the first round."""
+        return fedsl.init(self.scheme, self.key, self.initial, self.image)
+
+    def rounds(self, capacity: int) -> Rounds:
+        """The compiled function that runs up to `capacity` rounds."""
+        return compile_rounds(functools.partial(fedsl.run_round, self.scheme), capacity)
+
+    def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
+        """The compiled evaluation."""
+        return jax.jit(functools.partial(evaluation.evaluate, self.scheme))
+
+
+def build(config: Config) -> Experiment:
+    """Loads the data and puts the run together.
+
+    Raises:
+      UserError: a setting that the data or the model cannot satisfy.
+    """
+    dataset = datasets.load(config.dataset, config.data_dir)
+    model, cut = _model(config, dataset)
+    shares = _shares(config, dataset)
+    pixels = datasets.pixel_statistics(dataset.train.images)
+    data = Data(
+        images=jnp.asarray(dataset.train.images),
+        labels=jnp.asarray(dataset.train.labels),
+        pixels=pixels,
+        partition=partition.pack(shares),
+    )
+    key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
+    initial = fedsl.initial_variables(model, key, image)
+    sizes = [len(share) for share in shares]
+    return Experiment(
+        scheme=_scheme(config, model, cut, dataset.classes, sizes, initial),
+        data=data,
+        test=evaluation.fold_test_set(*dataset.test, config.eval_batch_size),
+        image=image,
+        key=key,
+        initial=initial,
+    )
+
+
+def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
+    entry = ZOO[config.model]
+    model = entry.build(dataset.classes, config.norm)
+    cut = entry.default_cut if config.cut is None else config.cut
+    try:
+        return model, layers.cut_index(model, cut)
+    except ValueError as error:
+        raise flag_error("cut", cut, str(error)) from None
+
+
+def _shares(config: Config, dataset: Dataset) -> partition.Shares:
+    """Index lists of all clients, each long enough for a batch where that is needed."""
+    kind, labels = config.partition, dataset.train.labels
+    if kind == "shards" and config.classes_per_client > dataset.classes:
+        allowed = f"at most the {dataset.classes} classes of {config.dataset}"
+        raise flag_error("classes_per_client", config.classes_per_client, allowed)
+    option = partition.PARTITIONS[kind].option
+    value = None if option is None else getattr(config, option)
+    try:
+        shares = partition.split(kind, labels, config.clients, config.seed, value)
+    except partition.EmptyClients as error:
+        allowed = f"as many as --partition={kind} can feed from {len(labels)} examples; {error}"
+        raise flag_error("clients", config.clients, allowed) from None
+    least = int(np.argmin([len(share) for share in shares]))
+    if config.sampling == "epoch" and len(shares[least]) < config.batch_size:
+        allowed = (
+            f"at most {len(shares[least])}, the examples of client {least}, "
+            f"under --sampling=epoch (--sampling=replacement has no limit)"
+        )
+        raise flag_error("batch_size", config.batch_size, allowed)
+    return shares
+
+
+def _scheme(
+    config: Config, model: Model, cut: int, classes: int, sizes: list[int], initial: Variables
+) -> Scheme:
+    own = initial.params[:cut]
+    client, server = (
+        optimizers.build(
+            config.optimizer,
+            optimizers.schedule(
+                config.learning_rate_schedule, rate, config.rounds * config.local_steps
+            ),
+            config.momentum,
+            config.weight_decay,
+        )
+        for rate in (config.client_learning_rate, config.server_learning_rate)
+    )
+    return Scheme(
+        model=model,
+        cut=cut,
+        links=_links(config),
+        pruner=_pruner(config, own, len(model)),
+        client_optimizer=client,
+        server_optimizer=server,
+        classes=classes,
+        clients=config.clients,
+        participants=config.participants or config.clients,
+        local_steps=config.local_steps,
+        aggregate_every=config.aggregate_every,
+        batch_size=config.batch_size,
+        sampling=config.sampling,
+        aggregation=config.aggregation,
+        equal_weights=config.aggregation == "equal" or len(set(sizes)) == 1,
+        statistics=config.batch_norm_statistics,
+        client_optimizer_state=config.client_optimizer_state,
+        chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
+    )
+
+
+def _links(config: Config) -> Links:
+    def quantizer(bits: int) -> list[Compressor]:
+        if bits == OFF_BITS:
+            return []
+        return [QUANTIZERS[config.quantizer](bits, config.bucket_size)]
+
+    drop = [dropout(config.dropout_rate)] if config.dropout_rate else []
+    up = quantizer(config.model_bits)
+    return Links(
+        smashed=chain(*drop, *quantizer(config.smashed_bits)),
+        cut_gradient=chain(*quantizer(config.cut_gradient_bits)),
+        client_gradient=chain(*quantizer(config.client_gradient_bits)),
+        model_up=chain(*up) if up else None,
+    )
+
+
+def _pruner(config: Config, params: Any, model_layers: int) -> Pruner | None:
+    if config.prune_kind == "none":
+        return None
+    flags = layers.prunable(params, model_layers)
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(flags), strict=True)
+    rates = config.prune_rate * (config.clients if len(config.prune_rate) == 1 else 1)
+    return weight_pruner(
+        flags,
+        [leaf.size for leaf, flag in leaves if flag],
+        rates,
+        config.prune_score,
+        config.prune_scope,
+        config.prune_ramp_rounds,
+    )

@@ -1,0 +1,1 @@
+"""Compressors: pairs of pure functions that chain, with exact costs."""

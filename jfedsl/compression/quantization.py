@@ -1,0 +1,108 @@
+"""Stochastic, unbiased quantizers, one scale for each bucket of consecutive entries.
+
+A tensor is flattened and cut into buckets of consecutive positions of the dense array; a bucket's
+statistics use its kept entries only, and a bucket without kept entries sends no header. NaN or
+infinity makes its whole bucket NaN: it is never hidden.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jfedsl.compression.compressor import Compressor, Message, stateless
+
+# (values[N, bucket], kept[N, bucket], uniform draws[N, bucket]) -> quantized values
+_Rounding = Callable[[Array, Array, Array], Array]
+
+
+def uniform(bits: int, bucket_size: int = 512) -> Compressor:
+    """Stochastic rounding to `2^bits` evenly spaced values between a bucket's least and greatest.
+
+    E[Q(x)] = x and E||Q(x) - x||^2 <= d * step^2 / 4, step = (greatest - least) / (2^bits - 1).
+    Header: 64 bits a bucket.
+
+    Args:
+      bits: bits of an entry, 1 to 16.
+      bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+    """
+    top = 2.0**bits - 1.0
+
+    def quantize(x: Array, kept: Array, u: Array) -> Array:
+        low = jnp.min(jnp.where(kept, x, jnp.inf), axis=1, keepdims=True)
+        high = jnp.max(jnp.where(kept, x, -jnp.inf), axis=1, keepdims=True)
+        step = (high - low) / top
+        # min(floor + carry, top), not floor(t + u): in float32 that overflows the top code.
+        index = _round_stochastically((x - low) / jnp.where(step == 0, 1.0, step), u, top)
+        return low + step * index
+
+    return _bucketed(quantize, bits, 64, bucket_size)
+
+
+def qsgd(bits: int, bucket_size: int = 512) -> Compressor:
+    """QSGD (arXiv 1610.02132, section 3.1): a sign and s = 2^(bits-1) - 1 levels of the L2 norm.
+
+    E[Q(x)] = x and E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
+    Header: 32 bits a bucket.
+
+    Args:
+      bits: bits of an entry with its sign, 2 to 16.
+      bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+    """
+    top = 2.0 ** (bits - 1) - 1.0
+
+    def quantize(x: Array, kept: Array, u: Array) -> Array:
+        x = jnp.where(kept, x, 0.0)
+        peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
+        # Squares of x / peak neither overflow nor vanish.
+        scaled = x / jnp.where(peak == 0, 1.0, peak)
+        norm = jnp.sqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True))
+        index = _round_stochastically(
+            jnp.abs(scaled) / jnp.where(norm == 0, 1.0, norm) * top, u, top
+        )
+        return jnp.sign(x) * (norm * peak) * (index / top)
+
+    return _bucketed(quantize, bits, 32, bucket_size)
+
+
+def _round_stochastically(t: Array, u: Array, top: float) -> Array:
+    """Rounds t in [0, top] down or up, up with probability its fractional part."""
+    floor = jnp.minimum(jnp.floor(t), top)
+    return jnp.minimum(floor + (u < t - floor).astype(t.dtype), top)
+
+
+def _bucketed(quantize: _Rounding, bits: int, header_bits: int, bucket_size: int) -> Compressor:
+    def send(key: Array, message: Message) -> Message:
+        shape, size = message.values.shape, message.values.size
+        width = min(bucket_size, size) or size
+        kept = jnp.ones(shape, bool) if message.kept is None else message.kept
+        x, mask = _to_buckets(lax.stop_gradient(message.values), width), _to_buckets(kept, width)
+        draws = jax.random.uniform(key, x.shape, x.dtype)
+        quantized = jnp.where(mask, quantize(x, mask, draws), 0.0).reshape(-1)[:size].reshape(shape)
+        buckets = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.int32)
+        return Message(
+            _straight_through(message.values, quantized), message.kept, bits, buckets * header_bits
+        )
+
+    return stateless(send)
+
+
+def _to_buckets(x: Array, width: int) -> Array:
+    flat = jnp.pad(x.reshape(-1), (0, -x.size % width))
+    return flat.reshape(-1, width)
+
+
+@jax.custom_jvp
+def _straight_through(x: Array, quantized: Array) -> Array:
+    """The quantized value with the gradient of `x`: backward, a quantizer is invisible."""
+    return quantized
+
+
+@_straight_through.defjvp
+def _straight_through_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    return primals[1], tangents[0]
+
+
+QUANTIZERS = {"uniform": uniform, "qsgd": qsgd}
+LEAST_BITS = {"uniform": 1, "qsgd": 2}

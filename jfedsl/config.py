@@ -1,0 +1,271 @@
+"""Every knob of a run: its default, unit and check, to and from command-line flags and JSON."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from absl import flags
+
+from jfedsl.compression.quantization import LEAST_BITS, QUANTIZERS
+from jfedsl.data.batches import SAMPLINGS
+from jfedsl.data.datasets import DATASETS
+from jfedsl.data.partition import PARTITIONS
+from jfedsl.errors import UserError, flag_error
+from jfedsl.models import ZOO
+from jfedsl.models.blocks import NORMS
+from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
+from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
+from jfedsl.pruning.pruner import SCOPES, SCORES
+
+PRUNE_KINDS = ("none", "mask")
+PROGRESS = ("auto", "bar", "lines", "none")
+OFF_BITS, MOST_BITS = 32, 16
+
+
+class Allowed(NamedTuple):
+    """A check of one value: what is allowed, in words, and the test."""
+
+    text: str
+    test: Callable[[Any], bool]
+
+
+def _one_of(names: Sequence[str]) -> Allowed:
+    return Allowed(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+def _at_least(least: float) -> Allowed:
+    return Allowed(f"{least} or more", lambda value: value >= least)
+
+
+_ANY = Allowed("any text", lambda value: True)
+_COUNT = Allowed("a whole number, 1 or more", lambda value: value >= 1)
+_RATE = Allowed("a rate in [0, 1)", lambda value: 0 <= value < 1)
+_RATES = Allowed(
+    "a rate in [0, 1), or one for each client, separated by commas",
+    lambda values: bool(values) and all(0 <= value < 1 for value in values),
+)
+_POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
+_NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
+
+
+def _bits(quantizer: str) -> Allowed:
+    least = LEAST_BITS[quantizer]
+    return Allowed(
+        f"{least} to {MOST_BITS} bits an entry with --quantizer={quantizer}, or {OFF_BITS} for off",
+        lambda value: least <= value <= MOST_BITS or value == OFF_BITS,
+    )
+
+
+def _knob(default: Any, help_: str, allowed: Allowed = _ANY, free: bool = False) -> Any:
+    """A field; `free` ones may change when a run is resumed."""
+    metadata = {"help": help_, "allowed": allowed, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
+
+    workdir: str = _knob("", "Folder of the run; default a new dated one under runs/.", free=True)
+    dataset: str = _knob("digits", "Data set.", _one_of(tuple(DATASETS)))
+    data_dir: str = _knob("data", "Folder of prepared data sets.", free=True)
+    model: str = _knob("cnn", "Model.", _one_of(tuple(ZOO)))
+    norm: str = _knob("group", "Normalisation after hidden layers.", _one_of(NORMS))
+    cut: str | None = _knob(
+        None, "Last client-side layer by name, or the number of client-side layers; "
+        "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in ZOO.items()) + ".",
+    )  # fmt: skip
+    clients: int = _knob(10, "Clients in all.", _COUNT)
+    participants: int | None = _knob(
+        None, "Clients drawn for each aggregation period; default all.", _COUNT
+    )
+    rounds: int = _knob(60, "Rounds to train.", _COUNT)
+    local_steps: int = _knob(5, "Exchanges in a round.", _COUNT)
+    batch_size: int = _knob(16, "Examples per client and exchange.", _COUNT)
+    eval_batch_size: int = _knob(500, "Test examples evaluated at once.", _COUNT)
+    sampling: str = _knob(
+        "epoch", "Batches drawn without replacement in each client's epoch, or with.",
+        _one_of(SAMPLINGS),
+    )  # fmt: skip
+    partition: str = _knob(
+        "dirichlet", "How training examples are spread over clients.", _one_of(tuple(PARTITIONS))
+    )
+    dirichlet_alpha: float = _knob(
+        0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", _POSITIVE
+    )
+    classes_per_client: int = _knob(2, "Classes of each client in --partition=shards.", _COUNT)
+    quantity_alpha: float = _knob(
+        0.5, "Concentration of --partition=quantity; smaller is more skewed.", _POSITIVE
+    )
+    prune_kind: str = _knob("mask", "What is pruned on clients.", _one_of(PRUNE_KINDS))
+    prune_rate: tuple[float, ...] = _knob(
+        (0.3,), "Fraction of client-side weights removed; one, or one for each client.", _RATES
+    )
+    prune_score: str = _knob("magnitude", "What decides which weights stay.", _one_of(SCORES))
+    prune_scope: str = _knob(
+        "global", "Rank all client-side weights together or within layers.", _one_of(SCOPES)
+    )
+    prune_ramp_rounds: int = _knob(
+        0, "Rounds over which the rate grows from 0 on a cubic ramp.", _at_least(0)
+    )
+    dropout_rate: float = _knob(
+        0.2, "Probability that an entry of the activation at the cut is not sent.", _RATE
+    )
+    quantizer: str = _knob("uniform", "Kind of every quantizer.", _one_of(tuple(QUANTIZERS)))
+    bucket_size: int = _knob(
+        512, "Entries that share a quantizer's header; 0 for whole tensors.", _at_least(0)
+    )
+    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink.")
+    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients.")
+    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink.")
+    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.")
+    aggregate_every: int = _knob(2, "Rounds in an aggregation period.", _COUNT)
+    aggregation: str = _knob(
+        "examples", "Weight clients by their examples, or equally.", _one_of(AGGREGATIONS)
+    )
+    batch_norm_statistics: str = _knob(
+        "aggregate", "Client-side statistics with --norm=batch: averaged, or left with clients.",
+        _one_of(STATISTICS),
+    )  # fmt: skip
+    optimizer: str = _knob("sgd", "Optimizer of both halves.", _one_of(OPTIMIZERS))
+    client_optimizer_state: str = _knob(
+        "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
+        _one_of(CLIENT_OPTIMIZER_STATES),
+    )  # fmt: skip
+    client_learning_rate: float = _knob(0.05, "Learning rate on clients.", _NOT_NEGATIVE)
+    server_learning_rate: float = _knob(0.05, "Learning rate on the server.", _NOT_NEGATIVE)
+    momentum: float = _knob(0.9, "Momentum of --optimizer=sgd.", _RATE)
+    weight_decay: float = _knob(0.0, "Weight decay, on every parameter.", _NOT_NEGATIVE)
+    learning_rate_schedule: str = _knob(
+        "constant", "How learning rates change over the run.", _one_of(SCHEDULES)
+    )
+    client_chunk: int | None = _knob(
+        None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
+    )
+    init_from: str = _knob("", "Workdir of an earlier run whose weights to start from.")
+    seed: int = _knob(0, "Seed of every random draw.", Allowed(
+        "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32
+    ))  # fmt: skip
+    eval_every: int = _knob(5, "Rounds between evaluations.", _COUNT, free=True)
+    checkpoint_every: int = _knob(20, "Rounds between checkpoints.", _COUNT, free=True)
+    target_accuracy: float = _knob(
+        0.95, "Test accuracy to report rounds and bytes to, in [0, 1].",
+        Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,
+    )  # fmt: skip
+    progress: str = _knob(
+        "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
+        _one_of(PROGRESS), free=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Checks every field alone and together.
+
+        Raises:
+          UserError: names the flag, its value and what is allowed.
+        """
+        for field in dataclasses.fields(self):
+            value, allowed = getattr(self, field.name), field.metadata["allowed"]
+            if value is not None and not allowed.test(value):
+                raise flag_error(field.name, _shown(value), allowed.text)
+        for name in ("cut_gradient_bits", "client_gradient_bits", "smashed_bits", "model_bits"):
+            allowed = _bits(self.quantizer)
+            if not allowed.test(getattr(self, name)):
+                raise flag_error(name, getattr(self, name), allowed.text)
+        if self.participants is not None and self.participants > self.clients:
+            raise flag_error("participants", self.participants, f"at most --clients={self.clients}")
+        if len(self.prune_rate) not in (1, self.clients):
+            allowed_text = (
+                f"one rate, or --clients={self.clients} of them, not {len(self.prune_rate)}"
+            )
+            raise flag_error("prune_rate", _shown(self.prune_rate), allowed_text)
+
+    def to_json(self) -> str:
+        """All fields as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """The config that `to_json` wrote; fields added since get their defaults.
+
+        Raises:
+          UserError: the text is no config of this program.
+        """
+        try:
+            values = json.loads(text)
+            if "prune_rate" in values:
+                values["prune_rate"] = tuple(values["prune_rate"])
+            return cls(**values)
+        except (TypeError, json.JSONDecodeError) as error:
+            raise UserError(f"not a config of this program: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in a flag."""
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+class _RateList(flags.ArgumentParser):
+    """Comma-separated numbers."""
+
+    def parse(self, argument: Any) -> tuple[float, ...]:
+        if isinstance(argument, tuple):
+            return argument
+        try:
+            return tuple(float(part) for part in argument.split(","))
+        except ValueError:
+            raise ValueError(f"allowed is {_RATES.text}") from None
+
+    def flag_type(self) -> str:
+        return "comma-separated list of numbers"
+
+
+class _RateListSerializer(flags.ArgumentSerializer):
+    def serialize(self, value: Any) -> str:
+        return _shown(value)
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one absl flag for each field of `Config`."""
+    hints = get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        allowed = field.metadata["allowed"]
+        text = field.metadata["help"]
+        if allowed is not _ANY:
+            text += f" Allowed: {allowed.text}."
+        kind = hints[field.name]
+        if get_origin(kind) in (Union, types.UnionType):
+            kind = get_args(kind)[0]
+        if get_origin(kind) is tuple:
+            flags.DEFINE(
+                _RateList(), field.name, field.default, text, flag_values, _RateListSerializer()
+            )
+            continue
+        define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+        define[kind](field.name, field.default, text, flag_values=flag_values)
+
+
+def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The config that the parsed flags describe.
+
+    Raises:
+      UserError: a value is not allowed.
+    """
+    return Config(**{f.name: flag_values[f.name].value for f in dataclasses.fields(Config)})
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Fields that differ and may not change when a run is resumed, as `name (old -> new)`.
+
+    Logging may change; so may the number of rounds, unless the learning rate depends on it.
+    """
+    differing = []
+    for field in dataclasses.fields(Config):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        free = field.metadata["free"]
+        if field.name == "rounds":
+            free = new.learning_rate_schedule == "constant"
+        if before != after and not free:
+            differing.append(f"{field.name} ({_shown(before)} -> {_shown(after)})")
+    return differing

@@ -1,0 +1,41 @@
+"""Where every random number comes from: run key -> round -> step -> client -> stage.
+
+Keys are derived anew from counters and never stored, so a resumed run repeats exactly; the client's
+own number is folded in, so that two clients never share noise.
+"""
+
+import enum
+
+import jax
+from jax import Array
+
+
+class Purpose(enum.IntEnum):
+    """First split of the run key, one branch for each independent use."""
+
+    INITIAL_WEIGHTS = 0
+    BATCHES = 1
+    PARTICIPANTS = 2
+    EXCHANGE = 3
+    PRUNING = 4
+    MODEL_UP = 5
+
+
+class Stage(enum.IntEnum):
+    """Last split within one exchange of one client."""
+
+    SMASHED = 0
+    CUT_GRADIENT = 1
+    CLIENT_GRADIENT = 2
+
+
+def fold(key: Array, *data: Array | int) -> Array:
+    """Folds each number into the key, in order.
+
+    Args:
+      key: scalar PRNG key.
+      *data: non-negative integers, Python or traced.
+    """
+    for number in data:
+        key = jax.random.fold_in(key, number)
+    return key

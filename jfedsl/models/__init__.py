@@ -1,0 +1,18 @@
+"""Models as tuples of layers; `ZOO` is the table of those known by name."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jfedsl.models.cnn import cnn
+from jfedsl.models.layers import Model
+from jfedsl.models.mlp import mlp
+
+
+class Entry(NamedTuple):
+    """A model of the zoo: `build(classes, norm)` and the layer it is cut after by default."""
+
+    build: Callable[[int, str], Model]
+    default_cut: str
+
+
+ZOO = {"cnn": Entry(cnn, "pool1"), "mlp": Entry(mlp, "dense1")}

@@ -1,0 +1,87 @@
+"""Layers the zoo is built of: convolution or dense with normalisation and activation; pooling."""
+
+import math
+
+from flax import linen as nn
+from jax import Array
+
+from jfedsl.models import ops
+from jfedsl.models.layers import Layer, from_function, from_linen
+
+NORMS = ("none", "group", "batch")
+
+
+def groups(channels: int) -> int:
+    """Groups of a GroupNorm: min(8, channels / 4), lowered to a divisor of `channels`.
+
+    >>> [groups(channels) for channels in (3, 8, 32, 36, 512)]
+    [1, 2, 8, 6, 8]
+    """
+    limit = max(1, min(8, channels // 4))
+    return max(g for g in range(1, limit + 1) if channels % g == 0)
+
+
+def _normalise(x: Array, norm: str, train: bool) -> Array:
+    if norm == "group":
+        return nn.GroupNorm(groups(x.shape[-1]))(x)
+    if norm == "batch":
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+    return x
+
+
+class Convolution(nn.Module):
+    """3x3 convolution with same padding, normalisation, ReLU: `[B, H, W, Cin] -> [B, H, W, C]`."""
+
+    features: int
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps `x[B, H, W, Cin]` to `[B, H, W, features]`."""
+        x = nn.Conv(
+            self.features,
+            (3, 3),
+            use_bias=self.norm == "none",
+            kernel_init=nn.initializers.he_normal(),
+            conv_general_dilated=ops.conv_general_dilated,
+        )(x)
+        return nn.relu(_normalise(x, self.norm, train))
+
+
+class Dense(nn.Module):
+    """Dense layer with normalisation and ReLU: `[B, D] -> [B, features]`."""
+
+    features: int
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps `x[B, D]` to `[B, features]`."""
+        init = nn.initializers.he_normal()
+        x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
+        return nn.relu(_normalise(x, self.norm, train))
+
+
+def convolution(name: str, features: int, norm: str) -> Layer:
+    """A `Convolution` as a layer."""
+    return from_linen(name, Convolution(features, norm))
+
+
+def dense(name: str, features: int, norm: str) -> Layer:
+    """A `Dense` as a layer."""
+    return from_linen(name, Dense(features, norm))
+
+
+def logits(classes: int) -> Layer:
+    """The last layer: dense, no normalisation, no activation: `[B, D] -> [B, classes]`."""
+    return from_linen("logits", nn.Dense(classes))
+
+
+def pool(name: str) -> Layer:
+    """2x2 max-pooling; crops odd edges."""
+    return from_function(name, ops.max_pool)
+
+
+def flatten() -> Layer:
+    """`[B, ...] -> [B, D]`."""
+    return from_function("flatten", lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])))

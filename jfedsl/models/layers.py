@@ -1,0 +1,140 @@
+"""A model is a tuple of layers, so cutting it is slicing it.
+
+Parameters and statistics are tuples as long as the model. Unlike Flax's `Sequential` or nnx
+modules, a slice keeps every layer's own parameters under the same names, whatever the cut.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from jax import Array
+
+from jfedsl.keys import fold
+
+Params = Any
+Stats = Any
+
+
+class Variables(NamedTuple):
+    """Parameters and normalisation statistics of a model, tuples with one entry a layer."""
+
+    params: Params
+    stats: Stats
+
+
+class Layer(NamedTuple):
+    """One layer as pure functions: weights with their normalisation and activation, or a reshaping.
+
+    Attributes:
+      name: unique in its model; a cut is named by the last layer before it.
+      init: `(key, x[B, ...]) -> (params, stats)`; both are `{}` where the layer has none.
+      apply: `(params, stats, x, train) -> (y, stats)`; `train` picks batch over running statistics.
+    """
+
+    name: str
+    init: Callable[[Array, Array], tuple[Params, Stats]]
+    apply: Callable[[Params, Stats, Array, bool], tuple[Array, Stats]]
+
+
+Model = tuple[Layer, ...]
+
+
+def from_linen(name: str, module: nn.Module) -> Layer:
+    """Wraps a Flax linen module as a layer; its `__call__` may take `train`.
+
+    Args:
+      name: the layer's name.
+      module: unbound; may hold the collections `params` and `batch_stats`.
+    """
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+
+    def options(train: bool) -> dict[str, bool]:
+        return {"train": train} if takes_train else {}
+
+    def init(key: Array, x: Array) -> tuple[Params, Stats]:
+        variables = module.init(key, x, **options(False))
+        return variables.get("params", {}), variables.get("batch_stats", {})
+
+    def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
+        variables = {"params": params, "batch_stats": stats}
+        if not train or not stats:
+            return module.apply(variables, x, **options(train)), stats
+        y, updated = module.apply(variables, x, **options(train), mutable=["batch_stats"])
+        return y, updated["batch_stats"]
+
+    return Layer(name, init, apply)
+
+
+def from_function(name: str, function: Callable[[Array], Array]) -> Layer:
+    """Wraps a function without parameters, such as pooling."""
+    return Layer(
+        name,
+        lambda key, x: ({}, {}),
+        lambda params, stats, x, train: (function(x), stats),
+    )
+
+
+def init(model: Model, key: Array, x: Array) -> Variables:
+    """Initial parameters and statistics; layer i draws from fold_in(key, i), whatever the cut.
+
+    Args:
+      model: the whole model.
+      key: scalar PRNG key.
+      x: a sample batch `[B, ...]`; only its shape and dtype matter.
+    """
+    params, stats = [], []
+    for i, layer in enumerate(model):
+        p, s = layer.init(fold(key, i), x)
+        params.append(p)
+        stats.append(s)
+        x, _ = layer.apply(p, s, x, False)
+    return Variables(tuple(params), tuple(stats))
+
+
+def apply(model: Model, params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
+    """Runs the layers in order on `x[B, ...]`; returns the output and the new statistics."""
+    updated = []
+    for layer, p, s in zip(model, params, stats, strict=True):
+        x, s = layer.apply(p, s, x, train)
+        updated.append(s)
+    return x, tuple(updated)
+
+
+def cut_index(model: Model, cut: str) -> int:
+    """Number of layers before the cut, from a layer's name or a count written in digits.
+
+    Args:
+      model: the whole model.
+      cut: the name of the last client-side layer, or the number of client-side layers.
+
+    Raises:
+      ValueError: unknown name, or a cut that leaves one half without layers. The text is what is
+        allowed, ready for an error line.
+    """
+    names = [layer.name for layer in model]
+    index = int(cut) if cut.lstrip("-").isdigit() else (names + [cut]).index(cut) + 1
+    if not 0 < index < len(model):
+        listed = ", ".join(names[:-1])
+        raise ValueError(f"a layer to cut after ({listed}) or a number from 1 to {len(model) - 1}")
+    return index
+
+
+def prunable(params: Params, model_layers: int | None = None) -> Any:
+    """Which leaves may be pruned: kernels, but none of the model's last layer.
+
+    Args:
+      params: parameters of the first layers of a model.
+      model_layers: how many layers the whole model has; None when `params` never reach its end.
+
+    Returns:
+      A tree like `params` with a Python bool at every leaf.
+    """
+
+    def one(path: Sequence[Any], leaf: Array) -> bool:
+        last = model_layers is not None and path[0].idx == model_layers - 1
+        return path[-1] == jax.tree_util.DictKey("kernel") and leaf.ndim > 1 and not last
+
+    return jax.tree_util.tree_map_with_path(one, params)

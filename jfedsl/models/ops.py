@@ -1,0 +1,167 @@
+"""Convolution and pooling that stay fast inside loops, where XLA rewrites nothing on CPU.
+
+Measured on CPU: the weight gradient that autodiff makes of a convolution runs a hundred times too
+slow inside `scan`, `map` or `while`, max-pooling by `reduce_window` has a gradient ten times too
+slow, and a kernel larger than the map it slides over runs at a fiftieth of the peak.
+The forms here avoid all three. `benchmarks/convolution.py` measures them.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+Pairs = tuple[tuple[int, int], ...]
+
+
+class Window(NamedTuple):
+    """How a kernel slides: all static, one entry per spatial dimension."""
+
+    strides: tuple[int, ...]
+    padding: Pairs
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: lax.ConvDimensionNumbers | None = None,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+) -> Array:
+    """Drop-in for `lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
+
+    Two-dimensional channels-last convolutions without groups take the fast forms; anything else
+    goes to lax unchanged.
+
+    Args:
+      lhs: input `[B, H, W, Cin]`.
+      rhs: kernel `[KH, KW, Cin, Cout]`.
+      window_strides: stride of each spatial dimension.
+      padding: "SAME", "VALID" or (low, high) pairs.
+      lhs_dilation: dilation of the input, default none.
+      rhs_dilation: dilation of the kernel, default none.
+      dimension_numbers: as in lax; Flax passes channels-last.
+      feature_group_count: as in lax.
+      precision: as in lax.
+    """
+    dims = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers or _CHANNELS_LAST)
+    ours = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _CHANNELS_LAST) if lhs.ndim == 4 else 0
+    if dims != ours or feature_group_count != 1 or precision is not None:
+        return lax.conv_general_dilated(
+            lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
+            dimension_numbers, feature_group_count, precision=precision,
+        )  # fmt: skip
+    lhs_dilation, rhs_dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
+    spans = [_dilate(k, d) for k, d in zip(rhs.shape[:2], rhs_dilation, strict=True)]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(
+            [_dilate(n, d) for n, d in zip(lhs.shape[1:3], lhs_dilation, strict=True)],
+            spans, window_strides, padding,
+        )  # fmt: skip
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    window = Window(tuple(window_strides), pads, lhs_dilation, rhs_dilation)
+    tiny = any(n < span for n, span in zip(lhs.shape[1:3], spans, strict=True))
+    if tiny and lhs_dilation == (1, 1) and min(map(min, pads)) >= 0:
+        return _conv_by_patches(lhs, rhs, window)
+    return _conv(lhs, rhs, window)
+
+
+def _dilate(size: int, dilation: int) -> int:
+    return (size - 1) * dilation + 1
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, w: Array, window: Window) -> Array:
+    return lax.conv_general_dilated(
+        x, w, *window, dimension_numbers=_CHANNELS_LAST, preferred_element_type=x.dtype
+    )
+
+
+def _conv_forward(x: Array, w: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, w, window), (x, w)
+
+
+def _conv_backward(
+    window: Window, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    """Both gradients as canonical convolutions on explicitly transposed operands.
+
+    They are again `_conv`, so the derivative of the derivative is just as fast.
+    """
+    x, w = residuals
+    dx = _conv(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3), _input_gradient_window(window, x, w, dy))
+    dw = _conv(
+        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), _weight_gradient_window(window, x, w, dy)
+    )
+    return dx, dw.transpose(1, 2, 0, 3)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _spans(window: Window, x: Array, w: Array, dy: Array) -> zip:
+    """Per spatial dimension: padding, and dilated extents of input, kernel and output."""
+    return zip(
+        window.padding,
+        map(_dilate, x.shape[1:3], window.lhs_dilation),
+        map(_dilate, w.shape[:2], window.rhs_dilation),
+        map(_dilate, dy.shape[1:3], window.strides),
+        strict=True,
+    )
+
+
+def _input_gradient_window(window: Window, x: Array, w: Array, dy: Array) -> Window:
+    lows = [(k - 1 - low, n, k, o) for (low, _), n, k, o in _spans(window, x, w, dy)]
+    padding = tuple((low, n + k - 1 - o - low) for low, n, k, o in lows)
+    return Window(window.lhs_dilation, padding, window.strides, window.rhs_dilation)
+
+
+def _weight_gradient_window(window: Window, x: Array, w: Array, dy: Array) -> Window:
+    padding = tuple((low, o + k - n - 1 - low) for (low, _), n, k, o in _spans(window, x, w, dy))
+    return Window(window.rhs_dilation, padding, window.lhs_dilation, window.strides)
+
+
+def _conv_by_patches(x: Array, w: Array, window: Window) -> Array:
+    """Convolution as one matrix product over shifted slices, for maps smaller than the kernel."""
+    x = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
+    height, width = (
+        (n - _dilate(k, d)) // s + 1
+        for n, k, d, s in zip(
+            x.shape[1:3], w.shape[:2], window.rhs_dilation, window.strides, strict=True
+        )
+    )
+    (down, across), (sy, sx) = window.rhs_dilation, window.strides
+    rows, columns = w.shape[:2]
+    patches = [
+        x[:, i * down :, j * across :][:, : (height - 1) * sy + 1 : sy, : (width - 1) * sx + 1 : sx]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    flat = jnp.concatenate(patches, axis=3).reshape(x.shape[0] * height * width, -1)
+    return (flat @ w.reshape(-1, w.shape[3])).reshape(x.shape[0], height, width, w.shape[3])
+
+
+def max_pool(x: Array, size: int = 2) -> Array:
+    """Non-overlapping max-pooling by reshape; rows and columns that fill no window are cropped.
+
+    Args:
+      x: `[B, H, W, C]`.
+      size: window and stride.
+
+    Returns:
+      `[B, H // size, W // size, C]`.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    x = x[:, : rows * size, : columns * size]
+    return x.reshape(batch, rows, size, columns, size, channels).max(axis=(2, 4))

@@ -1,0 +1,1 @@
+"""The split-learning protocol: state, one exchange, aggregation, rounds, evaluation."""

@@ -1,0 +1,172 @@
+"""One exchange of all participants with the server: the hot path, in the order of the protocol."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+
+from jfedsl.compression.compressor import Message, message_bytes, send_tree
+from jfedsl.keys import Stage, fold
+from jfedsl.models import layers
+from jfedsl.protocol.clients import map_clients
+from jfedsl.protocol.optimizers import masked_step
+from jfedsl.protocol.state import Client, Scheme, Server
+from jfedsl.protocol.traffic import label_bits
+from jfedsl.pruning.pruner import keep
+
+
+class Batch(NamedTuple):
+    """One mini-batch of every participant: images float32 `[K, B, ...]`, labels int32 `[K, B]`."""
+
+    images: Array
+    labels: Array
+
+
+@struct.dataclass
+class ExchangeRecord:
+    """What one exchange cost, per participant.
+
+    Attributes:
+      losses: float32 `[K]`, mean loss of each one's batch before the server's step.
+      smashed_up_bytes: int32 `[K]`, labels included.
+      cut_gradient_down_bytes: int32 `[K]`.
+    """
+
+    losses: Array
+    smashed_up_bytes: Array
+    cut_gradient_down_bytes: Array
+
+
+def exchange(
+    scheme: Scheme,
+    server: Server,
+    clients: Client,
+    batch: Batch,
+    keys: Array,
+    weights: Array,
+    step: Array,
+) -> tuple[Server, Client, ExchangeRecord]:
+    """Participants compute and send, the server steps and answers, participants step.
+
+    Args:
+      scheme: of the run.
+      server: the server's part.
+      clients: the participants, `[K, ...]`.
+      batch: one mini-batch each.
+      keys: PRNG keys `[K]` of this exchange.
+      weights: float32 `[K]`, of the weighted mean over clients.
+      step: int32 scalar, exchanges of the run before this one.
+
+    Returns:
+      The server and the participants after their step, and what it cost.
+    """
+
+    def forward(client: Client, images: Array, key: Array) -> tuple[Any, Any, Client]:
+        return _client_forward(scheme, client, images, key)
+
+    def backward(
+        client: Client, back: Any, gradient: Array, kept: Any, key: Array
+    ) -> tuple[Client, Array]:
+        return _client_backward(scheme, client, back, Message(gradient, kept), key, step)
+
+    smashed, back, clients = map_clients(forward, scheme.chunk)(clients, batch.images, keys)
+    server, losses, cut_gradient = _server_step(
+        scheme, server, smashed.values, batch.labels, weights, step
+    )
+    clients, down_bytes = map_clients(backward, scheme.chunk)(
+        clients, back, cut_gradient, smashed.kept, keys
+    )
+    labels = label_bits(scheme)
+    up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
+    return server, clients, ExchangeRecord(losses, up_bytes, down_bytes)
+
+
+def _client_forward(
+    scheme: Scheme, client: Client, images: Array, key: Array
+) -> tuple[Message, Any, Client]:
+    """Runs one client's pruned layers and sends the activation at the cut.
+
+    Returns:
+      What the server receives, the function that maps its gradient to that of the pruned weights
+      (through dropout's mask and scale, straight through quantizers), and the client.
+    """
+
+    def smash(params: Any) -> tuple[Array, tuple[Any, Any, Message]]:
+        activation, stats = layers.apply(
+            scheme.model[: scheme.cut], params, client.stats, images, train=True
+        )
+        link, message = scheme.links.smashed.send(
+            client.links.smashed, fold(key, Stage.SMASHED), Message(activation)
+        )
+        return message.values, (stats, link, message)
+
+    params = keep(client.params, client.masks)
+    _, back, (stats, link, message) = jax.vjp(smash, params, has_aux=True)
+    links = client.links._replace(smashed=link)
+    return message, back, client.replace(stats=stats, links=links)
+
+
+def _server_step(
+    scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array, step: Array
+) -> tuple[Server, Array, Array]:
+    """Steps on the weighted mean loss of what arrived, as one batch with one set of weights.
+
+    Args:
+      scheme: of the run.
+      server: before the step.
+      smashed: float32 `[K, B, ...]`, 0 where nothing arrived.
+      labels: int32 `[K, B]`.
+      weights: float32 `[K]`.
+      step: int32 scalar.
+
+    Returns:
+      The server after the step, every client's mean loss before it `[K]`, and the gradient of each
+      client's own mean loss at what arrived from it, `[K, B, ...]`.
+    """
+
+    def own_losses(params: Any, smashed: Array) -> tuple[Array, Any]:
+        merged = smashed.reshape(-1, *smashed.shape[2:])
+        logits, stats = layers.apply(
+            scheme.model[scheme.cut :], params, server.stats, merged, train=True
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.reshape(-1))
+        return losses.reshape(labels.shape).mean(axis=1), stats
+
+    losses, back, stats = jax.vjp(own_losses, server.params, smashed, has_aux=True)
+    # Summed unweighted, each client's activation meets the gradient of its own mean loss only: no
+    # division by a weight. The server's mean then needs a second pass, but for equal weights.
+    gradient, cut_gradient = back(jnp.ones_like(losses))
+    if scheme.equal_weights:
+        gradient = jax.tree.map(lambda g: g * (1.0 / losses.size), gradient)
+    else:
+        gradient, _ = back(weights)
+    params, optimizer = masked_step(
+        scheme.server_optimizer, None, gradient, server.optimizer, server.params, step
+    )
+    return Server(params, stats, optimizer), losses, cut_gradient
+
+
+def _client_backward(
+    scheme: Scheme, client: Client, back: Any, gradient: Message, key: Array, step: Array
+) -> tuple[Client, Array]:
+    """Receives the gradient of what was sent, back-propagates it and steps on kept weights."""
+    link, received = scheme.links.cut_gradient.send(
+        client.links.cut_gradient, fold(key, Stage.CUT_GRADIENT), gradient
+    )
+    (weight_gradient,) = back(received.values)
+    own, quantized, _ = send_tree(
+        scheme.links.client_gradient,
+        client.links.client_gradient,
+        fold(key, Stage.CLIENT_GRADIENT),
+        weight_gradient,
+        client.masks,
+    )
+    params, optimizer = masked_step(
+        scheme.client_optimizer, client.masks, quantized, client.optimizer, client.params, step
+    )
+    links = client.links._replace(cut_gradient=link, client_gradient=own)
+    client = client.replace(params=params, optimizer=optimizer, links=links, drawn=client.drawn + 1)
+    return client, message_bytes([received])

@@ -1,0 +1,64 @@
+"""Many rounds in one compiled call: a loop with a traced trip count and fixed-size buffers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+
+from jfedsl.protocol.state import Data, State
+
+
+@struct.dataclass
+class RoundRecord:
+    """What one round cost and achieved; stacked on a leading axis for many rounds.
+
+    Attributes:
+      train_loss: float32, weighted mean over the round's exchanges.
+      losses: float32 `[S, K]`, per exchange and participant.
+      smashed_up_bytes: int32 `[S, K]`.
+      cut_gradient_down_bytes: int32 `[S, K]`.
+      model_up_bytes: int32 `[K]`, 0 but at the end of a period.
+      model_down_bytes: int32 `[K]`, 0 but at the start of a period.
+      participants: int32 `[K]`.
+      pruned_fraction: float32, of prunable client-side weights, mean over participants.
+    """
+
+    train_loss: Array
+    losses: Array
+    smashed_up_bytes: Array
+    cut_gradient_down_bytes: Array
+    model_up_bytes: Array
+    model_down_bytes: Array
+    participants: Array
+    pruned_fraction: Array
+
+
+Round = Callable[[Data, Array, State], tuple[State, RoundRecord]]
+Rounds = Callable[[Data, Array, State, Any], tuple[State, RoundRecord]]
+
+
+def compile_rounds(one: Round, capacity: int) -> Rounds:
+    """A compiled `(data, key, state, count) -> (state, records)` that runs `count` rounds.
+
+    One compilation serves every count; each round computes the same bits however the rounds are
+    spread over calls. The state passed in is donated.
+
+    Args:
+      one: a round `(data, run key, state) -> (state, record)`.
+      capacity: the greatest count; the records are `[capacity, ...]`, those past `count` zero.
+    """
+
+    def run(data: Data, key: Array, state: State, count: Array) -> tuple[State, RoundRecord]:
+        shapes = jax.eval_shape(one, data, key, state)[1]
+        buffers = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+
+        def body(i: Array, carry: tuple[State, RoundRecord]) -> tuple[State, RoundRecord]:
+            state, record = one(data, key, carry[0])
+            return state, jax.tree.map(lambda b, x: b.at[i].set(x), carry[1], record)
+
+        return lax.fori_loop(0, count, body, (state, buffers))
+
+    return jax.jit(run, donate_argnums=2)

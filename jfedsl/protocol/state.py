@@ -1,0 +1,167 @@
+"""What a run is (`Scheme`, fixed) and where it stands (`State`, pytrees)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from jfedsl.data.datasets import Pixels
+from jfedsl.data.partition import Partition
+from jfedsl.models.layers import Model
+from jfedsl.protocol.optimizers import Optimizer
+from jfedsl.pruning.pruner import Pruner
+
+AGGREGATIONS = ("examples", "equal")
+STATISTICS = ("aggregate", "local")
+CLIENT_OPTIMIZER_STATES = ("keep", "reset", "average")
+
+
+class Links(NamedTuple):
+    """One entry a stream that is compressed: a `Compressor`, or its state.
+
+    Attributes:
+      smashed: activation at the cut, client to server.
+      cut_gradient: gradient at the cut, server to client.
+      client_gradient: weight gradient on the client, which stays there.
+      model_up: update of the client-side model, client to aggregator; None sends the weights.
+    """
+
+    smashed: Any
+    cut_gradient: Any
+    client_gradient: Any
+    model_up: Any
+
+
+class Scheme(NamedTuple):
+    """Everything that is fixed in a run: functions and static numbers.
+
+    Attributes:
+      model: all layers.
+      cut: L_c, the first `cut` layers run on clients.
+      links: compressors.
+      pruner: None trains dense client-side models.
+      client_optimizer: applied by every client to its own part.
+      server_optimizer: applied to the server's part.
+      classes: width of the logits.
+      clients: C.
+      participants: K.
+      local_steps: S, exchanges in a round.
+      aggregate_every: I, rounds in a period.
+      batch_size: B.
+      sampling: epoch or replacement.
+      aggregation: examples weighs clients by their number of examples, equal does not.
+      equal_weights: whether all weights are known to be the same.
+      statistics: what becomes of clients' normalisation statistics: averaged like the model
+        (aggregate) or left with the client (local).
+      client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
+      chunk: clients computed at once.
+    """
+
+    model: Model
+    cut: int
+    links: Links
+    pruner: Pruner | None
+    client_optimizer: Optimizer
+    server_optimizer: Optimizer
+    classes: int
+    clients: int
+    participants: int
+    local_steps: int
+    aggregate_every: int
+    batch_size: int
+    sampling: str
+    aggregation: str
+    equal_weights: bool
+    statistics: str
+    client_optimizer_state: str
+    chunk: int
+
+
+class Data(NamedTuple):
+    """What lies on the device: training images uint8 `[N, H, W, C]`, labels int32 `[N]`."""
+
+    images: Array
+    labels: Array
+    pixels: Pixels
+    partition: Partition
+
+
+@struct.dataclass
+class Client:
+    """One client; stacked on a leading axis `[C]` or `[K]` for many.
+
+    Attributes:
+      params: dense client-side parameters.
+      stats: normalisation statistics.
+      masks: bool tree like `params`, None without pruning.
+      optimizer: its own optimizer state.
+      links: states of its compressors.
+      drawn: int32, batches drawn so far.
+    """
+
+    params: Any
+    stats: Any
+    masks: Any
+    optimizer: Any
+    links: Links
+    drawn: Array
+
+
+@struct.dataclass
+class Server:
+    """The server's part of the model with its optimizer state."""
+
+    params: Any
+    stats: Any
+    optimizer: Any
+
+
+@struct.dataclass
+class Aggregator:
+    """The aggregated dense client-side model and what pruning remembers.
+
+    Attributes:
+      params: as of the last aggregation.
+      stats: averaged statistics; unused under the local policy.
+      optimizer: averaged optimizer state; None unless clients average theirs.
+      pruning: `PruningState` or None.
+    """
+
+    params: Any
+    stats: Any
+    optimizer: Any
+    pruning: Any
+
+
+@struct.dataclass
+class State:
+    """Where a run stands between two rounds.
+
+    Attributes:
+      round: int32, rounds completed.
+      server: the server.
+      aggregator: the aggregator.
+      clients: all clients, `[C, ...]`.
+      participants: int32 `[K]`, clients of the current period, ascending.
+    """
+
+    round: Array
+    server: Server
+    aggregator: Aggregator
+    clients: Client
+    participants: Array
+
+
+def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:
+    """Weights of the participants in every mean, float32 `[K]`, sum 1."""
+    if scheme.aggregation == "equal":
+        return jnp.full(participants.shape, 1.0 / participants.size)
+    sizes = partition.sizes[participants].astype(jnp.float32)
+    return sizes / jnp.sum(sizes)
+
+
+def copies(tree: Any, count: int) -> Any:
+    """Every array repeated on a new leading axis of `count`."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)

@@ -1,0 +1,1 @@
+"""Dynamic pruning: which client-side weights each client computes with."""

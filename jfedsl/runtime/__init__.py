@@ -1,0 +1,1 @@
+"""What surrounds training: workdir, checkpoints, metrics, progress, figures, scripts."""

@@ -1,0 +1,127 @@
+"""Checkpoints that survive a kill at any moment: Orbax, a checksum, and a fallback."""
+
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jfedsl.errors import UserError
+
+KEEP = 3
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest few of them kept.
+
+    The state is saved as a flat dict of arrays named by their place in the state; counters and
+    texts, with a checksum of every array, as JSON beside it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Opens a folder, made if need be; folders of unfinished saves are removed."""
+        self._directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEEP,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=False,
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def save(self, round_: int, state: Any, counters: dict[str, Any]) -> None:
+        """Saves the state after `round_` rounds; returns once it is on disk."""
+        arrays = flatten(state)
+        counters = {**counters, "checksums": {k: _checksum(v) for k, v in arrays.items()}}
+        self._manager.save(
+            round_,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), counters=ocp.args.JsonSave(counters)
+            ),
+        )
+        self._manager.wait_until_finished()
+
+    def restore(self, template: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest whole checkpoint; None if there is none at all.
+
+        A damaged one is passed over with a warning and moved aside, so that the resumed run can
+        save that round again.
+
+        Args:
+          template: a state of the right structure, arrays or their shapes.
+
+        Returns:
+          Rounds completed, state, counters.
+
+        Raises:
+          UserError: there are checkpoints, all of them damaged; names the newest.
+        """
+        damaged: list[tuple[int, str]] = []
+        for round_ in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, counters = self._read(round_, template)
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                damaged.append((round_, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                continue
+            for bad, reason in damaged:
+                self._set_aside(bad, f"going back to round {round_} ({reason[:200]})")
+            if damaged:
+                self._manager.reload()
+            return round_, state, counters
+        if damaged:
+            round_, reason = damaged[0]
+            path = self._directory / str(round_)
+            raise UserError(f"no whole checkpoint is left; {path} is damaged ({reason[:200]})")
+        return None
+
+    def _set_aside(self, round_: int, reason: str) -> None:
+        place = self._directory / str(round_)
+        target = self._directory.with_name(f"{self._directory.name}-damaged") / str(round_)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        place.rename(target)
+        warnings.warn(f"checkpoint {place} is damaged, moved to {target}; {reason}", stacklevel=3)
+
+    def _read(self, round_: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        names = flatten(template)
+        wanted = {
+            name: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            )
+            for name, x in names.items()
+        }
+        restored = self._manager.restore(
+            round_,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(wanted), counters=ocp.args.JsonRestore()
+            ),
+        )
+        arrays, counters = restored.state, restored.counters
+        checksums = counters.pop("checksums")
+        for name, array in arrays.items():
+            if checksums[name] != _checksum(array):
+                raise ValueError(f"checksum of {name} differs")
+        return jax.tree.unflatten(
+            jax.tree.structure(template), [arrays[n] for n in names]
+        ), counters
+
+    def latest(self) -> int | None:
+        """Rounds completed at the newest checkpoint."""
+        return self._manager.latest_step()
+
+    def close(self) -> None:
+        """Waits for what is being saved and releases the folder."""
+        self._manager.close()
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves by their place in the tree, in tree order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _checksum(array: Any) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())

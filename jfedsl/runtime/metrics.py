@@ -1,0 +1,99 @@
+"""metrics.csv, one row a round, append-only; and what a summary makes of it."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from jfedsl.runtime.workdir import write_atomically
+
+COLUMNS = (
+    "round",
+    "train_loss",
+    "test_loss",
+    "test_accuracy",
+    "test_accuracy_dense",
+    "smashed_up_bytes",
+    "cut_gradient_down_bytes",
+    "model_up_bytes",
+    "model_down_bytes",
+    "cumulative_bytes",
+    "participants",
+    "pruned_fraction",
+    "host_seconds",
+)
+STREAMS = ("smashed_up", "cut_gradient_down", "model_up", "model_down")
+
+Row = dict[str, Any]
+
+
+class Metrics:
+    """The metrics of one run."""
+
+    def __init__(self, path: Path, rounds: int) -> None:
+        """Opens the file, made if need be; rows past `rounds`, whole or torn, are cut off."""
+        self._path = path
+        kept = [row for row in read(path) if row["round"] <= rounds] if path.exists() else []
+        write_atomically(path, _format([dict(zip(COLUMNS, COLUMNS, strict=True)), *kept]))
+
+    def append(self, rows: list[Row]) -> None:
+        """Adds rows; they are on disk when this returns."""
+        with open(self._path, "a") as file:
+            file.write(_format(rows))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[Row]:
+        """All rows."""
+        return read(self._path)
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row."""
+    whole, _, _ = path.read_text().rpartition("\n")
+    lines = csv.reader(whole.splitlines()[1:])
+    return [dict(zip(COLUMNS, map(_number, values), strict=True)) for values in lines]
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _format(rows: list[Row]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for row in rows:
+        values = (row.get(column) for column in COLUMNS)
+        # Nine digits tell any two float32 apart.
+        writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
+    return buffer.getvalue()
+
+
+def summarise(rows: list[Row], target_accuracy: float) -> dict[str, Any]:
+    """Best and final accuracy, bytes by stream, and rounds and bytes to the target accuracy.
+
+    Args:
+      rows: of a metrics file.
+      target_accuracy: in [0, 1].
+
+    Returns:
+      Plain values; null where the target was never met.
+    """
+    evaluated = [row for row in rows if row["test_accuracy"] is not None]
+    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    reached = next((r for r in evaluated if r["test_accuracy"] >= target_accuracy), None)
+    return {
+        "rounds": rows[-1]["round"],
+        "final_accuracy": evaluated[-1]["test_accuracy"],
+        "final_accuracy_dense": evaluated[-1]["test_accuracy_dense"],
+        "best_accuracy": best["test_accuracy"],
+        "best_round": best["round"],
+        "target_accuracy": target_accuracy,
+        "rounds_to_target": reached and reached["round"],
+        "bytes_to_target": reached and reached["cumulative_bytes"],
+        "bytes": {stream: sum(row[f"{stream}_bytes"] for row in rows) for stream in STREAMS},
+        "host_seconds": sum(row["host_seconds"] for row in rows),
+    }

@@ -1,0 +1,55 @@
+"""How every experiment script starts: flags, one-line errors, exit status."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from jfedsl import config
+from jfedsl.config import Config
+from jfedsl.errors import TrainingError, UserError
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+        if len(rest) > 1:
+            raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
+        return rest
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def run(main: Callable[[Config], object]) -> None:
+    """Runs `main` on the config that the command line describes.
+
+    A user's mistake prints one line and exits with status 2, a failed training with 1, an
+    interruption with 130; none of them prints a traceback.
+    """
+    config.define_flags()
+    flags.adopt_module_key_flags(config)
+
+    def guarded(_: list[str]) -> None:
+        try:
+            main(config.from_flags())
+        except UserError as error:
+            _exit(str(error), 2)
+        except TrainingError as error:
+            _exit(str(error), 1)
+        except KeyboardInterrupt:
+            _exit("interrupted; the same command with the run's --workdir resumes", 130)
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            return _parse(arguments)
+        except UserError as error:
+            _exit(str(error), 2)
+            raise
+
+    logging.set_verbosity(logging.ERROR)
+    app.run(guarded, flags_parser=parse)
+
+
+def _exit(message: str, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)

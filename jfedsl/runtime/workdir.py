@@ -1,0 +1,96 @@
+"""The folder of a run: one run at a time, one config for ever."""
+
+import contextlib
+import datetime
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from jfedsl.config import Config, differences
+from jfedsl.errors import UserError, flag_error
+
+CONFIG, LOCK = "config.json", ".lock"
+
+
+def read_config(workdir: Path) -> Config | None:
+    """The config of the run in a folder; None if there is no run.
+
+    Raises:
+      UserError: its config cannot be read.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return None
+    try:
+        return Config.from_json(path.read_text())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def check(config: Config) -> None:
+    """Refuses a folder that this config may not use; touches nothing.
+
+    Raises:
+      UserError: the folder holds a run of another config, or something that is no run.
+    """
+    if not config.workdir:
+        return
+    path = Path(config.workdir)
+    if path.exists() and not path.is_dir():
+        raise flag_error("workdir", path, "a folder; this is a file")
+    old = read_config(path)
+    if old is not None:
+        differing = differences(old, config)
+        if differing:
+            raise flag_error(
+                "workdir", path, f"a run of the same settings; differing: {', '.join(differing)}"
+            )
+    elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise flag_error("workdir", path, "a new or empty folder, or one of an earlier run")
+
+
+@contextlib.contextmanager
+def hold(config: Config) -> Iterator[Path]:
+    """Makes the folder if need be, holds it while the block runs, and writes the config.
+
+    Raises:
+      UserError: another run holds it, or `check` refuses it, or it cannot be written.
+    """
+    try:
+        path = Path(config.workdir).absolute() if config.workdir else _dated(config)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / LOCK, "a")
+    except OSError as error:
+        raise flag_error("workdir", config.workdir, f"a folder to write to ({error})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise flag_error("workdir", path, "a folder that no other run is using") from None
+        check(config)  # again, now that nobody else can change it
+        write_atomically(path / CONFIG, config.to_json() + "\n")
+        yield path
+
+
+def _dated(config: Config) -> Path:
+    """A new folder under runs/, named by date, time, data set and model."""
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    name = f"{stamp}_{config.dataset}_{config.model}"
+    for attempt in range(1, 1000):
+        path = Path("runs", name if attempt == 1 else f"{name}_{attempt}").absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise OSError(f"too many runs named {name}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader, or a kill, meets the old or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

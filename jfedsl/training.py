@@ -1,0 +1,216 @@
+"""The host loop: build, run rounds, evaluate, log, save."""
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jaxlib
+import numpy as np
+import optax
+
+from jfedsl import __version__
+from jfedsl.build import Experiment, build
+from jfedsl.config import Config
+from jfedsl.errors import TrainingError, flag_error
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.state import State
+from jfedsl.protocol.traffic import uncompressed_bytes
+from jfedsl.runs import CHECKPOINTS, weights_of
+from jfedsl.runtime import figures, workdir
+from jfedsl.runtime.checkpoint import Checkpoints
+from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
+from jfedsl.runtime.progress import Progress
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Trains or resumes a run and leaves its metrics, checkpoints, summary and picture.
+
+    Args:
+      config: of the run; without `workdir` a new dated folder under runs/ is made.
+
+    Returns:
+      The summary, as in summary.json, with the folder as `workdir`.
+
+    Raises:
+      UserError: a setting that cannot work; no folder has been made or changed.
+      TrainingError: a loss or a weight is not finite.
+    """
+    workdir.check(config)
+    experiment = build(config)
+    if config.init_from:
+        initial = weights_of(Path(config.init_from), experiment.initial)
+        experiment = experiment._replace(initial=initial)
+    with workdir.hold(config) as folder:
+        if config.progress != "none":
+            print(f"workdir: {folder}", flush=True)
+        return _Run(config, experiment, folder).finish()
+
+
+class _Run:
+    """One run in its folder: what the host keeps beside the state on the device."""
+
+    def __init__(self, config: Config, experiment: Experiment, folder: Path) -> None:
+        self.config, self.experiment, self.folder = config, experiment, folder
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS)
+        template = jax.eval_shape(experiment.init)
+        restored = self.checkpoints.restore(template)
+        self.round, self.cumulative_bytes = 0, 0
+        if restored is None:
+            self.state = jax.jit(experiment.init)()
+        else:
+            self.round, self.state, counters = restored
+            self.cumulative_bytes = counters["cumulative_bytes"]
+        if self.round > config.rounds:
+            raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
+        self.metrics = Metrics(folder / "metrics.csv", self.round)
+
+    def finish(self) -> dict[str, Any]:
+        """Runs the rounds that are left; writes summary and picture."""
+        progress = Progress(self.config.progress, self.round, self.config.rounds)
+        try:
+            self._rounds(progress)
+        finally:
+            progress.close()
+            self.checkpoints.close()
+        return self._report()
+
+    def _rounds(self, progress: Progress) -> None:
+        """Compiled calls between absolute multiples of eval_every and checkpoint_every."""
+        config = self.config
+        if self.round == config.rounds:
+            return
+        run = self.experiment.rounds(min(config.eval_every, config.checkpoint_every, config.rounds))
+        evaluate = self.experiment.evaluate()
+        progress.note("compiling the round (once)")
+        while self.round < config.rounds:
+            began = time.perf_counter()
+            end = self._next_boundary()
+            count = end - self.round
+            self.state, record = run(self.experiment.data, self.experiment.key, self.state, count)
+            rows = self._rows(jax.device_get(record), count)
+            evaluation = {}
+            if end % config.eval_every == 0 or end == config.rounds:
+                evaluation = self._evaluate(evaluate, end)
+            seconds = (time.perf_counter() - began) / count
+            rows[-1].update(evaluation)
+            self.metrics.append([{**row, "host_seconds": seconds} for row in rows])
+            self.round = end
+            progress.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
+            if end % config.checkpoint_every == 0 or end == config.rounds:
+                self._save()
+
+    def _next_boundary(self) -> int:
+        def after(every: int) -> int:
+            return (self.round // every + 1) * every
+
+        config = self.config
+        return min(after(config.eval_every), after(config.checkpoint_every), config.rounds)
+
+    def _rows(self, record: RoundRecord, count: int) -> list[Row]:
+        """Rows of the rounds of one call; a loss that is not finite ends the run.
+
+        Raises:
+          TrainingError: after the rows of the rounds before it have been written.
+        """
+        rows: list[Row] = []
+        for i in range(count):
+            finite = np.isfinite(record.losses[i])
+            if not finite.all():
+                self.metrics.append([{**row, "host_seconds": 0.0} for row in rows])
+                client = record.participants[i][np.argwhere(~finite)[0][1]]
+                raise self._failure(f"round {self.round + i + 1}: the loss of client {client}")
+            rows.append(self._row(record, i))
+        return rows
+
+    def _row(self, record: RoundRecord, i: int) -> Row:
+        sent = {s: int(np.sum(getattr(record, f"{s}_bytes")[i], dtype=np.int64)) for s in STREAMS}
+        self.cumulative_bytes += sum(sent.values())
+        return {
+            "round": self.round + i + 1,
+            "train_loss": float(record.train_loss[i]),
+            **{f"{stream}_bytes": count for stream, count in sent.items()},
+            "cumulative_bytes": self.cumulative_bytes,
+            "participants": record.participants.shape[1],
+            "pruned_fraction": float(record.pruned_fraction[i]),
+        }
+
+    def _evaluate(self, evaluate: Any, end: int) -> Row:
+        result = jax.device_get(evaluate(self.experiment.data, self.state, self.experiment.test))
+        row = {name: float(value) for name, value in vars(result).items()}
+        if not np.isfinite(row["test_loss"]):
+            raise self._failure(f"round {end}: the test loss")
+        return row
+
+    def _save(self) -> None:
+        finite = jax.tree.map(lambda x: bool(np.isfinite(x).all()), jax.device_get(self._weights()))
+        if not all(jax.tree.leaves(finite)):
+            raise self._failure(f"round {self.round}: a weight")
+        self.checkpoints.save(self.round, self.state, {"cumulative_bytes": self.cumulative_bytes})
+
+    def _weights(self) -> Any:
+        state: State = self.state
+        return state.server.params, state.aggregator.params, state.clients.params
+
+    def _failure(self, what: str) -> TrainingError:
+        last = self.checkpoints.latest()
+        kept = (
+            "there is no checkpoint" if last is None else f"the last checkpoint is of round {last}"
+        )
+        return TrainingError(f"{what} is not finite; {kept} ({self.folder})")
+
+    def _report(self) -> dict[str, Any]:
+        config, rows = self.config, self.metrics.rows()
+        params, stats = jax.eval_shape(lambda: self.experiment.initial)
+        summary = summarise(rows, config.target_accuracy)
+        summary["uncompressed_bytes"] = uncompressed_bytes(
+            self.experiment.scheme, params, stats, self.experiment.image.shape, self.round
+        )
+        summary["environment"] = environment()
+        workdir.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        title = f"{config.model} on {config.dataset}, {config.clients} clients ({config.partition})"
+        figures.accuracy(rows, config.target_accuracy, title, self.folder / "accuracy.png")
+        return {**summary, "workdir": str(self.folder)}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine a run was made with."""
+    return {
+        "jfedsl": __version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "cores": os.cpu_count(),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """A short table of what a run reached and sent, beside what it would be uncompressed."""
+    lines = [
+        f"{'test accuracy':<20}{summary['final_accuracy']:.4f} after round {summary['rounds']}, "
+        f"best {summary['best_accuracy']:.4f} at round {summary['best_round']}",
+        _target_line(summary),
+        "",
+        f"{'stream':<20}{'bytes sent':>16}{'uncompressed':>16}{'ratio':>8}",
+    ]
+    sent, dense = summary["bytes"], summary["uncompressed_bytes"]
+    rows = [(stream, sent[stream], dense[stream]) for stream in STREAMS]
+    for name, small, large in [*rows, ("total", sum(sent.values()), sum(dense.values()))]:
+        ratio = f"{small / large:.3f}" if large else "-"
+        lines.append(f"{name:<20}{small:>16,}{large:>16,}{ratio:>8}")
+    return "\n".join(lines)
+
+
+def _target_line(summary: dict[str, Any]) -> str:
+    target = f"{'to accuracy ' + format(summary['target_accuracy'], 'g'):<20}"
+    if summary["rounds_to_target"] is None:
+        return f"{target}not reached"
+    return f"{target}{summary['rounds_to_target']} rounds, {summary['bytes_to_target']:,} bytes"
