@@ -47,8 +47,9 @@ class Experiment(NamedTuple):
     initial: Variables
 
     def init(self) -> State:
-        """The state before the first round."""
-        return fedsl.init(self.scheme, self.key, self.initial, self.image)
+        """The state before the first round, in buffers of its own: rounds donate them."""
+        state = fedsl.init(self.scheme, self.key, self.initial, self.image)
+        return jax.tree.map(jnp.copy, state)
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""

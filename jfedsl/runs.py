@@ -1,6 +1,5 @@
 """Earlier runs, opened again by their workdir."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -10,7 +9,7 @@ from jfedsl.errors import flag_error
 from jfedsl.models.layers import Variables
 from jfedsl.protocol.aggregation import joined
 from jfedsl.protocol.state import State
-from jfedsl.runtime.checkpoint import Checkpoints, flatten
+from jfedsl.runtime.checkpoint import Checkpoints, any_in, flatten
 from jfedsl.runtime.workdir import read_config
 
 CHECKPOINTS = "checkpoints"
@@ -27,12 +26,12 @@ def restore_run(workdir: Path, flag: str) -> tuple[Experiment, State]:
       UserError: there is no run, or it has no checkpoint that can be read.
     """
     config = read_config(workdir)
-    if config is None or not (workdir / CHECKPOINTS).is_dir():
+    if config is None or not any_in(workdir / CHECKPOINTS):
         raise flag_error(flag, workdir, "the workdir of a run with a checkpoint")
-    experiment = build(dataclasses.replace(config, init_from=""))
-    restored = Checkpoints(workdir / CHECKPOINTS).restore(jax.eval_shape(experiment.init))
-    if restored is None:
-        raise flag_error(flag, workdir, "the workdir of a run with a checkpoint")
+    experiment = build(config)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
+    restored = checkpoints.restore(jax.eval_shape(experiment.init))
+    assert restored is not None
     return experiment, restored[1]
 
 

@@ -22,7 +22,7 @@ from jfedsl.protocol.state import State
 from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import figures, workdir
-from jfedsl.runtime.checkpoint import Checkpoints
+from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
 
@@ -42,7 +42,7 @@ def train(config: Config) -> dict[str, Any]:
     """
     workdir.check(config)
     experiment = build(config)
-    if config.init_from:
+    if config.init_from and not any_in(Path(config.workdir) / CHECKPOINTS):
         initial = weights_of(Path(config.init_from), experiment.initial)
         experiment = experiment._replace(initial=initial)
     with workdir.hold(config) as folder:
@@ -61,12 +61,13 @@ class _Run:
         restored = self.checkpoints.restore(template)
         self.round, self.cumulative_bytes = 0, 0
         if restored is None:
-            self.state = jax.jit(experiment.init)()
+            self.state = experiment.init()
         else:
             self.round, self.state, counters = restored
             self.cumulative_bytes = counters["cumulative_bytes"]
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
+        workdir.record(config, folder)
         self.metrics = Metrics(folder / "metrics.csv", self.round)
 
     def finish(self) -> dict[str, Any]:

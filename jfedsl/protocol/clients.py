@@ -14,7 +14,7 @@ def map_clients(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:
     Args:
       function: of pytrees of arrays; returns any pytree, `jax.vjp` functions included.
       chunk: clients computed at once: 1 is a loop, the number of clients or more a plain vmap, in
-        between a loop over nearly equal chunks, the last one filled up with repeats of client 0.
+        between a loop over nearly equal chunks, the last one filled up with repeats of the last client.
 
     Returns:
       The mapped function; results do not depend on the chunk beyond rounding.
@@ -36,9 +36,8 @@ def map_clients(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:
 
 
 def _fold(x: Array, chunks: int, width: int) -> Array:
-    missing = chunks * width - x.shape[0]
-    if missing:
-        x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (missing, *x.shape[1:]))])
+    if chunks * width > x.shape[0]:
+        x = x[jnp.minimum(jnp.arange(chunks * width), x.shape[0] - 1)]
     return x.reshape(chunks, width, *x.shape[1:])
 
 

@@ -22,13 +22,19 @@ class Checkpoints:
     texts, with a checksum of every array, as JSON beside it.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Opens a folder, made if need be; folders of unfinished saves are removed."""
-        self._directory = directory.absolute()
+    def __init__(self, directory: Path, read_only: bool = False) -> None:
+        """Opens a folder, made if need be; folders of unfinished saves are removed.
+
+        Args:
+          directory: of the checkpoints.
+          read_only: change nothing, for the folder of a run that may be going on.
+        """
+        self._directory, self._read_only = directory.absolute(), read_only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEEP,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -79,6 +85,9 @@ class Checkpoints:
 
     def _set_aside(self, round_: int, reason: str) -> None:
         place = self._directory / str(round_)
+        if self._read_only:
+            warnings.warn(f"checkpoint {place} is damaged; {reason}", stacklevel=3)
+            return
         target = self._directory.with_name(f"{self._directory.name}-damaged") / str(round_)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
@@ -115,6 +124,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being saved and releases the folder."""
         self._manager.close()
+
+
+def any_in(directory: Path) -> bool:
+    """Whether a folder holds a checkpoint, whole or damaged."""
+    return directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir())
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def check(config: Config) -> None:
 
 @contextlib.contextmanager
 def hold(config: Config) -> Iterator[Path]:
-    """Makes the folder if need be, holds it while the block runs, and writes the config.
+    """Makes the folder if need be and holds it while the block runs; a new one gets its config.
 
     Raises:
       UserError: another run holds it, or `check` refuses it, or it cannot be written.
@@ -69,8 +69,14 @@ def hold(config: Config) -> Iterator[Path]:
         except BlockingIOError:
             raise flag_error("workdir", path, "a folder that no other run is using") from None
         check(config)  # again, now that nobody else can change it
-        write_atomically(path / CONFIG, config.to_json() + "\n")
+        if not (path / CONFIG).exists():
+            record(config, path)
         yield path
+
+
+def record(config: Config, path: Path) -> None:
+    """Writes the config of a run into its folder."""
+    write_atomically(path / CONFIG, config.to_json() + "\n")
 
 
 def _dated(config: Config) -> Path:

@@ -1,0 +1,100 @@
+"""Data sets: sizes, a fixed and stratified split, and pixels with zero mean and unit variance."""
+
+from functools import cache
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from jfedsl.data.datasets import DATASETS, Dataset, load, pixel_statistics
+
+
+@cache
+def digits() -> Dataset:
+    return load("digits", "")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_splits_are_uint8_images_and_int32_labels_of_every_class(name: str) -> None:
+    data = load(name, "")
+    for split in (data.train, data.test):
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        assert split.images.ndim == 4
+        assert len(split.images) == len(split.labels)
+        np.testing.assert_array_equal(np.unique(split.labels), np.arange(data.classes))
+
+
+def test_digits_have_1437_training_and_360_test_images_of_8x8() -> None:
+    assert digits().train.images.shape == (1437, 8, 8, 1)
+    assert digits().test.images.shape == (360, 8, 8, 1)
+
+
+def rows(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Each image with its label as one row, sorted, to compare as multisets."""
+    flat = np.column_stack([images.reshape(len(images), -1), labels]).astype(int)
+    return flat[np.lexsort(flat.T)]
+
+
+def test_digits_are_all_there_once() -> None:
+    train, test = digits().train, digits().test
+    bunch = load_digits()
+    np.testing.assert_array_equal(
+        rows(np.concatenate([train.images, test.images]), np.append(train.labels, test.labels)),
+        rows(bunch.images, bunch.target),
+    )
+
+
+def test_no_digit_is_in_both_splits() -> None:
+    train, test = ({image.tobytes() for image in s.images} for s in (digits().train, digits().test))
+    # The set itself holds no image twice, so that equal images would be the same example.
+    assert len(train | test) == 1797
+    assert not train & test
+
+
+def test_a_fifth_of_each_digit_is_for_testing() -> None:
+    train, test = (np.bincount(split.labels) for split in (digits().train, digits().test))
+    assert np.all(np.abs(test - (train + test) / 5) <= 1)
+
+
+def test_digits_are_the_same_every_time_and_everywhere() -> None:
+    again = load("digits", "elsewhere")
+    for split, other in ((digits().train, again.train), (digits().test, again.test)):
+        np.testing.assert_array_equal(split.images, other.images)
+        np.testing.assert_array_equal(split.labels, other.labels)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)),
+)
+def test_normalised_pixels_have_mean_0_and_deviation_1_in_every_channel(
+    seed: int, shape: tuple[int, int, int, int]
+) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    # Every channel varies.
+    images[0, 0, 0], images[1, 0, 0] = 0, 255
+    x = np.asarray(pixel_statistics(images).normalise(jnp.asarray(images)))
+    assert x.dtype == np.float32
+    assert x.shape == shape
+    # Float32 rounding of pixels up to 255 over a deviation of 10 and more.
+    np.testing.assert_allclose(x.mean((0, 1, 2), np.float64), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std((0, 1, 2), dtype=np.float64), 1, rtol=1e-5)
+
+
+def test_a_constant_channel_becomes_zero_and_leaves_the_others_alone() -> None:
+    images = np.stack([np.full((4, 3, 3), 7), np.arange(36).reshape(4, 3, 3)], -1).astype(np.uint8)
+    pixels = pixel_statistics(images)
+    np.testing.assert_array_equal(pixels.std[0], 1.0)
+    x = np.asarray(pixels.normalise(jnp.asarray(images)))
+    np.testing.assert_array_equal(x[..., 0], np.zeros((4, 3, 3)))
+    np.testing.assert_allclose(x[..., 1].std(), 1, rtol=1e-5)
+
+
+def test_one_image_is_normalised_as_in_its_batch() -> None:
+    images = jnp.asarray(digits().train.images[:5])
+    pixels = pixel_statistics(digits().train.images)
+    np.testing.assert_array_equal(pixels.normalise(images[3]), pixels.normalise(images)[3])

@@ -1,0 +1,216 @@
+"""Partitions: every example has at most one owner, and each kind is skewed as it says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jfedsl.data.partition import (
+    PARTITIONS,
+    EmptyClients,
+    Partition,
+    Shares,
+    dirichlet,
+    iid,
+    pack,
+    quantity,
+    shards,
+    split,
+)
+
+OPTIONS = {"iid": None, "dirichlet": 0.5, "shards": 2, "quantity": 5.0}
+LABELS = np.random.default_rng(0).integers(0, 10, 600)
+
+label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def run(kind: str, seed: int, labels: np.ndarray, clients: int) -> Shares:
+    """Shares without the check for empty ones."""
+    option = OPTIONS[kind]
+    arguments: tuple[Any, ...] = () if option is None else (option,)
+    return PARTITIONS[kind].split(generator(seed), labels, clients, *arguments)
+
+
+def class_counts(shares: Shares, labels: np.ndarray) -> np.ndarray:
+    """Examples of each class with each client, `[C, classes]`."""
+    classes = labels.max() + 1
+    return np.stack([np.bincount(labels[share], minlength=classes) for share in shares])
+
+
+def test_every_kind_is_tested_with_an_option_where_it_has_one() -> None:
+    assert set(OPTIONS) == set(PARTITIONS)
+    for kind, option in OPTIONS.items():
+        assert (PARTITIONS[kind].option is None) == (option is None)
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+@given(labels=label_lists, clients=st.integers(1, 9), seed=seeds)
+def test_no_example_has_two_owners_and_none_is_forgotten(
+    kind: str, labels: np.ndarray, clients: int, seed: int
+) -> None:
+    shares = run(kind, seed, labels, clients)
+    assert len(shares) == clients
+    owned = np.concatenate(shares)
+    assert np.all((owned >= 0) & (owned < len(labels)))
+    assert len(np.unique(owned)) == len(owned)
+    if kind == "shards":
+        # Too few clients leave whole classes to nobody, never a part of one.
+        covered = np.isin(labels, labels[owned])
+        np.testing.assert_array_equal(np.sort(owned), np.flatnonzero(covered))
+    else:
+        assert len(owned) == len(labels)
+
+
+@given(examples=st.integers(1, 80), clients=st.integers(1, 20), seed=seeds)
+def test_iid_sizes_differ_by_at_most_one(examples: int, clients: int, seed: int) -> None:
+    sizes = [len(share) for share in iid(generator(seed), np.zeros(examples, int), clients)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_iid_does_not_follow_the_order_of_the_examples() -> None:
+    labels = np.repeat(np.arange(4), 250)
+    counts = class_counts(iid(generator(0), labels, 4), labels)
+    # 250 examples of 1000 without replacement: hypergeometric, variance 250 * 3/16 * 750/999.
+    assert np.all(np.abs(counts - 62.5) < 5 * np.sqrt(250 * 3 / 16 * 750 / 999))
+
+
+def concentration(shares_of_one: np.ndarray) -> np.ndarray:
+    """Sum of squared proportions, 1/C when even and 1 when one client has all: `[..., C] -> [...]`.
+
+    Its mean under Dirichlet(alpha, ..., alpha) is (1 + alpha) / (1 + C * alpha).
+    """
+    return np.sum(shares_of_one**2, axis=-1)
+
+
+def assert_mean_within_five_standard_errors(samples: np.ndarray, expected: float) -> None:
+    error = samples.std(ddof=1) / np.sqrt(len(samples))
+    # Proportions of some hundred examples are rounded to whole ones.
+    assert abs(samples.mean() - expected) < 5 * error + 0.005
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0, 10.0])
+def test_dirichlet_skews_each_class_as_its_alpha_says(alpha: float) -> None:
+    classes, each, clients = 300, 400, 5
+    labels = np.repeat(np.arange(classes), each)
+    counts = class_counts(dirichlet(generator(1), labels, clients, alpha), labels)
+    assert_mean_within_five_standard_errors(
+        concentration(counts.T / each), (1 + alpha) / (1 + clients * alpha)
+    )
+
+
+def test_dirichlet_with_a_huge_alpha_has_the_proportions_of_iid() -> None:
+    counts = class_counts(dirichlet(generator(0), LABELS, 6, 1e8), LABELS)
+    # Cumulative rounding moves each bound by half an example at most.
+    assert np.all(np.abs(counts - np.bincount(LABELS) / 6) <= 1 + 1e-3)
+
+
+def test_dirichlet_with_a_small_alpha_gives_most_classes_to_one_client() -> None:
+    counts = class_counts(dirichlet(generator(0), LABELS, 6, 0.01), LABELS)
+    largest = counts.max(0) / counts.sum(0)
+    assert np.median(largest) > 0.9
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-12, 1e-300])
+@pytest.mark.parametrize("function", [dirichlet, quantity])
+def test_a_tiny_alpha_gives_each_group_whole_to_one_client(function: Any, alpha: float) -> None:
+    winners = set()
+    for seed in range(20):
+        shares = function(generator(seed), LABELS, 6, alpha)
+        assert sum(map(len, shares)) == len(LABELS)
+        counts = class_counts(shares, LABELS)
+        np.testing.assert_array_equal(counts.max(0), np.bincount(LABELS))
+        winners |= set(counts.argmax(0).tolist())
+    # The draw is still random: nobody is the winner every time.
+    assert len(winners) > 1
+
+
+@given(classes=st.integers(1, 10), clients=st.integers(1, 12), each=st.integers(1, 10), seed=seeds)
+def test_shards_give_exactly_so_many_classes_to_each_client_and_use_all_alike(
+    classes: int, clients: int, each: int, seed: int
+) -> None:
+    each = min(each, classes)
+    # As many examples of each class as clients, so that every owner of a class gets one.
+    labels = generator(seed).permutation(np.repeat(np.arange(classes), clients))
+    has = class_counts(shards(generator(seed), labels, clients, each), labels) > 0
+    np.testing.assert_array_equal(has.sum(1), each)
+    owners = has.sum(0)
+    assert owners.max() - owners.min() <= 1
+
+
+def test_shards_cut_a_class_into_equal_parts_for_its_owners() -> None:
+    counts = class_counts(shards(generator(0), LABELS, 15, 2), LABELS)
+    for of_class in counts.T:
+        parts = of_class[of_class > 0]
+        assert len(parts) == 3
+        assert parts.max() - parts.min() <= 1
+
+
+def test_shards_do_not_deal_the_same_classes_to_the_same_client_every_time() -> None:
+    dealt = {
+        tuple(np.unique(LABELS[shards(generator(seed), LABELS, 5, 2)[0]])) for seed in range(20)
+    }
+    assert len(dealt) > 5
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+def test_quantity_skews_sizes_as_its_alpha_says(alpha: float) -> None:
+    labels, clients = np.zeros(400, int), 5
+    sizes = np.array(
+        [[len(s) for s in quantity(generator(n), labels, clients, alpha)] for n in range(300)]
+    )
+    assert_mean_within_five_standard_errors(
+        concentration(sizes / 400), (1 + alpha) / (1 + clients * alpha)
+    )
+
+
+def test_quantity_mixes_the_labels_of_every_client() -> None:
+    labels = np.repeat(np.arange(4), 1000)
+    shares = quantity(generator(3), labels, 5, 0.5)
+    counts = class_counts(shares, labels)
+    sizes = counts.sum(1, keepdims=True)
+    assert sizes.max() > 2 * sizes.min()
+    # Draws without replacement vary less than binomial ones, of variance n * 3/16.
+    assert np.all(np.abs(counts - sizes / 4) <= 5 * np.sqrt(sizes * 3 / 16))
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_the_same_seed_gives_the_same_partition_and_another_another(kind: str) -> None:
+    first, again, other = (split(kind, LABELS, 4, seed, OPTIONS[kind]) for seed in (1, 1, 2))
+    assert all(map(np.array_equal, first, again))
+    assert not all(map(np.array_equal, first, other))
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_shares_come_sorted(kind: str) -> None:
+    for share in split(kind, LABELS, 4, 0, OPTIONS[kind]):
+        assert np.all(np.diff(share) > 0)
+
+
+def test_empty_clients_are_named() -> None:
+    with pytest.raises(EmptyClients, match=r"^2 clients .*: 3, 4$"):
+        split("iid", np.zeros(3, int), 5, 0)
+
+
+def test_of_many_empty_clients_only_the_first_are_named() -> None:
+    with pytest.raises(EmptyClients, match=r"^25 clients .*: 1, 2, .*, 20, \.\.\.$"):
+        split("iid", np.zeros(1, int), 26, 0)
+
+
+@given(sizes=st.lists(st.integers(0, 6), min_size=1, max_size=8), seed=seeds)
+def test_pack_lays_shares_end_to_end(sizes: list[int], seed: int) -> None:
+    order = generator(seed).permutation(sum(sizes))
+    shares = np.split(order, np.cumsum(sizes)[:-1])
+    packed = pack(shares)
+    assert isinstance(packed, Partition)
+    assert {part.dtype for part in packed} == {np.dtype(np.int32)}
+    np.testing.assert_array_equal(packed.sizes, sizes)
+    indices, starts = np.asarray(packed.indices), np.asarray(packed.starts)
+    for share, start, size in zip(shares, starts, sizes, strict=True):
+        np.testing.assert_array_equal(indices[start : start + size], share)

@@ -1,0 +1,60 @@
+"""Small experiments the tests share."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfedsl.algorithms import fedsl
+from jfedsl.build import Experiment, build
+from jfedsl.config import Config
+
+# All compression off; plain SGD.
+PLAIN: dict[str, Any] = {
+    "model": "mlp",
+    "norm": "none",
+    "clients": 4,
+    "rounds": 4,
+    "local_steps": 1,
+    "aggregate_every": 1,
+    "batch_size": 8,
+    "partition": "iid",
+    "aggregation": "equal",
+    "prune_kind": "none",
+    "dropout_rate": 0.0,
+    "cut_gradient_bits": 32,
+    "client_gradient_bits": 32,
+    "momentum": 0.0,
+    "progress": "none",
+}
+
+
+def plain(**changes: Any) -> Config:
+    """A config with all compression off, but for `changes`."""
+    return Config(**{**PLAIN, **changes})
+
+
+def setup(**changes: Any) -> tuple[Experiment, Any, Any]:
+    """An experiment, its first state and its compiled round."""
+    experiment = build(plain(**changes))
+    one = jax.jit(functools.partial(fedsl.run_round, experiment.scheme))
+    return experiment, experiment.init(), functools.partial(one, experiment.data, experiment.key)
+
+
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Two trees of arrays agree."""
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=atol), actual, expected
+    )
+
+
+def assert_equal(actual: Any, expected: Any) -> None:
+    """Two trees of arrays are the same to the bit."""
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def differs(actual: Any, expected: Any) -> bool:
+    """Whether any pair of leaves differs."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    return any(not np.array_equal(a, b) for a, b in pairs)

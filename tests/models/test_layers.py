@@ -1,0 +1,242 @@
+"""Cutting a model changes nothing, whatever the cut, the layer or the normalisation."""
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import Array
+
+from jfedsl.models import ZOO, blocks, layers
+from jfedsl.models.cnn import cnn
+from jfedsl.models.layers import Model, Variables
+from jfedsl.models.mlp import mlp
+
+NORMS = blocks.NORMS
+CUTS = {"mlp": 3, "cnn": 6}
+every_model = pytest.mark.parametrize("norm", NORMS)
+every_cut = pytest.mark.parametrize(
+    ("name", "cut"), [(name, cut) for name, cuts in CUTS.items() for cut in range(1, cuts + 1)]
+)
+
+
+def small(name: str, norm: str) -> Model:
+    """A narrow model with the layers of the zoo's."""
+    if name == "mlp":
+        return mlp(4, norm, widths=(8, 12))
+    return cnn(4, norm, widths=(8, 12), units=16)
+
+
+def images() -> Array:
+    return jax.random.normal(jax.random.key(7), (3, 8, 8, 1))
+
+
+@cache
+def initial(name: str, norm: str) -> Variables:
+    """Initial variables, shared by tests because each operation compiles."""
+    return layers.init(small(name, norm), jax.random.key(0), images())
+
+
+def assert_trees_equal(one: Any, other: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@cache
+def whole(name: str, norm: str, train: bool) -> tuple[Array, Any]:
+    return layers.apply(small(name, norm), *initial(name, norm), images(), train)
+
+
+def test_every_cut_is_tested() -> None:
+    assert CUTS == {name: len(small(name, "none")) - 1 for name in ZOO}
+
+
+@every_model
+@every_cut
+@pytest.mark.parametrize("train", [False, True])
+def test_the_two_halves_one_after_the_other_equal_the_whole(
+    name: str, cut: int, norm: str, train: bool
+) -> None:
+    model, (params, stats) = small(name, norm), initial(name, norm)
+    x, client = layers.apply(model[:cut], params[:cut], stats[:cut], images(), train)
+    y, server = layers.apply(model[cut:], params[cut:], stats[cut:], x, train)
+    assert_trees_equal((y, client + server), whole(name, norm, train))
+
+
+@every_model
+@pytest.mark.parametrize("name", CUTS)
+def test_each_layer_draws_its_weights_alone_from_its_own_number(name: str, norm: str) -> None:
+    model, (params, stats) = small(name, norm), initial(name, norm)
+    x = images()
+    for i, layer in enumerate(model):
+        alone = layer.init(jax.random.fold_in(jax.random.key(0), i), jnp.zeros(x.shape))
+        assert_trees_equal(alone, (params[i], stats[i]))
+        x, _ = layer.apply(params[i], stats[i], x, False)
+
+
+def test_no_two_layers_draw_the_same_weights() -> None:
+    layer = blocks.dense("dense", 8, "none")
+    first, second = layers.init((layer, layer), jax.random.key(0), jnp.zeros((1, 8))).params
+    assert not np.any(first["Dense_0"]["kernel"] == second["Dense_0"]["kernel"])
+
+
+@every_model
+@every_cut
+def test_initial_weights_of_a_client_side_part_are_those_of_the_whole(
+    name: str, cut: int, norm: str
+) -> None:
+    part = layers.init(small(name, norm)[:cut], jax.random.key(0), images())
+    params, stats = initial(name, norm)
+    assert_trees_equal(part, Variables(params[:cut], stats[:cut]))
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_names_of_layers_are_unique(name: str) -> None:
+    names = [layer.name for layer in small(name, "none")]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_a_cut_is_found_by_name_and_by_number(name: str) -> None:
+    model = small(name, "none")
+    for i, layer in enumerate(model[:-1], 1):
+        assert layers.cut_index(model, layer.name) == i
+        assert layers.cut_index(model, str(i)) == i
+
+
+def test_default_cuts_of_the_zoo_exist() -> None:
+    for entry in ZOO.values():
+        model = entry.build(10, "group")
+        assert 0 < layers.cut_index(model, entry.default_cut) < len(model)
+
+
+# Of a model with 7 layers. The last two pass str.isdigit or look like a negative number.
+@pytest.mark.parametrize(
+    "cut", ["0", "7", "8", "-1", "logits", "pool9", "", "conv", "1.0", "--1", "-", "²"]
+)
+def test_a_wrong_cut_is_refused_with_the_names_that_are_allowed(cut: str) -> None:
+    with pytest.raises(ValueError, match="conv1, pool1, conv2, pool2, flatten, dense") as error:
+        layers.cut_index(small("cnn", "none"), cut)
+    assert "1 to 6" in str(error.value)
+    assert "logits" not in str(error.value)
+
+
+def prunable_paths(params: Any, model_layers: int | None = None) -> set[str]:
+    flags = layers.prunable(params, model_layers)
+    assert jax.tree.structure(flags) == jax.tree.structure(params)
+    return {
+        jax.tree_util.keystr(path)
+        for path, flag in jax.tree_util.tree_leaves_with_path(flags)
+        if flag
+    }
+
+
+KERNELS = [
+    "[0]['Conv_0']['kernel']",
+    "[2]['Conv_0']['kernel']",
+    "[5]['Dense_0']['kernel']",
+    "[6]['kernel']",
+]
+
+
+@every_model
+def test_only_kernels_are_prunable_and_not_those_of_the_last_layer(norm: str) -> None:
+    params = initial("cnn", norm).params
+    assert prunable_paths(params, 7) == set(KERNELS[:3])
+    assert prunable_paths(params) == set(KERNELS)
+
+
+def test_the_last_layer_before_the_cut_is_prunable() -> None:
+    params = initial("cnn", "group").params[:3]
+    assert prunable_paths(params, 7) == prunable_paths(params) == set(KERNELS[:2])
+
+
+class AddsInTraining(nn.Module):
+    """Takes `train`; has neither parameters nor statistics."""
+
+    def __call__(self, x: Array, train: bool) -> Array:
+        return x + 1.0 if train else x
+
+
+def test_a_linen_module_with_a_train_argument_is_told() -> None:
+    layer = layers.from_linen("adds", AddsInTraining())
+    x = jnp.zeros((2, 3))
+    params, stats = layer.init(jax.random.key(0), x)
+    assert (params, stats) == ({}, {})
+    for train in (False, True):
+        y, after = layer.apply(params, stats, x, train)
+        np.testing.assert_array_equal(y, np.full((2, 3), float(train)))
+        assert after == {}
+
+
+def test_a_linen_module_without_a_train_argument_is_the_same_in_training() -> None:
+    layer = layers.from_linen("dense", nn.Dense(4))
+    x = jax.random.normal(jax.random.key(1), (2, 3))
+    params, stats = layer.init(jax.random.key(0), x)
+    assert stats == {}
+    (trained, _), (evaluated, _) = (layer.apply(params, stats, x, t) for t in (True, False))
+    np.testing.assert_array_equal(trained, evaluated)
+    np.testing.assert_allclose(trained, x @ params["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_linen_module_with_statistics_but_no_train_argument_keeps_them() -> None:
+    layer = layers.from_linen("norm", nn.BatchNorm(use_running_average=True))
+    x = jax.random.normal(jax.random.key(1), (4, 3))
+    params, stats = layer.init(jax.random.key(0), x)
+    y, after = layer.apply(params, stats, x, True)
+    assert_trees_equal(after, stats)
+    assert set(stats) == {"mean", "var"}
+    # Mean 0 and variance 1 at first, plus the epsilon of Flax.
+    np.testing.assert_allclose(y, x, rtol=1e-4)
+
+
+def test_a_function_as_a_layer_has_no_parameters() -> None:
+    layer = layers.from_function("double", lambda x: 2.0 * x)
+    assert layer.init(jax.random.key(0), jnp.ones((1, 2))) == ({}, {})
+    y, stats = layer.apply({}, {}, jnp.ones((1, 2)), True)
+    assert stats == {}
+    np.testing.assert_array_equal(y, np.full((1, 2), 2.0))
+
+
+def test_batch_norm_in_training_uses_the_batch_and_moves_the_running_statistics() -> None:
+    layer = blocks.dense("dense", 5, "batch")
+    x = jax.random.normal(jax.random.key(1), (64, 3)) + 2.0
+    params, stats = layer.init(jax.random.key(0), x)
+    y, after = layer.apply(params, stats, x, True)
+    before_norm = np.asarray(x @ params["Dense_0"]["kernel"])
+    mean, var = before_norm.mean(0), before_norm.var(0)
+    expected = np.maximum((before_norm - mean) / np.sqrt(var + 1e-5), 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
+    moved = after["BatchNorm_0"]
+    # From mean 0 and variance 1 with momentum 0.9.
+    np.testing.assert_allclose(moved["mean"], 0.1 * mean, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * var, rtol=1e-3)
+
+
+def test_batch_norm_in_evaluation_uses_running_statistics_and_leaves_them() -> None:
+    layer = blocks.dense("dense", 5, "batch")
+    x = jax.random.normal(jax.random.key(1), (64, 3)) + 2.0
+    params, stats = layer.init(jax.random.key(0), x)
+    _, moved = layer.apply(params, stats, x, True)
+    y, after = layer.apply(params, moved, x, False)
+    assert_trees_equal(after, moved)
+    mean, var = moved["BatchNorm_0"]["mean"], moved["BatchNorm_0"]["var"]
+    scaled = (x @ params["Dense_0"]["kernel"] - mean[None]) / jnp.sqrt(var + 1e-5)[None]
+    np.testing.assert_allclose(y, nn.relu(scaled), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("norm", "depends"), [("none", False), ("group", False), ("batch", True)])
+def test_an_example_depends_on_its_batch_only_in_training_with_batch_norm(
+    norm: str, depends: bool
+) -> None:
+    layer = blocks.convolution("conv", 8, norm)
+    x = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
+    params, stats = layer.init(jax.random.key(0), x)
+    for train in (False, True):
+        together, _ = layer.apply(params, stats, x, train)
+        alone, _ = layer.apply(params, stats, x[:1], train)
+        close = np.allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
+        assert close != (train and depends)

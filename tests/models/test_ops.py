@@ -1,0 +1,237 @@
+"""Convolution and pooling: equal to lax and Flax, without the forms that are slow in loops."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jax import Array, lax
+
+from jfedsl.models import ops
+
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+Conv = Callable[..., Array]
+
+
+class Case(NamedTuple):
+    """A convolution: `[2, *size, 3] * [*kernel, 3, 4]`."""
+
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: Any = "SAME"
+    lhs_dilation: tuple[int, int] = (1, 1)
+    rhs_dilation: tuple[int, int] = (1, 1)
+
+    def run(self, conv: Conv, x: Array, w: Array) -> Array:
+        return conv(
+            x, w, self.strides, self.padding, self.lhs_dilation, self.rhs_dilation,
+            dimension_numbers=CHANNELS_LAST,
+        )  # fmt: skip
+
+    def operands(self) -> tuple[Array, Array]:
+        return integers(0, (2, *self.size, 3)), integers(1, (*self.kernel, 3, 4))
+
+
+def integers(seed: int, shape: tuple[int, ...]) -> Array:
+    """Small whole numbers in float32: their sums of products are exact in any order."""
+    return jnp.asarray(np.random.default_rng(seed).integers(-3, 4, shape), jnp.float32)
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """Equal shapes and values; wrong whole numbers would differ by 1 at least."""
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-3, strict=True)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Windows with a non-empty output; maps smaller than the kernel included."""
+
+    def pair(least: int, most: int) -> tuple[int, int]:
+        return draw(st.tuples(st.integers(least, most), st.integers(least, most)))
+
+    padding = draw(st.sampled_from(["SAME", "VALID", "explicit"]))
+    rhs_dilation, kernel, strides = pair(1, 2), pair(1, 4), pair(1, 3)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, rhs_dilation, strict=True)]
+    if padding != "explicit":
+        # lax takes no named padding of a dilated input.
+        least = spans if padding == "VALID" else (1, 1)
+        size = tuple(draw(st.integers(n, 9)) for n in least)
+        return Case(size, kernel, strides, padding, (1, 1), rhs_dilation)
+    size, lhs_dilation = pair(1, 7), pair(1, 2)
+    pads = []
+    for n, d, span in zip(size, lhs_dilation, spans, strict=True):
+        low = draw(st.integers(-1, 3))
+        short = span - ((n - 1) * d + 1) - low
+        pads.append((low, draw(st.integers(max(short, -1), max(short, -1) + 3))))
+    return Case(size, kernel, strides, tuple(pads), lhs_dilation, rhs_dilation)
+
+
+def value_and_gradients(case: Case, conv: Conv) -> tuple[Array, Array, Array]:
+    """Output and the gradients by input and by kernel under a random cotangent."""
+
+    @jax.jit
+    def run(x: Array, w: Array) -> tuple[Array, Array, Array]:
+        y, pull_back = jax.vjp(lambda x, w: case.run(conv, x, w), x, w)
+        return y, *pull_back(integers(2, y.shape))
+
+    return run(*case.operands())
+
+
+@settings(max_examples=20)
+@given(cases())
+@example(Case((2, 2), (3, 3)))
+@example(Case((1, 1), (3, 3)))
+@example(Case((1, 1), (3, 3), (2, 2)))
+@example(Case((1, 2), (3, 3), rhs_dilation=(2, 1)))
+@example(Case((8, 8), (3, 3)))
+@example(Case((8, 7), (3, 3), (2, 2)))
+def test_value_and_gradients_equal_those_of_lax(case: Case) -> None:
+    ours = value_and_gradients(case, ops.conv_general_dilated)
+    assert_equal(ours, value_and_gradients(case, lax.conv_general_dilated))
+
+
+@pytest.mark.parametrize("padding", ["VALID", ((0, 0), (0, 0)), ((0, 1), (1, 0))])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_kernel_that_fits_nowhere_gives_the_empty_output_of_lax(
+    padding: Any, stride: int
+) -> None:
+    case = Case((1, 1), (3, 3), (stride, stride), padding)
+    theirs = case.run(lax.conv_general_dilated, *case.operands())
+    assert theirs.size == 0
+    assert case.run(ops.conv_general_dilated, *case.operands()).shape == theirs.shape
+
+
+@pytest.mark.parametrize(
+    "case", [Case((5, 4), (3, 3), (2, 1)), Case((2, 2), (3, 3))], ids=["general", "tiny"]
+)
+def test_reverse_over_reverse_second_derivative_equals_that_of_lax(case: Case) -> None:
+    x, w = case.operands()
+    towards = integers(3, x.shape), integers(4, w.shape)
+
+    def hessian_product(conv: Conv) -> Any:
+        def slope(x: Array, w: Array) -> Array:
+            gradients = jax.grad(lambda x, w: jnp.sum(case.run(conv, x, w) ** 2), (0, 1))(x, w)
+            return sum(jnp.sum(g * t) for g, t in zip(gradients, towards, strict=True))
+
+        return jax.jit(jax.grad(slope, (0, 1)))(x, w)
+
+    assert_equal(
+        hessian_product(ops.conv_general_dilated), hessian_product(lax.conv_general_dilated)
+    )
+
+
+def loss_gradients(conv: Conv, x: Array, w: Array) -> tuple[Array, Array]:
+    case = Case(x.shape[1:3], w.shape[:2])
+    return jax.grad(lambda x, w: jnp.sum(case.run(conv, x, w) ** 2), (0, 1))(x, w)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (2, 2)], ids=["general", "tiny"])
+@pytest.mark.parametrize("mapped", ["vmap", "map"])
+def test_mapped_over_clients_with_kernels_of_their_own_equals_a_python_loop(
+    size: tuple[int, int], mapped: str
+) -> None:
+    x, w = integers(0, (3, 2, *size, 3)), integers(1, (3, 3, 3, 3, 4))
+
+    def one(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+        y = Case(size, (3, 3)).run(ops.conv_general_dilated, x, w)
+        return y, loss_gradients(ops.conv_general_dilated, x, w)
+
+    over_clients = jax.vmap(one) if mapped == "vmap" else lambda *a: lax.map(lambda b: one(*b), a)
+    looped = [jax.jit(one)(x[n], w[n]) for n in range(3)]
+    assert_equal(jax.jit(over_clients)(x, w), jax.tree.map(lambda *a: jnp.stack(a), *looped))
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def mapped_gradient_layouts(conv: Conv) -> list[lax.ConvDimensionNumbers]:
+    """Layouts of the convolutions in the gradient of a 3x3 convolution inside `lax.map`."""
+    x, w = integers(0, (3, 2, 6, 6, 3)), integers(1, (3, 3, 3, 3, 4))
+    traced = jax.make_jaxpr(lambda *a: lax.map(lambda b: loss_gradients(conv, *b), a))(x, w)
+    found = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
+    assert all(e.params["feature_group_count"] == 1 for e in found)
+    assert all(e.params["batch_group_count"] == 1 for e in found)
+    return [e.params["dimension_numbers"] for e in found]
+
+
+def test_gradients_in_a_loop_use_canonical_layouts_only() -> None:
+    canonical = lax.conv_dimension_numbers((2, 6, 6, 3), (3, 3, 3, 4), CHANNELS_LAST)
+    ours = mapped_gradient_layouts(ops.conv_general_dilated)
+    # The value and the two gradients.
+    assert ours == [canonical] * 3
+    # The trap exists: autodiff of lax leaves f01b_i01o for XLA to rewrite, which it does not do.
+    assert set(mapped_gradient_layouts(lax.conv_general_dilated)) != {canonical}
+
+
+FALL_THROUGH = {
+    "groups": ((2, 5, 5, 4), (3, 3, 2, 6), CHANNELS_LAST, 2, None),
+    "channels first": ((2, 3, 5, 5), (4, 3, 3, 3), ("NCHW", "OIHW", "NCHW"), 1, None),
+    "one dimension": ((2, 5, 3), (3, 3, 4), ("NWC", "WIO", "NWC"), 1, None),
+    "three dimensions": ((2, 3, 3, 3, 3), (2, 2, 2, 3, 4), ("NDHWC", "DHWIO", "NDHWC"), 1, None),
+    "precision": ((2, 5, 5, 3), (3, 3, 3, 4), CHANNELS_LAST, 1, lax.Precision.HIGHEST),
+    "default layout": ((2, 3, 5, 5), (4, 3, 3, 3), None, 1, None),
+    "default layout, one dimension": ((2, 3, 5), (4, 3, 3), None, 1, None),
+}
+
+
+@pytest.mark.parametrize("name", FALL_THROUGH)
+def test_anything_else_is_what_lax_makes_of_it(name: str) -> None:
+    x_shape, w_shape, layout, groups, precision = FALL_THROUGH[name]
+
+    def traced(conv: Conv) -> str:
+        def run(x: Array, w: Array) -> Array:
+            return conv(
+                x, w, (1,) * (len(x_shape) - 2), "SAME", dimension_numbers=layout,
+                feature_group_count=groups, precision=precision,
+            )  # fmt: skip
+
+        return str(jax.make_jaxpr(run)(jnp.zeros(x_shape), jnp.zeros(w_shape)))
+
+    assert traced(ops.conv_general_dilated) == traced(lax.conv_general_dilated)
+
+
+def test_is_a_drop_in_for_the_convolution_of_flax() -> None:
+    def run(conv: Conv) -> Any:
+        module = nn.Conv(4, (3, 3), strides=2, conv_general_dilated=conv)
+        return module.init_with_output(jax.random.key(0), integers(0, (2, 7, 7, 3)))
+
+    ours, theirs = run(ops.conv_general_dilated), run(lax.conv_general_dilated)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5, strict=True)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 12, 3), (1, 7, 5, 2), (1, 3, 3, 1)])
+def test_max_pool_equals_that_of_flax_and_crops_what_fills_no_window(
+    shape: tuple[int, ...], size: int
+) -> None:
+    x = jax.random.normal(jax.random.key(0), shape)
+    theirs = nn.max_pool(x, (size, size), (size, size))
+    np.testing.assert_array_equal(ops.max_pool(x, size), theirs, strict=True)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2)])
+def test_max_pool_gradient_reaches_only_the_maxima(shape: tuple[int, ...]) -> None:
+    # All entries differ, so every window has one maximum.
+    x = jnp.asarray(np.random.default_rng(0).permutation(np.prod(shape)), jnp.float32)
+    x = x.reshape(shape)
+    y, pull_back = jax.vjp(ops.max_pool, x)
+    upstream = 1.0 + jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
+    (gradient,) = pull_back(upstream)
+    expected = dict(zip(np.ravel(y).tolist(), np.ravel(upstream).tolist(), strict=True))
+    found = [expected.get(value, 0.0) for value in np.ravel(x).tolist()]
+    np.testing.assert_array_equal(np.ravel(gradient), np.array(found))

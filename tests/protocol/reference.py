@@ -1,0 +1,78 @@
+"""The protocol as a plain loop over clients, the way one would write it first."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jfedsl.build import Experiment
+from jfedsl.compression.compressor import Message
+from jfedsl.data import batches
+from jfedsl.keys import Purpose, Stage, fold
+from jfedsl.models import layers
+
+
+def batch(experiment: Experiment, client: int, drawn: int) -> tuple[Any, Any]:
+    """One client's next mini-batch, gathered on the host."""
+    scheme, data = experiment.scheme, experiment.data
+    key = fold(experiment.key, Purpose.BATCHES)
+    numbers = (jnp.int32(client), jnp.int32(drawn))
+    indices = batches.draw(key, data.partition, *numbers, scheme.batch_size, scheme.sampling)
+    images = np.asarray(data.images)[np.asarray(indices)]
+    mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
+    return jnp.asarray((images - mean) / std), data.labels[indices]
+
+
+def mean_loss(model: layers.Model, params: Any, stats: Any, images: Any, labels: Any) -> Any:
+    """Mean cross-entropy of a run of layers."""
+    logits, _ = layers.apply(model, params, stats, images, train=True)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def gradients(
+    experiment: Experiment, state: Any, number: int, step: int, weights: Any
+) -> tuple[Any, list[Any], list[Any]]:
+    """Server gradient, client gradients and losses of one exchange, client after client.
+
+    No quantizer on the client gradient; masks, dropout and the other links as in the scheme.
+    """
+    scheme = experiment.scheme
+    server_gradient, own, losses = None, [], []
+    for slot, n in enumerate(np.asarray(state.participants).tolist()):
+        client = jax.tree.map(lambda x, n=n: x[n], state.clients)
+        key = fold(experiment.key, Purpose.EXCHANGE, number, step, n)
+        images, labels = batch(experiment, n, int(client.drawn))
+        params = client.params
+        if client.masks is not None:
+            params = jax.tree.map(lambda w, m: w * m.astype(w.dtype), params, client.masks)
+
+        def smash(params: Any, images: Any = images, client: Any = client, key: Any = key) -> Any:
+            activation, _ = layers.apply(
+                scheme.model[: scheme.cut], params, client.stats, images, train=True
+            )
+            link = client.links.smashed
+            return scheme.links.smashed.send(link, fold(key, Stage.SMASHED), Message(activation))[1]
+
+        message = smash(params)
+        loss, (gradient, cut_gradient) = jax.value_and_grad(
+            lambda p, x, labels=labels: mean_loss(
+                scheme.model[scheme.cut :], p, state.server.stats, x, labels
+            ),
+            (0, 1),
+        )(state.server.params, message.values)
+        _, back = scheme.links.cut_gradient.send(
+            client.links.cut_gradient,
+            fold(key, Stage.CUT_GRADIENT),
+            Message(cut_gradient, message.kept),
+        )
+        chained = jax.grad(lambda p, g=back.values: jnp.sum(smash(p).values * g))(params)
+        share = float(weights[slot])
+        scaled = jax.tree.map(lambda g, share=share: share * g, gradient)
+        server_gradient = (
+            scaled if server_gradient is None else jax.tree.map(jnp.add, server_gradient, scaled)
+        )
+        own.append(chained)
+        losses.append(loss)
+    return server_gradient, own, losses

@@ -1,0 +1,192 @@
+"""One exchange against the unsplit step and against a plain loop over clients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, differs, setup
+
+from jfedsl.models import ZOO, layers
+from jfedsl.protocol.state import weights
+from protocol import reference
+
+CUTS = [
+    (model, norm, cut)
+    for model, norm, depth in (("mlp", "none", 4), ("mlp", "group", 4), ("cnn", "none", 7))
+    for cut in range(1, depth)
+] + [("cnn", "group", 2), ("cnn", "group", 5)]
+
+
+def test_every_cut_is_tried():
+    assert all(len(ZOO[m].build(10, "none")) == d for m, d in (("mlp", 4), ("cnn", 7)))
+
+
+@pytest.mark.parametrize(("model", "norm", "cut"), CUTS)
+def test_split_step_equals_unsplit_step_on_the_union_of_batches(model, norm, cut):
+    experiment, state, run = setup(model=model, norm=norm, cut=str(cut), clients=3)
+    whole = experiment.initial
+    images, labels = zip(*(reference.batch(experiment, n, 0) for n in range(3)), strict=True)
+    loss, gradient = jax.value_and_grad(
+        lambda p: reference.mean_loss(
+            experiment.scheme.model,
+            p,
+            whole.stats,
+            jnp.concatenate(images),
+            jnp.concatenate(labels),
+        )
+    )(whole.params)
+    expected = jax.tree.map(lambda w, g: w - 0.05 * g, whole.params, gradient)
+    state, record = run(state)
+    assert_close(state.aggregator.params + state.server.params, expected)
+    np.testing.assert_allclose(record.train_loss, loss, rtol=1e-5)
+
+
+COMPRESSED = {
+    "prune_kind": "mask",
+    "prune_rate": (0.2, 0.5, 0.0),
+    "dropout_rate": 0.3,
+    "smashed_bits": 8,
+    "cut_gradient_bits": 6,
+    "clients": 3,
+    "aggregate_every": 2,
+    "partition": "quantity",
+    "quantity_alpha": 5.0,
+    "aggregation": "examples",
+}
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_compressed_exchange_equals_a_loop_over_clients(model):
+    experiment, state, run = setup(model=model, norm="group", **COMPRESSED)
+    share = weights(experiment.scheme, experiment.data.partition, state.participants)
+    assert len(set(share.tolist())) == 3, "the weights must be unequal to be tested"
+    server, own, losses = reference.gradients(experiment, state, 0, 0, share)
+    before, (after, record) = state, run(state)
+    assert_close(
+        after.server.params,
+        jax.tree.map(lambda w, g: w - 0.05 * g, before.server.params, server),
+    )
+    for n, gradient in enumerate(own):
+        params, masks = (
+            jax.tree.map(lambda x, n=n: x[n], tree)
+            for tree in (before.clients.params, before.clients.masks)
+        )
+        expected = jax.tree.map(
+            lambda w, g, m: jnp.where(m, w - 0.05 * g, w), params, gradient, masks
+        )
+        # Rounding may tip a quantized entry by one level, 1/63 of a bucket's range; few do.
+        moved = jax.tree.map(lambda x, n=n: x[n], after.clients.params)
+        assert_close(moved, expected, atol=2e-4)
+    np.testing.assert_allclose(record.losses[0], jnp.stack(losses), rtol=1e-5)
+    np.testing.assert_allclose(record.train_loss, jnp.stack(losses) @ share, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_results_do_not_depend_on_the_chunk(model):
+    states = []
+    for chunk in (1, 2, 3, 5):
+        _, state, run = setup(
+            model=model, client_chunk=chunk, clients=5, prune_kind="mask", dropout_rate=0.2,
+            norm="batch",
+        )  # fmt: skip
+        states.append(run(state)[0])
+    for state in states[1:]:
+        assert_close(state, states[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
+    from jfedsl.protocol.exchange import _server_step
+
+    experiment, state, _ = setup(aggregation="examples", partition="quantity", quantity_alpha=9.0)
+    scheme = experiment.scheme
+    assert not scheme.equal_weights
+    smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
+    labels = jnp.zeros((4, 8), jnp.int32)
+    gradients = [
+        _server_step(scheme, state.server, smashed, labels, jnp.array(share), jnp.int32(0))[2]
+        for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4)
+    ]
+    assert_close(gradients[0], gradients[1])
+    assert float(jnp.abs(gradients[0][0]).max()) > 0
+
+
+def test_cut_gradient_does_not_shrink_with_the_number_of_clients():
+    from jfedsl.protocol.exchange import _server_step
+
+    experiment, state, _ = setup()
+    one = jax.random.normal(jax.random.key(1), (1, 8, 256))
+    labels = jnp.zeros((1, 8), jnp.int32)
+    few, many = (
+        _server_step(
+            experiment.scheme, state.server, jnp.tile(one, (n, 1, 1)), jnp.tile(labels, (n, 1)),
+            jnp.full(n, 1.0 / n), jnp.int32(0),
+        )[2]
+        for n in (1, 6)
+    )  # fmt: skip
+    assert_close(many, jnp.tile(few, (6, 1, 1)))
+
+
+def test_quantized_client_gradient_is_unbiased_and_noisy():
+    experiment, state, _ = setup(client_gradient_bits=3, bucket_size=64, aggregate_every=2)
+    _, start, exact_run = setup(aggregate_every=2)
+    exact = exact_run(start)[0].clients.params
+    draws = 100
+    many = jax.jit(jax.vmap(lambda key: _run_with_key(experiment, state, key).clients.params))(
+        jax.vmap(jax.random.key)(jnp.arange(draws))
+    )
+    # The mean of n unbiased draws errs by the total variance / n, give or take little, as there
+    # are 66,000 entries; a bias would add to it.
+    variance = sum(float(x.var(0, ddof=1).sum()) for x in jax.tree.leaves(many))
+    pairs = zip(jax.tree.leaves(many), jax.tree.leaves(exact), strict=True)
+    error = sum(float(((x.mean(0) - e) ** 2).sum()) for x, e in pairs)
+    assert variance > 0
+    assert 0.9 < error / (variance / draws) < 1.1
+
+
+def _run_with_key(experiment, state, key):
+    """The first round with the batches of the run's key but noise of another one."""
+    from jfedsl.algorithms import fedsl
+    from jfedsl.keys import Purpose, fold
+    from jfedsl.protocol.exchange import exchange
+
+    scheme, data = experiment.scheme, experiment.data
+    ids = state.participants
+    batch = fedsl._next_batch(scheme, data, experiment.key, ids, state.clients.drawn)
+    keys = jax.vmap(lambda n: fold(key, Purpose.EXCHANGE, n))(ids)
+    share = weights(scheme, data.partition, ids)
+    server, clients, _ = exchange(
+        scheme, state.server, state.clients, batch, keys, share, jnp.int32(0)
+    )
+    return state.replace(server=server, clients=clients)
+
+
+def test_clients_never_share_noise():
+    # Two clients with the same data, batch and model differ by their dropout masks alone.
+    experiment, state, _ = setup(dropout_rate=0.5, clients=2)
+    from jfedsl.protocol.exchange import _client_forward
+
+    images, _ = reference.batch(experiment, 0, 0)
+    client = jax.tree.map(lambda x: x[0], state.clients)
+    from jfedsl.keys import Purpose, fold
+
+    first, second, again = (
+        _client_forward(
+            experiment.scheme, client, images, fold(experiment.key, Purpose.EXCHANGE, 0, 0, n)
+        )[0].values
+        for n in (0, 1, 0)
+    )
+    assert differs(first, second)
+    assert not differs(first, again)
+
+
+def test_statistics_follow_each_client_under_batch_norm():
+    experiment, state, run = setup(model="cnn", norm="batch", batch_norm_statistics="local")
+    after, _ = run(state)
+    stats = jax.tree.leaves(after.clients.stats)
+    assert stats and all(differs(s[0], s[1]) for s in stats)
+    images, _ = reference.batch(experiment, 1, 0)
+    own = jax.tree.map(lambda x: x[1], state.clients)
+    _, expected = layers.apply(
+        experiment.scheme.model[: experiment.scheme.cut], own.params, own.stats, images, train=True
+    )
+    assert_close(jax.tree.map(lambda x: x[1], after.clients.stats), expected)

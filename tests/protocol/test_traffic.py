@@ -1,0 +1,76 @@
+"""Bytes on the links, against counts made by hand."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import setup
+
+from jfedsl.protocol.traffic import uncompressed_bytes
+
+# mlp on digits, cut after dense1: 256 entries an example, 64 * 256 + 256 weights; B = 8 labels of
+# 4 bits are 4 bytes.
+SMASHED, WEIGHTS, BIASES, LABELS = 8 * 256, 64 * 256, 256, 4
+
+
+def test_without_compression_everything_is_sent_as_float32():
+    experiment, state, run = setup(aggregate_every=2, local_steps=3)
+    records = []
+    for _ in range(3):
+        state, record = run(state)
+        records.append(record)
+    first = records[0]
+    assert (first.smashed_up_bytes == 4 * SMASHED + LABELS).all()
+    assert (first.cut_gradient_down_bytes == 4 * SMASHED).all()
+    assert (first.model_down_bytes == 4 * (WEIGHTS + BIASES)).all()
+    total = jax.tree.map(lambda *x: sum(int(np.sum(y)) for y in x), *records)
+    expected = uncompressed_bytes(
+        experiment.scheme, *experiment.initial, experiment.image.shape, rounds=3
+    )
+    assert expected == {
+        stream: getattr(total, f"{stream}_bytes")
+        for stream in ("smashed_up", "cut_gradient_down", "model_up", "model_down")
+    }
+
+
+@pytest.mark.parametrize("change", [{"norm": "batch"}, {"client_optimizer_state": "average"}])
+def test_statistics_and_moments_count_where_they_are_shared(change):
+    experiment, state, run = setup(momentum=0.9, **change)
+    _, record = run(state)
+    dense = uncompressed_bytes(
+        experiment.scheme, *experiment.initial, experiment.image.shape, rounds=1
+    )
+    assert int(record.model_up_bytes.sum()) == dense["model_up"]
+    # Scale and offset for the bias and two statistics, or a second copy of all: the momentum.
+    extra = 4 * 256 if "norm" in change else WEIGHTS + 2 * BIASES
+    assert dense["model_up"] == 4 * 4 * (WEIGHTS + extra)
+
+
+def test_quantized_streams_count_entries_and_headers():
+    _, state, run = setup(
+        smashed_bits=4, cut_gradient_bits=7, model_bits=5, bucket_size=500, quantizer="qsgd"
+    )
+    _, record = run(state)
+    headers = -(-SMASHED // 500) * 4
+    assert (record.smashed_up_bytes == SMASHED // 2 + headers + LABELS).all()
+    assert (record.cut_gradient_down_bytes == -(-SMASHED * 7 // 8) + headers).all()
+    model_headers = (-(-WEIGHTS // 500) + 1) * 4
+    assert (record.model_up_bytes == (WEIGHTS + BIASES) * 5 // 8 + model_headers).all()
+
+
+def test_dropped_entries_travel_in_neither_direction():
+    _, state, run = setup(dropout_rate=0.4, local_steps=4)
+    _, record = run(state)
+    kept = record.cut_gradient_down_bytes / 4
+    np.testing.assert_array_equal(record.smashed_up_bytes, 4 * kept + LABELS)
+    # Binomial(2048, 0.6), standard deviation 22.2.
+    assert (abs(kept - 0.6 * SMASHED) < 5 * 22.2).all()
+    assert len(np.unique(kept)) > 8, "every client and step draws its own mask"
+
+
+def test_pruned_weights_stay_home_and_masks_go_down():
+    _, state, run = setup(prune_kind="mask", prune_rate=(0.3, 0.0, 0.5, 0.9))
+    _, record = run(state)
+    removed = np.rint(np.array([0.3, 0.0, 0.5, 0.9]) * WEIGHTS)
+    up = 4 * (WEIGHTS + BIASES - removed)
+    np.testing.assert_array_equal(record.model_up_bytes, up)
+    np.testing.assert_array_equal(record.model_down_bytes, up + WEIGHTS / 8)

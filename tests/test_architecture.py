@@ -1,0 +1,51 @@
+"""Each room imports only from rooms above it."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "jfedsl"
+ROOMS = [
+    "errors", "keys", "models", "data", "compression", "pruning", "protocol", "algorithms",
+    "config", "runtime", "build", "runs", "training",
+]  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms of the package that a file imports from."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "jfedsl":
+            names = [f"jfedsl.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        rooms |= {n.split(".")[1] for n in names if n.startswith("jfedsl.")}
+    return rooms - {"__version__"}
+
+
+def test_every_room_is_listed():
+    names = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert names - {"__init__"} == set(ROOMS)
+
+
+def test_rooms_import_only_from_above():
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        allowed = set(ROOMS[: ROOMS.index(room) + 1])
+        assert imported(path) <= allowed, f"{path} imports {imported(path) - allowed}"
+
+
+def test_only_the_builders_see_the_config():
+    below = ROOMS[: ROOMS.index("config")]
+    for room in below:
+        for path in [*PACKAGE.glob(f"{room}.py"), *PACKAGE.glob(f"{room}/*.py")]:
+            assert "config" not in imported(path), path
+
+
+def test_files_stay_short():
+    assert all(len(p.read_text().splitlines()) <= 300 for p in PACKAGE.rglob("*.py"))

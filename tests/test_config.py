@@ -1,0 +1,93 @@
+"""Every knob: flags, JSON, and one clear line for every wrong value."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from jfedsl import config
+from jfedsl.config import Config, differences
+from jfedsl.errors import UserError
+
+WRONG = [
+    ({"dataset": "cats"}, "--dataset=cats: allowed is one of digits"),
+    ({"model": "gpt"}, "--model=gpt: allowed is one of cnn, mlp"),
+    ({"norm": "layer"}, "--norm=layer: allowed is one of none, group, batch"),
+    ({"partition": "alphabetical"}, "--partition=alphabetical: allowed is one of iid, dirichlet"),
+    ({"prune_kind": "channel"}, "--prune_kind=channel: allowed is one of none, mask"),
+    ({"prune_rate": (1.0,)}, "--prune_rate=1: allowed is a rate in [0, 1)"),
+    ({"prune_rate": (-0.1,)}, "--prune_rate=-0.1: allowed is a rate in [0, 1)"),
+    ({"prune_rate": (0.1, 0.2)}, "--prune_rate=0.1,0.2: allowed is one rate, or --clients=10"),
+    ({"prune_rate": ()}, "--prune_rate=: allowed is a rate"),
+    ({"dropout_rate": 1.0}, "--dropout_rate=1.0: allowed is a rate in [0, 1)"),
+    ({"dropout_rate": float("nan")}, "--dropout_rate=nan: allowed is a rate in [0, 1)"),
+    ({"cut_gradient_bits": 0}, "--cut_gradient_bits=0: allowed is 1 to 16 bits"),
+    ({"smashed_bits": 17}, "--smashed_bits=17: allowed is 1 to 16 bits"),
+    ({"quantizer": "qsgd", "model_bits": 1}, "--model_bits=1: allowed is 2 to 16 bits"),
+    ({"client_gradient_bits": 24}, "or 32 for off"),
+    ({"participants": 11}, "--participants=11: allowed is at most --clients=10"),
+    ({"participants": 0}, "--participants=0: allowed is a whole number, 1 or more"),
+    ({"clients": 0}, "--clients=0: allowed is a whole number, 1 or more"),
+    ({"bucket_size": -1}, "--bucket_size=-1: allowed is 0 or more"),
+    ({"dirichlet_alpha": 0.0}, "--dirichlet_alpha=0.0: allowed is a number above 0"),
+    ({"client_learning_rate": float("inf")}, "--client_learning_rate=inf: allowed is a number"),
+    ({"optimizer": "lion"}, "--optimizer=lion: allowed is one of sgd, adam, adamw"),
+    ({"seed": -1}, "--seed=-1: allowed is a whole number from 0"),
+    ({"progress": "loud"}, "--progress=loud: allowed is one of auto, bar, lines, none"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), WRONG)
+def test_wrong_values_get_one_line_with_flag_value_and_what_is_allowed(change, text):
+    with pytest.raises(UserError) as error:
+        Config(**change)
+    assert text in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_field_is_a_flag_with_help_and_default():
+    values = flags.FlagValues()
+    config.define_flags(values)
+    fields = {field.name for field in dataclasses.fields(Config)}
+    assert fields <= set(values)
+    assert all(values[name].help for name in fields)
+    values(["program"])
+    assert config.from_flags(values) == Config()
+
+
+def test_flags_reach_the_config():
+    values = flags.FlagValues()
+    config.define_flags(values)
+    values(["program", "--clients=2", "--prune_rate=0.1,0.25", "--cut=pool2", "--momentum=0.5"])
+    expected = Config(clients=2, prune_rate=(0.1, 0.25), cut="pool2", momentum=0.5)
+    assert config.from_flags(values) == expected
+
+
+def test_flag_of_numbers_refuses_words():
+    values = flags.FlagValues()
+    config.define_flags(values)
+    with pytest.raises(flags.Error, match="prune_rate"):
+        values(["program", "--prune_rate=much"])
+
+
+def test_json_round_trip():
+    settings = Config(clients=3, prune_rate=(0.1, 0.2, 0.3), cut="2", participants=2)
+    assert Config.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"rounds": 1, "nonsense": 2}'])
+def test_json_that_is_no_config_is_refused(text):
+    with pytest.raises(UserError, match="not a config"):
+        Config.from_json(text)
+
+
+def test_what_may_change_on_resume():
+    old = Config()
+    free = Config(rounds=100, eval_every=7, checkpoint_every=3, progress="none", workdir="x")
+    assert differences(old, free) == []
+    changed = Config(clients=12, seed=1, prune_rate=(0.5,))
+    assert differences(old, changed) == [
+        "clients (10 -> 12)", "prune_rate (0.3 -> 0.5)", "seed (0 -> 1)"
+    ]  # fmt: skip
+    cosine = Config(learning_rate_schedule="cosine")
+    longer = Config(learning_rate_schedule="cosine", rounds=100)
+    assert differences(cosine, longer) == ["rounds (60 -> 100)"]

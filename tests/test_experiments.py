@@ -1,0 +1,143 @@
+"""Scripts as a user starts them: in a process of their own, killed, mistyped, twice at once."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py")]
+TINY = [
+    "--model=mlp", "--norm=none", "--clients=3", "--rounds=30", "--local_steps=2",
+    "--batch_size=8", "--eval_every=4", "--checkpoint_every=1", "--partition=iid",
+]  # fmt: skip
+
+
+def start(*arguments, cwd=None):
+    return subprocess.Popen(
+        [*TRAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd
+    )
+
+
+def finish(*arguments, cwd=None):
+    process = start(*arguments, cwd=cwd)
+    out, error = process.communicate(timeout=300)
+    return process.returncode, out, error
+
+
+def metrics(workdir):
+    with open(workdir / "metrics.csv", newline="") as file:
+        return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    status, out, error = finish(*TINY, f"--workdir={workdir}")
+    assert status == 0, error
+    assert "test accuracy" in out and "round 30/30" in out
+    return workdir
+
+
+def kill_during_a_save(workdir, after):
+    """Starts or resumes the run and kills it in the middle of a save past round `after`."""
+    process = start(*TINY, f"--workdir={workdir}")
+    folder = workdir / "checkpoints"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        saving = [int(n.split(".")[0]) for n in names if not n.isdigit()]
+        if saving and max(saving) > after:
+            break
+        time.sleep(0.0005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it must not have finished"
+
+
+def check_killed_run(straight, workdir, kills):
+    for after in kills:
+        kill_during_a_save(workdir, after)
+    status, _, error = finish(*TINY, f"--workdir={workdir}")
+    assert status == 0, error
+    assert metrics(workdir) == metrics(straight)
+
+
+def test_killed_during_saves_the_run_continues_to_the_same_metrics(straight, tmp_path):
+    check_killed_run(straight, tmp_path / "killed", kills=(0, 11))
+
+
+@pytest.mark.slow
+def test_killed_many_times(straight, tmp_path):
+    check_killed_run(straight, tmp_path / "killed", kills=range(0, 28, 2))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(straight, tmp_path):
+    for i in range(12):
+        workdir = tmp_path / f"killed{i}"
+        process = start(*TINY, f"--workdir={workdir}")
+        time.sleep(1.0 + 0.7 * i)
+        process.kill()
+        process.communicate()
+        status, _, error = finish(*TINY, f"--workdir={workdir}")
+        assert status == 0, error
+        assert metrics(workdir) == metrics(straight)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--dropout_rate=1.5", "error: --dropout_rate=1.5: allowed is a rate in [0, 1)"),
+        ("--cut=nowhere", "error: --cut=nowhere: allowed is a layer to cut after (conv1, pool1"),
+        ("--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),
+        ("--rounds=many", "flag --rounds=many"),
+        ("rounds=3", "unexpected argument 'rounds=3'"),
+    ],
+)
+def test_a_wrong_command_line_prints_one_line_and_makes_nothing(tmp_path, flag, text):
+    status, out, error = finish(flag, cwd=tmp_path)
+    assert status == 2 and out == ""
+    assert text in error and error.count("\n") == 1 and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_explains_every_flag():
+    status, out, _ = finish("--help")
+    assert status == 1, "as absl has it"
+    for flag in ("--prune_rate", "--cut_gradient_bits", "--learning_rate_schedule", "--progress"):
+        assert flag in out
+
+
+def test_diverging_prints_one_line_and_fails(tmp_path):
+    rates = ["--client_learning_rate=1e9", "--server_learning_rate=1e9"]
+    status, _, error = finish(*TINY, *rates, f"--workdir={tmp_path / 'run'}")
+    assert status == 1 and "Traceback" not in error
+    assert error.startswith("error: round ") and "is not finite" in error
+
+
+def test_the_second_of_two_runs_in_one_workdir_is_refused(tmp_path):
+    workdir = tmp_path / "run"
+    first = start(*TINY, f"--workdir={workdir}")
+    while not (workdir / "config.json").exists() and first.poll() is None:
+        time.sleep(0.01)
+    status, _, error = finish(*TINY, f"--workdir={workdir}")
+    assert status == 2 and "a folder that no other run is using" in error
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+
+
+def test_interrupting_says_how_to_go_on(tmp_path):
+    process = start(*TINY, f"--workdir={tmp_path / 'run'}")
+    while not (tmp_path / "run" / "metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and error == (
+        "error: interrupted; the same command with the run's --workdir resumes\n"
+    )

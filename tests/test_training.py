@@ -1,0 +1,345 @@
+"""Whole runs in a workdir: what they leave, how they resume, what they refuse."""
+
+import csv
+import json
+import shutil
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_equal, plain
+
+from jfedsl import training
+from jfedsl.config import Config
+from jfedsl.data import datasets
+from jfedsl.errors import TrainingError, UserError
+from jfedsl.models import ZOO, Entry, mlp
+from jfedsl.runs import restore_run, weights_of
+from jfedsl.runtime.checkpoint import Checkpoints
+
+SMALL = {
+    "clients": 4,
+    "participants": 3,
+    "rounds": 10,
+    "local_steps": 2,
+    "aggregate_every": 2,
+    "eval_every": 2,
+    "checkpoint_every": 3,
+    "momentum": 0.9,
+    "prune_kind": "mask",
+    "prune_rate": (0.3,),
+    "prune_score": "taylor",
+    "prune_ramp_rounds": 4,
+    "dropout_rate": 0.2,
+    "cut_gradient_bits": 8,
+    "client_gradient_bits": 8,
+    "model_bits": 8,
+}
+
+
+def small(workdir, **changes) -> Config:
+    return plain(**{**SMALL, "workdir": str(workdir), **changes})
+
+
+def metrics(workdir, drop=("host_seconds",)):
+    with open(workdir / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in drop} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    return workdir, training.train(small(workdir))
+
+
+def test_what_a_run_leaves(finished):
+    workdir, summary = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        "config.json", "metrics.csv", "summary.json", "accuracy.png", "checkpoints", ".lock"
+    }  # fmt: skip
+    assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
+    rows = metrics(workdir)
+    assert [int(row["round"]) for row in rows] == list(range(1, 11))
+    evaluated = [int(row["round"]) for row in rows if row["test_accuracy"]]
+    assert evaluated == [2, 4, 6, 8, 10]
+    streams = ("smashed_up", "cut_gradient_down", "model_up", "model_down")
+    total = 0
+    for row in rows:
+        total += sum(int(row[f"{stream}_bytes"]) for stream in streams)
+        assert int(row["cumulative_bytes"]) == total
+    assert sum(summary["bytes"].values()) == total
+    written = json.loads((workdir / "summary.json").read_text())
+    assert written == {k: v for k, v in summary.items() if k != "workdir"}
+    assert written["final_accuracy"] == float(rows[-1]["test_accuracy"])
+    assert written["environment"]["jax"] == jax.__version__
+    assert (workdir / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pruned_fraction_follows_the_ramp(finished):
+    fractions = [float(row["pruned_fraction"]) for row in metrics(finished[0])]
+    # Masks are drawn at rounds 0, 2, 4, ...: 0, 0.3 * (1 - 1/8), 0.3, ...
+    expected = np.repeat([0.0, 0.2625, 0.3, 0.3, 0.3], 2)
+    np.testing.assert_allclose(fractions, expected, atol=1 / (64 * 256))
+
+
+@pytest.mark.parametrize("stop", [3, 4, 7])
+def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, stop):
+    workdir = tmp_path / "interrupted"
+    append = training.Metrics.append
+
+    def interrupt(self, rows):
+        append(self, rows)
+        if rows[-1]["round"] >= stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Metrics, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(small(workdir))
+    monkeypatch.undo()
+    assert len(metrics(workdir)) >= stop
+    training.train(small(workdir))
+    assert metrics(workdir) == metrics(finished[0])
+    assert_equal(restore_run(workdir, "x")[1], restore_run(finished[0], "x")[1])
+
+
+def test_a_finished_run_changes_nothing(finished):
+    before = (finished[0] / "metrics.csv").read_text()
+    summary = training.train(small(finished[0]))
+    assert (finished[0] / "metrics.csv").read_text() == before
+    assert summary["bytes"] == finished[1]["bytes"]
+
+
+def test_more_rounds_continue_and_fewer_are_refused(finished, tmp_path):
+    workdir = tmp_path / "longer"
+    shutil.copytree(finished[0], workdir)
+    training.train(small(workdir, rounds=12))
+    assert metrics(workdir)[:10] == metrics(finished[0])
+    assert len(metrics(workdir)) == 12
+    config = (workdir / "config.json").read_text()
+    with pytest.raises(UserError, match="--rounds=5: allowed is at least the 12"):
+        training.train(small(workdir, rounds=5))
+    assert (workdir / "config.json").read_text() == config
+
+
+def tree_of(path):
+    """Every file below a folder with its bytes."""
+    return {p: p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_another_config_is_refused_and_nothing_touched(finished):
+    before = tree_of(finished[0])
+    with pytest.raises(UserError) as error:
+        training.train(small(finished[0], clients=5, dropout_rate=0.1))
+    assert "clients (4 -> 5), dropout_rate (0.2 -> 0.1)" in str(error.value)
+    assert tree_of(finished[0]) == before
+
+
+def test_a_folder_that_is_no_run_is_refused_and_nothing_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("chapter 1")
+    with pytest.raises(UserError, match="a new or empty folder"):
+        training.train(small(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def damage_newest(workdir, how):
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    newest = workdir / "checkpoints" / str(steps[-1])
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if how == "truncated":
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif how == "flipped":
+        data = bytearray(largest.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        largest.write_bytes(bytes(data))
+    elif how == "emptied":
+        shutil.rmtree(newest)
+        newest.mkdir()
+    return steps
+
+
+# Orbax leaves coroutines behind when reading fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["truncated", "flipped", "emptied"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, how):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished[0], workdir)
+    steps = damage_newest(workdir, how)
+    with pytest.warns(UserWarning, match=f"checkpoints/{steps[-1]} is damaged.*round {steps[-2]}"):
+        training.train(small(workdir))
+    assert metrics(workdir) == metrics(finished[0])
+    assert (workdir / "checkpoints-damaged" / str(steps[-1])).is_dir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training.train(small(workdir))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_only_damaged_checkpoints_fail_with_their_path(finished, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished[0], workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(step / "state")
+    before = tree_of(workdir)
+    with pytest.raises(
+        UserError, match="no whole checkpoint is left; .*/checkpoints/10 is damaged"
+    ):
+        training.train(small(workdir))
+    assert tree_of(workdir) == before
+
+
+def test_leftovers_of_a_killed_save_do_no_harm(finished, tmp_path):
+    workdir = tmp_path / "killed"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "checkpoints" / "11.orbax-checkpoint-tmp").mkdir()
+    with open(workdir / "metrics.csv", "a") as file:
+        file.write("11,0.5,,,,1,2,3,4,5,3,0.3,1.0\n12,0.25,0.")
+    training.train(small(workdir))
+    assert metrics(workdir) == metrics(finished[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    workdir = tmp_path / "diverged"
+    changes = {"server_learning_rate": 1e9, "client_learning_rate": 1e9, "prune_kind": "none"}
+    with pytest.raises(TrainingError, match=r"round \d+: the loss of client \d+ is not finite"):
+        training.train(small(workdir, **changes, checkpoint_every=1))
+    for path in (workdir / "checkpoints").iterdir():
+        assert path.name.isdigit()
+    rows = metrics(workdir)
+    assert all(np.isfinite(float(row["train_loss"])) for row in rows)
+
+
+def test_a_late_blow_up_keeps_the_checkpoint_before_it(finished, tmp_path, monkeypatch):
+    workdir = tmp_path / "late"
+    shutil.copytree(finished[0], workdir)
+    run = training._Run._rows
+
+    def poison(self, record, count):
+        losses = np.array(record.losses)
+        losses[0, 1, 2] = np.nan
+        return run(self, record.replace(losses=losses), count)
+
+    monkeypatch.setattr(training._Run, "_rows", poison)
+    with pytest.raises(TrainingError) as error:
+        training.train(small(workdir, rounds=12))
+    message = str(error.value)
+    assert "round 11: the loss of client" in message and "checkpoint is of round 10" in message
+    assert restore_run(workdir, "x")[1].round == 10
+
+
+def test_two_runs_in_one_workdir_at_once_are_refused(tmp_path):
+    from jfedsl.runtime import workdir
+
+    config = small(tmp_path / "shared")
+    with workdir.hold(config), pytest.raises(UserError, match="no other run is using"):
+        training.train(config)
+
+
+CANNOT_WORK = [
+    ({"cut": "conv9"}, "--cut=conv9: allowed is a layer to cut after (flatten, dense1, dense2)"),
+    ({"cut": "0"}, "--cut=0: allowed is"),
+    ({"cut": "4"}, "or a number from 1 to 3"),
+    ({"cut": "logits"}, "--cut=logits: allowed is"),
+    ({"clients": 2000, "participants": None}, "--clients=2000: allowed is as many as"),
+    ({"partition": "dirichlet", "dirichlet_alpha": 1e-3, "clients": 50}, "without examples: "),
+    ({"batch_size": 500}, "--batch_size=500: allowed is at most 359, the examples of client"),
+    ({"partition": "shards", "classes_per_client": 11}, "--classes_per_client=11: allowed is"),
+    ({"init_from": "/nonexistent"}, "--init_from=/nonexistent: allowed is the workdir of a run"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), CANNOT_WORK)
+def test_what_cannot_work_is_refused_before_any_folder_is_made(tmp_path, change, text):
+    workdir = tmp_path / "never"
+    with pytest.raises(UserError) as error:
+        training.train(small(workdir, **change))
+    assert text in str(error.value) and "\n" not in str(error.value)
+    assert not workdir.exists()
+
+
+def test_workdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for bad in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="--workdir="):
+            training.train(small(bad))
+
+
+def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
+    workdir = tmp_path / "fine-tuned"
+    config = small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1)
+    training.train(config)
+    start = weights_of(finished[0], training.build(config).initial)
+    experiment, state = restore_run(finished[0], "x")
+    merged = state.aggregator.params + state.server.params
+    for actual, expected in zip(
+        jax.tree.leaves(start.params), jax.tree.leaves(merged), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+    first = float(metrics(workdir)[0]["train_loss"])
+    assert first < 0.5 * float(metrics(finished[0])[0]["train_loss"])
+    # Once it has a checkpoint of its own, a run does not need its origin.
+    training.train(small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1))
+    del experiment
+
+
+def test_init_from_another_model_is_refused(finished, tmp_path):
+    with pytest.raises(UserError, match="a run of the same model; .* differs"):
+        training.train(small(tmp_path / "never", init_from=str(finished[0]), norm="group"))
+    assert not (tmp_path / "never").exists()
+
+
+def test_without_a_workdir_a_dated_one_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = training.train(plain(rounds=1, progress="lines"))
+    second = training.train(plain(rounds=1, progress="lines"))
+    assert first["workdir"] != second["workdir"]
+    printed = capsys.readouterr().out
+    assert f"workdir: {first['workdir']}" in printed
+    assert first["workdir"].startswith(str(tmp_path / "runs"))
+
+
+def test_table_adds_up(finished):
+    text = training.table(finished[1])
+    total = sum(finished[1]["bytes"].values())
+    dense = sum(finished[1]["uncompressed_bytes"].values())
+    assert f"{total:,}" in text and f"{dense:,}" in text and f"{total / dense:.3f}" in text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_checkpoints_of_a_live_run_are_read_without_being_touched(finished, tmp_path):
+    workdir = tmp_path / "live"
+    shutil.copytree(finished[0], workdir)
+    saving = workdir / "checkpoints" / "11.orbax-checkpoint-tmp"
+    saving.mkdir()
+    damage_newest_whole = workdir / "checkpoints" / "10"
+    shutil.rmtree(damage_newest_whole / "state")
+    with pytest.warns(UserWarning, match="checkpoints/10 is damaged"):
+        _, state = restore_run(workdir, "init_from")
+    assert state.round == 9
+    assert saving.is_dir() and damage_newest_whole.is_dir()
+    assert not list(workdir.glob("*damaged"))
+
+
+def test_a_users_own_model_and_data_fit_the_tables(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.arange(120, dtype=np.int32) % 3
+    images = rng.integers(0, 50, (120, 5, 4, 2), np.uint8) + (
+        80 * labels[:, None, None, None]
+    ).astype(np.uint8)
+    own = datasets.Dataset(datasets.Split(images, labels), datasets.Split(images, labels), 3)
+    monkeypatch.setitem(datasets.DATASETS, "own", lambda data_dir: own)
+    tiny = Entry(lambda classes, norm: mlp(classes, norm, (16,)), "dense1")
+    monkeypatch.setitem(ZOO, "tiny", tiny)
+    config = plain(workdir=str(tmp_path / "own"), rounds=40, momentum=0.9)
+    object.__setattr__(config, "dataset", "own")
+    object.__setattr__(config, "model", "tiny")
+    assert training.train(config)["final_accuracy"] > 0.9
+
+
+def test_closing_twice_is_harmless(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore({"a": np.zeros(2)}) is None and checkpoints.latest() is None
+    checkpoints.close()
+    checkpoints.close()
