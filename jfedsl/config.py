@@ -50,6 +50,9 @@ _POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 _NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
 
 
+_BITS = f" Allowed: 1 (qsgd: 2) to {MOST_BITS}, or {OFF_BITS} for off."
+
+
 def _bits(quantizer: str) -> Allowed:
     least = LEAST_BITS[quantizer]
     return Allowed(
@@ -117,10 +120,10 @@ class Config:
     bucket_size: int = _knob(
         512, "Entries that share a quantizer's header; 0 for whole tensors.", _at_least(0)
     )
-    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink.")
-    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients.")
-    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink.")
-    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.")
+    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink." + _BITS)
+    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients." + _BITS)
+    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink." + _BITS)
+    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink." + _BITS)
     aggregate_every: int = _knob(2, "Rounds in an aggregation period.", _COUNT)
     aggregation: str = _knob(
         "examples", "Weight clients by their examples, or equally.", _one_of(AGGREGATIONS)
@@ -242,7 +245,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
                 _RateList(), field.name, field.default, text, flag_values, _RateListSerializer()
             )
             continue
-        define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+        define: dict[type, Callable[..., Any]] = {
+            str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float
+        }  # fmt: skip
         define[kind](field.name, field.default, text, flag_values=flag_values)
 
 
@@ -252,7 +257,10 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
     Raises:
       UserError: a value is not allowed.
     """
-    return Config(**{f.name: flag_values[f.name].value for f in dataclasses.fields(Config)})
+    values: dict[str, Any] = {
+        field.name: flag_values[field.name].value for field in dataclasses.fields(Config)
+    }
+    return Config(**values)
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -23,6 +23,7 @@ from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import figures, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
+from jfedsl.runtime.events import Events
 from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
 
@@ -69,6 +70,7 @@ class _Run:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         workdir.record(config, folder)
         self.metrics = Metrics(folder / "metrics.csv", self.round)
+        self.events = Events(folder / "tensorboard", self.round)
 
     def finish(self) -> dict[str, Any]:
         """Runs the rounds that are left; writes summary and picture."""
@@ -77,6 +79,7 @@ class _Run:
             self._rounds(progress)
         finally:
             progress.close()
+            self.events.close()
             self.checkpoints.close()
         return self._report()
 
@@ -99,7 +102,7 @@ class _Run:
                 evaluation = self._evaluate(evaluate, end)
             seconds = (time.perf_counter() - began) / count
             rows[-1].update(evaluation)
-            self.metrics.append([{**row, "host_seconds": seconds} for row in rows])
+            self._log([{**row, "host_seconds": seconds} for row in rows])
             self.round = end
             progress.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
             if end % config.checkpoint_every == 0 or end == config.rounds:
@@ -122,11 +125,15 @@ class _Run:
         for i in range(count):
             finite = np.isfinite(record.losses[i])
             if not finite.all():
-                self.metrics.append([{**row, "host_seconds": 0.0} for row in rows])
+                self._log([{**row, "host_seconds": 0.0} for row in rows])
                 client = record.participants[i][np.argwhere(~finite)[0][1]]
                 raise self._failure(f"round {self.round + i + 1}: the loss of client {client}")
             rows.append(self._row(record, i))
         return rows
+
+    def _log(self, rows: list[Row]) -> None:
+        self.metrics.append(rows)
+        self.events.append(rows)
 
     def _row(self, record: RoundRecord, i: int) -> Row:
         sent = {s: int(np.sum(getattr(record, f"{s}_bytes")[i], dtype=np.int64)) for s in STREAMS}

@@ -1,7 +1,6 @@
 """Strict settings for every test: no silent promotion, no key used twice."""
 
 import atexit
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +13,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 
-# The same small programs are compiled again and again, by child processes too.
+# The same small programs are compiled again and again.
 _cache = tempfile.mkdtemp(prefix="jfedsl-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 jax.config.update("jax_compilation_cache_dir", _cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

@@ -58,7 +58,8 @@ def test_what_a_run_leaves(finished):
     workdir, summary = finished
     names = {path.name for path in workdir.iterdir()}
     assert names == {
-        "config.json", "metrics.csv", "summary.json", "accuracy.png", "checkpoints", ".lock"
+        "config.json", "metrics.csv", "summary.json", "accuracy.png", "checkpoints",
+        "tensorboard", ".lock",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)

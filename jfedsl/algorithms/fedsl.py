@@ -53,7 +53,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     optimizer = scheme.client_optimizer.init(own)
     shared = optimizer if scheme.client_optimizer_state == "average" else None
     pruner = scheme.pruner
-    pruning = pruner.init(own) if pruner else None
+    pruning: Any = pruner.init(own) if pruner else None
     links = _init_links(scheme, own, stats, image)
     zero = jnp.zeros((), jnp.int32)
 
@@ -136,8 +136,8 @@ def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array
 def _pruned_fraction(scheme: Scheme, masks: object) -> Array:
     if scheme.pruner is None or scheme.pruner.mask_bits == 0:
         return jnp.zeros(())
-    removed = sum(jnp.sum(~m, dtype=jnp.float32) for m in jax.tree.leaves(masks))
-    return removed / (scheme.participants * scheme.pruner.mask_bits)
+    removed = [jnp.sum(~m, dtype=jnp.float32) for m in jax.tree.leaves(masks)]
+    return jnp.sum(jnp.stack(removed)) / (scheme.participants * scheme.pruner.mask_bits)
 
 
 def _init_links(scheme: Scheme, params: Any, stats: Any, image: Array) -> Links:

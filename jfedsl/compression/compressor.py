@@ -13,8 +13,7 @@ from jfedsl.keys import fold
 FLOAT_BITS = 32
 
 
-@struct.dataclass
-class Message:
+class Message(struct.PyTreeNode):
     """What the receiver reconstructs of a tensor, and what sending it cost.
 
     Attributes:
@@ -84,7 +83,7 @@ def send_tree(
       New states, the tree the receiver reconstructs, and the messages it came in.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    masks = [None] * len(leaves) if kept is None else treedef.flatten_up_to(kept)
+    masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)
     updated, messages = [], []
     for i, (state, leaf, mask) in enumerate(zip(states, leaves, masks, strict=True)):
         state, message = compressor.send(state, fold(key, i), Message(leaf, mask))

@@ -51,7 +51,7 @@ def from_linen(name: str, module: nn.Module) -> Layer:
     """
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
-    def options(train: bool) -> dict[str, bool]:
+    def options(train: bool) -> dict[str, Any]:
         return {"train": train} if takes_train else {}
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:
@@ -60,9 +60,12 @@ def from_linen(name: str, module: nn.Module) -> Layer:
 
     def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
         variables = {"params": params, "batch_stats": stats}
-        if not train or not stats:
-            return module.apply(variables, x, **options(train)), stats
-        y, updated = module.apply(variables, x, **options(train), mutable=["batch_stats"])
+        updated: Any = {"batch_stats": stats}
+        y: Any
+        if train and stats:
+            y, updated = module.apply(variables, x, mutable=["batch_stats"], **options(train))
+        else:
+            y = module.apply(variables, x, **options(train))
         return y, updated["batch_stats"]
 
     return Layer(name, init, apply)

@@ -14,7 +14,7 @@ def map_clients(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:
     Args:
       function: of pytrees of arrays; returns any pytree, `jax.vjp` functions included.
       chunk: clients computed at once: 1 is a loop, the number of clients or more a plain vmap, in
-        between a loop over nearly equal chunks, the last one filled up with repeats of the last client.
+        between a loop over nearly equal chunks, the last filled up with repeats of the last client.
 
     Returns:
       The mapped function; results do not depend on the chunk beyond rounding.

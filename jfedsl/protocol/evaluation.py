@@ -16,8 +16,7 @@ from jfedsl.protocol.state import Data, Scheme, State, weights
 from jfedsl.pruning.pruner import keep
 
 
-@struct.dataclass
-class TestSet:
+class TestSet(struct.PyTreeNode):
     """Padded and folded into batches.
 
     Attributes:
@@ -47,8 +46,7 @@ def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
     return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
 
 
-@struct.dataclass
-class Evaluation:
+class Evaluation(struct.PyTreeNode):
     """Mean test loss and accuracy in [0, 1]; dense is without masks. float32 scalars."""
 
     test_loss: Array

@@ -25,8 +25,7 @@ class Batch(NamedTuple):
     labels: Array
 
 
-@struct.dataclass
-class ExchangeRecord:
+class ExchangeRecord(struct.PyTreeNode):
     """What one exchange cost, per participant.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Optax optimizers whose learning rate follows the run's exchanges, and masked steps with them."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array
 
 from jfedsl.models.layers import Params
 
-Optimizer = optax.GradientTransformationExtraArgs
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "linear", "cosine", "warmup_cosine")
 WARMUP = 0.05

@@ -11,8 +11,7 @@ from jax import Array, lax
 from jfedsl.protocol.state import Data, State
 
 
-@struct.dataclass
-class RoundRecord:
+class RoundRecord(struct.PyTreeNode):
     """What one round cost and achieved; stacked on a leading axis for many rounds.
 
     Attributes:

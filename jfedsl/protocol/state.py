@@ -88,8 +88,7 @@ class Data(NamedTuple):
     partition: Partition
 
 
-@struct.dataclass
-class Client:
+class Client(struct.PyTreeNode):
     """One client; stacked on a leading axis `[C]` or `[K]` for many.
 
     Attributes:
@@ -109,8 +108,7 @@ class Client:
     drawn: Array
 
 
-@struct.dataclass
-class Server:
+class Server(struct.PyTreeNode):
     """The server's part of the model with its optimizer state."""
 
     params: Any
@@ -118,8 +116,7 @@ class Server:
     optimizer: Any
 
 
-@struct.dataclass
-class Aggregator:
+class Aggregator(struct.PyTreeNode):
     """The aggregated dense client-side model and what pruning remembers.
 
     Attributes:
@@ -135,8 +132,7 @@ class Aggregator:
     pruning: Any
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """Where a run stands between two rounds.
 
     Attributes:

@@ -19,8 +19,7 @@ SCORES = ("magnitude", "random", "taylor")
 SCOPES = ("global", "layer")
 
 
-@struct.dataclass
-class PruningState:
+class PruningState(struct.PyTreeNode):
     """What the aggregator remembers between aggregations, one entry a prunable leaf.
 
     Attributes:

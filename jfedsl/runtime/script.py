@@ -1,5 +1,6 @@
 """How every experiment script starts: flags, one-line errors, exit status."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 
@@ -21,23 +22,32 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def run(main: Callable[[Config], object]) -> None:
-    """Runs `main` on the config that the command line describes.
+    """Runs `main` on the config that the command line describes, as `start` does."""
+    config.define_flags()
+    for field in dataclasses.fields(Config):  # so that --help shows them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
+    start(
+        lambda: main(config.from_flags()),
+        "interrupted; the same command with the run's --workdir resumes",
+    )
+
+
+def start(main: Callable[[], object], interrupted: str) -> None:
+    """Parses the command line, then runs `main`.
 
     A user's mistake prints one line and exits with status 2, a failed training with 1, an
-    interruption with 130; none of them prints a traceback.
+    interruption prints `interrupted` and exits with 130; none of them prints a traceback.
     """
-    config.define_flags()
-    flags.adopt_module_key_flags(config)
 
     def guarded(_: list[str]) -> None:
         try:
-            main(config.from_flags())
+            main()
         except UserError as error:
             _exit(str(error), 2)
         except TrainingError as error:
             _exit(str(error), 1)
         except KeyboardInterrupt:
-            _exit("interrupted; the same command with the run's --workdir resumes", 130)
+            _exit(interrupted, 130)
 
     def parse(arguments: list[str]) -> list[str]:
         try:

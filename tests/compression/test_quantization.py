@@ -58,13 +58,14 @@ def many(
     kind: str, bits: tuple[int, ...], bucket: int, values: Array, count: int = DRAWS
 ) -> list[Array]:
     """The same values sent by many clients with keys of their own, `[count, ...]` for each bits."""
-    keys = jax.random.split(jax.random.key(0), count)
 
-    def one(key: Array) -> list[Array]:
-        return [quantizer(kind, b, bucket).send((), key, Message(values))[1].values for b in bits]
+    def of(bits: int) -> Array:
+        send_one = quantizer(kind, bits, bucket).send
+        keys = jax.random.split(jax.random.key(0), count)
+        return jax.vmap(lambda key: send_one((), key, Message(values))[1].values)(keys)
 
     # One program for all bits compiles the drawing once.
-    return jax.vmap(one)(keys)
+    return [of(b) for b in bits]
 
 
 def largest_step(kind: str, bits: int, buckets: np.ndarray) -> np.ndarray:
@@ -85,7 +86,7 @@ def squared_error_bound(kind: str, bits: int, buckets: np.ndarray) -> float:
 
 @cache
 def all_samples(kind: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Values `[3, 32]`, one row a bucket, and what receivers got, `[DRAWS, 3, 32]` for each bits."""
+    """Values `[3, 32]`, one row a bucket, and `[DRAWS, 3, 32]` received for each bits."""
     values = data((3, 32)) * jnp.array([[1.0], [-100.0], [1e-3]])
     received = many(kind, tuple(range(LEAST_BITS[kind], 17)), 32, values)
     return np.asarray(values, np.float64), [np.asarray(r, np.float64) for r in received]
@@ -172,7 +173,10 @@ def test_equals_the_formula_in_float64(
     kind: str, shape: tuple[int, ...], bucket: int, masked: bool
 ) -> None:
     for bits in (LEAST_BITS[kind], 8):
-        values = np.asarray(data(shape)) * np.where(np.asarray(data(shape, 6)) > 3, 1, -1)
+        # Mixed signs for the norm; one sign for the range, so that a stray 0 would widen it.
+        mixed = np.where(np.asarray(data(shape, 6)) > 3, 1, -1)
+        sign = mixed if kind == "qsgd" else 1 - 2 * int(masked)
+        values = np.abs(data(shape)) * np.asarray(sign, np.float32)
         kept = np.asarray(data(shape, 7)) > 2.5 if masked else np.ones(shape, bool)
         width = bucket or values.size
         draws = jax.random.uniform(jax.random.key(0), (-(-values.size // width), width))
@@ -187,7 +191,7 @@ def test_equals_the_formula_in_float64(
 
 @given(
     kind=st.sampled_from(list(QUANTIZERS)),
-    sizes=st.sampled_from([(33, 16), (16, 16), (17, 0), (7, 100), (5, 1)]),
+    sizes=st.sampled_from([(33, 16), (17, 0), (7, 100), (5, 1)]),
     seed=st.integers(0, 2**32 - 1),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
@@ -227,7 +231,7 @@ def test_a_bucket_at_least_as_large_as_the_tensor_is_the_whole_tensor(kind: str)
 
 
 @both_kinds
-@pytest.mark.parametrize("junk", [1e6, -1e6, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("junk", [1e6, np.nan, -np.inf])
 def test_entries_not_kept_do_not_matter(kind: str, junk: float) -> None:
     kept = np.asarray(data((70,), 7)) > 3
     clean = send(kind, 4, 16, data(), kept)
@@ -247,7 +251,7 @@ def test_buckets_do_not_influence_each_other(kind: str) -> None:
 
 @both_kinds
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [16, 20, 31])
+@pytest.mark.parametrize("place", [16, 31])
 def test_nan_or_infinity_makes_its_bucket_nan_and_no_other(
     kind: str, bad: float, place: int
 ) -> None:
@@ -299,9 +303,9 @@ def test_the_scale_of_a_tensor_does_not_matter(kind: str, scale: float) -> None:
 def test_the_top_code_is_never_exceeded(bits: int) -> None:
     top = 2**bits - 1
     # Dense near the top, where float32 cannot hold t + u; a million draws.
-    values = top - np.random.default_rng(0).random(1_000_000).astype(np.float32)
-    values[:2] = 0, top
-    received = np.asarray(send("uniform", bits, 0, values).values)
+    values = top - np.random.default_rng(0).random(2**20).astype(np.float32)
+    values[::4096], values[1::4096] = 0, top
+    received = send("uniform", bits, 4096, values, np.ones(values.shape, bool)).values
     # Steps are 1 and codes whole numbers, so that nothing is rounded.
     assert received.max() == top
     assert received.min() == 0
@@ -310,19 +314,21 @@ def test_the_top_code_is_never_exceeded(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [12, 16])
 def test_the_top_value_stays_the_greatest_up_to_rounding(bits: int) -> None:
-    values = np.random.default_rng(0).random(1_000_000).astype(np.float32) * 3 - 1
-    received = np.asarray(send("uniform", bits, 0, values).values)
-    # low + step * top rounds three times: step, product and sum, of numbers below 3.
-    assert received.max() <= values.max() + 3 * 3 * EPSILON
-    assert received.min() == values.min()
+    values = np.random.default_rng(0).random(2**20).astype(np.float32) * 3 - 1
+    received = send("uniform", bits, 4096, values, np.ones(values.shape, bool)).values
+    rows, received = values.reshape(-1, 4096), received.reshape(-1, 4096)
+    # low + step * top rounds the range, the step, the product and the sum, of numbers up to 3.
+    assert np.all(received.max(1) <= rows.max(1) + 4 * 3 * EPSILON / 2)
+    np.testing.assert_array_equal(received.min(1), rows.min(1))
 
 
 def test_uniform_is_unbiased_at_16_bits_near_the_top() -> None:
-    draws = 8_000_000
+    draws = 2**22
     values = np.full(draws, 65534.5, np.float32)
-    values[:2] = 0, 65535
-    up = np.mean(np.asarray(send("uniform", 16, 0, values).values)[2:] == 65535)
-    # floor(t + u) would be off by half a float32 spacing, 2^-9, which is 11 standard errors.
+    values[::4096], values[1::4096] = 0, 65535
+    received = send("uniform", 16, 4096, values, np.ones(draws, bool)).values
+    up = np.mean(received[values == 65534.5] == 65535)
+    # floor(t + u) would be off by half a float32 spacing, 2^-9, which is 8 standard errors.
     assert abs(up - 0.5) <= 5 * 0.5 / np.sqrt(draws)
 
 
@@ -365,8 +371,8 @@ def test_mapped_over_clients_equals_a_python_loop(kind: str) -> None:
         return quantizer(kind, 4, 16).send((), key, Message(values, kept))[1]
 
     keys = jax.random.split(jax.random.key(0), 3)
-    together = jax.vmap(one, out_axes=Message(0, 0, None, 0))(keys, values, masks)
+    together = jax.jit(jax.vmap(one, out_axes=Message(0, 0, None, 0)))(keys, values, masks)
     for n, key in enumerate(jax.random.split(jax.random.key(0), 3)):
-        alone = one(key, values[n], masks[n])
+        alone = jax.jit(one)(key, values[n], masks[n])
         np.testing.assert_array_equal(together.values[n], alone.values)
         assert int(together.header_bits[n]) == int(alone.header_bits)

@@ -1,0 +1,138 @@
+"""What the forms of models/ops.py are worth: forward and backward inside a loop over clients.
+
+    python benchmarks/convolution.py
+
+Each case is one 3x3 convolution or 2x2 pooling, forward and gradient of both operands, for every
+client in turn inside `lax.map`, our form against the plain one, in alternation. Prints a table and
+one JSON line a case; a multiply-add counts as 2 FLOPs, padding taps included.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags, logging
+from flax import linen as nn
+from jax import Array, lax
+
+from jfedsl.models import ops
+
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
+_CLIENTS = flags.DEFINE_integer("clients", 8, "Clients in the loop.", lower_bound=1)
+
+Op = Callable[..., Array]
+
+
+class Case(NamedTuple):
+    """Shapes of one comparison: activations `[B, H, H, Cin]`, `channels` out (0 for pooling)."""
+
+    name: str
+    batch: int
+    size: int
+    inputs: int
+    channels: int
+
+
+CASES = (
+    Case("early convolution", 16, 32, 64, 64),
+    Case("middle convolution", 16, 8, 256, 256),
+    Case("map smaller than kernel", 16, 2, 512, 512),
+    Case("pooling", 16, 32, 64, 0),
+)
+
+
+def _plain_conv(x: Array, w: Array) -> Array:
+    return lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _our_conv(x: Array, w: Array) -> Array:
+    return ops.conv_general_dilated(x, w, (1, 1), "SAME")
+
+
+def _plain_pool(x: Array, w: Array) -> Array:
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def _our_pool(x: Array, w: Array) -> Array:
+    return ops.max_pool(x)
+
+
+def _looped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Gradients of a sum of squares for one client after the other, compiled."""
+
+    def one(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))(*arguments)
+
+    return jax.jit(lambda x, w: lax.map(one, (x, w)))
+
+
+def _vmapped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The same for all clients at once: convolutions become grouped ones."""
+    return jax.jit(jax.vmap(jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))))
+
+
+class Result(NamedTuple):
+    """Seconds a call of each form, as measured, and the FLOPs of a call."""
+
+    case: Case
+    flops: int
+    seconds: dict[str, list[float]]
+
+    def to_json(self, clients: int) -> str:
+        """One line with medians, extremes and what they were measured on."""
+        spread = {
+            name: {"median": statistics.median(s), "least": min(s), "greatest": max(s)}
+            for name, s in self.seconds.items()
+        }
+        about = {"clients": clients, "dtype": "float32", "flops": self.flops, "seconds": spread}
+        where = {"device_kind": jax.devices()[0].device_kind, "jax": jax.__version__}
+        return json.dumps({**self.case._asdict(), **about, **where})
+
+
+def measure(case: Case, clients: int, repeats: int) -> Result:
+    """Times each form in alternation, after a warm-up."""
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (clients, case.batch, case.size, case.size, case.inputs))
+    w = jax.random.normal(keys[1], (clients, 3, 3, case.inputs, max(case.channels, 1)))
+    plain, ours = (_plain_conv, _our_conv) if case.channels else (_plain_pool, _our_pool)
+    forms = {
+        "ours in a loop": _looped(ours),
+        "plain in a loop": _looped(plain),
+        "plain vmapped": _vmapped(plain),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for form in forms.values():
+        jax.block_until_ready(form(x, w))
+    for _ in range(repeats):
+        for name, form in forms.items():
+            began = time.perf_counter()
+            jax.block_until_ready(form(x, w))
+            seconds[name].append(time.perf_counter() - began)
+    flops = 3 * 2 * 9 * case.inputs * case.channels * case.size**2 * case.batch * clients
+    return Result(case, flops, seconds)
+
+
+def main(_: list[str]) -> None:
+    """Measures every case."""
+    logging.set_verbosity(logging.ERROR)
+    results = [measure(case, _CLIENTS.value, _REPEATS.value) for case in CASES]
+    print(f"{'case':<26}{'form':<18}{'ms':>9}{'GFLOP/s':>9}{'times ours':>12}")
+    for case, flops, seconds in results:
+        least = statistics.median(seconds["ours in a loop"])
+        for name, measured in seconds.items():
+            median = statistics.median(measured)
+            rate = f"{flops / median / 1e9:.0f}" if flops else "-"
+            row = f"{case.name:<26}{name:<18}{median * 1e3:>9.1f}{rate:>9}{median / least:>12.2f}"
+            print(row)
+    for result in results:
+        print(result.to_json(_CLIENTS.value))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,342 @@
+"""Pruning: each client's masks meet its rate, follow the scores, and change with them only."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from jfedsl.pruning.pruner import SCOPES, SCORES, Pruner, PruningState, keep, weight_pruner
+
+RATES = (0.3, 0.0, 0.85, 0.3, 0.5)
+CLIENTS = len(RATES)
+PRUNABLE: Any = ({"bias": False, "kernel": True}, {}, {"kernel": True}, {"kernel": False})
+SIZES = [30, 24]
+every_score = pytest.mark.parametrize("score", SCORES)
+every_scope = pytest.mark.parametrize("scope", SCOPES)
+Masks = Any
+
+
+def model(seed: int) -> Any:
+    """A client-side part: two prunable leaves among others and a layer without parameters."""
+    draw = np.random.default_rng(seed).normal
+    shapes = ({"bias": (6,), "kernel": (5, 6)}, {}, {"kernel": (2, 3, 4)}, {"kernel": (4, 3)})
+    return jax.tree.map(
+        lambda shape: jnp.asarray(draw(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda leaf: isinstance(leaf, tuple) and isinstance(leaf[0], int),
+    )
+
+
+@cache
+def pruner(
+    score: str = "magnitude",
+    scope: str = "global",
+    ramp: int = 0,
+    rates: tuple[float, ...] = RATES,
+) -> Pruner:
+    return weight_pruner(PRUNABLE, SIZES, rates, score, scope, ramp)
+
+
+@partial(jax.jit, static_argnums=0)
+def compiled_masks(
+    masks: Callable[..., Masks], state: PruningState, params: Any, seed: Array, round_: Array
+) -> Masks:
+    clients = jnp.arange(CLIENTS, dtype=jnp.int32)
+    over_clients = jax.vmap(masks, (None, None, None, None, 0))
+    return over_clients(state, params, jax.random.key(seed), round_, clients)
+
+
+def masks_of(
+    pruner: Pruner, params: Any, round_: int = 0, seed: int = 0, state: PruningState | None = None
+) -> Masks:
+    """Masks of all clients, `[C, ...]` in every leaf."""
+    state = pruner.init(params) if state is None else state
+    found = compiled_masks(pruner.masks, state, params, jnp.uint32(seed), jnp.int32(round_))
+    return jax.tree.map(np.asarray, found)
+
+
+def pick(tree: Any) -> list[Any]:
+    """The prunable leaves."""
+    return [tree[0]["kernel"], tree[2]["kernel"]]
+
+
+def flat(leaves: list[Any]) -> np.ndarray:
+    """Leaves `[C, ...]` side by side: `[C, weights]`."""
+    return np.concatenate([np.reshape(leaf, (CLIENTS, -1)) for leaf in leaves], axis=1)
+
+
+def competing(tree: Any, scope: str) -> list[np.ndarray]:
+    """Groups of weights ranked together, `[C, weights]` each."""
+    leaves = pick(tree)
+    return [flat(leaves)] if scope == "global" else [flat([leaf]) for leaf in leaves]
+
+
+def same_for_all(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.tile(leaf, (CLIENTS,) + (1,) * leaf.ndim), tree)
+
+
+def zeros_like(tree: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def assert_trees_equal(one: Any, other: Any) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@every_score
+@every_scope
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_client_loses_its_rate_to_one_weight(score: str, scope: str, tied: bool) -> None:
+    params = jax.tree.map(jnp.ones_like, model(0)) if tied else model(0)
+    for masks in competing(masks_of(pruner(score, scope), params), scope):
+        removed = np.sum(~masks, axis=1)
+        np.testing.assert_array_equal(removed, np.rint(np.array(RATES) * masks.shape[1]))
+
+
+@every_scope
+def test_the_least_magnitudes_go(scope: str) -> None:
+    params = model(1)
+    masks = competing(masks_of(pruner(scope=scope), params), scope)
+    weights = competing(same_for_all(params), scope)
+    for mask, weight in zip(masks, weights, strict=True):
+        for kept, size in zip(mask, np.abs(weight), strict=True):
+            assert np.max(size[~kept], initial=0) < np.min(size[kept])
+
+
+def test_global_scope_prunes_the_leaf_of_small_weights_harder() -> None:
+    params = model(2)
+    params[0]["kernel"] *= 1e-3
+    small, large = (np.sum(~m) for m in pick(masks_of(pruner(), params)))
+    # At most 46 of 54 go from one client, 30 of them from the small leaf.
+    assert small == 30 + 16 + 16 + 27
+    assert large == 46 - 30
+    evenly = [np.mean(~m) for m in pick(masks_of(pruner(scope="layer"), params))]
+    assert abs(evenly[0] - evenly[1]) < 1 / 24
+
+
+@every_score
+@every_scope
+def test_masks_are_bools_like_the_parameters_and_true_where_nothing_may_go(
+    score: str, scope: str
+) -> None:
+    params = model(0)
+    masks = masks_of(pruner(score, scope), params)
+    assert jax.tree.map(np.shape, masks) == jax.tree.map(
+        lambda leaf: (CLIENTS, *leaf.shape), params
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(masks)} == {np.dtype(bool)}
+    assert masks[0]["bias"].all()
+    assert masks[3]["kernel"].all()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+@every_scope
+def test_a_higher_rate_keeps_a_subset_of_what_a_lower_rate_keeps(score: str, scope: str) -> None:
+    masks = flat(pick(masks_of(pruner(score, scope), model(3))))
+    order = np.argsort(RATES, kind="stable")
+    for low, high in zip(order[:-1], order[1:], strict=True):
+        assert np.all(masks[low] | ~masks[high])
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+def test_clients_with_equal_rates_have_equal_numbers_and_equal_masks(score: str) -> None:
+    variant = pruner(score).variant
+    assert variant is not None
+    masks = flat(pick(masks_of(pruner(score), model(0))))
+    for one in range(CLIENTS):
+        for other in range(CLIENTS):
+            assert (variant[one] == variant[other]) == (RATES[one] == RATES[other])
+            assert np.array_equal(masks[one], masks[other]) == (RATES[one] == RATES[other])
+
+
+@every_score
+def test_variants_are_numbered_from_zero(score: str) -> None:
+    found = pruner(score)
+    assert found.variants == len(set(RATES))
+    if score == "random":
+        # No two clients share masks, whatever their rates.
+        assert found.variant is None
+    else:
+        assert found.variant is not None
+        assert sorted(set(found.variant.tolist())) == list(range(found.variants))
+
+
+@every_score
+def test_a_mask_takes_one_bit_a_prunable_weight_on_the_way_down(score: str) -> None:
+    assert pruner(score).mask_bits == sum(leaf.size for leaf in pick(model(0))) == sum(SIZES)
+
+
+RAMP = 4
+
+
+@every_score
+@every_scope
+def test_the_ramp_starts_at_nothing_and_grows_to_the_final_rate(score: str, scope: str) -> None:
+    params, ramped = model(0), pruner(score, scope, RAMP)
+    removed = np.array(
+        [(~flat(pick(masks_of(ramped, params, round_)))).sum(1) for round_ in range(RAMP + 3)]
+    )
+    assert not removed[0].any()
+    assert np.all(np.diff(removed, axis=0) >= 0)
+    final = (~flat(pick(masks_of(pruner(score, scope), params)))).sum(1)
+    np.testing.assert_array_equal(removed[RAMP:], np.tile(final, (3, 1)))
+    assert np.all(removed[1] < final, where=np.array(RATES) > 0)
+
+
+def test_the_ramp_meets_the_cubic_formula_to_one_weight() -> None:
+    for round_ in range(RAMP + 1):
+        removed = (~flat(pick(masks_of(pruner(ramp=RAMP), model(0), round_)))).sum(1)
+        rates = np.array(RATES) * (1 - (1 - round_ / RAMP) ** 3)
+        np.testing.assert_array_equal(removed, np.rint(rates * sum(SIZES)))
+
+
+def test_random_masks_differ_by_client_round_and_key_and_repeat_for_the_same() -> None:
+    # Clients 0 and 3 have the same rate.
+    params, random = model(0), pruner("random")
+    first = flat(pick(masks_of(random, params, 1)))
+    np.testing.assert_array_equal(first, flat(pick(masks_of(random, params, 1))))
+    assert not np.array_equal(first[0], first[3])
+    for other in (masks_of(random, params, 2), masks_of(random, params, 1, seed=1)):
+        assert not np.array_equal(first[0], flat(pick(other))[0])
+
+
+def test_random_masks_do_not_depend_on_the_weights() -> None:
+    masks = masks_of(pruner("random"), model(0))
+    assert_trees_equal(masks, masks_of(pruner("random"), model(1)))
+
+
+def test_random_masks_remove_every_weight_alike() -> None:
+    rounds = 200
+    random = pruner("random")
+    kept = np.mean([flat(pick(masks_of(random, model(0), r)))[4] for r in range(rounds)], axis=0)
+    # Client 4 keeps half: each weight is kept in half of the rounds, within five deviations.
+    assert np.all(np.abs(kept - 0.5) <= 5 * 0.5 / np.sqrt(rounds))
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+def test_masks_of_ranked_scores_depend_on_neither_key_nor_round(score: str) -> None:
+    first = masks_of(pruner(score), model(0), 0, 0)
+    assert_trees_equal(first, masks_of(pruner(score), model(0), 5, 1))
+
+
+def update(pruner: Pruner, state: PruningState, before: Any, after: Any, kept: Any) -> PruningState:
+    return jax.jit(pruner.update)(state, before, after, kept)
+
+
+def test_magnitude_masks_follow_the_aggregated_weights() -> None:
+    before, after = model(0), model(1)
+    dynamic = pruner()
+    state = update(dynamic, dynamic.init(before), before, after, zeros_like(before))
+    # Even of weights that nobody kept, and as if pruning had begun with them.
+    masks = masks_of(dynamic, after, state=state)
+    assert_trees_equal(masks, masks_of(dynamic, after))
+    assert not np.array_equal(flat(pick(masks)), flat(pick(masks_of(dynamic, before))))
+    assert state.scores is None
+
+
+def some_kept(seed: int = 9) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.6), model(0))
+
+
+def test_taylor_scores_are_at_first_magnitudes() -> None:
+    state = pruner("taylor").init(model(0))
+    assert state.scores is not None
+    for found, weights in zip(state.scores, pick(model(0)), strict=True):
+        np.testing.assert_array_equal(found, jnp.abs(weights))
+    assert_trees_equal(masks_of(pruner("taylor"), model(0)), masks_of(pruner(), model(0)))
+
+
+def test_taylor_scores_are_weight_times_change_where_anyone_kept_the_weight() -> None:
+    before, after, kept, taylor = model(0), model(1), some_kept(), pruner("taylor")
+    state = update(taylor, taylor.init(before), before, after, kept)
+    assert state.scores is not None
+    rows = zip(state.scores, *map(pick, (before, after, kept)), strict=True)
+    for found, old, new, mask in rows:
+        # Nobody's keeping leaves the last score, here the first magnitude.
+        expected = np.where(mask, np.abs(new * (new - old)), np.abs(old))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_taylor_scores_stay_while_nobody_keeps_the_weights() -> None:
+    before, after, taylor = model(0), model(1), pruner("taylor")
+    kept = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), before)
+    nobody = jax.tree.map(jnp.logical_not, kept)
+    state = update(taylor, taylor.init(before), before, after, kept)
+    assert_trees_equal(state, update(taylor, state, after, model(2), nobody))
+
+
+@every_scope
+def test_the_least_taylor_scores_go(scope: str) -> None:
+    before, after, taylor = model(0), model(1), pruner("taylor", scope)
+    state = update(taylor, taylor.init(before), before, after, some_kept())
+    assert state.scores is not None
+    scores: Any = ({"kernel": state.scores[0]}, {}, {"kernel": state.scores[1]})
+    masks = competing(masks_of(taylor, after, state=state), scope)
+    for mask, score in zip(masks, competing(same_for_all(scores), scope), strict=True):
+        for kept, of_client in zip(mask, score, strict=True):
+            assert np.max(of_client[~kept], initial=0) <= np.min(of_client[kept])
+
+
+@every_score
+def test_a_weight_that_was_pruned_can_come_back(score: str) -> None:
+    before, after = model(0), model(1)
+    dynamic = pruner(score)
+    state = dynamic.init(before)
+    first = flat(pick(masks_of(dynamic, before, 0, state=state)))
+    kept = jax.tree.map(lambda m: jnp.asarray(m.any(axis=0)), masks_of(dynamic, before))
+    state = update(dynamic, state, before, after, kept)
+    second = flat(pick(masks_of(dynamic, after, 1, state=state)))
+    assert np.any(second & ~first)
+
+
+@every_score
+@every_scope
+def test_a_part_without_prunable_weights_keeps_all(score: str, scope: str) -> None:
+    params: Any = ({}, {"bias": jnp.ones(3)})
+    nothing = weight_pruner(({}, {"bias": False}), [], RATES, score, scope, RAMP)
+    state = nothing.update(nothing.init(params), params, params, zeros_like(params))
+    masks = masks_of(nothing, params, RAMP, state=state)
+    assert_trees_equal(masks, ({}, {"bias": np.ones((CLIENTS, 3), bool)}))
+    assert nothing.mask_bits == 0
+
+
+@every_score
+def test_mapped_over_clients_equals_a_python_loop(score: str) -> None:
+    params, looped = model(0), pruner(score)
+    together = masks_of(looped, params, 1)
+    state = looped.init(params)
+    for client in range(CLIENTS):
+        alone = looped.masks(state, params, jax.random.key(0), jnp.int32(1), jnp.int32(client))
+        assert_trees_equal(alone, jax.tree.map(lambda leaf, n=client: leaf[n], together))
+
+
+def test_rate_zero_keeps_all() -> None:
+    masks = masks_of(pruner(rates=(0.0,) * CLIENTS), model(0))
+    assert all(leaf.all() for leaf in jax.tree.leaves(masks))
+
+
+def test_keep_zeroes_what_is_pruned_exactly_and_leaves_the_rest() -> None:
+    params, masks = model(0), some_kept()
+    params[0]["kernel"] = jnp.where(masks[0]["kernel"], params[0]["kernel"], jnp.nan)
+    kept = keep(params, masks)
+    expected = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), params, masks)
+    assert_trees_equal(kept, expected)
+    assert np.isfinite(np.asarray(kept[0]["kernel"])).all()
+    assert keep(params, None) is params
+
+
+def test_no_gradient_reaches_pruned_weights() -> None:
+    params, masks = model(0), some_kept()
+
+    def loss(params: Any) -> Array:
+        return sum(jnp.sum(jnp.exp(leaf)) for leaf in jax.tree.leaves(keep(params, masks)))
+
+    expected = jax.tree.map(lambda w, m: np.where(m, jnp.exp(w), 0), params, masks)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), jax.grad(loss)(params), expected)
