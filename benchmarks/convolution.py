@@ -45,14 +45,15 @@ CASES = (
 )
 
 
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
 def _plain_conv(x: Array, w: Array) -> Array:
-    return lax.conv_general_dilated(
-        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
 
 
 def _our_conv(x: Array, w: Array) -> Array:
-    return ops.conv_general_dilated(x, w, (1, 1), "SAME")
+    return ops.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
 
 
 def _plain_pool(x: Array, w: Array) -> Array:

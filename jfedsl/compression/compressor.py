@@ -70,7 +70,7 @@ def init_tree(compressor: Compressor, tree: Any) -> tuple[Any, ...]:
 def send_tree(
     compressor: Compressor, states: Any, key: Array, tree: Any, kept: Any = None
 ) -> tuple[Any, Any, list[Message]]:
-    """Sends every leaf as a tensor of its own.
+    """Sends every leaf as a tensor of its own, entries that are not kept as 0.
 
     Args:
       compressor: applied to each leaf.
@@ -86,6 +86,7 @@ def send_tree(
     masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)
     updated, messages = [], []
     for i, (state, leaf, mask) in enumerate(zip(states, leaves, masks, strict=True)):
+        leaf = leaf if mask is None else jnp.where(mask, leaf, 0.0)
         state, message = compressor.send(state, fold(key, i), Message(leaf, mask))
         updated.append(state)
         messages.append(message)
@@ -104,14 +105,15 @@ def message_bytes(messages: Sequence[Message], extra_bits: int = 0) -> Array:
     """Whole bytes of one transmission made of several tensors, int32 scalar.
 
     Bits = sum of entries sent * bits an entry + headers + `extra_bits`, rounded up to whole bytes
-    once. Bits are never held in one integer: those of a 67M-parameter float32 model overflow int32.
+    once. The bits of all entries are never held in one integer: those of a 67M-parameter float32
+    model overflow int32.
 
     Args:
       messages: the tensors.
       extra_bits: labels or mask bitmaps that travel along.
 
     Raises:
-      ValueError: the tensors could take 2 GiB or more.
+      ValueError: the tensors as float32 would take 2 GiB or more.
     """
     if sum(message.values.size * FLOAT_BITS // 8 for message in messages) >= 2**31:
         raise ValueError("a message of 2 GiB or more does not fit the byte counter")
@@ -119,5 +121,6 @@ def message_bytes(messages: Sequence[Message], extra_bits: int = 0) -> Array:
     for message in messages:
         sent = entries(message)
         whole += sent // 8 * message.entry_bits
-        rest += sent % 8 * message.entry_bits + message.header_bits
+        whole += message.header_bits // 8
+        rest += sent % 8 * message.entry_bits + message.header_bits % 8
     return whole + (rest + 7) // 8

@@ -13,8 +13,8 @@ from jax import Array, lax
 
 from jfedsl.compression.compressor import Compressor, Message, stateless
 
-# (values[N, bucket], kept[N, bucket], uniform draws[N, bucket]) -> quantized values
-_Rounding = Callable[[Array, Array, Array], Array]
+# (values[N, bucket], kept[N, bucket] or None for all, uniform draws[N, bucket]) -> quantized values
+_Rounding = Callable[[Array, Array | None, Array], Array]
 
 
 def uniform(bits: int, bucket_size: int = 512) -> Compressor:
@@ -29,9 +29,9 @@ def uniform(bits: int, bucket_size: int = 512) -> Compressor:
     """
     top = 2.0**bits - 1.0
 
-    def quantize(x: Array, kept: Array, u: Array) -> Array:
-        low = jnp.min(jnp.where(kept, x, jnp.inf), axis=1, keepdims=True)
-        high = jnp.max(jnp.where(kept, x, -jnp.inf), axis=1, keepdims=True)
+    def quantize(x: Array, kept: Array | None, u: Array) -> Array:
+        low = jnp.min(_only(kept, x, jnp.inf), axis=1, keepdims=True)
+        high = jnp.max(_only(kept, x, -jnp.inf), axis=1, keepdims=True)
         step = (high - low) / top
         # min(floor + carry, top), not floor(t + u): in float32 that overflows the top code.
         index = _round_stochastically((x - low) / jnp.where(step == 0, 1.0, step), u, top)
@@ -52,8 +52,8 @@ def qsgd(bits: int, bucket_size: int = 512) -> Compressor:
     """
     top = 2.0 ** (bits - 1) - 1.0
 
-    def quantize(x: Array, kept: Array, u: Array) -> Array:
-        x = jnp.where(kept, x, 0.0)
+    def quantize(x: Array, kept: Array | None, u: Array) -> Array:
+        x = _only(kept, x, 0.0)
         peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
         # Squares of x / peak neither overflow nor vanish.
         scaled = x / jnp.where(peak == 0, 1.0, peak)
@@ -75,17 +75,32 @@ def _round_stochastically(t: Array, u: Array, top: float) -> Array:
 def _bucketed(quantize: _Rounding, bits: int, header_bits: int, bucket_size: int) -> Compressor:
     def send(key: Array, message: Message) -> Message:
         shape, size = message.values.shape, message.values.size
-        width = min(bucket_size, size) or size
-        kept = jnp.ones(shape, bool) if message.kept is None else message.kept
-        x, mask = _to_buckets(lax.stop_gradient(message.values), width), _to_buckets(kept, width)
-        draws = jax.random.uniform(key, x.shape, x.dtype)
-        quantized = jnp.where(mask, quantize(x, mask, draws), 0.0).reshape(-1)[:size].reshape(shape)
-        buckets = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.int32)
-        return Message(
-            _straight_through(message.values, quantized), message.kept, bits, buckets * header_bits
-        )
+        width = min(bucket_size or size, size) or 1
+        x = _to_buckets(lax.stop_gradient(message.values), width)
+        if x.shape[0] * header_bits >= 2**31:
+            raise ValueError(f"{x.shape[0]} buckets: their headers do not fit the bit counter")
+        if message.kept is None:
+            # A mask of ones would be folded into a constant as large as the tensor, in seconds.
+            kept = _inside(x.shape, size) if x.size > size else None
+            buckets = jnp.int32(x.shape[0])
+        else:
+            kept = _to_buckets(message.kept, width)
+            buckets = jnp.sum(jnp.any(kept, axis=1), dtype=jnp.int32)
+        quantized = _only(kept, quantize(x, kept, jax.random.uniform(key, x.shape, x.dtype)), 0.0)
+        values = _straight_through(message.values, quantized.reshape(-1)[:size].reshape(shape))
+        return Message(values, message.kept, bits, buckets * header_bits)
 
     return stateless(send)
+
+
+def _only(kept: Array | None, x: Array, fill: float) -> Array:
+    return x if kept is None else jnp.where(kept, x, fill)
+
+
+def _inside(shape: tuple[int, ...], size: int) -> Array:
+    """Mask `[N, bucket]` of the first `size` positions; the rest is padding."""
+    rows, columns = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+    return rows * shape[1] + columns < size
 
 
 def _to_buckets(x: Array, width: int) -> Array:

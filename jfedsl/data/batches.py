@@ -14,9 +14,10 @@ _FEISTEL_ROUNDS = 8
 def shuffled(key: Array, positions: Array, size: Array) -> Array:
     """Where each position of `range(size)` lands in a random order of that range.
 
-    A Feistel network over the next power of four, walked until it falls inside the range (format-
-    preserving encryption, Black and Rogaway 2002): a bijection evaluated only where it is asked
-    for, so an epoch's order needs neither a sort nor memory.
+    A Feistel network over the next power of four (at least 64, as narrower ones mix too little to
+    be even), walked until it falls inside the range (format-preserving encryption, Black and
+    Rogaway 2002): a bijection evaluated only where it is asked for, so an epoch's order needs
+    neither a sort nor memory.
 
     Args:
       key: scalar PRNG key; another key is another order.
@@ -28,7 +29,7 @@ def shuffled(key: Array, positions: Array, size: Array) -> Array:
     """
     keys = jax.random.bits(key, (_FEISTEL_ROUNDS,), jnp.uint32)
     bits = 32 - lax.clz(jnp.maximum(size - 1, 1).astype(jnp.uint32))
-    half = (bits + 1) // 2
+    half = jnp.maximum((bits + 1) // 2, 3)
     mask = (jnp.uint32(1) << half) - 1
     limit = size.astype(jnp.uint32)
 

@@ -75,7 +75,8 @@ def shards(
 
     Client after client takes the classes least used so far, ties in random order, so every class
     has as many clients as any other, give or take one; it is then cut into equal parts, one for
-    each of them. With too few clients to cover the classes some examples belong to nobody.
+    each of them (a class with fewer examples than clients leaves some of them without). With too
+    few clients to cover the classes some examples belong to nobody.
     """
     names = np.unique(labels)
     slots = _assign_classes(rng, len(names), clients, classes_per_client)
@@ -98,7 +99,7 @@ def _assign_classes(rng: np.random.Generator, classes: int, clients: int, each: 
         row = np.lexsort((rng.random(classes), used))[:each]
         used[row] += 1
         rows.append(row)
-    return rng.permutation(np.array(rows))
+    return np.array(rows)
 
 
 def quantity(rng: np.random.Generator, labels: np.ndarray, clients: int, alpha: float) -> Shares:

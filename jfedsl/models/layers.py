@@ -5,6 +5,7 @@ modules, a slice keeps every layer's own parameters under the same names, whatev
 """
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -118,7 +119,7 @@ def cut_index(model: Model, cut: str) -> int:
         allowed, ready for an error line.
     """
     names = [layer.name for layer in model]
-    index = int(cut) if cut.lstrip("-").isdigit() else (names + [cut]).index(cut) + 1
+    index = int(cut) if re.fullmatch("-?[0-9]+", cut) else [*names, cut].index(cut) + 1
     if not 0 < index < len(model):
         listed = ", ".join(names[:-1])
         raise ValueError(f"a layer to cut after ({listed}) or a number from 1 to {len(model) - 1}")

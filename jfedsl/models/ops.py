@@ -16,6 +16,7 @@ from jax import Array, lax
 
 _CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 Pairs = tuple[tuple[int, int], ...]
+Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
 
 class Window(NamedTuple):
@@ -34,14 +35,14 @@ def conv_general_dilated(
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: lax.ConvDimensionNumbers | None = None,
+    dimension_numbers: Layout | None = None,
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> Array:
-    """Drop-in for `lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
+    """Stands in for `lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
 
-    Two-dimensional channels-last convolutions without groups take the fast forms; anything else
-    goes to lax unchanged.
+    Two-dimensional channels-last convolutions without groups take the fast forms, which have
+    reverse-mode derivatives of any order but no forward mode; anything else goes to lax unchanged.
 
     Args:
       lhs: input `[B, H, W, Cin]`.
@@ -50,30 +51,37 @@ def conv_general_dilated(
       padding: "SAME", "VALID" or (low, high) pairs.
       lhs_dilation: dilation of the input, default none.
       rhs_dilation: dilation of the kernel, default none.
-      dimension_numbers: as in lax; Flax passes channels-last.
+      dimension_numbers: as in lax, where None is channels-first; Flax passes channels-last.
       feature_group_count: as in lax.
       precision: as in lax.
     """
-    dims = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers or _CHANNELS_LAST)
-    ours = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _CHANNELS_LAST) if lhs.ndim == 4 else 0
-    if dims != ours or feature_group_count != 1 or precision is not None:
+    if not _is_plain(lhs, rhs, dimension_numbers) or feature_group_count != 1 or precision:
         return lax.conv_general_dilated(
             lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
             dimension_numbers, feature_group_count, precision=precision,
         )  # fmt: skip
     lhs_dilation, rhs_dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
     spans = [_dilate(k, d) for k, d in zip(rhs.shape[:2], rhs_dilation, strict=True)]
+    sizes = [_dilate(n, d) for n, d in zip(lhs.shape[1:3], lhs_dilation, strict=True)]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(
-            [_dilate(n, d) for n, d in zip(lhs.shape[1:3], lhs_dilation, strict=True)],
-            spans, window_strides, padding,
-        )  # fmt: skip
+        padding = lax.padtype_to_pads(sizes, spans, window_strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     window = Window(tuple(window_strides), pads, lhs_dilation, rhs_dilation)
-    tiny = any(n < span for n, span in zip(lhs.shape[1:3], spans, strict=True))
+    fits = [
+        (n < span, n + sum(pad) >= span) for n, span, pad in zip(sizes, spans, pads, strict=True)
+    ]
+    tiny = any(smaller for smaller, _ in fits) and all(padded for _, padded in fits)
     if tiny and lhs_dilation == (1, 1) and min(map(min, pads)) >= 0:
         return _conv_by_patches(lhs, rhs, window)
     return _conv(lhs, rhs, window)
+
+
+def _is_plain(lhs: Array, rhs: Array, dimension_numbers: Layout | None) -> bool:
+    """Whether a convolution is two-dimensional with channels last."""
+    if dimension_numbers is None or lhs.ndim != 4:
+        return False
+    given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    return given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _CHANNELS_LAST)
 
 
 def _dilate(size: int, dilation: int) -> int:

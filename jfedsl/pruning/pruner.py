@@ -62,8 +62,8 @@ def weight_pruner(
 ) -> Pruner:
     """Removes the fraction `rates[n]` of the lowest-scored weights on client n, to one weight.
 
-    Until a weight has been seen to change, its taylor score is its magnitude: such weights rank
-    high, so each gets its turn.
+    Until some client has kept a weight for a period, its taylor score is its magnitude: such
+    weights rank high, so each gets its turn.
 
     Args:
       prunable: tree of Python bools like the client-side parameters.
@@ -73,7 +73,8 @@ def weight_pruner(
       scope: one of `SCOPES`.
       ramp_rounds: rounds over which the rates grow from 0.
     """
-    distinct, variant = np.unique(np.asarray(rates, np.float64), return_inverse=True)
+    distinct, inverse = np.unique(np.asarray(rates, np.float64), return_inverse=True)
+    variant = inverse.astype(np.int32)
     ramp = cubic_ramp(distinct, ramp_rounds)
     counts = removed_counts(ramp, sizes, scope)  # [ramp_rounds + 1, G, leaves]
     own_draws = score == "random"
