@@ -1,0 +1,46 @@
+"""Prepares an image set for training: downloaded, from files at hand, or from Debian's package."""
+
+import shlex
+import tempfile
+from pathlib import Path
+
+from absl import flags
+
+from jfedsl.data.preparation import NAMES, prepare, restore_debian
+from jfedsl.errors import flag_error
+from jfedsl.runtime.script import start
+
+_DATASET = flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")
+_MANUAL_DIR = flags.DEFINE_string(
+    "manual_dir", None, "Folder of the set's raw files, to be taken instead of downloading."
+)
+_DEBIAN = flags.DEFINE_boolean(
+    "debian",
+    False,
+    "Take the raw files from Debian's package dataset-fashion-mnist. Allowed: with "
+    "--dataset=fashion_mnist.",
+)
+
+
+def main() -> None:
+    """Prepares the set and prints where it is and how to train on it."""
+    name, data_dir = _DATASET.value, Path(_DATA_DIR.value)
+    if _DEBIAN.value and name != "fashion_mnist":
+        raise flag_error("dataset", name, "fashion_mnist with --debian")
+    if _DEBIAN.value and _MANUAL_DIR.value is not None:
+        raise flag_error("manual_dir", _MANUAL_DIR.value, "nothing with --debian")
+    if _DEBIAN.value:
+        with tempfile.TemporaryDirectory() as raw:
+            restore_debian(Path(raw))
+            folder = prepare(name, data_dir, Path(raw))
+    else:
+        manual_dir = None if _MANUAL_DIR.value is None else Path(_MANUAL_DIR.value)
+        folder = prepare(name, data_dir, manual_dir)
+    place = shlex.quote(str(data_dir))
+    print(f"{name} is prepared in {folder}")
+    print(f"to train: python experiments/train.py --dataset={name} --data_dir={place}")
+
+
+if __name__ == "__main__":
+    start(main, "interrupted; the same command starts again")

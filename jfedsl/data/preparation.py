@@ -1,0 +1,232 @@
+"""Prepares image sets through TensorFlow Datasets (TFDS) without TensorFlow, checksums on.
+
+TFDS writes into a temporary folder and renames it at the end: a preparation that fails or is
+killed leaves nothing that passes for a prepared set.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import os
+import shlex
+import struct
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from jfedsl.errors import UserError, flag_error
+
+NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+_TIMEOUT = 10.0  # seconds without an answer
+
+
+class RawFile(NamedTuple):
+    """A file as its authors publish it, and what TFDS has registered about it."""
+
+    name: str
+    url: str
+    sha256: str
+
+
+def raw_files(name: str) -> list[RawFile]:
+    """The files that the set `name` is made of."""
+    from jfedsl.data.builders import BUILDERS
+
+    infos = BUILDERS[name].url_infos
+    return [RawFile(info.filename, url, info.checksum) for url, info in infos.items()]
+
+
+def prepared_folder(name: str, data_dir: Path) -> Path:
+    """Where the prepared set `name` is, or would be, in `data_dir`."""
+    from jfedsl.data.builders import BUILDERS
+
+    return data_dir.expanduser() / name / str(BUILDERS[name].VERSION)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds a set in the format that can be read without TensorFlow."""
+    return (folder / "dataset_info.json").is_file() and any(folder.glob("*.array_record*"))
+
+
+def command(name: str, data_dir: Path) -> str:
+    """The command that prepares the set `name` in `data_dir`."""
+    place = shlex.quote(str(data_dir))
+    return f"python experiments/prepare_data.py --dataset={name} --data_dir={place}"
+
+
+def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
+    """Prepares the set `name` in `data_dir`, unless it is there.
+
+    Args:
+      name: one of `NAMES`.
+      data_dir: folder of prepared sets; downloaded files are kept in its `downloads`.
+      manual_dir: folder of the raw files; nothing is downloaded then.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      UserError: names the file or folder at fault and what to do.
+    """
+    if name not in NAMES:
+        raise flag_error("dataset", name, f"one of {', '.join(NAMES)}")
+    folder = prepared_folder(name, data_dir)
+    if is_prepared(folder):
+        return folder
+    if folder.exists():
+        raise UserError(
+            f"{folder}: incomplete, or not in array_record format; delete this folder and run the "
+            "same again, or choose another --data_dir"
+        )
+    if manual_dir is None:
+        raw = data_dir.expanduser() / "downloads" / name
+        _download(name, raw)
+    else:
+        raw = manual_dir.expanduser()
+        _check_manual(name, raw)
+    try:
+        _build(name, data_dir.expanduser(), raw)
+    except (OSError, RuntimeError) as error:  # such as a full disk; array_record raises the latter
+        raise UserError(f"{folder}: not prepared: {_line(error)}") from error
+    return folder
+
+
+def _build(name: str, data_dir: Path, raw: Path) -> None:
+    """Makes the prepared set out of the files in `raw`."""
+    import tensorflow_datasets as tfds
+
+    from jfedsl.data.builders import BUILDERS
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    builder = BUILDERS[name](data_dir=data_dir, file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints sizes that it does not know
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=raw, force_checksums_validation=True, try_download_gcs=False
+            )
+        )
+
+
+def _check_manual(name: str, folder: Path) -> None:
+    """Raises UserError unless `folder` holds every raw file of the set, undamaged."""
+    files = raw_files(name)
+    for file in files:
+        path = folder / file.name
+        if not path.is_file():
+            needed = ", ".join(f.name for f in files)
+            raise UserError(
+                f"--manual_dir={folder}: no file {file.name} in it (from {file.url}); "
+                f"allowed is a folder with {needed}"
+            )
+        if not _is_whole(path, file):
+            raise UserError(
+                f"{path}: damaged, cut short or another file: its SHA-256 is not {file.sha256}; "
+                f"get it again from {file.url}"
+            )
+
+
+def _is_whole(path: Path, file: RawFile) -> bool:
+    """Whether the content of `path` has the registered checksum."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {_line(error)}") from error
+
+
+def _download(name: str, folder: Path) -> None:
+    """Downloads into `folder` those raw files that are not there undamaged."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {_line(error)}") from error
+    for file in raw_files(name):
+        path = folder / file.name
+        if path.is_file() and _is_whole(path, file):
+            continue
+        try:
+            with tempfile.TemporaryDirectory(prefix="incomplete.", dir=folder) as temporary:
+                part = Path(temporary) / file.name
+                _fetch(file.url, part)
+                if not _is_whole(part, file):
+                    raise UserError(_offline(name, file, "what came is damaged or another file"))
+                os.replace(part, path)
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(_offline(name, file, _line(error))) from error
+
+
+def _offline(name: str, file: RawFile, reason: str) -> str:
+    """What to do where a file of a set cannot be downloaded."""
+    needed = ", ".join(f.name for f in raw_files(name))
+    debian = ", or add --debian" if name == "fashion_mnist" else ""
+    return (
+        f"{file.url}: not downloaded: {reason}; "
+        f"else put {needed} in a folder and add --manual_dir=FOLDER{debian}"
+    )
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Writes what `url` sends to `path`, with a progress bar on a terminal.
+
+    TFDS itself would retry for minutes without a network, and has no timeout.
+    """
+    try:
+        answer = urllib.request.urlopen(url, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise
+    with answer as response, path.open("wb") as file:
+        total = int(response.headers.get("Content-Length", 0)) or None
+        bar: Any = tqdm(total=total, desc=path.name, unit="B", unit_scale=True, disable=None)
+        with bar:
+            while block := response.read(1 << 20):
+                file.write(block)
+                bar.update(len(block))
+
+
+def restore_debian(folder: Path, source: Path = DEBIAN_FOLDER) -> None:
+    """Writes the raw files of Fashion-MNIST, restored from Debian's copy, into `folder`.
+
+    The package dataset-fashion-mnist carries them with name and time taken out of the gzip header
+    (RFC 1952), which the registered checksums include.
+
+    Raises:
+      UserError: the package is not installed, or its files are not those known.
+    """
+    for file in raw_files("fashion_mnist"):
+        path = source / file.name
+        try:
+            stripped = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path}: {_line(error)}; install Debian's package: "
+                "apt-get install dataset-fashion-mnist"
+            ) from error
+        restored = folder / file.name
+        restored.write_bytes(_original_header(file.name) + stripped[10:])
+        if not _is_whole(restored, file):
+            raise UserError(
+                f"{path}: damaged, or another version than the one known; install Debian's "
+                "package anew: apt-get install --reinstall dataset-fashion-mnist"
+            )
+
+
+def _original_header(name: str) -> bytes:
+    """The gzip header that the authors of Fashion-MNIST published: with file name and time."""
+    seconds = 1504176606 if name.startswith("train-") else 1504176627
+    fixed = struct.pack("<4BI2B", 0x1F, 0x8B, 8, 8, seconds, 0, 3)
+    return fixed + name.removesuffix(".gz").encode() + b"\0"
+
+
+def _line(error: Exception) -> str:
+    """What an error says, or else its kind, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
