@@ -48,8 +48,8 @@ class Experiment(NamedTuple):
 
     def init(self) -> State:
         """The state before the first round, in buffers of its own: rounds donate them."""
-        state = fedsl.init(self.scheme, self.key, self.initial, self.image)
-        return jax.tree.map(jnp.copy, state)
+        init = jax.jit(functools.partial(fedsl.init, self.scheme))
+        return jax.tree.map(jnp.copy, init(self.key, self.initial, self.image))
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""

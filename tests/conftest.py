@@ -13,6 +13,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 
+# Tests compile more than they compute. What the optimised programs compute is covered by the
+# scripts that tests run in processes of their own.
+jax.config.update("jax_disable_most_optimizations", True)
+
 # The same small programs are compiled again and again.
 _cache = tempfile.mkdtemp(prefix="jfedsl-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)

@@ -7,7 +7,7 @@ The forms here avoid all three. `benchmarks/convolution.py` measures them.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -160,7 +160,11 @@ def _conv_by_patches(x: Array, w: Array, window: Window) -> Array:
 
 
 def max_pool(x: Array, size: int = 2) -> Array:
-    """Non-overlapping max-pooling by reshape; rows and columns that fill no window are cropped.
+    """Non-overlapping max-pooling by slices; rows and columns that fill no window are cropped.
+
+    The gradient goes to the first of equal maxima. It follows the comparisons made, never a test
+    for equality with the maximum: where XLA computes `x` twice, rounded differently, such a test
+    can fail for all entries of a window, and sharing the gradient among none of them makes NaN.
 
     Args:
       x: `[B, H, W, C]`.
@@ -171,5 +175,10 @@ def max_pool(x: Array, size: int = 2) -> Array:
     """
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
-    x = x[:, : rows * size, : columns * size]
-    return x.reshape(batch, rows, size, columns, size, channels).max(axis=(2, 4))
+    x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
+    return reduce(_greater, (x[:, :, i, :, j] for i in range(size) for j in range(size)))
+
+
+def _greater(a: Array, b: Array) -> Array:
+    """The greater, the first if equal, NaN if either is."""
+    return jnp.where((b > a) | (b != b), b, a)

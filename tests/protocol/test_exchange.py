@@ -10,11 +10,8 @@ from jfedsl.models import ZOO, layers
 from jfedsl.protocol.state import weights
 from protocol import reference
 
-CUTS = [
-    (model, norm, cut)
-    for model, norm, depth in (("mlp", "none", 4), ("mlp", "group", 4), ("cnn", "none", 7))
-    for cut in range(1, depth)
-] + [("cnn", "group", 2), ("cnn", "group", 5)]
+CUTS = [("mlp", "none", cut) for cut in range(1, 4)]
+CUTS += [("cnn", "group", cut) for cut in range(1, 7)] + [("cnn", "none", 3)]
 
 
 def test_every_cut_is_tried():
@@ -55,9 +52,8 @@ COMPRESSED = {
 }
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_compressed_exchange_equals_a_loop_over_clients(model):
-    experiment, state, run = setup(model=model, norm="group", **COMPRESSED)
+def test_compressed_exchange_equals_a_loop_over_clients():
+    experiment, state, run = setup(model="cnn", norm="group", **COMPRESSED)
     share = weights(experiment.scheme, experiment.data.partition, state.participants)
     assert len(set(share.tolist())) == 3, "the weights must be unequal to be tested"
     server, own, losses = reference.gradients(experiment, state, 0, 0, share)
@@ -84,7 +80,7 @@ def test_compressed_exchange_equals_a_loop_over_clients(model):
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_results_do_not_depend_on_the_chunk(model):
     states = []
-    for chunk in (1, 2, 3, 5):
+    for chunk in (1, 2, 5):
         _, state, run = setup(
             model=model, client_chunk=chunk, clients=5, prune_kind="mask", dropout_rate=0.2,
             norm="batch",
