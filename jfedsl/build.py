@@ -1,6 +1,7 @@
 """From a config to everything a run needs; every wrong setting is found here, before any folder."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from jfedsl.protocol.clients import default_chunk
 from jfedsl.protocol.evaluation import TestSet
 from jfedsl.protocol.rounds import Rounds, compile_rounds
 from jfedsl.protocol.state import Data, Links, Scheme, State
+from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.pruning.pruner import Pruner, weight_pruner
 
 
@@ -79,14 +81,31 @@ def build(config: Config) -> Experiment:
     key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
     initial = fedsl.initial_variables(model, key, image)
     sizes = [len(share) for share in shares]
+    scheme = _scheme(config, model, cut, dataset.classes, sizes, initial)
+    _check_sizes(config, scheme, initial, image.shape)
     return Experiment(
-        scheme=_scheme(config, model, cut, dataset.classes, sizes, initial),
+        scheme=scheme,
         data=data,
         test=evaluation.fold_test_set(*dataset.test, config.eval_batch_size),
         image=image,
         key=key,
         initial=initial,
     )
+
+
+def _check_sizes(
+    config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]
+) -> None:
+    """Messages must fit the counters of `message_bytes`: 2 GiB, and 2^31 bits of headers."""
+    own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
+    smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(own))
+    for flag, entries in (("batch_size", smashed), ("cut", weights)):
+        if entries * 4 >= 2**31:
+            allowed = f"one whose messages stay under 2 GiB; this one's take {entries * 4} bytes"
+            raise flag_error(flag, getattr(config, flag), allowed)
+    if config.bucket_size and max(smashed, weights) / config.bucket_size * 64 >= 2**31:
+        raise flag_error("bucket_size", config.bucket_size, "larger; too many bucket headers")
 
 
 def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
@@ -176,9 +195,9 @@ def _links(config: Config) -> Links:
 
 
 def _pruner(config: Config, params: Any, model_layers: int) -> Pruner | None:
-    if config.prune_kind == "none":
-        return None
     flags = layers.prunable(params, model_layers)
+    if config.prune_kind == "none" or not any(jax.tree.leaves(flags)):
+        return None
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(flags), strict=True)
     rates = config.prune_rate * (config.clients if len(config.prune_rate) == 1 else 1)
     return weight_pruner(

@@ -35,12 +35,15 @@ def _one_of(names: Sequence[str]) -> Allowed:
     return Allowed(f"one of {', '.join(names)}", lambda value: value in names)
 
 
-def _at_least(least: float) -> Allowed:
-    return Allowed(f"{least} or more", lambda value: value >= least)
-
-
 _ANY = Allowed("any text", lambda value: True)
-_COUNT = Allowed("a whole number, 1 or more", lambda value: value >= 1)
+_MOST = 2**31 - 1  # counters are int32
+
+
+def _whole(least: int, most: int = _MOST) -> Allowed:
+    return Allowed(f"a whole number from {least} to {most}", lambda value: least <= value <= most)
+
+
+_COUNT = _whole(1)
 _RATE = Allowed("a rate in [0, 1)", lambda value: 0 <= value < 1)
 _RATES = Allowed(
     "a rate in [0, 1), or one for each client, separated by commas",
@@ -50,15 +53,10 @@ _POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 _NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
 
 
-_BITS = f" Allowed: 1 (qsgd: 2) to {MOST_BITS}, or {OFF_BITS} for off."
-
-
-def _bits(quantizer: str) -> Allowed:
-    least = LEAST_BITS[quantizer]
-    return Allowed(
-        f"{least} to {MOST_BITS} bits an entry with --quantizer={quantizer}, or {OFF_BITS} for off",
-        lambda value: least <= value <= MOST_BITS or value == OFF_BITS,
-    )
+_BITS_ALLOWED = Allowed(
+    f"{LEAST_BITS['uniform']} (qsgd: {LEAST_BITS['qsgd']}) to {MOST_BITS}, or {OFF_BITS} for off",
+    lambda value: LEAST_BITS["uniform"] <= value <= MOST_BITS or value == OFF_BITS,
+)
 
 
 def _knob(default: Any, help_: str, allowed: Allowed = _ANY, free: bool = False) -> Any:
@@ -111,19 +109,25 @@ class Config:
         "global", "Rank all client-side weights together or within layers.", _one_of(SCOPES)
     )
     prune_ramp_rounds: int = _knob(
-        0, "Rounds over which the rate grows from 0 on a cubic ramp.", _at_least(0)
+        0, "Rounds over which the rate grows from 0 on a cubic ramp.", _whole(0, 10_000)
     )
     dropout_rate: float = _knob(
         0.2, "Probability that an entry of the activation at the cut is not sent.", _RATE
     )
     quantizer: str = _knob("uniform", "Kind of every quantizer.", _one_of(tuple(QUANTIZERS)))
     bucket_size: int = _knob(
-        512, "Entries that share a quantizer's header; 0 for whole tensors.", _at_least(0)
+        512, "Entries that share a quantizer's header; 0 for whole tensors.", _whole(0)
     )
-    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink." + _BITS)
-    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients." + _BITS)
-    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink." + _BITS)
-    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink." + _BITS)
+    cut_gradient_bits: int = _knob(
+        8, "Bits an entry of the gradient at the cut, downlink.", _BITS_ALLOWED
+    )
+    client_gradient_bits: int = _knob(
+        8, "Bits an entry of clients' weight gradients.", _BITS_ALLOWED
+    )
+    smashed_bits: int = _knob(
+        32, "Bits an entry of the activation at the cut, uplink.", _BITS_ALLOWED
+    )
+    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", _BITS_ALLOWED)
     aggregate_every: int = _knob(2, "Rounds in an aggregation period.", _COUNT)
     aggregation: str = _knob(
         "examples", "Weight clients by their examples, or equally.", _one_of(AGGREGATIONS)
@@ -148,9 +152,7 @@ class Config:
         None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
     )
     init_from: str = _knob("", "Workdir of an earlier run whose weights to start from.")
-    seed: int = _knob(0, "Seed of every random draw.", Allowed(
-        "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32
-    ))  # fmt: skip
+    seed: int = _knob(0, "Seed of every random draw.", _whole(0, 2**32 - 1))
     eval_every: int = _knob(5, "Rounds between evaluations.", _COUNT, free=True)
     checkpoint_every: int = _knob(20, "Rounds between checkpoints.", _COUNT, free=True)
     target_accuracy: float = _knob(
@@ -170,12 +172,19 @@ class Config:
         """
         for field in dataclasses.fields(self):
             value, allowed = getattr(self, field.name), field.metadata["allowed"]
-            if value is not None and not allowed.test(value):
+            optional = value is None and field.default is None
+            if not optional and (value is None or not allowed.test(value)):
                 raise flag_error(field.name, _shown(value), allowed.text)
         for name in ("cut_gradient_bits", "client_gradient_bits", "smashed_bits", "model_bits"):
-            allowed = _bits(self.quantizer)
-            if not allowed.test(getattr(self, name)):
-                raise flag_error(name, getattr(self, name), allowed.text)
+            least = LEAST_BITS[self.quantizer]
+            if getattr(self, name) < least:
+                allowed_text = f"{least} or more with --quantizer={self.quantizer}"
+                raise flag_error(name, getattr(self, name), allowed_text)
+        if self.rounds * self.local_steps > _MOST:
+            allowed_text = (
+                f"at most {_MOST // self.local_steps} with --local_steps={self.local_steps}"
+            )
+            raise flag_error("rounds", self.rounds, allowed_text)
         if self.participants is not None and self.participants > self.clients:
             raise flag_error("participants", self.participants, f"at most --clients={self.clients}")
         if len(self.prune_rate) not in (1, self.clients):
@@ -209,22 +218,27 @@ def _shown(value: Any) -> str:
     return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
 
 
-class _RateList(flags.ArgumentParser):
-    """Comma-separated numbers."""
+class _Parser(flags.ArgumentParser):
+    """Reads a number, or several with commas, and says what is allowed where it cannot."""
 
-    def parse(self, argument: Any) -> tuple[float, ...]:
-        if isinstance(argument, tuple):
+    def __init__(self, kind: type, allowed: Allowed) -> None:
+        self._kind, self._allowed = kind, allowed
+
+    def parse(self, argument: Any) -> Any:
+        if not isinstance(argument, str):
             return argument
         try:
-            return tuple(float(part) for part in argument.split(","))
+            if get_origin(self._kind) is tuple:
+                return tuple(float(part) for part in argument.split(","))
+            return self._kind(argument)
         except ValueError:
-            raise ValueError(f"allowed is {_RATES.text}") from None
+            raise ValueError(f"allowed is {self._allowed.text}") from None
 
     def flag_type(self) -> str:
-        return "comma-separated list of numbers"
+        return {int: "whole number", float: "number", str: "text"}.get(self._kind, "numbers")
 
 
-class _RateListSerializer(flags.ArgumentSerializer):
+class _Serializer(flags.ArgumentSerializer):
     def serialize(self, value: Any) -> str:
         return _shown(value)
 
@@ -240,15 +254,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         kind = hints[field.name]
         if get_origin(kind) in (Union, types.UnionType):
             kind = get_args(kind)[0]
-        if get_origin(kind) is tuple:
-            flags.DEFINE(
-                _RateList(), field.name, field.default, text, flag_values, _RateListSerializer()
-            )
-            continue
-        define: dict[type, Callable[..., Any]] = {
-            str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float
-        }  # fmt: skip
-        define[kind](field.name, field.default, text, flag_values=flag_values)
+        parser = _Parser(kind, allowed)
+        flags.DEFINE(parser, field.name, field.default, text, flag_values, _Serializer())
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:

@@ -1,5 +1,6 @@
 """Earlier runs, opened again by their workdir."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -15,12 +16,13 @@ from jfedsl.runtime.workdir import read_config
 CHECKPOINTS = "checkpoints"
 
 
-def restore_run(workdir: Path, flag: str) -> tuple[Experiment, State]:
+def restore_run(workdir: Path, flag: str, data_dir: str | None = None) -> tuple[Experiment, State]:
     """The newest state of a run.
 
     Args:
       workdir: of the run.
       flag: that named the folder, for errors.
+      data_dir: where its data set lies now; default where it lay then.
 
     Raises:
       UserError: there is no run, or it has no checkpoint that can be read.
@@ -28,6 +30,8 @@ def restore_run(workdir: Path, flag: str) -> tuple[Experiment, State]:
     config = read_config(workdir)
     if config is None or not any_in(workdir / CHECKPOINTS):
         raise flag_error(flag, workdir, "the workdir of a run with a checkpoint")
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=data_dir)
     experiment = build(config)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
@@ -35,17 +39,18 @@ def restore_run(workdir: Path, flag: str) -> tuple[Experiment, State]:
     return experiment, restored[1]
 
 
-def weights_of(workdir: Path, fresh: Variables) -> Variables:
+def weights_of(workdir: Path, data_dir: str, fresh: Variables) -> Variables:
     """The whole dense model of an earlier run, wherever that was cut.
 
     Args:
       workdir: of the earlier run.
+      data_dir: where its data set lies.
       fresh: gives the shapes it must have.
 
     Raises:
       UserError: no such run, or another model.
     """
-    experiment, state = restore_run(workdir, "init_from")
+    experiment, state = restore_run(workdir, "init_from", data_dir)
     found = jax.jit(lambda p, s: joined(experiment.scheme, p, s))(experiment.data.partition, state)
     there, here = ({k: v.shape for k, v in flatten(v).items()} for v in (found, fresh))
     if there != here:

@@ -27,6 +27,9 @@ from jfedsl.runtime.events import Events
 from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
 
+# A call this long keeps the progress moving and a loss that is not finite from going on unseen.
+MOST_ROUNDS_A_CALL = 50
+
 
 def train(config: Config) -> dict[str, Any]:
     """Trains or resumes a run and leaves its metrics, checkpoints, summary and picture.
@@ -43,8 +46,9 @@ def train(config: Config) -> dict[str, Any]:
     """
     workdir.check(config)
     experiment = build(config)
-    if config.init_from and not any_in(Path(config.workdir) / CHECKPOINTS):
-        initial = weights_of(Path(config.init_from), experiment.initial)
+    started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
+    if config.init_from and not started:
+        initial = weights_of(Path(config.init_from), config.data_dir, experiment.initial)
         experiment = experiment._replace(initial=initial)
     with workdir.hold(config) as folder:
         if config.progress != "none":
@@ -88,7 +92,8 @@ class _Run:
         config = self.config
         if self.round == config.rounds:
             return
-        run = self.experiment.rounds(min(config.eval_every, config.checkpoint_every, config.rounds))
+        capacity = min(config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL)
+        run = self.experiment.rounds(min(capacity, config.rounds))
         evaluate = self.experiment.evaluate()
         progress.note("compiling the round (once)")
         while self.round < config.rounds:
@@ -99,7 +104,7 @@ class _Run:
             rows = self._rows(jax.device_get(record), count)
             evaluation = {}
             if end % config.eval_every == 0 or end == config.rounds:
-                evaluation = self._evaluate(evaluate, end)
+                evaluation = self._evaluate(evaluate, rows)
             seconds = (time.perf_counter() - began) / count
             rows[-1].update(evaluation)
             self._log([{**row, "host_seconds": seconds} for row in rows])
@@ -113,7 +118,8 @@ class _Run:
             return (self.round // every + 1) * every
 
         config = self.config
-        return min(after(config.eval_every), after(config.checkpoint_every), config.rounds)
+        boundaries = map(after, (config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL))
+        return min(*boundaries, config.rounds)
 
     def _rows(self, record: RoundRecord, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.
@@ -147,22 +153,33 @@ class _Run:
             "pruned_fraction": float(record.pruned_fraction[i]),
         }
 
-    def _evaluate(self, evaluate: Any, end: int) -> Row:
+    def _evaluate(self, evaluate: Any, rows: list[Row]) -> Row:
+        """Test columns after the last of these rounds; a loss that is not finite ends the run."""
         result = jax.device_get(evaluate(self.experiment.data, self.state, self.experiment.test))
         row = {name: float(value) for name, value in vars(result).items()}
         if not np.isfinite(row["test_loss"]):
-            raise self._failure(f"round {end}: the test loss")
+            self._log([{**row, "host_seconds": 0.0} for row in rows])
+            where = self._not_finite() or "all weights are finite"
+            raise self._failure(f"round {rows[-1]['round']}: the test loss ({where})")
         return row
 
     def _save(self) -> None:
-        finite = jax.tree.map(lambda x: bool(np.isfinite(x).all()), jax.device_get(self._weights()))
-        if not all(jax.tree.leaves(finite)):
-            raise self._failure(f"round {self.round}: a weight")
+        where = self._not_finite()
+        if where is not None:
+            raise self._failure(f"round {self.round}: a weight or moment of {where}")
         self.checkpoints.save(self.round, self.state, {"cumulative_bytes": self.cumulative_bytes})
 
-    def _weights(self) -> Any:
-        state: State = self.state
-        return state.server.params, state.aggregator.params, state.clients.params
+    def _not_finite(self) -> str | None:
+        """The first part of the state with a number that is not finite."""
+        state: State = jax.device_get(self.state)
+        for leaf in jax.tree.leaves(state.clients):
+            finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+            if not finite.all():
+                return f"client {int(np.argmin(finite))}"
+        for name, part in (("the server", state.server), ("the aggregator", state.aggregator)):
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(part)):
+                return name
+        return None
 
     def _failure(self, what: str) -> TrainingError:
         last = self.checkpoints.latest()

@@ -21,17 +21,24 @@ WRONG = [
     ({"prune_rate": ()}, "--prune_rate=: allowed is a rate"),
     ({"dropout_rate": 1.0}, "--dropout_rate=1.0: allowed is a rate in [0, 1)"),
     ({"dropout_rate": float("nan")}, "--dropout_rate=nan: allowed is a rate in [0, 1)"),
-    ({"cut_gradient_bits": 0}, "--cut_gradient_bits=0: allowed is 1 to 16 bits"),
-    ({"smashed_bits": 17}, "--smashed_bits=17: allowed is 1 to 16 bits"),
-    ({"quantizer": "qsgd", "model_bits": 1}, "--model_bits=1: allowed is 2 to 16 bits"),
+    ({"cut_gradient_bits": 0}, "--cut_gradient_bits=0: allowed is 1 (qsgd: 2) to 16"),
+    ({"smashed_bits": 17}, "--smashed_bits=17: allowed is 1 (qsgd: 2) to 16"),
+    (
+        {"quantizer": "qsgd", "model_bits": 1},
+        "--model_bits=1: allowed is 2 or more with --quantizer=qsgd",
+    ),
     ({"client_gradient_bits": 24}, "or 32 for off"),
     ({"participants": 11}, "--participants=11: allowed is at most --clients=10"),
-    ({"participants": 0}, "--participants=0: allowed is a whole number, 1 or more"),
-    ({"clients": 0}, "--clients=0: allowed is a whole number, 1 or more"),
-    ({"bucket_size": -1}, "--bucket_size=-1: allowed is 0 or more"),
+    ({"participants": 0}, "--participants=0: allowed is a whole number from 1 to 2147483647"),
+    ({"clients": 0}, "--clients=0: allowed is a whole number from 1"),
+    ({"bucket_size": -1}, "--bucket_size=-1: allowed is a whole number from 0"),
     ({"dirichlet_alpha": 0.0}, "--dirichlet_alpha=0.0: allowed is a number above 0"),
     ({"client_learning_rate": float("inf")}, "--client_learning_rate=inf: allowed is a number"),
     ({"optimizer": "lion"}, "--optimizer=lion: allowed is one of sgd, adam, adamw"),
+    ({"rounds": 3_000_000_000}, "--rounds=3000000000: allowed is a whole number from 1 to 21474"),
+    ({"rounds": 2**30, "local_steps": 2}, "allowed is at most 1073741823 with --local_steps=2"),
+    ({"prune_ramp_rounds": 10**9}, "--prune_ramp_rounds=1000000000: allowed is a whole number"),
+    ({"model": None}, "--model=None: allowed is one of"),
     ({"seed": -1}, "--seed=-1: allowed is a whole number from 0"),
     ({"progress": "loud"}, "--progress=loud: allowed is one of auto, bar, lines, none"),
 ]
@@ -65,8 +72,9 @@ def test_flags_reach_the_config():
 def test_flag_of_numbers_refuses_words():
     values = flags.FlagValues()
     config.define_flags(values)
-    with pytest.raises(flags.Error, match="prune_rate"):
-        values(["program", "--prune_rate=much"])
+    for flag, allowed in (("prune_rate", "a rate"), ("clients", "a whole number from 1")):
+        with pytest.raises(flags.Error, match=f"{flag}=much: allowed is {allowed}"):
+            values(["program", f"--{flag}=much"])
 
 
 def test_json_round_trip():

@@ -96,7 +96,7 @@ def test_killed_at_any_moment(straight, tmp_path):
         ("--dropout_rate=1.5", "error: --dropout_rate=1.5: allowed is a rate in [0, 1)"),
         ("--cut=nowhere", "error: --cut=nowhere: allowed is a layer to cut after (conv1, pool1"),
         ("--no_such_flag=1", "Unknown command line flag 'no_such_flag'"),
-        ("--rounds=many", "flag --rounds=many"),
+        ("--rounds=many", "error: --rounds=many: allowed is a whole number from 1 to"),
         ("rounds=3", "unexpected argument 'rounds=3'"),
     ],
 )

@@ -155,15 +155,12 @@ def damage_newest(workdir, how):
         data = bytearray(largest.read_bytes())
         data[len(data) // 2] ^= 0xFF
         largest.write_bytes(bytes(data))
-    elif how == "emptied":
-        shutil.rmtree(newest)
-        newest.mkdir()
     return steps
 
 
 # Orbax leaves coroutines behind when reading fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["truncated", "flipped", "emptied"])
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, how):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)
@@ -178,6 +175,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, h
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_empty_folder_left_by_a_kill_is_no_checkpoint(finished, tmp_path):
+    workdir = tmp_path / "killed"
+    shutil.copytree(finished[0], workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(step)
+        step.mkdir()
+    training.train(small(workdir))
+    assert metrics(workdir) == metrics(finished[0])
+
+
 def test_only_damaged_checkpoints_fail_with_their_path(finished, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)
@@ -247,6 +254,8 @@ CANNOT_WORK = [
     ({"partition": "dirichlet", "dirichlet_alpha": 1e-3, "clients": 50}, "without examples: "),
     ({"batch_size": 500}, "--batch_size=500: allowed is at most 359, the examples of client"),
     ({"partition": "shards", "classes_per_client": 11}, "--classes_per_client=11: allowed is"),
+    ({"bucket_size": 1, "sampling": "replacement", "batch_size": 1_000_000}, "--bucket_size=1: "),
+    ({"sampling": "replacement", "batch_size": 10_000_000}, "messages stay under 2 GiB"),
     ({"init_from": "/nonexistent"}, "--init_from=/nonexistent: allowed is the workdir of a run"),
 ]
 
@@ -271,7 +280,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     workdir = tmp_path / "fine-tuned"
     config = small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
-    start = weights_of(finished[0], training.build(config).initial)
+    start = weights_of(finished[0], "data", training.build(config).initial)
     experiment, state = restore_run(finished[0], "x")
     merged = state.aggregator.params + state.server.params
     for actual, expected in zip(
@@ -283,6 +292,50 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     # Once it has a checkpoint of its own, a run does not need its origin.
     training.train(small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1))
     del experiment
+
+
+def test_init_from_takes_the_mean_of_statistics_that_stay_with_clients(tmp_path):
+    local = {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"}
+    origin = training.train(small(tmp_path / "origin", **local, rounds=30, participants=None))
+    still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "dropout_rate": 0.0}
+    again = training.train(
+        small(
+            tmp_path / "again", **local, **still, rounds=1, local_steps=1, participants=None,
+            init_from=origin["workdir"],
+        )
+    )  # fmt: skip
+    assert origin["final_accuracy"] > 0.9
+    assert abs(again["final_accuracy"] - origin["final_accuracy"]) < 0.02
+
+
+def test_init_from_is_looked_at_whatever_lies_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "7" / "state").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--init_from=/nonexistent"):
+        training.train(plain(init_from="/nonexistent"))
+
+
+def test_a_run_without_its_metrics_is_refused(finished, tmp_path):
+    workdir = tmp_path / "robbed"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "metrics.csv").unlink()
+    with pytest.raises(UserError, match="metrics.csv: not the rows of rounds 1 to 10"):
+        training.train(small(workdir))
+
+
+def test_a_cut_that_leaves_clients_without_weights(tmp_path):
+    changes = {"cut": "flatten", "participants": None, "optimizer": "sgd"}
+    summary = training.train(small(tmp_path / "weightless", **changes, rounds=2))
+    assert summary["bytes"]["model_up"] == 0 < summary["bytes"]["smashed_up"]
+
+
+def test_a_test_loss_that_is_not_finite_keeps_the_rows_and_names_the_part(tmp_path):
+    workdir = tmp_path / "diverged"
+    changes = {"server_learning_rate": 1e30, "local_steps": 1, "eval_every": 1}
+    with pytest.raises(TrainingError, match=r"round 1: the test loss \(.*\) is not finite"):
+        training.train(small(workdir, **changes))
+    assert len(metrics(workdir)) == 1
 
 
 def test_init_from_another_model_is_refused(finished, tmp_path):

@@ -134,7 +134,7 @@ def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array
 
 
 def _pruned_fraction(scheme: Scheme, masks: object) -> Array:
-    if scheme.pruner is None or scheme.pruner.mask_bits == 0:
+    if scheme.pruner is None:
         return jnp.zeros(())
     removed = [jnp.sum(~m, dtype=jnp.float32) for m in jax.tree.leaves(masks)]
     return jnp.sum(jnp.stack(removed)) / (scheme.participants * scheme.pruner.mask_bits)

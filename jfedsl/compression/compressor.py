@@ -29,6 +29,11 @@ class Message(struct.PyTreeNode):
     header_bits: Array | int = 0
 
 
+def kept_only(values: Array, kept: Array | None) -> Message:
+    """An uncompressed message of the entries that are kept, of all if `kept` is None."""
+    return Message(values if kept is None else jnp.where(kept, values, 0.0), kept)
+
+
 class Compressor(NamedTuple):
     """A link for one tensor of one client.
 
@@ -86,8 +91,7 @@ def send_tree(
     masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)
     updated, messages = [], []
     for i, (state, leaf, mask) in enumerate(zip(states, leaves, masks, strict=True)):
-        leaf = leaf if mask is None else jnp.where(mask, leaf, 0.0)
-        state, message = compressor.send(state, fold(key, i), Message(leaf, mask))
+        state, message = compressor.send(state, fold(key, i), kept_only(leaf, mask))
         updated.append(state)
         messages.append(message)
     values = jax.tree.unflatten(treedef, [message.values for message in messages])

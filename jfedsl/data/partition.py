@@ -140,6 +140,15 @@ def split(kind: str, labels: np.ndarray, clients: int, seed: int, option: Any = 
     shares = PARTITIONS[kind].split(rng, labels, clients, *arguments)
     empty = [n for n, share in enumerate(shares) if len(share) == 0]
     if empty:
-        named = ", ".join(map(str, empty[:20])) + (", ..." if len(empty) > 20 else "")
-        raise EmptyClients(f"{len(empty)} clients would be without examples: {named}")
+        raise EmptyClients(f"{len(empty)} clients would be without examples: {_ranges(empty)}")
     return [np.sort(share) for share in shares]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers with runs as ranges.
+
+    >>> _ranges([1, 3, 4, 5, 9])
+    '1, 3-5, 9'
+    """
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)

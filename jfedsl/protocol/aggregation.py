@@ -131,16 +131,20 @@ def _side_messages(scheme: Scheme, client: Client) -> list[Message]:
 
 def _moments(scheme: Scheme, client: Client) -> tuple[list[Array], list[Array]]:
     """The moments of a client's optimizer state and which of their entries it kept."""
-    optimizer, state = scheme.client_optimizer, client.optimizer
-    is_moment = like_moments(optimizer, state, _constant(client.params, True), False)
-    kept = like_moments(optimizer, state, kept_entries(client), False)
-    rows = zip(*map(jax.tree.leaves, (is_moment, state, kept)), strict=True)
+    is_moment, kept = _moment_masks(scheme, client)
+    rows = zip(*map(jax.tree.leaves, (is_moment, client.optimizer, kept)), strict=True)
     pairs = [(moment, mask) for flag, moment, mask in rows if flag]
     return [moment for moment, _ in pairs], [mask for _, mask in pairs]
 
 
-def _constant(tree: Any, value: Any) -> Any:
-    return jax.tree.map(lambda _: value, tree)
+def _moment_masks(scheme: Scheme, client: Client) -> tuple[Any, Any]:
+    """Which leaves of an optimizer state are moments, and the client's masks in their place."""
+    optimizer, state = scheme.client_optimizer, client.optimizer
+    every = jax.tree.map(lambda _: True, client.params)
+    return (
+        like_moments(optimizer, state, every, False),
+        like_moments(optimizer, state, kept_entries(client), False),
+    )
 
 
 def kept_entries(client: Client) -> Any:
@@ -173,23 +177,25 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
 
 
 def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
-    """The whole dense model: the participants' client-side parts merged, then the server's."""
+    """The whole dense model: the participants' client-side parts merged, then the server's.
+
+    Statistics are averaged, also where they otherwise stay with the clients.
+    """
     clients = take(state.clients, state.participants)
     share = weights(scheme, partition, state.participants)
     merged = merge(scheme, state.aggregator, clients, share)
-    return Variables(merged.params + state.server.params, merged.stats + state.server.stats)
+    stats = weighted_mean(clients.stats, share)
+    return Variables(merged.params + state.server.params, stats + state.server.stats)
 
 
 def _mean_optimizer(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -> Any:
     """Moments averaged as the weights they belong to; of step counts the greatest."""
-    optimizer, state = scheme.client_optimizer, clients.optimizer
-    is_moment = like_moments(optimizer, state, _constant(clients.params, True), False)
-    kept = like_moments(optimizer, state, kept_entries(clients), False)
+    is_moment, kept = _moment_masks(scheme, clients)
 
     def leaf(flag: bool, x: Array, mask: Array, old: Array) -> Array:
         return weighted_mean(x, weights, mask, old) if flag else x.max(axis=0)
 
-    return jax.tree.map(leaf, is_moment, state, kept, before.optimizer)
+    return jax.tree.map(leaf, is_moment, clients.optimizer, kept, before.optimizer)
 
 
 def weighted_mean(tree: Any, weights: Array, masks: Any = None, old: Any = None) -> Any:

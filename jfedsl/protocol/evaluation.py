@@ -71,7 +71,8 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
         return _loss_and_accuracy(scheme, data.pixels, params, stats + state.server.stats, test)
 
     def mean(rows: Array, share: Array) -> Array:
-        return jnp.sum(share[:, None] * rows, axis=0) / jnp.sum(share)
+        present = share[:, None] > 0
+        return jnp.sum(jnp.where(present, share[:, None] * rows, 0.0), axis=0) / jnp.sum(share)
 
     if local:
         dense = mean(lax.map(lambda own: measure(None, own), stats), share)
@@ -89,13 +90,13 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
 
 
 def distinct(scheme: Scheme, participants: Array, share: Array) -> tuple[Array, Array]:
-    """One participant for each distinct mask and the weight of all that share it.
+    """A participant for each mask and the weight of all that share it, at most one each.
 
     Returns:
       Slots int32 `[V]` and weights float32 `[V]`, 0 for a mask that no participant has.
     """
     assert scheme.pruner is not None
-    if scheme.pruner.variant is None:
+    if scheme.pruner.variant is None or participants.size <= scheme.pruner.variants:
         return jnp.arange(participants.size), share
     own = jnp.asarray(scheme.pruner.variant)[participants]
     member = own[None, :] == jnp.arange(scheme.pruner.variants)[:, None]

@@ -8,7 +8,7 @@ import optax
 from flax import struct
 from jax import Array
 
-from jfedsl.compression.compressor import Message, message_bytes, send_tree
+from jfedsl.compression.compressor import Message, kept_only, message_bytes, send_tree
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol.clients import map_clients
@@ -69,7 +69,7 @@ def exchange(
     def backward(
         client: Client, back: Any, gradient: Array, kept: Any, key: Array
     ) -> tuple[Client, Array]:
-        return _client_backward(scheme, client, back, Message(gradient, kept), key, step)
+        return _client_backward(scheme, client, back, kept_only(gradient, kept), key, step)
 
     smashed, back, clients = map_clients(forward, scheme.chunk)(clients, batch.images, keys)
     server, losses, cut_gradient = _server_step(

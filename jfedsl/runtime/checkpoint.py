@@ -30,25 +30,28 @@ class Checkpoints:
           read_only: change nothing, for the folder of a run that may be going on.
         """
         self._directory, self._read_only = directory.absolute(), read_only
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEEP,
-            cleanup_tmp_directories=not read_only,
-            enable_async_checkpointing=False,
-            read_only=read_only,
-        )
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        if not read_only:
+            for step in _steps(self._directory, whole=False) - _steps(self._directory):
+                (self._directory / str(step)).rmdir()
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEEP, cleanup_tmp_directories=True, enable_async_checkpointing=False
+            )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, round_: int, state: Any, counters: dict[str, Any]) -> None:
         """Saves the state after `round_` rounds; returns once it is on disk."""
         arrays = flatten(state)
         counters = {**counters, "checksums": {k: _checksum(v) for k, v in arrays.items()}}
-        self._manager.save(
+        saved = self._manager.save(
             round_,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays), counters=ocp.args.JsonSave(counters)
             ),
         )
         self._manager.wait_until_finished()
+        if not saved:  # Orbax says nothing else when the round is there already
+            raise RuntimeError(f"checkpoint {self._directory / str(round_)} was there already")
 
     def restore(self, template: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest whole checkpoint; None if there is none at all.
@@ -66,7 +69,7 @@ class Checkpoints:
           UserError: there are checkpoints, all of them damaged; names the newest.
         """
         damaged: list[tuple[int, str]] = []
-        for round_ in sorted(self._manager.all_steps(), reverse=True):
+        for round_ in sorted(_steps(self._directory), reverse=True):
             try:
                 state, counters = self._read(round_, template)
             except Exception as error:  # whatever a damaged file makes the reader raise
@@ -128,7 +131,13 @@ class Checkpoints:
 
 def any_in(directory: Path) -> bool:
     """Whether a folder holds a checkpoint, whole or damaged."""
-    return directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir())
+    return bool(_steps(directory))
+
+
+def _steps(directory: Path, whole: bool = True) -> set[int]:
+    """Rounds that have a folder; `whole` leaves out the empty ones that a kill can leave."""
+    folders = [f for f in directory.iterdir() if f.name.isdigit()] if directory.is_dir() else []
+    return {int(f.name) for f in folders if not whole or any(f.iterdir())}
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class Events:
             from tensorboardX import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(folder), purge_step=rounds + 1 if rounds else None)
+        self._writer = SummaryWriter(str(folder), purge_step=rounds + 1)
 
     def append(self, rows: list[Row]) -> None:
         """Adds rows and flushes them."""

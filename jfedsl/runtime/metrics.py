@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jfedsl.errors import UserError
 from jfedsl.runtime.workdir import write_atomically
 
 COLUMNS = (
@@ -32,10 +33,16 @@ class Metrics:
     """The metrics of one run."""
 
     def __init__(self, path: Path, rounds: int) -> None:
-        """Opens the file, made if need be; rows past `rounds`, whole or torn, are cut off."""
+        """Opens the file, made if need be; rows past `rounds`, whole or torn, are cut off.
+
+        Raises:
+          UserError: the rows up to `rounds` are not all there.
+        """
         self._path = path
         kept = [row for row in read(path) if row["round"] <= rounds] if path.exists() else []
-        write_atomically(path, _format([dict(zip(COLUMNS, COLUMNS, strict=True)), *kept]))
+        if [row["round"] for row in kept] != list(range(1, rounds + 1)):
+            raise UserError(f"{path}: not the rows of rounds 1 to {rounds}; put the file back")
+        write_atomically(path, ",".join(COLUMNS) + "\n" + _format(kept))
 
     def append(self, rows: list[Row]) -> None:
         """Adds rows; they are on disk when this returns."""

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -18,7 +19,7 @@ def _parse(arguments: list[str]) -> list[str]:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
         return rest
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(" ".join(str(error).removeprefix("flag ").split())) from error
 
 
 def run(main: Callable[[Config], object]) -> None:
@@ -54,12 +55,11 @@ def start(main: Callable[[], object], interrupted: str) -> None:
             return _parse(arguments)
         except UserError as error:
             _exit(str(error), 2)
-            raise
 
     logging.set_verbosity(logging.ERROR)
     app.run(guarded, flags_parser=parse)
 
 
-def _exit(message: str, status: int) -> None:
+def _exit(message: str, status: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

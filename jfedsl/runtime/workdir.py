@@ -24,7 +24,7 @@ def read_config(workdir: Path) -> Config | None:
         return None
     try:
         return Config.from_json(path.read_text())
-    except UserError as error:
+    except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
