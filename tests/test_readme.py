@@ -58,6 +58,7 @@ def test_flag_table_lists_every_flag_with_its_default():
         assert f"| `{field.name}` | {default} | " in README, field.name
 
 
+@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_open_with_their_command_and_run(preset, tmp_path):
     lines = preset.read_text().splitlines()
