@@ -53,7 +53,7 @@ _POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 _NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
 
 
-_BITS_ALLOWED = Allowed(
+_BITS = Allowed(
     f"{LEAST_BITS['uniform']} (qsgd: {LEAST_BITS['qsgd']}) to {MOST_BITS}, or {OFF_BITS} for off",
     lambda value: LEAST_BITS["uniform"] <= value <= MOST_BITS or value == OFF_BITS,
 )
@@ -118,16 +118,10 @@ class Config:
     bucket_size: int = _knob(
         512, "Entries that share a quantizer's header; 0 for whole tensors.", _whole(0)
     )
-    cut_gradient_bits: int = _knob(
-        8, "Bits an entry of the gradient at the cut, downlink.", _BITS_ALLOWED
-    )
-    client_gradient_bits: int = _knob(
-        8, "Bits an entry of clients' weight gradients.", _BITS_ALLOWED
-    )
-    smashed_bits: int = _knob(
-        32, "Bits an entry of the activation at the cut, uplink.", _BITS_ALLOWED
-    )
-    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", _BITS_ALLOWED)
+    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink.", _BITS)
+    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients.", _BITS)
+    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink.", _BITS)
+    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", _BITS)
     aggregate_every: int = _knob(2, "Rounds in an aggregation period.", _COUNT)
     aggregation: str = _knob(
         "examples", "Weight clients by their examples, or equally.", _one_of(AGGREGATIONS)

@@ -281,7 +281,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     config = small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
     start = weights_of(finished[0], "data", training.build(config).initial)
-    experiment, state = restore_run(finished[0], "x")
+    _, state = restore_run(finished[0], "x")
     merged = state.aggregator.params + state.server.params
     for actual, expected in zip(
         jax.tree.leaves(start.params), jax.tree.leaves(merged), strict=True
@@ -291,7 +291,6 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     assert first < 0.5 * float(metrics(finished[0])[0]["train_loss"])
     # Once it has a checkpoint of its own, a run does not need its origin.
     training.train(small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1))
-    del experiment
 
 
 def test_init_from_takes_the_mean_of_statistics_that_stay_with_clients(tmp_path):

@@ -143,11 +143,11 @@ def _moment_masks(scheme: Scheme, client: Client) -> tuple[Any, Any]:
     every = jax.tree.map(lambda _: True, client.params)
     return (
         like_moments(optimizer, state, every, False),
-        like_moments(optimizer, state, kept_entries(client), False),
+        like_moments(optimizer, state, _kept_entries(client), False),
     )
 
 
-def kept_entries(client: Client) -> Any:
+def _kept_entries(client: Client) -> Any:
     """A client's masks, all True where it has none."""
     if client.masks is not None:
         return client.masks
