@@ -8,7 +8,8 @@ from jfedsl.training import table, train
 def main(config: Config) -> None:
     """Trains and prints what came of it."""
     summary = train(config)
-    print(f"\n{table(summary)}\n\npicture: {summary['workdir']}/accuracy.png")
+    print(f"\n{table(summary)}")
+    print(f"\npictures: curves.png, traffic.png and labels.png in {summary['workdir']}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from jfedsl.compression.dropout import dropout
 from jfedsl.compression.quantization import QUANTIZERS
 from jfedsl.config import OFF_BITS, Config
 from jfedsl.data import datasets, partition
-from jfedsl.data.datasets import Dataset
+from jfedsl.data.augment import AUGMENTATIONS
+from jfedsl.data.datasets import Dataset, Split
 from jfedsl.errors import flag_error
 from jfedsl.models import ZOO, layers
 from jfedsl.models.layers import Model, Variables
@@ -68,10 +69,11 @@ def build(config: Config) -> Experiment:
     Raises:
       UserError: a setting that the data or the model cannot satisfy.
     """
-    dataset = datasets.load(config.dataset, config.data_dir)
+    whole = datasets.load(config.dataset, config.data_dir)
+    pixels = datasets.pixel_statistics(whole.train.images)
+    dataset = _subset(config, whole)
     model, cut = _model(config, dataset)
     shares = _shares(config, dataset)
-    pixels = datasets.pixel_statistics(dataset.train.images)
     data = Data(
         images=jnp.asarray(dataset.train.images),
         labels=jnp.asarray(dataset.train.labels),
@@ -79,7 +81,7 @@ def build(config: Config) -> Experiment:
         partition=partition.pack(shares),
     )
     key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
-    initial = fedsl.initial_variables(model, key, image)
+    initial = _initial(config, model, key, image, dataset.classes)
     sizes = [len(share) for share in shares]
     scheme = _scheme(config, model, cut, dataset.classes, sizes, initial)
     _check_sizes(config, scheme, initial, image.shape)
@@ -108,6 +110,26 @@ def _check_sizes(
         raise flag_error("bucket_size", config.bucket_size, "larger; too many bucket headers")
 
 
+def _subset(config: Config, dataset: Dataset) -> Dataset:
+    """As many examples of each split as are asked for."""
+    shape = dataset.train.images.shape
+    if config.augment != "none" and len(shape) != 4:
+        allowed = f"none with inputs of shape {list(shape[1:])}; images are [H, W, C]"
+        raise flag_error("augment", config.augment, allowed)
+
+    def some(split: Split, flag: str) -> Split:
+        wanted = getattr(config, flag)
+        if wanted is None:
+            return split
+        if wanted > len(split.labels):
+            allowed = f"at most the {len(split.labels)} examples of {config.dataset}"
+            raise flag_error(flag, wanted, allowed)
+        return datasets.subset(split, wanted)
+
+    train, test = some(dataset.train, "train_examples"), some(dataset.test, "test_examples")
+    return dataset._replace(train=train, test=test)
+
+
 def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
     entry = ZOO[config.model]
     model = entry.build(dataset.classes, config.norm)
@@ -116,6 +138,22 @@ def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
         return model, layers.cut_index(model, cut)
     except ValueError as error:
         raise flag_error("cut", cut, str(error)) from None
+
+
+def _initial(config: Config, model: Model, key: Array, image: Array, classes: int) -> Variables:
+    """Initial variables, if the model can take such images and tell that many classes apart."""
+    try:
+        initial = fedsl.initial_variables(model, key, image)
+    except ValueError as error:
+        allowed = f"one for inputs {list(image.shape)}; {' '.join(str(error).split())}"
+        raise flag_error("model", config.model, allowed) from error
+    logits = jax.eval_shape(
+        lambda v: layers.apply(model, v.params, v.stats, image[None], False)[0], initial
+    )
+    if logits.shape != (1, classes):
+        allowed = f"one whose last layer makes [B, {classes}], not {list(logits.shape)}"
+        raise flag_error("model", config.model, allowed)
+    return initial
 
 
 def _shares(config: Config, dataset: Dataset) -> partition.Shares:
@@ -175,6 +213,7 @@ def _scheme(
         statistics=config.batch_norm_statistics,
         client_optimizer_state=config.client_optimizer_state,
         chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
+        augment=AUGMENTATIONS[config.augment],
     )
 
 

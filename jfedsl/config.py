@@ -1,14 +1,12 @@
-"""Every knob of a run: its default, unit and check, to and from command-line flags and JSON."""
+"""Every knob of a run: its default, unit and check; to and from JSON."""
 
 import dataclasses
 import json
-import types
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
-
-from absl import flags
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 from jfedsl.compression.quantization import LEAST_BITS, QUANTIZERS
+from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
@@ -31,11 +29,22 @@ class Allowed(NamedTuple):
     test: Callable[[Any], bool]
 
 
-def _one_of(names: Sequence[str]) -> Allowed:
-    return Allowed(f"one of {', '.join(names)}", lambda value: value in names)
+class OneOf(NamedTuple):
+    """A check against the names of a table, those that users add to it included."""
+
+    names: Collection[str]
+
+    @property
+    def text(self) -> str:
+        """What is allowed, in words."""
+        return f"one of {', '.join(self.names)}"
+
+    def test(self, value: Any) -> bool:
+        """Whether the table has that name."""
+        return value in self.names
 
 
-_ANY = Allowed("any text", lambda value: True)
+ANY = Allowed("any text", lambda value: True)
 _MOST = 2**31 - 1  # counters are int32
 
 
@@ -59,7 +68,7 @@ _BITS = Allowed(
 )
 
 
-def _knob(default: Any, help_: str, allowed: Allowed = _ANY, free: bool = False) -> Any:
+def _knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:
     """A field; `free` ones may change when a run is resumed."""
     metadata = {"help": help_, "allowed": allowed, "free": free}
     return dataclasses.field(default=default, metadata=metadata)
@@ -70,10 +79,20 @@ class Config:
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     workdir: str = _knob("", "Folder of the run; default a new dated one under runs/.", free=True)
-    dataset: str = _knob("digits", "Data set.", _one_of(tuple(DATASETS)))
+    dataset: str = _knob("digits", "Data set.", OneOf(DATASETS))
     data_dir: str = _knob("data", "Folder of prepared data sets.", free=True)
-    model: str = _knob("cnn", "Model.", _one_of(tuple(ZOO)))
-    norm: str = _knob("group", "Normalisation after hidden layers.", _one_of(NORMS))
+    train_examples: int | None = _knob(
+        None, "Training examples used, a fixed choice whatever the seed; default all.", _COUNT
+    )
+    test_examples: int | None = _knob(
+        None, "Test examples used, a fixed choice whatever the seed; default all.", _COUNT
+    )
+    augment: str = _knob(
+        "none", "Random changes of training images: crops of the image padded by 4, and flips.",
+        OneOf(AUGMENTATIONS),
+    )  # fmt: skip
+    model: str = _knob("cnn", "Model.", OneOf(ZOO))
+    norm: str = _knob("group", "Normalisation after hidden layers.", OneOf(NORMS))
     cut: str | None = _knob(
         None, "Last client-side layer by name, or the number of client-side layers; "
         "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in ZOO.items()) + ".",
@@ -88,10 +107,10 @@ class Config:
     eval_batch_size: int = _knob(500, "Test examples evaluated at once.", _COUNT)
     sampling: str = _knob(
         "epoch", "Batches drawn without replacement in each client's epoch, or with.",
-        _one_of(SAMPLINGS),
+        OneOf(SAMPLINGS),
     )  # fmt: skip
     partition: str = _knob(
-        "dirichlet", "How training examples are spread over clients.", _one_of(tuple(PARTITIONS))
+        "dirichlet", "How training examples are spread over clients.", OneOf(PARTITIONS)
     )
     dirichlet_alpha: float = _knob(
         0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", _POSITIVE
@@ -100,13 +119,13 @@ class Config:
     quantity_alpha: float = _knob(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", _POSITIVE
     )
-    prune_kind: str = _knob("mask", "What is pruned on clients.", _one_of(PRUNE_KINDS))
+    prune_kind: str = _knob("mask", "What is pruned on clients.", OneOf(PRUNE_KINDS))
     prune_rate: tuple[float, ...] = _knob(
         (0.3,), "Fraction of client-side weights removed; one, or one for each client.", _RATES
     )
-    prune_score: str = _knob("magnitude", "What decides which weights stay.", _one_of(SCORES))
+    prune_score: str = _knob("magnitude", "What decides which weights stay.", OneOf(SCORES))
     prune_scope: str = _knob(
-        "global", "Rank all client-side weights together or within layers.", _one_of(SCOPES)
+        "global", "Rank all client-side weights together or within layers.", OneOf(SCOPES)
     )
     prune_ramp_rounds: int = _knob(
         0, "Rounds over which the rate grows from 0 on a cubic ramp.", _whole(0, 10_000)
@@ -114,7 +133,7 @@ class Config:
     dropout_rate: float = _knob(
         0.2, "Probability that an entry of the activation at the cut is not sent.", _RATE
     )
-    quantizer: str = _knob("uniform", "Kind of every quantizer.", _one_of(tuple(QUANTIZERS)))
+    quantizer: str = _knob("uniform", "Kind of every quantizer.", OneOf(QUANTIZERS))
     bucket_size: int = _knob(
         512, "Entries that share a quantizer's header; 0 for whole tensors.", _whole(0)
     )
@@ -124,28 +143,28 @@ class Config:
     model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", _BITS)
     aggregate_every: int = _knob(2, "Rounds in an aggregation period.", _COUNT)
     aggregation: str = _knob(
-        "examples", "Weight clients by their examples, or equally.", _one_of(AGGREGATIONS)
+        "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
     )
     batch_norm_statistics: str = _knob(
         "aggregate", "Client-side statistics with --norm=batch: averaged, or left with clients.",
-        _one_of(STATISTICS),
+        OneOf(STATISTICS),
     )  # fmt: skip
-    optimizer: str = _knob("sgd", "Optimizer of both halves.", _one_of(OPTIMIZERS))
+    optimizer: str = _knob("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
     client_optimizer_state: str = _knob(
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
-        _one_of(CLIENT_OPTIMIZER_STATES),
+        OneOf(CLIENT_OPTIMIZER_STATES),
     )  # fmt: skip
     client_learning_rate: float = _knob(0.05, "Learning rate on clients.", _NOT_NEGATIVE)
     server_learning_rate: float = _knob(0.05, "Learning rate on the server.", _NOT_NEGATIVE)
     momentum: float = _knob(0.9, "Momentum of --optimizer=sgd.", _RATE)
     weight_decay: float = _knob(0.0, "Weight decay, on every parameter.", _NOT_NEGATIVE)
     learning_rate_schedule: str = _knob(
-        "constant", "How learning rates change over the run.", _one_of(SCHEDULES)
+        "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
     client_chunk: int | None = _knob(
         None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
     )
-    init_from: str = _knob("", "Workdir of an earlier run whose weights to start from.")
+    init_from: str = _knob("", "Workdir or export of an earlier run whose weights to start from.")
     seed: int = _knob(0, "Seed of every random draw.", _whole(0, 2**32 - 1))
     eval_every: int = _knob(5, "Rounds between evaluations.", _COUNT, free=True)
     checkpoint_every: int = _knob(20, "Rounds between checkpoints.", _COUNT, free=True)
@@ -155,7 +174,7 @@ class Config:
     )  # fmt: skip
     progress: str = _knob(
         "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
-        _one_of(PROGRESS), free=True,
+        OneOf(PROGRESS), free=True,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -168,7 +187,7 @@ class Config:
             value, allowed = getattr(self, field.name), field.metadata["allowed"]
             optional = value is None and field.default is None
             if not optional and (value is None or not allowed.test(value)):
-                raise flag_error(field.name, _shown(value), allowed.text)
+                raise flag_error(field.name, shown(value), allowed.text)
         for name in ("cut_gradient_bits", "client_gradient_bits", "smashed_bits", "model_bits"):
             least = LEAST_BITS[self.quantizer]
             if getattr(self, name) < least:
@@ -185,7 +204,7 @@ class Config:
             allowed_text = (
                 f"one rate, or --clients={self.clients} of them, not {len(self.prune_rate)}"
             )
-            raise flag_error("prune_rate", _shown(self.prune_rate), allowed_text)
+            raise flag_error("prune_rate", shown(self.prune_rate), allowed_text)
 
     def to_json(self) -> str:
         """All fields as JSON text."""
@@ -207,61 +226,9 @@ class Config:
             raise UserError(f"not a config of this program: {error}") from error
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as it is written in a flag."""
     return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
-
-
-class _Parser(flags.ArgumentParser):
-    """Reads a number, or several with commas, and says what is allowed where it cannot."""
-
-    def __init__(self, kind: type, allowed: Allowed) -> None:
-        self._kind, self._allowed = kind, allowed
-
-    def parse(self, argument: Any) -> Any:
-        if not isinstance(argument, str):
-            return argument
-        try:
-            if get_origin(self._kind) is tuple:
-                return tuple(float(part) for part in argument.split(","))
-            return self._kind(argument)
-        except ValueError:
-            raise ValueError(f"allowed is {self._allowed.text}") from None
-
-    def flag_type(self) -> str:
-        return {int: "whole number", float: "number", str: "text"}.get(self._kind, "numbers")
-
-
-class _Serializer(flags.ArgumentSerializer):
-    def serialize(self, value: Any) -> str:
-        return _shown(value)
-
-
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one absl flag for each field of `Config`."""
-    hints = get_type_hints(Config)
-    for field in dataclasses.fields(Config):
-        allowed = field.metadata["allowed"]
-        text = field.metadata["help"]
-        if allowed is not _ANY:
-            text += f" Allowed: {allowed.text}."
-        kind = hints[field.name]
-        if get_origin(kind) in (Union, types.UnionType):
-            kind = get_args(kind)[0]
-        parser = _Parser(kind, allowed)
-        flags.DEFINE(parser, field.name, field.default, text, flag_values, _Serializer())
-
-
-def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The config that the parsed flags describe.
-
-    Raises:
-      UserError: a value is not allowed.
-    """
-    values: dict[str, Any] = {
-        field.name: flag_values[field.name].value for field in dataclasses.fields(Config)
-    }
-    return Config(**values)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -276,5 +243,5 @@ def differences(old: Config, new: Config) -> list[str]:
         if field.name == "rounds":
             free = new.learning_rate_schedule == "constant"
         if before != after and not free:
-            differing.append(f"{field.name} ({_shown(before)} -> {_shown(after)})")
+            differing.append(f"{field.name} ({shown(before)} -> {shown(after)})")
     return differing

@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     EXCHANGE = 3
     PRUNING = 4
     MODEL_UP = 5
+    AUGMENTATION = 6
 
 
 class Stage(enum.IntEnum):

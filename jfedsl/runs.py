@@ -2,21 +2,34 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jfedsl.build import Experiment, build
+from jfedsl.config import Config
 from jfedsl.errors import flag_error
-from jfedsl.models.layers import Variables
+from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.aggregation import joined
 from jfedsl.protocol.state import State
-from jfedsl.runtime.checkpoint import Checkpoints, any_in, flatten
+from jfedsl.runtime import export
+from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.workdir import read_config
 
 CHECKPOINTS = "checkpoints"
 
 
-def restore_run(workdir: Path, flag: str, data_dir: str | None = None) -> tuple[Experiment, State]:
+class Run(NamedTuple):
+    """A run as it stood at a checkpoint."""
+
+    config: Config
+    experiment: Experiment
+    state: State
+
+
+def restore_run(workdir: Path, flag: str, data_dir: str | None = None) -> Run:
     """The newest state of a run.
 
     Args:
@@ -29,31 +42,48 @@ def restore_run(workdir: Path, flag: str, data_dir: str | None = None) -> tuple[
     """
     config = read_config(workdir)
     if config is None or not any_in(workdir / CHECKPOINTS):
-        raise flag_error(flag, workdir, "the workdir of a run with a checkpoint")
+        raise flag_error(
+            flag,
+            workdir,
+            (
+                "the workdir of a run with a checkpoint"
+                + (", or an export" if flag == "init_from" else "")
+            ),
+        )
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=data_dir)
     experiment = build(config)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
-    return experiment, restored[1]
+    return Run(config, experiment, restored[1])
 
 
-def weights_of(workdir: Path, data_dir: str, fresh: Variables) -> Variables:
+def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> Variables:
     """The whole dense model of an earlier run, wherever that was cut.
 
     Args:
-      workdir: of the earlier run.
-      data_dir: where its data set lies.
-      fresh: gives the shapes it must have.
+      folder: workdir of the earlier run, or an export of it.
+      data_dir: where the data set of an earlier run lies.
+      model: that the weights are for.
+      fresh: variables of the model, for their structure and shapes.
 
     Raises:
-      UserError: no such run, or another model.
+      UserError: no run or export, or one of another model.
     """
-    experiment, state = restore_run(workdir, "init_from", data_dir)
-    found = jax.jit(lambda p, s: joined(experiment.scheme, p, s))(experiment.data.partition, state)
-    there, here = ({k: v.shape for k, v in flatten(v).items()} for v in (found, fresh))
-    if there != here:
-        names = sorted(there.keys() ^ here.keys() or {k for k in here if there[k] != here[k]})
-        raise flag_error("init_from", workdir, f"a run of the same model; {names[0]} differs")
-    return found
+    if (folder / export.MANIFEST).exists():
+        found = export.read(folder)
+    else:
+        _, experiment, state = restore_run(folder, "init_from", data_dir)
+        weights = jax.jit(lambda p, s: joined(experiment.scheme, p, s))
+        there = weights(experiment.data.partition, state)
+        found = export.named(experiment.scheme.model, there)
+    wanted = export.named(model, fresh)
+    shapes, needed = ({k: np.shape(v) for k, v in tree.items()} for tree in (found, wanted))
+    if shapes != needed:
+        name = min({k for k in shapes | needed if shapes.get(k) != needed.get(k)})
+        here, there = (str(list(s[name])) if name in s else "missing" for s in (needed, shapes))
+        allowed = f"a run or export of the same model; {name} is {there} there, {here} here"
+        raise flag_error("init_from", folder, allowed)
+    leaves = [jnp.asarray(found[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)

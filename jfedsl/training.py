@@ -16,6 +16,7 @@ import optax
 from jfedsl import __version__
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
+from jfedsl.data.partition import label_counts
 from jfedsl.errors import TrainingError, flag_error
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import State
@@ -32,7 +33,7 @@ MOST_ROUNDS_A_CALL = 50
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Trains or resumes a run and leaves its metrics, checkpoints, summary and picture.
+    """Trains or resumes a run and leaves its metrics, checkpoints, summary and pictures.
 
     Args:
       config: of the run; without `workdir` a new dated folder under runs/ is made.
@@ -48,7 +49,9 @@ def train(config: Config) -> dict[str, Any]:
     experiment = build(config)
     started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
     if config.init_from and not started:
-        initial = weights_of(Path(config.init_from), config.data_dir, experiment.initial)
+        initial = weights_of(
+            Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial
+        )
         experiment = experiment._replace(initial=initial)
     with workdir.hold(config) as folder:
         if config.progress != "none":
@@ -75,9 +78,10 @@ class _Run:
         workdir.record(config, folder)
         self.metrics = Metrics(folder / "metrics.csv", self.round)
         self.events = Events(folder / "tensorboard", self.round)
+        self._draw_labels()
 
     def finish(self) -> dict[str, Any]:
-        """Runs the rounds that are left; writes summary and picture."""
+        """Runs the rounds that are left; writes summary and pictures."""
         progress = Progress(self.config.progress, self.round, self.config.rounds)
         try:
             self._rounds(progress)
@@ -197,9 +201,19 @@ class _Run:
         )
         summary["environment"] = environment()
         workdir.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        title = f"{config.model} on {config.dataset}, {config.clients} clients ({config.partition})"
-        figures.accuracy(rows, config.target_accuracy, title, self.folder / "accuracy.png")
+        title = self._title()
+        figures.curves(rows, config.target_accuracy, title, self.folder / "curves.png")
+        figures.traffic(rows, title, self.folder / "traffic.png")
         return {**summary, "workdir": str(self.folder)}
+
+    def _draw_labels(self) -> None:
+        data, classes = self.experiment.data, self.experiment.scheme.classes
+        counts = label_counts(data.partition, data.labels, classes)
+        figures.labels(counts, f"Examples: {self._title()}", self.folder / "labels.png")
+
+    def _title(self) -> str:
+        config = self.config
+        return f"{config.model} on {config.dataset}, {config.clients} clients ({config.partition})"
 
 
 def environment() -> dict[str, Any]:

@@ -125,12 +125,16 @@ def _exchanges(
 
 
 def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
-    """The participants' next mini-batches, gathered and normalised on the device."""
-    key = fold(key, Purpose.BATCHES)
+    """The participants' next mini-batches, gathered, augmented and normalised on the device."""
+    order, augmentation = fold(key, Purpose.BATCHES), fold(key, Purpose.AUGMENTATION)
     indices = jax.vmap(
-        lambda n, d: batches.draw(key, data.partition, n, d, scheme.batch_size, scheme.sampling)
+        lambda n, d: batches.draw(order, data.partition, n, d, scheme.batch_size, scheme.sampling)
     )(ids, drawn)
-    return Batch(data.pixels.normalise(data.images[indices]), data.labels[indices])
+    images = data.images[indices]
+    if scheme.augment is not None:
+        keys = jax.vmap(lambda n, d: fold(augmentation, n, d))(ids, drawn)
+        images = jax.vmap(scheme.augment)(keys, images)
+    return Batch(data.pixels.normalise(images), data.labels[indices])
 
 
 def _pruned_fraction(scheme: Scheme, masks: object) -> Array:

@@ -107,6 +107,21 @@ def quantity(rng: np.random.Generator, labels: np.ndarray, clients: int, alpha: 
     return _split(rng.permutation(len(labels)), _proportions(rng, clients, alpha))
 
 
+def label_counts(partition: Partition, labels: Any, classes: int) -> np.ndarray:
+    """How many examples of each class each client has, int `[C, classes]`.
+
+    Args:
+      partition: of the training split.
+      labels: int `[N]`, of the training split.
+      classes: how many.
+    """
+    sizes = np.asarray(partition.sizes)
+    counts = np.zeros((len(sizes), classes), int)
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    np.add.at(counts, (owners, np.asarray(labels)[np.asarray(partition.indices)]), 1)
+    return counts
+
+
 class Kind(NamedTuple):
     """A partition `(rng, labels, clients[, option]) -> shares` and its option's flag, if any."""
 

@@ -1,11 +1,14 @@
 """Models as tuples of layers; `ZOO` is the table of those known by name."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model
 from jfedsl.models.mlp import mlp
+from jfedsl.models.small import small
+from jfedsl.models.vgg import DEPTHS, vgg
 
 
 class Entry(NamedTuple):
@@ -15,4 +18,9 @@ class Entry(NamedTuple):
     default_cut: str
 
 
-ZOO = {"cnn": Entry(cnn, "pool1"), "mlp": Entry(mlp, "dense1")}
+ZOO = {
+    "cnn": Entry(cnn, "pool1"),
+    "mlp": Entry(mlp, "dense1"),
+    "small": Entry(small, "pool2"),
+    **{f"vgg{depth}": Entry(partial(vgg, depth), "pool2") for depth in DEPTHS},
+}

@@ -2,11 +2,12 @@
 
 import math
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from jfedsl.models import ops
-from jfedsl.models.layers import Layer, from_function, from_linen
+from jfedsl.models.layers import Layer, Params, Stats, from_function, from_linen
 
 NORMS = ("none", "group", "batch")
 
@@ -75,6 +76,23 @@ def dense(name: str, features: int, norm: str) -> Layer:
 def logits(classes: int) -> Layer:
     """The last layer: dense, no normalisation, no activation: `[B, D] -> [B, classes]`."""
     return from_linen("logits", nn.Dense(classes))
+
+
+def padded(layer: Layer, size: int) -> Layer:
+    """The layer on images zero-padded on all sides to `size` x `size`; larger ones stay."""
+
+    def pad(x: Array) -> Array:
+        missing = [max(0, size - n) for n in x.shape[1:3]]
+        pads = [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)]
+        return jnp.pad(x, pads)
+
+    def init(key: Array, x: Array) -> tuple[Params, Stats]:
+        return layer.init(key, pad(x))
+
+    def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
+        return layer.apply(params, stats, pad(x), train)
+
+    return Layer(layer.name, init, apply)
 
 
 def pool(name: str) -> Layer:

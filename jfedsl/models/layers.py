@@ -88,13 +88,22 @@ def init(model: Model, key: Array, x: Array) -> Variables:
       model: the whole model.
       key: scalar PRNG key.
       x: a sample batch `[B, ...]`; only its shape and dtype matter.
+
+    Raises:
+      ValueError: two layers of one name, or an input so small that a layer leaves nothing of it.
     """
+    names = [layer.name for layer in model]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"two layers are named {twice[0]}")
     params, stats = [], []
     for i, layer in enumerate(model):
         p, s = layer.init(fold(key, i), x)
         params.append(p)
         stats.append(s)
-        x, _ = layer.apply(p, s, x, False)
+        before, (x, _) = x.shape, layer.apply(p, s, x, False)
+        if x.size == 0:
+            raise ValueError(f"{layer.name} makes {list(x.shape)} of {list(before)}")
     return Variables(tuple(params), tuple(stats))
 
 

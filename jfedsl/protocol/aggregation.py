@@ -71,12 +71,20 @@ def _receive(scheme: Scheme, key: Array, state: State, ids: Array) -> Client:
         fresh = scheme.client_optimizer.init(aggregator.params)
         clients = clients.replace(optimizer=copies(fresh, count))
     if scheme.pruner is not None:
-        pruner, pruning = scheme.pruner, fold(key, Purpose.PRUNING)
-        masks = jax.vmap(
-            lambda n: pruner.masks(aggregator.pruning, aggregator.params, pruning, state.round, n)
-        )(ids)
-        clients = clients.replace(masks=masks)
+        clients = clients.replace(masks=jax.vmap(lambda n: masks_of(scheme, key, state, n))(ids))
     return clients
+
+
+def masks_of(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
+    """Masks that one client has in the current period, or would have were it drawn.
+
+    None without pruning.
+    """
+    if scheme.pruner is None:
+        return None
+    aggregator, key = state.aggregator, fold(key, Purpose.PRUNING)
+    start = state.round - state.round % scheme.aggregate_every
+    return scheme.pruner.masks(aggregator.pruning, aggregator.params, key, start, client)
 
 
 def _upload(

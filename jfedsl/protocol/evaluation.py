@@ -1,16 +1,17 @@
-"""Test loss and accuracy of the merged model, under the current masks and without."""
+"""Test loss and accuracy of the merged model, under the current masks and without; by class."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import Array, lax
 
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
-from jfedsl.protocol.aggregation import merge
+from jfedsl.protocol.aggregation import masks_of, merge
 from jfedsl.protocol.clients import take
 from jfedsl.protocol.state import Data, Scheme, State, weights
 from jfedsl.pruning.pruner import keep
@@ -68,7 +69,8 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
 
     def measure(masks: Any, stats: Any) -> Array:
         params = keep(merged.params, masks) + state.server.params
-        return _loss_and_accuracy(scheme, data.pixels, params, stats + state.server.stats, test)
+        sums = _class_sums(scheme, data.pixels, params, stats + state.server.stats, test)
+        return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
     def mean(rows: Array, share: Array) -> Array:
         present = share[:, None] > 0
@@ -103,18 +105,71 @@ def distinct(scheme: Scheme, participants: Array, share: Array) -> tuple[Array, 
     return jnp.argmax(member, axis=1), jnp.sum(jnp.where(member, share[None, :], 0.0), axis=1)
 
 
-def _loss_and_accuracy(
-    scheme: Scheme, pixels: Pixels, params: Any, stats: Any, test: TestSet
-) -> Array:
-    """Means over the test set of the joined model, float32 `[2]`."""
+def _class_sums(scheme: Scheme, pixels: Pixels, params: Any, stats: Any, test: TestSet) -> Array:
+    """Loss and correct answers of the joined model, summed by class: float32 `[2, classes]`."""
 
-    def batch(one: TestSet) -> tuple[Array, Array]:
+    def batch(one: TestSet) -> Array:
         images = pixels.normalise(one.images)
         logits, _ = layers.apply(scheme.model, params, stats, images, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
-        correct = (jnp.argmax(logits, axis=1) == one.labels) & one.valid
-        return jnp.sum(jnp.where(one.valid, losses, 0.0)), jnp.sum(correct, dtype=jnp.int32)
+        correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
+        return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct)])
 
-    losses, correct = lax.map(batch, test)
-    examples = jnp.sum(test.valid, dtype=jnp.float32)
-    return jnp.stack([jnp.sum(losses), jnp.sum(correct).astype(jnp.float32)]) / examples
+    return jnp.sum(lax.map(batch, test), axis=0)
+
+
+def _by_class(scheme: Scheme, values: Array, batch: TestSet) -> Array:
+    """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`."""
+    member = batch.labels[None, :] == jnp.arange(scheme.classes)[:, None]
+    return jnp.sum(jnp.where(member & batch.valid[None, :], values[None, :], 0.0), axis=1)
+
+
+def distinct_models(scheme: Scheme, state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Which clients' models differ, were all of them drawn.
+
+    Returns:
+      A client of each model, int `[V]`, and the position there of every client's model, int `[C]`.
+    """
+    everyone = np.arange(scheme.clients)
+    if scheme.statistics == "local" and jax.tree.leaves(state.clients.stats):
+        return everyone, everyone
+    if scheme.pruner is None:
+        return everyone[:1], np.zeros_like(everyone)
+    if scheme.pruner.variant is None:
+        return everyone, everyone
+    _, first, model = np.unique(scheme.pruner.variant, return_index=True, return_inverse=True)
+    return first, model
+
+
+def class_accuracies(
+    scheme: Scheme, data: Data, key: Array, state: State, test: TestSet, clients: Array
+) -> Array:
+    """Test accuracy on each class of what clients would use, were all of them drawn.
+
+    Args:
+      scheme: of the run.
+      data: of the run.
+      key: run key.
+      state: of the run.
+      test: the test set.
+      clients: int32 `[V]`, see `distinct_models`.
+
+    Returns:
+      float32 `[V, classes]`, NaN for a class without test examples.
+    """
+    participants = take(state.clients, state.participants)
+    share = weights(scheme, data.partition, state.participants)
+    merged = merge(scheme, state.aggregator, participants, share)
+    examples = jnp.sum(
+        lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
+    )
+
+    def one(client: Array) -> Array:
+        params = keep(merged.params, masks_of(scheme, key, state, client)) + state.server.params
+        stats = merged.stats
+        if scheme.statistics == "local":
+            stats = jax.tree.map(lambda x: x[client], state.clients.stats)
+        sums = _class_sums(scheme, data.pixels, params, stats + state.server.stats, test)
+        return sums[1] / examples
+
+    return lax.map(one, clients)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from jfedsl.data.augment import Augmentation
 from jfedsl.data.datasets import Pixels
 from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Model
@@ -57,6 +58,7 @@ class Scheme(NamedTuple):
         (aggregate) or left with the client (local).
       client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
       chunk: clients computed at once.
+      augment: `(key, images[B, ...]) -> images`, or None.
     """
 
     model: Model
@@ -77,6 +79,7 @@ class Scheme(NamedTuple):
     statistics: str
     client_optimizer_state: str
     chunk: int
+    augment: Augmentation | None
 
 
 class Data(NamedTuple):

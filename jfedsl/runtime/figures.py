@@ -2,41 +2,95 @@
 
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from jfedsl.runtime.metrics import Row
+from jfedsl.runtime.metrics import STREAMS, Row
 
 
-def accuracy(rows: list[Row], target: float, title: str, path: Path) -> None:
-    """Draws test accuracy against round and against megabytes sent, as a PNG.
+def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
+    """Draws accuracy and loss against round and against megabytes sent, as a PNG.
 
     Args:
       rows: of a metrics file.
       target: accuracy to mark, in [0, 1].
-      title: over both panels.
+      title: over all panels.
       path: of the picture.
     """
-    rows = [row for row in rows if row["test_accuracy"] is not None]
-    accuracies = [row["test_accuracy"] for row in rows]
-    dense = [row["test_accuracy_dense"] for row in rows]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    panels = (
-        ("round", [row["round"] for row in rows]),
-        ("megabytes sent, all streams", [row["cumulative_bytes"] / 1e6 for row in rows]),
-    )
-    for axis, (label, x) in zip(axes, panels, strict=True):
-        axis.plot(x, accuracies, marker=".", label="as trained")
-        if dense != accuracies:
-            axis.plot(x, dense, linestyle=":", label="without masks")
-        axis.axhline(
-            target, color="gray", linewidth=0.8, linestyle="--", label=f"target {target:g}"
-        )
-        axis.set_xlabel(label)
-        axis.set_xlim(left=0)
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    for column, label, unit in ((0, "round", 1), (1, "megabytes sent, all streams", 1e6)):
+        name = ("round", "cumulative_bytes")[column]
+        accuracy, loss = axes[:, column]
+        _line(accuracy, rows, name, unit, "test_accuracy", "as trained", marker=".")
+        if any(row["test_accuracy"] != row["test_accuracy_dense"] for row in rows):
+            _line(accuracy, rows, name, unit, "test_accuracy_dense", "without masks", ls=":")
+        accuracy.axhline(target, color="gray", lw=0.8, ls="--", label=f"target {target:g}")
+        _line(loss, rows, name, unit, "train_loss", "train", lw=0.8, color="tab:gray")
+        _line(loss, rows, name, unit, "test_loss", "test", marker=".", color="tab:red")
+        loss.set_xlabel(label)
+        loss.set_xlim(left=0)
+    axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 0].set_ylabel("test accuracy")
+    axes[1, 0].set_ylabel("loss")
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("test accuracy")
-    axes[0].legend(loc="lower right")
+    axes[0, 0].legend(loc="lower right")
+    axes[1, 0].legend(loc="upper right")
+    _save(figure, title, path)
+
+
+def _line(
+    axis: Axes, rows: list[Row], x: str, unit: float, y: str, label: str, **style: object
+) -> None:
+    """A line through the rows that have a value."""
+    points = [(row[x] / unit, row[y]) for row in rows if row[y] is not None]
+    axis.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
+
+
+def traffic(rows: list[Row], title: str, path: Path) -> None:
+    """Draws the megabytes sent so far against round, stream upon stream, as a PNG."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    each = [[0] * len(STREAMS), *([row[f"{s}_bytes"] for s in STREAMS] for row in rows)]
+    sent = np.cumsum(each, axis=0) / 1e6
+    labels = [stream.replace("_", " ") for stream in STREAMS]
+    axis.stackplot([0, *(row["round"] for row in rows)], sent.T, labels=labels, alpha=0.8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("round")
+    axis.set_ylabel("megabytes sent so far")
+    axis.margins(x=0)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left")
+    _save(figure, title, path)
+
+
+def labels(counts: np.ndarray, title: str, path: Path) -> None:
+    """Draws how many examples of each class each client has, as a PNG.
+
+    Args:
+      counts: int `[C, classes]`.
+      title: over the picture.
+      path: of the picture.
+    """
+    clients, classes = counts.shape
+    figure = Figure(figsize=(9, min(12.0, 2.0 + 0.25 * clients)), layout="constrained")
+    mix, size = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    image = mix.imshow(counts, aspect="auto", cmap="viridis", interpolation="nearest")
+    figure.colorbar(image, ax=[mix, size], label="examples of a class")
+    mix.set_xlabel("class")
+    mix.set_ylabel("client")
+    for axis, length in ((mix.xaxis, classes), (mix.yaxis, clients)):
+        axis.set_ticks(range(0, length, max(1, -(-length // 20))))
+    size.barh(range(clients), counts.sum(axis=1), height=0.8, color="tab:gray")
+    size.set_xlabel("examples in all")
+    _save(figure, title, path)
+
+
+def _save(figure: Figure, title: str, path: Path) -> None:
+    """Writes the picture at once, so that a kill leaves the old one or the new one."""
     figure.suptitle(title)
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=150, format="png")

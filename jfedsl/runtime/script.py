@@ -7,9 +7,9 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from jfedsl import config
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError
+from jfedsl.runtime.flags import define_flags, from_flags
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -24,11 +24,11 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def run(main: Callable[[Config], object]) -> None:
     """Runs `main` on the config that the command line describes, as `start` does."""
-    config.define_flags()
+    define_flags()
     for field in dataclasses.fields(Config):  # so that --help shows them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
     start(
-        lambda: main(config.from_flags()),
+        lambda: main(from_flags()),
         "interrupted; the same command with the run's --workdir resumes",
     )
 

@@ -1,0 +1,38 @@
+"""Evaluates the newest checkpoint of a run, client by client, and exports its model."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from jfedsl.errors import flag_error
+from jfedsl.results import assess, export_model, table
+from jfedsl.runs import restore_run
+from jfedsl.runtime.script import start
+from jfedsl.runtime.workdir import write_atomically
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared data sets; default as in the run."
+)
+_EXPORT_DIR = flags.DEFINE_string(
+    "export_dir", None, "Folder for the model's files; default export/ in the workdir."
+)
+
+
+def main() -> None:
+    """Prints what the run reached; writes evaluation.json and the model's files."""
+    if not _WORKDIR.value:
+        raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
+    workdir = Path(_WORKDIR.value)
+    run = restore_run(workdir, "workdir", _DATA_DIR.value)
+    result = assess(run)
+    print(table(result))
+    folder = workdir / "export" if _EXPORT_DIR.value is None else Path(_EXPORT_DIR.value)
+    files = export_model(run, result, folder)
+    write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    print(f"\nexported to {folder}: {', '.join(file.name for file in files)}")
+
+
+if __name__ == "__main__":
+    start(main, "interrupted; the same command starts again")
