@@ -25,7 +25,7 @@ def main() -> None:
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = Path(_WORKDIR.value)
-    run = restore_run(workdir, "workdir", _DATA_DIR.value)
+    run = restore_run(workdir, _DATA_DIR.value)
     result = assess(run)
     print(table(result))
     folder = workdir / "export" if _EXPORT_DIR.value is None else Path(_EXPORT_DIR.value)

@@ -29,13 +29,13 @@ class Run(NamedTuple):
     state: State
 
 
-def restore_run(workdir: Path, flag: str, data_dir: str | None = None) -> Run:
+def restore_run(workdir: Path, data_dir: str | None = None, flag: str = "workdir") -> Run:
     """The newest state of a run.
 
     Args:
       workdir: of the run.
-      flag: that named the folder, for errors.
       data_dir: where its data set lies now; default where it lay then.
+      flag: that named the folder, for errors.
 
     Raises:
       UserError: there is no run, or it has no checkpoint that can be read.
@@ -74,7 +74,7 @@ def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> V
     if (folder / export.MANIFEST).exists():
         found = export.read(folder)
     else:
-        _, experiment, state = restore_run(folder, "init_from", data_dir)
+        _, experiment, state = restore_run(folder, data_dir, "init_from")
         weights = jax.jit(lambda p, s: joined(experiment.scheme, p, s))
         there = weights(experiment.data.partition, state)
         found = export.named(experiment.scheme.model, there)

@@ -5,13 +5,15 @@ import dataclasses
 import pytest
 from absl import flags
 
-from jfedsl import config
 from jfedsl.config import Config, differences
 from jfedsl.errors import UserError
+from jfedsl.runtime.flags import define_flags, from_flags
 
 WRONG = [
     ({"dataset": "cats"}, "--dataset=cats: allowed is one of digits"),
     ({"model": "gpt"}, "--model=gpt: allowed is one of cnn, mlp"),
+    ({"train_examples": 0}, "--train_examples=0: allowed is a whole number from 1"),
+    ({"augment": "rotate"}, "--augment=rotate: allowed is one of none, crop_flip"),
     ({"norm": "layer"}, "--norm=layer: allowed is one of none, group, batch"),
     ({"partition": "alphabetical"}, "--partition=alphabetical: allowed is one of iid, dirichlet"),
     ({"prune_kind": "channel"}, "--prune_kind=channel: allowed is one of none, mask"),
@@ -53,25 +55,25 @@ def test_wrong_values_get_one_line_with_flag_value_and_what_is_allowed(change, t
 
 def test_every_field_is_a_flag_with_help_and_default():
     values = flags.FlagValues()
-    config.define_flags(values)
+    define_flags(values)
     fields = {field.name for field in dataclasses.fields(Config)}
     assert fields <= set(values)
     assert all(values[name].help for name in fields)
     values(["program"])
-    assert config.from_flags(values) == Config()
+    assert from_flags(values) == Config()
 
 
 def test_flags_reach_the_config():
     values = flags.FlagValues()
-    config.define_flags(values)
+    define_flags(values)
     values(["program", "--clients=2", "--prune_rate=0.1,0.25", "--cut=pool2", "--momentum=0.5"])
     expected = Config(clients=2, prune_rate=(0.1, 0.25), cut="pool2", momentum=0.5)
-    assert config.from_flags(values) == expected
+    assert from_flags(values) == expected
 
 
 def test_flag_of_numbers_refuses_words():
     values = flags.FlagValues()
-    config.define_flags(values)
+    define_flags(values)
     for flag, allowed in (("prune_rate", "a rate"), ("clients", "a whole number from 1")):
         with pytest.raises(flags.Error, match=f"{flag}=much: allowed is {allowed}"):
             values(["program", f"--{flag}=much"])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from jfedsl import config
-from jfedsl.config import Config
+from jfedsl.config import Config, shown
 from jfedsl.runtime import metrics
+from jfedsl.runtime.flags import define_flags, from_flags
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,9 +23,9 @@ def blocks(language):
 
 def parse(arguments):
     values = flags.FlagValues()
-    config.define_flags(values)
+    define_flags(values)
     values(["program", *arguments])
-    return config.from_flags(values)
+    return from_flags(values)
 
 
 def script(name):
@@ -54,7 +54,7 @@ def test_ci_runs_what_the_readme_says():
 
 def test_flag_table_lists_every_flag_with_its_default():
     for field in dataclasses.fields(Config):
-        default = "" if field.default is None else config._shown(field.default)
+        default = "" if field.default is None else shown(field.default)
         assert f"| `{field.name}` | {default} | " in README, field.name
 
 

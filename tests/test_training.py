@@ -12,9 +12,7 @@ from helpers import assert_equal, plain
 
 from jfedsl import training
 from jfedsl.config import Config
-from jfedsl.data import datasets
 from jfedsl.errors import TrainingError, UserError
-from jfedsl.models import ZOO, Entry, mlp
 from jfedsl.runs import restore_run, weights_of
 from jfedsl.runtime.checkpoint import Checkpoints
 
@@ -58,8 +56,8 @@ def test_what_a_run_leaves(finished):
     workdir, summary = finished
     names = {path.name for path in workdir.iterdir()}
     assert names == {
-        "config.json", "metrics.csv", "summary.json", "accuracy.png", "checkpoints",
-        "tensorboard", ".lock",
+        "config.json", "metrics.csv", "summary.json", "curves.png", "traffic.png", "labels.png",
+        "checkpoints", "tensorboard", ".lock",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)
@@ -76,7 +74,8 @@ def test_what_a_run_leaves(finished):
     assert written == {k: v for k, v in summary.items() if k != "workdir"}
     assert written["final_accuracy"] == float(rows[-1]["test_accuracy"])
     assert written["environment"]["jax"] == jax.__version__
-    assert (workdir / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("curves", "traffic", "labels"):
+        assert (workdir / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_pruned_fraction_follows_the_ramp(finished):
@@ -103,7 +102,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monke
     assert len(metrics(workdir)) >= stop
     training.train(small(workdir))
     assert metrics(workdir) == metrics(finished[0])
-    assert_equal(restore_run(workdir, "x")[1], restore_run(finished[0], "x")[1])
+    assert_equal(restore_run(workdir).state, restore_run(finished[0]).state)
 
 
 def test_a_finished_run_changes_nothing(finished):
@@ -234,7 +233,7 @@ def test_a_late_blow_up_keeps_the_checkpoint_before_it(finished, tmp_path, monke
         training.train(small(workdir, rounds=12))
     message = str(error.value)
     assert "round 11: the loss of client" in message and "checkpoint is of round 10" in message
-    assert restore_run(workdir, "x")[1].round == 10
+    assert restore_run(workdir).state.round == 10
 
 
 def test_two_runs_in_one_workdir_at_once_are_refused(tmp_path):
@@ -280,8 +279,9 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     workdir = tmp_path / "fine-tuned"
     config = small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
-    start = weights_of(finished[0], "data", training.build(config).initial)
-    _, state = restore_run(finished[0], "x")
+    experiment = training.build(config)
+    start = weights_of(finished[0], "data", experiment.scheme.model, experiment.initial)
+    state = restore_run(finished[0]).state
     merged = state.aggregator.params + state.server.params
     for actual, expected in zip(
         jax.tree.leaves(start.params), jax.tree.leaves(merged), strict=True
@@ -369,26 +369,10 @@ def test_checkpoints_of_a_live_run_are_read_without_being_touched(finished, tmp_
     damage_newest_whole = workdir / "checkpoints" / "10"
     shutil.rmtree(damage_newest_whole / "state")
     with pytest.warns(UserWarning, match="checkpoints/10 is damaged"):
-        _, state = restore_run(workdir, "init_from")
+        state = restore_run(workdir).state
     assert state.round == 9
     assert saving.is_dir() and damage_newest_whole.is_dir()
     assert not list(workdir.glob("*damaged"))
-
-
-def test_a_users_own_model_and_data_fit_the_tables(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    labels = np.arange(120, dtype=np.int32) % 3
-    images = rng.integers(0, 50, (120, 5, 4, 2), np.uint8) + (
-        80 * labels[:, None, None, None]
-    ).astype(np.uint8)
-    own = datasets.Dataset(datasets.Split(images, labels), datasets.Split(images, labels), 3)
-    monkeypatch.setitem(datasets.DATASETS, "own", lambda data_dir: own)
-    tiny = Entry(lambda classes, norm: mlp(classes, norm, (16,)), "dense1")
-    monkeypatch.setitem(ZOO, "tiny", tiny)
-    config = plain(workdir=str(tmp_path / "own"), rounds=40, momentum=0.9)
-    object.__setattr__(config, "dataset", "own")
-    object.__setattr__(config, "model", "tiny")
-    assert training.train(config)["final_accuracy"] > 0.9
 
 
 def test_closing_twice_is_harmless(tmp_path):

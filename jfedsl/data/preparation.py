@@ -1,20 +1,23 @@
 """Prepares image sets through TensorFlow Datasets (TFDS) without TensorFlow, checksums on.
 
 TFDS writes into a temporary folder and renames it at the end: a preparation that fails or is
-killed leaves nothing that passes for a prepared set.
+killed leaves nothing that passes for a prepared set, and the next one clears away what it left.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import io
 import os
 import shlex
+import shutil
 import struct
 import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,25 +81,51 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
     """
     if name not in NAMES:
         raise flag_error("dataset", name, f"one of {', '.join(NAMES)}")
-    folder = prepared_folder(name, data_dir)
+    data_dir, folder = data_dir.expanduser(), prepared_folder(name, data_dir)
     if is_prepared(folder):
         return folder
-    if folder.exists():
-        raise UserError(
-            f"{folder}: incomplete, or not in array_record format; delete this folder and run the "
-            "same again, or choose another --data_dir"
-        )
-    if manual_dir is None:
-        raw = data_dir.expanduser() / "downloads" / name
-        _download(name, raw)
-    else:
+    raw = data_dir / "downloads" / name
+    if manual_dir is not None:
         raw = manual_dir.expanduser()
         _check_manual(name, raw)
-    try:
-        _build(name, data_dir.expanduser(), raw)
-    except (OSError, RuntimeError) as error:  # such as a full disk; array_record raises the latter
-        raise UserError(f"{folder}: not prepared: {_line(error)}") from error
+    with _alone(name, data_dir):
+        if is_prepared(folder):  # by another process, meanwhile
+            return folder
+        if folder.exists():
+            raise UserError(
+                f"{folder}: incomplete, or not in array_record format; delete this folder and run "
+                "the same again, or choose another --data_dir"
+            )
+        if manual_dir is None:
+            _download(name, raw)
+        for leftover in folder.parent.glob("incomplete.*"):  # of a killed preparation
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            _build(name, data_dir, raw)
+        except (OSError, RuntimeError) as error:  # a full disk; array_record raises the latter
+            raise UserError(f"{folder}: not prepared: {_line(error)}") from error
     return folder
+
+
+@contextlib.contextmanager
+def _alone(name: str, data_dir: Path) -> Iterator[None]:
+    """Holds the lock of a set while the block runs; waits for a process that has it.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(data_dir / f".{name}.lock", "a")
+    except OSError as error:
+        raise flag_error("data_dir", data_dir, f"a folder to write to ({_line(error)})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{name} is being prepared by another process; waiting", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _build(name: str, data_dir: Path, raw: Path) -> None:

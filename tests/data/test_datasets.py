@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from jfedsl.data.datasets import DATASETS, Dataset, load, pixel_statistics
+from jfedsl.data.datasets import (
+    DATASETS,
+    Dataset,
+    from_arrays,
+    load,
+    pixel_statistics,
+    subset,
+)
 from jfedsl.data.preparation import NAMES
 
 
@@ -99,3 +106,73 @@ def test_one_image_is_normalised_as_in_its_batch() -> None:
     images = jnp.asarray(digits().train.images[:5])
     pixels = pixel_statistics(digits().train.images)
     np.testing.assert_array_equal(pixels.normalise(images[3]), pixels.normalise(images)[3])
+
+
+@given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(5, 3), (40, 2, 3, 2), (7, 4, 5)]))
+def test_statistics_are_those_of_numpy_for_inputs_of_any_rank(
+    seed: int, shape: tuple[int, ...]
+) -> None:
+    draw = np.random.default_rng(seed)
+    images = (draw.normal(1e3, 1.0, shape) * draw.uniform(0.1, 10, shape[-1])).astype(np.float32)
+    pixels, axes = pixel_statistics(images), tuple(range(len(shape) - 1))
+    np.testing.assert_allclose(pixels.mean, images.mean(axes, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(pixels.std, images.std(axes, dtype=np.float64), rtol=1e-3)
+
+
+def test_statistics_of_a_large_set_go_through_it_in_pieces() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (700, 32, 32, 3), np.uint8)
+    assert images.size > 2 << 20, "more than one piece"
+    pixels = pixel_statistics(images)
+    np.testing.assert_allclose(pixels.std, images.std((0, 1, 2), dtype=np.float64), rtol=1e-6)
+
+
+def test_subsets_are_fixed_nested_and_in_order() -> None:
+    train = digits().train
+    small, large = subset(train, 100), subset(train, 300)
+    assert len(small.labels) == 100 and len(large.images) == 300
+    pairs = [
+        [(i.tobytes(), int(n)) for i, n in zip(*s, strict=True)] for s in (small, large, train)
+    ]
+    assert set(pairs[0]) < set(pairs[1]) < set(pairs[2])
+    assert pairs[0] == [pair for pair in pairs[1] if pair in set(pairs[0])]
+    assert set(np.unique(small.labels)) == set(range(10))
+    np.testing.assert_array_equal(subset(train, len(train.labels)).images, train.images)
+
+
+LABELS = np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "held"),
+    [("uint8", "uint8"), ("float64", "float32"), ("int16", "float32"), ("bool", "float32")],
+)
+def test_own_arrays_keep_bytes_and_become_float32_otherwise(dtype: str, held: str) -> None:
+    inputs = np.arange(8).reshape(4, 2).astype(dtype)
+    data = from_arrays((inputs, LABELS.astype(np.uint64)), (inputs.tolist(), LABELS.tolist()))
+    assert data.train.images.dtype == held and data.train.labels.dtype == np.int32
+    assert data.classes == 3
+    np.testing.assert_array_equal(data.train.images, inputs)
+    np.testing.assert_array_equal(data.test.labels, LABELS)
+
+
+ONES = np.ones((4, 2))
+BAD_ARRAYS: list[tuple[tuple[object, object], dict[str, int], str]] = [
+    ((ONES[:3], LABELS), {}, "train labels: whole numbers [3] are allowed, not int64[4]"),
+    ((ONES, LABELS.astype(float)), {}, "train labels: whole numbers [4] are allowed, not float64"),
+    ((ONES, LABELS - 1), {}, "train labels: 0 to 2 are allowed, not -1 to 1"),
+    ((ONES, LABELS), {"classes": 2}, "train labels: 0 to 1 are allowed, not 0 to 2"),
+    ((ONES[:, 0], LABELS), {}, "train inputs: real numbers [N, ..., C] are allowed"),
+    ((ONES[:0], LABELS[:0]), {}, "train inputs: real numbers [N, ..., C] are allowed"),
+    ((ONES * np.nan, LABELS), {}, "train inputs: not all are finite"),
+    ((ONES * 1j, LABELS), {}, "train inputs: real numbers"),
+    ((np.ones((4, 3)), LABELS), {}, "train and test inputs have different shapes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "options", "text"), BAD_ARRAYS)
+def test_own_arrays_that_do_not_fit_are_named(
+    train: tuple[object, object], options: dict[str, int], text: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        from_arrays(train, (ONES, LABELS), **options)
+    assert text in str(error.value) and "\n" not in str(error.value)

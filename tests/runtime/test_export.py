@@ -1,0 +1,98 @@
+"""Exports: what was written is what is read, or one line says which file is at fault."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jfedsl.errors import UserError
+from jfedsl.models import blocks
+from jfedsl.models.layers import Variables
+from jfedsl.runtime import export
+
+ARRAYS = {
+    "params.a.kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "stats.b.mean": np.array(0.5, np.float32),
+    "params.b.scale": np.ones(3, bool),
+}
+
+
+def make(folder: Path) -> Path:
+    half = {"params.a.kernel": ARRAYS["params.a.kernel"]}
+    export.write(folder, {"joined.npz": ARRAYS, "half.npz": half}, {"classes": 3})
+    return folder
+
+
+def test_round_trip_and_manifest(tmp_path: Path) -> None:
+    folder = make(tmp_path / "new" / "export")
+    found = export.read(folder)
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == export.FORMAT and manifest["classes"] == 3
+    assert manifest["files"]["half.npz"]["arrays"] == {
+        "params.a.kernel": {"shape": [2, 3], "dtype": "float32"}
+    }
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"joined.npz", "half.npz", "manifest.json"}
+
+
+def test_writing_again_replaces(tmp_path: Path) -> None:
+    make(tmp_path)
+    export.write(tmp_path, {"joined.npz": {"x": np.zeros(1)}}, {})
+    assert list(export.read(tmp_path)) == ["x"]
+
+
+def test_a_kill_between_files_leaves_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export.write(tmp_path, {"joined.npz": {"x": np.zeros(1)}}, {})
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "text"),
+    [
+        (lambda folder: damage(folder / "joined.npz"), "joined.npz: damaged"),
+        (lambda folder: (folder / "joined.npz").unlink(), "joined.npz: cannot be read: .*No such"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: cannot be"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: cannot be"),
+        (
+            lambda folder: (folder / "manifest.json").write_text('{"format": "2"}'),
+            "manifest.json: of another format",
+        ),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, harm: object, text: str) -> None:
+    harm(make(tmp_path))  # type: ignore[operator]
+    with pytest.raises(UserError, match=text) as error:
+        export.read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_names_tell_the_layer() -> None:
+    model = (blocks.dense("first", 4, "batch"), blocks.flatten(), blocks.logits(2))
+    params = ({"Dense_0": {"kernel": 1}}, {}, {"bias": 2, "kernel": 3})
+    variables = Variables(params, ({"BatchNorm_0": {"mean": 4}}, {}, {}))
+    assert export.named(model, variables) == {
+        "params.first.Dense_0.kernel": 1,
+        "params.logits.bias": 2,
+        "params.logits.kernel": 3,
+        "stats.first.BatchNorm_0.mean": 4,
+    }

@@ -1,0 +1,211 @@
+"""What a run has reached, client by client, and its model in files for other programs."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import plain
+
+from jfedsl import training
+from jfedsl.config import Config
+from jfedsl.data.datasets import load
+from jfedsl.data.partition import label_counts
+from jfedsl.errors import UserError
+from jfedsl.models import layers
+from jfedsl.results import _expected, assess, export_model, table
+from jfedsl.runs import Run, restore_run
+from jfedsl.runtime import metrics
+
+RATES = (0.0, 0.6, 0.6, 0.3, 0.0)
+
+
+def settings(workdir: Path, **changes: object) -> Config:
+    common = {
+        "clients": 5, "participants": 3, "rounds": 7, "local_steps": 4, "aggregate_every": 2,
+        "partition": "dirichlet", "aggregation": "examples", "prune_kind": "mask",
+        "prune_rate": RATES, "eval_every": 1, "workdir": str(workdir), "batch_size": 4,
+    }  # fmt: skip
+    return plain(**{**common, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Stopped in the middle of a period, clients pruned unequally."""
+    workdir = tmp_path_factory.mktemp("results") / "run"
+    training.train(settings(workdir))
+    return restore_run(workdir)
+
+
+def logits(arrays: dict[str, np.ndarray], manifest: dict) -> np.ndarray:
+    """The exported mlp on the test images, by another program: NumPy alone, in float64."""
+    facts = manifest["input"]
+    x = load("digits", "").test.images.astype(np.float64)
+    x = ((x - facts["mean"]) / facts["standard_deviation"]).reshape(len(x), -1)
+    for layer in ("dense1", "dense2"):
+        x = x @ arrays[f"params.{layer}.Dense_0.kernel"] + arrays[f"params.{layer}.Dense_0.bias"]
+        x = np.maximum(x, 0)
+    return x @ arrays["params.logits.kernel"] + arrays["params.logits.bias"]
+
+
+def exported(run: Run, folder: Path) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
+    files = export_model(run, assess(run), folder)
+    assert {file.name for file in files} == {p.name for p in folder.iterdir()}
+    archives = {f.name: dict(np.load(f)) for f in files if f.suffix == ".npz"}
+    return json.loads((folder / "manifest.json").read_text()), archives
+
+
+def test_another_program_gets_the_same_answers(run: Run, tmp_path: Path) -> None:
+    manifest, archives = exported(run, tmp_path / "export")
+    labels = load("digits", "").test.labels
+    joined = archives["joined.npz"]
+    correct = logits(joined, manifest).argmax(axis=1) == labels
+    assert correct.mean() == pytest.approx(manifest["test_accuracy_dense"], abs=1e-6)
+    halves = archives["client.npz"] | archives["server.npz"]
+    assert halves.keys() == joined.keys()
+    assert not archives["client.npz"].keys() & archives["server.npz"].keys()
+    assert {name.split(".")[1] for name in archives["client.npz"]} == {"dense1"}
+    for name, array in halves.items():
+        np.testing.assert_array_equal(array, joined[name])
+    for file, arrays in archives.items():
+        listed = {n: tuple(a["shape"]) for n, a in manifest["files"][file]["arrays"].items()}
+        assert listed == {n: a.shape for n, a in arrays.items()}
+
+
+def client_correct(run: Run, folder: Path, client: int) -> np.ndarray:
+    """Which test images the exported model of one client gets right."""
+    manifest, archives = exported(run, folder)
+    own = manifest["model_of_client"][client]
+    arrays = dict(archives["joined.npz"])
+    for name, masks in archives["client_masks.npz"].items():
+        arrays[name] = arrays[name] * masks[own]
+    return logits(arrays, manifest).argmax(axis=1) == load("digits", "").test.labels
+
+
+def test_a_client_is_assessed_with_its_own_masks_on_its_own_mix(run: Run, tmp_path: Path) -> None:
+    result = assess(run)
+    labels = load("digits", "").test.labels
+    data = run.experiment.data
+    counts = label_counts(data.partition, data.labels, 10)
+    for client in range(5):
+        correct = client_correct(run, tmp_path, client)
+        by_class = np.array([correct[labels == k].mean() for k in range(10)])
+        expected = by_class @ counts[client] / counts[client].sum()
+        assert result["clients"]["accuracy"][client] == pytest.approx(expected, abs=1e-6)
+    own = np.array(result["clients"]["accuracy"])
+    spread = {
+        "mean": own.mean(),
+        "standard_deviation": own.std(),
+        "least": own.min(),
+        "greatest": own.max(),
+    }
+    for name, value in spread.items():
+        assert result["clients"][name] == pytest.approx(value)
+    assert own.std() > 0
+
+
+def test_masks_remove_the_rate_of_each_client_and_participants_hold_them(
+    run: Run, tmp_path: Path
+) -> None:
+    manifest, archives = exported(run, tmp_path)
+    (masks,) = archives["client_masks.npz"].values()
+    assert len(masks) == 3, "one for each distinct rate"
+    removed = 1 - masks.reshape(3, -1).mean(axis=1)
+    np.testing.assert_allclose(removed[manifest["model_of_client"]], RATES, atol=1 / masks[0].size)
+    held = jax.tree.leaves(run.state.clients.masks)
+    (held,) = [leaf for leaf in held if leaf.ndim == 3]
+    for client in np.asarray(run.state.participants):
+        np.testing.assert_array_equal(masks[manifest["model_of_client"][client]], held[client])
+
+
+def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
+    result = assess(run)
+    last = metrics.read(Path(run.config.workdir) / "metrics.csv")[-1]
+    for name in ("round", "test_loss", "test_accuracy", "test_accuracy_dense"):
+        assert result[name] == pytest.approx(last[name], rel=1e-6)
+    text = table(result)
+    worst = int(np.argmin(result["clients"]["accuracy"]))
+    assert f"{result['clients']['least']:.4f} (client {worst})" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prune_kind": "none"},
+        {"prune_score": "random"},
+        {"norm": "batch", "batch_norm_statistics": "local"},
+        {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"},
+    ],
+    ids=str,
+)
+def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
+    tmp_path: Path, changes: dict
+) -> None:
+    # On as many examples of each class a client's expected accuracy is that of the whole test set,
+    # and test_accuracy is the equally weighted mean over clients.
+    common = {"rounds": 2, "participants": None, "aggregation": "equal", "partition": "iid"}
+    training.train(settings(tmp_path / "run", **{**common, **changes}))
+    run = restore_run(tmp_path / "run")
+    scheme, data, test = run.experiment.scheme, run.experiment.data, run.experiment.test
+    result = assess(run)
+    from jfedsl.protocol import evaluation
+
+    first, model = evaluation.distinct_models(scheme, run.state)
+    assert len(first) == (1 if changes == {"prune_kind": "none"} else 5)
+    rows = evaluation.class_accuracies(
+        scheme, data, run.experiment.key, run.state, test, first.astype(np.int32)
+    )
+    examples = np.bincount(load("digits", "").test.labels)
+    accuracies = np.asarray(rows) @ examples / examples.sum()
+    assert accuracies[model].mean() == pytest.approx(result["test_accuracy"], abs=1e-6)
+    export_model(run, result, tmp_path / "export")
+    masks = tmp_path / "export" / "client_masks.npz"
+    assert masks.exists() == (scheme.pruner is not None)
+
+
+def test_classes_without_test_examples_are_left_out() -> None:
+    accuracies = np.array([[0.5, np.nan, 1.0]] * 3)
+    counts = np.array([[1, 5, 3], [0, 7, 0], [2, 0, 0]])
+    np.testing.assert_allclose(_expected(accuracies, counts), [3.5 / 4, np.nan, 0.5])
+
+
+def test_fine_tuning_from_an_export_equals_fine_tuning_from_the_run(
+    run: Run, tmp_path: Path
+) -> None:
+    export_model(run, assess(run), tmp_path / "export")
+    rows = []
+    for name, origin in (("export", tmp_path / "export"), ("run", run.config.workdir)):
+        config = settings(tmp_path / f"from {name}", init_from=str(origin), rounds=2, cut="dense2")
+        training.train(config)
+        rows.append(metrics.read(tmp_path / f"from {name}" / "metrics.csv"))
+    for row in (*rows[0], *rows[1]):
+        row.pop("host_seconds")
+    assert rows[0] == rows[1]
+
+
+def test_exports_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    export_model(run, assess(run), folder)
+    with pytest.raises(UserError) as error:
+        training.train(settings(tmp_path / "never", init_from=str(folder), norm="group"))
+    assert f"--init_from={folder}: allowed is a run or export of the same model" in str(error.value)
+    assert "params.dense1.Dense_0.bias is [256] there, missing here" in str(error.value)
+    (folder / "joined.npz").write_bytes(b"")
+    with pytest.raises(UserError, match="joined.npz: damaged"):
+        training.train(settings(tmp_path / "never", init_from=str(folder)))
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--export_dir=.*file: allowed is a folder to write to"):
+        export_model(run, assess(run), tmp_path / "file")
+
+
+def test_halves_of_the_export_are_the_layers_of_the_model(run: Run, tmp_path: Path) -> None:
+    manifest, _ = exported(run, tmp_path)
+    model = run.experiment.scheme.model
+    names = [*manifest["client_layers"], *manifest["server_layers"]]
+    assert names == [layer.name for layer in model]
+    assert layers.cut_index(model, manifest["cut"]) == len(manifest["client_layers"])
