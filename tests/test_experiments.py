@@ -1,6 +1,7 @@
 """Scripts as a user starts them: in a process of their own, killed, mistyped, twice at once."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -130,6 +131,43 @@ def test_the_second_of_two_runs_in_one_workdir_is_refused(tmp_path):
     assert status == 2 and "a folder that no other run is using" in error
     first.communicate(timeout=120)
     assert first.returncode == 0
+
+
+def evaluate(*arguments, cwd=None):
+    command = [sys.executable, str(ROOT / "experiments" / "evaluate.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_evaluating_a_run_and_starting_from_its_export(straight, tmp_path):
+    before = metrics(straight)
+    export = tmp_path / "export"
+    status, out, error = evaluate(f"--workdir={straight}", f"--export_dir={export}")
+    assert status == 0 and error == ""
+    result = json.loads((straight / "evaluation.json").read_text())
+    assert f"test accuracy               {result['test_accuracy']:.4f}" in out
+    assert len(result["clients"]["accuracy"]) == 3 and "over 3 clients" in out
+    assert float(before[-1]["test_accuracy"]) == pytest.approx(result["test_accuracy"], rel=1e-6)
+    assert metrics(straight) == before
+    status, out, error = finish(*TINY, f"--init_from={export}", f"--workdir={tmp_path / 'tuned'}")
+    assert status == 0, error
+    first = metrics(tmp_path / "tuned")[0]
+    assert float(first["train_loss"]) < 0.2 * float(before[0]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "--workdir=: allowed is the workdir of a run with a checkpoint"),
+        (["--workdir=nowhere"], "--workdir=nowhere: allowed is the workdir of a run"),
+        (["--cut=pool1"], "Unknown command line flag 'cut'"),
+    ],
+)
+def test_a_wrong_evaluation_prints_one_line_and_makes_nothing(tmp_path, arguments, text):
+    status, out, error = evaluate(*arguments, cwd=tmp_path)
+    assert status == 2 and out == ""
+    assert text in error and error.count("\n") == 1 and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupting_says_how_to_go_on(tmp_path):

@@ -12,7 +12,9 @@ from helpers import assert_equal, plain
 
 from jfedsl import training
 from jfedsl.config import Config
+from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.errors import TrainingError, UserError
+from jfedsl.models import ZOO, Entry, mlp
 from jfedsl.runs import restore_run, weights_of
 from jfedsl.runtime.checkpoint import Checkpoints
 
@@ -256,6 +258,9 @@ CANNOT_WORK = [
     ({"bucket_size": 1, "sampling": "replacement", "batch_size": 1_000_000}, "--bucket_size=1: "),
     ({"sampling": "replacement", "batch_size": 10_000_000}, "messages stay under 2 GiB"),
     ({"init_from": "/nonexistent"}, "--init_from=/nonexistent: allowed is the workdir of a run"),
+    ({"train_examples": 1438}, "--train_examples=1438: allowed is at most the 1437 examples of"),
+    ({"test_examples": 361}, "--test_examples=361: allowed is at most the 360 examples of digits"),
+    ({"train_examples": 20}, "--batch_size=8: allowed is at most"),
 ]
 
 
@@ -266,6 +271,48 @@ def test_what_cannot_work_is_refused_before_any_folder_is_made(tmp_path, change,
         training.train(small(workdir, **change))
     assert text in str(error.value) and "\n" not in str(error.value)
     assert not workdir.exists()
+
+
+def test_a_fixed_part_of_the_data_whatever_the_seed(tmp_path):
+    few = {"train_examples": 200, "test_examples": 50}
+    first, other = (training.build(small(tmp_path, **few, seed=seed)) for seed in (0, 1))
+    assert first.data.images.shape == (200, 8, 8, 1) and first.test.valid.sum() == 50
+    np.testing.assert_array_equal(first.data.images, other.data.images)
+    np.testing.assert_array_equal(first.test.images, other.test.images)
+    whole = training.build(small(tmp_path))
+    np.testing.assert_array_equal(first.data.pixels.mean, whole.data.pixels.mean)
+
+
+@pytest.fixture
+def own_vectors(monkeypatch):
+    """A data set of vectors under a name of its own."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    vectors = 5 * rng.normal(size=(3, 6))[labels] + rng.normal(size=(120, 6))
+    own = from_arrays((vectors[:90], labels[:90]), (vectors[90:], labels[90:]))
+    monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: own)
+
+
+def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path):
+    config = small(tmp_path / "run", dataset="vectors", participants=None, rounds=20)
+    summary = training.train(config)
+    assert summary["final_accuracy"] > 0.9
+    assert Config.from_json((tmp_path / "run" / "config.json").read_text()) == config
+
+
+def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"--augment=crop_flip: allowed is none with inputs of sh"):
+        training.train(small(tmp_path, dataset="vectors", augment="crop_flip"))
+    monkeypatch.setitem(ZOO, "wide", Entry(lambda classes, norm: mlp(classes + 1, norm), "dense1"))
+    with pytest.raises(
+        UserError, match=r"--model=wide: .* last layer makes \[B, 10\], not \[1, 11"
+    ):
+        training.train(small(tmp_path, model="wide"))
+    monkeypatch.setitem(ZOO, "twice", Entry(lambda classes, norm: mlp(9, norm) * 2, "dense1"))
+    with pytest.raises(UserError, match="--model=twice: .*; two layers are named flatten"):
+        training.train(small(tmp_path, model="twice"))
+    with pytest.raises(UserError, match="--model=gone: allowed is one of .*, wide, twice"):
+        small(tmp_path, model="gone")
 
 
 def test_workdir_that_cannot_be_made(tmp_path):

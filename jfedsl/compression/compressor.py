@@ -67,6 +67,17 @@ def chain(*compressors: Compressor) -> Compressor:
     return Compressor(init, send)
 
 
+@jax.custom_jvp
+def straight_through(x: Array, quantized: Array) -> Array:
+    """The value `quantized` with the gradient of `x`: backward, a quantizer is invisible."""
+    return quantized
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    return primals[1], tangents[0]
+
+
 def init_tree(compressor: Compressor, tree: Any) -> tuple[Any, ...]:
     """One state a leaf."""
     return tuple(compressor.init(leaf) for leaf in jax.tree.leaves(tree))

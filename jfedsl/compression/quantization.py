@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.compression.compressor import Compressor, Message, stateless
+from jfedsl.compression.compressor import Compressor, Message, stateless, straight_through
 
 # (values[N, bucket], kept[N, bucket] or None for all, uniform draws[N, bucket]) -> quantized values
 _Rounding = Callable[[Array, Array | None, Array], Array]
@@ -87,7 +87,7 @@ def _bucketed(quantize: _Rounding, bits: int, header_bits: int, bucket_size: int
             kept = _to_buckets(message.kept, width)
             buckets = jnp.sum(jnp.any(kept, axis=1), dtype=jnp.int32)
         quantized = _only(kept, quantize(x, kept, jax.random.uniform(key, x.shape, x.dtype)), 0.0)
-        values = _straight_through(message.values, quantized.reshape(-1)[:size].reshape(shape))
+        values = straight_through(message.values, quantized.reshape(-1)[:size].reshape(shape))
         return Message(values, message.kept, bits, buckets * header_bits)
 
     return stateless(send)
@@ -106,17 +106,6 @@ def _inside(shape: tuple[int, ...], size: int) -> Array:
 def _to_buckets(x: Array, width: int) -> Array:
     flat = jnp.pad(x.reshape(-1), (0, -x.size % width))
     return flat.reshape(-1, width)
-
-
-@jax.custom_jvp
-def _straight_through(x: Array, quantized: Array) -> Array:
-    """The quantized value with the gradient of `x`: backward, a quantizer is invisible."""
-    return quantized
-
-
-@_straight_through.defjvp
-def _straight_through_jvp(primals, tangents):  # type: ignore[no-untyped-def]
-    return primals[1], tangents[0]
 
 
 QUANTIZERS = {"uniform": uniform, "qsgd": qsgd}

@@ -79,8 +79,8 @@ def test_each_layer_draws_its_weights_alone_from_its_own_number(name: str, norm:
 
 
 def test_no_two_layers_draw_the_same_weights() -> None:
-    layer = blocks.dense("dense", 8, "none")
-    first, second = layers.init((layer, layer), jax.random.key(0), jnp.zeros((1, 8))).params
+    twins = tuple(blocks.dense(name, 8, "none") for name in ("dense1", "dense2"))
+    first, second = layers.init(twins, jax.random.key(0), jnp.zeros((1, 8))).params
     assert not np.any(first["Dense_0"]["kernel"] == second["Dense_0"]["kernel"])
 
 
