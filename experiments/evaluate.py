@@ -1,15 +1,12 @@
 """Evaluates the newest checkpoint of a run, client by client, and exports its model."""
 
-import json
 from pathlib import Path
 
 from absl import flags
 
 from jfedsl.errors import flag_error
-from jfedsl.results import assess, export_model, table
-from jfedsl.runs import restore_run
+from jfedsl.results import evaluate_run, table
 from jfedsl.runtime.script import start
-from jfedsl.runtime.workdir import write_atomically
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(
@@ -25,13 +22,9 @@ def main() -> None:
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = Path(_WORKDIR.value)
-    run = restore_run(workdir, _DATA_DIR.value)
-    result = assess(run)
-    print(table(result))
     folder = workdir / "export" if _EXPORT_DIR.value is None else Path(_EXPORT_DIR.value)
-    files = export_model(run, result, folder)
-    write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    print(f"\nexported to {folder}: {', '.join(file.name for file in files)}")
+    result = evaluate_run(workdir, folder, _DATA_DIR.value)
+    print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
 
 
 if __name__ == "__main__":

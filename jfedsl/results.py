@@ -1,5 +1,6 @@
 """What a run has reached, client by client, and its model as files for other programs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,35 @@ from jfedsl.models import layers
 from jfedsl.models.layers import Variables
 from jfedsl.protocol import evaluation
 from jfedsl.protocol.aggregation import joined, masks_of
-from jfedsl.runs import Run
+from jfedsl.runs import Run, restore_run
 from jfedsl.runtime import export
+from jfedsl.runtime.workdir import write_atomically
 
 Result = dict[str, Any]
+
+
+def evaluate_run(workdir: Path, export_dir: Path, data_dir: str | None = None) -> Result:
+    """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
+
+    Args:
+      workdir: of the run, which may be going on.
+      export_dir: for the model's files.
+      data_dir: where the run's data set lies now; default where it lay then.
+
+    Returns:
+      What `assess` found.
+
+    Raises:
+      UserError: no run, or a folder that cannot be written.
+    """
+    run = restore_run(workdir, data_dir)
+    result = assess(run)
+    export_model(run, result, export_dir)
+    try:
+        write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise flag_error("workdir", workdir, f"a folder to write to ({error})") from error
+    return result
 
 
 def assess(run: Run) -> Result:
