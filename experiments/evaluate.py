@@ -22,7 +22,7 @@ def main() -> None:
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = Path(_WORKDIR.value)
-    folder = workdir / "export" if _EXPORT_DIR.value is None else Path(_EXPORT_DIR.value)
+    folder = Path(_EXPORT_DIR.value) if _EXPORT_DIR.value else workdir / "export"
     result = evaluate_run(workdir, folder, _DATA_DIR.value)
     print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax import Array
 
 from jfedsl.algorithms import fedsl
@@ -37,7 +38,7 @@ class Experiment(NamedTuple):
       scheme: functions and static numbers.
       data: training data on the device.
       test: test data on the device.
-      image: a normalised sample image `[H, W, C]`.
+      image: a normalised sample input, such as `[H, W, C]`.
       key: run key.
       initial: parameters and statistics of the whole model before the first round.
     """
@@ -70,6 +71,10 @@ def build(config: Config) -> Experiment:
       UserError: a setting that the data or the model cannot satisfy.
     """
     whole = datasets.load(config.dataset, config.data_dir)
+    shape = whole.train.images.shape[1:]
+    if config.augment != "none" and len(shape) != 3:
+        allowed = f"none with inputs of shape {list(shape)}; images are [H, W, C]"
+        raise flag_error("augment", config.augment, allowed)
     pixels = datasets.pixel_statistics(whole.train.images)
     dataset = _subset(config, whole)
     model, cut = _model(config, dataset)
@@ -112,10 +117,6 @@ def _check_sizes(
 
 def _subset(config: Config, dataset: Dataset) -> Dataset:
     """As many examples of each split as are asked for."""
-    shape = dataset.train.images.shape
-    if config.augment != "none" and len(shape) != 4:
-        allowed = f"none with inputs of shape {list(shape[1:])}; images are [H, W, C]"
-        raise flag_error("augment", config.augment, allowed)
 
     def some(split: Split, flag: str) -> Split:
         wanted = getattr(config, flag)
@@ -141,15 +142,17 @@ def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
 
 
 def _initial(config: Config, model: Model, key: Array, image: Array, classes: int) -> Variables:
-    """Initial variables, if the model can take such images and tell that many classes apart."""
+    """Initial variables, if the model can take such inputs and tell that many classes apart."""
+
+    def run(variables: Variables) -> Array:
+        return layers.apply(model, variables.params, variables.stats, image[None], True)[0]
+
     try:
         initial = fedsl.initial_variables(model, key, image)
-    except ValueError as error:
+        logits = jax.eval_shape(run, initial)
+    except (ValueError, FlaxError) as error:
         allowed = f"one for inputs {list(image.shape)}; {' '.join(str(error).split())}"
         raise flag_error("model", config.model, allowed) from error
-    logits = jax.eval_shape(
-        lambda v: layers.apply(model, v.params, v.stats, image[None], False)[0], initial
-    )
     if logits.shape != (1, classes):
         allowed = f"one whose last layer makes [B, {classes}], not {list(logits.shape)}"
         raise flag_error("model", config.model, allowed)
@@ -159,8 +162,9 @@ def _initial(config: Config, model: Model, key: Array, image: Array, classes: in
 def _shares(config: Config, dataset: Dataset) -> partition.Shares:
     """Index lists of all clients, each long enough for a batch where that is needed."""
     kind, labels = config.partition, dataset.train.labels
-    if kind == "shards" and config.classes_per_client > dataset.classes:
-        allowed = f"at most the {dataset.classes} classes of {config.dataset}"
+    classes = len(np.unique(labels))
+    if kind == "shards" and config.classes_per_client > classes:
+        allowed = f"at most the {classes} classes among the training examples"
         raise flag_error("classes_per_client", config.classes_per_client, allowed)
     option = partition.PARTITIONS[kind].option
     value = None if option is None else getattr(config, option)

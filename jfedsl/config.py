@@ -133,7 +133,7 @@ class Config:
     dropout_rate: float = _knob(
         0.2, "Probability that an entry of the activation at the cut is not sent.", _RATE
     )
-    quantizer: str = _knob("uniform", "Kind of every quantizer.", OneOf(QUANTIZERS))
+    quantizer: str = _knob("uniform", "Kind of every quantizer.", OneOf(tuple(QUANTIZERS)))
     bucket_size: int = _knob(
         512, "Entries that share a quantizer's header; 0 for whole tensors.", _whole(0)
     )

@@ -36,11 +36,11 @@ def evaluate_run(workdir: Path, export_dir: Path, data_dir: str | None = None) -
     """
     run = restore_run(workdir, data_dir)
     result = assess(run)
-    export_model(run, result, export_dir)
     try:
         write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
     except OSError as error:
         raise flag_error("workdir", workdir, f"a folder to write to ({error})") from error
+    export_model(run, result, export_dir)
     return result
 
 
@@ -53,7 +53,8 @@ def assess(run: Run) -> Result:
 
     Returns:
       Plain values: round, test_loss, test_accuracy, test_accuracy_dense as in metrics.csv, and
-      clients: mean, standard deviation, least, greatest and the accuracies in client order.
+      clients: mean, standard deviation, least, greatest and the accuracies in client order, None
+      for a client none of whose classes are in the test set.
     """
     experiment, state = run.experiment, run.state
     scheme, data, test = experiment.scheme, experiment.data, experiment.test
@@ -66,19 +67,18 @@ def assess(run: Run) -> Result:
     )
     accuracies = np.asarray(measure(data, state, test, first.astype(np.int32)), np.float64)[model]
     counts = label_counts(data.partition, data.labels, scheme.classes)
-    own = _expected(accuracies, counts)
-    measured = own[np.isfinite(own)]
+    own = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
     return {
         "round": int(state.round),
         **{name: float(value) for name, value in vars(result).items()},
-        "clients": {
-            "mean": float(measured.mean()),
-            "standard_deviation": float(measured.std()),
-            "least": float(measured.min()),
-            "greatest": float(measured.max()),
-            "accuracy": [float(value) if np.isfinite(value) else None for value in own],
-        },
+        "clients": {**_spread([a for a in own if a is not None]), "accuracy": own},
     }
+
+
+def _spread(accuracies: list[float]) -> dict[str, float | None]:
+    """Mean, standard deviation, least and greatest; None of nothing."""
+    functions = {"mean": np.mean, "standard_deviation": np.std, "least": min, "greatest": max}
+    return {n: float(f(accuracies)) if accuracies else None for n, f in functions.items()}
 
 
 def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -99,11 +99,13 @@ def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
-    """Writes the joined dense model, its halves, clients' masks and a manifest as files.
+    """Writes the joined dense model, its halves, what clients have of their own, and a manifest.
 
     `joined.npz`, `client.npz` and `server.npz` hold arrays by `params.LAYER...` and
-    `stats.LAYER...`. `client_masks.npz`, where there is pruning, holds a bool array `[V, ...]` for
-    each prunable weight; client n's are at `model_of_client[n]` of the manifest.
+    `stats.LAYER...`. With pruning `client_masks.npz` holds a bool array `[V, ...]` for each
+    prunable weight; where statistics stay with clients `client_statistics.npz` holds theirs,
+    `[V, ...]`, and the other files the mean. Client n's are at `model_of_client[n]` of the
+    manifest.
 
     Args:
       run: a run.
@@ -114,22 +116,27 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
       The files written.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or holds a manifest of something else.
     """
     scheme, data = run.experiment.scheme, run.experiment.data
     whole = jax.jit(lambda data, state: joined(scheme, data.partition, state))(data, run.state)
-    arrays = {name: np.asarray(a) for name, a in export.named(scheme.model, whole).items()}
-    own = {layer.name for layer in scheme.model[: scheme.cut]}
-    client = {name: a for name, a in arrays.items() if name.split(".")[1] in own}
-    server = {name: a for name, a in arrays.items() if name not in client}
+    cut = scheme.cut
+    halves = (
+        Variables(whole.params[:cut], whole.stats[:cut]),
+        Variables(whole.params[cut:], whole.stats[cut:]),
+    )
     files: dict[str, export.Arrays] = {
-        export.JOINED: arrays, "client.npz": client, "server.npz": server
-    }  # fmt: skip
-    facts = _facts(run, result)
-    if scheme.pruner is not None:
-        first, model = evaluation.distinct_models(scheme, run.state)
-        files["client_masks.npz"] = _masks(run, first.astype(np.int32))
-        facts["model_of_client"] = model.tolist()
+        export.JOINED: export.named(scheme.model, whole),
+        "client.npz": export.named(scheme.model[:cut], halves[0]),
+        "server.npz": export.named(scheme.model[cut:], halves[1]),
+    }
+    first, model = evaluation.distinct_models(scheme, run.state)
+    own = {
+        "client_masks.npz": _masks(run, first.astype(np.int32)),
+        "client_statistics.npz": _statistics(run, first),
+    }
+    files |= {name: arrays for name, arrays in own.items() if arrays}
+    facts = {**_facts(run, result), "model_of_client": model.tolist()}
     try:
         export.write(folder, files, facts)
     except OSError as error:
@@ -137,16 +144,31 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     return [folder / name for name in (*files, export.MANIFEST)]
 
 
-def _masks(run: Run, clients: np.ndarray) -> dict[str, np.ndarray]:
+def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
     """Masks of prunable weights, bool `[V, ...]`, by the names of the weights."""
     _, experiment, state = run
     scheme, own = experiment.scheme, state.aggregator.params
+    if scheme.pruner is None:
+        return {}
     masks = jax.jit(jax.vmap(lambda n: masks_of(scheme, experiment.key, state, n)))(clients)
     flags = layers.prunable(own, len(scheme.model))
-    masks, flags = (
-        export.named(scheme.model, Variables(tree, ({},) * scheme.cut)) for tree in (masks, flags)
-    )
-    return {name: np.asarray(mask) for name, mask in masks.items() if flags[name]}
+    masks, flags = (_named_params(run, tree) for tree in (masks, flags))
+    return {name: mask for name, mask in masks.items() if flags[name]}
+
+
+def _named_params(run: Run, tree: Any) -> dict[str, Any]:
+    """Leaves of a tree like the client-side parameters, by the names of the parameters."""
+    scheme = run.experiment.scheme
+    return export.named(scheme.model, Variables(tree, ({},) * scheme.cut))
+
+
+def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
+    """Normalisation statistics that stay with clients, `[V, ...]`."""
+    scheme = run.experiment.scheme
+    if scheme.statistics != "local":
+        return {}
+    stats = jax.tree.map(lambda x: x[clients], run.state.clients.stats)
+    return export.named(scheme.model, Variables(({},) * scheme.cut, stats))
 
 
 def _facts(run: Run, result: Result) -> dict[str, Any]:
@@ -173,18 +195,21 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
 def table(result: Result) -> str:
     """A short table of what `assess` found."""
     clients = result["clients"]
-    own = [np.nan if value is None else value for value in clients["accuracy"]]
-    worst, best = int(np.nanargmin(own)), int(np.nanargmax(own))
-    return "\n".join(
-        (
-            f"after round {result['round']}",
-            f"{'test accuracy':<28}{result['test_accuracy']:.4f}",
-            f"{'without masks':<28}{result['test_accuracy_dense']:.4f}",
-            f"{'test loss':<28}{result['test_loss']:.4f}",
-            f"over {len(own)} clients, each on its own mix of labels",
+    own = clients["accuracy"]
+    measured = [n for n, value in enumerate(own) if value is not None]
+    lines = [
+        f"after round {result['round']}",
+        f"{'test accuracy':<28}{result['test_accuracy']:.4f}",
+        f"{'without masks':<28}{result['test_accuracy_dense']:.4f}",
+        f"{'test loss':<28}{result['test_loss']:.4f}",
+        f"over {len(measured)} of {len(own)} clients, each on its own mix of labels",
+    ]
+    if measured:
+        worst, best = (pick(measured, key=own.__getitem__) for pick in (min, max))
+        lines += [
             f"{'  mean':<28}{clients['mean']:.4f}",
             f"{'  standard deviation':<28}{clients['standard_deviation']:.4f}",
             f"{'  least':<28}{clients['least']:.4f} (client {worst})",
             f"{'  greatest':<28}{clients['greatest']:.4f} (client {best})",
-        )
-    )
+        ]
+    return "\n".join(lines)

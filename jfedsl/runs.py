@@ -10,13 +10,13 @@ import numpy as np
 
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, flag_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.aggregation import joined
 from jfedsl.protocol.state import State
 from jfedsl.runtime import export
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
-from jfedsl.runtime.workdir import read_config
+from jfedsl.runtime.workdir import CONFIG, read_config
 
 CHECKPOINTS = "checkpoints"
 
@@ -42,14 +42,10 @@ def restore_run(workdir: Path, data_dir: str | None = None, flag: str = "workdir
     """
     config = read_config(workdir)
     if config is None or not any_in(workdir / CHECKPOINTS):
-        raise flag_error(
-            flag,
-            workdir,
-            (
-                "the workdir of a run with a checkpoint"
-                + (", or an export" if flag == "init_from" else "")
-            ),
-        )
+        wanted = "the workdir of a run with a checkpoint"
+        if flag == "init_from":
+            wanted += ", or an export"
+        raise flag_error(flag, workdir, wanted)
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=data_dir)
     experiment = build(config)
@@ -71,8 +67,8 @@ def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> V
     Raises:
       UserError: no run or export, or one of another model.
     """
-    if (folder / export.MANIFEST).exists():
-        found = export.read(folder)
+    if (folder / export.MANIFEST).exists() and not (folder / CONFIG).exists():
+        found = _exported(folder)
     else:
         _, experiment, state = restore_run(folder, data_dir, "init_from")
         weights = jax.jit(lambda p, s: joined(experiment.scheme, p, s))
@@ -87,3 +83,10 @@ def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> V
         raise flag_error("init_from", folder, allowed)
     leaves = [jnp.asarray(found[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _exported(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        return export.read(folder)
+    except UserError as error:
+        raise flag_error("init_from", folder, f"a whole export; {error}") from error

@@ -146,7 +146,7 @@ def test_evaluating_a_run_and_starting_from_its_export(straight, tmp_path):
     assert status == 0 and error == ""
     result = json.loads((straight / "evaluation.json").read_text())
     assert f"test accuracy               {result['test_accuracy']:.4f}" in out
-    assert len(result["clients"]["accuracy"]) == 3 and "over 3 clients" in out
+    assert len(result["clients"]["accuracy"]) == 3 and "over 3 of 3 clients" in out
     assert float(before[-1]["test_accuracy"]) == pytest.approx(result["test_accuracy"], rel=1e-6)
     assert metrics(straight) == before
     status, out, error = finish(*TINY, f"--init_from={export}", f"--workdir={tmp_path / 'tuned'}")

@@ -10,13 +10,16 @@ from helpers import plain
 
 from jfedsl import training
 from jfedsl.config import Config
-from jfedsl.data.datasets import load
+from jfedsl.data.datasets import DATASETS, Dataset, Split, load
 from jfedsl.data.partition import label_counts
 from jfedsl.errors import UserError
-from jfedsl.models import layers
+from jfedsl.models import ZOO, Entry, layers, mlp
+from jfedsl.models.layers import Variables
+from jfedsl.protocol import evaluation
+from jfedsl.protocol.state import weights
 from jfedsl.results import _expected, assess, export_model, table
 from jfedsl.runs import Run, restore_run
-from jfedsl.runtime import metrics
+from jfedsl.runtime import export, metrics
 
 RATES = (0.0, 0.6, 0.6, 0.3, 0.0)
 
@@ -149,8 +152,6 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
     run = restore_run(tmp_path / "run")
     scheme, data, test = run.experiment.scheme, run.experiment.data, run.experiment.test
     result = assess(run)
-    from jfedsl.protocol import evaluation
-
     first, model = evaluation.distinct_models(scheme, run.state)
     assert len(first) == (1 if changes == {"prune_kind": "none"} else 5)
     rows = evaluation.class_accuracies(
@@ -162,6 +163,61 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
     export_model(run, result, tmp_path / "export")
     masks = tmp_path / "export" / "client_masks.npz"
     assert masks.exists() == (scheme.pruner is not None)
+
+
+def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) -> None:
+    local = {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"}
+    training.train(settings(tmp_path / "run", **local, rounds=2))
+    run = restore_run(tmp_path / "run")
+    manifest, archives = exported(run, tmp_path / "export")
+    assert manifest["model_of_client"] == list(range(5))
+    held = export.named(run.experiment.scheme.model, Variables(({},) * 4, run.state.clients.stats))
+    assert archives["client_statistics.npz"].keys() == held.keys() != set()
+    for name, array in archives["client_statistics.npz"].items():
+        np.testing.assert_array_equal(array, held[name])
+        share = np.asarray(
+            weights(run.experiment.scheme, run.experiment.data.partition, run.state.participants)
+        )
+        mean = np.tensordot(share, array[np.asarray(run.state.participants)], 1)
+        np.testing.assert_allclose(archives["joined.npz"][name], mean, rtol=1e-5, atol=1e-7)
+
+
+def test_names_of_layers_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dotted(classes: int, norm: str) -> layers.Model:
+        flatten, *rest = mlp(classes, norm)
+        return (flatten, *(layer._replace(name=f"block.{layer.name}") for layer in rest))
+
+    monkeypatch.setitem(ZOO, "dotted", Entry(dotted, "block.dense1"))
+    training.train(settings(tmp_path / "run", model="dotted", rounds=1))
+    _, archives = exported(restore_run(tmp_path / "run"), tmp_path / "export")
+    halves = [
+        {name.split(".")[2] for name in archives[f"{side}.npz"]} for side in ("client", "server")
+    ]
+    assert halves == [{"dense1"}, {"dense2", "logits"}]
+
+
+@pytest.mark.parametrize(("tested", "measured"), [(0, 1), (9, 0)])
+def test_clients_whose_classes_are_not_tested_have_no_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tested: int, measured: int
+) -> None:
+    # Two clients of two classes each, all different; one class is tested, or one nobody has.
+    train, test = load("digits", "")[:2]
+    seen, some = train.labels < 4, test.labels == tested
+    data = Dataset(
+        Split(train.images[seen], train.labels[seen]),
+        Split(test.images[some], test.labels[some]),
+        10,
+    )
+    monkeypatch.setitem(DATASETS, "few", lambda data_dir: data)
+    pair = {"dataset": "few", "partition": "shards", "classes_per_client": 2, "clients": 2}
+    changes = {"participants": None, "prune_kind": "none", "rounds": 1}
+    training.train(settings(tmp_path, **pair, **changes))
+    result = assess(restore_run(tmp_path))
+    own = [accuracy for accuracy in result["clients"]["accuracy"] if accuracy is not None]
+    assert len(own) == measured
+    assert result["clients"]["mean"] == (own[0] if own else None)
+    assert f"over {measured} of 2 clients" in table(result)
+    json.dumps(result, allow_nan=False)
 
 
 def test_classes_without_test_examples_are_left_out() -> None:
@@ -192,7 +248,7 @@ def test_exports_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
     assert f"--init_from={folder}: allowed is a run or export of the same model" in str(error.value)
     assert "params.dense1.Dense_0.bias is [256] there, missing here" in str(error.value)
     (folder / "joined.npz").write_bytes(b"")
-    with pytest.raises(UserError, match="joined.npz: damaged"):
+    with pytest.raises(UserError, match="--init_from=.* a whole export; .*joined.npz: damaged"):
         training.train(settings(tmp_path / "never", init_from=str(folder)))
     assert not (tmp_path / "never").exists()
 

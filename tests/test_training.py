@@ -6,8 +6,10 @@ import shutil
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from helpers import assert_equal, plain
 
 from jfedsl import training
@@ -15,6 +17,7 @@ from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.errors import TrainingError, UserError
 from jfedsl.models import ZOO, Entry, mlp
+from jfedsl.models.layers import from_linen
 from jfedsl.runs import restore_run, weights_of
 from jfedsl.runtime.checkpoint import Checkpoints
 
@@ -300,6 +303,23 @@ def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path):
     assert Config.from_json((tmp_path / "run" / "config.json").read_text()) == config
 
 
+class Counting(nn.Module):
+    """Holds a collection of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        self.variable("counts", "calls", lambda: jnp.zeros(()))
+        return x
+
+
+class Pair(nn.Module):
+    """Returns two arrays."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x, x
+
+
 def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--augment=crop_flip: allowed is none with inputs of sh"):
         training.train(small(tmp_path, dataset="vectors", augment="crop_flip"))
@@ -311,6 +331,20 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
     monkeypatch.setitem(ZOO, "twice", Entry(lambda classes, norm: mlp(9, norm) * 2, "dense1"))
     with pytest.raises(UserError, match="--model=twice: .*; two layers are named flatten"):
         training.train(small(tmp_path, model="twice"))
+    for module, text in (
+        (nn.Dropout(0.5, deterministic=False), "--model=own: .* needs PRNG"),
+        (Counting(), "own holds counts; modules may hold params and batch_stats"),
+        (Pair(), r"own makes tuple of \[1, 8, 8, 1\]"),
+    ):
+        model = (from_linen("own", module), *mlp(10))
+        monkeypatch.setitem(ZOO, "own", Entry(lambda classes, norm, m=model: m, "own"))
+        with pytest.raises(UserError, match=text):
+            training.train(small(tmp_path / "never", model="own"))
+    with pytest.raises(
+        UserError, match=r"convolution and pooling take images \[H, W, C\], not \[6"
+    ):
+        training.train(small(tmp_path / "never", dataset="vectors", model="cnn"))
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="--model=gone: allowed is one of .*, wide, twice"):
         small(tmp_path, model="gone")
 

@@ -46,7 +46,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
       scheme: of the run.
       key: run key.
       start: parameters and statistics of the whole model.
-      image: a normalised sample `[H, W, C]`; only its shape and dtype matter.
+      image: a normalised sample input; only its shape and dtype matter.
     """
     own, stats = start.params[: scheme.cut], start.stats[: scheme.cut]
     server, server_stats = start.params[scheme.cut :], start.stats[scheme.cut :]

@@ -12,14 +12,14 @@ PADDING = 4  # pixels on each side
 
 
 def crop_flip(key: Array, images: Array) -> Array:
-    """Shifts by up to 4 pixels each way, zeros coming in, and mirrors every second image.
+    """Shifts by up to 4 pixels each way, zeros coming in, and mirrors with probability 1/2.
 
     The usual augmentation of CIFAR (arXiv 1409.5185, section 4): a crop of the original size out of
     the zero-padded image, and a horizontal flip with probability 1/2.
 
     Args:
       key: scalar PRNG key.
-      images: `[B, H, W, C]`, of any dtype; uint8 before normalisation, so that zero is black.
+      images: `[B, H, W, C]` before normalisation, so that zero is black in uint8.
 
     Returns:
       Images of the same shape and dtype.

@@ -1,4 +1,4 @@
-"""Data sets by name; images are held as uint8 and normalised inside the compiled step."""
+"""Data sets by name, held as they are (images as uint8) and normalised in the compiled step."""
 
 import io
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from PIL import Image
 
 from jfedsl.data import preparation
 from jfedsl.errors import UserError
+
+_LARGEST, _MOST_CLASSES = 1e15, 1_000_000
 
 
 class Split(NamedTuple):
@@ -68,36 +70,59 @@ def from_arrays(
     Raises:
       ValueError: names the array and what is wrong with it.
     """
-    splits = {"train": train, "test": test}
-    arrays = {name: Split(*map(np.asarray, split)) for name, split in splits.items()}
+    train_images, test_images = _inputs("train", train[0]), _inputs("test", test[0])
+    kinds = [f"{x.dtype} {list(x.shape[1:])}" for x in (train_images, test_images)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"test inputs: {kinds[0]} as the train inputs are allowed, not {kinds[1]}")
+    train_labels = _labels("train", train[1], len(train_images))
+    test_labels = _labels("test", test[1], len(test_images))
     if classes is None:
-        classes = max(int(split.labels.max(initial=0)) for split in arrays.values()) + 1
-    for name, (images, labels) in arrays.items():
-        _check_arrays(name, images, labels, classes)
-    shapes = {split.images.shape[1:] for split in arrays.values()}
-    if len(shapes) > 1:
-        raise ValueError(f"train and test inputs have different shapes: {shapes}")
-
-    def held(split: Split) -> Split:
-        kind = np.uint8 if split.images.dtype == np.uint8 else np.float32
-        return Split(split.images.astype(kind), split.labels.astype(np.int32))
-
-    return Dataset(held(arrays["train"]), held(arrays["test"]), classes)
+        classes = int(max(train_labels.max(), test_labels.max())) + 1
+    for name, labels in (("train", train_labels), ("test", test_labels)):
+        if labels.max() >= classes:
+            raise ValueError(f"{name} labels: 0 to {classes - 1} are allowed, not {labels.max()}")
+    return Dataset(Split(train_images, train_labels), Split(test_images, test_labels), classes)
 
 
-def _check_arrays(name: str, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
-    """Raises ValueError on anything that training would stumble over later."""
-    if images.ndim < 2 or len(images) == 0 or images.dtype.kind not in "buif":
-        what = f"{images.dtype}{list(images.shape)}"
+def _inputs(name: str, values: Any) -> np.ndarray:
+    """Inputs as they are held, uint8 or float32.
+
+    Raises:
+      ValueError: what training would stumble over later.
+    """
+    array = _array(f"{name} inputs", values)
+    if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
+        what = f"{array.dtype} {list(array.shape)}"
         raise ValueError(f"{name} inputs: real numbers [N, ..., C] are allowed, not {what}")
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise ValueError(f"{name} inputs: not all are finite")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "ui":
-        what = f"{labels.dtype}{list(labels.shape)}"
-        raise ValueError(f"{name} labels: whole numbers [{len(images)}] are allowed, not {what}")
-    if labels.min() < 0 or labels.max() >= classes:
-        found = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"{name} labels: 0 to {classes - 1} are allowed, not {found}")
+    if array.dtype == np.uint8:
+        return array
+    # Squares of larger ones, and sums of those, overflow float32.
+    if not np.all(np.abs(array.astype(np.float64)) < _LARGEST):
+        raise ValueError(f"{name} inputs: finite numbers below {_LARGEST:g} are allowed")
+    return array.astype(np.float32)
+
+
+def _labels(name: str, values: Any, examples: int) -> np.ndarray:
+    """Labels as int32 `[examples]`.
+
+    Raises:
+      ValueError: they are something else.
+    """
+    array = _array(f"{name} labels", values)
+    if array.shape != (examples,) or array.dtype.kind not in "ui":
+        what = f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"{name} labels: whole numbers [{examples}] are allowed, not {what}")
+    if array.min() < 0 or array.max() >= _MOST_CLASSES:
+        found = f"{array.min()} to {array.max()}"
+        raise ValueError(f"{name} labels: 0 to {_MOST_CLASSES - 1} are allowed, not {found}")
+    return array.astype(np.int32)
+
+
+def _array(what: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"{what}: {error}") from error
 
 
 def subset(split: Split, examples: int) -> Split:

@@ -98,8 +98,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
             )
         if manual_dir is None:
             _download(name, raw)
-        for leftover in folder.parent.glob("incomplete.*"):  # of a killed preparation
-            shutil.rmtree(leftover, ignore_errors=True)
+        _clear(folder.parent)
         try:
             _build(name, data_dir, raw)
         except (OSError, RuntimeError) as error:  # a full disk; array_record raises the latter
@@ -126,6 +125,12 @@ def _alone(name: str, data_dir: Path) -> Iterator[None]:
             print(f"{name} is being prepared by another process; waiting", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a killed preparation left unfinished."""
+    for leftover in folder.glob("incomplete.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _build(name: str, data_dir: Path, raw: Path) -> None:
@@ -178,6 +183,7 @@ def _download(name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {_line(error)}") from error
+    _clear(folder)
     for file in raw_files(name):
         path = folder / file.name
         if path.is_file() and _is_whole(path, file):
@@ -229,7 +235,8 @@ def restore_debian(folder: Path, source: Path = DEBIAN_FOLDER) -> None:
     (RFC 1952), which the registered checksums include.
 
     Raises:
-      UserError: the package is not installed, or its files are not those known.
+      UserError: the package is not installed, or its files are not those known, or `folder` is
+        full.
     """
     for file in raw_files("fashion_mnist"):
         path = source / file.name
@@ -241,7 +248,10 @@ def restore_debian(folder: Path, source: Path = DEBIAN_FOLDER) -> None:
                 "apt-get install dataset-fashion-mnist"
             ) from error
         restored = folder / file.name
-        restored.write_bytes(_original_header(file.name) + stripped[10:])
+        try:
+            restored.write_bytes(_original_header(file.name) + stripped[10:])
+        except OSError as error:
+            raise UserError(f"{restored}: not written: {_line(error)}") from error
         if not _is_whole(restored, file):
             raise UserError(
                 f"{path}: damaged, or another version than the one known; install Debian's "

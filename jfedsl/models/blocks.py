@@ -39,6 +39,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, H, W, Cin]` to `[B, H, W, features]`."""
+        ops.check_images(x)
         x = nn.Conv(
             self.features,
             (3, 3),
@@ -82,6 +83,7 @@ def padded(layer: Layer, size: int) -> Layer:
     """The layer on images zero-padded on all sides to `size` x `size`; larger ones stay."""
 
     def pad(x: Array) -> Array:
+        ops.check_images(x)
         missing = [max(0, size - n) for n in x.shape[1:3]]
         pads = [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)]
         return jnp.pad(x, pads)

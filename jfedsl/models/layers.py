@@ -48,7 +48,11 @@ def from_linen(name: str, module: nn.Module) -> Layer:
 
     Args:
       name: the layer's name.
-      module: unbound; may hold the collections `params` and `batch_stats`.
+      module: unbound; may hold the collections `params` and `batch_stats`, and draws no random
+        numbers, as Flax's dropout would.
+
+    Raises:
+      ValueError: from `init`, where the module holds other collections.
     """
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
@@ -56,8 +60,12 @@ def from_linen(name: str, module: nn.Module) -> Layer:
         return {"train": train} if takes_train else {}
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:
-        variables = module.init(key, x, **options(False))
-        return variables.get("params", {}), variables.get("batch_stats", {})
+        variables = {**module.init(key, x, **options(False))}
+        params, stats = variables.pop("params", {}), variables.pop("batch_stats", {})
+        if variables:
+            held = ", ".join(variables)
+            raise ValueError(f"{name} holds {held}; modules may hold params and batch_stats")
+        return params, stats
 
     def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
         variables = {"params": params, "batch_stats": stats}
@@ -90,7 +98,8 @@ def init(model: Model, key: Array, x: Array) -> Variables:
       x: a sample batch `[B, ...]`; only its shape and dtype matter.
 
     Raises:
-      ValueError: two layers of one name, or an input so small that a layer leaves nothing of it.
+      ValueError: two layers of one name, or a layer that leaves nothing of so small an input, or
+        makes something else than one array.
     """
     names = [layer.name for layer in model]
     twice = [name for name in names if names.count(name) > 1]
@@ -101,9 +110,11 @@ def init(model: Model, key: Array, x: Array) -> Variables:
         p, s = layer.init(fold(key, i), x)
         params.append(p)
         stats.append(s)
-        before, (x, _) = x.shape, layer.apply(p, s, x, False)
-        if x.size == 0:
-            raise ValueError(f"{layer.name} makes {list(x.shape)} of {list(before)}")
+        y, _ = layer.apply(p, s, x, False)
+        if not isinstance(y, Array) or y.size == 0:
+            made = list(y.shape) if isinstance(y, Array) else type(y).__name__
+            raise ValueError(f"{layer.name} makes {made} of {list(x.shape)}")
+        x = y
     return Variables(tuple(params), tuple(stats))
 
 

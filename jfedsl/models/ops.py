@@ -172,11 +172,21 @@ def max_pool(x: Array, size: int = 2) -> Array:
 
     Returns:
       `[B, H // size, W // size, C]`.
+
+    Raises:
+      ValueError: not images.
     """
+    check_images(x)
     batch, height, width, channels = x.shape
     rows, columns = height // size, width // size
     x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
     return reduce(_greater, (x[:, :, i, :, j] for i in range(size) for j in range(size)))
+
+
+def check_images(x: Array) -> None:
+    """Raises ValueError unless `x` is `[B, H, W, C]`."""
+    if x.ndim != 4:
+        raise ValueError(f"convolution and pooling take images [H, W, C], not {list(x.shape[1:])}")
 
 
 def _greater(a: Array, b: Array) -> Array:

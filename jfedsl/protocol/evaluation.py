@@ -21,7 +21,7 @@ class TestSet(struct.PyTreeNode):
     """Padded and folded into batches.
 
     Attributes:
-      images: uint8 `[M, E, H, W, C]`.
+      images: as in `Split`, `[M, E, ...]`.
       labels: int32 `[M, E]`.
       valid: bool `[M, E]`, False on padding.
     """

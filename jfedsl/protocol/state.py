@@ -83,7 +83,7 @@ class Scheme(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What lies on the device: training images uint8 `[N, H, W, C]`, labels int32 `[N]`."""
+    """What lies on the device: training inputs as in `Split`, labels int32 `[N]`."""
 
     images: Array
     labels: Array

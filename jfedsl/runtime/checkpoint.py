@@ -30,8 +30,9 @@ class Checkpoints:
           read_only: change nothing, for the folder of a run that may be going on.
         """
         self._directory, self._read_only = directory.absolute(), read_only
-        options = ocp.CheckpointManagerOptions(read_only=True)
-        if not read_only:
+        if read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
             for step in _steps(self._directory, whole=False) - _steps(self._directory):
                 (self._directory / str(step)).rmdir()
             options = ocp.CheckpointManagerOptions(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-import zipfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,25 +36,36 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
     """Writes archives and then the manifest, which knows their checksums, shapes and `facts`.
 
     Args:
-      folder: made if need be; files of an earlier export are replaced.
+      folder: made if need be; an earlier export is replaced once all archives are on the disk.
       files: arrays by name, by the name of the archive.
       facts: plain values for the manifest.
+
+    Raises:
+      UserError: the folder holds a manifest of something else.
+      OSError: the folder cannot be written; an earlier export is still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)  # no manifest of other files, were this killed
-    contents = {}
-    for file, arrays in files.items():
-        arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        temporary = folder / f".{file}"
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)
-        os.replace(temporary, folder / file)
-        contents[file] = {
-            "sha256": _sha256(folder / file),
-            "arrays": {n: {"shape": a.shape, "dtype": str(a.dtype)} for n, a in arrays.items()},
-        }
-    manifest = {"format": FORMAT, **facts, "files": contents}
-    write_atomically(folder / MANIFEST, _text(manifest))
+    earlier = _manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
+        for file, arrays in files.items():
+            with (Path(temporary) / file).open("wb") as stream:
+                np.savez(stream, **{name: np.asarray(array) for name, array in arrays.items()})
+        (folder / MANIFEST).unlink(missing_ok=True)  # none of other files, were this killed
+        for file in files:
+            os.replace(Path(temporary) / file, folder / file)
+    for file in earlier.keys() - files.keys():
+        (folder / file).unlink(missing_ok=True)
+    contents = {file: _contents(folder / file, arrays) for file, arrays in files.items()}
+    write_atomically(folder / MANIFEST, _text({"format": FORMAT, **facts, "files": contents}))
+
+
+def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
+    """What the manifest says of an archive."""
+    listed = {
+        name: {"shape": np.shape(array), "dtype": str(np.asarray(array).dtype)}
+        for name, array in arrays.items()
+    }
+    return {"sha256": _sha256(path), "arrays": listed}
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -63,21 +74,31 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: names the file that is missing or damaged.
     """
+    manifest, path = _manifest(folder), folder / JOINED
+    try:
+        whole = _sha256(path) == manifest["files"][JOINED]["sha256"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if not whole:
+        raise UserError(f"{path}: damaged, or not the file that {MANIFEST} was written for")
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export.
+
+    Raises:
+      UserError: it cannot be read, or is of something else.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{path}: of another format than this program's ({FORMAT})")
-        expected = manifest["files"][JOINED]["sha256"]
-        path = folder / JOINED
-        if _sha256(path) != expected:
-            raise UserError(f"{path}: damaged, or not the file that {MANIFEST} was written for")
-        with np.load(path) as archive:
-            return dict(archive)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        if manifest["format"] == FORMAT and JOINED in manifest["files"]:
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the manifest of an export ({error!r})") from error
+    raise UserError(f"{path}: not the manifest of an export ({FORMAT})")
 
 
 def _text(manifest: Any) -> str:

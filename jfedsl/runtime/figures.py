@@ -26,7 +26,16 @@ def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
         accuracy, loss = axes[:, column]
         _line(accuracy, rows, name, unit, "test_accuracy", "as trained", marker=".")
         if any(row["test_accuracy"] != row["test_accuracy_dense"] for row in rows):
-            _line(accuracy, rows, name, unit, "test_accuracy_dense", "without masks", ls=":")
+            _line(
+                accuracy,
+                rows,
+                name,
+                unit,
+                "test_accuracy_dense",
+                "without masks",
+                ls=":",
+                marker=".",
+            )
         accuracy.axhline(target, color="gray", lw=0.8, ls="--", label=f"target {target:g}")
         _line(loss, rows, name, unit, "train_loss", "train", lw=0.8, color="tab:gray")
         _line(loss, rows, name, unit, "test_loss", "test", marker=".", color="tab:red")
@@ -37,8 +46,8 @@ def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
     axes[1, 0].set_ylabel("loss")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(loc="lower right")
-    axes[1, 0].legend(loc="upper right")
+    axes[0, 0].legend(loc="best")
+    axes[1, 0].legend(loc="best")
     _save(figure, title, path)
 
 

@@ -140,6 +140,7 @@ def test_subsets_are_fixed_nested_and_in_order() -> None:
 
 
 LABELS = np.array([0, 1, 2, 1])
+ONES = np.ones((4, 2))
 
 
 @pytest.mark.parametrize(
@@ -148,31 +149,54 @@ LABELS = np.array([0, 1, 2, 1])
 )
 def test_own_arrays_keep_bytes_and_become_float32_otherwise(dtype: str, held: str) -> None:
     inputs = np.arange(8).reshape(4, 2).astype(dtype)
-    data = from_arrays((inputs, LABELS.astype(np.uint64)), (inputs.tolist(), LABELS.tolist()))
+    data = from_arrays((inputs, LABELS.astype(np.uint64)), (inputs, LABELS.tolist()))
     assert data.train.images.dtype == held and data.train.labels.dtype == np.int32
     assert data.classes == 3
     np.testing.assert_array_equal(data.train.images, inputs)
     np.testing.assert_array_equal(data.test.labels, LABELS)
 
 
-ONES = np.ones((4, 2))
-BAD_ARRAYS: list[tuple[tuple[object, object], dict[str, int], str]] = [
-    ((ONES[:3], LABELS), {}, "train labels: whole numbers [3] are allowed, not int64[4]"),
-    ((ONES, LABELS.astype(float)), {}, "train labels: whole numbers [4] are allowed, not float64"),
-    ((ONES, LABELS - 1), {}, "train labels: 0 to 2 are allowed, not -1 to 1"),
-    ((ONES, LABELS), {"classes": 2}, "train labels: 0 to 1 are allowed, not 0 to 2"),
-    ((ONES[:, 0], LABELS), {}, "train inputs: real numbers [N, ..., C] are allowed"),
-    ((ONES[:0], LABELS[:0]), {}, "train inputs: real numbers [N, ..., C] are allowed"),
-    ((ONES * np.nan, LABELS), {}, "train inputs: not all are finite"),
-    ((ONES * 1j, LABELS), {}, "train inputs: real numbers"),
-    ((np.ones((4, 3)), LABELS), {}, "train and test inputs have different shapes"),
-]  # fmt: skip
+def test_own_lists_are_arrays() -> None:
+    data = from_arrays((ONES.tolist(), LABELS.tolist()), (ONES, LABELS), classes=7)
+    np.testing.assert_array_equal(data.train.images, ONES)
+    assert data.classes == 7
 
 
-@pytest.mark.parametrize(("train", "options", "text"), BAD_ARRAYS)
-def test_own_arrays_that_do_not_fit_are_named(
-    train: tuple[object, object], options: dict[str, int], text: str
-) -> None:
+BAD_INPUTS = [
+    (ONES[:, 0], "train inputs: real numbers [N, ..., C] are allowed, not float64 [4]"),
+    (ONES[:0], "train inputs: real numbers [N, ..., C] are allowed"),
+    (ONES[:, :0], "train inputs: real numbers [N, ..., C] are allowed"),
+    (ONES * 1j, "train inputs: real numbers"),
+    (ONES.astype(str), "train inputs: real numbers"),
+    (ONES.astype(object), "train inputs: real numbers"),
+    ([[1.0, 2.0], [3.0]], "train inputs: "),
+    (ONES * np.nan, "train inputs: finite numbers below 1e+15 are allowed"),
+    (ONES * 1e39, "train inputs: finite numbers below 1e+15 are allowed"),
+    (np.ones((4, 3)), "test inputs: float32 [3] as the train inputs are allowed, not float32 [2]"),
+    (ONES.astype(np.uint8), "test inputs: uint8 [2] as the train inputs are allowed, not float32"),
+    (ONES[:3], "train labels: whole numbers [3] are allowed, not int64 [4]"),
+]
+BAD_LABELS = [
+    (LABELS.astype(float), "train labels: whole numbers [4] are allowed, not float64"),
+    (LABELS * np.nan, "train labels: whole numbers [4] are allowed, not float64"),
+    (LABELS.astype(str), "train labels: whole numbers [4] are allowed"),
+    (LABELS.astype(object), "train labels: whole numbers [4] are allowed"),
+    (LABELS - 1, "train labels: 0 to 999999 are allowed, not -1 to 1"),
+    (LABELS * 10**12, "train labels: 0 to 999999 are allowed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "text"),
+    [(inputs, LABELS, text) for inputs, text in BAD_INPUTS]
+    + [(ONES, labels, text) for labels, text in BAD_LABELS],
+)
+def test_own_arrays_that_do_not_fit_are_named(inputs: object, labels: object, text: str) -> None:
     with pytest.raises(ValueError) as error:
-        from_arrays(train, (ONES, LABELS), **options)
-    assert text in str(error.value) and "\n" not in str(error.value)
+        from_arrays((inputs, labels), (ONES, LABELS))
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+def test_more_labels_than_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="train labels: 0 to 1 are allowed, not 2"):
+        from_arrays((ONES, LABELS), (ONES, LABELS), classes=2)

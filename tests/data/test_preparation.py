@@ -203,13 +203,26 @@ def test_an_exception_on_the_way_leaves_nothing_and_the_next_try_succeeds(
     check_same(datasets.load("mnist", str(data_dir)), mnist)
 
 
+def test_a_second_preparation_waits_for_the_first(
+    raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = publish(monkeypatch, "mnist", raw)
+    with preparation._alone("mnist", data_dir):
+        process = run_on_generated_files("mnist", raw, data_dir)
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said == "mnist is being prepared by another process; waiting\n"
+        assert process.poll() is None and not (data_dir / "mnist").exists()
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0 and error == "" and "mnist is prepared in" in out
+    check_same(datasets.load("mnist", str(data_dir)), expected)
+
+
 def test_two_preparations_at_once_make_one_set(raw: Path, data_dir: Path) -> None:
-    expected = image_sets.write("mnist", raw, train=3000)
+    expected = image_sets.write("mnist", raw)
     processes = [run_on_generated_files("mnist", raw, data_dir) for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert all("mnist is prepared in" in out for out, _ in outputs)
-    assert any("being prepared by another process" in text for _, text in outputs)
     assert [p.name for p in (data_dir / "mnist").iterdir()] == ["3.0.1"]
     check_same(datasets.load("mnist", str(data_dir)), expected)
 
@@ -315,6 +328,7 @@ def test_downloads_are_checked_kept_and_used_again(
 
     (raw / "moved").rename(raw / labels)
     damage_cut(kept / images)  # not trusted either
+    (kept / "incomplete.killed").mkdir()
     prepare("mnist", data_dir)
     check_same(datasets.load("mnist", str(data_dir)), expected)
     assert {p.name for p in kept.iterdir()} == {p.name for p in raw.iterdir()}
@@ -409,6 +423,18 @@ def test_a_damaged_file_of_debian_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         restore_debian(tmp_path, source)
     assert one_line(error).startswith(f"{victim}: damaged") and "--reinstall" in str(error.value)
+
+
+@debian
+def test_a_full_disk_while_restoring_is_reported(tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))\n"
+    script = f"{limit}import runpy, sys\nrunpy.run_path({SCRIPT!r}, run_name='__main__')"
+    flags = ["--dataset=fashion_mnist", "--debian", f"--data_dir={tmp_path / 'data'}"]
+    command = [sys.executable, "-c", script, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "-ubyte.gz: not written: " in done.stderr and "File too large" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def debian_split(prefix: str) -> tuple[np.ndarray, np.ndarray]:

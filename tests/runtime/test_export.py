@@ -44,6 +44,7 @@ def test_writing_again_replaces(tmp_path: Path) -> None:
     make(tmp_path)
     export.write(tmp_path, {"joined.npz": {"x": np.zeros(1)}}, {})
     assert list(export.read(tmp_path)) == ["x"]
+    assert {p.name for p in tmp_path.iterdir()} == {"joined.npz", "manifest.json"}
 
 
 def test_a_kill_between_files_leaves_no_manifest(
@@ -60,6 +61,28 @@ def test_a_kill_between_files_leaves_no_manifest(
     assert not (tmp_path / "manifest.json").exists()
 
 
+def test_a_full_disk_leaves_the_earlier_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        export.write(tmp_path, {"joined.npz": {"x": np.zeros(1)}}, {})
+    assert {p.name for p in tmp_path.iterdir()} == {"joined.npz", "half.npz", "manifest.json"}
+    assert export.read(tmp_path).keys() == ARRAYS.keys()
+
+
+def test_a_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "web page"}')
+    with pytest.raises(UserError, match="manifest.json: not the manifest of an export"):
+        make(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -71,11 +94,11 @@ def damage(path: Path) -> None:
     [
         (lambda folder: damage(folder / "joined.npz"), "joined.npz: damaged"),
         (lambda folder: (folder / "joined.npz").unlink(), "joined.npz: cannot be read: .*No such"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: cannot be"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: cannot be"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not the"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: not the"),
         (
             lambda folder: (folder / "manifest.json").write_text('{"format": "2"}'),
-            "manifest.json: of another format",
+            "manifest.json: not the manifest of an export .jfedsl export 1",
         ),
     ],
 )
