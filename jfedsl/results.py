@@ -77,8 +77,12 @@ def assess(run: Run) -> Result:
 
 def _spread(accuracies: list[float]) -> dict[str, float | None]:
     """Mean, standard deviation, least and greatest; None of nothing."""
-    functions = {"mean": np.mean, "standard_deviation": np.std, "least": min, "greatest": max}
-    return {n: float(f(accuracies)) if accuracies else None for n, f in functions.items()}
+    names = ("mean", "standard_deviation", "least", "greatest")
+    if not accuracies:
+        return dict.fromkeys(names)
+    array = np.array(accuracies)
+    values = (array.mean(), array.std(), array.min(), array.max())
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -79,10 +79,14 @@ def test_presets_open_with_their_command_and_what_it_gives(preset):
     first, *rest = preset.read_text().splitlines()
     assert first == f"# python experiments/train.py --flagfile=experiments/presets/{preset.name}"
     comment = " ".join(line.removeprefix("# ") for line in rest if line.startswith("#"))
-    if "not measured" not in comment:
-        assert re.search(
-            r"accuracy 0\.\d+ \(0\.\d+ to 0\.\d+ over seeds .* [0-9]+ (s|min) ", comment
-        )
+    if preset.stem == "cifar10_vgg19":
+        assert "Accuracy and minutes are not measured" in comment
+        return
+    pattern = r"accuracy 0\.\d+ \((0\.\d+) to 0\.\d+ over seeds 0, 1, 2\); .*?(\d+) (s|min) on"
+    found = re.search(pattern, comment)
+    assert found, comment
+    if preset.stem == "fashion_mnist_cnn":
+        assert float(found[1]) >= 0.88 and int(found[2]) <= 10 and found[3] == "min"
 
 
 @pytest.fixture(scope="module")

@@ -419,7 +419,7 @@ def test_a_test_loss_that_is_not_finite_keeps_the_rows_and_names_the_part(tmp_pa
 
 
 def test_init_from_another_model_is_refused(finished, tmp_path):
-    with pytest.raises(UserError, match="a run of the same model; .* differs"):
+    with pytest.raises(UserError, match="a run or export of the same model; .* there, .* here"):
         training.train(small(tmp_path / "never", init_from=str(finished[0]), norm="group"))
     assert not (tmp_path / "never").exists()
 

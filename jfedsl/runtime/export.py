@@ -48,8 +48,9 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
     earlier = _manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
     with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
         for file, arrays in files.items():
+            plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
             with (Path(temporary) / file).open("wb") as stream:
-                np.savez(stream, **{name: np.asarray(array) for name, array in arrays.items()})
+                np.savez(stream, **plain)
         (folder / MANIFEST).unlink(missing_ok=True)  # none of other files, were this killed
         for file in files:
             os.replace(Path(temporary) / file, folder / file)
