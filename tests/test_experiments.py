@@ -172,7 +172,8 @@ def test_a_wrong_evaluation_prints_one_line_and_makes_nothing(tmp_path, argument
 
 def test_interrupting_says_how_to_go_on(tmp_path):
     process = start(*TINY, f"--workdir={tmp_path / 'run'}")
-    while not (tmp_path / "run" / "metrics.csv").exists() and process.poll() is None:
+    rows = tmp_path / "run" / "metrics.csv"
+    while process.poll() is None and not (rows.exists() and rows.read_text().count("\n") > 1):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
