@@ -87,8 +87,7 @@ def build(config: Config) -> Experiment:
     )
     key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
     initial = _initial(config, model, key, image, dataset.classes)
-    sizes = [len(share) for share in shares]
-    scheme = _scheme(config, model, cut, dataset.classes, sizes, initial)
+    scheme = _scheme(config, model, cut, dataset.classes, initial)
     _check_sizes(config, scheme, initial, image.shape)
     return Experiment(
         scheme=scheme,
@@ -183,9 +182,7 @@ def _shares(config: Config, dataset: Dataset) -> partition.Shares:
     return shares
 
 
-def _scheme(
-    config: Config, model: Model, cut: int, classes: int, sizes: list[int], initial: Variables
-) -> Scheme:
+def _scheme(config: Config, model: Model, cut: int, classes: int, initial: Variables) -> Scheme:
     own = initial.params[:cut]
     client, server = (
         optimizers.build(
@@ -213,11 +210,12 @@ def _scheme(
         batch_size=config.batch_size,
         sampling=config.sampling,
         aggregation=config.aggregation,
-        equal_weights=config.aggregation == "equal" or len(set(sizes)) == 1,
         statistics=config.batch_norm_statistics,
         client_optimizer_state=config.client_optimizer_state,
         chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
         augment=AUGMENTATIONS[config.augment],
+        dtype=jnp.dtype(config.compute_dtype),
+        remat=config.remat_clients,
     )
 
 

@@ -18,6 +18,7 @@ from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATIST
 from jfedsl.pruning.pruner import SCOPES, SCORES
 
 PRUNE_KINDS = ("none", "mask")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 PROGRESS = ("auto", "bar", "lines", "none")
 OFF_BITS, MOST_BITS = 32, 16
 
@@ -164,7 +165,18 @@ class Config:
     client_chunk: int | None = _knob(
         None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
     )
+    remat_clients: bool = _knob(
+        False, "Clients compute their forward pass twice, so that less memory waits for the server."
+    )
+    compute_dtype: str = _knob(
+        "float32", "Of activations and products; parameters and moments are float32.",
+        OneOf(COMPUTE_DTYPES),
+    )  # fmt: skip
     init_from: str = _knob("", "Workdir or export of an earlier run whose weights to start from.")
+    compilation_cache: str = _knob(
+        "~/.cache/jfedsl", "Folder of compiled programs, kept between runs; empty for none.",
+        free=True,
+    )  # fmt: skip
     seed: int = _knob(0, "Seed of every random draw.", _whole(0, 2**32 - 1))
     eval_every: int = _knob(5, "Rounds between evaluations.", _COUNT, free=True)
     checkpoint_every: int = _knob(20, "Rounds between checkpoints.", _COUNT, free=True)

@@ -24,6 +24,7 @@ from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import figures, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
+from jfedsl.runtime.compilation import compiled, keep_programs
 from jfedsl.runtime.events import Events
 from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
@@ -46,6 +47,7 @@ def train(config: Config) -> dict[str, Any]:
       TrainingError: a loss or a weight is not finite.
     """
     workdir.check(config)
+    keep_programs(config.compilation_cache)
     experiment = build(config)
     started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
     if config.init_from and not started:
@@ -97,14 +99,18 @@ class _Run:
         if self.round == config.rounds:
             return
         capacity = min(config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL)
-        run = self.experiment.rounds(min(capacity, config.rounds))
-        evaluate = self.experiment.evaluate()
+        data, key = self.experiment.data, self.experiment.key
         progress.note("compiling the round (once)")
+        rounds = self.experiment.rounds(min(capacity, config.rounds))
+        run = compiled(rounds, data, key, self.state, 1)
+        progress.note("compiling the evaluation (once)")
+        evaluate = compiled(self.experiment.evaluate(), data, self.state, self.experiment.test)
+        progress.note("training")
         while self.round < config.rounds:
             began = time.perf_counter()
             end = self._next_boundary()
             count = end - self.round
-            self.state, record = run(self.experiment.data, self.experiment.key, self.state, count)
+            self.state, record = run(data, key, self.state, count)
             rows = self._rows(jax.device_get(record), count)
             evaluation = {}
             if end % config.eval_every == 0 or end == config.rounds:

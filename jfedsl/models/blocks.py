@@ -47,7 +47,7 @@ class Convolution(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             conv_general_dilated=ops.conv_general_dilated,
         )(x)
-        return nn.relu(_normalise(x, self.norm, train))
+        return ops.relu(_normalise(x, self.norm, train))
 
 
 class Dense(nn.Module):
@@ -61,7 +61,7 @@ class Dense(nn.Module):
         """Maps `x[B, D]` to `[B, features]`."""
         init = nn.initializers.he_normal()
         x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
-        return nn.relu(_normalise(x, self.norm, train))
+        return ops.relu(_normalise(x, self.norm, train))
 
 
 def convolution(name: str, features: int, norm: str) -> Layer:

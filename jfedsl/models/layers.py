@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 
 from jfedsl.keys import fold
 
@@ -118,13 +120,33 @@ def init(model: Model, key: Array, x: Array) -> Variables:
     return Variables(tuple(params), tuple(stats))
 
 
-def apply(model: Model, params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
-    """Runs the layers in order on `x[B, ...]`; returns the output and the new statistics."""
+def apply(
+    model: Model,
+    params: Params,
+    stats: Stats,
+    x: Array,
+    train: bool,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Array, Stats]:
+    """Runs the layers in order.
+
+    Args:
+      model: all layers, or some in a row.
+      params: of these layers, float32.
+      stats: of these layers, float32, and used as such.
+      x: input `[B, ...]`, float32.
+      train: whether normalisation uses the batch's statistics.
+      dtype: that parameters and activations are rounded to, and products computed in.
+
+    Returns:
+      The output, float32, and the new statistics.
+    """
+    x, params = x.astype(dtype), jax.tree.map(lambda w: w.astype(dtype), params)
     updated = []
     for layer, p, s in zip(model, params, stats, strict=True):
         x, s = layer.apply(p, s, x, train)
         updated.append(s)
-    return x, tuple(updated)
+    return x.astype(jnp.float32), tuple(updated)
 
 
 def cut_index(model: Model, cut: str) -> int:

@@ -1,4 +1,4 @@
-"""Convolution and pooling that stay fast inside loops, where XLA rewrites nothing on CPU.
+"""Convolution, pooling and ReLU that stay fast inside loops, where XLA rewrites nothing on CPU.
 
 Measured on CPU: the weight gradient that autodiff makes of a convolution runs a hundred times too
 slow inside `scan`, `map` or `while`, max-pooling by `reduce_window` has a gradient ten times too
@@ -8,13 +8,17 @@ The forms here avoid all three. `benchmarks/convolution.py` measures them.
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 _CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+# Of a weight gradient on CPU; benchmarks/results/conv_forms_cpu.txt.
+_PIXELS, _MOST_PARTS, _FEW_CHANNELS = 2048, 16, 16
 Pairs = tuple[tuple[int, int], ...]
 Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
@@ -72,7 +76,7 @@ def conv_general_dilated(
     ]
     tiny = any(smaller for smaller, _ in fits) and all(padded for _, padded in fits)
     if tiny and lhs_dilation == (1, 1) and min(map(min, pads)) >= 0:
-        return _conv_by_patches(lhs, rhs, window)
+        return _conv_by_taps(lhs, rhs, window)
     return _conv(lhs, rhs, window)
 
 
@@ -108,10 +112,32 @@ def _conv_backward(
     """
     x, w = residuals
     dx = _conv(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3), _input_gradient_window(window, x, w, dy))
-    dw = _conv(
-        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), _weight_gradient_window(window, x, w, dy)
-    )
-    return dx, dw.transpose(1, 2, 0, 3)
+    slide = _weight_gradient_window(window, x, w, dy)
+    parts = _parts(jax.default_backend(), w.shape[2], dy.shape)
+    bounds = [len(x) * i // parts for i in range(parts + 1)]
+    terms = [
+        _conv(x[a:b].transpose(3, 1, 2, 0), dy[a:b].transpose(1, 2, 0, 3), slide)
+        for a, b in pairwise(bounds)
+    ]
+    return dx, reduce(jnp.add, terms).transpose(1, 2, 0, 3)
+
+
+def _parts(backend: str, channels: int, outputs: tuple[int, ...]) -> int:
+    """In how many parts of the batch to compute a weight gradient.
+
+    It is a product that contracts over the pixels of the whole batch. On CPU some thousand
+    of them keep the operands in cache, and parts are computed next to each other; with very few
+    input channels parts only cost.
+
+    Args:
+      backend: as `jax.default_backend()` names it.
+      channels: of the input.
+      outputs: shape of the output `[B, H, W, C]`.
+    """
+    batch, height, width, _ = outputs
+    if backend != "cpu" or channels < _FEW_CHANNELS:
+        return 1
+    return max(1, min(batch, _MOST_PARTS, round(batch * height * width / _PIXELS)))
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
@@ -139,36 +165,64 @@ def _weight_gradient_window(window: Window, x: Array, w: Array, dy: Array) -> Wi
     return Window(window.rhs_dilation, padding, window.lhs_dilation, window.strides)
 
 
-def _conv_by_patches(x: Array, w: Array, window: Window) -> Array:
-    """Convolution as one matrix product over shifted slices, for maps smaller than the kernel."""
-    x = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
+def _conv_by_taps(x: Array, w: Array, window: Window) -> Array:
+    """Convolution as one matrix product for each tap, for maps smaller than the kernel.
+
+    Only the positions where a tap meets the map are multiplied: on a 2x2 map a 3x3 kernel with a
+    padding of 1 needs 16 products of a pixel with a tap instead of 36.
+    """
+    batch, channels = x.shape[0], w.shape[3]
+    sides = list(zip(x.shape[1:3], w.shape[:2], window.strides, window.padding, strict=True))
+    dilated = [_dilate(k, d) for (_, k, _, _), d in zip(sides, window.rhs_dilation, strict=True)]
     height, width = (
-        (n - _dilate(k, d)) // s + 1
-        for n, k, d, s in zip(
-            x.shape[1:3], w.shape[:2], window.rhs_dilation, window.strides, strict=True
-        )
+        (n + sum(pad) - k) // s + 1 for (n, _, s, pad), k in zip(sides, dilated, strict=True)
     )
-    (down, across), (sy, sx) = window.rhs_dilation, window.strides
-    rows, columns = w.shape[:2]
-    patches = [
-        x[:, i * down :, j * across :][:, : (height - 1) * sy + 1 : sy, : (width - 1) * sx + 1 : sx]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-    flat = jnp.concatenate(patches, axis=3).reshape(x.shape[0] * height * width, -1)
-    return (flat @ w.reshape(-1, w.shape[3])).reshape(x.shape[0], height, width, w.shape[3])
+    y = jnp.zeros((batch, height, width, channels), x.dtype)
+    for i, j in np.ndindex(*w.shape[:2]):
+        rows = _meeting(i * window.rhs_dilation[0], sides[0], height)
+        columns = _meeting(j * window.rhs_dilation[1], sides[1], width)
+        if rows is None or columns is None:
+            continue
+        seen = x[:, rows.read, columns.read]
+        product = seen.reshape(-1, x.shape[3]) @ w[i, j]
+        edges = ((0, 0), rows.edges, columns.edges, (0, 0))
+        y = y + jnp.pad(product.reshape(*seen.shape[:3], channels), edges)
+    return y
+
+
+class _Meeting(NamedTuple):
+    """Where one tap meets a map along one side: pixels read, and outputs without it around them."""
+
+    read: slice
+    edges: tuple[int, int]
+
+
+def _meeting(
+    offset: int, side: tuple[int, int, int, tuple[int, int]], outputs: int
+) -> _Meeting | None:
+    """The outputs o with 0 <= o * stride + offset - low < size, None if there are none."""
+    size, _, stride, (low, _) = side
+    first = max(0, -(-(low - offset) // stride))
+    last = min(outputs - 1, (size - 1 + low - offset) // stride)
+    if first > last:
+        return None
+    start = first * stride + offset - low
+    return _Meeting(
+        slice(start, start + (last - first) * stride + 1, stride), (first, outputs - 1 - last)
+    )
 
 
 def max_pool(x: Array, size: int = 2) -> Array:
     """Non-overlapping max-pooling by slices; rows and columns that fill no window are cropped.
 
-    The gradient goes to the first of equal maxima. It follows the comparisons made, never a test
-    for equality with the maximum: where XLA computes `x` twice, rounded differently, such a test
-    can fail for all entries of a window, and sharing the gradient among none of them makes NaN.
+    The gradient goes to the first of equal maxima. It follows the comparisons made, kept as the
+    place of the maximum in one byte, never a test for equality with the maximum: where XLA
+    computes `x` twice, rounded differently, such a test can fail for all entries of a window, and
+    sharing the gradient among none of them makes NaN.
 
     Args:
       x: `[B, H, W, C]`.
-      size: window and stride.
+      size: window and stride, at most 16.
 
     Returns:
       `[B, H // size, W // size, C]`.
@@ -177,18 +231,70 @@ def max_pool(x: Array, size: int = 2) -> Array:
       ValueError: not images.
     """
     check_images(x)
-    batch, height, width, channels = x.shape
-    rows, columns = height // size, width // size
-    x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
-    return reduce(_greater, (x[:, :, i, :, j] for i in range(size) for j in range(size)))
+    rows, columns = (n // size for n in x.shape[1:3])
+    return _pool(x[:, : rows * size, : columns * size], size)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _pool(x: Array, size: int) -> Array:
+    return _pool_forward(x, size)[0]
+
+
+def _pool_forward(x: Array, size: int) -> tuple[Array, Array]:
+    """The maximum of every window, NaN if any is, and the place of the first of equals, uint8.
+
+    Pairs meet in a knock-out, as few comparisons in a row are fast.
+    """
+    batch, rows, columns, channels = x.shape[0], x.shape[1] // size, x.shape[2] // size, x.shape[3]
+    x = x.reshape(batch, rows, size, columns, size, channels)
+    entries = [
+        (x[:, :, i, :, j], jnp.uint8(i * size + j)) for i in range(size) for j in range(size)
+    ]
+    while len(entries) > 1:
+        pairs, odd = zip(entries[::2], entries[1::2], strict=False), entries[len(entries) & ~1 :]
+        entries = [_greater(first, second) for first, second in pairs] + odd
+    best, place = entries[0]
+    return best, jnp.broadcast_to(place, best.shape)
+
+
+def _greater(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Of two maxima with their places the greater, the first if equal."""
+    (a, place_a), (b, place_b) = first, second
+    return jnp.maximum(a, b), jnp.where(b > a, place_b, place_a)
+
+
+def _pool_backward(size: int, place: Array, dy: Array) -> tuple[Array]:
+    batch, rows, columns, channels = dy.shape
+    spread = (batch, rows, 1, columns, 1, channels)
+    window = jnp.arange(size * size, dtype=jnp.uint8).reshape(1, 1, size, 1, size, 1)
+    dx = jnp.where(place.reshape(spread) == window, dy.reshape(spread), 0)
+    return (dx.reshape(batch, rows * size, columns * size, channels),)
+
+
+_pool.defvjp(_pool_forward, _pool_backward)
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """max(x, 0), NaN for NaN. The backward pass needs one byte an entry and nothing else.
+
+    (Through a loop over clients `jax.nn.relu` also carries a float32 array of zeros.)
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    return relu(x), x > 0
+
+
+def _relu_backward(positive: Array, dy: Array) -> tuple[Array]:
+    return (jnp.where(positive, dy, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def check_images(x: Array) -> None:
     """Raises ValueError unless `x` is `[B, H, W, C]`."""
     if x.ndim != 4:
         raise ValueError(f"convolution and pooling take images [H, W, C], not {list(x.shape[1:])}")
-
-
-def _greater(a: Array, b: Array) -> Array:
-    """The greater, the first if equal, NaN if either is."""
-    return jnp.where((b > a) | (b != b), b, a)

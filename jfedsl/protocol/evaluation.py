@@ -110,7 +110,7 @@ def _class_sums(scheme: Scheme, pixels: Pixels, params: Any, stats: Any, test: T
 
     def batch(one: TestSet) -> Array:
         images = pixels.normalise(one.images)
-        logits, _ = layers.apply(scheme.model, params, stats, images, train=False)
+        logits, _ = layers.apply(scheme.model, params, stats, images, False, scheme.dtype)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
         correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
         return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct)])

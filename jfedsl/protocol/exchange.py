@@ -17,6 +17,8 @@ from jfedsl.protocol.state import Client, Scheme, Server
 from jfedsl.protocol.traffic import label_bits
 from jfedsl.pruning.pruner import keep
 
+_LEAST_WEIGHT = 1e-15
+
 
 class Batch(NamedTuple):
     """One mini-batch of every participant: images float32 `[K, B, ...]`, labels int32 `[K, B]`."""
@@ -64,19 +66,29 @@ def exchange(
     """
 
     def forward(client: Client, images: Array, key: Array) -> tuple[Any, Any, Client]:
-        return _client_forward(scheme, client, images, key)
+        message, back, client = _client_forward(scheme, client, images, key)
+        return message, None if scheme.remat else back, client
 
     def backward(
-        client: Client, back: Any, gradient: Array, kept: Any, key: Array
+        before: Client,
+        client: Client,
+        back: Any,
+        images: Array,
+        gradient: Array,
+        kept: Any,
+        key: Array,
     ) -> tuple[Client, Array]:
+        if scheme.remat:
+            _, back, _ = _client_forward(scheme, before, images, key)
         return _client_backward(scheme, client, back, kept_only(gradient, kept), key, step)
 
+    before = clients
     smashed, back, clients = map_clients(forward, scheme.chunk)(clients, batch.images, keys)
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
     )
     clients, down_bytes = map_clients(backward, scheme.chunk)(
-        clients, back, cut_gradient, smashed.kept, keys
+        before, clients, back, batch.images, cut_gradient, smashed.kept, keys
     )
     labels = label_bits(scheme)
     up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
@@ -95,7 +107,7 @@ def _client_forward(
 
     def smash(params: Any) -> tuple[Array, tuple[Any, Any, Message]]:
         activation, stats = layers.apply(
-            scheme.model[: scheme.cut], params, client.stats, images, train=True
+            scheme.model[: scheme.cut], params, client.stats, images, True, scheme.dtype
         )
         link, message = scheme.links.smashed.send(
             client.links.smashed, fold(key, Stage.SMASHED), Message(activation)
@@ -129,19 +141,17 @@ def _server_step(
     def own_losses(params: Any, smashed: Array) -> tuple[Array, Any]:
         merged = smashed.reshape(-1, *smashed.shape[2:])
         logits, stats = layers.apply(
-            scheme.model[scheme.cut :], params, server.stats, merged, train=True
+            scheme.model[scheme.cut :], params, server.stats, merged, True, scheme.dtype
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.reshape(-1))
         return losses.reshape(labels.shape).mean(axis=1), stats
 
     losses, back, stats = jax.vjp(own_losses, server.params, smashed, has_aux=True)
-    # Summed unweighted, each client's activation meets the gradient of its own mean loss only: no
-    # division by a weight. The server's mean then needs a second pass, but for equal weights.
-    gradient, cut_gradient = back(jnp.ones_like(losses))
-    if scheme.equal_weights:
-        gradient = jax.tree.map(lambda g: g * (1.0 / losses.size), gradient)
-    else:
-        gradient, _ = back(weights)
+    # One backward pass serves the server's weighted mean and every client's own loss. A weight of
+    # 0 becomes one too small to be seen in a sum of float32, and large enough to divide by.
+    weights = jnp.maximum(weights, _LEAST_WEIGHT)
+    gradient, weighted = back(weights)
+    cut_gradient = weighted / weights.reshape(-1, *(1,) * (weighted.ndim - 1))
     params, optimizer = masked_step(
         scheme.server_optimizer, None, gradient, server.optimizer, server.params, step
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
+from jax.typing import DTypeLike
 
 from jfedsl.data.augment import Augmentation
 from jfedsl.data.datasets import Pixels
@@ -53,12 +54,14 @@ class Scheme(NamedTuple):
       batch_size: B.
       sampling: epoch or replacement.
       aggregation: examples weighs clients by their number of examples, equal does not.
-      equal_weights: whether all weights are known to be the same.
       statistics: what becomes of clients' normalisation statistics: averaged like the model
         (aggregate) or left with the client (local).
       client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
       chunk: clients computed at once.
       augment: `(key, images[B, ...]) -> images`, or None.
+      dtype: of activations and products; parameters and optimizer states are float32.
+      remat: clients compute their forward pass again for the backward pass, instead of every
+        participant's intermediate results waiting for the server.
     """
 
     model: Model
@@ -75,11 +78,12 @@ class Scheme(NamedTuple):
     batch_size: int
     sampling: str
     aggregation: str
-    equal_weights: bool
     statistics: str
     client_optimizer_state: str
     chunk: int
     augment: Augmentation | None
+    dtype: DTypeLike
+    remat: bool
 
 
 class Data(NamedTuple):

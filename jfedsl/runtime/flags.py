@@ -45,6 +45,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         kind = hints[field.name]
         if get_origin(kind) in (Union, types.UnionType):
             kind = get_args(kind)[0]
+        if kind is bool:
+            flags.DEFINE_boolean(field.name, bool(field.default), text, flag_values)
+            continue
         parser = _Parser(kind, allowed)
         flags.DEFINE(parser, field.name, field.default, text, flag_values, _Serializer())
 

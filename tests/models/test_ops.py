@@ -1,5 +1,6 @@
 """Convolution and pooling: equal to lax and Flax, without the forms that are slow in loops."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -242,6 +243,67 @@ def test_gradient_of_pooling_shares_nothing_among_equal_maxima():
     # differently (seen after GroupNorm in a loop over clients).
     x = jnp.zeros((1, 4, 4, 1))
     jaxpr = str(jax.make_jaxpr(jax.grad(lambda x: ops.max_pool(x).sum()))(x))
-    assert " div " not in jaxpr and " eq " not in jaxpr
+    assert " div " not in jaxpr
+    compared = re.findall(r"eq (\w+) (\w+)", jaxpr)
+    assert compared, "with the place of the maximum"
+    for name in {name for pair in compared for name in pair}:
+        assert re.search(rf"\b{name}:u8\[", jaxpr), "only places are compared, never values"
     gradient = jax.grad(lambda x: ops.max_pool(x).sum())(x)
     assert gradient[0, ::2, ::2].sum() == gradient.sum() == 4, "the first of equals gets it all"
+
+
+def test_second_derivative_of_pooling_and_relu_is_that_of_their_pieces() -> None:
+    # Sum of squares of the gradient of sum(pool(relu(x))^2): 4 * max^2 where the maximum counts.
+    x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
+    y = ops.max_pool(ops.relu(x))
+
+    def slope(x: Array) -> Array:
+        gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(ops.relu(x)) ** 2))(x)
+        return jnp.sum(gradient**2)
+
+    np.testing.assert_allclose(slope(x), 4 * jnp.sum(y**2), rtol=1e-6)
+    own = jax.grad(lambda x: 4 * jnp.sum(ops.max_pool(ops.relu(x)) ** 2))(x)
+    np.testing.assert_allclose(jax.grad(slope)(x), own, rtol=1e-6)
+
+
+def test_max_pool_hides_no_nan() -> None:
+    for place in range(4):
+        x = jnp.zeros((1, 2, 2, 1)).at[0, place // 2, place % 2, 0].set(jnp.nan)
+        assert jnp.isnan(ops.max_pool(x)).all()
+
+
+def test_relu_is_the_maximum_with_zero_and_keeps_one_byte_an_entry() -> None:
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan, -jnp.inf, jnp.inf])
+    y, back = jax.vjp(ops.relu, x)
+    np.testing.assert_array_equal(y, np.maximum(np.asarray(x), 0))
+    np.testing.assert_array_equal(back(jnp.ones(7))[0], [0, 0, 0, 1, 0, 0, 1])
+    (kept,) = jax.tree.leaves(back)
+    assert kept.dtype == bool and kept.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "channels", "parts"), [(7, 24, 16, 2), (3, 64, 16, 3), (9, 32, 3, 1)]
+)
+def test_a_weight_gradient_in_parts_is_that_of_lax(
+    batch: int, size: int, channels: int, parts: int
+) -> None:
+    x = integers(1, (batch, size, size, channels))
+    w = integers(2, (3, 3, channels, 5))
+    assert ops._parts("cpu", channels, (batch, size, size, 5)) == parts
+    ours, theirs = (
+        jax.jit(
+            jax.grad(
+                lambda x, w, conv=conv: jnp.sum(Case((size, size), (3, 3)).run(conv, x, w) ** 2),
+                (0, 1),
+            )
+        )(x, w)
+        for conv in (ops.conv_general_dilated, lax.conv_general_dilated)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+
+
+def test_weight_gradients_are_whole_elsewhere_than_on_cpu() -> None:
+    shape = (800, 8, 8, 32)
+    assert ops._parts("cpu", 32, shape) == 16
+    assert ops._parts("gpu", 32, shape) == ops._parts("tpu", 32, shape) == 1
+    assert ops._parts("cpu", 32, (2, 64, 64, 8)) == 2, "no more parts than examples"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, differs, setup
+from helpers import assert_close, assert_equal, differs, setup
 
 from jfedsl.models import ZOO, layers
 from jfedsl.protocol.state import weights
@@ -95,15 +95,48 @@ def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
 
     experiment, state, _ = setup(aggregation="examples", partition="quantity", quantity_alpha=9.0)
     scheme = experiment.scheme
-    assert not scheme.equal_weights
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
-    gradients = [
-        _server_step(scheme, state.server, smashed, labels, jnp.array(share), jnp.int32(0))[2]
-        for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4)
-    ]
-    assert_close(gradients[0], gradients[1])
-    assert float(jnp.abs(gradients[0][0]).max()) > 0
+
+    def step(share, smashed):
+        return _server_step(scheme, state.server, smashed, labels, jnp.array(share), jnp.int32(0))
+
+    unequal, equal = (step(share, smashed) for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4))
+    assert_close(unequal[2], equal[2])
+    assert float(jnp.abs(unequal[2][0]).max()) > 0
+    other, _, _ = step([0.0, 0.5, 0.3, 0.2], smashed.at[0].mul(100.0))
+    assert_equal(other.params, unequal[0].params)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_computing_the_forward_pass_again_changes_nothing_but_memory(chunk):
+    states, held = [], []
+    for remat in (False, True):
+        experiment, state, run = setup(
+            model="cnn", client_chunk=chunk, clients=12, prune_kind="mask", dropout_rate=0.2,
+            norm="batch", aggregate_every=2, smashed_bits=8, remat_clients=remat,
+        )  # fmt: skip
+        memory = experiment.rounds(1).lower(
+            experiment.data, experiment.key, state, 1
+        ).compile().memory_analysis()  # fmt: skip
+        held.append(memory.temp_size_in_bytes)
+        states.append(run(state)[0])
+    assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+    assert held[1] < held[0]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+def test_bfloat16_rounds_products_and_keeps_the_state_in_float32(norm):
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        _, state, run = setup(model="cnn", norm=norm, compute_dtype=dtype, optimizer="adam")
+        after, record = run(state)
+        floats = [x.dtype for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert set(floats) == {jnp.dtype(jnp.float32)}
+        results.append(float(record.train_loss))
+    assert results[0] != results[1]
+    np.testing.assert_allclose(results[1], results[0], rtol=0.05)
 
 
 def test_cut_gradient_does_not_shrink_with_the_number_of_clients():

@@ -1,0 +1,156 @@
+"""Which form of a 3x3 convolution suits which shape: what the choices of models/ops.py rest on.
+
+    python benchmarks/conv_forms.py
+
+Forms, each inside `lax.map`, where training runs them: `canonical`, lax's channels-last convolution
+(for gradients on explicitly transposed operands); `patches`, one matrix product over all shifted
+copies side by side; `taps`, one product for each tap; and for weight gradients the canonical form
+with the batch in 2 to 16 parts. Prints GFLOP/s as a table and one JSON line a shape; a multiply-add
+counts as 2 FLOPs, padding taps included.
+"""
+
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax import Array, lax
+
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
+
+Form = Callable[[Array, Array], Array]
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_SAME = ((1, 1), (1, 1))
+
+
+class Shape(NamedTuple):
+    """A layer of the zoo: examples, height and width, channels in and out."""
+
+    batch: int
+    size: int
+    inputs: int
+    outputs: int
+
+    @property
+    def flops(self) -> int:
+        """Of one pass."""
+        return 2 * self.batch * self.size**2 * 9 * self.inputs * self.outputs
+
+
+SHAPES = (
+    Shape(8, 32, 3, 16), Shape(8, 16, 16, 32), Shape(800, 8, 32, 32), Shape(800, 4, 32, 64),
+    Shape(16, 32, 3, 64), Shape(16, 16, 64, 128), Shape(128, 8, 128, 256),
+    Shape(128, 8, 256, 256), Shape(128, 4, 256, 512), Shape(128, 4, 512, 512),
+    Shape(128, 2, 512, 512),
+)  # fmt: skip
+
+
+def _shifted(x: Array) -> list[Array]:
+    """The nine views of `x[B, H, W, C]` that a 3x3 kernel's taps see."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+
+
+def _canonical(x: Array, w: Array) -> Array:
+    return lax.conv_general_dilated(x, w, (1, 1), _SAME, dimension_numbers=_LAYOUT)
+
+
+def _patches(x: Array, w: Array) -> Array:
+    return jnp.concatenate(_shifted(x), axis=3) @ w.reshape(-1, w.shape[3])
+
+
+def _taps(x: Array, w: Array) -> Array:
+    taps = w.reshape(9, *w.shape[2:])
+    return functools.reduce(jnp.add, (s @ tap for s, tap in zip(_shifted(x), taps, strict=True)))
+
+
+def _input_gradient(form: Form) -> Form:
+    """The same form on the output's gradient and the kernel turned round."""
+    return lambda dy, w: form(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3))
+
+
+def _weight_canonical(x: Array, dy: Array) -> Array:
+    dw = _canonical(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3))
+    return dw.transpose(1, 2, 0, 3)
+
+
+def _weight_patches(x: Array, dy: Array) -> Array:
+    flat = jnp.concatenate(_shifted(x), axis=3).reshape(-1, 9 * x.shape[3])
+    return flat.T @ dy.reshape(-1, dy.shape[3])
+
+
+def _weight_taps(x: Array, dy: Array) -> Array:
+    flat = dy.reshape(-1, dy.shape[3])
+    return jnp.stack([s.reshape(-1, x.shape[3]).T @ flat for s in _shifted(x)])
+
+
+def _weight_parts(count: int) -> Form:
+    def form(x: Array, dy: Array) -> Array:
+        parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
+        return functools.reduce(jnp.add, (_weight_canonical(*part) for part in parts))
+
+    return form
+
+
+FORWARD: dict[str, Form] = {"canonical": _canonical, "patches": _patches, "taps": _taps}
+FORMS: dict[str, dict[str, Form]] = {
+    "forward": FORWARD,
+    "input gradient": {name: _input_gradient(form) for name, form in FORWARD.items()},
+    "weight gradient": {
+        "canonical": _weight_canonical,
+        "patches": _weight_patches,
+        "taps": _weight_taps,
+        **{f"{count} parts": _weight_parts(count) for count in (2, 4, 8, 16)},
+    },
+}
+
+
+def _operands(shape: Shape, direction: str, count: int) -> tuple[Array, Array]:
+    """Operands of a form for `count` turns of the loop."""
+    batch, size, inputs, outputs = shape
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (count, batch, size, size, inputs))
+    w = jax.random.normal(keys[1], (count, 3, 3, inputs, outputs))
+    dy = jax.random.normal(keys[2], (count, batch, size, size, outputs))
+    return {"forward": (x, w), "input gradient": (dy, w), "weight gradient": (x, dy)}[direction]
+
+
+def measure(shape: Shape, direction: str) -> dict[str, float]:
+    """Median GFLOP/s of each form, in alternation."""
+    count = max(2, min(20, int(2e9 / shape.flops)))
+    operands = _operands(shape, direction, count)
+    compiled = {}
+    for name, form in FORMS[direction].items():
+        if name.endswith("parts") and shape.batch % int(name.split()[0]):
+            continue
+        loop = jax.jit(lambda *a, form=form: lax.map(lambda pair: form(*pair), a))
+        compiled[name] = loop.lower(*operands).compile()
+        jax.block_until_ready(compiled[name](*operands))
+    times: dict[str, list[float]] = {name: [] for name in compiled}
+    for _ in range(_REPEATS.value):
+        for name, run in compiled.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run(*operands))
+            times[name].append(time.perf_counter() - began)
+    return {n: shape.flops * count / statistics.median(t) / 1e9 for n, t in times.items()}
+
+
+def main(_: list[str]) -> None:
+    """Measures and prints."""
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; GFLOP/s")
+    for shape in SHAPES:
+        print(f"\n{shape.batch} x {shape.size}x{shape.size}, {shape.inputs} to {shape.outputs}")
+        found = {d: measure(shape, d) for d in FORMS if d != "input gradient" or shape.inputs > 3}
+        for direction, rates in found.items():
+            print(f"  {direction:<16}" + "".join(f"{n} {r:.0f}  " for n, r in rates.items()))
+        print(json.dumps({**shape._asdict(), "gflops_per_second": found}))
+
+
+if __name__ == "__main__":
+    app.run(main)

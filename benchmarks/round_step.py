@@ -1,0 +1,90 @@
+"""What one training step of all clients costs, against a PyTorch loop over clients.
+
+    python benchmarks/round_step.py --model=vgg11 --clients=8 --batch_size=16 --rival=torch
+
+A step is one exchange of all clients with the server, both halves updated, on 32x32x3 images
+(28x28x1 for mlp) of 10 classes. Each framework runs in a process of its own, and they take turns.
+Prints a table and one JSON line a framework. A multiply-add counts as 2 FLOPs, padding taps too;
+memory is what XLA plans for the compiled rounds, and the growth of the resident set for PyTorch.
+"""
+
+import functools
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+from step import Options, Ours, cut_of, flops, outputs
+from taking_turns import Work, alternate
+
+_DEFAULT = Options()
+_MODEL = flags.DEFINE_string("model", _DEFAULT.model, "Model.")
+_NORM = flags.DEFINE_string("norm", _DEFAULT.norm, "Normalisation; the rival has none.")
+_CLIENTS = flags.DEFINE_integer("clients", _DEFAULT.clients, "Clients.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Examples per client.")
+_CUT = flags.DEFINE_string("cut", None, "Last client-side layer; default of the model.")
+_PRUNE_KIND = flags.DEFINE_string("prune_kind", _DEFAULT.prune_kind, "What is pruned on clients.")
+_PRUNE_RATE = flags.DEFINE_float("prune_rate", _DEFAULT.prune_rate, "Fraction removed.")
+_DROPOUT_RATE = flags.DEFINE_float("dropout_rate", 0.0, "Fraction of activations not sent.")
+_BITS = flags.DEFINE_integer("bits", _DEFAULT.bits, "Bits of both gradients; 32 is off.")
+_CLIENT_CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients computed at once.")
+_STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps in one timed call.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=3)
+_RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "What to compare with.")
+
+
+def _rival(options: Options) -> Work:
+    from splitfed_torch import Rival, Shapes
+
+    return Rival(
+        Shapes(
+            [(name, shape[-1]) for name, shape, _ in outputs(options)],
+            cut_of(options), options.clients, options.batch_size, options.image, options.steps,
+        )
+    )  # fmt: skip
+
+
+def line(options: Options, result: dict[str, Any]) -> dict[str, Any]:
+    """What is reported of one framework."""
+    steps = [seconds / options.steps for seconds in result.pop("times")]
+    median, peak = statistics.median(steps), result.pop("matmul_peak_flops")
+    examples = options.clients * options.batch_size
+    return {
+        **result,
+        "seconds_per_step": median,
+        "least_and_greatest": [min(steps), max(steps)],
+        "samples_per_second": examples / median,
+        "gflops_per_second": flops(options) / median / 1e9,
+        "fraction_of_matmul_peak": flops(options) / median / peak,
+    }
+
+
+def main(_: list[str]) -> None:
+    """Measures and prints."""
+    options = Options(
+        _MODEL.value, _NORM.value, _CLIENTS.value, _BATCH_SIZE.value, _CUT.value,
+        _PRUNE_KIND.value, _PRUNE_RATE.value, _DROPOUT_RATE.value, _BITS.value,
+        _CLIENT_CHUNK.value, _STEPS.value,
+    )  # fmt: skip
+    makers: list[Callable[[], Work]] = [functools.partial(Ours, options)]
+    if _RIVAL.value == "torch":
+        makers.append(functools.partial(_rival, options))
+    lines = [line(options, result) for result in alternate(makers, _REPEATS.value)]
+    print(f"{options.model}, {options.clients} clients x {options.batch_size}")
+    print(f"{'':<10}{'s/step':>10}{'samples/s':>12}{'of peak':>10}{'compile s':>11}{'MB':>8}")
+    for row in lines:
+        print(
+            f"{row['framework']:<10}{row['seconds_per_step']:>10.4f}"
+            f"{row['samples_per_second']:>12.0f}{row['fraction_of_matmul_peak']:>10.2f}"
+            f"{row['compile_seconds']:>11.1f}{row['peak_memory_bytes'] / 1e6:>8.0f}"
+        )
+    if len(lines) > 1:
+        ratio = lines[0]["samples_per_second"] / lines[1]["samples_per_second"]
+        print(f"samples a second, jfedsl over torch: {ratio:.2f}")
+    for row in lines:
+        print(json.dumps({**vars(options), **row}))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,131 @@
+"""The rival: a fair SplitFed loop in PyTorch, one client after the other and one shared server.
+
+Same layers, same batch, plain SGD, no copies that the scheme does not need; of contiguous and
+channels-last memory the faster. Needs the extra `bench`.
+"""
+
+import copy
+import resource
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_RATE = 0.05
+
+
+class Shapes(NamedTuple):
+    """What to build: layer names with their outputs, where to cut, and the size of everything."""
+
+    layers: list[tuple[str, int]]
+    cut: int
+    clients: int
+    batch_size: int
+    image: tuple[int, int, int]
+    steps: int
+
+
+class SplitFed:
+    """Clients with models of their own and one server."""
+
+    def __init__(self, shapes: Shapes, memory_format: torch.memory_format) -> None:
+        torch.manual_seed(0)
+        modules = _modules(shapes)
+        own = nn.Sequential(*modules[: shapes.cut]).to(memory_format=memory_format)
+        self._clients = [copy.deepcopy(own) for _ in range(shapes.clients)]
+        self._server = nn.Sequential(*modules[shapes.cut :]).to(memory_format=memory_format)
+        self._optimizers = [torch.optim.SGD(c.parameters(), _RATE) for c in self._clients]
+        self._server_optimizer = torch.optim.SGD(self._server.parameters(), _RATE)
+        height, width, channels = shapes.image
+        size = (shapes.batch_size, channels, height, width)
+        self._images = [
+            torch.randn(size).to(memory_format=memory_format) for _ in range(shapes.clients)
+        ]
+        self._labels = torch.randint(10, (shapes.clients * shapes.batch_size,))
+
+    def step(self) -> float:
+        """One exchange of all clients; returns the mean loss."""
+        sent = [client(x) for client, x in zip(self._clients, self._images, strict=True)]
+        smashed = torch.cat([s.detach() for s in sent]).requires_grad_()
+        loss = functional.cross_entropy(self._server(smashed), self._labels)
+        self._server_optimizer.zero_grad()
+        loss.backward()
+        self._server_optimizer.step()
+        assert smashed.grad is not None
+        # Each client's gradient is that of its own mean loss.
+        gradients = (smashed.grad * len(self._clients)).chunk(len(self._clients))
+        for s, gradient, optimizer in zip(sent, gradients, self._optimizers, strict=True):
+            optimizer.zero_grad()
+            s.backward(gradient)
+            optimizer.step()
+        return loss.item()
+
+
+def _modules(shapes: Shapes) -> list[nn.Module]:
+    """One module for each layer of the zoo, by its name."""
+    height, width, channels = shapes.image
+    modules: list[nn.Module] = []
+    x = torch.zeros(1, channels, height, width)
+    for name, outputs in shapes.layers:
+        module: nn.Module
+        if name.startswith("conv"):
+            module = nn.Sequential(nn.Conv2d(x.shape[1], outputs, 3, padding=1), nn.ReLU())
+        elif name.startswith("pool"):
+            module = nn.MaxPool2d(2)
+        elif name == "flatten":
+            module = nn.Flatten()
+        elif name == "logits":
+            module = nn.Linear(x.shape[1], outputs)
+        else:
+            module = nn.Sequential(nn.Linear(x.shape[1], outputs), nn.ReLU())
+        modules.append(module)
+        x = module(x)
+    return modules
+
+
+class Rival:
+    """The faster of two memory formats, warm."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._steps, before = shapes.steps, _resident_bytes()
+        formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+        works = {name: SplitFed(shapes, layout) for name, layout in formats.items()}
+        seconds = {}
+        for name, self._work in works.items():
+            self.run()
+            seconds[name] = min(self.run() for _ in range(2))
+        best = min(seconds, key=seconds.__getitem__)
+        self._work = works[best]
+        self.facts: dict[str, Any] = {
+            "framework": "torch",
+            "memory_format": best,
+            "compile_seconds": 0.0,
+            "matmul_peak_flops": _matmul_peak(),
+            "peak_memory_bytes": _resident_bytes() - before,
+            "device_kind": "cpu",
+            "versions": {"torch": torch.__version__},
+        }
+
+    def run(self) -> float:
+        """Seconds of one call's steps."""
+        began = time.perf_counter()
+        for _ in range(self._steps):
+            self._work.step()
+        return time.perf_counter() - began
+
+
+def _resident_bytes() -> int:
+    """The most memory the process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _matmul_peak(size: int = 2048) -> float:
+    """FLOP/s of the best of five products of square matrices."""
+    a, times = torch.randn(size, size), []
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.mm(a, a)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)

@@ -1,0 +1,144 @@
+"""One training step of all clients, compiled, as the benchmarks time it."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl.build import build
+from jfedsl.config import Config
+from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
+from jfedsl.models import ZOO, layers
+
+_BATCHES = 4  # mini-batches of each client
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run; compression is off unless asked for."""
+
+    model: str = "vgg11"
+    norm: str = "none"
+    clients: int = 8
+    batch_size: int = 16
+    cut: str | None = None
+    prune_kind: str = "none"
+    prune_rate: float = 0.3
+    dropout_rate: float = 0.0
+    bits: int = 32
+    client_chunk: int | None = None
+    steps: int = 3
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of an input."""
+        return (28, 28, 1) if self.model == "mlp" else (32, 32, 3)
+
+
+def config(options: Options) -> Config:
+    """Plain SGD on random images; one period, one round of `steps` exchanges a call."""
+    DATASETS["noise"] = lambda data_dir: _noise(options)
+    return Config(
+        dataset="noise",
+        model=options.model,
+        norm=options.norm,
+        cut=options.cut,
+        clients=options.clients,
+        rounds=1000,
+        local_steps=options.steps,
+        aggregate_every=1000,
+        batch_size=options.batch_size,
+        partition="iid",
+        aggregation="equal",
+        momentum=0.0,
+        prune_kind=options.prune_kind,
+        prune_rate=(options.prune_rate,),
+        dropout_rate=options.dropout_rate,
+        cut_gradient_bits=options.bits,
+        client_gradient_bits=options.bits,
+        client_chunk=options.client_chunk,
+    )
+
+
+def _noise(options: Options) -> Dataset:
+    draw, examples = np.random.default_rng(0), options.clients * options.batch_size * _BATCHES
+    images = draw.integers(0, 256, (examples, *options.image), np.uint8)
+    labels = draw.integers(0, 10, examples)
+    labels[:10] = range(10)
+    return from_arrays((images, labels), (images[:16], labels[:16]), 10)
+
+
+class Ours:
+    """The compiled rounds, warm."""
+
+    def __init__(self, options: Options, name: str = "jfedsl") -> None:
+        self._options = options
+        experiment = build(config(options))
+        self._arguments = (experiment.data, experiment.key)
+        self._state = experiment.init()
+        began = time.perf_counter()
+        rounds: Any = experiment.rounds(1)
+        self._run = rounds.lower(*self._arguments, self._state, 1).compile()
+        seconds = time.perf_counter() - began
+        memory: Any = self._run.memory_analysis()
+        self.facts: dict[str, Any] = {
+            "framework": name,
+            "client_chunk": experiment.scheme.chunk,
+            "compile_seconds": seconds,
+            "matmul_peak_flops": _matmul_peak(),
+            "peak_memory_bytes": memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes,
+            "device_kind": jax.devices()[0].device_kind,
+            "versions": {"jax": jax.__version__},
+        }
+
+    def run(self) -> float:
+        """Seconds of one call's steps."""
+        began = time.perf_counter()
+        self._state, record = self._run(*self._arguments, self._state, 1)
+        jax.block_until_ready(record)
+        return time.perf_counter() - began
+
+
+def _matmul_peak(size: int = 2048) -> float:
+    """FLOP/s of the best of five products of square matrices."""
+    product, a = jax.jit(jnp.matmul), jnp.ones((size, size))
+    product(a, a).block_until_ready()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)
+
+
+def outputs(options: Options) -> list[tuple[str, tuple[int, ...], int]]:
+    """Name, output shape of one example and weights in kernels, for every layer."""
+    model = ZOO[options.model].build(10, options.norm)
+    x = jax.ShapeDtypeStruct((1, *options.image), jnp.float32)
+    rows = []
+    for layer in model:
+        params, stats = jax.eval_shape(layer.init, jax.random.key(0), x)
+        x = jax.eval_shape(lambda p, s, y, f=layer: f.apply(p, s, y, True)[0], params, stats, x)
+        kernels = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+        rows.append((layer.name, x.shape[1:], sum(kernels)))
+    return rows
+
+
+def cut_of(options: Options) -> int:
+    """Number of client-side layers."""
+    entry = ZOO[options.model]
+    return layers.cut_index(entry.build(10, options.norm), options.cut or entry.default_cut)
+
+
+def flops(options: Options) -> int:
+    """FLOPs of products in one step: forward, and both gradients but the input's of the first."""
+    products = [2 * kernel * math.prod(shape[:-1]) for _, shape, kernel in outputs(options)]
+    first = next(product for product in products if product)
+    return options.clients * options.batch_size * (3 * sum(products) - first)

@@ -1,0 +1,66 @@
+"""Compiled programs, kept on the disk from one start to the next."""
+
+import contextlib
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+# XLA logs this as an error about every program that it loads on CPU, as its own tuning hints are
+# no features of a processor; the results are right. Other lines pass.
+_NOISE = b"cpu_aot_loader.cc"
+
+
+def keep_programs(folder: str) -> None:
+    """Keeps programs that took a second or more to compile in a folder, made if need be.
+
+    Each kind of processor has a folder of its own there, as a home directory may be shared between
+    machines. A folder that was set before, in the environment or by JAX's own setting, stays.
+
+    Args:
+      folder: may start with `~`; empty for none.
+    """
+    if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
+        place = Path(folder).expanduser().absolute() / _processor()
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        compilation_cache.reset_cache()  # it remembers that there was no folder
+
+
+def _processor() -> str:
+    """A name for what programs compiled on this processor can run on."""
+    features = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
+    """Compiles a jitted function for arguments of these shapes, or loads it from the folder."""
+    with _without_noise():
+        return function.lower(*arguments).compile()
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Holds back what the process writes to standard error and then lets all but noise pass."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            lines = [line for line in held if _NOISE not in line]
+            os.write(2, b"".join(lines))

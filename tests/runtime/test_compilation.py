@@ -1,0 +1,68 @@
+"""Programs kept on the disk, and the one line of noise that is held back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jfedsl.runtime.compilation import _without_noise, compiled, keep_programs
+
+PROGRAM = """
+import sys
+import jax
+import numpy as np
+jax.numpy.zeros(3).sum()  # JAX has looked for a folder, and found none
+from jfedsl.runtime.compilation import compiled, keep_programs
+keep_programs(sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+x = np.ones((9, 9), np.float32)
+print(compiled(jax.jit(lambda x: jax.numpy.sin(x @ x).sum()), x)(x))
+"""
+
+
+def run(folder: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, folder], capture_output=True, text=True, timeout=120,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_programs_are_found_again_without_noise(tmp_path: Path) -> None:
+    outputs = []
+    for _ in range(2):
+        done = run(str(tmp_path / "cache"))
+        assert done.returncode == 0 and done.stderr == ""
+        outputs.append((done.stdout, sorted((tmp_path / "cache").rglob("*-cache"))))
+    assert outputs[0] == outputs[1] and outputs[0][1]
+    (processor,) = (tmp_path / "cache").iterdir()
+    assert all(path.parent == processor for path in outputs[0][1])
+
+
+def test_empty_is_off_and_a_folder_set_before_stays(tmp_path: Path) -> None:
+    assert run("").returncode == 0
+    own = tmp_path / "own"
+    assert run(str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR=str(own)).returncode == 0
+    assert own.is_dir() and not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run(str(tmp_path / "file"))
+    assert done.returncode == 0 and "Error" in done.stderr
+
+
+def test_only_noise_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), _without_noise():
+        os.write(2, b"E1 cpu_aot_loader.cc:195] Loading\nsomething real\n")
+        raise KeyError
+    assert capfd.readouterr().err == "something real\n"
+
+
+def test_compiled_is_the_function_for_those_shapes() -> None:
+    program = compiled(jax.jit(lambda x, n: x * n), jnp.ones(3), 1)
+    assert program(jnp.arange(3.0), 4).tolist() == [0.0, 4.0, 8.0]
+    keep_programs("")
