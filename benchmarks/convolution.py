@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from flax import linen as nn
 from jax import Array, lax
 
-from jfedsl.models import ops
+from jfedsl.models import ops, pooling
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 _CLIENTS = flags.DEFINE_integer("clients", 8, "Clients in the loop.", lower_bound=1)
@@ -61,7 +61,7 @@ def _plain_pool(x: Array, w: Array) -> Array:
 
 
 def _our_pool(x: Array, w: Array) -> Array:
-    return ops.max_pool(x)
+    return pooling.max_pool(x)
 
 
 def _looped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:

@@ -212,11 +212,18 @@ def _scheme(config: Config, model: Model, cut: int, classes: int, initial: Varia
         aggregation=config.aggregation,
         statistics=config.batch_norm_statistics,
         client_optimizer_state=config.client_optimizer_state,
-        chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
+        chunk=_chunk(config, own),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
         remat=config.remat_clients,
     )
+
+
+def _chunk(config: Config, own: Any) -> int:
+    """Clients computed at once; with recomputation at most a quarter, as it needs a loop."""
+    chunk = config.client_chunk or default_chunk(jax.default_backend(), own, config.clients)
+    quarter = max(1, (config.participants or config.clients) // 4)
+    return min(chunk, quarter) if config.remat_clients else chunk
 
 
 def _links(config: Config) -> Links:

@@ -166,8 +166,9 @@ class Config:
         None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
     )
     remat_clients: bool = _knob(
-        False, "Clients compute their forward pass twice, so that less memory waits for the server."
-    )
+        False, "Clients compute their forward pass twice, so that less memory waits.",
+        Allowed("true or false", lambda value: isinstance(value, bool)),
+    )  # fmt: skip
     compute_dtype: str = _knob(
         "float32", "Of activations and products; parameters and moments are float32.",
         OneOf(COMPUTE_DTYPES),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models import ops
+from jfedsl.models import ops, pooling
 from jfedsl.models.layers import Layer, Params, Stats, from_function, from_linen
 
 NORMS = ("none", "group", "batch")
@@ -39,7 +39,7 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, H, W, Cin]` to `[B, H, W, features]`."""
-        ops.check_images(x)
+        pooling.check_images(x)
         x = nn.Conv(
             self.features,
             (3, 3),
@@ -47,7 +47,7 @@ class Convolution(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             conv_general_dilated=ops.conv_general_dilated,
         )(x)
-        return ops.relu(_normalise(x, self.norm, train))
+        return pooling.relu(_normalise(x, self.norm, train))
 
 
 class Dense(nn.Module):
@@ -61,7 +61,7 @@ class Dense(nn.Module):
         """Maps `x[B, D]` to `[B, features]`."""
         init = nn.initializers.he_normal()
         x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
-        return ops.relu(_normalise(x, self.norm, train))
+        return pooling.relu(_normalise(x, self.norm, train))
 
 
 def convolution(name: str, features: int, norm: str) -> Layer:
@@ -83,7 +83,7 @@ def padded(layer: Layer, size: int) -> Layer:
     """The layer on images zero-padded on all sides to `size` x `size`; larger ones stay."""
 
     def pad(x: Array) -> Array:
-        ops.check_images(x)
+        pooling.check_images(x)
         missing = [max(0, size - n) for n in x.shape[1:3]]
         pads = [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)]
         return jnp.pad(x, pads)
@@ -99,7 +99,7 @@ def padded(layer: Layer, size: int) -> Layer:
 
 def pool(name: str) -> Layer:
     """2x2 max-pooling; crops odd edges."""
-    return from_function(name, ops.max_pool)
+    return from_function(name, pooling.max_pool)
 
 
 def flatten() -> Layer:

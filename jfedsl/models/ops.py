@@ -1,9 +1,9 @@
-"""Convolution, pooling and ReLU that stay fast inside loops, where XLA rewrites nothing on CPU.
+"""Convolution that stays fast inside loops, where XLA rewrites nothing on CPU.
 
 Measured on CPU: the weight gradient that autodiff makes of a convolution runs a hundred times too
-slow inside `scan`, `map` or `while`, max-pooling by `reduce_window` has a gradient ten times too
-slow, and a kernel larger than the map it slides over runs at a fiftieth of the peak.
-The forms here avoid all three. `benchmarks/convolution.py` measures them.
+slow inside `scan`, `map` or `while`, and a kernel larger than the map it slides over runs at a
+fiftieth of the peak. The forms here avoid both; `benchmarks/convolution.py` and
+`benchmarks/conv_forms.py` measure them.
 """
 
 from collections.abc import Sequence
@@ -119,7 +119,8 @@ def _conv_backward(
         _conv(x[a:b].transpose(3, 1, 2, 0), dy[a:b].transpose(1, 2, 0, 3), slide)
         for a, b in pairwise(bounds)
     ]
-    return dx, reduce(jnp.add, terms).transpose(1, 2, 0, 3)
+    dw = reduce(jnp.add, (term.astype(jnp.float32) for term in terms)).astype(w.dtype)
+    return dx, dw.transpose(1, 2, 0, 3)
 
 
 def _parts(backend: str, channels: int, outputs: tuple[int, ...]) -> int:
@@ -177,17 +178,18 @@ def _conv_by_taps(x: Array, w: Array, window: Window) -> Array:
     height, width = (
         (n + sum(pad) - k) // s + 1 for (n, _, s, pad), k in zip(sides, dilated, strict=True)
     )
-    y = jnp.zeros((batch, height, width, channels), x.dtype)
+    y = jnp.zeros((batch, height, width, channels), jnp.float32)
     for i, j in np.ndindex(*w.shape[:2]):
         rows = _meeting(i * window.rhs_dilation[0], sides[0], height)
         columns = _meeting(j * window.rhs_dilation[1], sides[1], width)
         if rows is None or columns is None:
             continue
         seen = x[:, rows.read, columns.read]
-        product = seen.reshape(-1, x.shape[3]) @ w[i, j]
+        flat = seen.reshape(-1, x.shape[3])
+        product = jnp.matmul(flat, w[i, j], preferred_element_type=jnp.float32)
         edges = ((0, 0), rows.edges, columns.edges, (0, 0))
         y = y + jnp.pad(product.reshape(*seen.shape[:3], channels), edges)
-    return y
+    return y.astype(x.dtype)
 
 
 class _Meeting(NamedTuple):
@@ -210,91 +212,3 @@ def _meeting(
     return _Meeting(
         slice(start, start + (last - first) * stride + 1, stride), (first, outputs - 1 - last)
     )
-
-
-def max_pool(x: Array, size: int = 2) -> Array:
-    """Non-overlapping max-pooling by slices; rows and columns that fill no window are cropped.
-
-    The gradient goes to the first of equal maxima. It follows the comparisons made, kept as the
-    place of the maximum in one byte, never a test for equality with the maximum: where XLA
-    computes `x` twice, rounded differently, such a test can fail for all entries of a window, and
-    sharing the gradient among none of them makes NaN.
-
-    Args:
-      x: `[B, H, W, C]`.
-      size: window and stride, at most 16.
-
-    Returns:
-      `[B, H // size, W // size, C]`.
-
-    Raises:
-      ValueError: not images.
-    """
-    check_images(x)
-    rows, columns = (n // size for n in x.shape[1:3])
-    return _pool(x[:, : rows * size, : columns * size], size)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _pool(x: Array, size: int) -> Array:
-    return _pool_forward(x, size)[0]
-
-
-def _pool_forward(x: Array, size: int) -> tuple[Array, Array]:
-    """The maximum of every window, NaN if any is, and the place of the first of equals, uint8.
-
-    Pairs meet in a knock-out, as few comparisons in a row are fast.
-    """
-    batch, rows, columns, channels = x.shape[0], x.shape[1] // size, x.shape[2] // size, x.shape[3]
-    x = x.reshape(batch, rows, size, columns, size, channels)
-    entries = [
-        (x[:, :, i, :, j], jnp.uint8(i * size + j)) for i in range(size) for j in range(size)
-    ]
-    while len(entries) > 1:
-        pairs, odd = zip(entries[::2], entries[1::2], strict=False), entries[len(entries) & ~1 :]
-        entries = [_greater(first, second) for first, second in pairs] + odd
-    best, place = entries[0]
-    return best, jnp.broadcast_to(place, best.shape)
-
-
-def _greater(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Of two maxima with their places the greater, the first if equal."""
-    (a, place_a), (b, place_b) = first, second
-    return jnp.maximum(a, b), jnp.where(b > a, place_b, place_a)
-
-
-def _pool_backward(size: int, place: Array, dy: Array) -> tuple[Array]:
-    batch, rows, columns, channels = dy.shape
-    spread = (batch, rows, 1, columns, 1, channels)
-    window = jnp.arange(size * size, dtype=jnp.uint8).reshape(1, 1, size, 1, size, 1)
-    dx = jnp.where(place.reshape(spread) == window, dy.reshape(spread), 0)
-    return (dx.reshape(batch, rows * size, columns * size, channels),)
-
-
-_pool.defvjp(_pool_forward, _pool_backward)
-
-
-@jax.custom_vjp
-def relu(x: Array) -> Array:
-    """max(x, 0), NaN for NaN. The backward pass needs one byte an entry and nothing else.
-
-    (Through a loop over clients `jax.nn.relu` also carries a float32 array of zeros.)
-    """
-    return jnp.maximum(x, 0)
-
-
-def _relu_forward(x: Array) -> tuple[Array, Array]:
-    return relu(x), x > 0
-
-
-def _relu_backward(positive: Array, dy: Array) -> tuple[Array]:
-    return (jnp.where(positive, dy, 0),)
-
-
-relu.defvjp(_relu_forward, _relu_backward)
-
-
-def check_images(x: Array) -> None:
-    """Raises ValueError unless `x` is `[B, H, W, C]`."""
-    if x.ndim != 4:
-        raise ValueError(f"convolution and pooling take images [H, W, C], not {list(x.shape[1:])}")

@@ -150,8 +150,12 @@ def _server_step(
     # One backward pass serves the server's weighted mean and every client's own loss. A weight of
     # 0 becomes one too small to be seen in a sum of float32, and large enough to divide by.
     weights = jnp.maximum(weights, _LEAST_WEIGHT)
-    gradient, weighted = back(weights)
-    cut_gradient = weighted / weights.reshape(-1, *(1,) * (weighted.ndim - 1))
+    gradient, cut_gradient = back(weights)
+    if jax.tree.leaves(server.stats):
+        # Batch norm makes every loss depend on every client's activation: no division undoes that.
+        _, cut_gradient = back(jnp.ones_like(losses))
+    else:
+        cut_gradient /= weights.reshape(-1, *(1,) * (cut_gradient.ndim - 1))
     params, optimizer = masked_step(
         scheme.server_optimizer, None, gradient, server.optimizer, server.params, step
     )

@@ -4,8 +4,7 @@ import contextlib
 import hashlib
 import os
 import platform
-import sys
-import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,15 @@ def keep_programs(folder: str) -> None:
     Args:
       folder: may start with `~`; empty for none.
     """
-    if folder and not getattr(jax.config, "jax_compilation_cache_dir", None):
+    if folder and _folder() is None:
         place = Path(folder).expanduser().absolute() / _processor()
         jax.config.update("jax_compilation_cache_dir", str(place))
         compilation_cache.reset_cache()  # it remembers that there was no folder
+
+
+def _folder() -> str | None:
+    """JAX's folder of compiled programs."""
+    return getattr(jax.config, "jax_compilation_cache_dir", None)
 
 
 def _processor() -> str:
@@ -44,23 +48,34 @@ def _processor() -> str:
 
 def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
     """Compiles a jitted function for arguments of these shapes, or loads it from the folder."""
-    with _without_noise():
+    noisy = jax.default_backend() == "cpu" and _folder() is not None
+    with _without_noise() if noisy else contextlib.nullcontext():
         return function.lower(*arguments).compile()
 
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """Holds back what the process writes to standard error and then lets all but noise pass."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            lines = [line for line in held if _NOISE not in line]
-            os.write(2, b"".join(lines))
+    """Passes what the process writes to standard error on, line by line, but for noise."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    thread = threading.Thread(target=_pass_on, args=(reading, kept))
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)  # closes the last end of the pipe to write to, and so ends the thread
+        thread.join()
+        os.close(kept)
+
+
+def _pass_on(source: int, target: int) -> None:
+    with os.fdopen(source, "rb") as lines, contextlib.suppress(OSError):
+        for line in lines:
+            if _NOISE not in line:
+                os.write(target, line)

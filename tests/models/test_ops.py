@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import Array, lax
 
-from jfedsl.models import ops
+from jfedsl.models import ops, pooling
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 Conv = Callable[..., Array]
@@ -222,7 +222,7 @@ def test_max_pool_equals_that_of_flax_and_crops_what_fills_no_window(
 ) -> None:
     x = jax.random.normal(jax.random.key(0), shape)
     theirs = nn.max_pool(x, (size, size), (size, size))
-    np.testing.assert_array_equal(ops.max_pool(x, size), theirs, strict=True)
+    np.testing.assert_array_equal(pooling.max_pool(x, size), theirs, strict=True)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2)])
@@ -230,7 +230,7 @@ def test_max_pool_gradient_reaches_only_the_maxima(shape: tuple[int, ...]) -> No
     # All entries differ, so every window has one maximum.
     x = jnp.asarray(np.random.default_rng(0).permutation(np.prod(shape)), jnp.float32)
     x = x.reshape(shape)
-    y, pull_back = jax.vjp(ops.max_pool, x)
+    y, pull_back = jax.vjp(pooling.max_pool, x)
     upstream = 1.0 + jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
     (gradient,) = pull_back(upstream)
     expected = dict(zip(np.ravel(y).tolist(), np.ravel(upstream).tolist(), strict=True))
@@ -242,39 +242,48 @@ def test_gradient_of_pooling_shares_nothing_among_equal_maxima():
     # Dividing by how many entries equal the maximum is 0 / 0 where XLA computes them twice, rounded
     # differently (seen after GroupNorm in a loop over clients).
     x = jnp.zeros((1, 4, 4, 1))
-    jaxpr = str(jax.make_jaxpr(jax.grad(lambda x: ops.max_pool(x).sum()))(x))
+    jaxpr = str(jax.make_jaxpr(jax.grad(lambda x: pooling.max_pool(x).sum()))(x))
     assert " div " not in jaxpr
     compared = re.findall(r"eq (\w+) (\w+)", jaxpr)
     assert compared, "with the place of the maximum"
     for name in {name for pair in compared for name in pair}:
         assert re.search(rf"\b{name}:u8\[", jaxpr), "only places are compared, never values"
-    gradient = jax.grad(lambda x: ops.max_pool(x).sum())(x)
+    gradient = jax.grad(lambda x: pooling.max_pool(x).sum())(x)
     assert gradient[0, ::2, ::2].sum() == gradient.sum() == 4, "the first of equals gets it all"
 
 
 def test_second_derivative_of_pooling_and_relu_is_that_of_their_pieces() -> None:
     # Sum of squares of the gradient of sum(pool(relu(x))^2): 4 * max^2 where the maximum counts.
     x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
-    y = ops.max_pool(ops.relu(x))
+    y = pooling.max_pool(pooling.relu(x))
 
     def slope(x: Array) -> Array:
-        gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(ops.relu(x)) ** 2))(x)
+        gradient = jax.grad(lambda x: jnp.sum(pooling.max_pool(pooling.relu(x)) ** 2))(x)
         return jnp.sum(gradient**2)
 
     np.testing.assert_allclose(slope(x), 4 * jnp.sum(y**2), rtol=1e-6)
-    own = jax.grad(lambda x: 4 * jnp.sum(ops.max_pool(ops.relu(x)) ** 2))(x)
+    own = jax.grad(lambda x: 4 * jnp.sum(pooling.max_pool(pooling.relu(x)) ** 2))(x)
     np.testing.assert_allclose(jax.grad(slope)(x), own, rtol=1e-6)
+
+
+def test_second_derivative_of_pooling_goes_to_the_first_of_equals() -> None:
+    hessian = jax.jacrev(jax.grad(lambda x: jnp.sum(pooling.max_pool(x) ** 2)))(
+        jnp.ones((1, 2, 2, 1))
+    )
+    expected = np.zeros((4, 4))
+    expected[0, 0] = 2
+    np.testing.assert_array_equal(hessian.reshape(4, 4), expected)
 
 
 def test_max_pool_hides_no_nan() -> None:
     for place in range(4):
         x = jnp.zeros((1, 2, 2, 1)).at[0, place // 2, place % 2, 0].set(jnp.nan)
-        assert jnp.isnan(ops.max_pool(x)).all()
+        assert jnp.isnan(pooling.max_pool(x)).all()
 
 
 def test_relu_is_the_maximum_with_zero_and_keeps_one_byte_an_entry() -> None:
     x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan, -jnp.inf, jnp.inf])
-    y, back = jax.vjp(ops.relu, x)
+    y, back = jax.vjp(pooling.relu, x)
     np.testing.assert_array_equal(y, np.maximum(np.asarray(x), 0))
     np.testing.assert_array_equal(back(jnp.ones(7))[0], [0, 0, 0, 1, 0, 0, 1])
     (kept,) = jax.tree.leaves(back)

@@ -108,7 +108,7 @@ def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
     assert_equal(other.params, unequal[0].params)
 
 
-@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 12])
 def test_computing_the_forward_pass_again_changes_nothing_but_memory(chunk):
     states, held = [], []
     for remat in (False, True):
@@ -137,6 +137,21 @@ def test_bfloat16_rounds_products_and_keeps_the_state_in_float32(norm):
         results.append(float(record.train_loss))
     assert results[0] != results[1]
     np.testing.assert_allclose(results[1], results[0], rtol=0.05)
+
+
+def test_under_batch_norm_a_cut_gradient_is_that_of_the_sum_of_all_losses():
+    from jfedsl.protocol.exchange import _server_step
+
+    experiment, state, _ = setup(norm="batch", cut="dense1")
+    smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
+    labels = jnp.zeros((4, 8), jnp.int32)
+    gradients = [
+        _server_step(
+            experiment.scheme, state.server, smashed, labels, jnp.array(share), jnp.int32(0)
+        )[2]
+        for share in ([0.01, 0.49, 0.3, 0.2], [0.25] * 4)
+    ]
+    assert_close(gradients[0], gradients[1])
 
 
 def test_cut_gradient_does_not_shrink_with_the_number_of_clients():
