@@ -24,7 +24,7 @@ from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import figures, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
-from jfedsl.runtime.compilation import compiled, keep_programs
+from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
 from jfedsl.runtime.events import Events
 from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
@@ -48,17 +48,24 @@ def train(config: Config) -> dict[str, Any]:
     """
     workdir.check(config)
     keep_programs(config.compilation_cache)
-    experiment = build(config)
-    started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
-    if config.init_from and not started:
-        initial = weights_of(
-            Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial
-        )
-        experiment = experiment._replace(initial=initial)
+    with without_noise():
+        experiment = _prepare(config)
     with workdir.hold(config) as folder:
         if config.progress != "none":
             print(f"workdir: {folder}", flush=True)
         return _Run(config, experiment, folder).finish()
+
+
+def _prepare(config: Config) -> Experiment:
+    """The run put together, with the weights it starts from."""
+    experiment = build(config)
+    started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
+    if not config.init_from or started:
+        return experiment
+    initial = weights_of(
+        Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial
+    )
+    return experiment._replace(initial=initial)
 
 
 class _Run:
@@ -71,7 +78,8 @@ class _Run:
         restored = self.checkpoints.restore(template)
         self.round, self.cumulative_bytes = 0, 0
         if restored is None:
-            self.state = experiment.init()
+            with without_noise():
+                self.state = experiment.init()
         else:
             self.round, self.state, counters = restored
             self.cumulative_bytes = counters["cumulative_bytes"]

@@ -48,14 +48,16 @@ def _processor() -> str:
 
 def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
     """Compiles a jitted function for arguments of these shapes, or loads it from the folder."""
-    noisy = jax.default_backend() == "cpu" and _folder() is not None
-    with _without_noise() if noisy else contextlib.nullcontext():
+    with without_noise():
         return function.lower(*arguments).compile()
 
 
 @contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    """Passes what the process writes to standard error on, line by line, but for noise."""
+def without_noise() -> Iterator[None]:
+    """Passes on what the process writes to standard error, line by line, but for noise."""
+    if jax.default_backend() != "cpu" or _folder() is None:
+        yield
+        return
     try:
         kept = os.dup(2)
     except OSError:  # standard error is closed

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jfedsl.runtime.compilation import _without_noise, compiled, keep_programs
+from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
 
 PROGRAM = """
 import sys
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path: Path) -> N
 
 
 def test_only_noise_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), _without_noise():
+    with pytest.raises(KeyError), without_noise():
         os.write(2, b"E1 cpu_aot_loader.cc:195] Loading\nsomething real\n")
         raise KeyError
     assert capfd.readouterr().err == "something real\n"
