@@ -75,7 +75,7 @@ def _noise(options: Options) -> Dataset:
 class Ours:
     """The compiled rounds, warm."""
 
-    def __init__(self, options: Options, name: str = "jfedsl") -> None:
+    def __init__(self, options: Options) -> None:
         self._options = options
         experiment = build(config(options))
         self._arguments = (experiment.data, experiment.key)
@@ -86,7 +86,7 @@ class Ours:
         seconds = time.perf_counter() - began
         memory: Any = self._run.memory_analysis()
         self.facts: dict[str, Any] = {
-            "framework": name,
+            "framework": "jfedsl",
             "client_chunk": experiment.scheme.chunk,
             "compile_seconds": seconds,
             "matmul_peak_flops": _matmul_peak(),

@@ -166,7 +166,9 @@ class Config:
         None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
     )
     remat_clients: bool = _knob(
-        False, "Clients compute their forward pass twice, so that less memory waits.",
+        False,
+        "Clients compute their forward pass twice, so that less memory waits; at most a quarter "
+        "of the participants is then computed at once.",
         Allowed("true or false", lambda value: isinstance(value, bool)),
     )  # fmt: skip
     compute_dtype: str = _knob(

@@ -163,7 +163,7 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
 def _named_params(run: Run, tree: Any) -> dict[str, Any]:
     """Leaves of a tree like the client-side parameters, by the names of the parameters."""
     scheme = run.experiment.scheme
-    return export.named(scheme.model, Variables(tree, ({},) * scheme.cut))
+    return export.named(scheme.model[: scheme.cut], Variables(tree, ({},) * scheme.cut))
 
 
 def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
@@ -172,7 +172,7 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
     if scheme.statistics != "local":
         return {}
     stats = jax.tree.map(lambda x: x[clients], run.state.clients.stats)
-    return export.named(scheme.model, Variables(({},) * scheme.cut, stats))
+    return export.named(scheme.model[: scheme.cut], Variables(({},) * scheme.cut, stats))
 
 
 def _facts(run: Run, result: Result) -> dict[str, Any]:

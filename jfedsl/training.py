@@ -221,9 +221,12 @@ class _Run:
         return {**summary, "workdir": str(self.folder)}
 
     def _draw_labels(self) -> None:
+        picture = self.folder / "labels.png"
+        if picture.exists():
+            return
         data, classes = self.experiment.data, self.experiment.scheme.classes
         counts = label_counts(data.partition, data.labels, classes)
-        figures.labels(counts, f"Examples: {self._title()}", self.folder / "labels.png")
+        figures.labels(counts, f"Examples: {self._title()}", picture)
 
     def _title(self) -> str:
         config = self.config

@@ -1,9 +1,8 @@
 """Convolution that stays fast inside loops, where XLA rewrites nothing on CPU.
 
-Measured on CPU: the weight gradient that autodiff makes of a convolution runs a hundred times too
-slow inside `scan`, `map` or `while`, and a kernel larger than the map it slides over runs at a
-fiftieth of the peak. The forms here avoid both; `benchmarks/convolution.py` and
-`benchmarks/conv_forms.py` measure them.
+On CPU the weight gradient that autodiff makes of a convolution crawls inside `scan`, `map` or
+`while`, and so does a kernel larger than the map it slides over. The forms here avoid both;
+`benchmarks/convolution.py` and `benchmarks/conv_forms.py` measure by how much.
 """
 
 from collections.abc import Sequence
@@ -119,8 +118,13 @@ def _conv_backward(
         _conv(x[a:b].transpose(3, 1, 2, 0), dy[a:b].transpose(1, 2, 0, 3), slide)
         for a, b in pairwise(bounds)
     ]
-    dw = reduce(jnp.add, (term.astype(jnp.float32) for term in terms)).astype(w.dtype)
+    dw = reduce(jnp.add, (term.astype(_accumulator(w)) for term in terms)).astype(w.dtype)
     return dx, dw.transpose(1, 2, 0, 3)
+
+
+def _accumulator(x: Array) -> np.dtype:
+    """The type to sum in: float32 for bfloat16, otherwise that of the summands."""
+    return np.promote_types(x.dtype, np.float32)
 
 
 def _parts(backend: str, channels: int, outputs: tuple[int, ...]) -> int:
@@ -178,7 +182,8 @@ def _conv_by_taps(x: Array, w: Array, window: Window) -> Array:
     height, width = (
         (n + sum(pad) - k) // s + 1 for (n, _, s, pad), k in zip(sides, dilated, strict=True)
     )
-    y = jnp.zeros((batch, height, width, channels), jnp.float32)
+    dtype = _accumulator(x)
+    y = jnp.zeros((batch, height, width, channels), dtype)
     for i, j in np.ndindex(*w.shape[:2]):
         rows = _meeting(i * window.rhs_dilation[0], sides[0], height)
         columns = _meeting(j * window.rhs_dilation[1], sides[1], width)
@@ -186,7 +191,7 @@ def _conv_by_taps(x: Array, w: Array, window: Window) -> Array:
             continue
         seen = x[:, rows.read, columns.read]
         flat = seen.reshape(-1, x.shape[3])
-        product = jnp.matmul(flat, w[i, j], preferred_element_type=jnp.float32)
+        product = jnp.matmul(flat, w[i, j], preferred_element_type=dtype)
         edges = ((0, 0), rows.edges, columns.edges, (0, 0))
         y = y + jnp.pad(product.reshape(*seen.shape[:3], channels), edges)
     return y.astype(x.dtype)

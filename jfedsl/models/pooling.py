@@ -1,6 +1,6 @@
 """Max-pooling and ReLU whose backward passes are fast in loops and need one byte an entry.
 
-Measured on CPU: max-pooling by `reduce_window` has a gradient ten times too slow.
+Max-pooling by `reduce_window` has a slow gradient on CPU; `benchmarks/convolution.py` measures it.
 """
 
 from functools import partial

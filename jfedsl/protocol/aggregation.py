@@ -184,14 +184,21 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
     return after
 
 
+def merge_participants(
+    scheme: Scheme, partition: Partition, state: State
+) -> tuple[Client, Array, Aggregator]:
+    """The participants `[K, ...]`, their weights `[K]`, and what merging them now would make."""
+    clients = take(state.clients, state.participants)
+    share = weights(scheme, partition, state.participants)
+    return clients, share, merge(scheme, state.aggregator, clients, share)
+
+
 def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
     """The whole dense model: the participants' client-side parts merged, then the server's.
 
     Statistics are averaged, also where they otherwise stay with the clients.
     """
-    clients = take(state.clients, state.participants)
-    share = weights(scheme, partition, state.participants)
-    merged = merge(scheme, state.aggregator, clients, share)
+    clients, share, merged = merge_participants(scheme, partition, state)
     stats = weighted_mean(clients.stats, share)
     return Variables(merged.params + state.server.params, stats + state.server.stats)
 

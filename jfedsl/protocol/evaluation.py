@@ -11,9 +11,8 @@ from jax import Array, lax
 
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
-from jfedsl.protocol.aggregation import masks_of, merge
-from jfedsl.protocol.clients import take
-from jfedsl.protocol.state import Data, Scheme, State, weights
+from jfedsl.protocol.aggregation import masks_of, merge_participants
+from jfedsl.protocol.state import Data, Scheme, State
 from jfedsl.pruning.pruner import keep
 
 
@@ -61,9 +60,7 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
     No dropout, no quantizer. Where participants differ in their masks or in statistics they keep to
     themselves, the weighted mean over the distinct models.
     """
-    clients = take(state.clients, state.participants)
-    share = weights(scheme, data.partition, state.participants)
-    merged = merge(scheme, state.aggregator, clients, share)
+    clients, share, merged = merge_participants(scheme, data.partition, state)
     local = scheme.statistics == "local"
     stats = clients.stats if local else merged.stats
 
@@ -157,9 +154,7 @@ def class_accuracies(
     Returns:
       float32 `[V, classes]`, NaN for a class without test examples.
     """
-    participants = take(state.clients, state.participants)
-    share = weights(scheme, data.partition, state.participants)
-    merged = merge(scheme, state.aggregator, participants, share)
+    _, _, merged = merge_participants(scheme, data.partition, state)
     examples = jnp.sum(
         lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
     )

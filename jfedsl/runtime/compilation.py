@@ -16,20 +16,25 @@ from jax.experimental.compilation_cache import compilation_cache
 # no features of a processor; the results are right. Other lines pass.
 _NOISE = b"cpu_aot_loader.cc"
 
+_ours: str | None = None  # the folder that keep_programs set, as that is a setting of the process
+
 
 def keep_programs(folder: str) -> None:
     """Keeps programs that took a second or more to compile in a folder, made if need be.
 
     Each kind of processor has a folder of its own there, as a home directory may be shared between
-    machines. A folder that was set before, in the environment or by JAX's own setting, stays.
+    machines. A folder set elsewhere, in the environment or by JAX's own setting, stays.
 
     Args:
       folder: may start with `~`; empty for none.
     """
-    if folder and _folder() is None:
-        place = Path(folder).expanduser().absolute() / _processor()
-        jax.config.update("jax_compilation_cache_dir", str(place))
-        compilation_cache.reset_cache()  # it remembers that there was no folder
+    global _ours
+    if _folder() not in (None, _ours):
+        return
+    _ours = str(Path(folder).expanduser().absolute() / _processor()) if folder else None
+    if _folder() != _ours:
+        jax.config.update("jax_compilation_cache_dir", _ours)
+        compilation_cache.reset_cache()  # it remembers which folder there was, or that none was
 
 
 def _folder() -> str | None:

@@ -23,11 +23,11 @@ Arrays = Mapping[str, Any]
 
 
 def named(model: Model, variables: Variables) -> dict[str, Any]:
-    """Every array of a model, or of its first layers, by `params.LAYER...` or `stats.LAYER...`."""
+    """Every array of a model by `params.LAYER...` or `stats.LAYER...`."""
     return {
         f"{kind}.{layer.name}.{name}": leaf
         for kind, parts in variables._asdict().items()
-        for layer, part in zip(model, parts, strict=False)
+        for layer, part in zip(model, parts, strict=True)
         for name, leaf in flatten(part).items()
     }
 

@@ -98,6 +98,47 @@ def test_value_and_gradients_equal_those_of_lax(case: Case) -> None:
     assert_equal(ours, value_and_gradients(case, lax.conv_general_dilated))
 
 
+@settings(max_examples=10)
+@given(cases())
+def test_real_numbers_agree_with_those_of_lax_to_1e_5(case: Case) -> None:
+    def real(seed: int, shape: tuple[int, ...]) -> Array:
+        return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+    x, w = (real(n, operand.shape) for n, operand in enumerate(case.operands()))
+
+    def run(conv: Conv) -> tuple[Array, ...]:
+        y, pull_back = jax.vjp(lambda x, w: case.run(conv, x, w), x, w)
+        return y, *pull_back(real(2, y.shape))
+
+    for ours, theirs in zip(
+        run(ops.conv_general_dilated), run(lax.conv_general_dilated), strict=True
+    ):
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("size", [2, 40], ids=["tiny", "in parts"])
+def test_float64_stays_float64(size: int) -> None:
+    draw = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, w = (jnp.asarray(draw.normal(size=s)) for s in ((8, size, size, 16), (3, 3, 16, 2)))
+
+        def run(conv: Conv) -> Any:
+            return jax.value_and_grad(
+                lambda x, w: jnp.sum(
+                    conv(x, w, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST) ** 2
+                ),
+                (0, 1),
+            )(x, w)
+
+        for ours, theirs in zip(
+            jax.tree.leaves(run(ops.conv_general_dilated)),
+            jax.tree.leaves(run(lax.conv_general_dilated)),
+            strict=True,
+        ):
+            assert ours.dtype == jnp.float64
+            np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-10)
+
+
 @pytest.mark.parametrize("padding", ["VALID", ((0, 0), (0, 0)), ((0, 1), (1, 0))])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_kernel_that_fits_nowhere_gives_the_empty_output_of_lax(

@@ -49,6 +49,24 @@ def test_empty_is_off_and_a_folder_set_before_stays(tmp_path: Path) -> None:
     assert own.is_dir() and not (tmp_path / "cache").exists()
 
 
+def test_the_last_call_decides_and_a_folder_of_another_hand_stays(tmp_path: Path) -> None:
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        for name in ("one", "two"):
+            keep_programs(str(tmp_path / name))
+            assert Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / name
+        keep_programs("")
+        assert jax.config.jax_compilation_cache_dir is None
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
+        for name in ("", "three"):
+            keep_programs(name and str(tmp_path / name))
+            assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
+    finally:
+        keep_programs("")
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
 def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = run(str(tmp_path / "file"))
