@@ -31,7 +31,7 @@ def _normalise(x: Array, norm: str, train: bool) -> Array:
 
 
 class Convolution(nn.Module):
-    """3x3 convolution with same padding, normalisation, ReLU: `[B, H, W, Cin] -> [B, H, W, C]`."""
+    """3x3 convolution with same padding, normalisation: `[B, H, W, Cin] -> [B, H, W, C]`."""
 
     features: int
     norm: str
@@ -47,11 +47,11 @@ class Convolution(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             conv_general_dilated=ops.conv_general_dilated,
         )(x)
-        return pooling.relu(_normalise(x, self.norm, train))
+        return _normalise(x, self.norm, train)
 
 
 class Dense(nn.Module):
-    """Dense layer with normalisation and ReLU: `[B, D] -> [B, features]`."""
+    """Dense layer with normalisation: `[B, D] -> [B, features]`."""
 
     features: int
     norm: str
@@ -61,17 +61,17 @@ class Dense(nn.Module):
         """Maps `x[B, D]` to `[B, features]`."""
         init = nn.initializers.he_normal()
         x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
-        return pooling.relu(_normalise(x, self.norm, train))
+        return _normalise(x, self.norm, train)
 
 
 def convolution(name: str, features: int, norm: str) -> Layer:
-    """A `Convolution` as a layer."""
-    return from_linen(name, Convolution(features, norm))
+    """A `Convolution` and ReLU as a layer."""
+    return from_linen(name, Convolution(features, norm), pooling.relu)
 
 
 def dense(name: str, features: int, norm: str) -> Layer:
-    """A `Dense` as a layer."""
-    return from_linen(name, Dense(features, norm))
+    """A `Dense` and ReLU as a layer."""
+    return from_linen(name, Dense(features, norm), pooling.relu)
 
 
 def logits(classes: int) -> Layer:
@@ -94,12 +94,12 @@ def padded(layer: Layer, size: int) -> Layer:
     def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
         return layer.apply(params, stats, pad(x), train)
 
-    return Layer(layer.name, init, apply)
+    return layer._replace(init=init, apply=apply)
 
 
 def pool(name: str) -> Layer:
     """2x2 max-pooling; crops odd edges."""
-    return from_function(name, pooling.max_pool)
+    return from_function(name, pooling.max_pool, keeps_order=True)
 
 
 def flatten() -> Layer:

@@ -28,6 +28,9 @@ class Variables(NamedTuple):
     stats: Stats
 
 
+Activation = Callable[[Array], Array]
+
+
 class Layer(NamedTuple):
     """One layer as pure functions: weights with their normalisation and activation, or a reshaping.
 
@@ -35,23 +38,30 @@ class Layer(NamedTuple):
       name: unique in its model; a cut is named by the last layer before it.
       init: `(key, x[B, ...]) -> (params, stats)`; both are `{}` where the layer has none.
       apply: `(params, stats, x, train) -> (y, stats)`; `train` picks batch over running statistics.
+      activation: applied to what `apply` makes; elementwise and nowhere decreasing. None: nothing.
+      keeps_order: whether `apply` commutes with all such functions, as taking maxima does; an
+        activation right before it then runs right after it, on fewer entries.
     """
 
     name: str
     init: Callable[[Array, Array], tuple[Params, Stats]]
     apply: Callable[[Params, Stats, Array, bool], tuple[Array, Stats]]
+    activation: Activation | None = None
+    keeps_order: bool = False
 
 
 Model = tuple[Layer, ...]
 
 
-def from_linen(name: str, module: nn.Module) -> Layer:
+def from_linen(name: str, module: nn.Module, activation: Activation | None = None) -> Layer:
     """Wraps a Flax linen module as a layer; its `__call__` may take `train`.
 
     Args:
       name: the layer's name.
       module: unbound; may hold the collections `params` and `batch_stats`, and draws no random
         numbers, as Flax's dropout would.
+      activation: elementwise and nowhere decreasing, to run after the module, or after pooling that
+        follows it. (Any other belongs into the module.)
 
     Raises:
       ValueError: from `init`, where the module holds other collections.
@@ -79,15 +89,18 @@ def from_linen(name: str, module: nn.Module) -> Layer:
             y = module.apply(variables, x, **options(train))
         return y, updated["batch_stats"]
 
-    return Layer(name, init, apply)
+    return Layer(name, init, apply, activation)
 
 
-def from_function(name: str, function: Callable[[Array], Array]) -> Layer:
-    """Wraps a function without parameters, such as pooling."""
+def from_function(
+    name: str, function: Callable[[Array], Array], keeps_order: bool = False
+) -> Layer:
+    """Wraps a function without parameters, such as pooling; `keeps_order` as in `Layer`."""
     return Layer(
         name,
         lambda key, x: ({}, {}),
         lambda params, stats, x, train: (function(x), stats),
+        keeps_order=keeps_order,
     )
 
 
@@ -142,10 +155,14 @@ def apply(
       The output, float32, and the new statistics.
     """
     x, params = x.astype(dtype), jax.tree.map(lambda w: w.astype(dtype), params)
-    updated = []
+    updated, activation = [], None
     for layer, p, s in zip(model, params, stats, strict=True):
+        if activation and (layer.activation or not layer.keeps_order):
+            x, activation = activation(x), None
         x, s = layer.apply(p, s, x, train)
         updated.append(s)
+        activation = layer.activation or activation
+    x = activation(x) if activation else x
     return x.astype(jnp.float32), tuple(updated)
 
 
