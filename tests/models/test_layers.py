@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models import ZOO, blocks, layers
+from jfedsl.models import ZOO, blocks, layers, pooling
 from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.mlp import mlp
@@ -75,7 +75,7 @@ def test_each_layer_draws_its_weights_alone_from_its_own_number(name: str, norm:
     for i, layer in enumerate(model):
         alone = layer.init(jax.random.fold_in(jax.random.key(0), i), jnp.zeros(x.shape))
         assert_trees_equal(alone, (params[i], stats[i]))
-        x, _ = layer.apply(params[i], stats[i], x, False)
+        x, _ = layers.apply((layer,), params[i : i + 1], stats[i : i + 1], x, False)
 
 
 def test_no_two_layers_draw_the_same_weights() -> None:
@@ -206,7 +206,7 @@ def test_batch_norm_in_training_uses_the_batch_and_moves_the_running_statistics(
     y, after = layer.apply(params, stats, x, True)
     before_norm = np.asarray(x @ params["Dense_0"]["kernel"])
     mean, var = before_norm.mean(0), before_norm.var(0)
-    expected = np.maximum((before_norm - mean) / np.sqrt(var + 1e-5), 0)
+    expected = (before_norm - mean) / np.sqrt(var + 1e-5)
     np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
     moved = after["BatchNorm_0"]
     # From mean 0 and variance 1 with momentum 0.9.
@@ -223,7 +223,7 @@ def test_batch_norm_in_evaluation_uses_running_statistics_and_leaves_them() -> N
     assert_trees_equal(after, moved)
     mean, var = moved["BatchNorm_0"]["mean"], moved["BatchNorm_0"]["var"]
     scaled = (x @ params["Dense_0"]["kernel"] - mean[None]) / jnp.sqrt(var + 1e-5)[None]
-    np.testing.assert_allclose(y, nn.relu(scaled), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(y, scaled, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("norm", "depends"), [("none", False), ("group", False), ("batch", True)])
@@ -238,3 +238,45 @@ def test_an_example_depends_on_its_batch_only_in_training_with_batch_norm(
         alone, _ = layer.apply(params, stats, x[:1], train)
         close = np.allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
         assert close != (train and depends)
+
+
+def clipped(x: Array) -> Array:
+    """Elementwise and nowhere decreasing."""
+    return jnp.clip(x, -0.5, 0.5)
+
+
+def test_an_activation_right_before_pooling_runs_after_it_with_the_same_bits() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
+    seen = []
+
+    def activation(x: Array) -> Array:
+        seen.append(x.shape)
+        return pooling.relu(x)
+
+    def outcome(keeps_order: bool) -> tuple[Array, Array]:
+        model = (
+            layers.from_linen("conv", nn.Conv(5, (3, 3)), activation),
+            layers.from_function("pool", pooling.max_pool, keeps_order),
+        )
+        params, stats = layers.init(model, jax.random.key(1), x)
+        seen.clear()
+        return jax.value_and_grad(
+            lambda p, x: jnp.sum(layers.apply(model, p, stats, x, True)[0] ** 2), (0, 1)
+        )(params, x)
+
+    before, after = outcome(keeps_order=False), outcome(keeps_order=True)
+    assert seen == [(2, 3, 2, 5)]
+    assert_trees_equal(after, before)
+
+
+def test_activations_keep_their_order_and_end_the_model() -> None:
+    model = (
+        layers.from_function("shift", lambda x: x - 1.0)._replace(activation=clipped),
+        layers.from_function("double", lambda x: 2.0 * x, True)._replace(activation=jnp.exp),
+        layers.from_function("half", lambda x: 0.5 * x, True),
+    )
+    y, _ = layers.apply(model, ({},) * 3, ({},) * 3, jnp.array([[0.0, 1.2, 4.0]]), True)
+    # exp(half(double(clip(x - 1)))), as halving "keeps the order" by declaration.
+    np.testing.assert_allclose(y, np.exp([[-0.5, 0.2, 0.5]]), rtol=1e-6)
+    y, _ = layers.apply(model[:1], ({},), ({},), jnp.array([[3.0]]), True)
+    np.testing.assert_array_equal(y, [[0.5]])

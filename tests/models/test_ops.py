@@ -169,6 +169,57 @@ def test_reverse_over_reverse_second_derivative_equals_that_of_lax(case: Case) -
     )
 
 
+TILED = Case((6, 4), (3, 3))
+
+
+@pytest.mark.parametrize("derivative", ["first", "second"])
+def test_with_tiles_derivatives_equal_those_of_lax(
+    derivative: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "_NARROW_INPUTS", 0)
+    monkeypatch.setattr(ops, "_LEAST_PRODUCT", 1)
+    monkeypatch.setattr(ops, "_LEAST_TILES", 1)
+    x, w = TILED.operands()
+    # The value and both gradients, without a convolution.
+    assert products(x, w) == {"dot_general": 48}
+    if derivative == "first":
+        theirs = value_and_gradients(TILED, lax.conv_general_dilated)
+        assert_equal(value_and_gradients(TILED, ops.conv_general_dilated), theirs)
+    else:
+        test_reverse_over_reverse_second_derivative_equals_that_of_lax(TILED)
+
+
+def products(x: Any, w: Any) -> dict[str, int]:
+    """How many matrix products and convolutions the value and the gradients take."""
+    traced = jax.make_jaxpr(lambda x, w: loss_gradients(ops.conv_general_dilated, x, w))(x, w)
+    names = [equation.primitive.name for equation in equations(traced.jaxpr)]
+    found = {name: names.count(name) for name in ("dot_general", "conv_general_dilated")}
+    return {name: count for name, count in found.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("backend", "shape", "outputs", "dtype", "expected"),
+    [
+        ("cpu", (128, 8, 8, 256), 256, "float32", {"dot_general": 48}),
+        ("cpu", (128, 8, 8, 256), 256, "bfloat16", {"conv_general_dilated": 2 + 4}),
+        ("cpu", (128, 7, 7, 256), 256, "float32", {"conv_general_dilated": 2 + 3}),
+        ("cpu", (8, 8, 8, 256), 256, "float32", {"conv_general_dilated": 3}),
+        ("cpu", (800, 8, 8, 32), 32, "float32", {"conv_general_dilated": 2 + 16}),
+        ("cpu", (8, 32, 32, 3), 16, "float32", {"conv_general_dilated": 3}),
+        ("cpu", (128, 2, 2, 512), 512, "float32", {"dot_general": 27}),
+        ("gpu", (128, 8, 8, 256), 256, "float32", {"conv_general_dilated": 3}),
+    ],
+)  # fmt: skip
+def test_the_form_follows_backend_and_shape(
+    backend: str, shape: tuple[int, ...], outputs: int, dtype: str, expected: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    w = jax.ShapeDtypeStruct((3, 3, shape[3], outputs), dtype)
+    assert products(x, w) == expected
+
+
 def loss_gradients(conv: Conv, x: Array, w: Array) -> tuple[Array, Array]:
     case = Case(x.shape[1:3], w.shape[:2])
     return jax.grad(lambda x, w: jnp.sum(case.run(conv, x, w) ** 2), (0, 1))(x, w)
