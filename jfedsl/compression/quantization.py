@@ -2,15 +2,16 @@
 
 A tensor is flattened and cut into buckets of consecutive positions of the dense array; a bucket's
 statistics use its kept entries only, and a bucket without kept entries sends no header. NaN or
-infinity makes its whole bucket NaN: it is never hidden.
+infinity makes its whole bucket NaN: it is never hidden. Draws have 16 bits, so that an entry's
+probability of being rounded up is off by at most 2^-17.
 """
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jfedsl.compression import draws
 from jfedsl.compression.compressor import Compressor, Message, stateless, straight_through
 
 # (values[N, bucket], kept[N, bucket] or None for all, uniform draws[N, bucket]) -> quantized values
@@ -20,7 +21,8 @@ _Rounding = Callable[[Array, Array | None, Array], Array]
 def uniform(bits: int, bucket_size: int = 512) -> Compressor:
     """Stochastic rounding to `2^bits` evenly spaced values between a bucket's least and greatest.
 
-    E[Q(x)] = x and E||Q(x) - x||^2 <= d * step^2 / 4, step = (greatest - least) / (2^bits - 1).
+    E[Q(x)] = x (to step / 2^17) and E||Q(x) - x||^2 <= d * step^2 / 4, where
+    step = (greatest - least) / (2^bits - 1).
     Header: 64 bits a bucket.
 
     Args:
@@ -43,7 +45,7 @@ def uniform(bits: int, bucket_size: int = 512) -> Compressor:
 def qsgd(bits: int, bucket_size: int = 512) -> Compressor:
     """QSGD (arXiv 1610.02132, section 3.1): a sign and s = 2^(bits-1) - 1 levels of the L2 norm.
 
-    E[Q(x)] = x and E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
+    E[Q(x)] = x (to a level / 2^17) and E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
     Header: 32 bits a bucket.
 
     Args:
@@ -86,7 +88,9 @@ def _bucketed(quantize: _Rounding, bits: int, header_bits: int, bucket_size: int
         else:
             kept = _to_buckets(message.kept, width)
             buckets = jnp.sum(jnp.any(kept, axis=1), dtype=jnp.int32)
-        quantized = _only(kept, quantize(x, kept, jax.random.uniform(key, x.shape, x.dtype)), 0.0)
+        # The middle of each level: never 0, so that an entry on a level stays there.
+        u = (draws.uint16(key, x.shape).astype(x.dtype) + 0.5) / draws.LEVELS
+        quantized = _only(kept, quantize(x, kept, u), 0.0)
         values = straight_through(message.values, quantized.reshape(-1)[:size].reshape(shape))
         return Message(values, message.kept, bits, buckets * header_bits)
 

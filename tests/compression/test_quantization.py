@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax import Array
 
 from jfedsl.compression.compressor import Compressor, Message, chain, entries, message_bytes
+from jfedsl.compression.draws import LEVELS, uint16
 from jfedsl.compression.dropout import dropout
 from jfedsl.compression.quantization import LEAST_BITS, QUANTIZERS
 
@@ -179,8 +180,9 @@ def test_equals_the_formula_in_float64(
         values = np.abs(data(shape)) * np.asarray(sign, np.float32)
         kept = np.asarray(data(shape, 7)) > 2.5 if masked else np.ones(shape, bool)
         width = bucket or values.size
-        draws = jax.random.uniform(jax.random.key(0), (-(-values.size // width), width))
-        expected, clear = reference(kind, bits, width, values, kept, np.asarray(draws))
+        draws = uint16(jax.random.key(0), (-(-values.size // width), width))
+        u = (np.asarray(draws, np.float64) + 0.5) / LEVELS
+        expected, clear = reference(kind, bits, width, values, kept, u)
         sent = send(kind, bits, bucket, values, kept if masked else None)
         # Places a rounding of float32 can tip over are few.
         assert clear.mean() > 0.95
