@@ -1,5 +1,6 @@
 """One exchange of all participants with the server: the hot path, in the order of the protocol."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.optimizers import masked_step
-from jfedsl.protocol.state import Client, Scheme, Server
+from jfedsl.protocol.state import Client, Links, Scheme, Server
 from jfedsl.protocol.traffic import label_bits
 from jfedsl.pruning.pruner import keep
 
@@ -65,59 +66,70 @@ def exchange(
       The server and the participants after their step, and what it cost.
     """
 
-    def forward(client: Client, images: Array, key: Array) -> tuple[Any, Any, Client]:
-        message, back, client = _client_forward(scheme, client, images, key)
-        return message, None if scheme.remat else back, client
+    def forward(client: Client, images: Array) -> tuple[Array, Any, Any]:
+        activation, back, stats = _client_forward(scheme, client, images)
+        return activation, None if scheme.remat else back, stats
 
-    def backward(
-        before: Client,
-        client: Client,
-        back: Any,
-        images: Array,
-        gradient: Array,
-        kept: Any,
-        key: Array,
-    ) -> tuple[Client, Array]:
+    def backward(client: Client, images: Array, back: Any, gradient: Array) -> Any:
         if scheme.remat:
-            _, back, _ = _client_forward(scheme, before, images, key)
-        return _client_backward(scheme, client, back, kept_only(gradient, kept), key, step)
+            _, back, _ = _client_forward(scheme, client, images)
+        return back(gradient)[0]
 
-    before = clients
-    smashed, back, clients = map_clients(forward, scheme.chunk)(clients, batch.images, keys)
+    # Layers run for a chunk of clients at once; links and steps, which are light, for all.
+    activation, back, stats = map_clients(forward, scheme.chunk)(clients, batch.images)
+    links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(
+        clients.links, activation, keys
+    )
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
     )
-    clients, down_bytes = map_clients(backward, scheme.chunk)(
-        before, clients, back, batch.images, cut_gradient, smashed.kept, keys
+    links, returned = jax.vmap(partial(_send_cut_gradient, scheme))(
+        links, cut_gradient, smashed.kept, keys
+    )
+    gradient = jax.vmap(lambda unsend, values: unsend(values)[0])(unsend, returned.values)
+    weight_gradient = map_clients(backward, scheme.chunk)(clients, batch.images, back, gradient)
+    clients = jax.vmap(partial(_client_step, scheme, step))(
+        clients.replace(stats=stats, links=links), weight_gradient, keys
     )
     labels = label_bits(scheme)
     up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
+    down_bytes = jax.vmap(lambda message: message_bytes([message]))(returned)
     return server, clients, ExchangeRecord(losses, up_bytes, down_bytes)
 
 
-def _client_forward(
-    scheme: Scheme, client: Client, images: Array, key: Array
-) -> tuple[Message, Any, Client]:
-    """Runs one client's pruned layers and sends the activation at the cut.
+def _client_forward(scheme: Scheme, client: Client, images: Array) -> tuple[Array, Any, Any]:
+    """Runs one client's pruned layers.
 
     Returns:
-      What the server receives, the function that maps its gradient to that of the pruned weights
-      (through dropout's mask and scale, straight through quantizers), and the client.
+      The activation at the cut, the function that maps a gradient of it to that of the pruned
+      weights, and the statistics.
     """
 
-    def smash(params: Any) -> tuple[Array, tuple[Any, Any, Message]]:
-        activation, stats = layers.apply(
-            scheme.model[: scheme.cut], params, client.stats, images, True, scheme.dtype
-        )
-        link, message = scheme.links.smashed.send(
-            client.links.smashed, fold(key, Stage.SMASHED), Message(activation)
-        )
-        return message.values, (stats, link, message)
+    def run(params: Any) -> tuple[Array, Any]:
+        client_side = scheme.model[: scheme.cut]
+        return layers.apply(client_side, params, client.stats, images, True, scheme.dtype)
 
-    params = keep(client.params, client.masks)
-    _, back, (stats, link, message) = jax.vjp(smash, params, has_aux=True)
-    links = client.links._replace(smashed=link)
-    return message, back, client.replace(stats=stats, links=links)
+    return jax.vjp(run, keep(client.params, client.masks), has_aux=True)
+
+
+def _send_smashed(
+    scheme: Scheme, links: Links, activation: Array, key: Array
+) -> tuple[Links, Message, Any]:
+    """Sends one client's activation at the cut.
+
+    Returns:
+      The link states, what the server receives, and the function that maps a gradient of that to
+      the activation's: through dropout's mask and scale, straight through quantizers.
+    """
+
+    def send(activation: Array) -> tuple[Array, tuple[Any, Message]]:
+        link, message = scheme.links.smashed.send(
+            links.smashed, fold(key, Stage.SMASHED), Message(activation)
+        )
+        return message.values, (link, message)
+
+    _, unsend, (link, message) = jax.vjp(send, activation, has_aux=True)
+    return links._replace(smashed=link), message, unsend
 
 
 def _server_step(
@@ -162,15 +174,21 @@ def _server_step(
     return Server(params, stats, optimizer), losses, cut_gradient
 
 
-def _client_backward(
-    scheme: Scheme, client: Client, back: Any, gradient: Message, key: Array, step: Array
-) -> tuple[Client, Array]:
-    """Receives the gradient of what was sent, back-propagates it and steps on kept weights."""
-    link, received = scheme.links.cut_gradient.send(
-        client.links.cut_gradient, fold(key, Stage.CUT_GRADIENT), gradient
+def _send_cut_gradient(
+    scheme: Scheme, links: Links, gradient: Array, arrived: Array | None, key: Array
+) -> tuple[Links, Message]:
+    """Sends one client the gradient of the entries that arrived from it."""
+    link, message = scheme.links.cut_gradient.send(
+        links.cut_gradient, fold(key, Stage.CUT_GRADIENT), kept_only(gradient, arrived)
     )
-    (weight_gradient,) = back(received.values)
-    own, quantized, _ = send_tree(
+    return links._replace(cut_gradient=link), message
+
+
+def _client_step(
+    scheme: Scheme, step: Array, client: Client, weight_gradient: Any, key: Array
+) -> Client:
+    """Quantizes one client's weight gradient and steps on kept weights."""
+    link, quantized, _ = send_tree(
         scheme.links.client_gradient,
         client.links.client_gradient,
         fold(key, Stage.CLIENT_GRADIENT),
@@ -180,6 +198,5 @@ def _client_backward(
     params, optimizer = masked_step(
         scheme.client_optimizer, client.masks, quantized, client.optimizer, client.params, step
     )
-    links = client.links._replace(cut_gradient=link, client_gradient=own)
-    client = client.replace(params=params, optimizer=optimizer, links=links, drawn=client.drawn + 1)
-    return client, message_bytes([received])
+    links = client.links._replace(client_gradient=link)
+    return client.replace(params=params, optimizer=optimizer, links=links, drawn=client.drawn + 1)

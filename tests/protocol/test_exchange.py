@@ -207,17 +207,15 @@ def _run_with_key(experiment, state, key):
 def test_clients_never_share_noise():
     # Two clients with the same data, batch and model differ by their dropout masks alone.
     experiment, state, _ = setup(dropout_rate=0.5, clients=2)
-    from jfedsl.protocol.exchange import _client_forward
+    from jfedsl.keys import Purpose, fold
+    from jfedsl.protocol.exchange import _client_forward, _send_smashed
 
     images, _ = reference.batch(experiment, 0, 0)
     client = jax.tree.map(lambda x: x[0], state.clients)
-    from jfedsl.keys import Purpose, fold
-
+    activation = _client_forward(experiment.scheme, client, images)[0]
+    keys = [fold(experiment.key, Purpose.EXCHANGE, 0, 0, n) for n in (0, 1, 0)]
     first, second, again = (
-        _client_forward(
-            experiment.scheme, client, images, fold(experiment.key, Purpose.EXCHANGE, 0, 0, n)
-        )[0].values
-        for n in (0, 1, 0)
+        _send_smashed(experiment.scheme, client.links, activation, key)[1].values for key in keys
     )
     assert differs(first, second)
     assert not differs(first, again)
