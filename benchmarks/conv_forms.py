@@ -4,9 +4,10 @@
 
 Forms, each inside `lax.map`, where training runs them: `canonical`, lax's channels-last convolution
 (for gradients on explicitly transposed operands); `patches`, one matrix product over all shifted
-copies side by side; `taps`, one product for each tap; and for weight gradients the canonical form
-with the batch in 2 to 16 parts. Prints GFLOP/s as a table and one JSON line a shape; a multiply-add
-counts as 2 FLOPs, padding taps included.
+copies side by side; `taps`, one product for each tap; `pairs`, neighbouring pixels as one; `tiles`,
+Winograd's; and for weight gradients the canonical form with the batch in 2 to 16 parts. Prints
+GFLOP/s as a table and one JSON line a shape; a multiply-add counts as 2 FLOPs, and what a form
+saves or adds is not counted: all are rated by the 9 products of the definition.
 """
 
 import functools
@@ -21,11 +22,14 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import Array, lax
 
+from jfedsl.models import conv_forms, winograd
+from jfedsl.models.conv_forms import Window
+
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 
 Form = Callable[[Array, Array], Array]
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SAME = ((1, 1), (1, 1))
+_WINDOW = Window((1, 1), _SAME, (1, 1), (1, 1))
 
 
 class Shape(NamedTuple):
@@ -44,9 +48,10 @@ class Shape(NamedTuple):
 
 SHAPES = (
     Shape(8, 32, 3, 16), Shape(8, 16, 16, 32), Shape(800, 8, 32, 32), Shape(800, 4, 32, 64),
-    Shape(16, 32, 3, 64), Shape(16, 16, 64, 128), Shape(128, 8, 128, 256),
-    Shape(128, 8, 256, 256), Shape(128, 4, 256, 512), Shape(128, 4, 512, 512),
-    Shape(128, 2, 512, 512),
+    Shape(32, 28, 1, 32), Shape(32, 14, 32, 64), Shape(16, 32, 3, 64), Shape(16, 32, 64, 64),
+    Shape(16, 16, 64, 128), Shape(16, 16, 128, 128), Shape(16, 4, 512, 512),
+    Shape(128, 8, 128, 256), Shape(128, 8, 256, 256), Shape(128, 4, 256, 512),
+    Shape(128, 4, 512, 512), Shape(128, 2, 512, 512),
 )  # fmt: skip
 
 
@@ -58,7 +63,7 @@ def _shifted(x: Array) -> list[Array]:
 
 
 def _canonical(x: Array, w: Array) -> Array:
-    return lax.conv_general_dilated(x, w, (1, 1), _SAME, dimension_numbers=_LAYOUT)
+    return conv_forms.canonical(x, w, _WINDOW)
 
 
 def _patches(x: Array, w: Array) -> Array:
@@ -66,8 +71,15 @@ def _patches(x: Array, w: Array) -> Array:
 
 
 def _taps(x: Array, w: Array) -> Array:
-    taps = w.reshape(9, *w.shape[2:])
-    return functools.reduce(jnp.add, (s @ tap for s, tap in zip(_shifted(x), taps, strict=True)))
+    return conv_forms.by_taps(x, w, _WINDOW)
+
+
+def _pairs(x: Array, w: Array) -> Array:
+    return conv_forms.by_pairs(x, w, _WINDOW, conv_forms.canonical)
+
+
+def _tiles(x: Array, w: Array) -> Array:
+    return winograd.convolution(x, w, _SAME)
 
 
 def _input_gradient(form: Form) -> Form:
@@ -90,6 +102,10 @@ def _weight_taps(x: Array, dy: Array) -> Array:
     return jnp.stack([s.reshape(-1, x.shape[3]).T @ flat for s in _shifted(x)])
 
 
+def _weight_tiles(x: Array, dy: Array) -> Array:
+    return winograd.weight_gradient(x, dy, _SAME)
+
+
 def _weight_parts(count: int) -> Form:
     def form(x: Array, dy: Array) -> Array:
         parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
@@ -98,7 +114,13 @@ def _weight_parts(count: int) -> Form:
     return form
 
 
-FORWARD: dict[str, Form] = {"canonical": _canonical, "patches": _patches, "taps": _taps}
+FORWARD: dict[str, Form] = {
+    "canonical": _canonical,
+    "patches": _patches,
+    "taps": _taps,
+    "pairs": _pairs,
+    "tiles": _tiles,
+}
 FORMS: dict[str, dict[str, Form]] = {
     "forward": FORWARD,
     "input gradient": {name: _input_gradient(form) for name, form in FORWARD.items()},
@@ -106,6 +128,7 @@ FORMS: dict[str, dict[str, Form]] = {
         "canonical": _weight_canonical,
         "patches": _weight_patches,
         "taps": _weight_taps,
+        "tiles": _weight_tiles,
         **{f"{count} parts": _weight_parts(count) for count in (2, 4, 8, 16)},
     },
 }

@@ -3,8 +3,9 @@
     python benchmarks/convolution.py
 
 Each case is one 3x3 convolution or 2x2 pooling, forward and gradient of both operands, for every
-client in turn inside `lax.map`, our form against the plain one, in alternation. Prints a table and
-one JSON line a case; a multiply-add counts as 2 FLOPs, padding taps included.
+client in turn inside `lax.map`, our form against the plain one, in alternation; `ours, twice` is
+the derivative of the squared gradient, reverse over reverse. Prints a table and one JSON line a
+case; a multiply-add counts as 2 FLOPs, padding taps included, of the first derivative alone.
 """
 
 import json
@@ -73,6 +74,16 @@ def _looped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
     return jax.jit(lambda x, w: lax.map(one, (x, w)))
 
 
+def _twice(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Gradients of the squared length of that gradient, one client after the other."""
+
+    def squared(x: Array, w: Array) -> Array:
+        gradients = jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))(x, w)
+        return sum((jnp.sum(g**2) for g in gradients), jnp.zeros(()))
+
+    return jax.jit(lambda x, w: lax.map(lambda pair: jax.grad(squared, (0, 1))(*pair), (x, w)))
+
+
 def _vmapped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The same for all clients at once: convolutions become grouped ones."""
     return jax.jit(jax.vmap(jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))))
@@ -104,6 +115,7 @@ def measure(case: Case, clients: int, repeats: int) -> Result:
     plain, ours = (_plain_conv, _our_conv) if case.channels else (_plain_pool, _our_pool)
     forms = {
         "ours in a loop": _looped(ours),
+        "ours, twice": _twice(ours),
         "plain in a loop": _looped(plain),
         "plain vmapped": _vmapped(plain),
     }

@@ -5,7 +5,8 @@
 A step is one exchange of all clients with the server, both halves updated, on 32x32x3 images
 (28x28x1 for mlp) of 10 classes. Each framework runs in a process of its own, and they take turns.
 Prints a table and one JSON line a framework. A multiply-add counts as 2 FLOPs, padding taps too;
-memory is what XLA plans for the compiled rounds, and the growth of the resident set for PyTorch.
+memory is what XLA plans for the compiled rounds, beside the bytes of data, state and what backward
+passes need, and for PyTorch the growth of the resident set.
 """
 
 import functools
@@ -18,6 +19,8 @@ from absl import app, flags
 from step import Options, Ours, cut_of, flops, outputs
 from taking_turns import Work, alternate
 
+from jfedsl.config import COMPUTE_DTYPES
+
 _DEFAULT = Options()
 _MODEL = flags.DEFINE_string("model", _DEFAULT.model, "Model.")
 _NORM = flags.DEFINE_string("norm", _DEFAULT.norm, "Normalisation; the rival has none.")
@@ -29,6 +32,8 @@ _PRUNE_RATE = flags.DEFINE_float("prune_rate", _DEFAULT.prune_rate, "Fraction re
 _DROPOUT_RATE = flags.DEFINE_float("dropout_rate", 0.0, "Fraction of activations not sent.")
 _BITS = flags.DEFINE_integer("bits", _DEFAULT.bits, "Bits of both gradients; 32 is off.")
 _CLIENT_CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients computed at once.")
+_COMPUTE_DTYPE = flags.DEFINE_enum("compute_dtype", "float32", COMPUTE_DTYPES, "Of products.")
+_REMAT_CLIENTS = flags.DEFINE_bool("remat_clients", False, "Compute forward passes twice.")
 _STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps in one timed call.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=3)
 _RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "What to compare with.")
@@ -65,7 +70,7 @@ def main(_: list[str]) -> None:
     options = Options(
         _MODEL.value, _NORM.value, _CLIENTS.value, _BATCH_SIZE.value, _CUT.value,
         _PRUNE_KIND.value, _PRUNE_RATE.value, _DROPOUT_RATE.value, _BITS.value,
-        _CLIENT_CHUNK.value, _STEPS.value,
+        _CLIENT_CHUNK.value, _COMPUTE_DTYPE.value, _REMAT_CLIENTS.value, _STEPS.value,
     )  # fmt: skip
     makers: list[Callable[[], Work]] = [functools.partial(Ours, options)]
     if _RIVAL.value == "torch":

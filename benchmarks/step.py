@@ -3,16 +3,19 @@
 import dataclasses
 import math
 import time
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
 from jfedsl.models import ZOO, layers
+from jfedsl.protocol.state import Scheme, State
 
 _BATCHES = 4  # mini-batches of each client
 
@@ -31,6 +34,8 @@ class Options:
     dropout_rate: float = 0.0
     bits: int = 32
     client_chunk: int | None = None
+    compute_dtype: str = "float32"
+    remat_clients: bool = False
     steps: int = 3
 
     @property
@@ -61,6 +66,8 @@ def config(options: Options) -> Config:
         cut_gradient_bits=options.bits,
         client_gradient_bits=options.bits,
         client_chunk=options.client_chunk,
+        compute_dtype=options.compute_dtype,
+        remat_clients=options.remat_clients,
     )
 
 
@@ -85,6 +92,7 @@ class Ours:
         self._run = rounds.lower(*self._arguments, self._state, 1).compile()
         seconds = time.perf_counter() - began
         memory: Any = self._run.memory_analysis()
+        images = (options.clients, options.batch_size, *options.image)
         self.facts: dict[str, Any] = {
             "framework": "jfedsl",
             "client_chunk": experiment.scheme.chunk,
@@ -94,6 +102,8 @@ class Ours:
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
             + memory.temp_size_in_bytes,
+            "least_memory_bytes": _least_memory(experiment.scheme, self._state, images)
+            + _bytes(experiment.data),
             "device_kind": jax.devices()[0].device_kind,
             "versions": {"jax": jax.__version__},
         }
@@ -104,6 +114,33 @@ class Ours:
         self._state, record = self._run(*self._arguments, self._state, 1)
         jax.block_until_ready(record)
         return time.perf_counter() - began
+
+
+def _least_memory(scheme: Scheme, state: State, images: tuple[int, ...]) -> int:
+    """Bytes of the state and of what the backward passes of clients and server need."""
+
+    def residuals(state: State, images: Array) -> Any:
+        run = partial(layers.apply, train=True, dtype=scheme.dtype)
+        own, server = scheme.model[: scheme.cut], scheme.model[scheme.cut :]
+
+        def client(params: Any, stats: Any, x: Array) -> Any:
+            return jax.vjp(lambda p: run(own, p, stats, x), params, has_aux=True)[:2]
+
+        smashed, back = jax.vmap(client)(state.clients.params, state.clients.stats, images)
+        merged = smashed.reshape(-1, *smashed.shape[2:])
+        _, server_back, _ = jax.vjp(
+            lambda p, x: run(server, p, state.server.stats, x), state.server.params, merged,
+            has_aux=True,
+        )  # fmt: skip
+        return back, server_back
+
+    return _bytes(state) + _bytes(
+        jax.eval_shape(residuals, state, jax.ShapeDtypeStruct(images, jnp.float32))
+    )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _matmul_peak(size: int = 2048) -> float:

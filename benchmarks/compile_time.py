@@ -1,0 +1,74 @@
+"""How long the round takes to compile, against models, clients and rounds in a call.
+
+    python benchmarks/compile_time.py
+
+Prints seconds to trace and compile, and to load the program that a first start left on the disk, as
+a table and JSON lines. Batches of 16, no norm; all compression off, and all on in the last column.
+"""
+
+import dataclasses
+import json
+import tempfile
+import time
+from typing import Any
+
+import jax
+from absl import app, flags
+from step import Options, config
+
+from jfedsl.build import build
+from jfedsl.models import ZOO
+from jfedsl.runtime.compilation import compiled, keep_programs
+
+_MODELS = flags.DEFINE_list("models", list(ZOO), "Models, with the middle number of clients.")
+_CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients, with --model.")
+_ROUNDS = flags.DEFINE_list("rounds", ["1", "50"], "Rounds in a call, with --model.")
+_MODEL = flags.DEFINE_string("model", "small", "Model to vary clients and rounds with.")
+
+_COLUMNS = ("seconds", "second_start_seconds", "all_on_seconds")
+_ON: dict[str, Any] = {"prune_kind": "mask", "dropout_rate": 0.2, "bits": 8}
+
+
+def seconds(options: Options, rounds: int) -> float:
+    """To trace and compile, or load, the compiled rounds."""
+    experiment = build(config(options))
+    state = jax.eval_shape(experiment.init)
+    jax.clear_caches()
+    began = time.perf_counter()
+    compiled(experiment.rounds(rounds), experiment.data, experiment.key, state, 1)
+    return time.perf_counter() - began
+
+
+def measure(options: Options, rounds: int) -> dict[str, Any]:
+    """Compiled afresh, loaded at a second start, and with all compression on."""
+    with tempfile.TemporaryDirectory() as folder:
+        keep_programs(folder)
+        first, again = seconds(options, rounds), seconds(options, rounds)
+        everything = seconds(dataclasses.replace(options, **_ON), rounds)
+        keep_programs("")
+    return {
+        "model": options.model, "clients": options.clients, "rounds": rounds,
+        "seconds": first, "second_start_seconds": again, "all_on_seconds": everything,
+        "jax": jax.__version__, "device_kind": jax.devices()[0].device_kind,
+    }  # fmt: skip
+
+
+def main(_: list[str]) -> None:
+    """Measures and prints."""
+    clients, rounds = ([int(n) for n in flag.value] for flag in (_CLIENTS, _ROUNDS))
+    cases = [(_MODEL.value, n, rounds[0]) for n in clients]
+    cases += [(_MODEL.value, clients[0], n) for n in rounds[1:]]
+    cases += [(name, clients[len(clients) // 2], rounds[0]) for name in _MODELS.value]
+    lines = []
+    print(f"{'model':<8}{'clients':>8}{'rounds':>8}{'first s':>10}{'second s':>10}{'all on s':>10}")
+    for model, count, capacity in dict.fromkeys(cases):
+        line = measure(Options(model, clients=count, batch_size=16, steps=1), capacity)
+        lines.append(line)
+        times = "".join(f"{line[name]:>10.1f}" for name in _COLUMNS)
+        print(f"{model:<8}{count:>8}{capacity:>8}{times}", flush=True)
+    for line in lines:
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,62 @@
+"""What pruning, dropout and quantized gradients cost a training step, against all of them off.
+
+    python benchmarks/overhead.py --model=vgg11 --clients=8 --batch_size=16 --steps=2
+
+Each setting runs in a process of its own, and they take turns. Prints a table and one JSON line a
+setting.
+"""
+
+import dataclasses
+import functools
+import json
+import statistics
+from typing import Any
+
+from absl import app, flags
+from step import Options, Ours
+from taking_turns import alternate
+
+_DEFAULT = Options()
+_MODEL = flags.DEFINE_string("model", _DEFAULT.model, "Model.")
+_CLIENTS = flags.DEFINE_integer("clients", _DEFAULT.clients, "Clients.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Examples per client.")
+_STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps in one timed call.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each.", lower_bound=3)
+
+_PRUNING: dict[str, Any] = {"prune_kind": "mask", "prune_rate": 0.3}
+_DROPOUT: dict[str, Any] = {"dropout_rate": 0.2}
+_GRADIENTS: dict[str, Any] = {"bits": 8}
+SETTINGS = {
+    "all off": {},
+    "pruning 0.3": _PRUNING,
+    "dropout 0.2": _DROPOUT,
+    "8-bit gradients": _GRADIENTS,
+    "all on": {**_PRUNING, **_DROPOUT, **_GRADIENTS},
+}
+
+
+def main(_: list[str]) -> None:
+    """Measures and prints."""
+    plain = Options(
+        _MODEL.value, clients=_CLIENTS.value, batch_size=_BATCH_SIZE.value, steps=_STEPS.value
+    )
+    options = [dataclasses.replace(plain, **changes) for changes in SETTINGS.values()]
+    results = alternate([functools.partial(Ours, o) for o in options], _REPEATS.value)
+    print(f"{plain.model}, {plain.clients} clients x {plain.batch_size}")
+    print(f"{'':<18}{'s/step':>10}{'over all off':>14}{'compile s':>11}{'MB':>8}")
+    lines: list[dict[str, Any]] = []
+    for name, option, result in zip(SETTINGS, options, results, strict=True):
+        times = [seconds / plain.steps for seconds in result.pop("times")]
+        least = statistics.median(lines[0]["times"] if lines else times)
+        median = statistics.median(times)
+        lines.append({"setting": name, **vars(option), **result, "times": times})
+        print(
+            f"{name:<18}{median:>10.4f}{median / least:>14.2f}"
+            f"{result['compile_seconds']:>11.1f}{result['peak_memory_bytes'] / 1e6:>8.0f}"
+        )
+    for line in lines:
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    app.run(main)
