@@ -42,9 +42,14 @@ class Watch:
 
 
 class Watched(training._Run):
-    """A run that notes when its rounds are done."""
+    """A run that notes how long it saves and when its rounds are done."""
 
-    end = 0.0
+    end, saving = 0.0, 0.0
+
+    def _save(self) -> None:
+        began = time.perf_counter()
+        super()._save()
+        Watched.saving += time.perf_counter() - began
 
     def _rounds(self, progress: Progress) -> None:
         super()._rounds(progress)
@@ -59,10 +64,18 @@ def main(config: Config) -> None:
         training.train(dataclasses.replace(config, workdir=f"{folder}/run", progress="none"))
     inside = sum(end - began for began, end in watch.calls)
     total = Watched.end - watch.calls[0][0]
-    print(f"{1 - inside / total:.1%} of {total:.1f} s outside {len(watch.calls)} compiled calls")
+    outside, saving = total - inside, Watched.saving
+    print(
+        f"{total:.1f} s: {inside / total:.1%} in {len(watch.calls)} compiled calls, "
+        f"{saving / total:.1%} saving checkpoints, {(outside - saving) / total:.1%} all else"
+    )
     names = ("model", "dataset", "clients", "rounds", "eval_every", "checkpoint_every")
     facts = {name: getattr(config, name) for name in names}
-    print(json.dumps({**facts, "seconds": total, "compiled_seconds": inside}))
+    print(
+        json.dumps(
+            {**facts, "seconds": total, "compiled_seconds": inside, "saving_seconds": saving}
+        )
+    )
 
 
 if __name__ == "__main__":
