@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import Array, lax
 
-from jfedsl.models import conv_forms, winograd
+from jfedsl.models import conv_forms, ops, winograd
 from jfedsl.models.conv_forms import Window
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
@@ -47,7 +47,8 @@ class Shape(NamedTuple):
 
 
 SHAPES = (
-    Shape(8, 32, 3, 16), Shape(8, 16, 16, 32), Shape(800, 8, 32, 32), Shape(800, 4, 32, 64),
+    Shape(8, 32, 3, 16), Shape(8, 28, 1, 16), Shape(8, 16, 8, 16), Shape(8, 16, 16, 32),
+    Shape(800, 8, 32, 32), Shape(800, 4, 32, 64),
     Shape(32, 28, 1, 32), Shape(32, 14, 32, 64), Shape(16, 32, 3, 64), Shape(16, 32, 64, 64),
     Shape(16, 16, 64, 128), Shape(16, 16, 128, 128), Shape(16, 4, 512, 512),
     Shape(128, 8, 128, 256), Shape(128, 8, 256, 256), Shape(128, 4, 256, 512),
@@ -102,6 +103,11 @@ def _weight_taps(x: Array, dy: Array) -> Array:
     return jnp.stack([s.reshape(-1, x.shape[3]).T @ flat for s in _shifted(x)])
 
 
+def _weight_pairs(x: Array, dy: Array) -> Array:
+    w = jnp.zeros((3, 3, x.shape[3], dy.shape[3]))
+    return jax.vjp(lambda w: conv_forms.by_pairs(x, w, _WINDOW, ops._conv), w)[1](dy)[0]
+
+
 def _weight_tiles(x: Array, dy: Array) -> Array:
     return winograd.weight_gradient(x, dy, _SAME)
 
@@ -128,6 +134,7 @@ FORMS: dict[str, dict[str, Form]] = {
         "canonical": _weight_canonical,
         "patches": _weight_patches,
         "taps": _weight_taps,
+        "pairs": _weight_pairs,
         "tiles": _weight_tiles,
         **{f"{count} parts": _weight_parts(count) for count in (2, 4, 8, 16)},
     },

@@ -63,7 +63,7 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         training.train(dataclasses.replace(config, workdir=f"{folder}/run", progress="none"))
     inside = sum(end - began for began, end in watch.calls)
-    total = Watched.end - watch.calls[0][0]
+    total = Watched.end - watch.calls[0][0]  # at least one round, as the folder is new
     outside, saving = total - inside, Watched.saving
     print(
         f"{total:.1f} s: {inside / total:.1%} in {len(watch.calls)} compiled calls, "

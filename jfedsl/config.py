@@ -163,7 +163,7 @@ class Config:
         "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
     client_chunk: int | None = _knob(
-        None, "Clients computed at once; 1 loops. Default by backend and model.", _COUNT
+        None, "Clients whose layers run at once; 1 loops. Default by backend and model.", _COUNT
     )
     remat_clients: bool = _knob(
         False,

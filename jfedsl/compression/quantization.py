@@ -46,7 +46,7 @@ def qsgd(bits: int, bucket_size: int = 512) -> Compressor:
     """QSGD (arXiv 1610.02132, section 3.1): a sign and s = 2^(bits-1) - 1 levels of the L2 norm.
 
     E[Q(x)] = x (to a level / 2^17) and E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
-    Header: 32 bits a bucket.
+    Header: 32 bits a bucket. Entries below norm / (s * 2^17) are always sent as 0.
 
     Args:
       bits: bits of an entry with its sign, 2 to 16.
@@ -88,7 +88,8 @@ def _bucketed(quantize: _Rounding, bits: int, header_bits: int, bucket_size: int
         else:
             kept = _to_buckets(message.kept, width)
             buckets = jnp.sum(jnp.any(kept, axis=1), dtype=jnp.int32)
-        # The middle of each level: never 0, so that an entry on a level stays there.
+        # The middle of each draw's interval: as often up as down where 16 bits cannot tell, and an
+        # entry that rounding lifted a little above its level stays there.
         u = (draws.uint16(key, x.shape).astype(x.dtype) + 0.5) / draws.LEVELS
         quantized = _only(kept, quantize(x, kept, u), 0.0)
         values = straight_through(message.values, quantized.reshape(-1)[:size].reshape(shape))

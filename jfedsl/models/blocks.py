@@ -94,7 +94,7 @@ def padded(layer: Layer, size: int) -> Layer:
     def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
         return layer.apply(params, stats, pad(x), train)
 
-    return layer._replace(init=init, apply=apply)
+    return layer._replace(init=init, apply=apply, keeps_order=False)
 
 
 def pool(name: str) -> Layer:

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-Pairs = tuple[tuple[int, int], ...]
+CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+Padding = tuple[tuple[int, int], ...]
 
 
 class Window(NamedTuple):
     """How a kernel slides: all static, one entry per spatial dimension."""
 
     strides: tuple[int, ...]
-    padding: Pairs
+    padding: Padding
     lhs_dilation: tuple[int, ...]
     rhs_dilation: tuple[int, ...]
 
@@ -31,9 +32,8 @@ def accumulator(x: Array) -> np.dtype:
 
 def canonical(x: Array, w: Array, window: Window) -> Array:
     """The convolution of lax: `y` of `x[B, H, W, Cin]` with `w[KH, KW, Cin, Cout]`."""
-    layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x, w, *window, dimension_numbers=layout, preferred_element_type=x.dtype
+        x, w, *window, dimension_numbers=CHANNELS_LAST, preferred_element_type=x.dtype
     )
 
 
@@ -54,13 +54,13 @@ def by_pairs(
     (height, columns, inputs, outputs), (low, high) = w.shape, window.padding[1]
     wide = 2 * (columns // 2 + 1)
     filled = jnp.pad(x, ((0, 0), (0, 0), (low, high + wide - columns - 1), (0, 0)))
-    pairs = filled.reshape(*x.shape[:2], -1, 2 * inputs)
+    pairs = filled.reshape(*x.shape[:2], filled.shape[2] // 2, 2 * inputs)
     shifted = [
         jnp.pad(w, ((0, 0), (side, wide - columns - side), (0, 0), (0, 0))) for side in (0, 1)
     ]
     kernel = jnp.stack(shifted, axis=3).reshape(height, wide // 2, 2 * inputs, 2 * outputs)
     y = convolve(pairs, kernel, window._replace(padding=(window.padding[0], (0, 0))))
-    return y.reshape(*y.shape[:2], -1, outputs)
+    return y.reshape(*y.shape[:2], 2 * y.shape[2], outputs)
 
 
 def by_taps(x: Array, w: Array, window: Window) -> Array:

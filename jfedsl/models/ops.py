@@ -15,13 +15,20 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jfedsl.models import winograd
-from jfedsl.models.conv_forms import Window, accumulator, by_pairs, by_taps, canonical, dilate
+from jfedsl.models.conv_forms import (
+    CHANNELS_LAST,
+    Window,
+    accumulator,
+    by_pairs,
+    by_taps,
+    canonical,
+    dilate,
+)
 
-_CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
 # What suits a CPU, from benchmarks/results/conv_forms_cpu.txt: channels that fill no vector,
-_NARROW_INPUTS, _NARROW_OUTPUTS = 8, 16
+_NARROW_INPUTS, _NARROW_OUTPUTS = 4, 16
 # channels and tiles from which Winograd's transforms cost less than they save,
 _LEAST_PRODUCT, _LEAST_TILES = 128 * 256, 256
 # and the parts of a batch that a weight gradient is computed in.
@@ -41,8 +48,9 @@ def conv_general_dilated(
 ) -> Array:
     """Stands in for `lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
 
-    Two-dimensional channels-last convolutions without groups take the fast forms, which have
-    reverse-mode derivatives of any order but no forward mode; anything else goes to lax unchanged.
+    Two-dimensional channels-last convolutions of real numbers without groups take the fast forms,
+    which have reverse-mode derivatives of any order but no forward mode; anything else goes to lax
+    unchanged.
 
     Args:
       lhs: input `[B, H, W, Cin]`.
@@ -71,11 +79,12 @@ def conv_general_dilated(
 
 
 def _is_plain(lhs: Array, rhs: Array, dimension_numbers: Layout | None) -> bool:
-    """Whether a convolution is two-dimensional with channels last."""
-    if dimension_numbers is None or lhs.ndim != 4:
+    """Whether a convolution is of real numbers, two-dimensional, with channels last."""
+    real = jnp.issubdtype(lhs.dtype, jnp.floating)
+    if dimension_numbers is None or lhs.ndim != 4 or not real:
         return False
     given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    return given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _CHANNELS_LAST)
+    return given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, CHANNELS_LAST)
 
 
 def _convolve(x: Array, w: Array, window: Window) -> Array:
@@ -103,20 +112,22 @@ def _is_narrow(backend: str, x: Array, w: Array, window: Window) -> bool:
     columns = x.shape[2] + low + high - width + 1
     few = inputs <= _NARROW_INPUTS and outputs <= _NARROW_OUTPUTS
     plain = (window.strides[1], window.lhs_dilation[1], window.rhs_dilation[1]) == (1, 1, 1)
+    # Not the kernels as large as a map that weight gradients slide.
     pairs = min(low, high) >= 0 and columns > width and columns % 2 == 0
     return backend == "cpu" and few and plain and pairs
 
 
-def _is_tiled(backend: str, x: Array, w: tuple[int, ...], window: Window) -> bool:
+def _is_tiled(backend: str, x: Array, kernel: tuple[int, ...], window: Window) -> bool:
     """Whether Winograd's tiles suit: 3x3 kernels, even outputs, many channels and tiles."""
     sizes = [n + sum(pad) - 2 for n, pad in zip(x.shape[1:3], window.padding, strict=True)]
     plain = window._replace(padding=()) == Window((1, 1), (), (1, 1), (1, 1))
     even = all(size > 0 and size % 2 == 0 for size in sizes)
     padded = min(map(min, window.padding)) >= 0
     tiles = x.shape[0] * sizes[0] * sizes[1] // 4
-    many = w[2] * w[3] >= _LEAST_PRODUCT and tiles >= _LEAST_TILES
+    many = kernel[2] * kernel[3] >= _LEAST_PRODUCT and tiles >= _LEAST_TILES
     exact = jnp.finfo(x.dtype).bits >= 32  # bfloat16 would round the transformed tiles
-    return backend == "cpu" and w[:2] == (3, 3) and plain and even and padded and many and exact
+    suits = kernel[:2] == (3, 3) and plain and even and padded
+    return backend == "cpu" and suits and many and exact
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -174,10 +185,10 @@ def _weight_gradient_forward(
 
 
 def _weight_gradient_backward(
-    window: Window, sizes: tuple[int, ...], residuals: tuple[Array, Array], w: Array
+    window: Window, sizes: tuple[int, ...], residuals: tuple[Array, Array], dw: Array
 ) -> tuple[Array, Array]:
     x, dy = residuals
-    return _input_gradient(dy, w, window, x.shape[1:3]), _conv(x, w, window)
+    return _input_gradient(dy, dw, window, x.shape[1:3]), _conv(x, dw, window)
 
 
 _weight_gradient.defvjp(_weight_gradient_forward, _weight_gradient_backward)

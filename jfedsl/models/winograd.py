@@ -2,8 +2,9 @@
 
 F(2x2, 3x3) of arXiv 1509.09308: a 2x2 tile of outputs sees a 4x4 tile of inputs; both tile and
 kernel are transformed to 4x4 entries, multiplied entry by entry over all channels, which makes 16
-matrix products over all tiles, and transformed back. In float32 it is as exact as the sum it
-replaces to within a few roundings, as its transforms only add, subtract and halve.
+matrix products over all tiles, and transformed back. The transforms only add, subtract and halve,
+so in float32 the error stays that of a few more roundings than the plain sum's. A NaN or infinity
+reaches all four outputs of its tiles.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +13,10 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jfedsl.models.conv_forms import Padding
+
 _Grid: TypeAlias = list[list[Array]]
 _Transform: TypeAlias = Callable[[Sequence[Array]], list[Array]]
-Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def convolution(x: Array, w: Array, padding: Padding) -> Array:

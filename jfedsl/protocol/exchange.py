@@ -75,7 +75,8 @@ def exchange(
             _, back, _ = _client_forward(scheme, client, images)
         return back(gradient)[0]
 
-    # Layers run for a chunk of clients at once; links and steps, which are light, for all.
+    # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
+    # loop over clients would take longer than they compute; they run for all.
     activation, back, stats = map_clients(forward, scheme.chunk)(clients, batch.images)
     links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(
         clients.links, activation, keys

@@ -57,7 +57,7 @@ class Scheme(NamedTuple):
       statistics: what becomes of clients' normalisation statistics: averaged like the model
         (aggregate) or left with the client (local).
       client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
-      chunk: clients computed at once.
+      chunk: clients whose layers run at once.
       augment: `(key, images[B, ...]) -> images`, or None.
       dtype: of activations and products; parameters and optimizer states are float32.
       remat: clients compute their forward pass again for the backward pass, instead of every

@@ -41,3 +41,17 @@ def test_keys_mapped_over_clients_draw_what_each_draws_alone() -> None:
     assert len(np.unique(np.asarray(together), axis=0)) == 3
     for alone, key in zip(together, jax.random.split(jax.random.key(0), 3), strict=True):
         np.testing.assert_array_equal(uint16(key, (9,)), alone)
+
+
+def test_a_key_used_twice_is_seen() -> None:
+    def twice(key: jax.Array) -> jax.Array:
+        return uint16(key, (4,)) + uint16(key, (4,))
+
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.jit(twice)(jax.random.key(0))
+
+
+def test_the_numbers_are_these_in_every_release_of_jax() -> None:
+    assert uint16(jax.random.key(0), (5,)).tolist() == [40176, 43325, 64417, 25304, 50460]
+    traced = str(jax.make_jaxpr(lambda key: uint16(key, (8,)))(jax.random.key(0)))
+    assert "threefry2x32" in traced and "random_bits" not in traced

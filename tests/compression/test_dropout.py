@@ -85,6 +85,12 @@ def test_a_mask_on_the_way_in_only_takes_away_from_the_mask_drawn() -> None:
     np.testing.assert_array_equal(masked, free & (values > 0))
 
 
+@pytest.mark.parametrize(("rate", "levels"), [(0.2, 52429), (0.5, 32768), (1 - 1e-6, 1)])
+def test_the_probability_is_a_multiple_of_2_to_the_minus_16(rate: float, levels: int) -> None:
+    sent = send(rate, 0, Message(jnp.ones(2**20)))
+    assert set(np.unique(sent.values)) == {np.float32(0), np.float32(2**16 / levels)}
+
+
 def test_rate_zero_sends_everything_as_it_is() -> None:
     sent = send(0.0, 0, Message(data((100, 100))))
     np.testing.assert_array_equal(sent.values, data((100, 100)))

@@ -248,7 +248,7 @@ def test_buckets_do_not_influence_each_other(kind: str) -> None:
     same = np.asarray(one == other)
     assert same[:16].all()
     assert same[32:].all()
-    assert not same[16:32].any()
+    assert same[16:32].mean() < 0.2  # but where both round to the same
 
 
 @both_kinds

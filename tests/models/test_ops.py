@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -110,10 +111,63 @@ def test_real_numbers_agree_with_those_of_lax_to_1e_5(case: Case) -> None:
         y, pull_back = jax.vjp(lambda x, w: case.run(conv, x, w), x, w)
         return y, *pull_back(real(2, y.shape))
 
-    for ours, theirs in zip(
-        run(ops.conv_general_dilated), run(lax.conv_general_dilated), strict=True
-    ):
-        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+    with jax.default_matmul_precision("highest"):
+        pairs = zip(run(ops.conv_general_dilated), run(lax.conv_general_dilated), strict=True)
+        for ours, theirs in pairs:
+            assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+def use(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the form the one that suits, where the shapes allow it."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(ops, "_NARROW_INPUTS", 99 * (form == "pairs"))
+    monkeypatch.setattr(ops, "_NARROW_OUTPUTS", 99)
+    monkeypatch.setattr(ops, "_LEAST_PRODUCT", 1 if form == "tiles" else 10**9)
+    monkeypatch.setattr(ops, "_LEAST_TILES", 1)
+    monkeypatch.setattr(ops, "_PIXELS", 64 if form == "parts" else 10**9)
+
+
+FORMS = {"taps": 2, "pairs": 8, "parts": 9, "tiles": 8}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_every_form_is_as_exact_as_its_type_on_real_numbers(
+    form: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(form, monkeypatch)
+    draw, size = np.random.default_rng(0), FORMS[form]
+    shapes = ((6, size, size, 17), (3, 3, 17, 9), (6, size, size, 9))
+    exact = [draw.normal(size=shape) for shape in shapes]
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+
+        def run(conv: Conv, dtype: str) -> list[np.ndarray]:
+            x, w, dy = (jnp.asarray(array, dtype) for array in exact)
+            y, pull_back = jax.vjp(
+                lambda x, w: conv(x, w, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST), x, w
+            )
+            results = y, *pull_back(dy)
+            assert {result.dtype.name for result in results} == {dtype}
+            return [np.asarray(result, np.float64) for result in results]
+
+        # bfloat16 rounds operands and results to 8 bits.
+        limit = {"float32": 1e-6, "bfloat16": 1e-2, "float64": 1e-14}[dtype]
+        pairs = zip(
+            run(ops.conv_general_dilated, dtype),
+            run(lax.conv_general_dilated, "float64"),
+            strict=True,
+        )
+        for ours, theirs in pairs:
+            assert np.linalg.norm(ours - theirs) <= limit * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("size", [2, 7, 8])
+def test_no_examples_make_no_outputs_and_zero_gradients(size: int) -> None:
+    x, w = jnp.zeros((0, size, size, 3)), jnp.ones((3, 3, 3, 4))
+    y = ops.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=CHANNELS_LAST)
+    dx, dw = loss_gradients(ops.conv_general_dilated, x, w)
+    assert y.shape == (0, size, size, 4) and dx.shape == x.shape
+    np.testing.assert_array_equal(dw, jnp.zeros(w.shape))
 
 
 @pytest.mark.parametrize("size", [2, 40], ids=["tiny", "in parts"])
@@ -176,9 +230,7 @@ TILED = Case((6, 4), (3, 3))
 def test_with_tiles_derivatives_equal_those_of_lax(
     derivative: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "_NARROW_INPUTS", 0)
-    monkeypatch.setattr(ops, "_LEAST_PRODUCT", 1)
-    monkeypatch.setattr(ops, "_LEAST_TILES", 1)
+    use("tiles", monkeypatch)
     x, w = TILED.operands()
     # The value and both gradients, without a convolution.
     assert products(x, w) == {"dot_general": 48}
@@ -195,6 +247,32 @@ def products(x: Any, w: Any) -> dict[str, int]:
     names = [equation.primitive.name for equation in equations(traced.jaxpr)]
     found = {name: names.count(name) for name in ("dot_general", "conv_general_dilated")}
     return {name: count for name, count in found.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("backend", "shape", "outputs", "narrow"),
+    [
+        ("cpu", (8, 32, 32, 3), 16, True),
+        ("cpu", (8, 32, 31, 3), 16, False),
+        ("cpu", (8, 32, 32, 5), 16, False),
+        ("cpu", (8, 32, 32, 3), 17, False),
+        ("gpu", (8, 32, 32, 3), 16, False),
+    ],
+)
+def test_narrow_channels_of_even_rows_pair_up(
+    backend: str, shape: tuple[int, ...], outputs: int, narrow: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    w = jax.ShapeDtypeStruct((3, 3, shape[3], outputs), jnp.float32)
+    conv = partial(
+        ops.conv_general_dilated, window_strides=(1, 1), padding="SAME",
+        dimension_numbers=CHANNELS_LAST,
+    )  # fmt: skip
+    traced = jax.make_jaxpr(conv)(jax.ShapeDtypeStruct(shape, jnp.float32), w)
+    (found,) = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
+    expected = (3, 2, 2 * shape[3], 2 * outputs) if narrow else w.shape
+    assert found.invars[1].aval.shape == expected
 
 
 @pytest.mark.parametrize(
@@ -225,11 +303,16 @@ def loss_gradients(conv: Conv, x: Array, w: Array) -> tuple[Array, Array]:
     return jax.grad(lambda x, w: jnp.sum(case.run(conv, x, w) ** 2), (0, 1))(x, w)
 
 
-@pytest.mark.parametrize("size", [(6, 5), (2, 2)], ids=["general", "tiny"])
+SIZES = {"parts": (6, 5), "taps": (2, 2), "pairs": (6, 6), "tiles": (4, 6)}
+
+
+@pytest.mark.parametrize("form", SIZES)
 @pytest.mark.parametrize("mapped", ["vmap", "map"])
 def test_mapped_over_clients_with_kernels_of_their_own_equals_a_python_loop(
-    size: tuple[int, int], mapped: str
+    form: str, mapped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use(form, monkeypatch)
+    size = SIZES[form]
     x, w = integers(0, (3, 2, *size, 3)), integers(1, (3, 3, 3, 3, 4))
 
     def one(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -276,6 +359,7 @@ FALL_THROUGH = {
     "one dimension": ((2, 5, 3), (3, 3, 4), ("NWC", "WIO", "NWC"), 1, None),
     "three dimensions": ((2, 3, 3, 3, 3), (2, 2, 2, 3, 4), ("NDHWC", "DHWIO", "NDHWC"), 1, None),
     "precision": ((2, 5, 5, 3), (3, 3, 3, 4), CHANNELS_LAST, 1, lax.Precision.HIGHEST),
+    "whole numbers": ((2, 5, 5, 3), (3, 3, 3, 4), CHANNELS_LAST, 1, None),
     "default layout": ((2, 3, 5, 5), (4, 3, 3, 3), None, 1, None),
     "default layout, one dimension": ((2, 3, 5), (4, 3, 3), None, 1, None),
 }
@@ -292,7 +376,8 @@ def test_anything_else_is_what_lax_makes_of_it(name: str) -> None:
                 feature_group_count=groups, precision=precision,
             )  # fmt: skip
 
-        return str(jax.make_jaxpr(run)(jnp.zeros(x_shape), jnp.zeros(w_shape)))
+        dtype = jnp.int32 if name == "whole numbers" else jnp.float32
+        return str(jax.make_jaxpr(run)(jnp.zeros(x_shape, dtype), jnp.zeros(w_shape, dtype)))
 
     assert traced(ops.conv_general_dilated) == traced(lax.conv_general_dilated)
 

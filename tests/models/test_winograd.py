@@ -8,16 +8,17 @@ from hypothesis import strategies as st
 from jax import Array, lax
 
 from jfedsl.models import winograd
+from jfedsl.models.conv_forms import Padding
 
 
-def plain(x: Array, w: Array, padding: winograd.Padding) -> Array:
+def plain(x: Array, w: Array, padding: Padding) -> Array:
     return lax.conv_general_dilated(
         x, w, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> tuple[Array, Array, winograd.Padding]:
+def layers(draw: st.DrawFn) -> tuple[Array, Array, Padding]:
     """Input and kernel of small whole numbers, and a padding that makes the output even."""
     padding, sizes = [], []
     for _ in range(2):
@@ -34,7 +35,7 @@ def layers(draw: st.DrawFn) -> tuple[Array, Array, winograd.Padding]:
 
 @settings(max_examples=20)
 @given(layers())
-def test_whole_numbers_are_exact(layer: tuple[Array, Array, winograd.Padding]) -> None:
+def test_whole_numbers_are_exact(layer: tuple[Array, Array, Padding]) -> None:
     x, w, padding = layer
     y, pull_back = jax.vjp(lambda w: plain(x, w, padding), w)
     np.testing.assert_array_equal(winograd.convolution(x, w, padding), y, strict=True)
@@ -49,5 +50,8 @@ def test_real_numbers_agree_to_1e_6_with_the_sum_in_float64() -> None:
     x, w = (draw.normal(size=shape) for shape in ((4, 8, 8, 64), (3, 3, 64, 32)))
     filled = np.pad(x, ((0, 0), *padding, (0, 0)))
     exact = sum(filled[:, i : i + 8, j : j + 8] @ w[i, j] for i in range(3) for j in range(3))
-    ours = winograd.convolution(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), padding)
+    with jax.default_matmul_precision("highest"):
+        ours = winograd.convolution(
+            jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), padding
+        )
     assert np.linalg.norm(ours - exact) < 1e-6 * np.linalg.norm(exact)

@@ -90,6 +90,10 @@ def test_padding_puts_zeros_around_the_image(size: tuple[int, int]) -> None:
     assert seen.name == "see"
 
 
+def test_padding_and_pooling_do_not_commute_with_activations() -> None:
+    assert not blocks.padded(blocks.pool("pool"), 32).keeps_order
+
+
 def narrow(name: str) -> Model:
     """A model of the zoo with few channels."""
     if name == "small":

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from jfedsl.build import Experiment
-from jfedsl.compression.compressor import Message
+from jfedsl.compression.compressor import Message, send_tree
 from jfedsl.data import batches
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
@@ -36,7 +36,7 @@ def gradients(
 ) -> tuple[Any, list[Any], list[Any]]:
     """Server gradient, client gradients and losses of one exchange, client after client.
 
-    No quantizer on the client gradient; masks, dropout and the other links as in the scheme.
+    Masks, dropout and links as in the scheme.
     """
     scheme = experiment.scheme
     server_gradient, own, losses = None, [], []
@@ -73,6 +73,13 @@ def gradients(
         server_gradient = (
             scaled if server_gradient is None else jax.tree.map(jnp.add, server_gradient, scaled)
         )
-        own.append(chained)
+        _, quantized, _ = send_tree(
+            scheme.links.client_gradient,
+            client.links.client_gradient,
+            fold(key, Stage.CLIENT_GRADIENT),
+            chained,
+            client.masks,
+        )
+        own.append(quantized)
         losses.append(loss)
     return server_gradient, own, losses

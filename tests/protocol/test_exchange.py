@@ -44,6 +44,7 @@ COMPRESSED = {
     "dropout_rate": 0.3,
     "smashed_bits": 8,
     "cut_gradient_bits": 6,
+    "client_gradient_bits": 8,
     "clients": 3,
     "aggregate_every": 2,
     "partition": "quantity",
@@ -70,7 +71,7 @@ def test_compressed_exchange_equals_a_loop_over_clients():
         expected = jax.tree.map(
             lambda w, g, m: jnp.where(m, w - 0.05 * g, w), params, gradient, masks
         )
-        # Rounding may tip a quantized entry by one level, 1/63 of a bucket's range; few do.
+        # Rounding may tip a quantized entry by one level, a 255th or 63rd of a bucket's range; few do.
         moved = jax.tree.map(lambda x, n=n: x[n], after.clients.params)
         assert_close(moved, expected, atol=2e-4)
     np.testing.assert_allclose(record.losses[0], jnp.stack(losses), rtol=1e-5)
