@@ -71,7 +71,7 @@ def test_compressed_exchange_equals_a_loop_over_clients():
         expected = jax.tree.map(
             lambda w, g, m: jnp.where(m, w - 0.05 * g, w), params, gradient, masks
         )
-        # Rounding may tip a quantized entry by one level, a 255th or 63rd of a bucket's range; few do.
+        # Rounding may tip a quantized entry by a level, 1/255 or 1/63 of a bucket's range; few do.
         moved = jax.tree.map(lambda x, n=n: x[n], after.clients.params)
         assert_close(moved, expected, atol=2e-4)
     np.testing.assert_allclose(record.losses[0], jnp.stack(losses), rtol=1e-5)
