@@ -171,8 +171,9 @@ def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) 
     run = restore_run(tmp_path / "run")
     manifest, archives = exported(run, tmp_path / "export")
     assert manifest["model_of_client"] == list(range(5))
-    own = Variables(({},) * 4, run.state.clients.stats)
-    held = export.named(run.experiment.scheme.model[:4], own)
+    cut = run.experiment.scheme.cut
+    own = Variables(({},) * cut, run.state.clients.stats)
+    held = export.named(run.experiment.scheme.model[:cut], own)
     assert archives["client_statistics.npz"].keys() == held.keys() != set()
     for name, array in archives["client_statistics.npz"].items():
         np.testing.assert_array_equal(array, held[name])
