@@ -77,7 +77,7 @@ def _noise(options: Options) -> Dataset:
 
 
 class Ours:
-    """The compiled rounds, warm."""
+    """The compiled rounds, ready to run."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

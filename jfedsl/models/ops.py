@@ -112,8 +112,7 @@ def _is_narrow(backend: str, x: Array, w: Array, window: Window) -> bool:
     columns = x.shape[2] + low + high - width + 1
     few = inputs <= _NARROW_INPUTS and outputs <= _NARROW_OUTPUTS
     plain = (window.strides[1], window.lhs_dilation[1], window.rhs_dilation[1]) == (1, 1, 1)
-    # Not the kernels as large as a map that weight gradients slide.
-    pairs = min(low, high) >= 0 and columns > width and columns % 2 == 0
+    pairs = min(low, high) >= 0 and columns > 0 and columns % 2 == 0
     return backend == "cpu" and few and plain and pairs
 
 
