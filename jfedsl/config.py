@@ -15,9 +15,12 @@ from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
 from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
-from jfedsl.pruning.pruner import SCOPES, SCORES
+from jfedsl.pruning import policy
+from jfedsl.pruning.pruner import SCORES
+from jfedsl.pruning.weights import SCOPES
 
-PRUNE_KINDS = ("none", "mask")
+PRUNE_KINDS = ("none", "mask", "channel")
+PRUNE_POLICIES = ("uniform", "by_resource")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 PROGRESS = ("auto", "bar", "lines", "none")
 OFF_BITS, MOST_BITS = 32, 16
@@ -58,6 +61,17 @@ _RATE = Allowed("a rate in [0, 1)", lambda value: 0 <= value < 1)
 _RATES = Allowed(
     "a rate in [0, 1), or one for each client, separated by commas",
     lambda values: bool(values) and all(0 <= value < 1 for value in values),
+)
+_LADDER = Allowed(
+    "distinct fractions in (0, 1], separated by commas",
+    lambda values: (
+        bool(values) and all(0 < value <= 1 for value in values) and len(set(values)) == len(values)
+    ),
+)
+_CAPACITY = Allowed(
+    "relative compute in (0, 1]: one number for each client, separated by commas, "
+    "or a range such as 0.25-1",
+    lambda text: text == "" or policy.parse(text) is not None,
 )
 _POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 _NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
@@ -120,13 +134,35 @@ class Config:
     quantity_alpha: float = _knob(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", _POSITIVE
     )
-    prune_kind: str = _knob("mask", "What is pruned on clients.", OneOf(PRUNE_KINDS))
-    prune_rate: tuple[float, ...] = _knob(
-        (0.3,), "Fraction of client-side weights removed; one, or one for each client.", _RATES
+    prune_kind: str = _knob(
+        "mask",
+        "What is pruned on clients: single weights, zeroed, or whole channels, removed.",
+        OneOf(PRUNE_KINDS),
     )
+    prune_rate: tuple[float, ...] = _knob(
+        (0.3,),
+        "Fraction of client-side weights or channels removed; one, or one for each client. Unused "
+        "with --prune_policy=by_resource.",
+        _RATES,
+    )
+    prune_ladder: tuple[float, ...] = _knob(
+        (1.0, 0.75, 0.5, 0.25),
+        "Fractions of channels that may stay under --prune_kind=channel; a rate means the nearest.",
+        _LADDER,
+    )
+    prune_policy: str = _knob(
+        "uniform", "Where rates come from: --prune_rate, or each client's --client_capacity.",
+        OneOf(PRUNE_POLICIES),
+    )  # fmt: skip
+    client_capacity: str = _knob(
+        "", "Compute of clients relative to one for the dense model; a range is spread evenly over "
+        "clients in a random order. For --prune_policy=by_resource.", _CAPACITY,
+    )  # fmt: skip
     prune_score: str = _knob("magnitude", "What decides which weights stay.", OneOf(SCORES))
     prune_scope: str = _knob(
-        "global", "Rank all client-side weights together or within layers.", OneOf(SCOPES)
+        "global",
+        "Rank all client-side weights together or within layers; channels always within.",
+        OneOf(SCOPES),
     )
     prune_ramp_rounds: int = _knob(
         0, "Rounds over which the rate grows from 0 on a cubic ramp.", _whole(0, 10_000)
@@ -220,6 +256,15 @@ class Config:
                 f"one rate, or --clients={self.clients} of them, not {len(self.prune_rate)}"
             )
             raise flag_error("prune_rate", shown(self.prune_rate), allowed_text)
+        if (self.prune_policy == "by_resource") != bool(self.client_capacity):
+            allowed_text = f"given with --prune_policy=by_resource only ({_CAPACITY.text})"
+            raise flag_error("client_capacity", self.client_capacity, allowed_text)
+        if self.prune_policy == "by_resource" and self.prune_kind == "none":
+            raise flag_error("prune_policy", self.prune_policy, "uniform with --prune_kind=none")
+        found = policy.parse(self.client_capacity)
+        if found and not found.is_range and len(found.values) not in (1, self.clients):
+            allowed_text = f"one for all, --clients={self.clients} of them, or a range"
+            raise flag_error("client_capacity", self.client_capacity, allowed_text)
 
     def to_json(self) -> str:
         """All fields as JSON text."""
@@ -234,8 +279,8 @@ class Config:
         """
         try:
             values = json.loads(text)
-            if "prune_rate" in values:
-                values["prune_rate"] = tuple(values["prune_rate"])
+            for name in {"prune_rate", "prune_ladder"} & values.keys():
+                values[name] = tuple(values[name])
             return cls(**values)
         except (TypeError, json.JSONDecodeError) as error:
             raise UserError(f"not a config of this program: {error}") from error

@@ -9,7 +9,6 @@ import numpy as np
 
 from jfedsl.data.partition import label_counts
 from jfedsl.errors import flag_error
-from jfedsl.models import layers
 from jfedsl.models.layers import Variables
 from jfedsl.protocol import evaluation
 from jfedsl.protocol.aggregation import joined, masks_of
@@ -61,11 +60,11 @@ def assess(run: Run) -> Result:
     result = jax.device_get(experiment.evaluate()(data, state, test))
     first, model = evaluation.distinct_models(scheme, state)
     measure = jax.jit(
-        lambda data, state, test, clients: evaluation.class_accuracies(
-            scheme, data, experiment.key, state, test, clients
+        lambda data, state, test: evaluation.class_accuracies(
+            scheme, data, experiment.key, state, test, first
         )
     )
-    accuracies = np.asarray(measure(data, state, test, first.astype(np.int32)), np.float64)[model]
+    accuracies = np.asarray(measure(data, state, test), np.float64)[model]
     counts = label_counts(data.partition, data.labels, scheme.classes)
     own = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
     return {
@@ -107,9 +106,9 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
 
     `joined.npz`, `client.npz` and `server.npz` hold arrays by `params.LAYER...` and
     `stats.LAYER...`. With pruning `client_masks.npz` holds a bool array `[V, ...]` for each
-    prunable weight; where statistics stay with clients `client_statistics.npz` holds theirs,
-    `[V, ...]`, and the other files the mean. Client n's are at `model_of_client[n]` of the
-    manifest.
+    parameter that it concerns; where statistics stay with clients `client_statistics.npz` holds
+    theirs, `[V, ...]`, and the other files the mean. Client n's are at `model_of_client[n]` of
+    the manifest.
 
     Args:
       run: a run.
@@ -134,7 +133,8 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
         "client.npz": export.named(scheme.model[:cut], halves[0]),
         "server.npz": export.named(scheme.model[cut:], halves[1]),
     }
-    first, model = evaluation.distinct_models(scheme, run.state)
+    groups, model = evaluation.distinct_models(scheme, run.state)
+    first = np.concatenate(groups)
     own = {
         "client_masks.npz": _masks(run, first.astype(np.int32)),
         "client_statistics.npz": _statistics(run, first),
@@ -149,15 +149,16 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
 
 
 def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
-    """Masks of prunable weights, bool `[V, ...]`, by the names of the weights."""
+    """What clients have of the parameters, bool `[V, ...]`, where any of them lacks something."""
     _, experiment, state = run
-    scheme, own = experiment.scheme, state.aggregator.params
-    if scheme.pruner is None:
-        return {}
-    masks = jax.jit(jax.vmap(lambda n: masks_of(scheme, experiment.key, state, n)))(clients)
-    flags = layers.prunable(own, len(scheme.model))
-    masks, flags = (_named_params(run, tree) for tree in (masks, flags))
-    return {name: mask for name, mask in masks.items() if flags[name]}
+    scheme = experiment.scheme
+
+    def kept(client: Any) -> Any:
+        return scheme.pruner.kept(masks_of(scheme, experiment.key, state, client)).params
+
+    masks = jax.jit(jax.vmap(kept))(clients)
+    named = {} if masks is None else _named_params(run, masks)
+    return {name: mask for name, mask in named.items() if not np.all(mask)}
 
 
 def _named_params(run: Run, tree: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ at every exchange, and client-side models averaged every I rounds. The scheme fo
 of arXiv 2412.06414.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,8 +19,8 @@ from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.aggregation import end_period, start_period
-from jfedsl.protocol.clients import put, take
 from jfedsl.protocol.exchange import Batch, ExchangeRecord, exchange
+from jfedsl.protocol.participants import first_participants, in_layout, period_start, put, take
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import (
     Aggregator,
@@ -31,6 +33,7 @@ from jfedsl.protocol.state import (
     weights,
 )
 from jfedsl.protocol.traffic import smashed_shape
+from jfedsl.pruning.pruner import Form
 
 
 def initial_variables(model: Model, key: Array, image: Array) -> Variables:
@@ -52,15 +55,12 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     server, server_stats = start.params[scheme.cut :], start.stats[scheme.cut :]
     optimizer = scheme.client_optimizer.init(own)
     shared = optimizer if scheme.client_optimizer_state == "average" else None
-    pruner = scheme.pruner
-    pruning: Any = pruner.init(own) if pruner else None
+    pruning = scheme.pruner.init(own)
     links = _init_links(scheme, own, stats, image)
     zero = jnp.zeros((), jnp.int32)
 
     def client(number: Array) -> Client:
-        masks = None
-        if pruner:
-            masks = pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
+        masks = scheme.pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
         return Client(own, stats, masks, optimizer, links, zero)
 
     clients = jax.vmap(client, axis_size=scheme.clients)(jnp.arange(scheme.clients))
@@ -69,7 +69,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
         server=Server(server, server_stats, scheme.server_optimizer.init(server)),
         aggregator=Aggregator(own, stats, shared, pruning),
         clients=clients,
-        participants=jnp.arange(scheme.participants, dtype=jnp.int32),
+        participants=first_participants(scheme),
     )
 
 
@@ -77,16 +77,21 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     """One round: local_steps exchanges, with the start or end of a period where one is due."""
     number, every = state.round, scheme.aggregate_every
     nothing = jnp.zeros(scheme.participants, jnp.int32)
-
-    def skip(state: State) -> tuple[State, Array]:
-        return state, nothing
-
-    state, down = lax.cond(number % every == 0, lambda s: start_period(scheme, key, s), skip, state)
-    state, records = _exchanges(scheme, data, key, state)
-    pruned = _pruned_fraction(scheme, take(state.clients.masks, state.participants))
+    state, down = lax.cond(
+        number % every == 0,
+        lambda s: start_period(scheme, key, s),
+        lambda s: (s, nothing),
+        state,
+    )
+    start = period_start(scheme, number)
+    state, records = in_layout(scheme, start, partial(_exchanges, scheme), data, key, state)
+    pruned, kept = _pruned(scheme, take(scheme, state.clients, state.participants))
     participants = state.participants
-    state, up = lax.cond(
-        (number + 1) % every == 0, lambda s: end_period(scheme, key, data.partition, s), skip, state
+    state, up, overlap = lax.cond(
+        (number + 1) % every == 0,
+        lambda s: end_period(scheme, key, data.partition, s),
+        lambda s: (s, nothing, jnp.full((), jnp.nan)),
+        state,
     )
     share = weights(scheme, data.partition, participants)
     record = RoundRecord(
@@ -98,12 +103,14 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
         model_down_bytes=down,
         participants=participants,
         pruned_fraction=pruned,
+        kept_fractions=kept,
+        mask_overlap=overlap,
     )
     return state.replace(round=number + 1), record
 
 
 def _exchanges(
-    scheme: Scheme, data: Data, key: Array, state: State
+    scheme: Scheme, forms: Sequence[Form], data: Data, key: Array, state: State
 ) -> tuple[State, ExchangeRecord]:
     """The round's exchanges of the participants with the server."""
     ids, number = state.participants, state.round
@@ -116,12 +123,15 @@ def _exchanges(
         keys = jax.vmap(lambda n: fold(key, Purpose.EXCHANGE, number, step, n))(ids)
         batch = _next_batch(scheme, data, key, ids, clients.drawn)
         total = number * scheme.local_steps + step
-        server, clients, record = exchange(scheme, server, clients, batch, keys, share, total)
+        server, clients, record = exchange(
+            scheme, forms, server, clients, batch, keys, share, total
+        )
         return (server, clients), record
 
     steps = jnp.arange(scheme.local_steps, dtype=jnp.int32)
-    (server, clients), records = lax.scan(one, (state.server, take(state.clients, ids)), steps)
-    return state.replace(server=server, clients=put(state.clients, ids, clients)), records
+    start = (state.server, take(scheme, state.clients, ids))
+    (server, clients), records = lax.scan(one, start, steps)
+    return state.replace(server=server, clients=put(scheme, state.clients, ids, clients)), records
 
 
 def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
@@ -137,11 +147,21 @@ def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array
     return Batch(data.pixels.normalise(images), data.labels[indices])
 
 
-def _pruned_fraction(scheme: Scheme, masks: object) -> Array:
-    if scheme.pruner is None:
-        return jnp.zeros(())
-    removed = [jnp.sum(~m, dtype=jnp.float32) for m in jax.tree.leaves(masks)]
-    return jnp.sum(jnp.stack(removed)) / (scheme.participants * scheme.pruner.mask_bits)
+def _pruned(scheme: Scheme, clients: Client) -> tuple[Array, Array]:
+    """How much participants lack of all weights that can be pruned, and have of each layer."""
+    pruner = scheme.pruner
+    if not pruner.names:
+        return jnp.zeros(()), jnp.zeros(0)
+
+    def one(client: Client) -> tuple[Array, Array]:
+        flags = jax.tree.leaves(layers.prunable(client.params, len(scheme.model)))
+        kept = jax.tree.leaves(pruner.kept(client.masks).params)
+        weights = [k for k, flag in zip(kept, flags, strict=True) if flag]
+        lacking = jnp.sum(jnp.stack([jnp.sum(~k, dtype=jnp.float32) for k in weights]))
+        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.chosen(client.masks)]
+        return lacking / sum(k.size for k in weights), jnp.stack(shares)
+
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(one)(clients))
 
 
 def _init_links(scheme: Scheme, params: Any, stats: Any, image: Array) -> Links:

@@ -116,7 +116,7 @@ def entries(message: Message) -> Array:
     return jnp.sum(message.kept, dtype=jnp.int32)
 
 
-def message_bytes(messages: Sequence[Message], extra_bits: int = 0) -> Array:
+def message_bytes(messages: Sequence[Message], extra_bits: Array | int = 0) -> Array:
     """Whole bytes of one transmission made of several tensors, int32 scalar.
 
     Bits = sum of entries sent * bits an entry + headers + `extra_bits`, rounded up to whole bytes

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model
 from jfedsl.models.mlp import mlp
+from jfedsl.models.resnet import resnet18
 from jfedsl.models.small import small
 from jfedsl.models.vgg import DEPTHS, vgg
 
@@ -21,6 +22,7 @@ class Entry(NamedTuple):
 ZOO = {
     "cnn": Entry(cnn, "pool1"),
     "mlp": Entry(mlp, "dense1"),
+    "resnet18": Entry(resnet18, "block2"),
     "small": Entry(small, "pool2"),
     **{f"vgg{depth}": Entry(partial(vgg, depth), "pool2") for depth in DEPTHS},
 }

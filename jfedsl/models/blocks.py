@@ -22,12 +22,25 @@ def groups(channels: int) -> int:
     return max(g for g in range(1, limit + 1) if channels % g == 0)
 
 
-def _normalise(x: Array, norm: str, train: bool) -> Array:
+def _normalise(x: Array, norm: str, groups: int, train: bool) -> Array:
+    """What `NORMS` lists; `groups` are those of a GroupNorm."""
     if norm == "group":
-        return nn.GroupNorm(groups(x.shape[-1]))(x)
+        return nn.GroupNorm(groups)(x)
     if norm == "batch":
         return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
     return x
+
+
+def _same(features: int, norm: str, size: int = 3, stride: int = 1) -> nn.Conv:
+    """A convolution with same padding, and a bias where no normalisation follows."""
+    return nn.Conv(
+        features,
+        (size, size),
+        stride,
+        use_bias=norm == "none",
+        kernel_init=nn.initializers.he_normal(),
+        conv_general_dilated=ops.conv_general_dilated,
+    )
 
 
 class Convolution(nn.Module):
@@ -35,19 +48,14 @@ class Convolution(nn.Module):
 
     features: int
     norm: str
+    groups: int
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, H, W, Cin]` to `[B, H, W, features]`."""
         pooling.check_images(x)
-        x = nn.Conv(
-            self.features,
-            (3, 3),
-            use_bias=self.norm == "none",
-            kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=ops.conv_general_dilated,
-        )(x)
-        return _normalise(x, self.norm, train)
+        x = _same(self.features, self.norm)(x)
+        return _normalise(x, self.norm, self.groups, train)
 
 
 class Dense(nn.Module):
@@ -55,23 +63,68 @@ class Dense(nn.Module):
 
     features: int
     norm: str
+    groups: int
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, D]` to `[B, features]`."""
         init = nn.initializers.he_normal()
         x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
-        return _normalise(x, self.norm, train)
+        return _normalise(x, self.norm, self.groups, train)
+
+
+class Residual(nn.Module):
+    """Basic residual block (arXiv 1512.03385, figure 2) of two 3x3 convolutions.
+
+    Normalisation follows each convolution; where shapes change, the shortcut is a 1x1 convolution
+    with normalisation. The last ReLU is the layer's activation.
+    """
+
+    features: int
+    inner: int
+    stride: int
+    norm: str
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps `x[B, H, W, Cin]` to `[B, H / stride, W / stride, features]`."""
+        y = _same(self.inner, self.norm, stride=self.stride)(x)
+        y = pooling.relu(_normalise(y, self.norm, self.groups, train))
+        y = _same(self.features, self.norm)(y)
+        y = _normalise(y, self.norm, groups(self.features), train)
+        if x.shape != y.shape:
+            x = _same(self.features, self.norm, 1, self.stride)(x)
+            x = _normalise(x, self.norm, groups(self.features), train)
+        return x + y
+
+
+def _groups(features: int, norm: str) -> int:
+    return groups(features) if norm == "group" else 1
 
 
 def convolution(name: str, features: int, norm: str) -> Layer:
-    """A `Convolution` and ReLU as a layer."""
-    return from_linen(name, Convolution(features, norm), pooling.relu)
+    """A `Convolution` and ReLU as a layer, whose output channels can be removed."""
+    own = _groups(features, norm)
+    return from_linen(name, Convolution(features, norm, own), pooling.relu, "features", own)
 
 
 def dense(name: str, features: int, norm: str) -> Layer:
-    """A `Dense` and ReLU as a layer."""
-    return from_linen(name, Dense(features, norm), pooling.relu)
+    """A `Dense` and ReLU as a layer, whose units can be removed."""
+    own = _groups(features, norm)
+    return from_linen(name, Dense(features, norm, own), pooling.relu, "features", own)
+
+
+def stem(name: str, features: int, norm: str) -> Layer:
+    """A `Convolution` and ReLU as a layer, whose channels all stay: residuals are added to them."""
+    return from_linen(name, Convolution(features, norm, _groups(features, norm)), pooling.relu)
+
+
+def residual(name: str, features: int, stride: int, norm: str) -> Layer:
+    """A `Residual` and ReLU as a layer, whose inner channels can be removed."""
+    own = _groups(features, norm)
+    module = Residual(features, features, stride, norm, own)
+    return from_linen(name, module, pooling.relu, "inner", own)
 
 
 def logits(classes: int) -> Layer:
@@ -94,12 +147,21 @@ def padded(layer: Layer, size: int) -> Layer:
     def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
         return layer.apply(params, stats, pad(x), train)
 
-    return layer._replace(init=init, apply=apply, keeps_order=False)
+    channels = layer.channels
+    if channels is not None:
+        resized = channels.resized
+        channels = channels._replace(resized=lambda count: padded(resized(count), size))
+    return layer._replace(init=init, apply=apply, keeps_order=False, channels=channels)
 
 
 def pool(name: str) -> Layer:
     """2x2 max-pooling; crops odd edges."""
     return from_function(name, pooling.max_pool, keeps_order=True)
+
+
+def average(name: str) -> Layer:
+    """Mean over all pixels: `[B, H, W, C] -> [B, C]`."""
+    return from_function(name, lambda x: x.mean((1, 2)))
 
 
 def flatten() -> Layer:

@@ -31,6 +31,20 @@ class Variables(NamedTuple):
 Activation = Callable[[Array], Array]
 
 
+class Channels(NamedTuple):
+    """Channels that can be removed from a layer: those of its output, or inner ones.
+
+    Attributes:
+      size: how many there are.
+      groups: normalisation groups they lie in, one after the other; each keeps as many as another.
+      resized: `size -> Layer`, the layer with another number of them in as many groups.
+    """
+
+    size: int
+    groups: int
+    resized: Callable[[int], "Layer"]
+
+
 class Layer(NamedTuple):
     """One layer as pure functions: weights with their normalisation and activation, or a reshaping.
 
@@ -41,6 +55,7 @@ class Layer(NamedTuple):
       activation: applied to what `apply` makes; elementwise and nowhere decreasing. None: nothing.
       keeps_order: whether `apply` commutes with all such functions, as taking maxima does; an
         activation right before it then runs right after it, on fewer entries.
+      channels: that can be removed; None where all have to stay.
     """
 
     name: str
@@ -48,12 +63,19 @@ class Layer(NamedTuple):
     apply: Callable[[Params, Stats, Array, bool], tuple[Array, Stats]]
     activation: Activation | None = None
     keeps_order: bool = False
+    channels: Channels | None = None
 
 
 Model = tuple[Layer, ...]
 
 
-def from_linen(name: str, module: nn.Module, activation: Activation | None = None) -> Layer:
+def from_linen(
+    name: str,
+    module: nn.Module,
+    activation: Activation | None = None,
+    width: str | None = None,
+    groups: int = 1,
+) -> Layer:
     """Wraps a Flax linen module as a layer; its `__call__` may take `train`.
 
     Args:
@@ -62,6 +84,9 @@ def from_linen(name: str, module: nn.Module, activation: Activation | None = Non
         numbers, as Flax's dropout would.
       activation: elementwise and nowhere decreasing, to run after the module, or after pooling that
         follows it. (Any other belongs into the module.)
+      width: the field of the module that says how many channels it has, if they can be removed:
+        `features` of a convolution. Nothing but this number may change what becomes of a channel.
+      groups: normalisation groups that these channels lie in.
 
     Raises:
       ValueError: from `init`, where the module holds other collections.
@@ -89,7 +114,12 @@ def from_linen(name: str, module: nn.Module, activation: Activation | None = Non
             y = module.apply(variables, x, **options(train))
         return y, updated["batch_stats"]
 
-    return Layer(name, init, apply, activation)
+    def resized(size: int) -> Layer:
+        changed: dict[str, Any] = {str(width): size}
+        return from_linen(name, module.clone(**changed), activation, width, groups)
+
+    channels = None if width is None else Channels(getattr(module, width), groups, resized)
+    return Layer(name, init, apply, activation, channels=channels)
 
 
 def from_function(

@@ -1,5 +1,6 @@
 """Start and end of a period: participants receive model and masks, and send their models back."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,18 +11,10 @@ from jfedsl.compression.compressor import Message, message_bytes, send_tree
 from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
 from jfedsl.models.layers import Variables
-from jfedsl.protocol.clients import put, take
 from jfedsl.protocol.optimizers import like_moments
+from jfedsl.protocol.participants import draw_participants, period_start, put, take
 from jfedsl.protocol.state import Aggregator, Client, Scheme, State, copies, weights
-
-
-def draw_participants(scheme: Scheme, key: Array, round_: Array) -> Array:
-    """K of C clients without replacement, ascending; int32 `[K]`."""
-    if scheme.participants == scheme.clients:
-        return jnp.arange(scheme.clients, dtype=jnp.int32)
-    key = fold(key, Purpose.PARTICIPANTS, round_)
-    ids = jax.random.choice(key, scheme.clients, (scheme.participants,), replace=False)
-    return jnp.sort(ids.astype(jnp.int32))
+from jfedsl.pruning.pruner import Kept
 
 
 def start_period(scheme: Scheme, key: Array, state: State) -> tuple[State, Array]:
@@ -33,35 +26,50 @@ def start_period(scheme: Scheme, key: Array, state: State) -> tuple[State, Array
     ids = draw_participants(scheme, key, state.round)
     clients = _receive(scheme, key, state, ids)
     down = jax.vmap(lambda client: _model_bytes(scheme, client, with_masks=True))(clients)
-    return state.replace(participants=ids, clients=put(state.clients, ids, clients)), down
+    clients = put(scheme, state.clients, ids, clients)
+    return state.replace(participants=ids, clients=clients), down
 
 
 def end_period(
     scheme: Scheme, key: Array, partition: Partition, state: State
-) -> tuple[State, Array]:
+) -> tuple[State, Array, Array]:
     """Participants upload, the aggregator averages and recomputes the masks.
 
     Returns:
       The state, with the participants holding the new model and masks for evaluation (they are
-      counted as sent when the next period starts), and the bytes each one sent, int32 `[K]`.
+      counted as sent when the next period starts), the bytes each one sent, int32 `[K]`, and the
+      mean overlap of their masks so far with the new ones.
     """
     ids, before = state.participants, state.aggregator
-    clients = take(state.clients, ids)
+    clients = take(scheme, state.clients, ids)
     sent, up = jax.vmap(lambda client, n: _upload(scheme, key, state, client, n))(clients, ids)
     aggregator = merge(scheme, before, sent, weights(scheme, partition, ids))
-    if scheme.pruner is not None:
-        kept = jax.tree.map(lambda m: m.any(axis=0), sent.masks)
-        pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
-        aggregator = aggregator.replace(pruning=pruning)
-    state = state.replace(aggregator=aggregator, clients=put(state.clients, ids, sent))
+    kept = jax.tree.map(lambda m: m.any(axis=0), sent.masks)
+    pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
+    aggregator = aggregator.replace(pruning=pruning)
+    state = state.replace(aggregator=aggregator, clients=put(scheme, state.clients, ids, sent))
     # The model after this round is pruned with the rate of the next.
-    ahead = state.replace(round=state.round + 1)
-    return state.replace(clients=put(state.clients, ids, _receive(scheme, key, ahead, ids))), up
+    received = _receive(scheme, key, state.replace(round=state.round + 1), ids)
+    moved = jnp.mean(jax.vmap(partial(_overlap, scheme))(clients.masks, received.masks))
+    return state.replace(clients=put(scheme, state.clients, ids, received)), up, moved
+
+
+def _overlap(scheme: Scheme, before: Any, after: Any) -> Array:
+    """How much of the smaller of two masks of a client is in the other: 1 if nothing moved."""
+    pairs = list(zip(*map(scheme.pruner.chosen, (before, after)), strict=True))
+
+    def count(arrays: list[Array]) -> Array:
+        return jnp.sum(jnp.stack([jnp.sum(x, dtype=jnp.float32) for x in arrays]))
+
+    if not pairs:
+        return jnp.ones(())
+    one, other = (count([pair[i] for pair in pairs]) for i in (0, 1))
+    return count([b & a for b, a in pairs]) / jnp.minimum(one, other)
 
 
 def _receive(scheme: Scheme, key: Array, state: State, ids: Array) -> Client:
     """The clients `ids[K]` with the aggregated model, its masks and what else is shared."""
-    clients, aggregator, count = take(state.clients, ids), state.aggregator, ids.size
+    clients, aggregator, count = take(scheme, state.clients, ids), state.aggregator, ids.size
     clients = clients.replace(params=copies(aggregator.params, count))
     if scheme.statistics == "aggregate":
         clients = clients.replace(stats=copies(aggregator.stats, count))
@@ -70,20 +78,13 @@ def _receive(scheme: Scheme, key: Array, state: State, ids: Array) -> Client:
     if scheme.client_optimizer_state == "reset":
         fresh = scheme.client_optimizer.init(aggregator.params)
         clients = clients.replace(optimizer=copies(fresh, count))
-    if scheme.pruner is not None:
-        clients = clients.replace(masks=jax.vmap(lambda n: masks_of(scheme, key, state, n))(ids))
-    return clients
+    return clients.replace(masks=jax.vmap(lambda n: masks_of(scheme, key, state, n))(ids))
 
 
 def masks_of(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
-    """Masks that one client has in the current period, or would have were it drawn.
-
-    None without pruning.
-    """
-    if scheme.pruner is None:
-        return None
+    """Masks that one client has in the current period, or would have were it drawn."""
     aggregator, key = state.aggregator, fold(key, Purpose.PRUNING)
-    start = state.round - state.round % scheme.aggregate_every
+    start = period_start(scheme, state.round)
     return scheme.pruner.masks(aggregator.pruning, aggregator.params, key, start, client)
 
 
@@ -99,7 +100,7 @@ def _upload(
         client.links.model_up,
         fold(key, Purpose.MODEL_UP, state.round, number),
         jax.tree.map(jnp.subtract, client.params, received),
-        client.masks,
+        scheme.pruner.kept(client.masks).params,
     )
     client = client.replace(
         params=jax.tree.map(jnp.add, received, update),
@@ -109,15 +110,10 @@ def _upload(
 
 
 def _model_bytes(scheme: Scheme, client: Client, with_masks: bool) -> Array:
-    """Bytes of one client's kept weights and whatever else is shared, uncompressed, int32.
-
-    With masks, one bit for every weight that could have been pruned comes along.
-    """
-    messages = _messages(client.params, client.masks) + _side_messages(scheme, client)
-    bitmap = 0
-    if with_masks and scheme.pruner is not None:
-        bitmap = scheme.pruner.mask_bits
-    return message_bytes(messages, bitmap)
+    """Bytes of one client's kept weights and whatever else is shared, uncompressed, int32."""
+    kept = scheme.pruner.kept(client.masks).params
+    messages = _messages(client.params, kept) + _side_messages(scheme, client)
+    return message_bytes(messages, scheme.pruner.mask_bits(client.masks) if with_masks else 0)
 
 
 def _messages(tree: Any, kept: Any) -> list[Message]:
@@ -130,7 +126,7 @@ def _side_messages(scheme: Scheme, client: Client) -> list[Message]:
     """What travels with the model, uncompressed: statistics and moments, where they are shared."""
     messages = []
     if scheme.statistics == "aggregate":
-        messages += _messages(client.stats, None)
+        messages += _messages(client.stats, scheme.pruner.kept(client.masks).stats)
     if scheme.client_optimizer_state == "average":
         moments, kept = _moments(scheme, client)
         messages += _messages(moments, kept)
@@ -139,27 +135,31 @@ def _side_messages(scheme: Scheme, client: Client) -> list[Message]:
 
 def _moments(scheme: Scheme, client: Client) -> tuple[list[Array], list[Array]]:
     """The moments of a client's optimizer state and which of their entries it kept."""
-    is_moment, kept = _moment_masks(scheme, client)
+    is_moment, kept = _moment_masks(scheme, client, scheme.pruner.kept(client.masks))
     rows = zip(*map(jax.tree.leaves, (is_moment, client.optimizer, kept)), strict=True)
     pairs = [(moment, mask) for flag, moment, mask in rows if flag]
     return [moment for moment, _ in pairs], [mask for _, mask in pairs]
 
 
-def _moment_masks(scheme: Scheme, client: Client) -> tuple[Any, Any]:
-    """Which leaves of an optimizer state are moments, and the client's masks in their place."""
+def _moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
+    """Which leaves of an optimizer state are moments, and which of their entries are kept.
+
+    Of one client or, all with a leading axis, of many.
+    """
     optimizer, state = scheme.client_optimizer, client.optimizer
     every = jax.tree.map(lambda _: True, client.params)
+    entries = kept.params
+    if entries is None:
+        entries = jax.tree.map(lambda w: jnp.ones(w.shape, bool), client.params)
     return (
         like_moments(optimizer, state, every, False),
-        like_moments(optimizer, state, _kept_entries(client), False),
+        like_moments(optimizer, state, entries, False),
     )
 
 
-def _kept_entries(client: Client) -> Any:
-    """A client's masks, all True where it has none."""
-    if client.masks is not None:
-        return client.masks
-    return jax.tree.map(lambda w: jnp.ones(w.shape, bool), client.params)
+def _kept_by(scheme: Scheme, clients: Client) -> Kept:
+    """What each of many clients has, `[K, ...]`."""
+    return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
 
 
 def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -> Aggregator:
@@ -174,13 +174,15 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
       clients: participants, `[K, ...]`.
       weights: float32 `[K]`.
     """
+    kept = _kept_by(scheme, clients)
     after = before.replace(
-        params=weighted_mean(clients.params, weights, clients.masks, before.params)
+        params=weighted_mean(clients.params, weights, kept.params, before.params)
     )
     if scheme.statistics == "aggregate":
-        after = after.replace(stats=weighted_mean(clients.stats, weights))
+        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats)
+        after = after.replace(stats=stats)
     if scheme.client_optimizer_state == "average":
-        after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights))
+        after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
     return after
 
 
@@ -188,7 +190,7 @@ def merge_participants(
     scheme: Scheme, partition: Partition, state: State
 ) -> tuple[Client, Array, Aggregator]:
     """The participants `[K, ...]`, their weights `[K]`, and what merging them now would make."""
-    clients = take(state.clients, state.participants)
+    clients = take(scheme, state.clients, state.participants)
     share = weights(scheme, partition, state.participants)
     return clients, share, merge(scheme, state.aggregator, clients, share)
 
@@ -199,18 +201,22 @@ def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
     Statistics are averaged, also where they otherwise stay with the clients.
     """
     clients, share, merged = merge_participants(scheme, partition, state)
-    stats = weighted_mean(clients.stats, share)
+    # Statistics that no participant updated are those it would go on with.
+    everyone = weighted_mean(clients.stats, share)
+    stats = weighted_mean(clients.stats, share, _kept_by(scheme, clients).stats, everyone)
     return Variables(merged.params + state.server.params, stats + state.server.stats)
 
 
-def _mean_optimizer(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -> Any:
+def _mean_optimizer(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+) -> Any:
     """Moments averaged as the weights they belong to; of step counts the greatest."""
-    is_moment, kept = _moment_masks(scheme, clients)
+    is_moment, entries = _moment_masks(scheme, clients, kept)
 
     def leaf(flag: bool, x: Array, mask: Array, old: Array) -> Array:
         return weighted_mean(x, weights, mask, old) if flag else x.max(axis=0)
 
-    return jax.tree.map(leaf, is_moment, clients.optimizer, kept, before.optimizer)
+    return jax.tree.map(leaf, is_moment, clients.optimizer, entries, before.optimizer)
 
 
 def weighted_mean(tree: Any, weights: Array, masks: Any = None, old: Any = None) -> Any:

@@ -61,20 +61,3 @@ def default_chunk(backend: str, params: Any, clients: int) -> int:
     """
     convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
     return 1 if backend == "cpu" and convolutions else clients
-
-
-def take(tree: Any, ids: Array) -> Any:
-    """Rows `ids[K]` of every array of a tree `[C, ...]`.
-
-    Ids are distinct and ascending, so that as many ids as rows means all rows, and no copy.
-    """
-    return jax.tree.map(lambda x: x if x.shape[0] == ids.size else x[ids], tree)
-
-
-def put(tree: Any, ids: Array, rows: Any) -> Any:
-    """The tree `[C, ...]` with its rows `ids[K]`, distinct and ascending, replaced by `rows`."""
-
-    def one(x: Array, row: Array) -> Array:
-        return row if x.shape[0] == ids.size else x.at[ids].set(row, unique_indices=True)
-
-    return jax.tree.map(one, tree, rows)

@@ -1,5 +1,7 @@
 """Test loss and accuracy of the merged model, under the current masks and without; by class."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +14,9 @@ from jax import Array, lax
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
 from jfedsl.protocol.aggregation import masks_of, merge_participants
-from jfedsl.protocol.state import Data, Scheme, State
-from jfedsl.pruning.pruner import keep
+from jfedsl.protocol.participants import by_group, in_layout, period_start
+from jfedsl.protocol.state import Client, Data, Scheme, Server, State
+from jfedsl.pruning.pruner import Form, dense_form
 
 
 class TestSet(struct.PyTreeNode):
@@ -61,53 +64,76 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
     themselves, the weighted mean over the distinct models.
     """
     clients, share, merged = merge_participants(scheme, data.partition, state)
-    local = scheme.statistics == "local"
-    stats = clients.stats if local else merged.stats
+    own_statistics = scheme.statistics == "local"
+    whole = jnp.sum(share)
 
-    def measure(masks: Any, stats: Any) -> Array:
-        params = keep(merged.params, masks) + state.server.params
-        sums = _class_sums(scheme, data.pixels, params, stats + state.server.stats, test)
+    def rates(form: Form, client: Client) -> Array:
+        stats = client.stats if own_statistics else merged.stats
+        client = client.replace(params=merged.params, stats=stats)
+        sums = _class_sums(scheme, data.pixels, form, client, state.server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
-    def mean(rows: Array, share: Array) -> Array:
-        present = share[:, None] > 0
-        return jnp.sum(jnp.where(present, share[:, None] * rows, 0.0), axis=0) / jnp.sum(share)
+    def mean(form: Form, clients: Client, share: Array) -> Array:
+        rows, share = lax.map(partial(rates, form), clients), share[:, None] / whole
+        return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
 
-    if local:
-        dense = mean(lax.map(lambda own: measure(None, own), stats), share)
+    def pruned(forms: Sequence[Form]) -> Array:
+        total = jnp.zeros(2)
+        groups = by_group(scheme, (state.participants, share, clients))
+        for form, members, (ids, part, own) in zip(
+            forms, scheme.pruner.groups, groups, strict=True
+        ):
+            if not own_statistics:
+                first, part = distinct(scheme.pruner.variant, members, ids, part)
+                own = jax.tree.map(lambda x, first=first: x[first], own)
+            total += mean(form, own, part)
+        return total
+
+    dense = dense_form(scheme.model[: scheme.cut])
+    if own_statistics:
+        unpruned = mean(dense, clients, share)
     else:
-        dense = measure(None, stats)
-    if scheme.pruner is None:
-        return Evaluation(dense[0], dense[1], dense[1])
-    if local:
-        pruned = mean(lax.map(lambda own: measure(*own), (clients.masks, stats)), share)
-    else:
-        first, share = distinct(scheme, state.participants, share)
-        masks = jax.tree.map(lambda m: m[first], clients.masks)
-        pruned = mean(lax.map(lambda own: measure(own, stats), masks), share)
-    return Evaluation(pruned[0], pruned[1], dense[1])
+        unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients))
+    if not scheme.pruner.names:
+        return Evaluation(unpruned[0], unpruned[1], unpruned[1])
+    result = in_layout(scheme, period_start(scheme, state.round), pruned)
+    return Evaluation(result[0], result[1], unpruned[1])
 
 
-def distinct(scheme: Scheme, participants: Array, share: Array) -> tuple[Array, Array]:
-    """A participant for each mask and the weight of all that share it, at most one each.
+def distinct(
+    variant: np.ndarray | None, members: np.ndarray, ids: Array, share: Array
+) -> tuple[Array, Array]:
+    """A participant of a group for each mask and the weight of all that share it.
+
+    Args:
+      variant: of the pruner.
+      members: clients of the group.
+      ids: participants of the group, `[k]`.
+      share: their weights.
 
     Returns:
       Slots int32 `[V]` and weights float32 `[V]`, 0 for a mask that no participant has.
     """
-    assert scheme.pruner is not None
-    if scheme.pruner.variant is None or participants.size <= scheme.pruner.variants:
-        return jnp.arange(participants.size), share
-    own = jnp.asarray(scheme.pruner.variant)[participants]
-    member = own[None, :] == jnp.arange(scheme.pruner.variants)[:, None]
+    if variant is None:
+        return jnp.arange(ids.size), share
+    variants = np.unique(variant[members])
+    if ids.size <= variants.size:
+        return jnp.arange(ids.size), share
+    member = jnp.asarray(variant)[ids][None, :] == jnp.asarray(variants)[:, None]
     return jnp.argmax(member, axis=1), jnp.sum(jnp.where(member, share[None, :], 0.0), axis=1)
 
 
-def _class_sums(scheme: Scheme, pixels: Pixels, params: Any, stats: Any, test: TestSet) -> Array:
-    """Loss and correct answers of the joined model, summed by class: float32 `[2, classes]`."""
+def _class_sums(
+    scheme: Scheme, pixels: Pixels, form: Form, client: Client, server: Server, test: TestSet
+) -> Array:
+    """Loss and correct answers of a client's part with the server's, by class: `[2, classes]`."""
 
     def batch(one: TestSet) -> Array:
-        images = pixels.normalise(one.images)
-        logits, _ = layers.apply(scheme.model, params, stats, images, False, scheme.dtype)
+        images, server_side = pixels.normalise(one.images), scheme.model[scheme.cut :]
+        smashed, _ = form(client.params, client.stats, client.masks, images, False, scheme.dtype)
+        logits, _ = layers.apply(
+            server_side, server.params, server.stats, smashed, False, scheme.dtype
+        )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
         correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
         return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct)])
@@ -121,25 +147,35 @@ def _by_class(scheme: Scheme, values: Array, batch: TestSet) -> Array:
     return jnp.sum(jnp.where(member & batch.valid[None, :], values[None, :], 0.0), axis=1)
 
 
-def distinct_models(scheme: Scheme, state: State) -> tuple[np.ndarray, np.ndarray]:
+def distinct_models(scheme: Scheme, state: State) -> tuple[list[np.ndarray], np.ndarray]:
     """Which clients' models differ, were all of them drawn.
 
     Returns:
-      A client of each model, int `[V]`, and the position there of every client's model, int `[C]`.
+      For each of the pruner's groups a client of each model in it, int `[V_g]`, and the position
+      among all of these of every client's model, int `[C]`.
     """
-    everyone = np.arange(scheme.clients)
-    if scheme.statistics == "local" and jax.tree.leaves(state.clients.stats):
-        return everyone, everyone
-    if scheme.pruner is None:
-        return everyone[:1], np.zeros_like(everyone)
-    if scheme.pruner.variant is None:
-        return everyone, everyone
-    _, first, model = np.unique(scheme.pruner.variant, return_index=True, return_inverse=True)
+    local = scheme.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
+    variant = None if local else scheme.pruner.variant
+    if variant is None:
+        variant = np.arange(scheme.clients)
+    first = []
+    model = np.zeros(scheme.clients, int)
+    before = 0
+    for members in scheme.pruner.groups:
+        _, own, position = np.unique(variant[members], return_index=True, return_inverse=True)
+        model[members] = before + position
+        first.append(members[own])
+        before += own.size
     return first, model
 
 
 def class_accuracies(
-    scheme: Scheme, data: Data, key: Array, state: State, test: TestSet, clients: Array
+    scheme: Scheme,
+    data: Data,
+    key: Array,
+    state: State,
+    test: TestSet,
+    clients: Sequence[np.ndarray],
 ) -> Array:
     """Test accuracy on each class of what clients would use, were all of them drawn.
 
@@ -149,7 +185,7 @@ def class_accuracies(
       key: run key.
       state: of the run.
       test: the test set.
-      clients: int32 `[V]`, see `distinct_models`.
+      clients: of each group, see `distinct_models`.
 
     Returns:
       float32 `[V, classes]`, NaN for a class without test examples.
@@ -159,12 +195,19 @@ def class_accuracies(
         lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
     )
 
-    def one(client: Array) -> Array:
-        params = keep(merged.params, masks_of(scheme, key, state, client)) + state.server.params
-        stats = merged.stats
-        if scheme.statistics == "local":
-            stats = jax.tree.map(lambda x: x[client], state.clients.stats)
-        sums = _class_sums(scheme, data.pixels, params, stats + state.server.stats, test)
-        return sums[1] / examples
+    def one(form: Form, number: Array) -> Array:
+        client = jax.tree.map(lambda x: x[number], state.clients)
+        client = client.replace(
+            params=merged.params,
+            stats=client.stats if scheme.statistics == "local" else merged.stats,
+            masks=masks_of(scheme, key, state, number),
+        )
+        return _class_sums(scheme, data.pixels, form, client, state.server, test)[1] / examples
 
-    return lax.map(one, clients)
+    def every(forms: Sequence[Form]) -> Array:
+        pairs = zip(forms, clients, strict=True)
+        return jnp.concatenate(
+            [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
+        )
+
+    return in_layout(scheme, period_start(scheme, state.round), every)

@@ -1,5 +1,6 @@
 """One exchange of all participants with the server: the hot path, in the order of the protocol."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.optimizers import masked_step
+from jfedsl.protocol.participants import by_group, together
 from jfedsl.protocol.state import Client, Links, Scheme, Server
 from jfedsl.protocol.traffic import label_bits
-from jfedsl.pruning.pruner import keep
+from jfedsl.pruning.pruner import Form
 
 _LEAST_WEIGHT = 1e-15
 
@@ -44,6 +46,7 @@ class ExchangeRecord(struct.PyTreeNode):
 
 def exchange(
     scheme: Scheme,
+    forms: Sequence[Form],
     server: Server,
     clients: Client,
     batch: Batch,
@@ -55,6 +58,7 @@ def exchange(
 
     Args:
       scheme: of the run.
+      forms: in which the clients of each group compute.
       server: the server's part.
       clients: the participants, `[K, ...]`.
       batch: one mini-batch each.
@@ -66,21 +70,25 @@ def exchange(
       The server and the participants after their step, and what it cost.
     """
 
-    def forward(client: Client, images: Array) -> tuple[Array, Any, Any]:
-        activation, back, stats = _client_forward(scheme, client, images)
-        return activation, None if scheme.remat else back, stats
+    def forward(form: Form, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
+        activation, back, stats = _client_forward(scheme, form, client, images)
+        return (activation, stats), None if scheme.remat else back
 
-    def backward(client: Client, images: Array, back: Any, gradient: Array) -> Any:
+    def backward(form: Form, client: Client, images: Array, back: Any, gradient: Array) -> Any:
         if scheme.remat:
-            _, back, _ = _client_forward(scheme, client, images)
+            _, back, _ = _client_forward(scheme, form, client, images)
         return back(gradient)[0]
 
+    def each(function: Any, *rows: Any) -> list[Any]:
+        groups = zip(forms, *rows, strict=True)
+        return [map_clients(partial(function, f), scheme.chunk)(*own) for f, *own in groups]
+
+    split = partial(by_group, scheme)
     # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
     # loop over clients would take longer than they compute; they run for all.
-    activation, back, stats = map_clients(forward, scheme.chunk)(clients, batch.images)
-    links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(
-        clients.links, activation, keys
-    )
+    outputs, backs = zip(*each(forward, split(clients), split(batch.images)), strict=True)
+    activation, stats = together(outputs)
+    links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(clients, activation, keys)
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
     )
@@ -88,7 +96,9 @@ def exchange(
         links, cut_gradient, smashed.kept, keys
     )
     gradient = jax.vmap(lambda unsend, values: unsend(values)[0])(unsend, returned.values)
-    weight_gradient = map_clients(backward, scheme.chunk)(clients, batch.images, back, gradient)
+    weight_gradient = together(
+        each(backward, split(clients), split(batch.images), backs, split(gradient))
+    )
     clients = jax.vmap(partial(_client_step, scheme, step))(
         clients.replace(stats=stats, links=links), weight_gradient, keys
     )
@@ -98,34 +108,38 @@ def exchange(
     return server, clients, ExchangeRecord(losses, up_bytes, down_bytes)
 
 
-def _client_forward(scheme: Scheme, client: Client, images: Array) -> tuple[Array, Any, Any]:
+def _client_forward(
+    scheme: Scheme, form: Form, client: Client, images: Array
+) -> tuple[Array, Any, Any]:
     """Runs one client's pruned layers.
 
     Returns:
-      The activation at the cut, the function that maps a gradient of it to that of the pruned
-      weights, and the statistics.
+      The activation at the cut, the function that maps a gradient of it to that of the dense
+      weights (of which those of pruned weights mean nothing), and the statistics.
     """
 
     def run(params: Any) -> tuple[Array, Any]:
-        client_side = scheme.model[: scheme.cut]
-        return layers.apply(client_side, params, client.stats, images, True, scheme.dtype)
+        return form(params, client.stats, client.masks, images, True, scheme.dtype)
 
-    return jax.vjp(run, keep(client.params, client.masks), has_aux=True)
+    return jax.vjp(run, client.params, has_aux=True)
 
 
 def _send_smashed(
-    scheme: Scheme, links: Links, activation: Array, key: Array
+    scheme: Scheme, client: Client, activation: Array, key: Array
 ) -> tuple[Links, Message, Any]:
-    """Sends one client's activation at the cut.
+    """Sends one client's activation at the cut, without the channels it does not have.
 
     Returns:
       The link states, what the server receives, and the function that maps a gradient of that to
       the activation's: through dropout's mask and scale, straight through quantizers.
     """
+    links, kept = client.links, scheme.pruner.sent(client.masks)
+    if kept is not None:
+        kept = jnp.broadcast_to(kept[(None,) * (activation.ndim - 1)], activation.shape)
 
     def send(activation: Array) -> tuple[Array, tuple[Any, Message]]:
         link, message = scheme.links.smashed.send(
-            links.smashed, fold(key, Stage.SMASHED), Message(activation)
+            links.smashed, fold(key, Stage.SMASHED), Message(activation, kept)
         )
         return message.values, (link, message)
 
@@ -189,15 +203,16 @@ def _client_step(
     scheme: Scheme, step: Array, client: Client, weight_gradient: Any, key: Array
 ) -> Client:
     """Quantizes one client's weight gradient and steps on kept weights."""
+    kept = scheme.pruner.kept(client.masks).params
     link, quantized, _ = send_tree(
         scheme.links.client_gradient,
         client.links.client_gradient,
         fold(key, Stage.CLIENT_GRADIENT),
         weight_gradient,
-        client.masks,
+        kept,
     )
     params, optimizer = masked_step(
-        scheme.client_optimizer, client.masks, quantized, client.optimizer, client.params, step
+        scheme.client_optimizer, kept, quantized, client.optimizer, client.params, step
     )
     links = client.links._replace(client_gradient=link)
     return client.replace(params=params, optimizer=optimizer, links=links, drawn=client.drawn + 1)

@@ -23,6 +23,9 @@ class RoundRecord(struct.PyTreeNode):
       model_down_bytes: int32 `[K]`, 0 but at the start of a period.
       participants: int32 `[K]`.
       pruned_fraction: float32, of prunable client-side weights, mean over participants.
+      kept_fractions: float32, one for each of the pruner's names, mean over participants.
+      mask_overlap: float32, how much of a participant's masks stays at the end of a period, mean
+        over participants; NaN in other rounds.
     """
 
     train_loss: Array
@@ -33,6 +36,8 @@ class RoundRecord(struct.PyTreeNode):
     model_down_bytes: Array
     participants: Array
     pruned_fraction: Array
+    kept_fractions: Array
+    mask_overlap: Array
 
 
 Round = Callable[[Data, Array, State], tuple[State, RoundRecord]]

@@ -43,12 +43,13 @@ class Scheme(NamedTuple):
       model: all layers.
       cut: L_c, the first `cut` layers run on clients.
       links: compressors.
-      pruner: None trains dense client-side models.
+      pruner: of the client-side model.
       client_optimizer: applied by every client to its own part.
       server_optimizer: applied to the server's part.
       classes: width of the logits.
       clients: C.
       participants: K.
+      group_sizes: how many of them are of each of the pruner's groups.
       local_steps: S, exchanges in a round.
       aggregate_every: I, rounds in a period.
       batch_size: B.
@@ -67,12 +68,13 @@ class Scheme(NamedTuple):
     model: Model
     cut: int
     links: Links
-    pruner: Pruner | None
+    pruner: Pruner
     client_optimizer: Optimizer
     server_optimizer: Optimizer
     classes: int
     clients: int
     participants: int
+    group_sizes: tuple[int, ...]
     local_steps: int
     aggregate_every: int
     batch_size: int
@@ -101,7 +103,7 @@ class Client(struct.PyTreeNode):
     Attributes:
       params: dense client-side parameters.
       stats: normalisation statistics.
-      masks: bool tree like `params`, None without pruning.
+      masks: of the pruner, that say what of `params` the client has.
       optimizer: its own optimizer state.
       links: states of its compressors.
       drawn: int32, batches drawn so far.
@@ -130,7 +132,7 @@ class Aggregator(struct.PyTreeNode):
       params: as of the last aggregation.
       stats: averaged statistics; unused under the local policy.
       optimizer: averaged optimizer state; None unless clients average theirs.
-      pruning: `PruningState` or None.
+      pruning: `PruningState`.
     """
 
     params: Any
@@ -147,7 +149,7 @@ class State(struct.PyTreeNode):
       server: the server.
       aggregator: the aggregator.
       clients: all clients, `[C, ...]`.
-      participants: int32 `[K]`, clients of the current period, ascending.
+      participants: int32 `[K]`, clients of the current period, group by group, each ascending.
     """
 
     round: Array

@@ -1,26 +1,26 @@
-"""Dynamic pruning of single weights, as a bundle of pure functions over the aggregated model."""
+"""What pruning is: a bundle of pure functions over the aggregated model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
+from jax.typing import DTypeLike
 
-from jfedsl.keys import fold
-from jfedsl.models.layers import Params
-from jfedsl.pruning import scores
-from jfedsl.pruning.masks import ranks, removed_counts
-from jfedsl.pruning.schedule import cubic_ramp
+from jfedsl.models import layers
+from jfedsl.models.layers import Model, Params, Stats
 
 SCORES = ("magnitude", "random", "taylor")
-SCOPES = ("global", "layer")
+Masks = Any
+
+# (params, stats, masks, x[B, ...], train, dtype) -> (activation at the cut, stats), as layers.apply
+Form = Callable[[Params, Stats, Masks, Array, bool, DTypeLike], tuple[Array, Stats]]
 
 
 class PruningState(struct.PyTreeNode):
-    """What the aggregator remembers between aggregations, one entry a prunable leaf.
+    """What the aggregator remembers between aggregations, one entry a prunable leaf or layer.
 
     Attributes:
       scores: float32, only where they outlive an aggregation (taylor), else None.
@@ -31,87 +31,90 @@ class PruningState(struct.PyTreeNode):
     ranks: list[Array] | None
 
 
+class Kept(NamedTuple):
+    """What a client has of the client-side model: bool trees like it, or None for everything."""
+
+    params: Any
+    stats: Any
+
+
 class Pruner(NamedTuple):
-    """Masks of the client-side model, recomputed at every aggregation.
+    """Masks of the client-side model, new at every aggregation, and how to compute with them.
+
+    Clients of one group compute in the same form, which may change with the round only.
 
     Attributes:
       init: `params -> PruningState`.
-      update: `(state, params before, params after, kept by any participant) -> PruningState`.
-      masks: `(state, params, key, round, client) -> masks`, a bool tree like `params`, True where
-        the client keeps the weight; leaves that may not be pruned are True throughout.
-      mask_bits: size of a mask as it goes down with the model: one bit a prunable weight.
+      update: `(state, params before, params after, kept by any participant) -> PruningState`, the
+        last like masks.
+      masks: `(state, params, key, round, client) -> masks` of a client in the period that starts
+        with this round: bools, True for what it keeps.
+      kept: `masks -> Kept`.
+      sent: `masks -> which entries of the last axis of the activation at the cut exist`, None: all.
+      chosen: `masks -> bools` of all that could have been removed, one array for each of `names`.
+      names: of the leaves or layers that are pruned.
+      mask_bits: `masks -> bits` of the masks as they go down with the model.
+      forms: ways to compute the client-side layers.
+      groups: ids of the clients of each group, ascending.
+      layouts: indices of `forms`, one row for each combination that occurs, one column a group.
+      layout: the row in the period that starts with round r is `layout[min(r, len(layout) - 1)]`.
       variant: int32 `[C]`: clients of the same number share their masks; None when no two do.
-      variants: how many numbers there are.
     """
 
     init: Callable[[Params], PruningState]
-    update: Callable[[PruningState, Params, Params, Any], PruningState]
-    masks: Callable[[PruningState, Params, Array, Array, Array], Any]
-    mask_bits: int
+    update: Callable[[PruningState, Params, Params, Masks], PruningState]
+    masks: Callable[[PruningState, Params, Array, Array, Array], Masks]
+    kept: Callable[[Masks], Kept]
+    sent: Callable[[Masks], Array | None]
+    chosen: Callable[[Masks], list[Array]]
+    names: tuple[str, ...]
+    mask_bits: Callable[[Masks], Array]
+    forms: tuple[Form, ...]
+    groups: tuple[np.ndarray, ...]
+    layouts: tuple[tuple[int, ...], ...]
+    layout: np.ndarray
     variant: np.ndarray | None
-    variants: int
 
 
-def weight_pruner(
-    prunable: Any,
-    sizes: list[int],
-    rates: Sequence[float],
-    score: str = "magnitude",
-    scope: str = "global",
-    ramp_rounds: int = 0,
-) -> Pruner:
-    """Removes the fraction `rates[n]` of the lowest-scored weights on client n, to one weight.
+def dense_form(model: Model) -> Form:
+    """The client-side layers as they are, whatever the masks."""
 
-    Until some client has kept a weight for a period, its taylor score is its magnitude: such
-    weights rank high, so each gets its turn.
+    def form(
+        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
+    ) -> tuple[Array, Stats]:
+        del masks
+        return layers.apply(model, params, stats, x, train, dtype)
+
+    return form
+
+
+def none(model: Model, clients: int) -> Pruner:
+    """Keeps everything.
 
     Args:
-      prunable: tree of Python bools like the client-side parameters.
-      sizes: weights of each prunable leaf, in tree order.
-      rates: final pruning rate of every client, `[C]`, in [0, 1).
-      score: one of `SCORES`.
-      scope: one of `SCOPES`.
-      ramp_rounds: rounds over which the rates grow from 0.
+      model: the client-side layers.
+      clients: C.
     """
-    distinct, inverse = np.unique(np.asarray(rates, np.float64), return_inverse=True)
-    variant = inverse.astype(np.int32)
-    ramp = cubic_ramp(distinct, ramp_rounds)
-    counts = removed_counts(ramp, sizes, scope)  # [ramp_rounds + 1, G, leaves]
-    own_draws = score == "random"
-
-    def pick(tree: Any) -> list[Array]:
-        flags = jax.tree.leaves(prunable)
-        return [leaf for leaf, flag in zip(jax.tree.leaves(tree), flags, strict=True) if flag]
-
-    def rank(values: list[Array]) -> list[Array] | None:
-        return None if own_draws else ranks(values, scope)
-
-    def init(params: Params) -> PruningState:
-        values = scores.magnitude(pick(params))
-        return PruningState(values if score == "taylor" else None, rank(values))
-
-    def update(state: PruningState, before: Params, after: Params, kept: Any) -> PruningState:
-        if score != "taylor":
-            return PruningState(None, rank(scores.magnitude(pick(after))))
-        assert state.scores is not None
-        values = scores.taylor(state.scores, pick(before), pick(after), pick(kept))
-        return PruningState(values, rank(values))
-
-    def masks(state: PruningState, params: Params, key: Array, round_: Array, client: Array) -> Any:
-        places = state.ranks
-        if places is None:
-            places = ranks(scores.random(fold(key, round_, client), pick(params)), scope)
-        row = jnp.asarray(counts)[jnp.minimum(round_, ramp_rounds), jnp.asarray(variant)[client]]
-        bits = iter([place >= row[i] for i, place in enumerate(places)])
-        return jax.tree.map(
-            lambda leaf, flag: next(bits) if flag else jnp.ones(leaf.shape, bool), params, prunable
-        )
-
-    return Pruner(init, update, masks, sum(sizes), None if own_draws else variant, len(distinct))
+    nothing = PruningState(None, None)
+    return Pruner(
+        init=lambda params: nothing,
+        update=lambda state, before, after, kept: nothing,
+        masks=lambda state, params, key, round_, client: None,
+        kept=lambda masks: Kept(None, None),
+        sent=lambda masks: None,
+        chosen=lambda masks: [],
+        names=(),
+        mask_bits=lambda masks: jnp.int32(0),
+        forms=(dense_form(model),),
+        variant=np.zeros(clients, np.int32),
+        **one_group(clients),
+    )
 
 
-def keep(params: Params, masks: Any) -> Params:
-    """The pruned weights m * w; `masks` None keeps all."""
-    if masks is None:
-        return params
-    return jax.tree.map(lambda w, m: jnp.where(m, w, 0.0), params, masks)
+def one_group(clients: int) -> dict[str, Any]:
+    """The fields of a pruner under which all clients compute in the same form throughout."""
+    return {
+        "groups": (np.arange(clients),),
+        "layouts": ((0,),),
+        "layout": np.zeros(1, np.int32),
+    }

@@ -1,4 +1,4 @@
-"""How much a single weight matters; the least are pruned first."""
+"""How much a weight or a channel matters; the least are pruned first."""
 
 import jax
 import jax.numpy as jnp
@@ -32,3 +32,15 @@ def taylor(
         jnp.where(k, jnp.abs(a * (a - b)), s)
         for s, b, a, k in zip(last, before, after, kept, strict=True)
     ]
+
+
+def channels(kernels: list[Array]) -> Array:
+    """L2 norm over all the entries of scores or weights that make a channel.
+
+    Args:
+      kernels: `[..., count]`.
+
+    Returns:
+      `[count]`.
+    """
+    return jnp.sqrt(sum(jnp.sum(k * k, axis=range(k.ndim - 1)) for k in kernels))

@@ -1,5 +1,6 @@
-"""Pruning of single weights: ranks of scores, compared with the number of weights to remove."""
+"""Places of scores in ascending order, compared with how many weights or channels to remove."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,6 +21,19 @@ def ranks(scores: list[Array], scope: str) -> list[Array]:
     flat = _rank(jnp.concatenate([s.reshape(-1) for s in scores]))
     pieces = jnp.split(flat, np.cumsum([s.size for s in scores])[:-1])
     return [piece.reshape(s.shape) for piece, s in zip(pieces, scores, strict=True)]
+
+
+def ranks_in_groups(scores: Array, groups: int) -> Array:
+    """Place of every channel within its group in ascending order of score, ties by position.
+
+    Args:
+      scores: of the channels of one layer, `[count]`.
+      groups: that lie in them one after the other, of equal size.
+
+    Returns:
+      int32 `[count]`, each group from 0.
+    """
+    return jax.vmap(_rank)(scores.reshape(groups, -1)).reshape(-1)
 
 
 def _rank(scores: Array) -> Array:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import Array
 
-from jfedsl.pruning.masks import ranks, removed_counts
+from jfedsl.pruning.ranks import ranks, removed_counts
 
 SHAPES = [(3, 4), (2, 2, 5), (7, 1)]
 SIZES = [12, 20, 7]

@@ -1,4 +1,4 @@
-"""From a config to everything a run needs; every wrong setting is found here, before any folder."""
+"""A run put together from its config."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ from flax.errors import FlaxError
 from jax import Array
 
 from jfedsl.algorithms import fedsl
+from jfedsl.build.pruning import Pruning, build_pruner
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.dropout import dropout
 from jfedsl.compression.quantization import QUANTIZERS
@@ -28,7 +29,6 @@ from jfedsl.protocol.evaluation import TestSet
 from jfedsl.protocol.rounds import Rounds, compile_rounds
 from jfedsl.protocol.state import Data, Links, Scheme, State
 from jfedsl.protocol.traffic import smashed_shape
-from jfedsl.pruning.pruner import Pruner, weight_pruner
 
 
 class Experiment(NamedTuple):
@@ -41,6 +41,7 @@ class Experiment(NamedTuple):
       image: a normalised sample input, such as `[H, W, C]`.
       key: run key.
       initial: parameters and statistics of the whole model before the first round.
+      notes: what became of settings, a line each.
     """
 
     scheme: Scheme
@@ -49,6 +50,7 @@ class Experiment(NamedTuple):
     image: Array
     key: Array
     initial: Variables
+    notes: list[str]
 
     def init(self) -> State:
         """The state before the first round, in buffers of its own: rounds donate them."""
@@ -87,7 +89,8 @@ def build(config: Config) -> Experiment:
     )
     key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
     initial = _initial(config, model, key, image, dataset.classes)
-    scheme = _scheme(config, model, cut, dataset.classes, initial)
+    pruning = build_pruner(config, model, cut, initial, image.shape)
+    scheme = _scheme(config, model, cut, dataset.classes, initial, pruning)
     _check_sizes(config, scheme, initial, image.shape)
     return Experiment(
         scheme=scheme,
@@ -96,6 +99,7 @@ def build(config: Config) -> Experiment:
         image=image,
         key=key,
         initial=initial,
+        notes=pruning.notes,
     )
 
 
@@ -182,7 +186,9 @@ def _shares(config: Config, dataset: Dataset) -> partition.Shares:
     return shares
 
 
-def _scheme(config: Config, model: Model, cut: int, classes: int, initial: Variables) -> Scheme:
+def _scheme(
+    config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning
+) -> Scheme:
     own = initial.params[:cut]
     client, server = (
         optimizers.build(
@@ -199,12 +205,13 @@ def _scheme(config: Config, model: Model, cut: int, classes: int, initial: Varia
         model=model,
         cut=cut,
         links=_links(config),
-        pruner=_pruner(config, own, len(model)),
+        pruner=pruning.pruner,
         client_optimizer=client,
         server_optimizer=server,
         classes=classes,
         clients=config.clients,
         participants=config.participants or config.clients,
+        group_sizes=pruning.group_sizes,
         local_steps=config.local_steps,
         aggregate_every=config.aggregate_every,
         batch_size=config.batch_size,
@@ -239,20 +246,4 @@ def _links(config: Config) -> Links:
         cut_gradient=chain(*quantizer(config.cut_gradient_bits)),
         client_gradient=chain(*quantizer(config.client_gradient_bits)),
         model_up=chain(*up) if up else None,
-    )
-
-
-def _pruner(config: Config, params: Any, model_layers: int) -> Pruner | None:
-    flags = layers.prunable(params, model_layers)
-    if config.prune_kind == "none" or not any(jax.tree.leaves(flags)):
-        return None
-    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(flags), strict=True)
-    rates = config.prune_rate * (config.clients if len(config.prune_rate) == 1 else 1)
-    return weight_pruner(
-        flags,
-        [leaf.size for leaf, flag in leaves if flag],
-        rates,
-        config.prune_score,
-        config.prune_scope,
-        config.prune_ramp_rounds,
     )
