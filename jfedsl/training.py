@@ -26,7 +26,7 @@ from jfedsl.runtime import figures, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
 from jfedsl.runtime.events import Events
-from jfedsl.runtime.metrics import STREAMS, Metrics, Row, summarise
+from jfedsl.runtime.metrics import KEPT, STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
@@ -52,7 +52,7 @@ def train(config: Config) -> dict[str, Any]:
         experiment = _prepare(config)
     with workdir.hold(config) as folder:
         if config.progress != "none":
-            print(f"workdir: {folder}", flush=True)
+            print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
         return _Run(config, experiment, folder).finish()
 
 
@@ -86,7 +86,7 @@ class _Run:
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         workdir.record(config, folder)
-        self.metrics = Metrics(folder / "metrics.csv", self.round)
+        self.metrics = Metrics(folder / "metrics.csv", self.round, experiment.scheme.pruner.names)
         self.events = Events(folder / "tensorboard", self.round)
         self._draw_labels()
 
@@ -162,6 +162,8 @@ class _Run:
     def _row(self, record: RoundRecord, i: int) -> Row:
         sent = {s: int(np.sum(getattr(record, f"{s}_bytes")[i], dtype=np.int64)) for s in STREAMS}
         self.cumulative_bytes += sum(sent.values())
+        overlap, names = float(record.mask_overlap[i]), self.experiment.scheme.pruner.names
+        kept = zip(names, record.kept_fractions[i].tolist(), strict=True)
         return {
             "round": self.round + i + 1,
             "train_loss": float(record.train_loss[i]),
@@ -169,6 +171,8 @@ class _Run:
             "cumulative_bytes": self.cumulative_bytes,
             "participants": record.participants.shape[1],
             "pruned_fraction": float(record.pruned_fraction[i]),
+            "mask_overlap": overlap if names and np.isfinite(overlap) else None,
+            **{f"{KEPT}{name}": fraction for name, fraction in kept},
         }
 
     def _evaluate(self, evaluate: Any, rows: list[Row]) -> Row:
@@ -213,11 +217,14 @@ class _Run:
         summary["uncompressed_bytes"] = uncompressed_bytes(
             self.experiment.scheme, params, stats, self.experiment.image.shape, self.round
         )
+        summary["client_flops"] = self.experiment.client_flops._asdict()
         summary["environment"] = environment()
         workdir.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         title = self._title()
         figures.curves(rows, config.target_accuracy, title, self.folder / "curves.png")
         figures.traffic(rows, title, self.folder / "traffic.png")
+        if self.experiment.scheme.pruner.names:
+            figures.masks(rows, title, self.folder / "masks.png")
         return {**summary, "workdir": str(self.folder)}
 
     def _draw_labels(self) -> None:

@@ -12,7 +12,7 @@ from flax.errors import FlaxError
 from jax import Array
 
 from jfedsl.algorithms import fedsl
-from jfedsl.build.pruning import Pruning, build_pruner
+from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.dropout import dropout
 from jfedsl.compression.quantization import QUANTIZERS
@@ -41,6 +41,7 @@ class Experiment(NamedTuple):
       image: a normalised sample input, such as `[H, W, C]`.
       key: run key.
       initial: parameters and statistics of the whole model before the first round.
+      client_flops: of a client's products.
       notes: what became of settings, a line each.
     """
 
@@ -50,6 +51,7 @@ class Experiment(NamedTuple):
     image: Array
     key: Array
     initial: Variables
+    client_flops: Flops
     notes: list[str]
 
     def init(self) -> State:
@@ -99,6 +101,7 @@ def build(config: Config) -> Experiment:
         image=image,
         key=key,
         initial=initial,
+        client_flops=pruning.flops,
         notes=pruning.notes,
     )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfedsl.config import Config, shown
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import flag_error
 from jfedsl.models import layers
 from jfedsl.models.flops import product_flops
 from jfedsl.models.layers import Model, Variables
@@ -21,11 +21,31 @@ from jfedsl.pruning.weights import weight_pruner
 from jfedsl.runtime.checkpoint import flatten
 
 
+class Flops(NamedTuple):
+    """FLOPs of a client's products in an exchange, forward and backward, for one example.
+
+    Attributes:
+      dense: without pruning.
+      pruned: as clients compute at their final rates, mean over clients.
+    """
+
+    dense: int
+    pruned: float
+
+
 class Pruning(NamedTuple):
-    """A pruner, how many participants are of each of its groups, and what there is to say of it."""
+    """A pruner and what comes with it.
+
+    Attributes:
+      pruner: of the client-side layers.
+      group_sizes: how many participants are of each of its groups.
+      flops: of a client.
+      notes: what became of settings, a line each.
+    """
 
     pruner: Pruner
     group_sizes: tuple[int, ...]
+    flops: Flops
     notes: list[str]
 
 
@@ -44,21 +64,29 @@ def build_pruner(
     Raises:
       UserError: a ladder, rates or participants that cannot work.
     """
-    side, participants = model[:cut], config.participants or config.clients
+    side = model[:cut]
     if config.prune_kind == "channel":
-        return _channels(config, side, image, participants)
+        plan = _plan(config, side, image)
+        if plan.sources:
+            return _channels(config, plan, image)
     names = _prunable(model, cut, initial)
-    if config.prune_kind == "none" or not names:
-        return _nothing(config, side, participants)
-    rates = _requested(config)
-    if config.prune_policy == "by_resource":
-        rates = 1.0 - _capacities(config)
-    flags = layers.prunable(initial.params[:cut], len(model))
-    made = weight_pruner(
-        side, flags, names, rates.tolist(), config.prune_score, config.prune_scope,
-        config.prune_ramp_rounds,
-    )  # fmt: skip
-    return Pruning(made, (participants,), [])
+    sizes = (config.participants or config.clients,)
+    dense = _flops(side, image)
+    flops = Flops(dense, float(dense))
+    if config.prune_kind == "mask" and names:
+        rates = _requested(config)
+        if config.prune_policy == "by_resource":
+            rates = 1.0 - _capacities(config)
+        flags = layers.prunable(initial.params[:cut], len(model))
+        made = weight_pruner(
+            side, flags, names, rates.tolist(), config.prune_score, config.prune_scope,
+            config.prune_ramp_rounds,
+        )  # fmt: skip
+        return Pruning(made, sizes, flops, [])
+    notes = []
+    if config.prune_kind != "none":
+        notes.append(f"nothing is pruned: nothing can be in the layers up to {side[-1].name}")
+    return Pruning(pruner.none(side, config.clients), sizes, flops, notes)
 
 
 def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
@@ -66,58 +94,51 @@ def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
     own = initial.params[:cut]
     flags = layers.prunable(own, len(model))
     sizes: dict[str, int] = {}
-    for layer, params, flagged in zip(model, own, flags, strict=False):
-        leaves = {k: leaf.size for k, leaf in flatten(params).items() if flatten(flagged)[k]}
-        if len(leaves) == 1:
-            leaves = {"": sum(leaves.values())}
-        sizes |= {
-            f"{layer.name}.{k.removesuffix('.kernel')}".rstrip("."): n for k, n in leaves.items()
-        }
+    for layer, params, flagged in zip(model[:cut], own, flags, strict=True):
+        leaves, flagged = flatten(params), flatten(flagged)
+        found = {k.removesuffix(".kernel"): w.size for k, w in leaves.items() if flagged[k]}
+        alone = len(found) == 1
+        sizes |= {layer.name if alone else f"{layer.name}.{k}": n for k, n in found.items()}
     return sizes
 
 
-def _nothing(config: Config, side: Model, participants: int) -> Pruning:
-    notes = []
-    if config.prune_kind != "none":
-        notes.append(f"nothing to prune: the layers up to {side[-1].name} have nothing prunable")
-    return Pruning(pruner.none(side, config.clients), (participants,), notes)
-
-
-def _channels(config: Config, side: Model, image: tuple[int, ...], participants: int) -> Pruning:
+def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
     try:
-        inputs = jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
-        plan = narrow.trace(side, inputs)
+        return narrow.trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
     except ValueError as error:
         allowed = f"none or mask with --model={config.model}: {error}"
         raise flag_error("prune_kind", config.prune_kind, allowed) from None
-    if not plan.sources:
-        return _nothing(config, side, participants)
+
+
+def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
     ladder = sorted(config.prune_ladder, reverse=True)
-    rates, notes = _requested(config), []
     try:
         counts = ladders.keep_counts(ladder, plan.sources)
-        if config.prune_policy == "by_resource":
-            arithmetic = relative_flops(plan, counts, image)
-            capacities = _capacities(config)
-            rates = policy.rates_within(capacities, ladder, arithmetic)
-            slow = np.sum(capacities < min(arithmetic))
-            if slow:
-                notes.append(
-                    f"client_capacity: {slow} clients below {min(arithmetic):.3g}, the arithmetic "
-                    f"of the narrowest rung, compute longer than the others"
-                )
-        made = channel_pruner(
-            plan, rates.tolist(), ladder, config.prune_score, config.prune_ramp_rounds,
-            config.aggregate_every,
-        )  # fmt: skip
     except ValueError as error:
         raise flag_error("prune_ladder", shown(config.prune_ladder), str(error)) from None
+    dense = _flops(plan.model, image)
+    each = np.array([_flops(narrow.resized(plan, row), image) for row in counts.tolist()])
+    rates, notes = _requested(config), []
+    if config.prune_policy == "by_resource":
+        capacities = _capacities(config)
+        rates = policy.rates_within(capacities, ladder, (each / dense).tolist())
+        slow, least = int(np.sum(capacities < each.min() / dense)), each.min() / dense
+        if slow:
+            notes.append(
+                f"{slow} clients of less than {least:.3g} are slower than the rest even so"
+            )
+    made = channel_pruner(
+        plan, rates.tolist(), ladder, config.prune_score, config.prune_ramp_rounds,
+        config.aggregate_every,
+    )  # fmt: skip
+    participants = config.participants or config.clients
     try:
         sizes = group_sizes([len(members) for members in made.groups], participants)
     except ValueError:
         allowed = f"at least {len(made.groups)}, one for each width that clients have"
         raise flag_error("participants", participants, allowed) from None
-    return Pruning(made, sizes, notes + ladders.report(rates, ladder))
+    flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
+    return Pruning(made, sizes, flops, notes + ladders.report(rates, ladder))
 
 
 def _requested(config: Config) -> np.ndarray:
@@ -126,27 +147,13 @@ def _requested(config: Config) -> np.ndarray:
 
 def _capacities(config: Config) -> np.ndarray:
     found = policy.parse(config.client_capacity)
-    if found is None:
-        raise UserError(f"--client_capacity={config.client_capacity}")
+    assert found is not None  # the config has checked it
     return found.spread(config.clients, config.seed)
 
 
-def relative_flops(plan: Plan, counts: np.ndarray, image: tuple[int, ...]) -> list[float]:
-    """FLOPs of the client side at each rung over those of the dense one.
-
-    Args:
-      plan: of the client-side layers.
-      counts: channels at each rung, `[R, sources]`.
-      image: shape of an input.
-    """
-    dense = [source.size for source in plan.sources]
-    each = [sum(map(sum, _flops(plan, row, image))) for row in [dense, *counts.tolist()]]
-    return [flops / each[0] for flops in each[1:]]
-
-
-def _flops(plan: Plan, counts: list[int], image: tuple[int, ...]) -> list[tuple[int, int]]:
-    model = narrow.resized(plan, counts)
+def _flops(model: Model, image: tuple[int, ...]) -> int:
+    """Of the products of these layers in an exchange, for one example."""
     shapes = jax.eval_shape(
         lambda x: layers.init(model, jax.random.key(0), x), jnp.zeros((1, *image))
     )
-    return product_flops(model, shapes.params, shapes.stats, image)
+    return sum(map(sum, product_flops(model, shapes.params, shapes.stats, image)))

@@ -28,7 +28,7 @@ from jfedsl.models.conv_forms import (
 Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
 # What suits a CPU, from benchmarks/results/conv_forms_cpu.txt: channels that fill no vector,
-_NARROW_INPUTS, _NARROW_OUTPUTS = 4, 16
+_NARROW_INPUTS, _NARROW_OUTPUTS = 4, 32
 # channels and tiles from which Winograd's transforms cost less than they save,
 _LEAST_PRODUCT, _LEAST_TILES = 128 * 256, 256
 # and the parts of a batch that a weight gradient is computed in.

@@ -10,12 +10,11 @@ import optax
 from flax import struct
 from jax import Array
 
-from jfedsl.compression.compressor import Message, kept_only, message_bytes, send_tree
+from jfedsl.compression.compressor import Message, kept_only, message_bytes
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
-from jfedsl.protocol.clients import map_clients
+from jfedsl.protocol import client_side
 from jfedsl.protocol.optimizers import masked_step
-from jfedsl.protocol.participants import by_group, together
 from jfedsl.protocol.state import Client, Links, Scheme, Server
 from jfedsl.protocol.traffic import label_bits
 from jfedsl.pruning.pruner import Form
@@ -69,25 +68,9 @@ def exchange(
     Returns:
       The server and the participants after their step, and what it cost.
     """
-
-    def forward(form: Form, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
-        activation, back, stats = _client_forward(scheme, form, client, images)
-        return (activation, stats), None if scheme.remat else back
-
-    def backward(form: Form, client: Client, images: Array, back: Any, gradient: Array) -> Any:
-        if scheme.remat:
-            _, back, _ = _client_forward(scheme, form, client, images)
-        return back(gradient)[0]
-
-    def each(function: Any, *rows: Any) -> list[Any]:
-        groups = zip(forms, *rows, strict=True)
-        return [map_clients(partial(function, f), scheme.chunk)(*own) for f, *own in groups]
-
-    split = partial(by_group, scheme)
     # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
     # loop over clients would take longer than they compute; they run for all.
-    outputs, backs = zip(*each(forward, split(clients), split(batch.images)), strict=True)
-    activation, stats = together(outputs)
+    activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images)
     links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(clients, activation, keys)
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
@@ -96,32 +79,13 @@ def exchange(
         links, cut_gradient, smashed.kept, keys
     )
     gradient = jax.vmap(lambda unsend, values: unsend(values)[0])(unsend, returned.values)
-    weight_gradient = together(
-        each(backward, split(clients), split(batch.images), backs, split(gradient))
-    )
-    clients = jax.vmap(partial(_client_step, scheme, step))(
-        clients.replace(stats=stats, links=links), weight_gradient, keys
-    )
+    weight_gradient = client_side.backward(scheme, forms, clients, batch.images, backs, gradient)
+    clients = clients.replace(stats=stats, links=links)
+    clients = client_side.step(scheme, clients, weight_gradient, keys, step)
     labels = label_bits(scheme)
     up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
     down_bytes = jax.vmap(lambda message: message_bytes([message]))(returned)
     return server, clients, ExchangeRecord(losses, up_bytes, down_bytes)
-
-
-def _client_forward(
-    scheme: Scheme, form: Form, client: Client, images: Array
-) -> tuple[Array, Any, Any]:
-    """Runs one client's pruned layers.
-
-    Returns:
-      The activation at the cut, the function that maps a gradient of it to that of the dense
-      weights (of which those of pruned weights mean nothing), and the statistics.
-    """
-
-    def run(params: Any) -> tuple[Array, Any]:
-        return form(params, client.stats, client.masks, images, True, scheme.dtype)
-
-    return jax.vjp(run, client.params, has_aux=True)
 
 
 def _send_smashed(
@@ -197,22 +161,3 @@ def _send_cut_gradient(
         links.cut_gradient, fold(key, Stage.CUT_GRADIENT), kept_only(gradient, arrived)
     )
     return links._replace(cut_gradient=link), message
-
-
-def _client_step(
-    scheme: Scheme, step: Array, client: Client, weight_gradient: Any, key: Array
-) -> Client:
-    """Quantizes one client's weight gradient and steps on kept weights."""
-    kept = scheme.pruner.kept(client.masks).params
-    link, quantized, _ = send_tree(
-        scheme.links.client_gradient,
-        client.links.client_gradient,
-        fold(key, Stage.CLIENT_GRADIENT),
-        weight_gradient,
-        kept,
-    )
-    params, optimizer = masked_step(
-        scheme.client_optimizer, kept, quantized, client.optimizer, client.params, step
-    )
-    links = client.links._replace(client_gradient=link)
-    return client.replace(params=params, optimizer=optimizer, links=links, drawn=client.drawn + 1)

@@ -94,7 +94,6 @@ def report(rates: np.ndarray, ladder: Sequence[float]) -> list[str]:
     for index in np.unique(rungs):
         own = rates[rungs == index]
         asked = f"{own.min():g}" if own.min() == own.max() else f"{own.min():g} to {own.max():g}"
-        lines.append(
-            f"prune_rate {asked}: {ladder[index]:g} of the channels stay, {len(own)} clients"
-        )
+        who = "1 client keeps" if len(own) == 1 else f"{len(own)} clients keep"
+        lines.append(f"prune_rate {asked}: {who} {ladder[index]:g} of the channels")
     return lines

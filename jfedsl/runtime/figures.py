@@ -1,5 +1,6 @@
 """Pictures of a run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jfedsl.runtime.metrics import STREAMS, Row
+from jfedsl.runtime.metrics import KEPT, STREAMS, Row
 
 
 def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
@@ -48,7 +49,8 @@ def _line(
 ) -> None:
     """A line through the rows that have a value."""
     points = [(row[x] / unit, row[y]) for row in rows if row[y] is not None]
-    axis.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
+    if points:
+        axis.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
 
 
 def traffic(rows: list[Row], title: str, path: Path) -> None:
@@ -65,6 +67,52 @@ def traffic(rows: list[Row], title: str, path: Path) -> None:
     axis.margins(x=0)
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left")
+    _save(figure, title, path)
+
+
+def masks(rows: list[Row], title: str, path: Path) -> None:
+    """Draws how pruning masks move, as a PNG: what stays of them, and of each layer."""
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    moving, kept = figure.subplots(2, 1, sharex=True)
+    _line(moving, rows, "round", 1, "mask_overlap", "overlap", marker=".")
+    moving.set_ylabel("overlap with the masks before")
+    for column in (name for name in rows[-1] if name.startswith(KEPT)):
+        _line(kept, rows, "round", 1, column, column.removeprefix(KEPT))
+    kept.set_ylabel("fraction kept")
+    kept.set_ylim(0, 1.05)
+    kept.set_xlabel("round")
+    kept.set_xlim(left=0)
+    kept.xaxis.set_major_locator(MaxNLocator(integer=True))
+    kept.legend(loc="best", ncols=3, fontsize="small")
+    for axis in (moving, kept):
+        axis.grid(alpha=0.3)
+    _save(figure, title, path)
+
+
+def spread(
+    curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], title: str, path: Path
+) -> None:
+    """Draws test accuracy against round for settings, mean and range over seeds, as a PNG.
+
+    Args:
+      curves: for each setting the points of every seed, at the same rounds.
+      title: over the picture.
+      path: of the picture.
+    """
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for name, runs in curves.items():
+        points = np.array(runs)  # [seeds, evaluations, 2]
+        rounds, accuracy = points[0, :, 0], points[:, :, 1]
+        (line,) = axis.plot(rounds, accuracy.mean(axis=0), marker=".", label=name)
+        axis.fill_between(
+            rounds, accuracy.min(axis=0), accuracy.max(axis=0), color=line.get_color(), alpha=0.15
+        )
+    axis.set_xlabel("round")
+    axis.set_ylabel("test accuracy")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
     _save(figure, title, path)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ COLUMNS = (
     "cumulative_bytes",
     "participants",
     "pruned_fraction",
+    "mask_overlap",
     "host_seconds",
 )
+KEPT = "kept_"  # columns of what is pruned: the fraction that participants keep of each
 STREAMS = ("smashed_up", "cut_gradient_down", "model_up", "model_down")
 
 Row = dict[str, Any]
@@ -32,22 +35,28 @@ Row = dict[str, Any]
 class Metrics:
     """The metrics of one run."""
 
-    def __init__(self, path: Path, rounds: int) -> None:
+    def __init__(self, path: Path, rounds: int, pruned: Sequence[str] = ()) -> None:
         """Opens the file, made if need be; rows past `rounds`, whole or torn, are cut off.
+
+        Args:
+          path: of the file.
+          rounds: completed so far.
+          pruned: names of the leaves or layers that are pruned, which have a column each.
 
         Raises:
           UserError: the rows up to `rounds` are not all there.
         """
         self._path = path
+        self._columns = (*COLUMNS, *(f"{KEPT}{name}" for name in pruned))
         kept = [row for row in read(path) if row["round"] <= rounds] if path.exists() else []
         if [row["round"] for row in kept] != list(range(1, rounds + 1)):
             raise UserError(f"{path}: not the rows of rounds 1 to {rounds}; put the file back")
-        write_atomically(path, ",".join(COLUMNS) + "\n" + _format(kept))
+        write_atomically(path, ",".join(self._columns) + "\n" + self._format(kept))
 
     def append(self, rows: list[Row]) -> None:
         """Adds rows; they are on disk when this returns."""
         with open(self._path, "a") as file:
-            file.write(_format(rows))
+            file.write(self._format(rows))
             file.flush()
             os.fsync(file.fileno())
 
@@ -55,28 +64,27 @@ class Metrics:
         """All rows."""
         return read(self._path)
 
+    def _format(self, rows: list[Row]) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        for row in rows:
+            values = (row.get(column) for column in self._columns)
+            # Nine digits tell any two float32 apart.
+            writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
+        return buffer.getvalue()
+
 
 def read(path: Path) -> list[Row]:
     """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row."""
     whole, _, _ = path.read_text().rpartition("\n")
-    lines = csv.reader(whole.splitlines()[1:])
-    return [dict(zip(COLUMNS, map(_number, values), strict=True)) for values in lines]
+    columns, *lines = csv.reader(whole.splitlines())
+    return [dict(zip(columns, map(_number, values), strict=True)) for values in lines]
 
 
 def _number(text: str) -> int | float | None:
     if not text:
         return None
     return int(text) if text.lstrip("-").isdigit() else float(text)
-
-
-def _format(rows: list[Row]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for row in rows:
-        values = (row.get(column) for column in COLUMNS)
-        # Nine digits tell any two float32 apart.
-        writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
-    return buffer.getvalue()
 
 
 def summarise(rows: list[Row], target_accuracy: float) -> dict[str, Any]:

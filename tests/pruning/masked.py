@@ -1,4 +1,4 @@
-"""Channel pruning the simplest way: the dense model, with everything of a removed channel at zero."""
+"""Channel pruning the simplest way: the dense model, with all of a removed channel at zero."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -66,6 +66,8 @@ def _statistics_of(own: list[Any]) -> Callable[..., Any]:
 
 def form(plan: Plan) -> Form:
     """The client side as `Pruner.forms` has it, for any number of channels."""
+    for number in range(len(plan.model)):
+        _traced(plan.model[: number + 1], plan.input)  # runs a little, so not while others trace
 
     def run(params: Any, stats: Any, masks: Any, x: Any, train: bool, dtype: Any) -> Any:
         assert jnp.dtype(dtype) == jnp.float32

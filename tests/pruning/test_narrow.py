@@ -94,7 +94,9 @@ def gradients(case: Case, form: Any, masks: Any, train: bool) -> Any:
     return jax.value_and_grad(loss, has_aux=True)(case.params)
 
 
-GRADIENTS = [(*case, cut) for case in QUICK[1:3] for cut in cuts(case[0])] + [("resnet18", "group", 2)]
+GRADIENTS = [(*case, cut) for case in QUICK[1:3] for cut in cuts(case[0])] + [
+    ("resnet18", "group", 2)
+]
 GRADIENTS += [
     pytest.param(*case, cut, marks=pytest.mark.slow) for case in SLOW for cut in cuts(case[0])
 ]

@@ -1,0 +1,34 @@
+"""Accuracy, bytes and client arithmetic against pruning rate, for weights and for channels.
+
+python experiments/pruning_study.py --flagfile=experiments/presets/pruning_study.flags
+
+Leaves a table and a picture in --workdir; the same command goes on after an interruption.
+"""
+
+from absl import flags
+
+from jfedsl.config import Config
+from jfedsl.runtime.script import run
+from jfedsl.study import compare, report
+
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
+
+SETTINGS = {
+    "dense": {"prune_kind": "none"},
+    **{
+        f"{kind} {rate:g}": {"prune_kind": kind, "prune_rate": (rate,)}
+        for kind, rates in (("channel", (0.25, 0.5)), ("mask", (0.3, 0.5, 0.7)))
+        for rate in rates
+    },
+}
+
+
+def main(config: Config) -> None:
+    """Trains all settings and prints the table."""
+    outcomes = compare(config, SETTINGS, [int(seed) for seed in _SEEDS.value])
+    title = f"{config.model} on {config.dataset}, {config.clients} clients"
+    print(f"\n{report(config, outcomes, title)}")
+
+
+if __name__ == "__main__":
+    run(main)

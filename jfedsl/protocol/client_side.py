@@ -1,0 +1,131 @@
+"""What clients compute in an exchange: their layers forward and backward, and their step."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+
+from jfedsl.compression.compressor import send_tree
+from jfedsl.keys import Stage, fold
+from jfedsl.protocol.clients import map_clients
+from jfedsl.protocol.optimizers import masked_step
+from jfedsl.protocol.participants import by_group, together
+from jfedsl.protocol.state import Client, Scheme
+from jfedsl.pruning.pruner import Form
+
+# What a group's backward pass needs of its forward pass; the shapes differ between groups.
+Backs = Sequence[Any]
+
+
+def forward(
+    scheme: Scheme, forms: Sequence[Form], clients: Client, images: Array
+) -> tuple[Array, Any, Backs]:
+    """Runs the participants' layers.
+
+    Args:
+      scheme: of the run.
+      forms: in which the clients of each group compute.
+      clients: the participants, `[K, ...]`.
+      images: `[K, B, ...]`.
+
+    Returns:
+      The activations at the cut `[K, B, ...]`, statistics, and what `backward` needs.
+    """
+
+    def one(form: Form, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
+        activation, back, stats = forward_one(scheme, form, client, images)
+        return (activation, stats), None if scheme.remat else back
+
+    outputs, backs = zip(*_map(scheme, one, forms, (clients, images)), strict=True)
+    activation, stats = together(outputs)
+    return activation, stats, backs
+
+
+def backward(
+    scheme: Scheme,
+    forms: Sequence[Form],
+    clients: Client,
+    images: Array,
+    backs: Backs,
+    gradient: Array,
+) -> Any:
+    """Gradients of the participants' weights `[K, ...]`; those of pruned weights mean nothing.
+
+    Args:
+      scheme: of the run.
+      forms: as in `forward`.
+      clients: as in `forward`.
+      images: as in `forward`.
+      backs: from `forward`.
+      gradient: of the activations at the cut, `[K, B, ...]`.
+    """
+
+    def one(form: Form, client: Client, images: Array, gradient: Array, back: Any) -> Any:
+        if scheme.remat:
+            _, back, _ = forward_one(scheme, form, client, images)
+        return back(gradient)[0]
+
+    return together(_map(scheme, one, forms, (clients, images, gradient), backs))
+
+
+def step(
+    scheme: Scheme, clients: Client, weight_gradient: Any, keys: Array, number: Array
+) -> Client:
+    """The participants `[K, ...]` after quantizing their gradients and stepping on kept weights.
+
+    Args:
+      scheme: of the run.
+      clients: the participants.
+      weight_gradient: from `backward`.
+      keys: of this exchange, `[K]`.
+      number: exchanges of the run before this one, int32 scalar.
+    """
+    return jax.vmap(partial(_step_one, scheme, number))(clients, weight_gradient, keys)
+
+
+def _map(
+    scheme: Scheme, function: Any, forms: Sequence[Form], rows: Any, backs: Backs | None = None
+) -> list[Any]:
+    """Maps a function of form, client and more over the clients of each group."""
+    groups = by_group(scheme, rows)
+    extra = [()] * len(groups) if backs is None else [(back,) for back in backs]
+    return [
+        map_clients(partial(function, form), scheme.chunk)(*own, *more)
+        for form, own, more in zip(forms, groups, extra, strict=True)
+    ]
+
+
+def forward_one(
+    scheme: Scheme, form: Form, client: Client, images: Array
+) -> tuple[Array, Any, Any]:
+    """Runs one client's pruned layers.
+
+    Returns:
+      The activation at the cut, the function that maps a gradient of it to that of the dense
+      weights (of which those of pruned weights mean nothing), and the statistics.
+    """
+
+    def run(params: Any) -> tuple[Array, Any]:
+        return form(params, client.stats, client.masks, images, True, scheme.dtype)
+
+    return jax.vjp(run, client.params, has_aux=True)
+
+
+def _step_one(
+    scheme: Scheme, number: Array, client: Client, weight_gradient: Any, key: Array
+) -> Client:
+    kept = scheme.pruner.kept(client.masks).params
+    link, quantized, _ = send_tree(
+        scheme.links.client_gradient,
+        client.links.client_gradient,
+        fold(key, Stage.CLIENT_GRADIENT),
+        weight_gradient,
+        kept,
+    )
+    params, optimizer = masked_step(
+        scheme.client_optimizer, kept, quantized, client.optimizer, client.params, number
+    )
+    links = client.links._replace(client_gradient=link)
+    return client.replace(params=params, optimizer=optimizer, links=links, drawn=client.drawn + 1)

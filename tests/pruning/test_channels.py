@@ -1,0 +1,191 @@
+"""Pruning of channels: counts, scores, regrowth; the whole protocol against masked dense layers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, assert_equal, differs, setup
+
+from jfedsl.models import cnn, mlp
+from jfedsl.pruning import narrow
+from jfedsl.pruning.channels import channel_pruner
+from jfedsl.pruning.narrow import Plan
+from jfedsl.pruning.pruner import SCORES, Pruner
+from pruning import masked
+
+LADDER = (1.0, 0.75, 0.5, 0.25)
+every_score = pytest.mark.parametrize("score", SCORES)
+
+
+def small_plan(norm: str = "group") -> Plan:
+    side = cnn(10, norm, (8, 16), 32)[:6]
+    return narrow.trace(side, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+
+
+def params_of(plan: Plan, seed: int) -> Any:
+    draw = np.random.default_rng(seed).normal
+    return jax.tree.map(lambda s: jnp.asarray(draw(size=s.shape), jnp.float32), plan.shapes.params)
+
+
+def masks_of(pruner: Pruner, state: Any, params: Any, round_: int = 0, client: int = 0) -> Any:
+    numbers = (jnp.int32(round_), jnp.int32(client))
+    return [np.asarray(m) for m in pruner.masks(state, params, jax.random.key(5), *numbers)]
+
+
+@every_score
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_every_group_of_every_layer_keeps_its_rung_of_channels(score: str, norm: str) -> None:
+    plan = small_plan(norm)
+    pruner = channel_pruner(plan, (0.0, 0.3, 0.5, 0.8, 0.6), LADDER, score)
+    params = params_of(plan, 0)
+    state = pruner.init(params)
+    for client, rung in enumerate((1.0, 0.75, 0.5, 0.25, 0.5)):
+        masks = masks_of(pruner, state, params, client=client)
+        for mask, source in zip(masks, plan.sources, strict=True):
+            each = mask.reshape(source.groups, -1).sum(axis=1)
+            assert set(each.tolist()) == {rung * source.size / source.groups}
+    assert [members.tolist() for members in pruner.groups] == [[0], [1], [2, 4], [3]]
+    assert sum(map(len, pruner.layouts)) == 4, "one layout of four groups"
+
+
+def test_the_channels_of_least_norm_go() -> None:
+    plan = small_plan("none")
+    params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,), LADDER)
+    masks = masks_of(pruner, pruner.init(params), params)
+    for mask, kernel in zip(masks, (params[0], params[2], params[5]), strict=True):
+        (weights,) = [w for w in jax.tree.leaves(kernel) if w.ndim > 1]
+        norms = np.sqrt(
+            (np.asarray(weights, np.float64) ** 2).sum(axis=tuple(range(weights.ndim - 1)))
+        )
+        assert norms[mask].min() > norms[~mask].max()
+
+
+def test_a_pruned_channel_can_come_back_when_kept_ones_shrink() -> None:
+    plan = small_plan("none")
+    params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,), LADDER)
+    state = pruner.init(params)
+    before = masks_of(pruner, state, params)
+    kept = pruner.kept([jnp.asarray(m) for m in before]).params
+    after = jax.tree.map(lambda w, k: jnp.where(k, 0.01 * w, w), params, kept)
+    state = pruner.update(state, params, after, [jnp.asarray(m) for m in before])
+    now = masks_of(pruner, state, after)
+    assert any((n & ~b).any() for n, b in zip(now, before, strict=True))
+
+
+def test_taylor_scores_are_the_norm_of_weight_times_change_where_anyone_kept_the_channel() -> None:
+    plan = small_plan("none")
+    pruner = channel_pruner(plan, (0.5,), LADDER, "taylor")
+    before, after = params_of(plan, 1), params_of(plan, 2)
+    kept = [jnp.arange(source.size) % 3 > 0 for source in plan.sources]
+    start = pruner.init(before)
+    state = pruner.update(start, before, after, kept)
+    assert start.scores is not None and state.scores is not None
+    w, v = (np.asarray(tree[2]["Conv_0"]["kernel"], np.float64) for tree in (before, after))
+    expected = np.sqrt(((v * (v - w)) ** 2).sum(axis=(0, 1, 2)))
+    np.testing.assert_allclose(state.scores[1][kept[1]], expected[kept[1]], rtol=1e-5)
+    np.testing.assert_array_equal(state.scores[1][~kept[1]], start.scores[1][~kept[1]])
+
+
+def test_random_channels_differ_by_client_and_round_and_repeat_for_the_same() -> None:
+    plan = small_plan("none")
+    params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,) * 3, LADDER, "random")
+    state = pruner.init(params)
+    one = masks_of(pruner, state, params, 2, 1)
+    assert differs(one, masks_of(pruner, state, params, 2, 2))
+    assert differs(one, masks_of(pruner, state, params, 4, 1))
+    assert_equal(one, masks_of(pruner, state, params, 2, 1))
+
+
+def test_masks_travel_as_a_bitmap_or_as_numbers_whichever_is_less() -> None:
+    plan = small_plan("none")  # 8, 16 and 32 channels: 3, 4 and 5 bits a number
+    for rate, expected in ((0.5, 8 + 16 + 32), (0.75, 6 + 16 + 32), (0.875, 3 + 8 + 20)):
+        pruner = channel_pruner(plan, (rate,), (0.5, 0.25, 0.125))
+        params = params_of(plan, 0)
+        masks = pruner.masks(
+            pruner.init(params), params, jax.random.key(0), jnp.int32(0), jnp.int32(0)
+        )
+        assert int(pruner.mask_bits(masks)) == expected
+
+
+def test_what_a_client_keeps_is_weights_bias_norm_and_inputs_of_kept_channels() -> None:
+    plan = small_plan("group")
+    masks = [jnp.arange(source.size) % 2 == 0 for source in plan.sources]
+    kept = channel_pruner(plan, (0.5,), LADDER).kept(masks).params
+    kernel = np.asarray(kept[2]["Conv_0"]["kernel"])
+    assert kernel[:, :, ::2, ::2].all() and kernel.sum() == 9 * 4 * 8
+    for name in ("scale", "bias"):
+        np.testing.assert_array_equal(kept[2]["GroupNorm_0"][name], masks[1])
+    dense = np.asarray(kept[5]["Dense_0"]["kernel"]).reshape(4, 16, 32)
+    assert dense[:, ::2, ::2].all() and dense.sum() == 4 * 8 * 16
+
+
+def test_a_rung_that_leaves_nothing_names_the_layer() -> None:
+    side = mlp(10, "none", (16, 4))[:3]
+    plan = narrow.trace(side, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+    with pytest.raises(ValueError, match="0.1 leaves none of the 4 of dense2"):
+        channel_pruner(plan, (0.9,), (1.0, 0.1))
+    with pytest.raises(ValueError, match="0.1 leaves none of the 4 of conv1 in each of its 2 gr"):
+        channel_pruner(small_plan("group"), (0.9,), (1.0, 0.1))
+
+
+PROTOCOL: dict[str, Any] = {
+    "prune_kind": "channel",
+    "prune_rate": (0.5, 0.25, 0.5, 0.5),
+    "dropout_rate": 0.3,
+    "cut_gradient_bits": 8,
+    "client_gradient_bits": 12,
+    "aggregate_every": 2,
+    "local_steps": 2,
+    "rounds": 6,
+    "aggregation": "examples",
+    "partition": "quantity",
+    "quantity_alpha": 5.0,
+}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    ("model", "norm", "optimizer", "more"),
+    [
+        ("cnn", "group", "sgd", {"cut": "dense", "momentum": 0.9, "weight_decay": 0.01}),
+        ("mlp", "batch", "adam", {"client_optimizer_state": "average", "participants": 3}),
+    ],
+)
+def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
+    model: str, norm: str, optimizer: str, more: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jfedsl.build import pruning
+
+    def run() -> Any:
+        experiment, state, one = setup(
+            model=model, norm=norm, optimizer=optimizer, **PROTOCOL, **more
+        )
+        records = []
+        for _ in range(4):
+            state, record = one(state)
+            records.append(record)
+        return experiment, state, records
+
+    experiment, narrowed, records = run()
+    made = pruning.channel_pruner
+
+    def dense(plan: Plan, *rest: Any) -> Pruner:
+        pruner = made(plan, *rest)
+        return pruner._replace(forms=(masked.form(plan),) * len(pruner.forms))
+
+    monkeypatch.setattr(pruning, "channel_pruner", dense)
+    _, expected, expected_records = run()
+    assert_equal(narrowed.clients.masks, expected.clients.masks)
+    for actual, wanted in zip(records, expected_records, strict=True):
+        np.testing.assert_allclose(actual.losses, wanted.losses, rtol=1e-2)
+        for stream in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
+            name = f"{stream}_bytes"
+            np.testing.assert_array_equal(getattr(actual, name), getattr(wanted, name))
+    # Rounding tips a quantized gradient now and then by a level.
+    assert_close(narrowed.aggregator.params, expected.aggregator.params, rtol=1e-2, atol=3e-3)
+    assert_close(narrowed.aggregator.stats, expected.aggregator.stats, rtol=1e-2, atol=3e-3)
+    assert len(experiment.scheme.group_sizes) == 2
+    moved = experiment.init().clients.masks
+    assert differs(moved, narrowed.clients.masks), "masks have to move to be tested"
