@@ -5,6 +5,8 @@ python experiments/pruning_study.py --flagfile=experiments/presets/pruning_study
 Leaves a table and a picture in --workdir; the same command goes on after an interruption.
 """
 
+from typing import Any
+
 from absl import flags
 
 from jfedsl.config import Config
@@ -13,7 +15,7 @@ from jfedsl.study import compare, report
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "dense": {"prune_kind": "none"},
     **{
         f"{kind} {rate:g}": {"prune_kind": kind, "prune_rate": (rate,)}

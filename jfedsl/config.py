@@ -2,9 +2,23 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
+from jfedsl.allowed import (
+    ANY,
+    BITS,
+    CAPACITY,
+    COUNT,
+    LADDER,
+    MOST,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    RATES,
+    Allowed,
+    OneOf,
+    whole,
+)  # fmt: skip
 from jfedsl.compression.quantization import LEAST_BITS, QUANTIZERS
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
@@ -23,64 +37,6 @@ PRUNE_KINDS = ("none", "mask", "channel")
 PRUNE_POLICIES = ("uniform", "by_resource")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 PROGRESS = ("auto", "bar", "lines", "none")
-OFF_BITS, MOST_BITS = 32, 16
-
-
-class Allowed(NamedTuple):
-    """A check of one value: what is allowed, in words, and the test."""
-
-    text: str
-    test: Callable[[Any], bool]
-
-
-class OneOf(NamedTuple):
-    """A check against the names of a table, those that users add to it included."""
-
-    names: Collection[str]
-
-    @property
-    def text(self) -> str:
-        """What is allowed, in words."""
-        return f"one of {', '.join(self.names)}"
-
-    def test(self, value: Any) -> bool:
-        """Whether the table has that name."""
-        return value in self.names
-
-
-ANY = Allowed("any text", lambda value: True)
-_MOST = 2**31 - 1  # counters are int32
-
-
-def _whole(least: int, most: int = _MOST) -> Allowed:
-    return Allowed(f"a whole number from {least} to {most}", lambda value: least <= value <= most)
-
-
-_COUNT = _whole(1)
-_RATE = Allowed("a rate in [0, 1)", lambda value: 0 <= value < 1)
-_RATES = Allowed(
-    "a rate in [0, 1), or one for each client, separated by commas",
-    lambda values: bool(values) and all(0 <= value < 1 for value in values),
-)
-_LADDER = Allowed(
-    "distinct fractions in (0, 1], separated by commas",
-    lambda values: (
-        bool(values) and all(0 < value <= 1 for value in values) and len(set(values)) == len(values)
-    ),
-)
-_CAPACITY = Allowed(
-    "relative compute in (0, 1]: one number for each client, separated by commas, "
-    "or a range such as 0.25-1",
-    lambda text: text == "" or policy.parse(text) is not None,
-)
-_POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
-_NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
-
-
-_BITS = Allowed(
-    f"{LEAST_BITS['uniform']} (qsgd: {LEAST_BITS['qsgd']}) to {MOST_BITS}, or {OFF_BITS} for off",
-    lambda value: LEAST_BITS["uniform"] <= value <= MOST_BITS or value == OFF_BITS,
-)
 
 
 def _knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:
@@ -97,10 +53,10 @@ class Config:
     dataset: str = _knob("digits", "Data set.", OneOf(DATASETS))
     data_dir: str = _knob("data", "Folder of prepared data sets.", free=True)
     train_examples: int | None = _knob(
-        None, "Training examples used, a fixed choice whatever the seed; default all.", _COUNT
+        None, "Training examples used, a fixed choice whatever the seed; default all.", COUNT
     )
     test_examples: int | None = _knob(
-        None, "Test examples used, a fixed choice whatever the seed; default all.", _COUNT
+        None, "Test examples used, a fixed choice whatever the seed; default all.", COUNT
     )
     augment: str = _knob(
         "none", "Random changes of training images: crops of the image padded by 4, and flips.",
@@ -112,14 +68,14 @@ class Config:
         None, "Last client-side layer by name, or the number of client-side layers; "
         "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in ZOO.items()) + ".",
     )  # fmt: skip
-    clients: int = _knob(10, "Clients in all.", _COUNT)
+    clients: int = _knob(10, "Clients in all.", COUNT)
     participants: int | None = _knob(
-        None, "Clients drawn for each aggregation period; default all.", _COUNT
+        None, "Clients drawn for each aggregation period; default all.", COUNT
     )
-    rounds: int = _knob(60, "Rounds to train.", _COUNT)
-    local_steps: int = _knob(5, "Exchanges in a round.", _COUNT)
-    batch_size: int = _knob(16, "Examples per client and exchange.", _COUNT)
-    eval_batch_size: int = _knob(500, "Test examples evaluated at once.", _COUNT)
+    rounds: int = _knob(60, "Rounds to train.", COUNT)
+    local_steps: int = _knob(5, "Exchanges in a round.", COUNT)
+    batch_size: int = _knob(16, "Examples per client and exchange.", COUNT)
+    eval_batch_size: int = _knob(500, "Test examples evaluated at once.", COUNT)
     sampling: str = _knob(
         "epoch", "Batches drawn without replacement in each client's epoch, or with.",
         OneOf(SAMPLINGS),
@@ -128,11 +84,11 @@ class Config:
         "dirichlet", "How training examples are spread over clients.", OneOf(PARTITIONS)
     )
     dirichlet_alpha: float = _knob(
-        0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", _POSITIVE
+        0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", POSITIVE
     )
-    classes_per_client: int = _knob(2, "Classes of each client in --partition=shards.", _COUNT)
+    classes_per_client: int = _knob(2, "Classes of each client in --partition=shards.", COUNT)
     quantity_alpha: float = _knob(
-        0.5, "Concentration of --partition=quantity; smaller is more skewed.", _POSITIVE
+        0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
     )
     prune_kind: str = _knob(
         "mask",
@@ -143,12 +99,12 @@ class Config:
         (0.3,),
         "Fraction of client-side weights or channels removed; one, or one for each client. Unused "
         "with --prune_policy=by_resource.",
-        _RATES,
+        RATES,
     )
     prune_ladder: tuple[float, ...] = _knob(
         (1.0, 0.75, 0.5, 0.25),
         "Fractions of channels that may stay under --prune_kind=channel; a rate means the nearest.",
-        _LADDER,
+        LADDER,
     )
     prune_policy: str = _knob(
         "uniform", "Where rates come from: --prune_rate, or each client's --client_capacity.",
@@ -156,7 +112,7 @@ class Config:
     )  # fmt: skip
     client_capacity: str = _knob(
         "", "Compute of clients relative to one for the dense model; a range is spread evenly over "
-        "clients in a random order. For --prune_policy=by_resource.", _CAPACITY,
+        "clients in a random order. For --prune_policy=by_resource.", CAPACITY,
     )  # fmt: skip
     prune_score: str = _knob("magnitude", "What decides which weights stay.", OneOf(SCORES))
     prune_scope: str = _knob(
@@ -165,20 +121,20 @@ class Config:
         OneOf(SCOPES),
     )
     prune_ramp_rounds: int = _knob(
-        0, "Rounds over which the rate grows from 0 on a cubic ramp.", _whole(0, 10_000)
+        0, "Rounds over which the rate grows from 0 on a cubic ramp.", whole(0, 10_000)
     )
     dropout_rate: float = _knob(
-        0.2, "Probability that an entry of the activation at the cut is not sent.", _RATE
+        0.2, "Probability that an entry of the activation at the cut is not sent.", RATE
     )
     quantizer: str = _knob("uniform", "Kind of every quantizer.", OneOf(tuple(QUANTIZERS)))
     bucket_size: int = _knob(
-        512, "Entries that share a quantizer's header; 0 for whole tensors.", _whole(0)
+        512, "Entries that share a quantizer's header; 0 for whole tensors.", whole(0)
     )
-    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink.", _BITS)
-    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients.", _BITS)
-    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink.", _BITS)
-    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", _BITS)
-    aggregate_every: int = _knob(2, "Rounds in an aggregation period.", _COUNT)
+    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink.", BITS)
+    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients.", BITS)
+    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink.", BITS)
+    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", BITS)
+    aggregate_every: int = _knob(2, "Rounds in an aggregation period.", COUNT)
     aggregation: str = _knob(
         "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
     )
@@ -191,15 +147,15 @@ class Config:
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
         OneOf(CLIENT_OPTIMIZER_STATES),
     )  # fmt: skip
-    client_learning_rate: float = _knob(0.05, "Learning rate on clients.", _NOT_NEGATIVE)
-    server_learning_rate: float = _knob(0.05, "Learning rate on the server.", _NOT_NEGATIVE)
-    momentum: float = _knob(0.9, "Momentum of --optimizer=sgd.", _RATE)
-    weight_decay: float = _knob(0.0, "Weight decay, on every parameter.", _NOT_NEGATIVE)
+    client_learning_rate: float = _knob(0.05, "Learning rate on clients.", NOT_NEGATIVE)
+    server_learning_rate: float = _knob(0.05, "Learning rate on the server.", NOT_NEGATIVE)
+    momentum: float = _knob(0.9, "Momentum of --optimizer=sgd.", RATE)
+    weight_decay: float = _knob(0.0, "Weight decay, on every parameter.", NOT_NEGATIVE)
     learning_rate_schedule: str = _knob(
         "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
     client_chunk: int | None = _knob(
-        None, "Clients whose layers run at once; 1 loops. Default by backend and model.", _COUNT
+        None, "Clients whose layers run at once; 1 loops. Default by backend and model.", COUNT
     )
     remat_clients: bool = _knob(
         False,
@@ -216,9 +172,9 @@ class Config:
         "~/.cache/jfedsl", "Folder of compiled programs, kept between runs; empty for none.",
         free=True,
     )  # fmt: skip
-    seed: int = _knob(0, "Seed of every random draw.", _whole(0, 2**32 - 1))
-    eval_every: int = _knob(5, "Rounds between evaluations.", _COUNT, free=True)
-    checkpoint_every: int = _knob(20, "Rounds between checkpoints.", _COUNT, free=True)
+    seed: int = _knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
+    eval_every: int = _knob(5, "Rounds between evaluations.", COUNT, free=True)
+    checkpoint_every: int = _knob(20, "Rounds between checkpoints.", COUNT, free=True)
     target_accuracy: float = _knob(
         0.95, "Test accuracy to report rounds and bytes to, in [0, 1].",
         Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,
@@ -244,9 +200,9 @@ class Config:
             if getattr(self, name) < least:
                 allowed_text = f"{least} or more with --quantizer={self.quantizer}"
                 raise flag_error(name, getattr(self, name), allowed_text)
-        if self.rounds * self.local_steps > _MOST:
+        if self.rounds * self.local_steps > MOST:
             allowed_text = (
-                f"at most {_MOST // self.local_steps} with --local_steps={self.local_steps}"
+                f"at most {MOST // self.local_steps} with --local_steps={self.local_steps}"
             )
             raise flag_error("rounds", self.rounds, allowed_text)
         if self.participants is not None and self.participants > self.clients:
@@ -257,7 +213,7 @@ class Config:
             )
             raise flag_error("prune_rate", shown(self.prune_rate), allowed_text)
         if (self.prune_policy == "by_resource") != bool(self.client_capacity):
-            allowed_text = f"given with --prune_policy=by_resource only ({_CAPACITY.text})"
+            allowed_text = f"given with --prune_policy=by_resource only ({CAPACITY.text})"
             raise flag_error("client_capacity", self.client_capacity, allowed_text)
         if self.prune_policy == "by_resource" and self.prune_kind == "none":
             raise flag_error("prune_policy", self.prune_policy, "uniform with --prune_kind=none")
@@ -279,8 +235,9 @@ class Config:
         """
         try:
             values = json.loads(text)
-            for name in {"prune_rate", "prune_ladder"} & values.keys():
-                values[name] = tuple(values[name])
+            for name in ("prune_rate", "prune_ladder"):
+                if name in values:
+                    values[name] = tuple(values[name])
             return cls(**values)
         except (TypeError, json.JSONDecodeError) as error:
             raise UserError(f"not a config of this program: {error}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "keys", "models", "data", "compression", "pruning", "protocol", "algorithms",
-    "config", "runtime", "build", "runs", "results", "training", "study",
+    "allowed", "config", "runtime", "build", "runs", "results", "training", "study",
 ]  # fmt: skip
 
 

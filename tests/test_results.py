@@ -86,6 +86,29 @@ def client_correct(run: Run, folder: Path, client: int) -> np.ndarray:
     return logits(arrays, manifest).argmax(axis=1) == load("digits", "").test.labels
 
 
+def test_models_of_removed_channels_are_assessed_and_exported(tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", prune_kind="channel", rounds=3)
+    training.train(config)
+    run = restore_run(tmp_path / "run")
+    result = assess(run)
+    manifest, archives = exported(run, tmp_path / "export")
+    masks = archives["client_masks.npz"]
+    assert set(masks) == {f"params.dense1.Dense_0.{name}" for name in ("kernel", "bias")}
+    kept = masks["params.dense1.Dense_0.bias"].mean(axis=1)[manifest["model_of_client"]]
+    assert kept.tolist() == [1, 0.5, 0.5, 0.75, 1]
+    data = run.experiment.data
+    counts = label_counts(data.partition, data.labels, 10)
+    labels = load("digits", "").test.labels
+    for client in (1, 3):
+        correct = client_correct(run, tmp_path / "export", client)
+        by_class = np.array([correct[labels == k].mean() for k in range(10)])
+        expected = by_class @ counts[client] / counts[client].sum()
+        assert result["clients"]["accuracy"][client] == pytest.approx(expected, abs=1e-6)
+    last = metrics.read(tmp_path / "run" / "metrics.csv")[-1]
+    assert result["test_accuracy"] == pytest.approx(last["test_accuracy"], rel=1e-6)
+    assert result["test_accuracy"] != result["test_accuracy_dense"]
+
+
 def test_a_client_is_assessed_with_its_own_masks_on_its_own_mix(run: Run, tmp_path: Path) -> None:
     result = assess(run)
     labels = load("digits", "").test.labels

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.errors import TrainingError, UserError
 from jfedsl.models import ZOO, Entry, mlp
-from jfedsl.models.layers import from_linen
+from jfedsl.models.layers import from_function, from_linen
 from jfedsl.runs import restore_run, weights_of
 from jfedsl.runtime.checkpoint import Checkpoints
 
@@ -62,7 +63,7 @@ def test_what_a_run_leaves(finished):
     names = {path.name for path in workdir.iterdir()}
     assert names == {
         "config.json", "metrics.csv", "summary.json", "curves.png", "traffic.png", "labels.png",
-        "checkpoints", "tensorboard", ".lock",
+        "masks.png", "checkpoints", "tensorboard", ".lock",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)
@@ -79,7 +80,7 @@ def test_what_a_run_leaves(finished):
     assert written == {k: v for k, v in summary.items() if k != "workdir"}
     assert written["final_accuracy"] == float(rows[-1]["test_accuracy"])
     assert written["environment"]["jax"] == jax.__version__
-    for name in ("curves", "traffic", "labels"):
+    for name in ("curves", "traffic", "labels", "masks"):
         assert (workdir / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -90,9 +91,17 @@ def test_pruned_fraction_follows_the_ramp(finished):
     np.testing.assert_allclose(fractions, expected, atol=1 / (64 * 256))
 
 
-@pytest.mark.parametrize("stop", [3, 4, 7])
-def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, stop):
-    workdir = tmp_path / "interrupted"
+def test_masks_that_move_show_in_their_overlap_at_the_end_of_periods(finished):
+    rows = metrics(finished[0])
+    assert [bool(row["mask_overlap"]) for row in rows] == [False, True] * 5
+    overlaps = [float(row["mask_overlap"]) for row in rows[1::2]]
+    assert max(overlaps) <= 1 and min(overlaps) < 1
+    for row in rows:  # of the only layer that clients have
+        assert float(row["kept_dense1"]) == pytest.approx(1 - float(row["pruned_fraction"]))
+
+
+def interrupt_and_resume(config, monkeypatch, stop):
+    """Runs until a round, is interrupted, and goes on."""
     append = training.Metrics.append
 
     def interrupt(self, rows):
@@ -102,12 +111,61 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monke
 
     monkeypatch.setattr(training.Metrics, "append", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        training.train(small(workdir))
+        training.train(config)
     monkeypatch.undo()
-    assert len(metrics(workdir)) >= stop
-    training.train(small(workdir))
+    assert len(metrics(Path(config.workdir))) >= stop
+    training.train(config)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 7])
+def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, stop):
+    workdir = tmp_path / "interrupted"
+    interrupt_and_resume(small(workdir), monkeypatch, stop)
     assert metrics(workdir) == metrics(finished[0])
     assert_equal(restore_run(workdir).state, restore_run(finished[0]).state)
+
+
+MOVING = {
+    "prune_kind": "channel",
+    "prune_rate": (0.5, 0.25, 0.5, 0.75),
+    "prune_score": "random",
+    "norm": "batch",
+}
+
+
+def test_a_run_with_moving_channels_continues_to_the_same_bits(tmp_path, monkeypatch):
+    straight, stopped = (small(tmp_path / name, **MOVING) for name in ("straight", "stopped"))
+    training.train(straight)
+    interrupt_and_resume(stopped, monkeypatch, 4)
+    rows = metrics(tmp_path / "straight")
+    assert metrics(tmp_path / "stopped") == rows
+    assert_equal(*(restore_run(Path(c.workdir)).state for c in (straight, stopped)))
+    # One client of each width takes part; the ramp is on the last rungs from its middle on.
+    assert [float(row["kept_dense1"]) for row in rows] == [1] * 2 + [0.5] * 8
+
+
+def test_rates_become_rungs_and_the_log_says_so(tmp_path, capsys):
+    config = small(tmp_path / "rungs", **MOVING, rounds=2, progress="lines")
+    training.train(config)
+    assert capsys.readouterr().out.splitlines()[1:4] == [
+        "prune_rate 0.25: 1 client keeps 0.75 of the channels",
+        "prune_rate 0.5: 2 clients keep 0.5 of the channels",
+        "prune_rate 0.75: 1 client keeps 0.25 of the channels",
+    ]
+    flops = json.loads((tmp_path / "rungs" / "summary.json").read_text())["client_flops"]
+    dense = 2 * 2 * 64 * 256
+    assert flops == {"dense": dense, "pruned": dense / 2}
+
+
+def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path, capsys):
+    changes = {**MOVING, "prune_policy": "by_resource", "client_capacity": "1,0.5,0.6,0.1"}
+    training.train(small(tmp_path / "capacity", **changes, rounds=2, progress="lines"))
+    assert capsys.readouterr().out.splitlines()[1:5] == [
+        "client_capacity: 1 below 0.25, the narrowest rung's FLOPs",
+        "prune_rate 0: 1 client keeps 1 of the channels",
+        "prune_rate 0.5: 2 clients keep 0.5 of the channels",
+        "prune_rate 0.75: 1 client keeps 0.25 of the channels",
+    ]
 
 
 def test_a_finished_run_changes_nothing(finished):
@@ -264,6 +322,15 @@ CANNOT_WORK = [
     ({"train_examples": 1438}, "--train_examples=1438: allowed is at most the 1437 examples of"),
     ({"test_examples": 361}, "--test_examples=361: allowed is at most the 360 examples of digits"),
     ({"train_examples": 20}, "--batch_size=8: allowed is at most"),
+    (
+        {"prune_kind": "channel", "prune_ladder": (0.5, 0.001)},
+        "--prune_ladder=0.5,0.001: allowed is rungs that leave a channel everywhere; 0.001 leaves "
+        "none of the 256 of dense1",
+    ),
+    (
+        {"prune_kind": "channel", "prune_rate": (0.0, 0.25, 0.5, 0.75)},
+        "--participants=3: allowed is at least 4, one for each width that clients have",
+    ),
 ]
 
 
@@ -344,6 +411,10 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
         UserError, match=r"convolution and pooling take images \[H, W, C\], not \[6"
     ):
         training.train(small(tmp_path / "never", dataset="vectors", model="cnn"))
+    model = (*mlp(10)[:2], from_function("turn", lambda x: x[:, ::-1]), *mlp(10)[2:])
+    monkeypatch.setitem(ZOO, "own", Entry(lambda classes, norm: model, "turn"))
+    with pytest.raises(UserError, match="--prune_kind=channel: .* turn does not keep the channels"):
+        training.train(small(tmp_path / "never", model="own", prune_kind="channel"))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="--model=gone: allowed is one of .*, wide, twice"):
         small(tmp_path, model="gone")

@@ -12,11 +12,12 @@ from flax.errors import FlaxError
 from jax import Array
 
 from jfedsl.algorithms import fedsl
+from jfedsl.allowed import OFF_BITS
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.dropout import dropout
 from jfedsl.compression.quantization import QUANTIZERS
-from jfedsl.config import OFF_BITS, Config
+from jfedsl.config import Config
 from jfedsl.data import datasets, partition
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.datasets import Dataset, Split

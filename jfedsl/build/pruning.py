@@ -15,7 +15,7 @@ from jfedsl.protocol.participants import group_sizes
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, policy, pruner
 from jfedsl.pruning.channels import channel_pruner
-from jfedsl.pruning.narrow import Plan
+from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.pruning.weights import weight_pruner
 from jfedsl.runtime.checkpoint import flatten
@@ -104,7 +104,7 @@ def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
 
 def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
     try:
-        return narrow.trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
+        return trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
     except ValueError as error:
         allowed = f"none or mask with --model={config.model}: {error}"
         raise flag_error("prune_kind", config.prune_kind, allowed) from None
@@ -124,9 +124,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         rates = policy.rates_within(capacities, ladder, (each / dense).tolist())
         slow, least = int(np.sum(capacities < each.min() / dense)), each.min() / dense
         if slow:
-            notes.append(
-                f"{slow} clients of less than {least:.3g} are slower than the rest even so"
-            )
+            notes.append(f"client_capacity: {slow} below {least:.3g}, the narrowest rung's FLOPs")
     made = channel_pruner(
         plan, rates.tolist(), ladder, config.prune_score, config.prune_ramp_rounds,
         config.aggregate_every,

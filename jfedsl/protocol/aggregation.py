@@ -50,13 +50,14 @@ def end_period(
     state = state.replace(aggregator=aggregator, clients=put(scheme, state.clients, ids, sent))
     # The model after this round is pruned with the rate of the next.
     received = _receive(scheme, key, state.replace(round=state.round + 1), ids)
-    moved = jnp.mean(jax.vmap(partial(_overlap, scheme))(clients.masks, received.masks))
+    moved = jnp.mean(jax.vmap(partial(_overlap, scheme))(clients, received))
     return state.replace(clients=put(scheme, state.clients, ids, received)), up, moved
 
 
-def _overlap(scheme: Scheme, before: Any, after: Any) -> Array:
+def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:
     """How much of the smaller of two masks of a client is in the other: 1 if nothing moved."""
-    pairs = list(zip(*map(scheme.pruner.chosen, (before, after)), strict=True))
+    chosen = scheme.pruner.chosen
+    pairs = list(zip(chosen(before.masks), chosen(after.masks), strict=True))
 
     def count(arrays: list[Array]) -> Array:
         return jnp.sum(jnp.stack([jnp.sum(x, dtype=jnp.float32) for x in arrays]))

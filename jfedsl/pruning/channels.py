@@ -12,7 +12,7 @@ from jfedsl.keys import fold
 from jfedsl.models.layers import Params
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, scores
-from jfedsl.pruning.narrow import Plan
+from jfedsl.pruning.plan import Plan
 from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState
 from jfedsl.pruning.ranks import ranks_in_groups
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfedsl.pruning.narrow import Source
+from jfedsl.pruning.plan import Source
 from jfedsl.pruning.schedule import cubic_ramp
 
 

@@ -6,7 +6,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from absl import flags
 
-from jfedsl.config import ANY, Allowed, Config, OneOf, shown
+from jfedsl.allowed import ANY, Allowed, OneOf
+from jfedsl.config import Config, shown
 
 
 class _Parser(flags.ArgumentParser):

@@ -77,8 +77,8 @@ class Metrics:
 def read(path: Path) -> list[Row]:
     """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row."""
     whole, _, _ = path.read_text().rpartition("\n")
-    columns, *lines = csv.reader(whole.splitlines())
-    return [dict(zip(columns, map(_number, values), strict=True)) for values in lines]
+    lines = list(csv.reader(whole.splitlines()))
+    return [dict(zip(lines[0], map(_number, values), strict=True)) for values in lines[1:]]
 
 
 def _number(text: str) -> int | float | None:

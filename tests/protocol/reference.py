@@ -38,48 +38,53 @@ def gradients(
 
     Masks, dropout and links as in the scheme.
     """
-    scheme = experiment.scheme
+    one = jax.jit(lambda *arguments: _one(experiment, *arguments))
     server_gradient, own, losses = None, [], []
     for slot, n in enumerate(np.asarray(state.participants).tolist()):
         client = jax.tree.map(lambda x, n=n: x[n], state.clients)
         key = fold(experiment.key, Purpose.EXCHANGE, number, step, n)
         images, labels = batch(experiment, n, int(client.drawn))
-        params = client.params
-        if client.masks is not None:
-            params = jax.tree.map(lambda w, m: w * m.astype(w.dtype), params, client.masks)
-
-        def smash(params: Any, images: Any = images, client: Any = client, key: Any = key) -> Any:
-            activation, _ = layers.apply(
-                scheme.model[: scheme.cut], params, client.stats, images, train=True
-            )
-            link = client.links.smashed
-            return scheme.links.smashed.send(link, fold(key, Stage.SMASHED), Message(activation))[1]
-
-        message = smash(params)
-        loss, (gradient, cut_gradient) = jax.value_and_grad(
-            lambda p, x, labels=labels: mean_loss(
-                scheme.model[scheme.cut :], p, state.server.stats, x, labels
-            ),
-            (0, 1),
-        )(state.server.params, message.values)
-        _, back = scheme.links.cut_gradient.send(
-            client.links.cut_gradient,
-            fold(key, Stage.CUT_GRADIENT),
-            Message(cut_gradient, message.kept),
-        )
-        chained = jax.grad(lambda p, g=back.values: jnp.sum(smash(p).values * g))(params)
+        loss, gradient, quantized = one(state.server, client, images, labels, key)
         share = float(weights[slot])
         scaled = jax.tree.map(lambda g, share=share: share * g, gradient)
         server_gradient = (
             scaled if server_gradient is None else jax.tree.map(jnp.add, server_gradient, scaled)
         )
-        _, quantized, _ = send_tree(
-            scheme.links.client_gradient,
-            client.links.client_gradient,
-            fold(key, Stage.CLIENT_GRADIENT),
-            chained,
-            client.masks,
-        )
         own.append(quantized)
         losses.append(loss)
     return server_gradient, own, losses
+
+
+def _one(
+    experiment: Experiment, server: Any, client: Any, images: Any, labels: Any, key: Any
+) -> tuple[Any, Any, Any]:
+    """One client's loss, its gradient by the server's weights, and its own quantized one."""
+    scheme, params = experiment.scheme, client.params
+    if client.masks is not None:
+        params = jax.tree.map(lambda w, m: w * m.astype(w.dtype), params, client.masks)
+
+    def smash(params: Any) -> Any:
+        activation, _ = layers.apply(
+            scheme.model[: scheme.cut], params, client.stats, images, train=True
+        )
+        link = client.links.smashed
+        return scheme.links.smashed.send(link, fold(key, Stage.SMASHED), Message(activation))[1]
+
+    message = smash(params)
+    loss, (gradient, cut_gradient) = jax.value_and_grad(
+        lambda p, x: mean_loss(scheme.model[scheme.cut :], p, server.stats, x, labels), (0, 1)
+    )(server.params, message.values)
+    _, back = scheme.links.cut_gradient.send(
+        client.links.cut_gradient,
+        fold(key, Stage.CUT_GRADIENT),
+        Message(cut_gradient, message.kept),
+    )
+    chained = jax.grad(lambda p: jnp.sum(smash(p).values * back.values))(params)
+    _, quantized, _ = send_tree(
+        scheme.links.client_gradient,
+        client.links.client_gradient,
+        fold(key, Stage.CLIENT_GRADIENT),
+        chained,
+        client.masks,
+    )
+    return loss, gradient, quantized

@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from helpers import assert_close, assert_equal
+from helpers import assert_close
 
-from jfedsl.protocol.clients import default_chunk, map_clients, put, take
+from jfedsl.protocol.clients import default_chunk, map_clients
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 7, 9])
@@ -25,18 +24,6 @@ def test_any_chunk_equals_a_loop_also_through_vjp(chunk, clients):
         y, back = jax.vjp(lambda w, n=n: jnp.tanh(x[n] @ w), w[n])
         assert_close(out["y"][n], y)
         assert_close(gradient[n], back(y)[0])
-
-
-@pytest.mark.parametrize("ids", [[0, 1, 2, 3], [1, 3], [2]])
-def test_put_undoes_take_and_leaves_the_others(ids):
-    tree = {"a": jnp.arange(8.0).reshape(4, 2), "b": jnp.arange(4)}
-    ids = jnp.array(ids)
-    rows = take(tree, ids)
-    np.testing.assert_array_equal(rows["b"], ids)
-    assert_equal(put(tree, ids, rows), tree)
-    moved = put(tree, ids, jax.tree.map(lambda x: -x - 1, rows))
-    expected = np.where(np.isin(np.arange(4), ids), -np.arange(4) - 1, np.arange(4))
-    np.testing.assert_array_equal(moved["b"], expected)
 
 
 def test_default_chunk_loops_over_convolutions_on_cpu_only():

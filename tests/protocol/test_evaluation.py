@@ -70,7 +70,10 @@ def test_unequal_masks_are_weighted_by_examples(score):
         experiment, state.aggregator.params + state.server.params, experiment.initial.stats
     )
     np.testing.assert_allclose(result.test_accuracy_dense, dense[1], rtol=1e-6)
-    slots, sums = distinct(experiment.scheme, state.participants, jax.numpy.asarray(share))
+    pruner = experiment.scheme.pruner
+    slots, sums = distinct(
+        pruner.variant, pruner.groups[0], state.participants, jax.numpy.asarray(share)
+    )
     assert len(slots) == (3 if score == "magnitude" else 4)
     np.testing.assert_allclose(sums.sum(), 1.0, rtol=1e-6)
 

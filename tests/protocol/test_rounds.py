@@ -49,6 +49,21 @@ def test_masks_move_without_a_new_compilation():
     assert len(seen) == 10 and run._cache_size() == 1
 
 
+def test_channels_move_and_widths_change_without_a_new_compilation():
+    changes = {"prune_kind": "channel", "prune_rate": (0.75, 0.5, 0.5, 0.25, 0.0)}
+    experiment = build(plain(**{**EVERYTHING, **changes, "prune_score": "random", "rounds": 50}))
+    pruner = experiment.scheme.pruner
+    assert len(pruner.groups) == 4 and len(pruner.layouts) > 1
+    run, state = experiment.rounds(capacity=10), experiment.init()
+    seen, kept = set(), set()
+    for _ in range(5):
+        state, records = run(experiment.data, experiment.key, state, 10)
+        seen.add(b"".join(np.asarray(m).tobytes() for m in state.clients.masks))
+        kept |= set(np.asarray(records.kept_fractions).reshape(-1).tolist())
+    assert int(state.round) == 50 and len(seen) == 5 and run._cache_size() == 1
+    assert len(kept) > 1, "the ramp goes over several widths"
+
+
 def test_learning_rate_follows_the_run_not_the_client():
     changes = {**EVERYTHING, "learning_rate_schedule": "linear", "rounds": 2, "momentum": 0.0}
     experiment = build(plain(**changes))

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jfedsl.models.layers import Layer, Model
 from jfedsl.pruning import narrow
-from jfedsl.pruning.narrow import Plan
+from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import Form
 
 
@@ -49,7 +49,7 @@ def _zeroed(prefix: Model, plan: Plan, masks: Any, x: Any) -> Any:
 
 @cache
 def _traced(prefix: Model, x: tuple[int, ...]) -> Plan:
-    return narrow.trace(prefix, jax.ShapeDtypeStruct(x, jnp.float32))
+    return trace(prefix, jax.ShapeDtypeStruct(x, jnp.float32))
 
 
 def _statistics_of(own: list[Any]) -> Callable[..., Any]:

@@ -9,9 +9,8 @@ import pytest
 from helpers import assert_close, assert_equal, differs, setup
 
 from jfedsl.models import cnn, mlp
-from jfedsl.pruning import narrow
 from jfedsl.pruning.channels import channel_pruner
-from jfedsl.pruning.narrow import Plan
+from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import SCORES, Pruner
 from pruning import masked
 
@@ -21,7 +20,7 @@ every_score = pytest.mark.parametrize("score", SCORES)
 
 def small_plan(norm: str = "group") -> Plan:
     side = cnn(10, norm, (8, 16), 32)[:6]
-    return narrow.trace(side, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+    return trace(side, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
 
 
 def params_of(plan: Plan, seed: int) -> Any:
@@ -123,7 +122,7 @@ def test_what_a_client_keeps_is_weights_bias_norm_and_inputs_of_kept_channels() 
 
 def test_a_rung_that_leaves_nothing_names_the_layer() -> None:
     side = mlp(10, "none", (16, 4))[:3]
-    plan = narrow.trace(side, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+    plan = trace(side, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
     with pytest.raises(ValueError, match="0.1 leaves none of the 4 of dense2"):
         channel_pruner(plan, (0.9,), (1.0, 0.1))
     with pytest.raises(ValueError, match="0.1 leaves none of the 4 of conv1 in each of its 2 gr"):

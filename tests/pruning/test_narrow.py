@@ -13,7 +13,7 @@ from helpers import assert_close, assert_equal
 from jfedsl.models import blocks, cnn, layers, mlp, resnet18, small, vgg
 from jfedsl.models.layers import Model, from_function, from_linen
 from jfedsl.pruning import narrow
-from jfedsl.pruning.narrow import Axis, Plan
+from jfedsl.pruning.plan import Axis, Plan, trace
 from pruning import masked
 
 IMAGES = {"mlp": (8, 8, 1), "cnn": (9, 8, 2)}
@@ -41,7 +41,7 @@ class Case:
         side = model[: cut or len(model) - 1]
         image = IMAGES.get(name, (32, 32, 1))
         self.x = jax.random.normal(jax.random.key(1), (3, *image))
-        self.plan = narrow.trace(side, jax.ShapeDtypeStruct(self.x.shape, jnp.float32))
+        self.plan = trace(side, jax.ShapeDtypeStruct(self.x.shape, jnp.float32))
         fresh = jax.jit(lambda key: layers.init(side, key, self.x))(jax.random.key(0))
         # Scales, offsets, biases and statistics that differ between channels.
         draw = np.random.default_rng(2)
@@ -187,7 +187,7 @@ def test_channels_pass_pooling_and_flattening_and_end_at_a_residual_sum() -> Non
 
 
 def traced(*model: layers.Layer, x: tuple[int, ...] = (2, 4, 4, 3)) -> Plan:
-    return narrow.trace(model, jax.ShapeDtypeStruct(x, jnp.float32))
+    return trace(model, jax.ShapeDtypeStruct(x, jnp.float32))
 
 
 def test_a_users_module_joins_by_naming_its_width() -> None:

@@ -83,3 +83,27 @@ def test_labels_of_every_client(
     np.testing.assert_array_equal(mix.images[0].get_array(), counts)
     assert [bar.get_width() for bar in size.patches] == counts.sum(axis=1).tolist()
     assert max(len(mix.get_xticks()), len(mix.get_yticks())) <= 20
+
+
+def test_masks_show_overlap_and_what_is_kept_of_each_layer(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    made = [
+        {**row, "mask_overlap": 0.9 if i % 2 else None, "kept_conv1": 1.0, "kept_conv2": 0.5}
+        for i, row in enumerate(rows(6))
+    ]
+    figures.masks(made, "title", tmp_path / "masks.png")
+    moving, kept = drawn[0].axes
+    assert moving.lines[0].get_ydata().tolist() == [0.9, 0.9, 0.9]
+    assert {line.get_label(): set(line.get_ydata()) for line in kept.lines} == {
+        "conv1": {1.0}, "conv2": {0.5}
+    }  # fmt: skip
+
+
+def test_spread_shows_mean_and_range_over_seeds(drawn: list[Figure], tmp_path: Path) -> None:
+    curves = {"a": [[(1, 0.2), (2, 0.4)], [(1, 0.4), (2, 0.8)]], "b": [[(1, 0.1), (2, 0.2)]]}
+    figures.spread(curves, "title", tmp_path / "spread.png")
+    (axis,) = drawn[0].axes
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [0.3, 0.6])
+    assert [line.get_label() for line in axis.lines] == ["a", "b"]
+    assert len(axis.collections) == 2

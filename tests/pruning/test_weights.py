@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from jax import Array
 
-from jfedsl.pruning.pruner import SCOPES, SCORES, Pruner, PruningState, keep, weight_pruner
+from jfedsl.pruning.pruner import SCORES, Pruner, PruningState
+from jfedsl.pruning.weights import SCOPES, keep, weight_pruner
 
 RATES = (0.3, 0.0, 0.85, 0.3, 0.5)
 CLIENTS = len(RATES)
 PRUNABLE: Any = ({"bias": False, "kernel": True}, {}, {"kernel": True}, {"kernel": False})
-SIZES = [30, 24]
+SIZES = {"first": 30, "second": 24}
 every_score = pytest.mark.parametrize("score", SCORES)
 every_scope = pytest.mark.parametrize("scope", SCOPES)
 Masks = Any
@@ -39,7 +40,7 @@ def pruner(
     ramp: int = 0,
     rates: tuple[float, ...] = RATES,
 ) -> Pruner:
-    return weight_pruner(PRUNABLE, SIZES, rates, score, scope, ramp)
+    return weight_pruner((), PRUNABLE, SIZES, rates, score, scope, ramp)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -158,18 +159,18 @@ def test_clients_with_equal_rates_have_equal_numbers_and_equal_masks(score: str)
 @every_score
 def test_variants_are_numbered_from_zero(score: str) -> None:
     found = pruner(score)
-    assert found.variants == len(set(RATES))
     if score == "random":
         # No two clients share masks, whatever their rates.
         assert found.variant is None
     else:
         assert found.variant is not None
-        assert sorted(set(found.variant.tolist())) == list(range(found.variants))
+        assert sorted(set(found.variant.tolist())) == list(range(len(set(RATES))))
 
 
 @every_score
 def test_a_mask_takes_one_bit_a_prunable_weight_on_the_way_down(score: str) -> None:
-    assert pruner(score).mask_bits == sum(leaf.size for leaf in pick(model(0))) == sum(SIZES)
+    bits = pruner(score).mask_bits(masks_of(pruner(score), model(0)))
+    assert bits == sum(leaf.size for leaf in pick(model(0))) == sum(SIZES.values())
 
 
 RAMP = 4
@@ -193,7 +194,7 @@ def test_the_ramp_meets_the_cubic_formula_to_one_weight() -> None:
     for round_ in range(RAMP + 1):
         removed = (~flat(pick(masks_of(pruner(ramp=RAMP), model(0), round_)))).sum(1)
         rates = np.array(RATES) * (1 - (1 - round_ / RAMP) ** 3)
-        np.testing.assert_array_equal(removed, np.rint(rates * sum(SIZES)))
+        np.testing.assert_array_equal(removed, np.rint(rates * sum(SIZES.values())))
 
 
 def test_random_masks_differ_by_client_round_and_key_and_repeat_for_the_same() -> None:
@@ -300,11 +301,11 @@ def test_a_weight_that_was_pruned_can_come_back(score: str) -> None:
 @every_scope
 def test_a_part_without_prunable_weights_keeps_all(score: str, scope: str) -> None:
     params: Any = ({}, {"bias": jnp.ones(3)})
-    nothing = weight_pruner(({}, {"bias": False}), [], RATES, score, scope, RAMP)
+    nothing = weight_pruner((), ({}, {"bias": False}), {}, RATES, score, scope, RAMP)
     state = nothing.update(nothing.init(params), params, params, zeros_like(params))
     masks = masks_of(nothing, params, RAMP, state=state)
     assert_trees_equal(masks, ({}, {"bias": np.ones((CLIENTS, 3), bool)}))
-    assert nothing.mask_bits == 0
+    assert nothing.mask_bits(masks) == 0 and nothing.names == ()
 
 
 @every_score
@@ -329,7 +330,6 @@ def test_keep_zeroes_what_is_pruned_exactly_and_leaves_the_rest() -> None:
     expected = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), params, masks)
     assert_trees_equal(kept, expected)
     assert np.isfinite(np.asarray(kept[0]["kernel"])).all()
-    assert keep(params, None) is params
 
 
 def test_no_gradient_reaches_pruned_weights() -> None:

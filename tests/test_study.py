@@ -1,0 +1,34 @@
+"""Settings compared over seeds: a run each, a table, a picture, and again from where it was."""
+
+from pathlib import Path
+
+import pytest
+from helpers import plain
+
+from jfedsl.errors import UserError
+from jfedsl.study import compare, report, table
+
+
+def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
+    base = plain(rounds=2, clients=2, workdir=str(tmp_path))
+    settings = {"dense": {}, "half of it": {"prune_kind": "channel", "prune_rate": (0.5,)}}
+    outcomes = compare(base, settings, (0, 1))
+    assert [outcome.name for outcome in outcomes] == list(settings)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dense", "half_of_it"]
+    assert all(len(outcome.summaries) == len(outcome.accuracy) == 2 for outcome in outcomes)
+    text = report(base, outcomes, "title")
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    dense, half = text.splitlines()[2:]
+    final = [s["final_accuracy"] for s in outcomes[0].summaries]
+    assert f"| dense | {sum(final) / 2:.4f} ({min(final):.4f} to {max(final):.4f}) |" in dense
+    # 64 * 256 multiply-adds forward and for the gradient by the weights.
+    assert dense.endswith("| 0.066 |") and half.endswith("| 0.033 |")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.csv")}
+    again = compare(base, settings, (0, 1))
+    assert table(again) == text and len(before) == 4
+
+
+def test_a_study_needs_a_folder() -> None:
+    with pytest.raises(UserError, match="--workdir=: allowed is a folder for the study"):
+        compare(plain(), {"dense": {}}, (0,))
