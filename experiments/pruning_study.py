@@ -1,6 +1,6 @@
 """Accuracy, bytes and client arithmetic against pruning rate, for weights and for channels.
 
-python experiments/pruning_study.py --flagfile=experiments/presets/pruning_study.flags
+python experiments/pruning_study.py --flagfile=experiments/studies/pruning.flags
 
 Leaves a table and a picture in --workdir; the same command goes on after an interruption.
 """

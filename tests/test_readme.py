@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import image_sets
 import pytest
@@ -112,6 +113,21 @@ def test_presets_run(preset, tmp_path, generated):
     script("train").main(parse([f"--flagfile={preset}", *few]))
     rows = metrics.read(tmp_path / "run" / "metrics.csv")
     assert [row["round"] for row in rows] == [1, 2]
+
+
+def test_the_pruning_study_compares_its_settings(tmp_path, generated, capsys, monkeypatch):
+    study = script("pruning_study")
+    preset = ROOT / "experiments" / "studies" / "pruning.flags"
+    first = f"# python experiments/pruning_study.py --flagfile={preset.relative_to(ROOT)}"
+    assert preset.read_text().splitlines()[0] == first
+    monkeypatch.setattr(study, "SETTINGS", dict(list(study.SETTINGS.items())[1:2]))
+    few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
+    where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
+    config = parse([f"--flagfile={preset}", *few, *where])
+    monkeypatch.setattr(study, "_SEEDS", SimpleNamespace(value=["3"]))
+    study.main(config)
+    assert "| channel 0.25 | 0." in capsys.readouterr().out
+    assert (tmp_path / "study" / "channel_0.25" / "seed_3" / "masks.png").exists()
 
 
 def test_train_prints_its_table_and_picture(tmp_path, capsys):
