@@ -130,7 +130,7 @@ def _kept_share(masks: Any) -> float:
 
 
 def _of_one(experiment: Experiment, client: Any) -> dict[str, float]:
-    """FLOPs by XLA's analysis, and bytes of parameters, moments and what backward passes need."""
+    """FLOPs by XLA's analysis, and bytes that the backward pass needs."""
     scheme, form = experiment.scheme, _forms(experiment)[0]
     shape = (scheme.batch_size, *experiment.image.shape)
 

@@ -13,6 +13,7 @@ from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
 from jfedsl.models import ZOO, layers
+from jfedsl.protocol.client_side import chunk_of
 
 _BATCHES = 4  # mini-batches of each client
 
@@ -91,7 +92,7 @@ class Ours:
         memory: Any = self._run.memory_analysis()
         self.facts: dict[str, Any] = {
             "framework": "jfedsl",
-            "client_chunk": experiment.scheme.chunk,
+            "client_chunk": chunk_of(experiment.scheme, options.clients),
             "compile_seconds": seconds,
             "matmul_peak_flops": _matmul_peak(options.compute_dtype),
             "peak_memory_bytes": memory.argument_size_in_bytes
@@ -99,7 +100,7 @@ class Ours:
             - memory.alias_size_in_bytes
             + memory.temp_size_in_bytes,
             "least_memory_bytes": _bytes((self._state, experiment.data))
-            + _activations(options, experiment.scheme.chunk),
+            + _activations(options, chunk_of(experiment.scheme, options.clients)),
             "device_kind": jax.devices()[0].device_kind,
             "versions": {"jax": jax.__version__},
         }

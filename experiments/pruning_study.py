@@ -13,7 +13,7 @@ from jfedsl.config import Config
 from jfedsl.runtime.script import run
 from jfedsl.study import compare, report
 
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
+_SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "dense": {"prune_kind": "none"},
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
-    outcomes = compare(config, SETTINGS, [int(seed) for seed in _SEEDS.value])
+    outcomes = compare(config, SETTINGS, _SEEDS.value)
     title = f"{config.model} on {config.dataset}, {config.clients} clients"
     print(f"\n{report(config, outcomes, title)}")
 

@@ -9,7 +9,7 @@ def main(config: Config) -> None:
     """Trains and prints what came of it."""
     summary = train(config)
     print(f"\n{table(summary)}")
-    print(f"\npictures: curves.png, traffic.png and labels.png in {summary['workdir']}")
+    print(f"\npictures: *.png in {summary['workdir']}")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ LADDER = Allowed(
     ),
 )
 CAPACITY = Allowed(
-    "relative compute in (0, 1]: one number for each client, separated by commas, "
-    "or a range such as 0.25-1",
+    "relative compute in (0, 1]: one number, or one for each client, separated by commas, or a "
+    "range such as 0.25-1",
     lambda text: text == "" or policy.parse(text) is not None,
 )
 POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))

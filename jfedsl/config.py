@@ -114,7 +114,9 @@ class Config:
         "", "Compute of clients relative to one for the dense model; a range is spread evenly over "
         "clients in a random order. For --prune_policy=by_resource.", CAPACITY,
     )  # fmt: skip
-    prune_score: str = _knob("magnitude", "What decides which weights stay.", OneOf(SCORES))
+    prune_score: str = _knob(
+        "magnitude", "What decides which weights or channels stay.", OneOf(SCORES)
+    )
     prune_scope: str = _knob(
         "global",
         "Rank all client-side weights together or within layers; channels always within.",
@@ -212,8 +214,10 @@ class Config:
                 f"one rate, or --clients={self.clients} of them, not {len(self.prune_rate)}"
             )
             raise flag_error("prune_rate", shown(self.prune_rate), allowed_text)
-        if (self.prune_policy == "by_resource") != bool(self.client_capacity):
-            allowed_text = f"given with --prune_policy=by_resource only ({CAPACITY.text})"
+        if self.prune_policy == "by_resource" and not self.client_capacity:
+            raise flag_error("client_capacity", "", CAPACITY.text)
+        if self.prune_policy == "uniform" and self.client_capacity:
+            allowed_text = "nothing with --prune_policy=uniform"
             raise flag_error("client_capacity", self.client_capacity, allowed_text)
         if self.prune_policy == "by_resource" and self.prune_kind == "none":
             raise flag_error("prune_policy", self.prune_policy, "uniform with --prune_kind=none")

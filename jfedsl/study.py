@@ -23,12 +23,12 @@ class Outcome(NamedTuple):
     Attributes:
       name: of the setting.
       summaries: as in summary.json.
-      accuracy: test accuracy by round, `[(round, accuracy), ...]` of each run.
+      curves: (round, megabytes sent so far, test accuracy) at the evaluations of each run.
     """
 
     name: str
     summaries: list[dict[str, Any]]
-    accuracy: list[list[tuple[int, float]]]
+    curves: list[figures.Curve]
 
 
 def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]) -> list[Outcome]:
@@ -46,17 +46,19 @@ def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int])
         raise flag_error("workdir", "", "a folder for the study")
     outcomes = []
     for name, changes in settings.items():
-        summaries, accuracy = [], []
+        summaries, curves = [], []
         for seed in seeds:
             folder = Path(base.workdir) / name.replace(" ", "_") / f"seed_{seed}"
             config = dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
             summaries.append(train(config))
             rows = [r for r in read(folder / "metrics.csv") if r["test_accuracy"] is not None]
-            accuracy.append([(row["round"], row["test_accuracy"]) for row in rows])
+            curves.append(
+                [(r["round"], r["cumulative_bytes"] / 1e6, r["test_accuracy"]) for r in rows]
+            )
             final = summaries[-1]["final_accuracy"]
             if base.progress != "none":
                 print(f"{name}, seed {seed}: test accuracy {final:.4f}", flush=True)
-        outcomes.append(Outcome(name, summaries, accuracy))
+        outcomes.append(Outcome(name, summaries, curves))
     return outcomes
 
 
@@ -82,6 +84,6 @@ def report(base: Config, outcomes: Sequence[Outcome], title: str) -> str:
     """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table."""
     folder, text = Path(base.workdir), table(outcomes)
     write_atomically(folder / "table.md", text + "\n")
-    curves = {name: accuracy for name, _, accuracy in outcomes}
+    curves = {name: runs for name, _, runs in outcomes}
     figures.spread(curves, title, folder / "accuracy.png")
     return text

@@ -19,9 +19,11 @@ WRONG = [
     ({"prune_kind": "filter"}, "--prune_kind=filter: allowed is one of none, mask, channel"),
     ({"prune_ladder": (1.0, 0.0)}, "--prune_ladder=1,0: allowed is distinct fractions in (0, 1]"),
     ({"prune_ladder": (0.5, 0.5)}, "--prune_ladder=0.5,0.5: allowed is distinct fractions"),
-    ({"prune_rate": (0.1, 0.2)}, "one rate, or --clients=10 of them, not 2"),
-    ({"prune_policy": "by_resource"}, "--client_capacity=: allowed is given with --prune_policy="),
-    ({"client_capacity": "0.5"}, "--client_capacity=0.5: allowed is given with --prune_policy=by"),
+    ({"prune_policy": "by_resource"}, "--client_capacity=: allowed is relative compute in (0, 1]"),
+    (
+        {"client_capacity": "0.5"},
+        "--client_capacity=0.5: allowed is nothing with --prune_policy=un",
+    ),
     (
         {"prune_policy": "by_resource", "client_capacity": "0.5,1"},
         "--client_capacity=0.5,1: allowed is one for all, --clients=10 of them, or a range",

@@ -177,9 +177,7 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
     result = assess(run)
     first, model = evaluation.distinct_models(scheme, run.state)
     assert sum(map(len, first)) == (1 if changes == {"prune_kind": "none"} else 5)
-    rows = evaluation.class_accuracies(
-        scheme, data, run.experiment.key, run.state, test, first
-    )
+    rows = evaluation.class_accuracies(scheme, data, run.experiment.key, run.state, test, first)
     examples = np.bincount(load("digits", "").test.labels)
     accuracies = np.asarray(rows) @ examples / examples.sum()
     assert accuracies[model].mean() == pytest.approx(result["test_accuracy"], abs=1e-6)

@@ -15,7 +15,7 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     outcomes = compare(base, settings, (0, 1))
     assert [outcome.name for outcome in outcomes] == list(settings)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dense", "half_of_it"]
-    assert all(len(outcome.summaries) == len(outcome.accuracy) == 2 for outcome in outcomes)
+    assert all(len(outcome.summaries) == len(outcome.curves) == 2 for outcome in outcomes)
     text = report(base, outcomes, "title")
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")

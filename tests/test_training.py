@@ -145,7 +145,7 @@ def test_rates_become_rungs_and_the_log_says_so(tmp_path, capsys):
     changes = {**MOVING, "prune_rate": (0.45,), "prune_ramp_rounds": 0, "rounds": 1}
     training.train(small(tmp_path / "rungs", **changes, progress="lines"))
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1] == "prune_rate 0.45: 4 clients keep 0.5 of the channels"
+    assert printed[1] == "pruning rate 0.45: 4 clients keep 0.5 of the channels"
     flops = json.loads((tmp_path / "rungs" / "summary.json").read_text())["client_flops"]
     dense = 2 * 2 * 64 * 256
     assert flops == {"dense": dense, "pruned": dense / 2}
@@ -155,15 +155,16 @@ def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path
     changes = {**MOVING, "prune_policy": "by_resource", "client_capacity": "1,0.5,0.6,0.1"}
     experiment = build(small(tmp_path, **changes))
     assert experiment.notes == [
-        "client_capacity: 1 below 0.25, the narrowest rung's FLOPs",
-        "prune_rate 0: 1 client keeps 1 of the channels",
-        "prune_rate 0.5: 2 clients keep 0.5 of the channels",
-        "prune_rate 0.75: 1 client keeps 0.25 of the channels",
+        "client_capacity: 1 below 0.25 get the narrowest rung all the same",
+        "pruning rate 0: 1 client keeps 1 of the channels",
+        "pruning rate 0.5: 2 clients keep 0.5 of the channels",
+        "pruning rate 0.75: 1 client keeps 0.25 of the channels",
     ]
     assert [g.tolist() for g in experiment.scheme.pruner.groups] == [[0], [1, 2], [3]]
     assert experiment.client_flops.pruned == 2 * 2 * 64 * 256 * (1 + 0.5 + 0.5 + 0.25) / 4
-    masks = build(small(tmp_path, **{**changes, "prune_kind": "mask"})).scheme.pruner.variant
-    assert masks is None, "random masks are each client's own"
+    masked = {**changes, "prune_kind": "mask", "prune_score": "magnitude", "prune_ramp_rounds": 0}
+    masks = build(small(tmp_path, **masked)).init().clients.masks[1]["Dense_0"]["kernel"]
+    np.testing.assert_allclose(masks.mean((1, 2)), [1, 0.5, 0.6, 0.1], atol=1e-4)
 
 
 def test_a_finished_run_changes_nothing(finished):

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -223,18 +223,11 @@ def _scheme(
         aggregation=config.aggregation,
         statistics=config.batch_norm_statistics,
         client_optimizer_state=config.client_optimizer_state,
-        chunk=_chunk(config, own),
+        chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
         remat=config.remat_clients,
     )
-
-
-def _chunk(config: Config, own: Any) -> int:
-    """Clients computed at once; with recomputation at most a quarter, as it needs a loop."""
-    chunk = config.client_chunk or default_chunk(jax.default_backend(), own, config.clients)
-    quarter = max(1, (config.participants or config.clients) // 4)
-    return min(chunk, quarter) if config.remat_clients else chunk
 
 
 def _links(config: Config) -> Links:

@@ -124,7 +124,9 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         rates = policy.rates_within(capacities, ladder, (each / dense).tolist())
         slow, least = int(np.sum(capacities < each.min() / dense)), each.min() / dense
         if slow:
-            notes.append(f"client_capacity: {slow} below {least:.3g}, the narrowest rung's FLOPs")
+            notes.append(
+                f"client_capacity: {slow} below {least:.3g} get the narrowest rung all the same"
+            )
     made = channel_pruner(
         plan, rates.tolist(), ladder, config.prune_score, config.prune_ramp_rounds,
         config.aggregate_every,

@@ -92,9 +92,17 @@ def _map(
     groups = by_group(scheme, rows)
     extra = [()] * len(groups) if backs is None else [(back,) for back in backs]
     return [
-        map_clients(partial(function, form), scheme.chunk)(*own, *more)
-        for form, own, more in zip(forms, groups, extra, strict=True)
+        map_clients(partial(function, form), chunk_of(scheme, size))(*own, *more)
+        for form, size, own, more in zip(forms, scheme.group_sizes, groups, extra, strict=True)
     ]
+
+
+def chunk_of(scheme: Scheme, clients: int) -> int:
+    """How many clients of a group to compute at once.
+
+    With recomputation at most a quarter: only in a loop does XLA really compute a pass twice.
+    """
+    return min(scheme.chunk, max(1, clients // 4)) if scheme.remat else scheme.chunk
 
 
 def forward_one(

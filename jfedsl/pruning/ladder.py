@@ -69,6 +69,7 @@ def schedule(
 ) -> Schedule:
     """Groups the clients and lists the layouts that occur.
 
+    Rates become those of their rungs before they grow, so that there are no more groups than rungs.
     Each group changes its rung at most once a rung, as its rate only grows.
 
     Args:
@@ -77,7 +78,8 @@ def schedule(
       ramp_rounds: rounds over which the rates grow from 0.
       period: rounds between aggregations, the only moments at which a rung changes.
     """
-    rungs = nearest_rung(cubic_ramp(np.asarray(rates, np.float64), ramp_rounds), ladder)
+    final = 1.0 - np.asarray(ladder, np.float64)[nearest_rung(np.asarray(rates), ladder)]
+    rungs = nearest_rung(cubic_ramp(final, ramp_rounds), ladder)
     starts = np.arange(ramp_rounds + 1) // period * period
     starts[-1] = ramp_rounds  # of every later period
     columns, member = np.unique(rungs[starts], axis=1, return_inverse=True)
@@ -95,5 +97,5 @@ def report(rates: np.ndarray, ladder: Sequence[float]) -> list[str]:
         own = rates[rungs == index]
         asked = f"{own.min():g}" if own.min() == own.max() else f"{own.min():g} to {own.max():g}"
         who = "1 client keeps" if len(own) == 1 else f"{len(own)} clients keep"
-        lines.append(f"prune_rate {asked}: {who} {ladder[index]:g} of the channels")
+        lines.append(f"pruning rate {asked}: {who} {ladder[index]:g} of the channels")
     return lines

@@ -82,9 +82,8 @@ def trace(model: Model, x: jax.ShapeDtypeStruct) -> Plan:
         shapes = _shapes(layer, x)
         found = [_follow(layer, shapes, x, axis, sources[axis.source]) for axis in carried]
         if layer.channels is not None:
-            size, groups, wider = layer.channels
-            found.append(_doubled(shapes, _shapes(wider(2 * size), x), len(sources), size))
-            sources.append(Source(number, layer.name, size, groups))
+            found.append(_own(layer, shapes, x, len(sources)))
+            sources.append(Source(number, layer.name, *layer.channels[:2]))
         each = zip(*found, strict=True) if found else [() for _ in jax.tree.leaves(shapes)]
         axes = [tuple(axis for part in parts for axis in part) for parts in each]
         split = len(jax.tree.leaves(shapes.params))
@@ -127,6 +126,29 @@ def _doubled(shapes: _Shapes, wide: _Shapes, source: int, count: int) -> list[Ax
     ]
 
 
+def _check_doubled(layer: Layer, shapes: _Shapes, wide: _Shapes, size: int) -> None:
+    """Raises ValueError unless every axis that changes doubles, and is made of the channels."""
+    for leaf, more in zip(jax.tree.leaves(shapes), jax.tree.leaves(wide), strict=True):
+        for n, m in zip(leaf.shape, more.shape, strict=True):
+            if n != m and (m != 2 * n or n % size):
+                raise ValueError(f"{layer.name} has {n} where twice the channels make {m}")
+
+
+def _own(layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, source: int) -> list[Axes]:
+    """Where a layer's own channels lie."""
+    assert layer.channels is not None
+    size, _, wider = layer.channels
+    wide = _shapes(wider(2 * size), x)
+    _check_doubled(layer, shapes, wide, size)
+    axes = _doubled(shapes, wide, source, size)
+    leaves = zip(jax.tree.leaves(shapes.params), axes, strict=False)
+    if not any(leaf.ndim > 1 and (leaf.ndim - 1, source, 1) in own for leaf, own in leaves):
+        raise ValueError(
+            f"{layer.name} has no weights with its {size} channels along the last axis"
+        )
+    return axes
+
+
 def _follow(
     layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, axis: Axis, source: Source
 ) -> list[Axes]:
@@ -143,21 +165,23 @@ def _follow(
             f"{layer.name} cannot take other than all {source.size} channels of {source.name} "
             f"({reason[:200]})"
         ) from error
+    _check_doubled(layer, shapes, wide, source.size)
     axes = _doubled(shapes, wide, axis.source, source.size)
-    if axes[-1] and not jax.tree.leaves(shapes.params):
-        _check_order(layer, x, source)
+    if axes[-1]:
+        _check_order(layer, shapes, x, source)
     return axes
 
 
-def _check_order(layer: Layer, x: jax.ShapeDtypeStruct, source: Source) -> None:
-    """A layer without parameters may reshape, if it leaves the channels last and apart."""
+def _check_order(layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, source: Source) -> None:
+    """A layer may pool, reshape or scale, if it leaves the channels last and apart."""
 
     def first(size: int) -> np.ndarray:
         return np.arange(size) % source.size == 0
 
     marked = np.where(first(x.shape[-1]), np.nan, np.zeros(x.shape, np.float32))
     with jax.ensure_compile_time_eval():
-        y, _ = layer.apply({}, {}, jnp.asarray(marked, jnp.float32), False)
+        ones = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
+        y, _ = layer.apply(ones.params, ones.stats, jnp.asarray(marked, jnp.float32), False)
         reached = np.isnan(y)
     if not np.array_equal(reached, np.broadcast_to(first(y.shape[-1]), y.shape)):
         raise ValueError(f"{layer.name} does not keep the channels of {source.name} apart")

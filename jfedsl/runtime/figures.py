@@ -89,30 +89,34 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
     _save(figure, title, path)
 
 
-def spread(
-    curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], title: str, path: Path
-) -> None:
-    """Draws test accuracy against round for settings, mean and range over seeds, as a PNG.
+Curve = Sequence[tuple[int, float, float]]
+
+
+def spread(curves: Mapping[str, Sequence[Curve]], title: str, path: Path) -> None:
+    """Draws test accuracy against round and megabytes, mean and range over seeds, as a PNG.
 
     Args:
-      curves: for each setting the points of every seed, at the same rounds.
+      curves: for each setting (round, megabytes sent so far, accuracy) of every seed, at the same
+        rounds.
       title: over the picture.
       path: of the picture.
     """
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for name, runs in curves.items():
-        points = np.array(runs)  # [seeds, evaluations, 2]
-        rounds, accuracy = points[0, :, 0], points[:, :, 1]
-        (line,) = axis.plot(rounds, accuracy.mean(axis=0), marker=".", label=name)
-        axis.fill_between(
-            rounds, accuracy.min(axis=0), accuracy.max(axis=0), color=line.get_color(), alpha=0.15
-        )
-    axis.set_xlabel("round")
-    axis.set_ylabel("test accuracy")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(alpha=0.3)
-    axis.legend(loc="lower right")
+        points = np.array(runs)  # [seeds, evaluations, 3]
+        accuracy = points[:, :, 2]
+        for column, axis in enumerate(axes):
+            x = points[:, :, column].mean(axis=0)
+            (line,) = axis.plot(x, accuracy.mean(axis=0), marker=".", label=name)
+            low, high = accuracy.min(axis=0), accuracy.max(axis=0)
+            axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+    for axis, label in zip(axes, ("round", "megabytes sent, all streams"), strict=True):
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylabel("test accuracy")
+    axes[0].legend(loc="lower right")
     _save(figure, title, path)
 
 

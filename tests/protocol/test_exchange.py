@@ -108,13 +108,17 @@ def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
     assert_equal(other.params, unequal[0].params)
 
 
-@pytest.mark.parametrize("chunk", [1, 12])
-def test_computing_the_forward_pass_again_changes_nothing_but_memory(chunk):
+@pytest.mark.parametrize(
+    ("chunk", "changes"),
+    [(12, {}), (1, {"prune_kind": "channel", "prune_rate": (0.5,) * 6 + (0.25,) * 6})],
+    ids=str,
+)
+def test_computing_the_forward_pass_again_changes_nothing_but_memory(chunk, changes):
     states, held = [], []
     for remat in (False, True):
         experiment, state, _ = setup(
-            model="cnn", client_chunk=chunk, clients=12, prune_kind="mask", dropout_rate=0.2,
-            norm="batch", aggregate_every=2, smashed_bits=8, remat_clients=remat,
+            model="cnn", client_chunk=chunk, clients=12, dropout_rate=0.2, norm="batch",
+            aggregate_every=2, smashed_bits=8, remat_clients=remat, **changes,
         )  # fmt: skip
         arguments = (experiment.data, experiment.key, state, 1)
         run = experiment.rounds(1).lower(*arguments).compile()

@@ -133,8 +133,6 @@ PROTOCOL: dict[str, Any] = {
     "prune_kind": "channel",
     "prune_rate": (0.5, 0.25, 0.5, 0.5),
     "dropout_rate": 0.3,
-    "cut_gradient_bits": 8,
-    "client_gradient_bits": 12,
     "aggregate_every": 2,
     "local_steps": 2,
     "rounds": 6,
@@ -148,8 +146,12 @@ PROTOCOL: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("model", "norm", "optimizer", "more"),
     [
-        ("cnn", "group", "sgd", {"cut": "dense", "momentum": 0.9, "weight_decay": 0.01}),
+        ("mlp", "group", "sgd", {"cut": "dense2", "momentum": 0.9, "weight_decay": 0.01}),
         ("mlp", "batch", "adam", {"client_optimizer_state": "average", "participants": 3}),
+        pytest.param(
+            *("cnn", "group", "sgd", {"cut": "dense", "momentum": 0.9, "prune_score": "taylor"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
@@ -178,13 +180,13 @@ def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
     _, expected, expected_records = run()
     assert_equal(narrowed.clients.masks, expected.clients.masks)
     for actual, wanted in zip(records, expected_records, strict=True):
-        np.testing.assert_allclose(actual.losses, wanted.losses, rtol=1e-2)
+        np.testing.assert_allclose(actual.losses, wanted.losses, rtol=1e-3)
         for stream in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
             name = f"{stream}_bytes"
             np.testing.assert_array_equal(getattr(actual, name), getattr(wanted, name))
-    # Rounding tips a quantized gradient now and then by a level.
-    assert_close(narrowed.aggregator.params, expected.aggregator.params, rtol=1e-2, atol=3e-3)
-    assert_close(narrowed.aggregator.stats, expected.aggregator.stats, rtol=1e-2, atol=3e-3)
+    assert_close(narrowed.aggregator.params, expected.aggregator.params, rtol=1e-3, atol=1e-4)
+    assert_close(narrowed.aggregator.stats, expected.aggregator.stats, rtol=1e-3, atol=1e-4)
+    assert_close(narrowed.clients.optimizer, expected.clients.optimizer, rtol=1e-2, atol=1e-4)
     assert len(experiment.scheme.group_sizes) == 2
     moved = experiment.init().clients.masks
     assert differs(moved, narrowed.clients.masks), "masks have to move to be tested"

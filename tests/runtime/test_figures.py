@@ -101,9 +101,13 @@ def test_masks_show_overlap_and_what_is_kept_of_each_layer(
 
 
 def test_spread_shows_mean_and_range_over_seeds(drawn: list[Figure], tmp_path: Path) -> None:
-    curves = {"a": [[(1, 0.2), (2, 0.4)], [(1, 0.4), (2, 0.8)]], "b": [[(1, 0.1), (2, 0.2)]]}
+    curves = {
+        "a": [[(1, 5.0, 0.2), (2, 9.0, 0.4)], [(1, 7.0, 0.4), (2, 11.0, 0.8)]],
+        "b": [[(1, 3.0, 0.1), (2, 6.0, 0.2)]],
+    }
     figures.spread(curves, "title", tmp_path / "spread.png")
-    (axis,) = drawn[0].axes
-    np.testing.assert_allclose(axis.lines[0].get_ydata(), [0.3, 0.6])
-    assert [line.get_label() for line in axis.lines] == ["a", "b"]
-    assert len(axis.collections) == 2
+    by_round, by_megabytes = drawn[0].axes
+    np.testing.assert_allclose(by_round.lines[0].get_ydata(), [0.3, 0.6])
+    np.testing.assert_allclose(by_megabytes.lines[0].get_xdata(), [6.0, 10.0])
+    assert [line.get_label() for line in by_round.lines] == ["a", "b"]
+    assert len(by_round.collections) == len(by_megabytes.collections) == 2
