@@ -46,7 +46,8 @@ def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int])
         raise flag_error("workdir", "", "a folder for the study")
     outcomes = []
     for name, changes in settings.items():
-        summaries, curves = [], []
+        summaries: list[dict[str, Any]] = []
+        curves: list[figures.Curve] = []
         for seed in seeds:
             folder = Path(base.workdir) / name.replace(" ", "_") / f"seed_{seed}"
             config = dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
