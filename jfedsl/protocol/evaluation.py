@@ -61,8 +61,8 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
     """Evaluates the participants' client-side models, merged by the rule of aggregation.
 
     No dropout, no quantizer. Where participants differ in their masks or in statistics they keep to
-    themselves, the weighted mean over the distinct models. (Statistics that clients keep of channels
-    they do not have are as old as the channel's removal; test_accuracy_dense uses them.)
+    themselves, the weighted mean over the distinct models. (Local statistics of a channel that a
+    client does not have are as old as its removal; test_accuracy_dense uses them.)
     """
     clients, share, merged = merge_participants(scheme, data.partition, state)
     own_statistics = scheme.statistics == "local"
