@@ -178,6 +178,6 @@ def test_interrupting_says_how_to_go_on(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
-    assert process.returncode == 130 and error == (
-        "error: interrupted; the same command with the run's --workdir resumes\n"
-    )
+    # In the middle of a save Orbax warns of what it did not await.
+    line = "error: interrupted; the same command with the run's --workdir resumes\n"
+    assert process.returncode == 130 and line in error and "Traceback" not in error

@@ -115,6 +115,7 @@ def test_presets_run(preset, tmp_path, generated):
     assert [row["round"] for row in rows] == [1, 2]
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_the_pruning_study_compares_its_settings(tmp_path, generated, capsys, monkeypatch):
     study = script("pruning_study")
     preset = ROOT / "experiments" / "studies" / "pruning.flags"

@@ -161,7 +161,6 @@ def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
         {"prune_kind": "none"},
         {"prune_score": "random"},
         {"norm": "batch", "batch_norm_statistics": "local"},
-        {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"},
     ],
     ids=str,
 )

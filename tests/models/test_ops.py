@@ -255,7 +255,7 @@ def products(x: Any, w: Any) -> dict[str, int]:
         ("cpu", (8, 32, 32, 3), 16, True),
         ("cpu", (8, 32, 31, 3), 16, False),
         ("cpu", (8, 32, 32, 5), 16, False),
-        ("cpu", (8, 32, 32, 3), 17, False),
+        ("cpu", (8, 32, 32, 3), 33, False),
         ("gpu", (8, 32, 32, 3), 16, False),
     ],
 )
