@@ -91,8 +91,8 @@ def _steps(
     scheme, forms = experiment.scheme, _forms(experiment)
 
     def one(clients: Any, number: Any) -> tuple[Any, None]:
-        _, stats, backs = client_side.forward(scheme, forms, clients, images)
-        own = client_side.backward(scheme, forms, clients, images, backs, gradient)
+        _, stats, backs = client_side.forward(scheme, forms, clients, images, keys)
+        own = client_side.backward(scheme, forms, clients, images, backs, gradient, keys)
         return client_side.step(scheme, clients.replace(stats=stats), own, keys, number), None
 
     return lax.scan(one, clients, jnp.arange(count, dtype=jnp.int32))[0]
@@ -135,7 +135,7 @@ def _of_one(experiment: Experiment, client: Any) -> dict[str, float]:
     shape = (scheme.batch_size, *experiment.image.shape)
 
     def run(client: Any, images: Any) -> Any:
-        return client_side.forward_one(scheme, form, client, images)
+        return client_side.forward_one(scheme, form, client, images, experiment.key)
 
     def both(client: Any, images: Any) -> Any:
         y, back, stats = run(client, images)

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from jfedsl.compression.quantization import LEAST_BITS
-from jfedsl.pruning import policy
-
-OFF_BITS, MOST_BITS = 32, 16
+from jfedsl import per_client
+from jfedsl.compression.message import FLOAT_BITS
+from jfedsl.compression.table import LEAST_BITS, MOST_BITS
 
 
 class Allowed(NamedTuple):
@@ -41,6 +40,22 @@ def whole(least: int, most: int = MOST) -> Allowed:
 
 
 COUNT = whole(1)
+
+
+def _numbers(text: str, test: Callable[[float], bool]) -> bool:
+    """Whether a text is one number, several or a range, and all of them suit."""
+    found = per_client.parse(text)
+    return found is not None and all(map(test, found.values))
+
+
+def _are_bits(text: str) -> bool:
+    """Whether a text is bits of quantizers; 32 is no end of a range."""
+    found = per_client.parse(text)
+    off = () if found is None or found.is_range else (FLOAT_BITS,)
+    usual = range(LEAST_BITS["uniform"], MOST_BITS + 1)
+    return _numbers(text, lambda value: value in usual or value in off)
+
+
 RATE = Allowed("a rate in [0, 1)", lambda value: 0 <= value < 1)
 RATES = Allowed(
     "a rate in [0, 1), or one for each client, separated by commas",
@@ -55,13 +70,18 @@ LADDER = Allowed(
 CAPACITY = Allowed(
     "relative compute in (0, 1]: one number, or one for each client, separated by commas, or a "
     "range such as 0.25-1",
-    lambda text: text == "" or policy.parse(text) is not None,
+    lambda text: text == "" or _numbers(text, lambda value: 0 < value <= 1),
 )
 POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
 
 
+EACH = "; or one for each client, separated by commas, or a range such as"
 BITS = Allowed(
-    f"{LEAST_BITS['uniform']} (qsgd: {LEAST_BITS['qsgd']}) to {MOST_BITS}, or {OFF_BITS} for off",
-    lambda value: LEAST_BITS["uniform"] <= value <= MOST_BITS or value == OFF_BITS,
+    f"{LEAST_BITS['uniform']} (qsgd: {LEAST_BITS['qsgd']}) to {MOST_BITS}, or {FLOAT_BITS} for "
+    f"off{EACH} 4-8",
+    _are_bits,
+)
+DROPOUT_RATES = Allowed(
+    f"a rate in [0, 1){EACH} 0.1-0.5", lambda text: _numbers(text, lambda value: 0 <= value < 1)
 )

@@ -4,13 +4,14 @@ import dataclasses
 import json
 from typing import Any
 
+from jfedsl import checks, links
 from jfedsl.allowed import (
     ANY,
     BITS,
     CAPACITY,
     COUNT,
+    DROPOUT_RATES,
     LADDER,
-    MOST,
     NOT_NEGATIVE,
     POSITIVE,
     RATE,
@@ -19,7 +20,7 @@ from jfedsl.allowed import (
     OneOf,
     whole,
 )  # fmt: skip
-from jfedsl.compression.quantization import LEAST_BITS, QUANTIZERS
+from jfedsl.compression.table import LEAST_BITS
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
@@ -29,7 +30,6 @@ from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
 from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
-from jfedsl.pruning import policy
 from jfedsl.pruning.pruner import SCORES
 from jfedsl.pruning.weights import SCOPES
 
@@ -37,6 +37,9 @@ PRUNE_KINDS = ("none", "mask", "channel")
 PRUNE_POLICIES = ("uniform", "by_resource")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 PROGRESS = ("auto", "bar", "lines", "none")
+CLIENT_BACKWARDS = ("float", "int8")
+
+Shorthand = str | float | None
 
 
 def _knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:
@@ -125,17 +128,45 @@ class Config:
     prune_ramp_rounds: int = _knob(
         0, "Rounds over which the rate grows from 0 on a cubic ramp.", whole(0, 10_000)
     )
-    dropout_rate: float = _knob(
-        0.2, "Probability that an entry of the activation at the cut is not sent.", RATE
+    smashed: str = _knob(
+        "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
+        "of --dropout_rate and --smashed_bits.",
+    )  # fmt: skip
+    cut_gradient: str = _knob(
+        "", "Compressors of the gradient at the cut, downlink; instead of --cut_gradient_bits."
     )
-    quantizer: str = _knob("uniform", "Kind of every quantizer.", OneOf(tuple(QUANTIZERS)))
+    client_gradient: str = _knob(
+        "", "Compressors of clients' weight gradients, which stay there; instead of "
+        "--client_gradient_bits.",
+    )  # fmt: skip
+    model_up: str = _knob(
+        "", "Compressors of clients' model updates, uplink; instead of --model_bits."
+    )
+    model_down: str = _knob(
+        "", "Compressors of the model's change since a client last received it, downlink."
+    )
+    dropout_rate: Shorthand = _knob(
+        None, "Probability that an entry of the activation at the cut is not sent. Default 0.2.",
+        DROPOUT_RATES,
+    )  # fmt: skip
+    quantizer: str = _knob("uniform", "Kind of quantizer that bits choose.", OneOf(LEAST_BITS))
     bucket_size: int = _knob(
-        512, "Entries that share a quantizer's header; 0 for whole tensors.", whole(0)
+        512,
+        "Entries that share the header of a quantizer that bits choose; 0 for whole tensors.",
+        whole(0),
     )
-    cut_gradient_bits: int = _knob(8, "Bits an entry of the gradient at the cut, downlink.", BITS)
-    client_gradient_bits: int = _knob(8, "Bits an entry of clients' weight gradients.", BITS)
-    smashed_bits: int = _knob(32, "Bits an entry of the activation at the cut, uplink.", BITS)
-    model_bits: int = _knob(32, "Bits an entry of clients' model updates, uplink.", BITS)
+    cut_gradient_bits: Shorthand = _knob(
+        None, "Bits an entry of the gradient at the cut, downlink. Default 8.", BITS
+    )
+    client_gradient_bits: Shorthand = _knob(
+        None, "Bits an entry of clients' weight gradients. Default 8.", BITS
+    )
+    smashed_bits: Shorthand = _knob(
+        None, "Bits an entry of the activation at the cut, uplink. Default 32.", BITS
+    )
+    model_bits: Shorthand = _knob(
+        None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
+    )
     aggregate_every: int = _knob(2, "Rounds in an aggregation period.", COUNT)
     aggregation: str = _knob(
         "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
@@ -148,6 +179,10 @@ class Config:
     client_optimizer_state: str = _knob(
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
         OneOf(CLIENT_OPTIMIZER_STATES),
+    )  # fmt: skip
+    client_backward: str = _knob(
+        "float", "Arithmetic of products in clients' backward passes; int8 rounds the gradient at "
+        "random.", OneOf(CLIENT_BACKWARDS),
     )  # fmt: skip
     client_learning_rate: float = _knob(0.05, "Learning rate on clients.", NOT_NEGATIVE)
     server_learning_rate: float = _knob(0.05, "Learning rate on the server.", NOT_NEGATIVE)
@@ -192,39 +227,23 @@ class Config:
         Raises:
           UserError: names the flag, its value and what is allowed.
         """
+        for name in links.shorthands():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, str(value))
         for field in dataclasses.fields(self):
             value, allowed = getattr(self, field.name), field.metadata["allowed"]
             optional = value is None and field.default is None
             if not optional and (value is None or not allowed.test(value)):
                 raise flag_error(field.name, shown(value), allowed.text)
-        for name in ("cut_gradient_bits", "client_gradient_bits", "smashed_bits", "model_bits"):
-            least = LEAST_BITS[self.quantizer]
-            if getattr(self, name) < least:
-                allowed_text = f"{least} or more with --quantizer={self.quantizer}"
-                raise flag_error(name, getattr(self, name), allowed_text)
-        if self.rounds * self.local_steps > MOST:
-            allowed_text = (
-                f"at most {MOST // self.local_steps} with --local_steps={self.local_steps}"
-            )
-            raise flag_error("rounds", self.rounds, allowed_text)
-        if self.participants is not None and self.participants > self.clients:
-            raise flag_error("participants", self.participants, f"at most --clients={self.clients}")
-        if len(self.prune_rate) not in (1, self.clients):
-            allowed_text = (
-                f"one rate, or --clients={self.clients} of them, not {len(self.prune_rate)}"
-            )
-            raise flag_error("prune_rate", shown(self.prune_rate), allowed_text)
-        if self.prune_policy == "by_resource" and not self.client_capacity:
-            raise flag_error("client_capacity", "", CAPACITY.text)
-        if self.prune_policy == "uniform" and self.client_capacity:
-            allowed_text = "nothing with --prune_policy=uniform"
-            raise flag_error("client_capacity", self.client_capacity, allowed_text)
-        if self.prune_policy == "by_resource" and self.prune_kind == "none":
-            raise flag_error("prune_policy", self.prune_policy, "uniform with --prune_kind=none")
-        found = policy.parse(self.client_capacity)
-        if found and not found.is_range and len(found.values) not in (1, self.clients):
-            allowed_text = f"one for all, --clients={self.clients} of them, or a range"
-            raise flag_error("client_capacity", self.client_capacity, allowed_text)
+        checks.together(self)
+
+    @property
+    def expressions(self) -> dict[str, str]:
+        """What compresses the messages of each place."""
+        settings = {name: getattr(self, name) for name in (*links.PLACES, *links.shorthands())}
+        arguments = (settings, self.quantizer, self.bucket_size)
+        return {place: links.expression(place, *arguments) for place in links.PLACES}
 
     def to_json(self) -> str:
         """All fields as JSON text."""
@@ -255,14 +274,17 @@ def shown(value: Any) -> str:
 def differences(old: Config, new: Config) -> list[str]:
     """Fields that differ and may not change when a run is resumed, as `name (old -> new)`.
 
-    Logging may change; so may the number of rounds, unless the learning rate depends on it.
+    Logging may change; so may the number of rounds, unless the learning rate depends on it, and how
+    the same compressors are asked for.
     """
-    differing = []
-    for field in dataclasses.fields(Config):
-        before, after = getattr(old, field.name), getattr(new, field.name)
-        free = field.metadata["free"]
-        if field.name == "rounds":
-            free = new.learning_rate_schedule == "constant"
-        if before != after and not free:
-            differing.append(f"{field.name} ({shown(before)} -> {shown(after)})")
-    return differing
+    free = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
+    if new.learning_rate_schedule == "constant":
+        free.add("rounds")
+    if old.expressions == new.expressions:
+        free |= {*links.PLACES, *links.shorthands(), "quantizer", "bucket_size"}
+    pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
+    return [
+        f"{name} ({shown(before)} -> {shown(after)})"
+        for name, (before, after) in pairs.items()
+        if before != after and name not in free
+    ]

@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     PRUNING = 4
     MODEL_UP = 5
     AUGMENTATION = 6
+    MODEL_DOWN = 7
 
 
 class Stage(enum.IntEnum):
@@ -28,6 +29,7 @@ class Stage(enum.IntEnum):
     SMASHED = 0
     CUT_GRADIENT = 1
     CLIENT_GRADIENT = 2
+    CLIENT_BACKWARD = 3
 
 
 def fold(key: Array, *data: Array | int) -> Array:

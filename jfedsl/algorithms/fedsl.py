@@ -57,11 +57,12 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     shared = optimizer if scheme.client_optimizer_state == "average" else None
     pruning = scheme.pruner.init(own)
     links = _init_links(scheme, own, stats, image)
+    received = None if scheme.links.model_down is None else jax.tree.map(jnp.zeros_like, own)
     zero = jnp.zeros((), jnp.int32)
 
     def client(number: Array) -> Client:
         masks = scheme.pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
-        return Client(own, stats, masks, optimizer, links, zero)
+        return Client(number, own, stats, masks, optimizer, links, received, zero)
 
     clients = jax.vmap(client, axis_size=scheme.clients)(jnp.arange(scheme.clients))
     return State(
@@ -169,8 +170,9 @@ def _init_links(scheme: Scheme, params: Any, stats: Any, image: Array) -> Links:
     shape = smashed_shape(scheme, params, stats, image.shape)
     smashed, links = jnp.zeros(shape.shape, shape.dtype), scheme.links
     return Links(
-        smashed=links.smashed.init(smashed),
-        cut_gradient=links.cut_gradient.init(smashed),
-        client_gradient=init_tree(links.client_gradient, params),
-        model_up=links.model_up and init_tree(links.model_up, params),
+        smashed=links.smashed(0).init(smashed),
+        cut_gradient=links.cut_gradient(0).init(smashed),
+        client_gradient=init_tree(links.client_gradient(0), params),
+        model_up=links.model_up and init_tree(links.model_up(0), params),
+        model_down=links.model_down and init_tree(links.model_down(0), params),
     )

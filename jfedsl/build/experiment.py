@@ -12,16 +12,15 @@ from flax.errors import FlaxError
 from jax import Array
 
 from jfedsl.algorithms import fedsl
-from jfedsl.allowed import OFF_BITS
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
-from jfedsl.compression.compressor import Compressor, chain
-from jfedsl.compression.dropout import dropout
-from jfedsl.compression.quantization import QUANTIZERS
+from jfedsl.compression import expression
+from jfedsl.compression.expression import Link, buckets
 from jfedsl.config import Config
 from jfedsl.data import datasets, partition
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.datasets import Dataset, Split
 from jfedsl.errors import flag_error
+from jfedsl.links import PLACES, read
 from jfedsl.models import ZOO, layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol import evaluation, optimizers
@@ -110,16 +109,20 @@ def build(config: Config) -> Experiment:
 def _check_sizes(
     config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]
 ) -> None:
-    """Messages must fit the counters of `message_bytes`: 2 GiB, and 2^31 bits of headers."""
+    """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
     own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
     smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
     weights = sum(leaf.size for leaf in jax.tree.leaves(own))
-    for flag, entries in (("batch_size", smashed), ("cut", weights)):
-        if entries * 4 >= 2**31:
-            allowed = f"one whose messages stay under 2 GiB; this one's take {entries * 4} bytes"
+    for place, has_batch in PLACES.items():
+        entries = smashed if has_batch else weights
+        calls = read(place, config.expressions[place], config.clients)
+        # What tells positions takes a bit an entry at most, a header 8 bytes.
+        headers = max((-(-entries // (size or entries)) * 8 for size in buckets(calls)), default=0)
+        most = 4 * entries + headers + (entries // 8 + 8) * len(calls)
+        if most >= 2**31:
+            flag = "batch_size" if has_batch else "cut"
+            allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
             raise flag_error(flag, getattr(config, flag), allowed)
-    if config.bucket_size and max(smashed, weights) / config.bucket_size * 64 >= 2**31:
-        raise flag_error("bucket_size", config.bucket_size, "larger; too many bucket headers")
 
 
 def _subset(config: Config, dataset: Dataset) -> Dataset:
@@ -226,21 +229,19 @@ def _scheme(
         chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
+        integers=config.client_backward == "int8",
         remat=config.remat_clients,
     )
 
 
 def _links(config: Config) -> Links:
-    def quantizer(bits: int) -> list[Compressor]:
-        if bits == OFF_BITS:
-            return []
-        return [QUANTIZERS[config.quantizer](bits, config.bucket_size)]
+    def link(place: str) -> Link:
+        calls = read(place, config.expressions[place], config.clients)
+        return expression.build(calls, config.clients, config.seed)
 
-    drop = [dropout(config.dropout_rate)] if config.dropout_rate else []
-    up = quantizer(config.model_bits)
-    return Links(
-        smashed=chain(*drop, *quantizer(config.smashed_bits)),
-        cut_gradient=chain(*quantizer(config.cut_gradient_bits)),
-        client_gradient=chain(*quantizer(config.client_gradient_bits)),
-        model_up=chain(*up) if up else None,
+    # Without compressors the weights themselves are sent, not their change.
+    up, down = (
+        None if config.expressions[place] == "none" else link(place)
+        for place in ("model_up", "model_down")
     )
+    return Links(link("smashed"), link("cut_gradient"), link("client_gradient"), up, down)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.errors import flag_error
 from jfedsl.models import layers
@@ -146,7 +147,7 @@ def _requested(config: Config) -> np.ndarray:
 
 
 def _capacities(config: Config) -> np.ndarray:
-    found = policy.parse(config.client_capacity)
+    found = per_client.parse(config.client_capacity)
     assert found is not None  # the config has checked it
     return found.spread(config.clients, config.seed)
 

@@ -1,37 +1,14 @@
-"""Messages, what they cost, and compressors that chain as Optax chains gradient transformations."""
+"""Compressors: links that chain as Optax chains gradient transformations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jax import Array
+from jax import Array, lax
 
+from jfedsl.compression.message import Message, kept_only
 from jfedsl.keys import fold
-
-FLOAT_BITS = 32
-
-
-class Message(struct.PyTreeNode):
-    """What the receiver reconstructs of a tensor, and what sending it cost.
-
-    Attributes:
-      values: dense, any shape; exactly 0 where not kept.
-      kept: bool, the shape of `values`; None when every entry is sent.
-      entry_bits: bits of one sent entry.
-      header_bits: bits of all bucket headers together.
-    """
-
-    values: Array
-    kept: Array | None = None
-    entry_bits: Array | int = FLOAT_BITS
-    header_bits: Array | int = 0
-
-
-def kept_only(values: Array, kept: Array | None) -> Message:
-    """An uncompressed message of the entries that are kept, of all if `kept` is None."""
-    return Message(values if kept is None else jnp.where(kept, values, 0.0), kept)
 
 
 class Compressor(NamedTuple):
@@ -52,7 +29,10 @@ def stateless(send: Callable[[Array, Message], Message]) -> Compressor:
 
 
 def chain(*compressors: Compressor) -> Compressor:
-    """Applies compressors in order, each with a key of its own; of nothing, the identity."""
+    """Applies compressors in order, each with a key of its own; of nothing, the identity.
+
+    What leaves entries out comes before what quantizes the others.
+    """
 
     def init(values: Array) -> tuple[Any, ...]:
         return tuple(compressor.init(values) for compressor in compressors)
@@ -67,15 +47,26 @@ def chain(*compressors: Compressor) -> Compressor:
     return Compressor(init, send)
 
 
-@jax.custom_jvp
-def straight_through(x: Array, quantized: Array) -> Array:
-    """The value `quantized` with the gradient of `x`: backward, a quantizer is invisible."""
-    return quantized
+def feedback(compressor: Compressor) -> Compressor:
+    """Error feedback (arXiv 1901.09847): what a message lacks is added to the next one.
 
+    With x what is to be sent and e what is left from before, x + e is sent as y and x + e - y is
+    left, on entries that may be sent; that of others waits. The state is e with the compressor's.
+    """
 
-@straight_through.defjvp
-def _straight_through_jvp(primals, tangents):  # type: ignore[no-untyped-def]
-    return primals[1], tangents[0]
+    def init(values: Array) -> tuple[Array, Any]:
+        return jnp.zeros_like(values), compressor.init(values)
+
+    def send(state: tuple[Array, Any], key: Array, message: Message) -> tuple[Any, Message]:
+        (left, inner), kept = state, message.kept
+        wanted = message.values + left
+        if kept is not None:
+            wanted = jnp.where(kept, wanted, 0.0)
+        inner, sent = compressor.send(inner, key, message.replace(values=wanted))
+        missing = lax.stop_gradient(wanted - sent.values)
+        return (missing if kept is None else jnp.where(kept, missing, left), inner), sent
+
+    return Compressor(init, send)
 
 
 def init_tree(compressor: Compressor, tree: Any) -> tuple[Any, ...]:
@@ -93,7 +84,7 @@ def send_tree(
       states: from `init_tree`.
       key: scalar PRNG key, folded with the leaf's number.
       tree: arrays.
-      kept: None or a tree of bool arrays like `tree`.
+      kept: None or a tree of bool arrays like `tree`, which the receiver knows.
 
     Returns:
       New states, the tree the receiver reconstructs, and the messages it came in.
@@ -107,35 +98,3 @@ def send_tree(
         messages.append(message)
     values = jax.tree.unflatten(treedef, [message.values for message in messages])
     return tuple(updated), values, messages
-
-
-def entries(message: Message) -> Array:
-    """Entries sent, int32 scalar."""
-    if message.kept is None:
-        return jnp.int32(message.values.size)
-    return jnp.sum(message.kept, dtype=jnp.int32)
-
-
-def message_bytes(messages: Sequence[Message], extra_bits: Array | int = 0) -> Array:
-    """Whole bytes of one transmission made of several tensors, int32 scalar.
-
-    Bits = sum of entries sent * bits an entry + headers + `extra_bits`, rounded up to whole bytes
-    once. The bits of all entries are never held in one integer: those of a 67M-parameter float32
-    model overflow int32.
-
-    Args:
-      messages: the tensors.
-      extra_bits: labels or mask bitmaps that travel along.
-
-    Raises:
-      ValueError: the tensors as float32 would take 2 GiB or more.
-    """
-    if sum(message.values.size * FLOAT_BITS // 8 for message in messages) >= 2**31:
-        raise ValueError("a message of 2 GiB or more does not fit the byte counter")
-    whole, rest = jnp.int32(extra_bits // 8), jnp.int32(extra_bits % 8)
-    for message in messages:
-        sent = entries(message)
-        whole += sent // 8 * message.entry_bits
-        whole += message.header_bits // 8
-        rest += sent % 8 * message.entry_bits + message.header_bits % 8
-    return whole + (rest + 7) // 8

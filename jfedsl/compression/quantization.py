@@ -1,117 +1,188 @@
-"""Stochastic, unbiased quantizers, one scale for each bucket of consecutive entries.
+"""Quantizers: a code for each entry, one scale for each bucket of consecutive entries.
 
 A tensor is flattened and cut into buckets of consecutive positions of the dense array; a bucket's
 statistics use its kept entries only, and a bucket without kept entries sends no header. NaN or
 infinity makes its whole bucket NaN: it is never hidden. Draws have 16 bits, so that an entry's
-probability of being rounded up is off by at most 2^-17.
+probability of being rounded up is off by at most 2^-17. With `nearest` nothing is drawn: errors are
+smaller and biased, a foil to compare with.
+
+Bits may be a traced scalar, so that clients differ in them without a program each; 32 is off.
 """
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jfedsl.compression import draws
-from jfedsl.compression.compressor import Compressor, Message, stateless, straight_through
-
-# (values[N, bucket], kept[N, bucket] or None for all, uniform draws[N, bucket]) -> quantized values
-_Rounding = Callable[[Array, Array | None, Array], Array]
+from jfedsl.compression.buckets import Grid, bucketed, only
+from jfedsl.compression.compressor import Compressor, stateless
+from jfedsl.compression.message import Coding, Message, as_bits, from_bits, straight_through
 
 
-def uniform(bits: int, bucket_size: int = 512) -> Compressor:
-    """Stochastic rounding to `2^bits` evenly spaced values between a bucket's least and greatest.
+def uniform(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic") -> Compressor:
+    """Rounding to `2^bits` evenly spaced values between a bucket's least and greatest.
 
-    E[Q(x)] = x (to step / 2^17) and E||Q(x) - x||^2 <= d * step^2 / 4, where
+    Stochastic: E[Q(x)] = x (to step / 2^17) and E||Q(x) - x||^2 <= d * step^2 / 4, where
     step = (greatest - least) / (2^bits - 1).
-    Header: 64 bits a bucket.
+    Header: 64 bits a bucket, least and step.
 
     Args:
       bits: bits of an entry, 1 to 16.
       bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+      rounding: one of `ROUNDINGS`.
     """
-    top = 2.0**bits - 1.0
 
-    def quantize(x: Array, kept: Array | None, u: Array) -> Array:
-        low = jnp.min(_only(kept, x, jnp.inf), axis=1, keepdims=True)
-        high = jnp.max(_only(kept, x, -jnp.inf), axis=1, keepdims=True)
-        step = (high - low) / top
-        # min(floor + carry, top), not floor(t + u): in float32 that overflows the top code.
-        index = _round_stochastically((x - low) / jnp.where(step == 0, 1.0, step), u, top)
-        return low + step * index
+    def fit(x: Array, kept: Array | None, bits: Array | int) -> tuple[Array, Array]:
+        low = jnp.min(only(kept, x, jnp.inf), axis=1, keepdims=True)
+        high = jnp.max(only(kept, x, -jnp.inf), axis=1, keepdims=True)
+        step = (high - low) / _codes(bits)
+        place = (x - low) / jnp.where(step == 0, 1.0, step)
+        return jnp.concatenate([low, step], axis=1), place
 
-    return _bucketed(quantize, bits, 64, bucket_size)
+    def value(index: Array, headers: Array, bits: Array | int) -> Array:
+        low, step = headers[:, :1], headers[:, 1:]
+        return low + _rounded_here(step * index, index)
+
+    grid = Grid(fit, _codes, value, headers=2, signed=False)
+    return bucketed(grid, bits, bucket_size, rounding)
 
 
-def qsgd(bits: int, bucket_size: int = 512) -> Compressor:
+def qsgd(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic") -> Compressor:
     """QSGD (arXiv 1610.02132, section 3.1): a sign and s = 2^(bits-1) - 1 levels of the L2 norm.
 
-    E[Q(x)] = x (to a level / 2^17) and E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
+    Stochastic: E[Q(x)] = x (to a level / 2^17) and
+    E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
     Header: 32 bits a bucket. Entries below norm / (s * 2^17) are always sent as 0.
 
     Args:
       bits: bits of an entry with its sign, 2 to 16.
       bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+      rounding: one of `ROUNDINGS`.
     """
-    top = 2.0 ** (bits - 1) - 1.0
 
-    def quantize(x: Array, kept: Array | None, u: Array) -> Array:
-        x = _only(kept, x, 0.0)
+    def fit(x: Array, kept: Array | None, bits: Array | int) -> tuple[Array, Array]:
+        x = only(kept, x, 0.0)
         peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
         # Squares of x / peak neither overflow nor vanish.
         scaled = x / jnp.where(peak == 0, 1.0, peak)
         norm = jnp.sqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True))
-        index = _round_stochastically(
-            jnp.abs(scaled) / jnp.where(norm == 0, 1.0, norm) * top, u, top
-        )
-        return jnp.sign(x) * (norm * peak) * (index / top)
+        place = scaled / jnp.where(norm == 0, 1.0, norm) * _magnitudes(bits)
+        return norm * peak, place
 
-    return _bucketed(quantize, bits, 32, bucket_size)
+    return bucketed(_scaled_grid(fit, _magnitudes), bits, bucket_size, rounding)
 
 
-def _round_stochastically(t: Array, u: Array, top: float) -> Array:
-    """Rounds t in [0, top] down or up, up with probability its fractional part."""
-    floor = jnp.minimum(jnp.floor(t), top)
-    return jnp.minimum(floor + (u < t - floor).astype(t.dtype), top)
+def ternary(bucket_size: int = 512, clip: float = 0.0) -> Compressor:
+    """TernGrad (arXiv 1705.07878): -1, 0 or 1 times a bucket's greatest magnitude, unbiased.
+
+    |x| / greatest is the probability not to be 0. Header: 32 bits a bucket; 2 bits an entry.
+
+    Args:
+      bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+      clip: limit, in standard deviations of a bucket, that entries are clipped to first (the paper
+        has 2.5), which is biased; 0 clips nothing.
+    """
+
+    def fit(x: Array, kept: Array | None, bits: Array | int) -> tuple[Array, Array]:
+        x = only(kept, x, 0.0)
+        if clip:
+            limit = clip * _deviation(x, kept)
+            x = jnp.clip(x, -limit, limit)
+        peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
+        return peak, x / jnp.where(peak == 0, 1.0, peak)
+
+    return bucketed(_scaled_grid(fit, lambda bits: 1.0), 2, bucket_size, "stochastic")
 
 
-def _bucketed(quantize: _Rounding, bits: int, header_bits: int, bucket_size: int) -> Compressor:
+def sign(bucket_size: int = 512) -> Compressor:
+    """Scaled signs (arXiv 1901.09847, algorithm 1): each entry +- the bucket's mean magnitude.
+
+    Biased, so best inside `feedback`; 0 counts as positive. Header: 32 bits a bucket; 1 bit an
+    entry.
+
+    Args:
+      bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+    """
+
+    def fit(x: Array, kept: Array | None, bits: Array | int) -> tuple[Array, Array]:
+        number = _number(x, kept)
+        mean = jnp.sum(jnp.abs(only(kept, x, 0.0)), axis=1, keepdims=True) / number
+        return mean, jnp.where(x < 0, 1.0, 0.0)
+
+    def value(index: Array, headers: Array, bits: Array | int) -> Array:
+        return headers * (1.0 - 2.0 * index)
+
+    grid = Grid(fit, lambda bits: 1.0, value, headers=1, signed=False)
+    return bucketed(grid, 1, bucket_size, "nearest")
+
+
+def cast(dtype: str) -> Compressor:
+    """Rounds entries to 16 bits, to nearest, without headers.
+
+    Args:
+      dtype: bfloat16, or float16, whose range ends at 65504: beyond that infinity is received.
+    """
+
     def send(key: Array, message: Message) -> Message:
-        shape, size = message.values.shape, message.values.size
-        width = min(bucket_size or size, size) or 1
-        x = _to_buckets(lax.stop_gradient(message.values), width)
-        if x.shape[0] * header_bits >= 2**31:
-            raise ValueError(f"{x.shape[0]} buckets: their headers do not fit the bit counter")
-        if message.kept is None:
-            # A mask of ones would be folded into a constant as large as the tensor, in seconds.
-            kept = _inside(x.shape, size) if x.size > size else None
-            buckets = jnp.int32(x.shape[0])
-        else:
-            kept = _to_buckets(message.kept, width)
-            buckets = jnp.sum(jnp.any(kept, axis=1), dtype=jnp.int32)
-        # The middle of each draw's interval: as often up as down where 16 bits cannot tell, and an
-        # entry that rounding lifted a little above its level stays there.
-        u = (draws.uint16(key, x.shape).astype(x.dtype) + 0.5) / draws.LEVELS
-        quantized = _only(kept, quantize(x, kept, u), 0.0)
-        values = straight_through(message.values, quantized.reshape(-1)[:size].reshape(shape))
-        return Message(values, message.kept, bits, buckets * header_bits)
+        del key
+        short = lax.stop_gradient(message.values).astype(dtype)
+        codes = lax.bitcast_convert_type(short, jnp.uint16).astype(jnp.uint32)
+        size = message.values.size
+        coding = Coding(codes, jnp.zeros((1, 0)), 16, 0, size, decode)
+        values = straight_through(message.values, short.astype(jnp.float32))
+        return message.replace(values=values, coding=coding)
+
+    def decode(codes: Array, headers: Array, bits: Array | int) -> Array:
+        short = lax.bitcast_convert_type(codes.astype(jnp.uint16), jnp.dtype(dtype))
+        return short.astype(jnp.float32)
 
     return stateless(send)
 
 
-def _only(kept: Array | None, x: Array, fill: float) -> Array:
-    return x if kept is None else jnp.where(kept, x, fill)
+def _scaled_grid(
+    fit: Callable[[Array, Array | None, Array | int], tuple[Array, Array]],
+    top: Callable[[Array | int], Array | float],
+) -> Grid:
+    """A grid of signed multiples of a bucket's scale over the greatest code."""
+
+    def value(index: Array, headers: Array, bits: Array | int) -> Array:
+        return headers * (index * (np.float32(1.0) / top(bits)))
+
+    return Grid(fit, top, value, headers=1, signed=True)
 
 
-def _inside(shape: tuple[int, ...], size: int) -> Array:
-    """Mask `[N, bucket]` of the first `size` positions; the rest is padding."""
-    rows, columns = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    return rows * shape[1] + columns < size
+def _codes(bits: Array | int) -> Array | float:
+    """The greatest code of so many bits; exact, as a power of 2.0 need not be."""
+    if isinstance(bits, int):
+        return 2.0**bits - 1.0
+    return (jnp.left_shift(1, jnp.minimum(bits, 16)) - 1).astype(jnp.float32)
 
 
-def _to_buckets(x: Array, width: int) -> Array:
-    flat = jnp.pad(x.reshape(-1), (0, -x.size % width))
-    return flat.reshape(-1, width)
+def _magnitudes(bits: Array | int) -> Array | float:
+    """The greatest code of so many bits, one of them a sign."""
+    return _codes(bits - 1)
 
 
-QUANTIZERS = {"uniform": uniform, "qsgd": qsgd}
-LEAST_BITS = {"uniform": 1, "qsgd": 2}
+def _rounded_here(product: Array, index: Array) -> Array:
+    """The product, rounded to float32 before anything is added to it.
+
+    Compilers may contract a product and a sum, which rounds once: sender and receiver would then
+    not agree to the bit. The sign bit of an index is 0, which no compiler knows.
+    """
+    return from_bits(as_bits(product) ^ (as_bits(index) >> 31))
+
+
+def _deviation(x: Array, kept: Array | None) -> Array:
+    """Standard deviation of the kept entries of each bucket, of which others are 0."""
+    number = _number(x, kept)
+    mean = jnp.sum(x, axis=1, keepdims=True) / number
+    squares = jnp.square(only(kept, x - mean, 0.0))
+    return jnp.sqrt(jnp.sum(squares, axis=1, keepdims=True) / number)
+
+
+def _number(x: Array, kept: Array | None) -> Array | float:
+    """Kept entries of each bucket, 1 where there are none."""
+    if kept is None:
+        return float(x.shape[1])
+    return jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1).astype(x.dtype)

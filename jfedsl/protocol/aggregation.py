@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jfedsl.compression.compressor import Message, message_bytes, send_tree
+from jfedsl.compression.compressor import send_tree
+from jfedsl.compression.message import Message, kept_only, message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
 from jfedsl.models.layers import Variables
@@ -25,7 +26,7 @@ def start_period(scheme: Scheme, key: Array, state: State) -> tuple[State, Array
     """
     ids = draw_participants(scheme, key, state.round)
     clients = _receive(scheme, key, state, ids)
-    down = jax.vmap(lambda client: _model_bytes(scheme, client, with_masks=True))(clients)
+    clients, down = jax.vmap(partial(_download, scheme, key, state.round))(clients)
     clients = put(scheme, state.clients, ids, clients)
     return state.replace(participants=ids, clients=clients), down
 
@@ -42,7 +43,7 @@ def end_period(
     """
     ids, before = state.participants, state.aggregator
     clients = take(scheme, state.clients, ids)
-    sent, up = jax.vmap(lambda client, n: _upload(scheme, key, state, client, n))(clients, ids)
+    sent, up = jax.vmap(partial(_upload, scheme, key, state))(clients)
     aggregator = merge(scheme, before, sent, weights(scheme, partition, ids))
     kept = jax.tree.map(lambda m: m.any(axis=0), sent.masks)
     pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
@@ -89,17 +90,55 @@ def masks_of(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
     return scheme.pruner.masks(aggregator.pruning, aggregator.params, key, start, client)
 
 
-def _upload(
-    scheme: Scheme, key: Array, state: State, client: Client, number: Array
-) -> tuple[Client, Array]:
+def _download(scheme: Scheme, key: Array, round_: Array, client: Client) -> tuple[Client, Array]:
+    """One client with the model as it arrives, and the bytes that took.
+
+    Args:
+      scheme: of the run.
+      key: run key.
+      round_: that the period starts with.
+      client: with the aggregator's model and new masks.
+    """
+    whole = _model_bytes(scheme, client, with_masks=True)
+    if scheme.links.model_down is None:
+        return client, whole
+    kept = scheme.pruner.kept(client.masks).params
+    link, change, messages = send_tree(
+        scheme.links.model_down(client.number),
+        client.links.model_down,
+        fold(key, Purpose.MODEL_DOWN, round_, client.number),
+        jax.tree.map(jnp.subtract, client.params, client.received),
+        kept,
+    )
+    # Who has never received anything gets the weights themselves.
+    met = client.drawn > 0
+    arrived = jax.tree.map(
+        lambda w, old, d: jnp.where(met, old + d, w), client.params, client.received, change
+    )
+    messages += _side_messages(scheme, client)
+    changed = message_bytes(messages, scheme.pruner.mask_bits(client.masks))
+    pick = partial(jnp.where, met)
+    client = client.replace(
+        params=_where_kept(kept, arrived, client.params),
+        received=_where_kept(kept, arrived, client.received),
+        links=client.links._replace(model_down=jax.tree.map(pick, link, client.links.model_down)),
+    )
+    return client, jnp.where(met, changed, whole)
+
+
+def _where_kept(kept: Any, new: Any, old: Any) -> Any:
+    return new if kept is None else jax.tree.map(jnp.where, kept, new, old)
+
+
+def _upload(scheme: Scheme, key: Array, state: State, client: Client) -> tuple[Client, Array]:
     """One client as the aggregator sees it after its upload, and the bytes that took."""
     if scheme.links.model_up is None:
         return client, _model_bytes(scheme, client, with_masks=False)
-    received = state.aggregator.params
+    received = state.aggregator.params if client.received is None else client.received
     link, update, messages = send_tree(
-        scheme.links.model_up,
+        scheme.links.model_up(client.number),
         client.links.model_up,
-        fold(key, Purpose.MODEL_UP, state.round, number),
+        fold(key, Purpose.MODEL_UP, state.round, client.number),
         jax.tree.map(jnp.subtract, client.params, received),
         scheme.pruner.kept(client.masks).params,
     )
@@ -120,7 +159,7 @@ def _model_bytes(scheme: Scheme, client: Client, with_masks: bool) -> Array:
 def _messages(tree: Any, kept: Any) -> list[Message]:
     leaves = jax.tree.leaves(tree)
     masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)
-    return [Message(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)]
+    return [kept_only(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)]
 
 
 def _side_messages(scheme: Scheme, client: Client) -> list[Message]:

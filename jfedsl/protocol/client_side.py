@@ -9,6 +9,7 @@ from jax import Array
 
 from jfedsl.compression.compressor import send_tree
 from jfedsl.keys import Stage, fold
+from jfedsl.models.integer import int8_backward
 from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.optimizers import masked_step
 from jfedsl.protocol.participants import by_group, together
@@ -20,7 +21,7 @@ Backs = Sequence[Any]
 
 
 def forward(
-    scheme: Scheme, forms: Sequence[Form], clients: Client, images: Array
+    scheme: Scheme, forms: Sequence[Form], clients: Client, images: Array, keys: Array
 ) -> tuple[Array, Any, Backs]:
     """Runs the participants' layers.
 
@@ -29,16 +30,17 @@ def forward(
       forms: in which the clients of each group compute.
       clients: the participants, `[K, ...]`.
       images: `[K, B, ...]`.
+      keys: of this exchange, `[K]`.
 
     Returns:
       The activations at the cut `[K, B, ...]`, statistics, and what `backward` needs.
     """
 
-    def one(form: Form, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
-        activation, back, stats = forward_one(scheme, form, client, images)
+    def one(form: Form, client: Client, images: Array, key: Array) -> tuple[tuple[Array, Any], Any]:
+        activation, back, stats = forward_one(scheme, form, client, images, key)
         return (activation, stats), None if scheme.remat else back
 
-    outputs, backs = zip(*_map(scheme, one, forms, (clients, images)), strict=True)
+    outputs, backs = zip(*_map(scheme, one, forms, (clients, images, keys)), strict=True)
     activation, stats = together(outputs)
     return activation, stats, backs
 
@@ -50,6 +52,7 @@ def backward(
     images: Array,
     backs: Backs,
     gradient: Array,
+    keys: Array,
 ) -> Any:
     """Gradients of the participants' weights `[K, ...]`; those of pruned weights mean nothing.
 
@@ -60,14 +63,17 @@ def backward(
       images: as in `forward`.
       backs: from `forward`.
       gradient: of the activations at the cut, `[K, B, ...]`.
+      keys: as in `forward`.
     """
 
-    def one(form: Form, client: Client, images: Array, gradient: Array, back: Any) -> Any:
+    def one(
+        form: Form, client: Client, images: Array, gradient: Array, key: Array, back: Any
+    ) -> Any:
         if scheme.remat:
-            _, back, _ = forward_one(scheme, form, client, images)
+            _, back, _ = forward_one(scheme, form, client, images, key)
         return back(gradient)[0]
 
-    return together(_map(scheme, one, forms, (clients, images, gradient), backs))
+    return together(_map(scheme, one, forms, (clients, images, gradient, keys), backs))
 
 
 def step(
@@ -106,9 +112,9 @@ def chunk_of(scheme: Scheme, clients: int) -> int:
 
 
 def forward_one(
-    scheme: Scheme, form: Form, client: Client, images: Array
+    scheme: Scheme, form: Form, client: Client, images: Array, key: Array
 ) -> tuple[Array, Any, Any]:
-    """Runs one client's pruned layers.
+    """Runs one client's pruned layers; draws from the key where its backward pass is of int8.
 
     Returns:
       The activation at the cut, the function that maps a gradient of it to that of the dense
@@ -118,7 +124,10 @@ def forward_one(
     def run(params: Any) -> tuple[Array, Any]:
         return form(params, client.stats, client.masks, images, True, scheme.dtype)
 
-    return jax.vjp(run, client.params, has_aux=True)
+    if not scheme.integers:
+        return jax.vjp(run, client.params, has_aux=True)
+    with int8_backward(fold(key, Stage.CLIENT_BACKWARD)):
+        return jax.vjp(run, client.params, has_aux=True)
 
 
 def _step_one(
@@ -126,7 +135,7 @@ def _step_one(
 ) -> Client:
     kept = scheme.pruner.kept(client.masks).params
     link, quantized, _ = send_tree(
-        scheme.links.client_gradient,
+        scheme.links.client_gradient(client.number),
         client.links.client_gradient,
         fold(key, Stage.CLIENT_GRADIENT),
         weight_gradient,

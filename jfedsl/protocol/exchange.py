@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jax import Array
 
-from jfedsl.compression.compressor import Message, kept_only, message_bytes
+from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol import client_side
@@ -70,16 +70,18 @@ def exchange(
     """
     # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
     # loop over clients would take longer than they compute; they run for all.
-    activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images)
+    activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images, keys)
     links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(clients, activation, keys)
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
     )
     links, returned = jax.vmap(partial(_send_cut_gradient, scheme))(
-        links, cut_gradient, smashed.kept, keys
+        clients.replace(links=links), cut_gradient, smashed.kept, keys
     )
     gradient = jax.vmap(lambda unsend, values: unsend(values)[0])(unsend, returned.values)
-    weight_gradient = client_side.backward(scheme, forms, clients, batch.images, backs, gradient)
+    weight_gradient = client_side.backward(
+        scheme, forms, clients, batch.images, backs, gradient, keys
+    )
     clients = clients.replace(stats=stats, links=links)
     clients = client_side.step(scheme, clients, weight_gradient, keys, step)
     labels = label_bits(scheme)
@@ -98,12 +100,12 @@ def _send_smashed(
       the activation's: through dropout's mask and scale, straight through quantizers.
     """
     links, kept = client.links, scheme.pruner.sent(client.masks)
-    if kept is not None:
-        kept = jnp.broadcast_to(kept[(None,) * (activation.ndim - 1)], activation.shape)
+    masks = () if kept is None else (Mask(kept[(None,) * (activation.ndim - 1)]),)
+    compressor = scheme.links.smashed(client.number)
 
     def send(activation: Array) -> tuple[Array, tuple[Any, Message]]:
-        link, message = scheme.links.smashed.send(
-            links.smashed, fold(key, Stage.SMASHED), Message(activation, kept)
+        link, message = compressor.send(
+            links.smashed, fold(key, Stage.SMASHED), Message(activation, masks)
         )
         return message.values, (link, message)
 
@@ -154,10 +156,11 @@ def _server_step(
 
 
 def _send_cut_gradient(
-    scheme: Scheme, links: Links, gradient: Array, arrived: Array | None, key: Array
+    scheme: Scheme, client: Client, gradient: Array, arrived: Array | None, key: Array
 ) -> tuple[Links, Message]:
     """Sends one client the gradient of the entries that arrived from it."""
-    link, message = scheme.links.cut_gradient.send(
+    links = client.links
+    link, message = scheme.links.cut_gradient(client.number).send(
         links.cut_gradient, fold(key, Stage.CUT_GRADIENT), kept_only(gradient, arrived)
     )
     return links._replace(cut_gradient=link), message

@@ -21,19 +21,22 @@ CLIENT_OPTIMIZER_STATES = ("keep", "reset", "average")
 
 
 class Links(NamedTuple):
-    """One entry a stream that is compressed: a `Compressor`, or its state.
+    """One entry a place that messages pass: a function from client to `Compressor`, or its state.
 
     Attributes:
       smashed: activation at the cut, client to server.
       cut_gradient: gradient at the cut, server to client.
       client_gradient: weight gradient on the client, which stays there.
       model_up: update of the client-side model, client to aggregator; None sends the weights.
+      model_down: change of the client-side model since the client last received it; None sends the
+        weights.
     """
 
     smashed: Any
     cut_gradient: Any
     client_gradient: Any
     model_up: Any
+    model_down: Any
 
 
 class Scheme(NamedTuple):
@@ -42,7 +45,7 @@ class Scheme(NamedTuple):
     Attributes:
       model: all layers.
       cut: L_c, the first `cut` layers run on clients.
-      links: compressors.
+      links: compressors, by the number of a client.
       pruner: of the client-side model.
       client_optimizer: applied by every client to its own part.
       server_optimizer: applied to the server's part.
@@ -61,6 +64,7 @@ class Scheme(NamedTuple):
       chunk: clients whose layers run at once.
       augment: `(key, images[B, ...]) -> images`, or None.
       dtype: of activations and products; parameters and optimizer states are float32.
+      integers: whether products in clients' backward passes are of int8.
       remat: clients compute their forward pass again for the backward pass, instead of every
         participant's intermediate results waiting for the server.
     """
@@ -85,6 +89,7 @@ class Scheme(NamedTuple):
     chunk: int
     augment: Augmentation | None
     dtype: DTypeLike
+    integers: bool
     remat: bool
 
 
@@ -101,19 +106,24 @@ class Client(struct.PyTreeNode):
     """One client; stacked on a leading axis `[C]` or `[K]` for many.
 
     Attributes:
+      number: int32, of the client.
       params: dense client-side parameters.
       stats: normalisation statistics.
       masks: of the pruner, that say what of `params` the client has.
       optimizer: its own optimizer state.
       links: states of its compressors.
+      received: the model as it last arrived, 0 where nothing has; None unless changes of it are
+        sent down.
       drawn: int32, batches drawn so far.
     """
 
+    number: Array
     params: Any
     stats: Any
     masks: Any
     optimizer: Any
     links: Links
+    received: Any
     drawn: Array
 
 

@@ -1,6 +1,5 @@
 """Pruning of whole channels: they are absent, and arrays, arithmetic and messages get smaller."""
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jfedsl.compression.message import choice_bits, position_bits
 from jfedsl.keys import fold
 from jfedsl.models.layers import Params
 from jfedsl.pruning import ladder as ladders
@@ -126,7 +126,7 @@ def _kernels(plan: Plan, params: Params) -> list[list[Array]]:
 def _mask_bits(masks: Masks) -> Array:
     """A bitmap, or the numbers of the channels that stay, for each layer; int32."""
     bits = [
-        jnp.minimum(mask.size, jnp.sum(mask, dtype=jnp.int32) * math.ceil(math.log2(mask.size)))
+        choice_bits(mask.size, jnp.sum(mask, dtype=jnp.int32), position_bits(mask.size))
         for mask in masks
     ]
     return jnp.sum(jnp.stack(bits))

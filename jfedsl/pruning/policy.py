@@ -1,42 +1,8 @@
 """Pruning rates from what clients can compute."""
 
-import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-
-
-class Capacities(NamedTuple):
-    """Relative compute of clients: one value each, one for all, or spread over a range."""
-
-    values: tuple[float, ...]
-    is_range: bool
-
-    def spread(self, clients: int, seed: int) -> np.ndarray:
-        """The capacity of every client, float64 `[C]`; a range in a random order."""
-        if not self.is_range:
-            return np.broadcast_to(np.asarray(self.values), clients)
-        even = np.linspace(self.values[0], self.values[-1], clients)
-        return np.random.default_rng((seed, clients)).permutation(even)
-
-
-def parse(text: str) -> Capacities | None:
-    """Reads `0.5`, `0.25,1,1` or `0.25-1`; None unless all are in (0, 1] and a range ascends.
-
-    >>> parse("0.25-1"), parse("0.5,2")
-    (Capacities(values=(0.25, 1.0), is_range=True), None)
-    """
-    number = r"\s*(\d*\.?\d+)\s*"
-    limits = re.fullmatch(f"{number}-{number}", text)
-    try:
-        parts = limits.groups() if limits else text.split(",")
-        values = tuple(float(part) for part in parts)
-    except ValueError:
-        return None
-    inside = all(0 < value <= 1 for value in values)
-    ordered = limits is None or values[0] <= values[1]
-    return Capacities(values, limits is not None) if inside and ordered else None
 
 
 def rates_within(

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jfedsl.compression.compressor import straight_through
+from jfedsl.compression.message import straight_through
 from jfedsl.keys import fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Params, Stats

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 
 from jfedsl.build import Experiment
-from jfedsl.compression.compressor import Message, send_tree
+from jfedsl.compression.compressor import send_tree
+from jfedsl.compression.message import Message, kept_only
 from jfedsl.data import batches
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
@@ -68,20 +69,21 @@ def _one(
             scheme.model[: scheme.cut], params, client.stats, images, train=True
         )
         link = client.links.smashed
-        return scheme.links.smashed.send(link, fold(key, Stage.SMASHED), Message(activation))[1]
+        send = scheme.links.smashed(client.number).send
+        return send(link, fold(key, Stage.SMASHED), Message(activation))[1]
 
     message = smash(params)
     loss, (gradient, cut_gradient) = jax.value_and_grad(
         lambda p, x: mean_loss(scheme.model[scheme.cut :], p, server.stats, x, labels), (0, 1)
     )(server.params, message.values)
-    _, back = scheme.links.cut_gradient.send(
+    _, back = scheme.links.cut_gradient(client.number).send(
         client.links.cut_gradient,
         fold(key, Stage.CUT_GRADIENT),
-        Message(cut_gradient, message.kept),
+        kept_only(cut_gradient, message.kept),
     )
     chained = jax.grad(lambda p: jnp.sum(smash(p).values * back.values))(params)
     _, quantized, _ = send_tree(
-        scheme.links.client_gradient,
+        scheme.links.client_gradient(client.number),
         client.links.client_gradient,
         fold(key, Stage.CLIENT_GRADIENT),
         chained,

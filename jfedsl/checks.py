@@ -1,0 +1,59 @@
+"""What settings have to satisfy together."""
+
+from typing import Any
+
+from jfedsl import links, per_client
+from jfedsl.allowed import CAPACITY, MOST
+from jfedsl.compression.table import LEAST_BITS
+from jfedsl.errors import flag_error
+
+
+def together(config: Any) -> None:
+    """Checks settings against each other, each of them allowed by itself.
+
+    Args:
+      config: a `Config`, which is defined by means of this.
+
+    Raises:
+      UserError: names the flag, its value and what is allowed.
+    """
+    _counts(config)
+    _pruning(config)
+    _links(config)
+
+
+def _counts(config: Any) -> None:
+    if config.rounds * config.local_steps > MOST:
+        allowed = f"at most {MOST // config.local_steps} with --local_steps={config.local_steps}"
+        raise flag_error("rounds", config.rounds, allowed)
+    if config.participants is not None and config.participants > config.clients:
+        raise flag_error("participants", config.participants, f"at most --clients={config.clients}")
+    for name in ("client_capacity", *links.shorthands()):
+        found = per_client.parse(getattr(config, name) or "")
+        if found and not found.suits(config.clients):
+            allowed = f"one for all, --clients={config.clients} of them, or a range"
+            raise flag_error(name, getattr(config, name), allowed)
+
+
+def _pruning(config: Any) -> None:
+    rates, capacity = config.prune_rate, config.client_capacity
+    if len(rates) not in (1, config.clients):
+        allowed = f"one rate, or --clients={config.clients} of them, not {len(rates)}"
+        raise flag_error("prune_rate", ",".join(f"{rate:g}" for rate in rates), allowed)
+    if config.prune_policy == "by_resource" and not capacity:
+        raise flag_error("client_capacity", "", CAPACITY.text)
+    if config.prune_policy == "uniform" and capacity:
+        raise flag_error("client_capacity", capacity, "nothing with --prune_policy=uniform")
+    if config.prune_policy == "by_resource" and config.prune_kind == "none":
+        raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")
+
+
+def _links(config: Any) -> None:
+    least = LEAST_BITS[config.quantizer]
+    for name in links.shorthands():
+        found = per_client.parse(getattr(config, name) or "")
+        if found and name.endswith("_bits") and min(found.values) < least:
+            allowed = f"{least} or more with --quantizer={config.quantizer}"
+            raise flag_error(name, getattr(config, name), allowed)
+    for place, expression in config.expressions.items():
+        links.read(place, expression, config.clients)

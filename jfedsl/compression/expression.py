@@ -1,0 +1,218 @@
+"""Chains of compressors as text: `dropout(0.2)|uniform(8)`.
+
+Calls of the compressors in `table.COMPRESSORS`, joined by `|`, arguments in order or by name. A
+number may differ by client: `uniform([4,8,8])` lists them, `uniform(4-8)` spreads them evenly.
+`feedback(...)` takes a chain; `none` is the empty one.
+"""
+
+import ast
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jfedsl.compression.compressor import Compressor, chain
+from jfedsl.compression.table import COMPRESSORS, Entry, Parameter, fault
+from jfedsl.per_client import PerClient
+
+# From a client's number, which may be traced, to its link.
+Link = Callable[[Any], Compressor]
+
+
+class Call(NamedTuple):
+    """One compressor of a chain.
+
+    Attributes:
+      name: in the table.
+      arguments: words, or numbers of clients.
+      inner: the chain that it takes, if any.
+    """
+
+    name: str
+    arguments: dict[str, str | PerClient]
+    inner: tuple["Call", ...] = ()
+
+
+class ExpressionError(ValueError):
+    """What is wrong with an expression: what is allowed, and where."""
+
+
+def parse(text: str, clients: int, batch: bool = True) -> tuple[Call, ...]:
+    """Reads an expression and checks it.
+
+    Args:
+      text: the expression.
+      clients: C, for lists of numbers.
+      batch: whether what is sent has a batch as its first axis.
+
+    Raises:
+      ExpressionError: what is allowed at which character.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        place = (getattr(error, "offset", None) or 1) - 1
+        raise _wrong("compressors joined by |, as in dropout(0.2)|uniform(8)", place, "") from None
+    if isinstance(tree, ast.Name) and tree.id == "none":
+        return ()
+    return _Reader(text.strip(), clients, batch).chain(tree)
+
+
+def build(calls: tuple[Call, ...], clients: int, seed: int) -> Link:
+    """The links of clients that an expression describes, as a function of the client's number.
+
+    Args:
+      calls: from `parse`.
+      clients: C.
+      seed: of the order in which ranges are spread.
+    """
+    links = [_link(call, clients, seed) for call in calls]
+    return lambda client: chain(*(link(client) for link in links))
+
+
+def buckets(calls: tuple[Call, ...]) -> Iterator[int]:
+    """The bucket size of every quantizer in a chain."""
+    for call in calls:
+        yield from buckets(call.inner)
+        if any(parameter.name == "bucket" for parameter in COMPRESSORS[call.name].parameters):
+            given = call.arguments.get("bucket", PerClient((512.0,)))
+            assert isinstance(given, PerClient)
+            yield int(given.values[0])
+
+
+def _wrong(allowed: str, place: int, snippet: str) -> ExpressionError:
+    shown = f" ({snippet})" if snippet else ""
+    return ExpressionError(f"{allowed}, at character {place + 1}{shown}")
+
+
+class _Reader(NamedTuple):
+    """What reading needs to know everywhere: the text, clients, and whether there is a batch."""
+
+    text: str
+    clients: int
+    batch: bool
+
+    def wrong(self, allowed: str, node: ast.expr | ast.keyword) -> ExpressionError:
+        snippet = ast.get_source_segment(self.text, node) or ""
+        return _wrong(allowed, node.col_offset, snippet)
+
+    def chain(self, node: ast.expr) -> tuple[Call, ...]:
+        """Reads calls joined by |, and checks their order."""
+        nodes = list(_joined(node))
+        calls = tuple(self.call(one) for one in nodes)
+        written = False
+        for call, one in zip(calls, nodes, strict=True):
+            writes = _writes(call)
+            if written and not writes:
+                raise self.wrong("what leaves entries out before what quantizes them", one)
+            written = writes
+        return calls
+
+    def call(self, node: ast.expr) -> Call:
+        named = node.func if isinstance(node, ast.Call) else node
+        known = f"one of {', '.join(COMPRESSORS)}, or none alone"
+        if not isinstance(named, ast.Name) or named.id not in COMPRESSORS:
+            raise self.wrong(known, node)
+        entry = COMPRESSORS[named.id]
+        given = node if isinstance(node, ast.Call) else ast.Call(named, [], [])
+        if entry.batch and not self.batch:
+            raise self.wrong(f"{named.id} for activations and their gradients only", node)
+        if entry.nests:
+            if len(given.args) != 1 or given.keywords:
+                raise self.wrong(f"{named.id}(one chain of compressors)", node)
+            return Call(named.id, {}, self.chain(given.args[0]))
+        return Call(named.id, self.arguments(entry, named.id, given, node))
+
+    def arguments(
+        self, entry: Entry, name: str, given: ast.Call, node: ast.expr
+    ) -> dict[str, str | PerClient]:
+        form = f"{name}({', '.join(p.name for p in entry.parameters)})"
+        parameters = {parameter.name: parameter for parameter in entry.parameters}
+        if len(given.args) > len(parameters):
+            raise self.wrong(form, given.args[len(parameters)])
+        named: dict[str, ast.expr] = dict(zip(parameters, given.args, strict=False))
+        for keyword in given.keywords:
+            if keyword.arg not in parameters or keyword.arg in named:
+                raise self.wrong(form, keyword)
+            named[keyword.arg] = keyword.value
+        missing = [p.name for p in entry.parameters[: entry.required] if p.name not in named]
+        if missing:
+            raise self.wrong(f"{form} with {missing[0]}", node)
+        return {key: self.value(parameters[key], argument) for key, argument in named.items()}
+
+    def value(self, parameter: Parameter, node: ast.expr) -> str | PerClient:
+        found = _value(node)
+        wrong = parameter.allowed if found is None else fault(parameter, found, self.clients)
+        if wrong is not None or found is None:
+            raise self.wrong(f"{parameter.name} to be {wrong}", node)
+        if found in parameter.batch and not self.batch:
+            allowed = f"{parameter.name}={found} for activations and their gradients only"
+            raise self.wrong(allowed, node)
+        return found
+
+
+def _joined(node: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        yield from _joined(node.left)
+        yield from _joined(node.right)
+    else:
+        yield node
+
+
+def _writes(call: Call) -> bool:
+    return COMPRESSORS[call.name].writes or any(map(_writes, call.inner))
+
+
+def _value(node: ast.expr) -> str | PerClient | None:
+    """A word, a number, a list of numbers or a range; None for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.List):
+        numbers = [_number(one) for one in node.elts]
+        return PerClient(tuple(n for n in numbers if n is not None)) if _all(numbers) else None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+        ends = [_number(node.left), _number(node.right)]
+        low, high = ends
+        if low is None or high is None or low > high:
+            return None
+        return PerClient((low, high), True)
+    single = _number(node)
+    return None if single is None else PerClient((single,))
+
+
+def _all(numbers: list[float | None]) -> bool:
+    return bool(numbers) and None not in numbers
+
+
+def _number(node: ast.expr) -> float | None:
+    number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
+    return float(node.value) if number else None  # type: ignore[attr-defined]
+
+
+def _link(call: Call, clients: int, seed: int) -> Link:
+    entry = COMPRESSORS[call.name]
+    if entry.nests:
+        links = [_link(inner, clients, seed) for inner in call.inner]
+        return lambda client: entry.make(*(link(client) for link in links))
+    whole = {parameter.name: parameter.whole for parameter in entry.parameters}
+    values = {
+        key: value if isinstance(value, str) else value.spread(clients, seed)
+        for key, value in call.arguments.items()
+    }
+
+    def link(client: Any) -> Compressor:
+        return entry.make(**{k: _of(v, whole[k], client) for k, v in values.items()})
+
+    return link
+
+
+def _of(value: str | np.ndarray, whole: bool, client: Any) -> str | int | float | Array:
+    """A client's value: a plain one where all clients have the same."""
+    if isinstance(value, str):
+        return value
+    table = np.rint(value).astype(np.int32) if whole else value.astype(np.float32)
+    if np.all(value == value[0]):
+        return int(value[0]) if whole else float(value[0])
+    return jnp.asarray(table)[client]

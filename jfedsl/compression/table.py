@@ -1,0 +1,134 @@
+"""The compressors by the names that expressions call them, with what their arguments may be."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jfedsl.compression import quantization
+from jfedsl.compression.buckets import ROUNDINGS
+from jfedsl.compression.compressor import Compressor, chain, feedback
+from jfedsl.compression.dropout import UNITS, dropout
+from jfedsl.compression.message import FLOAT_BITS
+from jfedsl.compression.sparsification import ROWS, randtopk, splitfc, topk
+from jfedsl.per_client import PerClient
+
+MOST_BITS = 16
+LEAST_BITS = {"uniform": 1, "qsgd": 2}  # the quantizers that bits choose
+
+
+class Parameter(NamedTuple):
+    """An argument of a compressor.
+
+    Attributes:
+      name: of the argument.
+      allowed: what it may be, in words.
+      test: whether a number, or a word, is that.
+      whole: whether it is a whole number.
+      per_client: whether clients may differ in it.
+      words: what it may be instead of numbers.
+      batch: words for which the first axis has to be a batch.
+    """
+
+    name: str
+    allowed: str
+    test: Callable[[float], bool] = lambda value: False
+    whole: bool = False
+    per_client: bool = False
+    words: tuple[str, ...] = ()
+    batch: tuple[str, ...] = ()
+
+
+class Entry(NamedTuple):
+    """A compressor that expressions can call.
+
+    Attributes:
+      make: from arguments by name.
+      parameters: in order; those without a default come first.
+      required: how many have no default.
+      writes: whether it quantizes what is sent; what leaves entries out comes before.
+      batch: whether the first axis has to be a batch.
+      nests: whether its only argument is a chain of compressors.
+    """
+
+    make: Callable[..., Compressor]
+    parameters: tuple[Parameter, ...] = ()
+    required: int = 0
+    writes: bool = False
+    batch: bool = False
+    nests: bool = False
+
+
+def words(name: str, choices: Sequence[str], batch: Sequence[str] = ()) -> Parameter:
+    """An argument that is one of some words."""
+    return Parameter(name, f"one of {', '.join(choices)}", words=tuple(choices), batch=tuple(batch))
+
+
+def bits(least: int) -> Parameter:
+    """Bits of an entry, of which 32 are off."""
+    return Parameter(
+        "bits",
+        f"a whole number from {least} to {MOST_BITS}, or {FLOAT_BITS} for off",
+        lambda b: least <= b <= MOST_BITS or b == FLOAT_BITS,
+        whole=True,
+        per_client=True,
+    )
+
+
+RATE = Parameter("rate", "a rate in [0, 1)", lambda x: 0 <= x < 1, per_client=True)
+KEEP = Parameter("keep", "a fraction in (0, 1]", lambda x: 0 < x <= 1, per_client=True)
+ALPHA = Parameter("alpha", "a number in [0, 1)", lambda x: 0 <= x < 1)
+CLIP = Parameter("clip", "a number, 0 or more", lambda x: 0 <= x < float("inf"))
+BUCKET = Parameter("bucket", "a whole number, 0 or more", lambda x: 0 <= x < 2**31, whole=True)
+ROUNDING = words("rounding", ROUNDINGS)
+EACH = words("each", ROWS, batch=("example",))
+
+
+def _dropout(rate: Any, unit: str = "entry", exact: str = "false") -> Compressor:
+    return dropout(rate, unit, exact == "true")
+
+
+def _quantizer(make: Callable[..., Compressor]) -> Callable[..., Compressor]:
+    return lambda bits, bucket=512, **rest: make(bits, bucket, **rest)
+
+
+COMPRESSORS = {
+    "dropout": Entry(
+        _dropout,
+        (RATE, words("unit", UNITS, batch=UNITS[1:]), words("exact", ("false", "true"))),
+        required=1,
+    ),
+    "topk": Entry(topk, (KEEP, EACH), required=1),
+    "randtopk": Entry(randtopk, (KEEP, ALPHA, EACH), required=1),
+    "splitfc": Entry(splitfc, (RATE,), required=1, batch=True),
+    "uniform": Entry(
+        _quantizer(quantization.uniform), (bits(1), BUCKET, ROUNDING), required=1, writes=True
+    ),
+    "qsgd": Entry(
+        _quantizer(quantization.qsgd), (bits(2), BUCKET, ROUNDING), required=1, writes=True
+    ),
+    "ternary": Entry(
+        lambda bucket=512, clip=0.0: quantization.ternary(bucket, clip), (BUCKET, CLIP), writes=True
+    ),
+    "sign": Entry(lambda bucket=512: quantization.sign(bucket), (BUCKET,), writes=True),
+    "bfloat16": Entry(lambda: quantization.cast("bfloat16"), writes=True),
+    "float16": Entry(lambda: quantization.cast("float16"), writes=True),
+    "feedback": Entry(lambda *inner: feedback(chain(*inner)), nests=True),
+}
+
+
+def fault(parameter: Parameter, value: Any, clients: int) -> str | None:
+    """What an argument may be, in words, where it is something else.
+
+    Args:
+      parameter: what is allowed.
+      value: a word or numbers.
+      clients: C.
+    """
+    if isinstance(value, str):
+        return None if value in parameter.words else parameter.allowed
+    assert isinstance(value, PerClient)
+    single = len(value.values) == 1
+    ends_are_bits = parameter.whole and value.is_range and value.values[-1] == FLOAT_BITS
+    suits = all(parameter.test(x) and (x == int(x) or not parameter.whole) for x in value.values)
+    if not suits or (not single and not parameter.per_client) or ends_are_bits:
+        return parameter.allowed
+    return None if value.suits(clients) else f"one for all, or {clients}, one for each client"
