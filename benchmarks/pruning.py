@@ -88,11 +88,11 @@ def _steps(
     experiment: Experiment, count: int, clients: Any, images: Any, gradient: Any, keys: Any
 ) -> Any:
     """Clients after some steps on the same images and gradients at the cut."""
-    scheme, forms = experiment.scheme, _forms(experiment)
+    scheme, forms, key = experiment.scheme, _forms(experiment), experiment.key
 
     def one(clients: Any, number: Any) -> tuple[Any, None]:
-        _, stats, backs = client_side.forward(scheme, forms, clients, images, keys)
-        own = client_side.backward(scheme, forms, clients, images, backs, gradient, keys)
+        _, stats, backs = client_side.forward(scheme, forms, clients, images, key)
+        own = client_side.backward(scheme, forms, clients, images, backs, gradient, key)
         return client_side.step(scheme, clients.replace(stats=stats), own, keys, number), None
 
     return lax.scan(one, clients, jnp.arange(count, dtype=jnp.int32))[0]

@@ -10,8 +10,9 @@ from typing import Any
 from absl import flags
 
 from jfedsl.config import Config
+from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.script import run
-from jfedsl.study import compare, report
+from jfedsl.study import Column, compare, megabytes, report
 
 _SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
 
@@ -23,13 +24,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         for rate in rates
     },
 }
+COLUMNS: dict[str, Column] = {
+    "MB sent": megabytes(*STREAMS),
+    "of which model": megabytes("model_up", "model_down"),
+    "MFLOPs of a client, an example": lambda summary: summary["client_flops"]["pruned"] / 1e6,
+}
 
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
     outcomes = compare(config, SETTINGS, _SEEDS.value)
     title = f"{config.model} on {config.dataset}, {config.clients} clients"
-    print(f"\n{report(config, outcomes, title)}")
+    print(f"\n{report(config, outcomes, COLUMNS, title)}")
 
 
 if __name__ == "__main__":

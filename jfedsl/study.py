@@ -1,7 +1,8 @@
 """Settings compared over seeds: runs in folders of their own, a table and a picture."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from jfedsl.runtime.workdir import write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
+Column = Callable[[dict[str, Any]], float]  # a number of a summary, as in summary.json
 
 
 class Outcome(NamedTuple):
@@ -49,7 +51,7 @@ def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int])
         summaries: list[dict[str, Any]] = []
         curves: list[figures.Curve] = []
         for seed in seeds:
-            folder = Path(base.workdir) / name.replace(" ", "_") / f"seed_{seed}"
+            folder = Path(base.workdir) / re.sub(r"\W+", "_", name) / f"seed_{seed}"
             config = dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
             summaries.append(train(config))
             rows = [r for r in read(folder / "metrics.csv") if r["test_accuracy"] is not None]
@@ -63,27 +65,30 @@ def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int])
     return outcomes
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Accuracy (mean, least to greatest), megabytes and client FLOPs of settings, as Markdown."""
+def megabytes(*streams: str) -> Column:
+    """A column of the megabytes sent on some streams."""
+    return lambda summary: sum(summary["bytes"][stream] for stream in streams) / 1e6
+
+
+def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
+    """Accuracy of settings (mean, least to greatest) and means of columns, as Markdown."""
     lines = [
-        "| setting | test accuracy | MB sent | of which model | MFLOPs of a client, an example |",
-        "| --- | --- | --- | --- | --- |",
+        " | ".join(["| setting", "test accuracy", *columns]) + " |",
+        "| --- " * (2 + len(columns)) + "|",
     ]
     for name, summaries, _ in outcomes:
         final = [s["final_accuracy"] for s in summaries]
-        sent = np.mean([sum(s["bytes"].values()) for s in summaries]) / 1e6
-        model = np.mean([s["bytes"]["model_up"] + s["bytes"]["model_down"] for s in summaries])
-        flops = np.mean([s["client_flops"]["pruned"] for s in summaries])
-        lines.append(
-            f"| {name} | {np.mean(final):.4f} ({min(final):.4f} to {max(final):.4f}) "
-            f"| {sent:.1f} | {model / 1e6:.2f} | {flops / 1e6:.3f} |"
-        )
+        means = [np.mean([column(s) for s in summaries]) for column in columns.values()]
+        accuracy = f"{np.mean(final):.4f} ({min(final):.4f} to {max(final):.4f})"
+        lines.append(" | ".join([f"| {name}", accuracy, *(f"{mean:.4g}" for mean in means)]) + " |")
     return "\n".join(lines)
 
 
-def report(base: Config, outcomes: Sequence[Outcome], title: str) -> str:
+def report(
+    base: Config, outcomes: Sequence[Outcome], columns: Mapping[str, Column], title: str
+) -> str:
     """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table."""
-    folder, text = Path(base.workdir), table(outcomes)
+    folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
     curves = {name: runs for name, _, runs in outcomes}
     figures.spread(curves, title, folder / "accuracy.png")

@@ -6,7 +6,7 @@ import pytest
 from helpers import plain
 
 from jfedsl.errors import UserError
-from jfedsl.study import compare, report
+from jfedsl.study import compare, megabytes, report
 
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
@@ -16,14 +16,18 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     assert [outcome.name for outcome in outcomes] == list(settings)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dense", "half_of_it"]
     assert all(len(outcome.summaries) == len(outcome.curves) == 2 for outcome in outcomes)
-    text = report(base, outcomes, "title")
+    columns = {
+        "MB": megabytes("model_up"),
+        "MFLOPs": lambda summary: summary["client_flops"]["pruned"] / 1e6,
+    }
+    text = report(base, outcomes, columns, "title")
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     dense, half = text.splitlines()[2:]
     final = [s["final_accuracy"] for s in outcomes[0].summaries]
     assert f"| dense | {sum(final) / 2:.4f} ({min(final):.4f} to {max(final):.4f}) |" in dense
     # 64 * 256 multiply-adds forward and for the gradient by the weights.
-    assert dense.endswith("| 0.066 |") and half.endswith("| 0.033 |")
+    assert dense.endswith("| 0.06554 |") and half.endswith("| 0.03277 |")
     checkpoints = sorted(tmp_path.rglob("checkpoints/*/counters"))
     again = compare(base, {"dense": {}}, (0,))
     assert again[0].summaries[0]["host_seconds"] == outcomes[0].summaries[0]["host_seconds"]

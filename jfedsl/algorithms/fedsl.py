@@ -121,12 +121,10 @@ def _exchanges(
         carry: tuple[Server, Client], step: Array
     ) -> tuple[tuple[Server, Client], ExchangeRecord]:
         server, clients = carry
-        keys = jax.vmap(lambda n: fold(key, Purpose.EXCHANGE, number, step, n))(ids)
         batch = _next_batch(scheme, data, key, ids, clients.drawn)
+        own = fold(key, Purpose.EXCHANGE, number, step)
         total = number * scheme.local_steps + step
-        server, clients, record = exchange(
-            scheme, forms, server, clients, batch, keys, share, total
-        )
+        server, clients, record = exchange(scheme, forms, server, clients, batch, own, share, total)
         return (server, clients), record
 
     steps = jnp.arange(scheme.local_steps, dtype=jnp.int32)

@@ -108,7 +108,8 @@ def _round(key: Array | None, place: Array, top: Array | float) -> Array:
     # min(floor + carry, top), not floor(t + u): in float32 that overflows the top code.
     floor = jnp.minimum(jnp.floor(size), top)
     index = jnp.minimum(floor + (u < size - floor).astype(place.dtype), top)
-    return jnp.where(place < 0, -index, index)
+    # Never -0: its code would be that of 0.
+    return jnp.where(place < 0, 0.0 - index, index)
 
 
 def _to_codes(grid: Grid, index: Array, bits: Array | int) -> Array:
@@ -120,7 +121,8 @@ def _to_codes(grid: Grid, index: Array, bits: Array | int) -> Array:
 
 def _to_index(grid: Grid, codes: Array, bits: Array | int) -> Array:
     if not grid.signed:
-        return codes.astype(jnp.float32)
+        # By way of signed numbers: of these no compiler knows that the sign bit is 0.
+        return codes.astype(jnp.int32).astype(jnp.float32)
     magnitude = (codes & (_sign_bit(bits) - 1)).astype(jnp.float32)
     return jnp.where(codes & _sign_bit(bits) != 0, -magnitude, magnitude)
 

@@ -146,7 +146,7 @@ class _Reader(NamedTuple):
         found = _value(node)
         wrong = parameter.allowed if found is None else fault(parameter, found, self.clients)
         if wrong is not None or found is None:
-            raise self.wrong(f"{parameter.name} to be {wrong}", node)
+            raise self.wrong(f"{wrong} as {parameter.name}", node)
         if found in parameter.batch and not self.batch:
             allowed = f"{parameter.name}={found} for activations and their gradients only"
             raise self.wrong(allowed, node)

@@ -128,8 +128,8 @@ def cast(dtype: str) -> Compressor:
         del key
         short = lax.stop_gradient(message.values).astype(dtype)
         codes = lax.bitcast_convert_type(short, jnp.uint16).astype(jnp.uint32)
-        size = message.values.size
-        coding = Coding(codes, jnp.zeros((1, 0)), 16, 0, size, decode)
+        bucket = message.values.size or 1
+        coding = Coding(codes, jnp.zeros((1, 0)), 16, 0, bucket, decode)
         values = straight_through(message.values, short.astype(jnp.float32))
         return message.replace(values=values, coding=coding)
 
@@ -147,7 +147,7 @@ def _scaled_grid(
     """A grid of signed multiples of a bucket's scale over the greatest code."""
 
     def value(index: Array, headers: Array, bits: Array | int) -> Array:
-        return headers * (index * (np.float32(1.0) / top(bits)))
+        return headers * _rounded_here(index * (np.float32(1.0) / top(bits)), headers)
 
     return Grid(fit, top, value, headers=1, signed=True)
 
@@ -164,13 +164,14 @@ def _magnitudes(bits: Array | int) -> Array | float:
     return _codes(bits - 1)
 
 
-def _rounded_here(product: Array, index: Array) -> Array:
-    """The product, rounded to float32 before anything is added to it.
+def _rounded_here(product: Array, positive: Array) -> Array:
+    """The product, rounded to float32 before anything is done with it.
 
-    Compilers may contract a product and a sum, which rounds once: sender and receiver would then
-    not agree to the bit. The sign bit of an index is 0, which no compiler knows.
+    Compilers may contract a product and a sum, which rounds once, or reorder products: sender and
+    receiver would then not agree to the bit. The sign bit of `positive` (an index, a norm) is 0,
+    which no compiler knows.
     """
-    return from_bits(as_bits(product) ^ (as_bits(index) >> 31))
+    return from_bits(as_bits(product) ^ (as_bits(positive) >> 31))
 
 
 def _deviation(x: Array, kept: Array | None) -> Array:

@@ -1,9 +1,8 @@
 """Gradients from whole numbers of 8 bits, as a client with integer arithmetic computes them.
 
 The gradients of a dense layer or a convolution by its input `x` and by its kernel `w` are products
-of its output's gradient `dy` with the other. Here all three are rounded to int8 codes, `dy`
-stochastically, which leaves the gradients unbiased for the rounded `x` and `w`, and products of
-codes are summed as int32 (as in arXiv 1912.12607, without its clipping).
+of its output's gradient `dy` with the other. Here all three are rounded to int8, `dy` at random,
+which leaves gradients unbiased for the rounded `x` and `w`, and products are summed as int32.
 
 On CPU the codes are multiplied as float32, in parts too short for it to round: the same sums to the
 bit, in less time than XLA takes for int8.
@@ -21,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
-from jax.typing import DTypeLike
 
 from jfedsl.keys import fold
 from jfedsl.models import ops
@@ -32,6 +30,7 @@ _TOP = 127  # codes are -127, ..., 127
 _FLOAT_TERMS, _INT_TERMS = 2**24 // _TOP**2, (2**31 - 1) // _TOP**2
 # On CPU, a convolution in more parts than this, or of fewer rows, is slower than one product.
 _MOST_PARTS, _LEAST_ROWS = 16, 16
+_DENSE = Window((), (), (), ())
 _FIELDS = {nn.Dense: "dot_general", nn.Conv: "conv_general_dilated"}
 
 
@@ -77,8 +76,7 @@ def int8_backward(key: Array) -> Iterator[None]:
 
 def _dense(operation: Any, key: Array, x: Array, w: Array, *args: Any, **options: Any) -> Array:
     """A `dot_general` of `x[..., D]` and `w[D, F]`, called as `nn.Dense` does."""
-    window = Window((), (), (), ())
-    return _int8(lambda x, w: operation(x, w, *args, **options), window, x, w, key)
+    return _int8(lambda x, w: operation(x, w, *args, **options), _DENSE, x, w, key)
 
 
 def _conv(
@@ -96,32 +94,32 @@ def _conv(
     return _int8(lambda x, w: operation(x, w, strides, padding, **options), window, x, w, key)
 
 
-def _int8(
-    product: Callable[[Array, Array], Array], window: Window, x: Array, w: Array, key: Array
-) -> Array:
+def _int8(product: Any, window: Window, x: Array, w: Array, key: Array) -> Array:
     """`product(x, w)`; of real numbers of one type with the backward pass in int8."""
     if x.dtype != w.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return product(x, w)
 
-    def forward(x: Array, w: Array, key: Array) -> tuple[Array, Any]:
-        return product(x, w), (_quantize(x), _quantize(w), key)
+    def forward(x: Any, w: Any, key: Any) -> tuple[Array, Any]:
+        # Nothing needs the first layer's kernel: its input has no gradient.
+        kernel = _quantize(w.value) if x.perturbed else None
+        return product(x.value, w.value), (_quantize(x.value), kernel, key.value)
 
     run = jax.custom_vjp(lambda x, w, key: product(x, w))
-    run.defvjp(forward, partial(_backward, window, x.dtype))
+    run.defvjp(forward, partial(_backward, window, jax.typeof(w)), symbolic_zeros=True)
     return run(x, w, key)
 
 
-def _backward(
-    window: Window, dtype: DTypeLike, residuals: Any, dy: Array
-) -> tuple[Array, Array, np.ndarray]:
-    (x, x_scale), (w, w_scale), key = residuals
+def _backward(window: Window, kernel: Any, residuals: Any, dy: Array) -> tuple[Any, Array, Any]:
+    """Gradients by `x`, `w` and key; `kernel` has the shape and the type of `w`."""
+    (x, x_scale), w, key = residuals
     codes, scale = _quantize(dy, key)
-    sides = len(window.strides)
-    pixels, rows = (a.reshape(-1, *a.shape[a.ndim - 1 - sides :]) for a in (x, codes))
-    dx = _input_gradient(rows, w, window, pixels.shape[1:-1]).reshape(x.shape)
-    dw = _weight_gradient(pixels, rows, window, w.shape)
-    dx = (dx.astype(jnp.float32) * (scale * w_scale)).astype(dtype)
-    dw = (dw.astype(jnp.float32) * (scale * x_scale)).astype(dtype)
+    axes = slice(-1 - len(window.strides), None)
+    pixels, rows = (a.reshape(-1, *a.shape[axes]) for a in (x, codes))
+    dw, dx = _weight_gradient(pixels, rows, window, kernel.shape), None
+    dw = (dw.astype(jnp.float32) * (scale * x_scale)).astype(kernel.dtype)
+    if w is not None:
+        dx = _input_gradient(rows, w[0], window, pixels.shape[1:-1]).reshape(x.shape)
+        dx = (dx.astype(jnp.float32) * (scale * w[1])).astype(kernel.dtype)
     return dx, dw, np.zeros(key.shape, jax.dtypes.float0)
 
 
@@ -165,8 +163,8 @@ def _weight_gradient(x: Array, dy: Array, window: Window, shape: tuple[int, ...]
 
 def _slides(x: Array, w: Array) -> bool:
     """Whether a few convolutions in float32 are the fastest form of one of codes."""
-    few = w.shape[-2] <= _MOST_PARTS * (_FLOAT_TERMS // math.prod(w.shape[:-2]))
-    return jax.default_backend() == "cpu" and x.ndim == 4 and few
+    cpu, most = jax.default_backend() == "cpu", _FLOAT_TERMS // math.prod(w.shape[:-2])
+    return cpu and x.ndim == 4 and w.shape[-2] <= _MOST_PARTS * most
 
 
 def _slide(x: Array, w: Array, window: Window) -> Array:

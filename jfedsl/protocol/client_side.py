@@ -21,7 +21,7 @@ Backs = Sequence[Any]
 
 
 def forward(
-    scheme: Scheme, forms: Sequence[Form], clients: Client, images: Array, keys: Array
+    scheme: Scheme, forms: Sequence[Form], clients: Client, images: Array, key: Array
 ) -> tuple[Array, Any, Backs]:
     """Runs the participants' layers.
 
@@ -30,17 +30,17 @@ def forward(
       forms: in which the clients of each group compute.
       clients: the participants, `[K, ...]`.
       images: `[K, B, ...]`.
-      keys: of this exchange, `[K]`.
+      key: of this exchange.
 
     Returns:
       The activations at the cut `[K, B, ...]`, statistics, and what `backward` needs.
     """
 
-    def one(form: Form, client: Client, images: Array, key: Array) -> tuple[tuple[Array, Any], Any]:
+    def one(form: Form, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
         activation, back, stats = forward_one(scheme, form, client, images, key)
         return (activation, stats), None if scheme.remat else back
 
-    outputs, backs = zip(*_map(scheme, one, forms, (clients, images, keys)), strict=True)
+    outputs, backs = zip(*_map(scheme, one, forms, (clients, images)), strict=True)
     activation, stats = together(outputs)
     return activation, stats, backs
 
@@ -52,7 +52,7 @@ def backward(
     images: Array,
     backs: Backs,
     gradient: Array,
-    keys: Array,
+    key: Array,
 ) -> Any:
     """Gradients of the participants' weights `[K, ...]`; those of pruned weights mean nothing.
 
@@ -63,17 +63,15 @@ def backward(
       images: as in `forward`.
       backs: from `forward`.
       gradient: of the activations at the cut, `[K, B, ...]`.
-      keys: as in `forward`.
+      key: as in `forward`.
     """
 
-    def one(
-        form: Form, client: Client, images: Array, gradient: Array, key: Array, back: Any
-    ) -> Any:
+    def one(form: Form, client: Client, images: Array, gradient: Array, back: Any) -> Any:
         if scheme.remat:
             _, back, _ = forward_one(scheme, form, client, images, key)
         return back(gradient)[0]
 
-    return together(_map(scheme, one, forms, (clients, images, gradient, keys), backs))
+    return together(_map(scheme, one, forms, (clients, images, gradient), backs))
 
 
 def step(
@@ -114,7 +112,14 @@ def chunk_of(scheme: Scheme, clients: int) -> int:
 def forward_one(
     scheme: Scheme, form: Form, client: Client, images: Array, key: Array
 ) -> tuple[Array, Any, Any]:
-    """Runs one client's pruned layers; draws from the key where its backward pass is of int8.
+    """Runs one client's pruned layers.
+
+    Args:
+      scheme: of the run.
+      form: in which the client computes.
+      client: the client.
+      images: `[B, ...]`.
+      key: of this exchange; drawn from, with the client's number, for a backward pass of int8.
 
     Returns:
       The activation at the cut, the function that maps a gradient of it to that of the dense
@@ -126,7 +131,7 @@ def forward_one(
 
     if not scheme.integers:
         return jax.vjp(run, client.params, has_aux=True)
-    with int8_backward(fold(key, Stage.CLIENT_BACKWARD)):
+    with int8_backward(fold(key, client.number, Stage.CLIENT_BACKWARD)):
         return jax.vjp(run, client.params, has_aux=True)
 
 

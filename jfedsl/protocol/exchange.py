@@ -49,7 +49,7 @@ def exchange(
     server: Server,
     clients: Client,
     batch: Batch,
-    keys: Array,
+    key: Array,
     weights: Array,
     step: Array,
 ) -> tuple[Server, Client, ExchangeRecord]:
@@ -61,16 +61,17 @@ def exchange(
       server: the server's part.
       clients: the participants, `[K, ...]`.
       batch: one mini-batch each.
-      keys: PRNG keys `[K]` of this exchange.
+      key: of this exchange; a client's is folded with its number.
       weights: float32 `[K]`, of the weighted mean over clients.
       step: int32 scalar, exchanges of the run before this one.
 
     Returns:
       The server and the participants after their step, and what it cost.
     """
+    keys = jax.vmap(lambda number: fold(key, number))(clients.number)
     # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
     # loop over clients would take longer than they compute; they run for all.
-    activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images, keys)
+    activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images, key)
     links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(clients, activation, keys)
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
@@ -80,7 +81,7 @@ def exchange(
     )
     gradient = jax.vmap(lambda unsend, values: unsend(values)[0])(unsend, returned.values)
     weight_gradient = client_side.backward(
-        scheme, forms, clients, batch.images, backs, gradient, keys
+        scheme, forms, clients, batch.images, backs, gradient, key
     )
     clients = clients.replace(stats=stats, links=links)
     clients = client_side.step(scheme, clients, weight_gradient, keys, step)

@@ -1,5 +1,8 @@
 """Dropout: unbiased, exact zeros, an exact mask, and the same mask for the gradient."""
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import Array
 
-from jfedsl.compression.compressor import Message, entries
-from jfedsl.compression.dropout import dropout
+from jfedsl.compression.dropout import UNITS, dropout
+from jfedsl.compression.message import (
+    Mask,
+    Message,
+    entries,
+    kept_only,
+    message_bytes,
+    told_bits,
+)
 
 DRAWS = 4000
 RATES = [0.1, 0.5, 0.9]
+SHAPE = (3, 4, 5)
+# Flags of the units of a tensor of this shape.
+FLAGS = {"entry": SHAPE, "feature": (1, 4, 5), "channel": (1, 1, 5)}
+MODES = [(unit, exact) for unit in UNITS for exact in (False, True)]
+every_mode = pytest.mark.parametrize(("unit", "exact"), MODES)
 
 
 def data(shape: tuple[int, ...] = (6, 5)) -> Array:
@@ -30,10 +45,34 @@ def share(rate: float) -> float:
     return max(1, round((1 - rate) * 2**16)) / 2**16
 
 
+@cache
+def clients(
+    unit: str = "entry", exact: bool = False
+) -> Callable[[Array, Array, Array, Array | None], Message]:
+    """Clients `[count]` with rates of their own `[rates]`, traced: fields `[rates, count, ...]`."""
+
+    def one(rate: Array, key: Array, values: Array, kept: Array | None) -> Message:
+        return dropout(rate, unit, exact).send((), key, kept_only(values, kept))[1]
+
+    of_keys = jax.vmap(one, (None, 0, None, None))
+    return jax.jit(jax.vmap(of_keys, (0, None, None, None)))
+
+
 def many(rate: float, values: Array, count: int = DRAWS) -> Message:
     """The same values sent by many clients with keys of their own: fields `[count, ...]`."""
     keys = jax.random.split(jax.random.key(0), count)
-    return jax.jit(jax.vmap(lambda key: dropout(rate).send((), key, Message(values))[1]))(keys)
+    sent = clients()(jnp.array([rate]), keys, values, None)
+    return jax.tree.map(lambda leaf: leaf[0], sent)
+
+
+def chosen(sent: Message) -> np.ndarray:
+    """Flags of units, of the last mask."""
+    return np.asarray(sent.masks[-1].chosen)
+
+
+def kept_of(sent: Message) -> np.ndarray:
+    """Which entries are sent, of many messages `[..., shape]`."""
+    return np.broadcast_to(chosen(sent), sent.values.shape)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -47,7 +86,7 @@ def test_is_unbiased(rate: float) -> None:
 
 @pytest.mark.parametrize("rate", RATES)
 def test_keeps_each_entry_with_probability_one_minus_rate(rate: float) -> None:
-    kept = np.asarray(many(rate, data()).kept)
+    kept = kept_of(many(rate, data()))
     deviation = np.sqrt(rate * (1 - rate))
     each = kept.mean(axis=0)
     assert np.all(np.abs(each - (1 - rate)) <= 5 * deviation / np.sqrt(DRAWS))
@@ -55,7 +94,7 @@ def test_keeps_each_entry_with_probability_one_minus_rate(rate: float) -> None:
 
 
 def test_entries_are_dropped_independently() -> None:
-    kept = np.asarray(many(0.5, jnp.ones(2)).kept)
+    kept = kept_of(many(0.5, jnp.ones(2)))
     both = np.mean(kept[:, 0] & kept[:, 1])
     assert abs(both - 0.25) <= 5 * np.sqrt(0.25 * 0.75 / DRAWS)
 
@@ -66,22 +105,24 @@ def test_what_is_kept_is_scaled_and_the_rest_exactly_zero(
 ) -> None:
     values = data()
     before = values > 0 if masked else None
-    sent = send(rate, seed, Message(values, before, 7, 5))
+    sent = send(rate, seed, kept_only(values, before))
     kept, received = np.asarray(sent.kept), np.asarray(sent.values)
     assert received.shape == kept.shape == values.shape
     expected = np.where(kept, np.asarray(values) / share(rate), 0)
     np.testing.assert_allclose(received, expected, rtol=1e-6)
     if masked:
         assert not np.any(kept & ~np.asarray(before))
-    # What an entry and the headers cost is not dropout's business.
-    assert (sent.entry_bits, sent.header_bits) == (7, 5)
+    # How entries are written is not dropout's business, and both ends draw the mask.
+    assert sent.coding is None
     assert int(entries(sent)) == kept.sum()
+    assert int(message_bytes([sent])) == 4 * kept.sum()
+    assert int(told_bits(sent)) == 0
 
 
 def test_a_mask_on_the_way_in_only_takes_away_from_the_mask_drawn() -> None:
     values = data()
     free = send(0.4, 3, Message(values)).kept
-    masked = send(0.4, 3, Message(values, values > 0)).kept
+    masked = send(0.4, 3, Message(values, (Mask(values > 0),))).kept
     np.testing.assert_array_equal(masked, free & (values > 0))
 
 
@@ -137,7 +178,7 @@ def test_the_mask_does_not_depend_on_the_values() -> None:
 
 
 def test_no_two_clients_share_a_mask() -> None:
-    kept = np.asarray(many(0.5, jnp.ones(64), 200).kept)
+    kept = kept_of(many(0.5, jnp.ones(64), 200))
     assert len(np.unique(kept, axis=0)) == 200
 
 
@@ -151,3 +192,124 @@ def test_mapped_over_clients_equals_a_python_loop() -> None:
     together = jax.vmap(one)(keys, values)
     for n, key in enumerate(jax.random.split(jax.random.key(0), 3)):
         np.testing.assert_array_equal(together[n], one(key, values[n]))
+
+
+@every_mode
+def test_units_are_kept_or_left_as_a_whole(unit: str, exact: bool) -> None:
+    keys = jax.random.split(jax.random.key(0), 50)
+    sent = clients(unit, exact)(jnp.array([0.4]), keys, jnp.ones(SHAPE), None)
+    flags = np.asarray(sent.values) != 0
+    assert chosen(sent).shape == (1, 50, *FLAGS[unit])
+    np.testing.assert_array_equal(flags, kept_of(sent))
+    assert len(np.unique(flags.reshape(50, -1), axis=0)) > 1
+
+
+@every_mode
+def test_units_are_unbiased_and_as_likely_as_each_other(unit: str, exact: bool) -> None:
+    values, rates = data(SHAPE), jnp.array([0.1, 0.4, 0.9])
+    keys = jax.random.split(jax.random.key(1), DRAWS)
+    sent = clients(unit, exact)(rates, keys, values, None)
+    units = int(np.prod(FLAGS[unit]))
+    for rate, received, flags in zip(
+        np.asarray(rates), np.asarray(sent.values), chosen(sent), strict=True
+    ):
+        p = max(1, round(units * (1 - float(rate)))) / units if exact else share(float(rate))
+        # An entry x is x / p or 0.
+        error = np.sqrt((1 - p) / p / DRAWS)
+        bias = np.abs(received.mean(axis=0, dtype=np.float64) - values)
+        assert np.all(bias <= 5 * error * np.abs(values) + 1e-6)
+        assert np.all(np.abs(flags.mean(axis=0) - p) <= 5 * np.sqrt(p * (1 - p) / DRAWS))
+        scale = received[received != 0] / np.broadcast_to(values, received.shape)[received != 0]
+        np.testing.assert_allclose(scale, 1 / p, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_exact_dropout_keeps_the_nearest_number_of_units_but_one_at_least(unit: str) -> None:
+    # Away from halves, which float32 may round to either side.
+    rates = [0.0, 0.12, 0.33, 0.52, 0.71, 0.97, 0.9999]
+    keys = jax.random.split(jax.random.key(2), 40)
+    sent = clients(unit, True)(jnp.array(rates), keys, jnp.ones(SHAPE), None)
+    units = int(np.prod(FLAGS[unit]))
+    counts = chosen(sent).reshape(len(rates), 40, units).sum(axis=2)
+    expected = [max(1, round((1 - rate) * units)) for rate in rates]
+    np.testing.assert_array_equal(counts, np.repeat(np.array(expected)[:, None], 40, axis=1))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_exact_dropout_counts_units_that_are_still_open(unit: str) -> None:
+    flags = np.asarray(data(FLAGS[unit])) > -0.3
+    entries_open = flags & (np.asarray(data(SHAPE)) > -1.5)
+    open_ = np.broadcast_to(entries_open, SHAPE)
+    spanned = tuple(i for i in range(3) if FLAGS[unit][i] == 1)
+    number = int(open_.any(axis=spanned).sum()) if spanned else int(open_.sum())
+    keys = jax.random.split(jax.random.key(3), DRAWS)
+    sent = clients(unit, True)(jnp.array([0.4]), keys, data(SHAPE), jnp.asarray(open_))
+    count = round(0.6 * number)
+    np.testing.assert_array_equal(chosen(sent).reshape(DRAWS, -1).sum(axis=1), count)
+    received = np.asarray(sent.values[0], np.float64)
+    assert not received[:, ~open_].any()
+    wanted = np.where(open_, data(SHAPE), 0.0)
+    error = np.abs(wanted) * np.sqrt((number / count - 1) / DRAWS)
+    assert np.all(np.abs(received.mean(axis=0) - wanted) <= 5 * error + 1e-6)
+
+
+def test_exact_dropout_draws_every_set_of_units_as_often() -> None:
+    sent = clients("channel", True)(
+        jnp.array([0.6]), jax.random.split(jax.random.key(4), DRAWS), jnp.ones(SHAPE), None
+    )
+    sets, counts = np.unique(chosen(sent).reshape(DRAWS, 5), axis=0, return_counts=True)
+    assert len(sets) == 10  # two of five
+    assert np.all(np.abs(counts - DRAWS / 10) <= 5 * np.sqrt(DRAWS * 0.1 * 0.9))
+
+
+@every_mode
+def test_a_message_of_which_nothing_is_kept_stays_empty(unit: str, exact: bool) -> None:
+    keys = jax.random.split(jax.random.key(0), 50)
+    sent = clients(unit, exact)(jnp.array([0.4]), keys, data(SHAPE), jnp.zeros(SHAPE, bool))
+    assert not np.any(sent.values)
+
+
+@every_mode
+def test_rates_of_each_client_are_what_they_are_as_static_numbers(unit: str, exact: bool) -> None:
+    rates = [0.0, 0.2, 0.5, 0.9]
+    values = data(SHAPE)
+
+    @jax.jit
+    def each(key: Array, values: Array) -> list[Message]:
+        return [dropout(rate, unit, exact).send((), key, Message(values))[1] for rate in rates]
+
+    keys = jax.random.split(jax.random.key(5), 1)
+    together = clients(unit, exact)(jnp.array(rates), keys, values, None)
+    for n, alone in enumerate(each(jax.random.split(jax.random.key(5), 1)[0], values)):
+        np.testing.assert_array_equal(together.masks[0].chosen[n, 0], alone.masks[0].chosen)
+        np.testing.assert_array_equal(together.values[n, 0], alone.values)
+
+
+@every_mode
+def test_all_rates_share_one_compilation(unit: str, exact: bool) -> None:
+    traces = []
+
+    @jax.jit
+    def one(key: Array, rate: Array) -> Array:
+        traces.append(rate)
+        return dropout(rate, unit, exact).send((), key, Message(data(SHAPE)))[1].values
+
+    for rate in (0.0, 0.3, 0.9):
+        one(jax.random.key(0), jnp.float32(rate))
+    assert len(traces) == 1
+
+
+@every_mode
+def test_the_gradient_of_units_has_their_mask_and_scale(unit: str, exact: bool) -> None:
+    weights = jax.random.normal(jax.random.key(1), SHAPE)
+
+    def loss(values: Array, rate: Array) -> tuple[Array, Message]:
+        sent = dropout(rate, unit, exact).send((), jax.random.key(0), Message(values))[1]
+        return jnp.sum(weights * sent.values), sent
+
+    values = data(SHAPE)
+    slope, sent = jax.jit(jax.grad(loss, has_aux=True))(values, jnp.float32(0.4))
+    kept = np.broadcast_to(chosen(sent), SHAPE)
+    assert 0 < kept.sum() < kept.size
+    scale = np.max(np.asarray(sent.values)[kept] / np.asarray(values)[kept])
+    np.testing.assert_allclose(slope, np.where(kept, weights * scale, 0), rtol=1e-5)

@@ -202,10 +202,10 @@ def _run_with_key(experiment, state, key):
     scheme, data = experiment.scheme, experiment.data
     ids = state.participants
     batch = fedsl._next_batch(scheme, data, experiment.key, ids, state.clients.drawn)
-    keys = jax.vmap(lambda n: fold(key, Purpose.EXCHANGE, n))(ids)
+    own = fold(key, Purpose.EXCHANGE)
     share = weights(scheme, data.partition, ids)
     server, clients, _ = exchange(
-        scheme, scheme.pruner.forms, state.server, state.clients, batch, keys, share, jnp.int32(0)
+        scheme, scheme.pruner.forms, state.server, state.clients, batch, own, share, jnp.int32(0)
     )
     return state.replace(server=server, clients=clients)
 
@@ -220,7 +220,8 @@ def test_clients_never_share_noise():
     images, _ = reference.batch(experiment, 0, 0)
     client = jax.tree.map(lambda x: x[0], state.clients)
     scheme = experiment.scheme
-    activation = forward_one(scheme, scheme.pruner.forms[0], client, images)[0]
+    form = scheme.pruner.forms[0]
+    activation = forward_one(scheme, form, client, images, experiment.key)[0]
     keys = [fold(experiment.key, Purpose.EXCHANGE, 0, 0, n) for n in (0, 1, 0)]
     first, second, again = (
         _send_smashed(scheme, client, activation, key)[1].values for key in keys

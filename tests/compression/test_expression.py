@@ -1,0 +1,169 @@
+"""Expressions: what they build, what they refuse and where."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfedsl.compression.compressor import Compressor, chain, feedback
+from jfedsl.compression.dropout import dropout
+from jfedsl.compression.expression import ExpressionError, buckets, build, parse
+from jfedsl.compression.message import Message
+from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
+from jfedsl.compression.sparsification import randtopk, splitfc, topk
+from jfedsl.compression.table import COMPRESSORS
+
+VALUES = jax.random.normal(jax.random.key(2), (4, 3, 3, 5))
+
+
+def sent(compressor: Compressor, seed: int = 0) -> Message:
+    """What arrives of some values, with a chain's key."""
+    send = jax.jit(lambda key: compressor.send(compressor.init(VALUES), key, Message(VALUES))[1])
+    return send(jax.random.key(seed))
+
+
+def assert_same(one: Message, other: Message) -> None:
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.kept is None or np.array_equal(one.kept, other.kept)
+    assert (one.coding is None) == (other.coding is None)
+    if one.coding is not None and other.coding is not None:
+        assert (one.coding.bits, one.coding.bucket) == (other.coding.bits, other.coding.bucket)
+        np.testing.assert_array_equal(one.coding.headers, other.coding.headers)
+
+
+MEANINGS = {
+    "none": chain(),
+    "dropout(0.2)": dropout(0.2),
+    "dropout(rate=0.2,unit=channel)": dropout(0.2, "channel"),
+    "dropout(0.5, feature, true)": dropout(0.5, "feature", True),
+    "topk(0.1)": topk(0.1),
+    "topk(0.1,each=example)": topk(0.1, "example"),
+    "randtopk(0.2,alpha=0.3)": randtopk(0.2, 0.3),
+    "splitfc(0.5)": splitfc(0.5),
+    "uniform(8)": uniform(8),
+    "uniform(8,bucket=16,rounding=nearest)": uniform(8, 16, "nearest"),
+    "uniform(32)": chain(),
+    "qsgd(4,0)": qsgd(4, 0),
+    "ternary": ternary(),
+    "ternary(64,clip=2.5)": ternary(64, 2.5),
+    "sign(bucket=10)": sign(10),
+    "bfloat16": cast("bfloat16"),
+    "float16()": cast("float16"),
+    "feedback(topk(0.1)|uniform(8))": feedback(chain(topk(0.1), uniform(8))),
+}
+
+
+@pytest.mark.parametrize("text", MEANINGS)
+def test_an_expression_is_the_compressors_it_names(text: str) -> None:
+    link = build(parse(text, 3), 3, 0)
+    expected = MEANINGS[text] if text == "none" else chain(MEANINGS[text])
+    assert_same(sent(link(1)), sent(expected))
+
+
+def test_bars_chain() -> None:
+    link = build(parse(" dropout(0.2) | topk(0.5)|uniform(4,8) ", 3), 3, 0)
+    assert_same(sent(link(0)), sent(chain(dropout(0.2), topk(0.5), uniform(4, 8))))
+
+
+def test_every_compressor_is_tried() -> None:
+    assert {name for name in COMPRESSORS if any(name in text for text in MEANINGS)} == set(
+        COMPRESSORS
+    )
+
+
+def test_clients_may_differ_without_a_program_each() -> None:
+    link = build(parse("dropout([0.1,0.5,0.9])|uniform([2,8,32],16)", 3), 3, 0)
+    traces = []
+
+    @jax.jit
+    def send(number: Any, key: Any) -> Message:
+        traces.append(number)
+        own = link(number)
+        return own.send(own.init(VALUES), key, Message(VALUES))[1]
+
+    for number, (rate, bits) in enumerate(((0.1, 2), (0.5, 8), (0.9, 32))):
+        message = send(number, jax.random.key(7))
+        expected = sent(chain(dropout(rate), uniform(bits, 16)), 7)
+        np.testing.assert_array_equal(message.kept, expected.kept)
+        np.testing.assert_allclose(message.values, expected.values, rtol=1e-6)
+        assert int(message.entry_bits) == bits
+    assert len(traces) == 1
+
+
+def test_a_range_gives_each_client_a_number_of_its_own() -> None:
+    link = build(parse("uniform(4-8)", 5), 5, 1)
+    found = [int(sent(link(jnp.int32(n))).entry_bits) for n in range(5)]
+    assert sorted(found) == [4, 5, 6, 7, 8]
+
+
+def test_numbers_that_are_the_same_for_all_stay_plain() -> None:
+    link = build(parse("uniform([8,8,8])", 3), 3, 0)
+    own = link(0)
+    coding = own.send(own.init(VALUES), jax.random.key(0), Message(VALUES))[1].coding
+    assert coding is not None and isinstance(coding.bits, int)
+
+
+def test_bucket_sizes_are_found_inside_and_by_default() -> None:
+    calls = parse("feedback(topk(0.1)|qsgd(4,64))|uniform(8)|ternary(0)", 3)
+    assert list(buckets(calls)) == [64, 512, 0]
+
+
+NAMES = ", ".join(COMPRESSORS)
+WRONG = {
+    "": "compressors joined by |",
+    "dropout(0.2": "compressors joined by |, as in dropout(0.2)|uniform(8), at character",
+    "dropout(0.2)|unifrom(8)": f"one of {NAMES}, or none alone, at character 14 (unifrom(8))",
+    "none|uniform(8)": "or none alone, at character 1 (none)",
+    "1+2": "at character 1 (1+2)",
+    "x.dropout(0.1)": "at character 1 (x.dropout(0.1))",
+    "dropout()": "dropout(rate, unit, exact) with rate, at character 1",
+    "dropout(1.0)": "a rate in [0, 1) as rate, at character 9 (1.0)",
+    "dropout(-0.5)": "a rate in [0, 1) as rate, at character 9",
+    "dropout(nan)": "a rate in [0, 1) as rate, at character 9",
+    "dropout(0.1,unit=pixel)": "one of entry, feature, channel as unit, at character 18 (pixel)",
+    "dropout(0.1,exact=1)": "one of false, true as exact",
+    "dropout(0.1,0.2,0.3,0.4)": "dropout(rate, unit, exact), at character 21 (0.4)",
+    "dropout(0.1,rate=0.2)": "dropout(rate, unit, exact), at character 13 (rate=0.2)",
+    "topk(0)": "a fraction in (0, 1] as keep",
+    "topk(2)": "a fraction in (0, 1] as keep",
+    "randtopk(0.1,1)": "a number in [0, 1) as alpha",
+    "randtopk(0.1,[0.1,0.2,0.3])": "a number in [0, 1) as alpha",
+    "uniform(0)": "a whole number from 1 to 16, or 32 for off as bits",
+    "uniform(17)": "a whole number from 1 to 16, or 32 for off as bits",
+    "uniform(4.5)": "a whole number from 1 to 16",
+    "uniform(True)": "a whole number from 1 to 16",
+    "uniform('8')": "a whole number from 1 to 16",
+    "uniform([])": "a whole number from 1 to 16",
+    "uniform(8-4)": "a whole number from 1 to 16",
+    "uniform(8-32)": "a whole number from 1 to 16",
+    "qsgd(1)": "a whole number from 2 to 16",
+    "uniform([8,4])": "one for all, or 3, one for each client as bits, at character 9 ([8,4])",
+    "uniform(8,-1)": "a whole number, 0 or more as bucket",
+    "uniform(8,bucket=[1,2,3])": "a whole number, 0 or more as bucket",
+    "uniform(8,foo=3)": "uniform(bits, bucket, rounding), at character 11 (foo=3)",
+    "uniform(**x)": "uniform(bits, bucket, rounding)",
+    "uniform(8)|dropout(0.2)": "what quantizes them, at character 12 (dropout(0.2))",
+    "feedback(uniform(8))|topk(0.1)": "what leaves entries out before what quantizes them",
+    "feedback(uniform(8)|topk(0.1))": "what quantizes them, at character 21 (topk(0.1))",
+    "feedback()": "feedback(one chain of compressors)",
+    "feedback(topk(0.1),uniform(8))": "feedback(one chain of compressors)",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_named_with_its_place(text: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        parse(text, 3)
+    assert WRONG[text] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["splitfc(0.1)", "topk(0.1,example)", "dropout(0.1,feature)", "dropout(0.1,channel)"]
+)
+def test_what_needs_a_batch_is_refused_where_there_is_none(text: str) -> None:
+    parse(text, 3, batch=True)
+    with pytest.raises(ExpressionError, match="for activations and their gradients only"):
+        parse(text, 3, batch=False)

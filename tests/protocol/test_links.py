@@ -1,0 +1,170 @@
+"""Links in the protocol: differing clients, what goes down as a change, memory, and real bytes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, assert_equal, differs, setup
+
+from jfedsl.algorithms import fedsl
+from jfedsl.compression import packing
+from jfedsl.compression.message import kept_only
+from jfedsl.keys import Purpose, Stage, fold
+from jfedsl.protocol import client_side
+from jfedsl.protocol.aggregation import start_period
+from jfedsl.protocol.exchange import _send_smashed
+
+# mlp on digits, cut after dense1: see test_traffic.
+SMASHED, WEIGHTS, BIASES, LABELS = 8 * 256, 64 * 256, 256, 4
+
+
+def test_clients_differ_in_bits_and_rates_under_one_compilation():
+    experiment, state, _ = setup(
+        dropout_rate="0.1,0.5,0.1,0.1", smashed_bits="2,8,16,32", cut_gradient_bits="4-7",
+        model_up="topk([0.1,0.2,0.4,1.0])", aggregate_every=2,
+    )  # fmt: skip
+    rounds = experiment.rounds(1)
+    for _ in range(3):
+        state, record = rounds(experiment.data, experiment.key, state, 1)
+    assert rounds._cache_size() == 1
+    kept = np.asarray(record.smashed_up_bytes[0, 0]) - LABELS
+    headers = 4 * 8  # 2048 entries in buckets of 512
+    entries = np.array([0.9, 0.5, 0.9, 0.9]) * SMASHED
+    expected = entries * np.array([2, 8, 16, 32]) / 8 + headers * np.array([1, 1, 1, 0])
+    assert (abs(kept - expected) < 5 * 22 * np.array([2, 8, 16, 32]) / 8).all()
+    down = np.asarray(record.cut_gradient_down_bytes[0, 0]) - headers
+    assert sorted(np.rint(8 * down / entries).tolist()) == [4, 5, 6, 7]
+
+
+def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
+    experiment, state, run = setup(
+        model_down="uniform(8)", clients=3, participants=2, prune_kind="mask",
+        prune_rate=(0.3, 0.5, 0.0), prune_score="random", aggregate_every=1,
+    )  # fmt: skip
+    scheme = experiment.scheme
+    start = jax.jit(functools.partial(start_period, scheme))
+    seen = np.zeros(3, bool)
+    received = jax.tree.map(lambda w: np.zeros((3, *w.shape), np.float32), state.aggregator.params)
+    for _ in range(5):
+        opened, down = start(experiment.key, state)
+        ids = np.asarray(opened.participants)
+        for slot, n in enumerate(ids.tolist()):
+            client = jax.tree.map(lambda x, n=n: x[n], opened.clients)
+            kept = scheme.pruner.kept(client.masks).params
+            sent = sum(int(m.sum()) for m in jax.tree.leaves(kept))
+            whole = jax.tree.map(lambda w, m: jnp.where(m, w, 0.0), state.aggregator.params, kept)
+            now = jax.tree.map(lambda w, m: jnp.where(m, w, 0.0), client.params, kept)
+            if not seen[n]:
+                assert_equal(now, whole)
+                assert int(down[slot]) == 4 * sent + WEIGHTS // 8
+            else:
+                headers = 8 * (WEIGHTS // 512 + 1)
+                assert int(down[slot]) == sent + headers + WEIGHTS // 8
+                change = jax.tree.map(lambda w, r, n=n: w - r[n], whole, received)
+                span = max(float(jnp.abs(c).max()) for c in jax.tree.leaves(change))
+                assert differs(now, whole)
+                assert_close(now, whole, rtol=0, atol=2.1 * span / 255)
+            for old, new, mask in zip(
+                *map(jax.tree.leaves, (received, client.params, kept)), strict=True
+            ):
+                old[n] = np.where(mask, new, old[n])
+            seen[n] = True
+        assert_equal(opened.clients.received, received)
+        state, record = run(state)
+        np.testing.assert_array_equal(record.model_down_bytes, down)
+    assert seen.all()
+
+
+def test_a_compressed_model_up_is_a_change_of_what_really_arrived():
+    # Rates of 0: what comes up must be the client's own weights, whatever came down.
+    experiment, state, run = setup(
+        model_down="uniform(4)", model_up="topk(1.0)", clients=2, aggregate_every=1
+    )
+    for _ in range(2):
+        state, _ = run(state)
+    opened, _ = jax.jit(functools.partial(start_period, experiment.scheme))(experiment.key, state)
+    assert differs(opened.clients.received, opened.clients.params) is False
+    arrived = opened.clients.received
+    after, _ = run(state)
+    trained = jax.jit(functools.partial(fedsl._exchanges, experiment.scheme))(
+        experiment.scheme.pruner.forms, experiment.data, experiment.key, opened
+    )[0]
+    mean = jax.tree.map(lambda x: x.mean(axis=0), trained.clients.params)
+    assert differs(trained.clients.params, arrived)
+    assert_close(after.aggregator.params, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_what_feedback_left_is_each_clients_own_and_survives_absence():
+    _, state, run = setup(
+        client_gradient="feedback(topk(0.05))", clients=4, participants=2, local_steps=2
+    )
+    left = [np.asarray(x) for x in jax.tree.leaves(state.clients.links.client_gradient)]
+    assert all((x == 0).all() for x in left) and [x.shape[0] for x in left] == [4, 4]
+    after, _ = run(state)
+    present = set(np.asarray(after.participants).tolist())
+    for n in range(4):
+        moved = any(
+            (np.asarray(x)[n] != 0).any()
+            for x in jax.tree.leaves(after.clients.links.client_gradient)
+        )
+        assert moved == (n in present)
+
+
+STREAMS = {
+    "dropout(0.3)|topk(0.2)|qsgd(5,100)": "uniform(3)",
+    "topk(0.02,each=example)": "ternary",
+    "splitfc(0.6)|bfloat16": "sign",
+}
+
+
+@pytest.mark.parametrize("up", STREAMS)
+def test_counted_bytes_are_those_of_the_real_message(up):
+    experiment, state, run = setup(smashed=up, cut_gradient=STREAMS[up], clients=2)
+    scheme, data, key = experiment.scheme, experiment.data, experiment.key
+    batch = fedsl._next_batch(scheme, data, key, state.participants, state.clients.drawn)
+    own = fold(key, Purpose.EXCHANGE, 0, 0)
+    _, record = run(state)
+    for n in range(2):
+        client = jax.tree.map(lambda x, n=n: x[n], state.clients)
+        form = scheme.pruner.forms[0]
+        activation = client_side.forward_one(scheme, form, client, batch.images[n], own)[0]
+        _, message, _ = jax.jit(functools.partial(_send_smashed, scheme))(
+            client, activation, fold(own, n)
+        )
+        labels = packing.labels_field(np.asarray(batch.labels[n]), scheme.classes)
+        assert len(packing.pack([message], [labels])) == int(record.smashed_up_bytes[0, n])
+        answer = scheme.links.cut_gradient(n).send(
+            client.links.cut_gradient,
+            fold(own, n, Stage.CUT_GRADIENT),
+            kept_only(jnp.ones(activation.shape), message.kept),
+        )[1]
+        assert len(packing.pack([answer])) == int(record.cut_gradient_down_bytes[0, n])
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_int8_products_on_clients_leave_losses_and_servers_alone_and_gradients_close(model):
+    steps = {}
+    for arithmetic in ("float", "int8"):
+        _, state, run = setup(model=model, norm="none", clients=2, client_backward=arithmetic)
+        after, record = run(state)
+        move = jax.tree.map(lambda a, b: a - b, after.aggregator.params, state.aggregator.params)
+        steps[arithmetic] = np.concatenate([np.ravel(x) for x in jax.tree.leaves(move)])
+        steps[arithmetic, "server"], steps[arithmetic, "loss"] = after.server, record.losses
+    np.testing.assert_array_equal(steps["int8", "loss"], steps["float", "loss"])
+    assert_equal(steps["int8", "server"].params, steps["float", "server"].params)
+    one, other = steps["float"], steps["int8"]
+    assert (one != other).any()
+    assert one @ other > 0.99 * np.linalg.norm(one) * np.linalg.norm(other)
+
+
+def test_int8_noise_is_drawn_anew_for_every_client_and_step_and_again_for_recomputation():
+    results = []
+    for remat in (False, True):
+        _, state, run = setup(
+            model="cnn", clients=8, client_backward="int8", remat_clients=remat, client_chunk=2,
+            prune_kind="channel", prune_rate=(0.5,) * 4 + (0.0,) * 4,
+        )  # fmt: skip
+        results.append(run(state)[0])
+    assert_close(results[1], results[0], rtol=1e-3, atol=1e-5)
