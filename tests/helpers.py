@@ -9,6 +9,7 @@ import numpy as np
 from jfedsl.algorithms import fedsl
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
+from jfedsl.links import SHORTHANDS
 
 # All compression off; plain SGD.
 PLAIN: dict[str, Any] = {
@@ -32,7 +33,8 @@ PLAIN: dict[str, Any] = {
 
 def plain(**changes: Any) -> Config:
     """A config with all compression off, but for `changes`."""
-    return Config(**{**PLAIN, **changes})
+    said = {name for place, names in SHORTHANDS.items() if place in changes for name in names}
+    return Config(**{**{k: v for k, v in PLAIN.items() if k not in said}, **changes})
 
 
 def setup(**changes: Any) -> tuple[Experiment, Any, Any]:

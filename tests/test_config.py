@@ -46,6 +46,26 @@ WRONG = [
         "--model_bits=1: allowed is 2 or more with --quantizer=qsgd",
     ),
     ({"client_gradient_bits": 24}, "or 32 for off"),
+    ({"smashed_bits": "4,8"}, "--smashed_bits=4,8: allowed is one for all, --clients=10 of them"),
+    ({"smashed_bits": "4-32"}, "--smashed_bits=4-32: allowed is 1 (qsgd: 2) to 16, or 32 for off"),
+    ({"smashed_bits": "much"}, "--smashed_bits=much: allowed is 1 (qsgd: 2) to 16"),
+    ({"dropout_rate": "0.1-1.5"}, "--dropout_rate=0.1-1.5: allowed is a rate in [0, 1); or one"),
+    (
+        {"smashed": "topk(0.1)", "dropout_rate": 0.1},
+        "--dropout_rate=0.1: allowed is nothing with --smashed",
+    ),
+    (
+        {"model_up": "topk(0.1)", "model_bits": 8},
+        "--model_bits=8: allowed is nothing with --model_up",
+    ),
+    (
+        {"cut_gradient": "uniform(0)"},
+        "--cut_gradient=uniform(0): allowed is a whole number from 1 to 16, or 32 for off as bits, "
+        "at character 9 (0)",
+    ),
+    ({"model_down": "splitfc(0.1)"}, "--model_down=splitfc(0.1): allowed is splitfc for activ"),
+    ({"smashed": "uniform([4,8])"}, "allowed is one for all, or 10, one for each client as bits"),
+    ({"client_backward": "int4"}, "--client_backward=int4: allowed is one of float, int8"),
     ({"participants": 11}, "--participants=11: allowed is at most --clients=10"),
     ({"participants": 0}, "--participants=0: allowed is a whole number from 1 to 2147483647"),
     ({"clients": 0}, "--clients=0: allowed is a whole number from 1"),
@@ -95,8 +115,39 @@ def test_flag_of_numbers_refuses_words():
             values(["program", f"--{flag}=much"])
 
 
+def test_shorthands_stand_for_expressions():
+    assert Config().expressions == {
+        "smashed": "dropout(0.2)",
+        "cut_gradient": "uniform(8,bucket=512)",
+        "client_gradient": "uniform(8,bucket=512)",
+        "model_up": "none",
+        "model_down": "none",
+    }
+    other = Config(
+        dropout_rate=0, smashed_bits="4,8", model_bits="2-6", cut_gradient="topk(0.1)",
+        client_gradient_bits=32, quantizer="qsgd", bucket_size=64, clients=2,
+    )  # fmt: skip
+    assert other.expressions == {
+        "smashed": "qsgd([4,8],bucket=64)",
+        "cut_gradient": "topk(0.1)",
+        "client_gradient": "none",
+        "model_up": "qsgd(2-6,bucket=64)",
+        "model_down": "none",
+    }
+    both = Config(dropout_rate="0.1-0.5", smashed_bits=8)
+    assert both.expressions["smashed"] == "dropout(0.1-0.5)|uniform(8,bucket=512)"
+
+
+def test_numbers_and_texts_of_shorthands_are_the_same():
+    assert Config(dropout_rate=0.3, smashed_bits=8) == Config(dropout_rate="0.3", smashed_bits="8")
+    older = Config().to_json().replace('"dropout_rate": null', '"dropout_rate": 0.25')
+    assert Config.from_json(older).expressions["smashed"] == "dropout(0.25)"
+
+
 def test_json_round_trip():
-    settings = Config(clients=3, prune_rate=(0.1, 0.2, 0.3), cut="2", participants=2)
+    settings = Config(
+        clients=3, prune_rate=(0.1, 0.2, 0.3), cut="2", participants=2, smashed="uniform([4,8,8])"
+    )
     assert Config.from_json(settings.to_json()) == settings
 
 
@@ -114,6 +165,9 @@ def test_what_may_change_on_resume():
     assert differences(old, changed) == [
         "clients (10 -> 12)", "prune_rate (0.3 -> 0.5)", "seed (0 -> 1)"
     ]  # fmt: skip
+    same = Config(smashed="dropout(0.2)", quantizer="uniform", cut_gradient_bits="8")
+    assert differences(old, same) == [], "the same compressors, asked for otherwise"
+    assert differences(old, Config(smashed="dropout(0.3)")) == ["smashed ( -> dropout(0.3))"]
     cosine = Config(learning_rate_schedule="cosine")
     longer = Config(learning_rate_schedule="cosine", rounds=100)
     assert differences(cosine, longer) == ["rounds (60 -> 100)"]

@@ -10,6 +10,7 @@ import image_sets
 import pytest
 from absl import flags
 
+from jfedsl.compression.table import COMPRESSORS
 from jfedsl.config import Config, shown
 from jfedsl.data.builders import BUILDERS
 from jfedsl.data.datasets import DATASETS
@@ -44,8 +45,8 @@ def script(name):
 
 @pytest.fixture
 def tables():
-    """What an example adds to the tables of models and data sets is taken out again."""
-    before = [(table, dict(table)) for table in (ZOO, DATASETS)]
+    """What an example adds to the tables is taken out again."""
+    before = [(table, dict(table)) for table in (ZOO, DATASETS, COMPRESSORS)]
     yield
     for table, entries in before:
         table.clear()
@@ -116,19 +117,24 @@ def test_presets_run(preset, tmp_path, generated):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_the_pruning_study_compares_its_settings(tmp_path, generated, capsys, monkeypatch):
-    study = script("pruning_study")
-    preset = ROOT / "experiments" / "studies" / "pruning.flags"
-    first = f"# python experiments/pruning_study.py --flagfile={preset.relative_to(ROOT)}"
+@pytest.mark.parametrize(
+    ("name", "setting"), [("pruning", "channel 0.25"), ("compression", "1/8 top-k, 8 bit")]
+)
+def test_studies_compare_their_settings(name, setting, tmp_path, generated, capsys, monkeypatch):
+    if "seeds" in flags.FLAGS:
+        delattr(flags.FLAGS, "seeds")  # of another study
+    study = script(f"{name}_study")
+    preset = ROOT / "experiments" / "studies" / f"{name}.flags"
+    first = f"# python experiments/{name}_study.py --flagfile={preset.relative_to(ROOT)}"
     assert preset.read_text().splitlines()[0] == first
-    monkeypatch.setattr(study, "SETTINGS", dict(list(study.SETTINGS.items())[1:2]))
+    monkeypatch.setattr(study, "SETTINGS", {setting: study.SETTINGS[setting]})
     few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
     config = parse([f"--flagfile={preset}", *few, *where])
     monkeypatch.setattr(study, "_SEEDS", SimpleNamespace(value=[3]))
     study.main(config)
-    assert "| channel 0.25 | 0." in capsys.readouterr().out
-    assert (tmp_path / "study" / "channel_0.25" / "seed_3" / "masks.png").exists()
+    assert f"| {setting} | 0." in capsys.readouterr().out
+    assert len(list((tmp_path / "study").glob("*/seed_3/summary.json"))) == 1
 
 
 def test_train_prints_its_table_and_picture(tmp_path, capsys):

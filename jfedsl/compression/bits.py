@@ -90,6 +90,8 @@ def pack_codes(field: Field) -> Bytes:
     codes, width = field
     if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < 1 << width:
         raise ValueError(f"codes from {codes.min()} to {codes.max()} do not fit {width} bits")
+    if width == 0:
+        return np.zeros(0, np.uint8)
     if width == 1:
         return np.packbits(codes.astype(bool), bitorder="little")
     if width in (8, 16, 32):
@@ -102,6 +104,8 @@ def pack_codes(field: Field) -> Bytes:
 
 def unpack_codes(packed: Bytes, count: int, width: int) -> Words:
     """Undoes `pack_codes`: uint32 `[count]`."""
+    if width == 0:
+        return np.zeros(count, np.uint32)
     if width == 1:
         return np.unpackbits(packed, count=count, bitorder="little").astype(np.uint32)
     if width in (8, 16, 32):
@@ -147,8 +151,6 @@ def _pack(codes: NDArray[Any], width: int) -> Words:
     """Codes as words, filled up with zero codes to a multiple of 32 of them."""
     words = np.zeros(-(-len(codes) // _WORD) * _WORD, "<u4")
     words[: len(codes)] = codes
-    if width == 0:
-        return words[:0]
     while width <= _WORD // 2:
         words, width = _join(words, width), 2 * width
     return words if width == _WORD else _squeeze(words, width)
@@ -156,8 +158,6 @@ def _pack(codes: NDArray[Any], width: int) -> Words:
 
 def _unpack(words: Words, width: int) -> Words:
     """Undoes `_pack`, but for the filling."""
-    if width == 0:
-        return np.zeros(_WORD, np.uint32)
     doublings = (_WORD // width).bit_length() - 1
     if (width << doublings) < _WORD:
         words = _stretch(words, width << doublings)

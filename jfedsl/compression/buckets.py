@@ -55,6 +55,7 @@ def bucketed(grid: Grid, bits: int | Array, bucket_size: int, rounding: str) -> 
     """
     if isinstance(bits, int) and bits == FLOAT_BITS:
         return chain()
+    decode = _decoder(grid)  # one, so that messages of one compressor are trees of one structure
 
     def send(key: Array, message: Message) -> Message:
         shape, size = message.values.shape, message.values.size
@@ -68,7 +69,7 @@ def bucketed(grid: Grid, bits: int | Array, bucket_size: int, rounding: str) -> 
         index = _round(key if rounding == "stochastic" else None, place, grid.top(bits))
         received = from_buckets(only(flags, grid.value(index, headers, bits), 0.0), shape)
         codes = from_buckets(_to_codes(grid, index, bits), shape)
-        coding = Coding(codes, headers, bits, grid.headers * HEADER_BITS, width, _decoder(grid))
+        coding = Coding(codes, headers, bits, grid.headers * HEADER_BITS, width, decode)
         if not isinstance(bits, int):
             received, coding = _unless_off(message.values, received, coding)
         values = straight_through(message.values, received)

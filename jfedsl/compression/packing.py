@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -158,15 +159,20 @@ def _read_message(reader: Reader, known: Message) -> Message:
         masks.append(told)
     message = known.replace(masks=tuple(masks))
     coding, kept = message.coding, message.kept
-    if coding is None:
-        sent = _read_entries(reader, kept, shape, FLOAT_BITS)
-        return message.replace(values=jnp.asarray(sent.view(np.float32)))
-    if coding.header_bits:
+    if coding is not None and coding.header_bits:
         coding = coding.replace(headers=_read_headers(reader, _used(kept, coding), coding.headers))
-    codes = jnp.asarray(_read_entries(reader, kept, shape, int(coding.bits)))
-    decoded = coding.decode(to_buckets(codes, coding.bucket), coding.headers, int(coding.bits))
-    values = only(kept, from_buckets(decoded, shape), 0.0)
-    return Message(values, message.masks, coding.replace(codes=codes))
+    codes = _read_entries(reader, kept, shape, int(message.entry_bits))
+    if coding is not None:
+        coding = coding.replace(codes=jnp.asarray(codes))
+    if coding is None or coding.bits == FLOAT_BITS:
+        return Message(jnp.asarray(codes.view(np.float32)), message.masks, coding)
+    return Message(_decoded(coding, kept), message.masks, coding)
+
+
+@jax.jit
+def _decoded(coding: Coding, kept: Array | None) -> Array:
+    values = coding.decode(to_buckets(coding.codes, coding.bucket), coding.headers, coding.bits)
+    return only(kept, from_buckets(values, coding.codes.shape), 0.0)
 
 
 def _mask_fields(mask: Mask, open_: Array | None) -> Iterator[Field]:
@@ -235,5 +241,5 @@ def _read_entries(reader: Reader, kept: Array | None, shape: tuple[int, ...], bi
     if kept is None:
         return reader.read(math.prod(shape), bits).reshape(shape)
     codes = np.zeros(shape, np.uint32)
-    codes[np.asarray(kept)] = reader.read(int(jnp.sum(kept)), bits)
+    codes[np.asarray(kept)] = reader.read(int(np.count_nonzero(kept)), bits)
     return codes

@@ -119,7 +119,9 @@ def _spread(values: Array) -> Array:
     """Standard deviation of each feature of `[B, ...]`, its channel scaled to [0, 1]."""
     axes = tuple(range(values.ndim - 1))
     low, high = (f(values, axis=axes, keepdims=True) for f in (jnp.min, jnp.max))
-    return jnp.std((values - low) / jnp.where(high > low, high - low, 1.0), 0, keepdims=True)
+    scaled = (values - low) / jnp.where(high > low, high - low, 1.0)
+    # From the first example on, so that equal values deviate by exactly 0.
+    return jnp.std(scaled - scaled[:1], 0, keepdims=True)
 
 
 def _levels(spread: Array, open_: Array | None, rate: float | Array) -> Array:

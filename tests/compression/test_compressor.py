@@ -1,27 +1,35 @@
-"""Messages: chains are sequences, costs are exact, and leaves are sent with noise of their own."""
+"""Compressors: chains are sequences, nothing is hidden, and leaves have noise of their own."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jax import Array
 
 from jfedsl.compression.compressor import (
     Compressor,
-    Message,
     chain,
-    entries,
+    feedback,
     init_tree,
-    message_bytes,
     send_tree,
     stateless,
 )
 from jfedsl.compression.dropout import dropout
-from jfedsl.compression.quantization import uniform
+from jfedsl.compression.message import (
+    Mask,
+    Message,
+    entries,
+    kept_only,
+    message_bytes,
+    told_bits,
+)
+from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
+from jfedsl.compression.sparsification import randtopk, splitfc, topk
+from jfedsl.keys import fold
 
 
 def draws(shape: tuple[int, ...], seed: int = 1) -> Array:
@@ -43,7 +51,7 @@ def counter() -> Compressor:
 
 
 def test_a_chain_of_nothing_is_the_identity() -> None:
-    message = Message(draws((4, 3)), draws((4, 3)) > 0, 7, 5)
+    message = Message(draws((4, 3)), (Mask(draws((4, 3)) > 0),))
     states, sent = chain().send(chain().init(message.values), jax.random.key(0), message)
     assert states == ()
     assert sent is message
@@ -71,6 +79,18 @@ def test_two_compressors_of_a_kind_in_one_chain_do_not_share_noise() -> None:
     assert abs(int(entries(message)) - 250) < 70
 
 
+def test_messages_of_one_compressor_are_trees_of_one_structure() -> None:
+    # As branches and loops need them; and so that what is compiled for one serves the next.
+    link = chain(dropout(0.5), uniform(4, 8))
+    one, other = (
+        jax.eval_shape(
+            lambda x: link.send(link.init(x), jax.random.key(0), Message(x)), draws((9,))
+        )
+        for _ in range(2)
+    )
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+
+
 def test_states_travel_through_a_chain() -> None:
     both = chain(counter(), counter())
     states = both.init(jnp.zeros(2))
@@ -88,78 +108,139 @@ def test_a_stateless_compressor_has_no_memory() -> None:
     np.testing.assert_array_equal(message.values, np.full(3, 2.0))
 
 
-def test_entries_counts_what_is_sent() -> None:
-    kept = draws((6, 5)) > 0
-    assert int(entries(Message(draws((6, 5)), kept))) == int(np.sum(kept))
-    assert int(entries(Message(draws((6, 5))))) == 30
+# Every way to leave entries out and to write the others, alone and together.
+LINKS = {
+    "nothing": chain(),
+    "dropout": dropout(0.4),
+    "features, then qsgd": chain(dropout(0.4, "feature"), qsgd(4, 8)),
+    "channels, then bfloat16": chain(dropout(0.4, "channel", exact=True), cast("bfloat16")),
+    "dropout, top-k, uniform": chain(dropout(0.3), topk(0.4), uniform(3, 8)),
+    "top-k of examples, then float16": chain(topk(0.4, "example"), cast("float16")),
+    "randtopk, then sign": chain(randtopk(0.4, 0.3), sign(8)),
+    "splitfc, then ternary": chain(splitfc(0.4), ternary(8)),
+    "feedback": feedback(chain(topk(0.4), qsgd(4, 8))),
+}
+every_link = pytest.mark.parametrize("kind", LINKS)
+SHAPE = (6, 3, 4)
 
 
-@st.composite
-def tensors(draw: st.DrawFn) -> tuple[np.ndarray | None, int, int, int]:
-    """Mask, size, bits an entry and header bits; few sizes, because each compiles."""
-    size = draw(st.sampled_from([0, 1, 7, 8, 9, 30]))
-    kept = draw(st.none() | st.lists(st.booleans(), min_size=size, max_size=size))
-    mask = None if kept is None else np.array(kept, bool)
-    return mask, size, draw(st.integers(1, 32)), draw(st.integers(0, 700))
+@cache
+def through(kind: str) -> Callable[[Array, Array, Array], Message]:
+    """Sends entries that are kept, compiled once for each kind."""
+
+    def one(key: Array, values: Array, kept: Array) -> Message:
+        link = LINKS[kind]
+        return link.send(link.init(values), key, kept_only(values, kept))[1]
+
+    return jax.jit(one)
 
 
-@given(parts=st.lists(tensors(), max_size=4), extra=st.integers(0, 10**6), traced=st.booleans())
-def test_message_bytes_is_exact_and_rounds_up_once(
-    parts: list[tuple[np.ndarray | None, int, int, int]], extra: int, traced: bool
+def mask(seed: int, density: float = 0.7) -> np.ndarray:
+    return np.random.default_rng(seed).random(SHAPE) < density
+
+
+@every_link
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.7, 1.0])
+def test_entries_that_are_not_sent_are_exactly_zero(kind: str, density: float) -> None:
+    for seed in range(5):
+        kept = mask(seed, density)
+        sent = through(kind)(jax.random.key(seed), draws(SHAPE, seed), jnp.asarray(kept))
+        assert not np.any(np.asarray(sent.values)[~np.asarray(sent.kept)])
+        assert not np.any(np.asarray(sent.kept) & ~kept)
+
+
+@every_link
+def test_nan_is_received_as_nan_where_it_is_sent_and_never_hidden(kind: str) -> None:
+    kept = mask(0)
+    kept[2, 1, 3] = True
+    values = draws(SHAPE).at[2, 1, 3].set(jnp.nan)
+    for seed in range(5):
+        sent = through(kind)(jax.random.key(seed), values, jnp.asarray(kept))
+        assert np.isnan(sent.values[2, 1, 3]) == bool(sent.kept[2, 1, 3])
+        # What depends on the values sends it; what is drawn without them may not.
+        assert sent.kept[2, 1, 3] or kind.startswith(
+            ("dropout", "features", "channels", "randtopk")
+        )
+
+
+@every_link
+def test_an_infinity_is_received_as_infinity_or_nan_where_it_is_sent(kind: str) -> None:
+    values = draws(SHAPE).at[2, 1, 3].set(-jnp.inf)
+    for seed in range(5):
+        sent = through(kind)(jax.random.key(seed), values, jnp.ones(SHAPE, bool))
+        assert np.isfinite(sent.values[2, 1, 3]) == (not sent.kept[2, 1, 3])
+
+
+@every_link
+def test_what_is_sent_is_written_in_as_many_bytes_as_are_counted(kind: str) -> None:
+    sent = through(kind)(jax.random.key(0), draws(SHAPE), jnp.asarray(mask(0)))
+    kept = np.asarray(sent.kept)
+    bits = int(sent.entry_bits) * int(kept.sum()) + int(told_bits(sent))
+    if sent.coding is not None:
+        width = sent.coding.bucket
+        padded = np.pad(kept.ravel(), (0, -kept.size % width)).reshape(-1, width)
+        bits += int(sent.coding.header_bits) * int(padded.any(1).sum())
+    assert int(message_bytes([sent])) == -(-bits // 8)
+
+
+@every_link
+def test_no_gradient_reaches_what_is_not_sent(kind: str) -> None:
+    def loss(values: Array) -> tuple[Array, Message]:
+        sent = through(kind)(jax.random.key(0), values, jnp.asarray(mask(0)))
+        return jnp.sum(sent.values), sent
+
+    slope, sent = jax.grad(loss, has_aux=True)(draws(SHAPE))
+    np.testing.assert_array_equal(np.asarray(slope) != 0, sent.kept)
+    assert np.all(np.asarray(slope)[np.asarray(sent.kept)] >= 1 - 1e-6)
+
+
+@pytest.mark.parametrize("quantizer", [uniform(4), qsgd(4), ternary(), sign(), cast("bfloat16")])
+@pytest.mark.parametrize(
+    "sparsifier", [dropout(0.5), dropout(0.5, exact=True), topk(0.5), randtopk(0.5), splitfc(0.5)]
+)
+def test_what_leaves_entries_out_is_refused_after_what_quantizes_them(
+    quantizer: Compressor, sparsifier: Compressor
 ) -> None:
-    wrap = jnp.int32 if traced else int
-    messages = [
-        Message(jnp.zeros(size), None if mask is None else jnp.asarray(mask), wrap(b), wrap(header))
-        for mask, size, b, header in parts
-    ]
-    bits = extra + sum(
-        (size if mask is None else int(mask.sum())) * b + header for mask, size, b, header in parts
-    )
-    found = message_bytes(messages, extra)
-    assert found.dtype == jnp.int32
-    assert int(found) == -(-bits // 8)
+    for link in (chain(quantizer, sparsifier), chain(quantizer, chain(sparsifier))):
+        with pytest.raises(ValueError, match="before"):
+            jax.eval_shape(
+                lambda values, link=link: link.send(
+                    link.init(values), jax.random.key(0), Message(values)
+                ),
+                draws(SHAPE),
+            )
 
 
-def test_a_message_of_two_half_bytes_is_one_byte() -> None:
-    half = Message(jnp.zeros(1), None, 4)
-    assert int(message_bytes([half])) == 1
-    assert int(message_bytes([half, half])) == 1
-    assert int(message_bytes([half, half], 1)) == 2
+NOISY = {
+    "dropout": dropout(0.5),
+    "exact dropout": dropout(0.5, exact=True),
+    "uniform": uniform(2, 64),
+    "qsgd": qsgd(3, 64),
+    "ternary": ternary(64),
+    "randtopk": randtopk(0.5, 0.5),
+}
 
 
-def bytes_of(size: int, bits: int, header: int = 0, tensors: int = 1) -> int:
-    """Bytes of tensors of so many entries; compiled, so that their values never exist."""
+@pytest.mark.parametrize("kind", NOISY)
+def test_rounds_steps_clients_and_streams_have_independent_noise(kind: str) -> None:
+    size, counters = 4096, np.stack(np.meshgrid(*[np.arange(2)] * 4), -1).reshape(-1, 4)
+    values = draws((size,))
 
-    def count() -> Array:
-        values = jnp.zeros(size, jnp.bool_)
-        return message_bytes([Message(values, None, bits, header)] * tensors)
+    def one(counter: Array) -> Array:
+        key = fold(jax.random.key(0), *counter)  # round, step, client, stage
+        return NOISY[kind].send((), key, Message(values))[1].values
 
-    return int(jax.jit(count)())
-
-
-@pytest.mark.parametrize("bits", [1, 16, 27, 32])
-def test_bytes_are_exact_where_bits_overflow_32_bits(bits: int) -> None:
-    size = 80_000_003
-    assert bytes_of(size, bits, 9) == -(-(size * bits + 9) // 8)
-
-
-def test_bytes_are_exact_for_a_large_mask() -> None:
-    kept = np.ones(80_000_003, bool)
-    kept[::5] = False
-    count = jax.jit(lambda kept: message_bytes([Message(kept, kept, 31, 8)]))
-    assert int(count(kept)) == -(-(int(kept.sum()) * 31 + 8) // 8)
-
-
-def test_headers_of_several_tensors_may_exceed_32_bits_together() -> None:
-    assert bytes_of(8, 8, 2**30, tensors=2) == 2 * (8 + 2**27)
-
-
-def test_a_message_that_could_take_2_gib_is_refused() -> None:
-    assert bytes_of(2**29 - 1, 32) == 2**31 - 4
-    with pytest.raises(ValueError, match="2 GiB"):
-        bytes_of(2**29, 1)
-    with pytest.raises(ValueError, match="2 GiB"):
-        bytes_of(2**28, 1, tensors=2)
+    received = np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(counters, jnp.int32)), np.float64)
+    # What an entry would have been on average says nothing of noise.
+    noise = received - received.mean(axis=0)
+    noise = noise[:, noise.std(axis=0) > 0]
+    noise /= noise.std(axis=0)
+    number = noise.shape[1]
+    assert number > size / 2
+    count = len(counters)
+    alike = (noise @ noise.T / number)[~np.eye(count, dtype=bool)]
+    # Taking the mean off makes each pair of independent ones correlate by -1 / (count - 1).
+    assert np.all(np.abs(alike + 1 / (count - 1)) <= 5 / np.sqrt(number))
 
 
 TREE = {"a": draws((40,), 2), "b": {"c": draws((5, 8), 3)}}
@@ -176,13 +257,14 @@ def test_a_tree_has_one_state_a_leaf() -> None:
 
 
 def test_each_leaf_of_a_tree_is_sent_alone_with_its_own_key() -> None:
-    _, values, messages = send(uniform(2, 16))
+    link = uniform(2, 16)
+    _, values, messages = send(link)
     assert jax.tree.structure(values) == jax.tree.structure(TREE)
     for i, (leaf, value) in enumerate(
         zip(jax.tree.leaves(TREE), jax.tree.leaves(values), strict=True)
     ):
         key = jax.random.fold_in(jax.random.key(0), i)
-        _, alone = uniform(2, 16).send((), key, Message(leaf))
+        _, alone = link.send((), key, Message(leaf))
         assert_trees_equal(alone, messages[i])
         np.testing.assert_array_equal(alone.values, value)
 

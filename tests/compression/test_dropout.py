@@ -275,12 +275,16 @@ def test_rates_of_each_client_are_what_they_are_as_static_numbers(unit: str, exa
     values = data(SHAPE)
 
     @jax.jit
-    def each(key: Array, values: Array) -> list[Message]:
-        return [dropout(rate, unit, exact).send((), key, Message(values))[1] for rate in rates]
+    def each(values: Array) -> list[Message]:
+        keys = (jax.random.split(jax.random.key(5), 1)[0] for _ in rates)
+        links = [dropout(rate, unit, exact) for rate in rates]
+        return [
+            link.send((), key, Message(values))[1] for link, key in zip(links, keys, strict=True)
+        ]
 
     keys = jax.random.split(jax.random.key(5), 1)
     together = clients(unit, exact)(jnp.array(rates), keys, values, None)
-    for n, alone in enumerate(each(jax.random.split(jax.random.key(5), 1)[0], values)):
+    for n, alone in enumerate(each(values)):
         np.testing.assert_array_equal(together.masks[0].chosen[n, 0], alone.masks[0].chosen)
         np.testing.assert_array_equal(together.values[n, 0], alone.values)
 

@@ -88,9 +88,10 @@ def test_a_compressed_model_up_is_a_change_of_what_really_arrived():
     assert differs(opened.clients.received, opened.clients.params) is False
     arrived = opened.clients.received
     after, _ = run(state)
-    trained = jax.jit(functools.partial(fedsl._exchanges, experiment.scheme))(
-        experiment.scheme.pruner.forms, experiment.data, experiment.key, opened
-    )[0]
+    exchanges = functools.partial(
+        fedsl._exchanges, experiment.scheme, experiment.scheme.pruner.forms
+    )
+    trained = jax.jit(exchanges)(experiment.data, experiment.key, opened)[0]
     mean = jax.tree.map(lambda x: x.mean(axis=0), trained.clients.params)
     assert differs(trained.clients.params, arrived)
     assert_close(after.aggregator.params, mean, rtol=1e-4, atol=1e-5)
