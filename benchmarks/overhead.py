@@ -1,9 +1,10 @@
-"""What pruning, dropout and quantized gradients cost a training step, against all of them off.
+"""What pruning and compressors cost a training step, against all of them off.
 
     python benchmarks/overhead.py --model=vgg11 --clients=8 --batch_size=16 --steps=2
 
 Each setting runs in a process of its own, and they take turns. A step does not aggregate: what
-masks cost at the end of a period is not in it. Prints a table and one JSON line a setting.
+masks cost at the end of a period is not in it. With --compressors each compressor by itself, on the
+activation at the cut. Prints a table and one JSON line a setting.
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Examples 
 _STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps in one timed call.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each.", lower_bound=3)
 
+_COMPRESSORS = flags.DEFINE_boolean("compressors", False, "Single compressors, one by one.")
+
 _PRUNING: dict[str, Any] = {"prune_kind": "mask", "prune_rate": 0.3}
 _DROPOUT: dict[str, Any] = {"dropout_rate": 0.2}
 _GRADIENTS: dict[str, Any] = {"bits": 8}
@@ -33,6 +36,20 @@ SETTINGS = {
     "8-bit gradients": _GRADIENTS,
     "all on": {**_PRUNING, **_DROPOUT, **_GRADIENTS},
 }
+_EXPRESSIONS = (
+    "dropout(0.2)",
+    "dropout(0.2,exact=true)",
+    "topk(0.1)",
+    "randtopk(0.1)",
+    "feedback(topk(0.1))",
+    "splitfc(0.5)",
+    "uniform(8)",
+    "qsgd(8)",
+    "ternary",
+    "sign",
+    "bfloat16",
+)
+COMPRESSORS = {"all off": {}, **{text: {"smashed": text} for text in _EXPRESSIONS}}
 
 
 def main(_: list[str]) -> None:
@@ -40,18 +57,19 @@ def main(_: list[str]) -> None:
     plain = Options(
         _MODEL.value, clients=_CLIENTS.value, batch_size=_BATCH_SIZE.value, steps=_STEPS.value
     )
-    options = [dataclasses.replace(plain, **changes) for changes in SETTINGS.values()]
+    settings: dict[str, dict[str, Any]] = COMPRESSORS if _COMPRESSORS.value else SETTINGS
+    options = [dataclasses.replace(plain, **changes) for changes in settings.values()]
     results = alternate([functools.partial(Ours, o) for o in options], _REPEATS.value)
     print(f"{plain.model}, {plain.clients} clients x {plain.batch_size}")
-    print(f"{'':<18}{'s/step':>10}{'over all off':>14}{'compile s':>11}{'MB':>8}")
+    print(f"{'':<24}{'s/step':>10}{'over all off':>14}{'compile s':>11}{'MB':>8}")
     lines: list[dict[str, Any]] = []
-    for name, option, result in zip(SETTINGS, options, results, strict=True):
+    for name, option, result in zip(settings, options, results, strict=True):
         times = [seconds / plain.steps for seconds in result.pop("times")]
         baseline = statistics.median(lines[0]["times"] if lines else times)
         median = statistics.median(times)
         lines.append({"setting": name, **vars(option), **result, "times": times})
         print(
-            f"{name:<18}{median:>10.4f}{median / baseline:>14.2f}"
+            f"{name:<24}{median:>10.4f}{median / baseline:>14.2f}"
             f"{result['compile_seconds']:>11.1f}{result['peak_memory_bytes'] / 1e6:>8.0f}"
         )
     for line in lines:

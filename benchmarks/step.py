@@ -31,6 +31,7 @@ class Options:
     prune_rate: float = 0.3
     dropout_rate: float = 0.0
     bits: int = 32
+    smashed: str = ""
     client_chunk: int | None = None
     compute_dtype: str = "float32"
     remat_clients: bool = False
@@ -60,7 +61,8 @@ def config(options: Options) -> Config:
         momentum=0.0,
         prune_kind=options.prune_kind,
         prune_rate=(options.prune_rate,),
-        dropout_rate=options.dropout_rate,
+        smashed=options.smashed,
+        dropout_rate=None if options.smashed else options.dropout_rate,
         cut_gradient_bits=options.bits,
         client_gradient_bits=options.bits,
         client_chunk=options.client_chunk,

@@ -114,7 +114,7 @@ def _round(key: Array | None, place: Array, top: Array | float) -> Array:
 
 
 def _to_codes(grid: Grid, index: Array, bits: Array | int) -> Array:
-    magnitude = jnp.abs(index).astype(jnp.uint32)
+    magnitude = jnp.where(jnp.isnan(index), 0.0, jnp.abs(index)).astype(jnp.uint32)
     if not grid.signed:
         return magnitude
     return jnp.where(index < 0, magnitude | _sign_bit(bits), magnitude)
