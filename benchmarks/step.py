@@ -31,11 +31,11 @@ class Options:
     prune_rate: float = 0.3
     dropout_rate: float = 0.0
     bits: int = 32
-    smashed: str = ""
     client_chunk: int | None = None
     compute_dtype: str = "float32"
     remat_clients: bool = False
     steps: int = 3
+    smashed: str = ""
 
     @property
     def image(self) -> tuple[int, int, int]:
