@@ -141,7 +141,7 @@ def _quantize(x: Array, key: Array | None = None) -> tuple[Array, Array]:
 def _input_gradient(dy: Array, w: Array, window: Window, sizes: tuple[int, ...]) -> Array:
     """Sums `[B, *sizes, Cin]` of codes: `dy` convolved with the kernel turned round."""
     kernel = w.shape[:-2]
-    slide = ops._input_gradient_window(window, sizes, kernel, dy.shape[1:-1])
+    slide = ops.input_gradient_window(window, sizes, kernel, dy.shape[1:-1])
     turned = jnp.flip(w, range(len(kernel))).swapaxes(-2, -1)
     # Smaller maps than kernels are slow to slide over: see ops.py.
     if all(map(int.__ge__, dy.shape[1:-1], kernel)) and _slides(dy, turned):
@@ -155,7 +155,7 @@ def _weight_gradient(x: Array, dy: Array, window: Window, shape: tuple[int, ...]
     if x.ndim == 4 and x.shape[3] >= _LEAST_ROWS:
         images, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
         if _slides(images, kernel):
-            slide = ops._weight_gradient_window(window, x.shape[1:3], shape[:2], dy.shape[1:3])
+            slide = ops.weight_gradient_window(window, x.shape[1:3], shape[:2], dy.shape[1:3])
             return _slide(images, kernel, slide).transpose(1, 2, 0, 3)
     patches = _patches(x, window, shape[:-2], dy.shape[1:-1])
     return _dot(patches, dy.reshape(-1, dy.shape[-1])).reshape(shape)

@@ -153,7 +153,7 @@ _conv.defvjp(_conv_forward, _conv_backward)
 
 def _input_gradient(dy: Array, w: Array, window: Window, sizes: tuple[int, ...]) -> Array:
     """The gradient by an input of `sizes`: `dy` convolved with the kernel turned round."""
-    slide = _input_gradient_window(window, sizes, w.shape[:2], dy.shape[1:3])
+    slide = input_gradient_window(window, sizes, w.shape[:2], dy.shape[1:3])
     return _conv(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3), slide)
 
 
@@ -166,7 +166,7 @@ def _weight_gradient(x: Array, dy: Array, window: Window, sizes: tuple[int, ...]
     backend, channels = jax.default_backend(), (x.shape[3], dy.shape[3])
     if _is_tiled(backend, x, (*sizes, *channels), window):
         return winograd.weight_gradient(x, dy, window.padding)
-    slide = _weight_gradient_window(window, x.shape[1:3], sizes, dy.shape[1:3])
+    slide = weight_gradient_window(window, x.shape[1:3], sizes, dy.shape[1:3])
     parts = _parts(backend, x.shape[3], dy.shape)
     bounds = [len(x) * i // parts for i in range(parts + 1)]
     terms = [
@@ -224,18 +224,20 @@ def _spans(
     )
 
 
-def _input_gradient_window(
+def input_gradient_window(
     window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
 ) -> Window:
+    """How a gradient of `outputs` slides over a turned kernel to make one of `inputs`."""
     spans = _spans(window, inputs, kernel, outputs)
     lows = [(k - 1 - low, n, k, o) for (low, _), n, k, o in spans]
     padding = tuple((low, n + k - 1 - o - low) for low, n, k, o in lows)
     return Window(window.lhs_dilation, padding, window.strides, window.rhs_dilation)
 
 
-def _weight_gradient_window(
+def weight_gradient_window(
     window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
 ) -> Window:
+    """How `inputs`, batch and channels swapped, slide over a gradient of `outputs`."""
     spans = _spans(window, inputs, kernel, outputs)
     padding = tuple((low, o + k - n - 1 - low) for (low, _), n, k, o in spans)
     return Window(window.rhs_dilation, padding, window.lhs_dilation, window.strides)
