@@ -1,7 +1,7 @@
 """Compressors: chains are sequences, nothing is hidden, and leaves have noise of their own."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -62,13 +62,20 @@ def test_a_chain_equals_its_compressors_in_order_with_keys_of_their_own() -> Non
     values = draws((5, 7))
     states = chain(*parts).init(values)
     assert_trees_equal(states, tuple(part.init(values) for part in parts))
-    together = chain(*parts).send(states, jax.random.key(0), Message(values))
 
-    updated, message = [], Message(values)
-    for i, (part, state) in enumerate(zip(parts, states, strict=True)):
-        state, message = part.send(state, jax.random.fold_in(jax.random.key(0), i), message)
-        updated.append(state)
-    assert_trees_equal(together, (tuple(updated), message))
+    @jax.jit
+    def together(values: Array) -> Any:
+        return chain(*parts).send(states, jax.random.key(0), Message(values))
+
+    @jax.jit
+    def one_by_one(values: Array) -> Any:
+        updated, message = [], Message(values)
+        for i, (part, state) in enumerate(zip(parts, states, strict=True)):
+            state, message = part.send(state, jax.random.fold_in(jax.random.key(0), i), message)
+            updated.append(state)
+        return tuple(updated), message
+
+    assert_trees_equal(together(values), one_by_one(values))
 
 
 def test_two_compressors_of_a_kind_in_one_chain_do_not_share_noise() -> None:
@@ -248,7 +255,7 @@ TREE = {"a": draws((40,), 2), "b": {"c": draws((5, 8), 3)}}
 
 def send(compressor: Compressor, kept: Any = None, seed: int = 0) -> tuple[Any, Any, list[Message]]:
     states = init_tree(compressor, TREE)
-    return send_tree(compressor, states, jax.random.key(seed), TREE, kept)
+    return jax.jit(partial(send_tree, compressor, states))(jax.random.key(seed), TREE, kept)
 
 
 def test_a_tree_has_one_state_a_leaf() -> None:
@@ -264,7 +271,7 @@ def test_each_leaf_of_a_tree_is_sent_alone_with_its_own_key() -> None:
         zip(jax.tree.leaves(TREE), jax.tree.leaves(values), strict=True)
     ):
         key = jax.random.fold_in(jax.random.key(0), i)
-        _, alone = link.send((), key, Message(leaf))
+        _, alone = jax.jit(link.send)((), key, Message(leaf))
         assert_trees_equal(alone, messages[i])
         np.testing.assert_array_equal(alone.values, value)
 

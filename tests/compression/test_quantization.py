@@ -254,7 +254,7 @@ def test_equals_the_formula_in_float64(
 
 @given(
     kind=st.sampled_from(list(KINDS)),
-    sizes=st.sampled_from([(33, 16), (17, 0), (7, 100), (5, 1)]),
+    sizes=st.sampled_from([(33, 16), (17, 0), (5, 1)]),
     seed=st.integers(0, 2**32 - 1),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
@@ -545,7 +545,7 @@ def with_bits(kind: str) -> Callable[[Array, Array, Array, Array], Message]:
 
 @both_kinds
 def test_bits_of_each_client_are_what_they_are_as_static_numbers(kind: str) -> None:
-    every = [*range(LEAST_BITS[kind], 17), 32]
+    every = [LEAST_BITS[kind], 4, 8, 15, 16, 32]
     values, kept = data(), data((70,), 7) > 2.5
 
     @jax.jit
@@ -599,7 +599,7 @@ def test_the_gradient_passes_straight_through_traced_bits(kind: str) -> None:
         sent = KINDS[kind](bits, 16).send((), jax.random.key(0), Message(values))[1]
         return jnp.sum(weights * sent.values)
 
-    slopes = jax.vmap(jax.grad(loss), (None, 0))(data(), jnp.array([2, 8, 32]))
+    slopes = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(data(), jnp.array([2, 8, 32]))
     np.testing.assert_array_equal(slopes, np.stack([weights] * 3))
 
 
