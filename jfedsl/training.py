@@ -218,6 +218,7 @@ class _Run:
             self.experiment.scheme, params, stats, self.experiment.image.shape, self.round
         )
         summary["client_flops"] = self.experiment.client_flops._asdict()
+        summary["links"] = config.expressions
         summary["environment"] = environment()
         workdir.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         title = self._title()
