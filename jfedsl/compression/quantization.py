@@ -37,8 +37,7 @@ def uniform(bits: int | Array, bucket_size: int = 512, rounding: str = "stochast
         low = jnp.min(only(kept, x, jnp.inf), axis=1, keepdims=True)
         high = jnp.max(only(kept, x, -jnp.inf), axis=1, keepdims=True)
         step = (high - low) / _codes(bits)
-        place = (x - low) / jnp.where(step == 0, 1.0, step)
-        return jnp.concatenate([low, step], axis=1), place
+        return jnp.concatenate([low, step], axis=1), _over(x - low, step)
 
     def value(index: Array, headers: Array, bits: Array | int) -> Array:
         low, step = headers[:, :1], headers[:, 1:]
@@ -65,9 +64,9 @@ def qsgd(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic"
         x = only(kept, x, 0.0)
         peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
         # Squares of x / peak neither overflow nor vanish.
-        scaled = x / jnp.where(peak == 0, 1.0, peak)
+        scaled = _over(x, peak)
         norm = jnp.sqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True))
-        place = scaled / jnp.where(norm == 0, 1.0, norm) * _magnitudes(bits)
+        place = _over(scaled, norm) * _magnitudes(bits)
         return norm * peak, place
 
     return bucketed(_scaled_grid(fit, _magnitudes), bits, bucket_size, rounding)
@@ -90,7 +89,7 @@ def ternary(bucket_size: int = 512, clip: float = 0.0) -> Compressor:
             limit = clip * _deviation(x, kept)
             x = jnp.clip(x, -limit, limit)
         peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
-        return peak, x / jnp.where(peak == 0, 1.0, peak)
+        return peak, _over(x, peak)
 
     return bucketed(_scaled_grid(fit, lambda bits: 1.0), 2, bucket_size, "stochastic")
 
@@ -162,6 +161,15 @@ def _codes(bits: Array | int) -> Array | float:
 def _magnitudes(bits: Array | int) -> Array | float:
     """The greatest code of so many bits, one of them a sign."""
     return _codes(bits - 1)
+
+
+def _over(x: Array, scale: Array) -> Array:
+    """Divides x by a scale, or by 1 where that is 0.
+
+    Compilers multiply by the reciprocal, which of scales above 2^126 is flushed to 0.
+    """
+    shrink = jnp.where(scale > 2.0**100, 2.0**-40, 1.0)
+    return (x * shrink) / jnp.where(scale == 0, 1.0, scale * shrink)
 
 
 def _rounded_here(product: Array, positive: Array) -> Array:

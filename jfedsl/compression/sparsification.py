@@ -69,7 +69,7 @@ def randtopk(keep: float | Array, alpha: float | Array = 0.1, each: str = "tenso
 
 
 def splitfc(rate: float | Array) -> Compressor:
-    """SplitFC's adaptive dropout of features (arXiv 2307.10805, section III), unbiased.
+    """SplitFC's adaptive dropout of features (arXiv 2307.10805, section III).
 
     A feature is one position in all examples of a batch `[B, ...]`. It is kept with probability
     q = D (s + c) / sum(s + c), where s is the standard deviation over the batch after each channel
@@ -78,7 +78,8 @@ def splitfc(rate: float | Array) -> Compressor:
     levels of their own, is not part of this: chain a quantizer.)
 
     q is rounded to a multiple of 2^-16, in the draw and the scale alike. Where the features do not
-    vary at all, all q are the same.
+    vary at all, all q are the same; but where c is 0, a feature that does not vary is never sent,
+    whatever its value: unbiased is what is said of the others.
 
     Args:
       rate: fraction of the features that is left out on average, in [0, 1).

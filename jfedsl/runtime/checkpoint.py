@@ -84,9 +84,8 @@ class Checkpoints:
         if damaged:
             round_, reason = damaged[0]
             path = self._directory / str(round_)
-            raise UserError(
-                f"no whole checkpoint is left; {path} is damaged, or of another version ({reason[:200]})"
-            )
+            reason = f"damaged, or of another version ({reason[:200]})"
+            raise UserError(f"no whole checkpoint is left; {path} is {reason}")
         return None
 
     def _set_aside(self, round_: int, reason: str) -> None:

@@ -201,7 +201,7 @@ def test_no_gradient_reaches_what_is_not_sent(kind: str) -> None:
     assert np.all(np.asarray(slope)[np.asarray(sent.kept)] >= 1 - 1e-6)
 
 
-@pytest.mark.parametrize("quantizer", [uniform(4), qsgd(4), ternary(), sign(), cast("bfloat16")])
+@pytest.mark.parametrize("quantizer", [uniform(4), cast("bfloat16")])
 @pytest.mark.parametrize(
     "sparsifier", [dropout(0.5), dropout(0.5, exact=True), topk(0.5), randtopk(0.5), splitfc(0.5)]
 )

@@ -51,7 +51,7 @@ CODINGS = {
     "bfloat16": lambda bits: cast("bfloat16"),
     "float16": lambda bits: cast("float16"),
 }
-BITS = {"uniform": [1, 3, 8, 16], "qsgd": [2, 3, 8, 16], "ternary": [2], "clipped": [2]}
+BITS = {"uniform": [1, 8, 16], "qsgd": [2, 8, 16], "ternary": [2], "clipped": [2]}
 EVERY = [(kind, bits) for kind in CODINGS for bits in BITS.get(kind, [0])]
 
 

@@ -412,15 +412,17 @@ def test_uniform_loses_a_least_normal_float_a_code_at_most_where_its_step_is_den
     assert np.all(np.abs(received - values) <= 2 * step + 2**16 * TINY)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="x / peak is compiled as x * (1 / peak), which is 0 beyond 2^126"
-)
 @random_kinds
 def test_the_greatest_floats_are_quantized_or_become_nan_but_never_vanish(kind: str) -> None:
     values = np.zeros(70, np.float32)
     values[::8] = 2e38
     received = send(kind, 2, 16, values).values
-    assert np.all((received[::8] == values[::8]) | np.isnan(received[::8]))
+    if kind == "qsgd":  # 0 or the norm of the bucket, whose mean is right
+        norms = np.float32(2e38) * np.sqrt(np.add.reduceat(values > 0, range(0, 70, 16)))
+        levels = norms[np.arange(70) // 16]
+        assert np.all((received == 0) | (abs(received / levels - 1) < 1e-6)) and np.any(received)
+    else:
+        np.testing.assert_allclose(received, values, rtol=1e-6)
 
 
 @cache
