@@ -1,6 +1,6 @@
 """Messages as bytes: as many as were counted, and the same message back, bit for bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -60,6 +60,7 @@ CHAINS: dict[str, Callable[[Any, Any], Compressor]] = {
         topk(1 - rate, "example"), topk(1 - rate), dropout(rate, exact=True)
     ),
 }
+SHAPES = [((3, 4, 5), True), ((1, 1), False), ((4, 2, 67), False)]
 KINDS = ["normal", "zeros", "constant", "negative", "huge", "nan", "inf"]
 
 
@@ -145,10 +146,15 @@ def check(*messages: Message, fields: tuple[Field, ...] = ()) -> bytes:
     return data
 
 
-@pytest.mark.parametrize(
-    ("shape", "masked"), [((3, 4, 5), True), ((1, 1), False), ((4, 2, 67), False)]
-)
-@pytest.mark.parametrize("name", CHAINS)
+def cases() -> Iterator[Any]:
+    """Every chain on one shape, and on the others every third of them; slow ones on all."""
+    for i, name in enumerate(CHAINS):
+        for j, (shape, masked) in enumerate(SHAPES):
+            marks = pytest.mark.slow if j and (i + j) % 3 else ()
+            yield pytest.param(name, shape, masked, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "shape", "masked"), list(cases()))
 @settings(max_examples=5)
 @given(data=st.data())
 def test_every_chain(name: str, shape: tuple[int, ...], masked: bool, data: st.DataObject) -> None:
@@ -160,17 +166,20 @@ def test_every_chain(name: str, shape: tuple[int, ...], masked: bool, data: st.D
     check(send(CHAINS[name], values, kept, bits, rate, seed=data.draw(st.integers(0, 99))))
 
 
-@partial(jax.jit, static_argnums=0)
-def every_width(kind: Callable[..., Compressor], values: Array) -> list[Message]:
-    least = 2 if kind is qsgd else 1
+@partial(jax.jit, static_argnums=(0, 1))
+def widths(kind: Callable[..., Compressor], bits: tuple[int, ...], values: Array) -> list[Message]:
     keys = jax.random.split(jax.random.key(3), 18)
     left = dropout(0.4).send((), keys[17], Message(values))[1]
-    return [kind(bits, 16).send((), keys[bits], left)[1] for bits in range(least, 17)]
+    return [kind(b, 16).send((), keys[b], left)[1] for b in bits]
 
 
 @pytest.mark.parametrize("kind", [uniform, qsgd])
-def test_every_number_of_bits(kind: Callable[..., Compressor]) -> None:
-    for message in every_width(kind, values_of("normal", (3, 37), 0)):
+@pytest.mark.parametrize(
+    "bits", [(2, 7, 12), pytest.param(tuple(range(2, 17)), marks=pytest.mark.slow)], ids=len
+)
+def test_bits_that_are_static(kind: Callable[..., Compressor], bits: tuple[int, ...]) -> None:
+    least = (1, *bits) if kind is uniform else bits
+    for message in widths(kind, least, values_of("normal", (3, 37), 0)):
         check(message)
 
 
