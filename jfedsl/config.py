@@ -20,6 +20,7 @@ from jfedsl.allowed import (
     OneOf,
     whole,
 )  # fmt: skip
+from jfedsl.compression.expression import Call
 from jfedsl.compression.table import LEAST_BITS
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
@@ -245,6 +246,11 @@ class Config:
         arguments = (settings, self.quantizer, self.bucket_size)
         return {place: links.expression(place, *arguments) for place in links.PLACES}
 
+    @property
+    def links(self) -> dict[str, tuple[Call, ...]]:
+        """The compressors of each place, in order."""
+        return {p: links.read(p, text, self.clients) for p, text in self.expressions.items()}
+
     def to_json(self) -> str:
         """All fields as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -280,7 +286,7 @@ def differences(old: Config, new: Config) -> list[str]:
     free = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
     if new.learning_rate_schedule == "constant":
         free.add("rounds")
-    if old.expressions == new.expressions:
+    if old.links == new.links:
         free |= {*links.PLACES, *links.shorthands(), "quantizer", "bucket_size"}
     pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
     return [

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 
-from jfedsl.compression.expression import Call, ExpressionError, parse
+from jfedsl import per_client
+from jfedsl.compression.expression import Call, ExpressionError, Place, parse
 from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.errors import flag_error
 
-# By place, whether the first axis of what is sent is a batch.
 PLACES = {
-    "smashed": True,
-    "cut_gradient": True,
-    "client_gradient": False,
-    "model_up": False,
-    "model_down": False,
+    "smashed": Place(batch=True),
+    "cut_gradient": Place(batch=True),
+    "client_gradient": Place(batch=False),
+    "model_up": Place(batch=False),
+    # The change since the last arrival holds all that has not arrived: nothing to be remembered.
+    "model_down": Place(batch=False, feedback=False),
 }
 # By place, the flags that stand for simple expressions, and their defaults.
 SHORTHANDS = {
@@ -64,12 +65,13 @@ def expression(
         return given
     parts = []
     for name in SHORTHANDS[place]:
-        value = str(values[name])
-        argument = f"[{value}]" if "," in value else value
+        found = per_client.parse(str(values[name]))
+        assert found is not None  # they have been checked
+        compressor, off, rest = quantizer, float(FLOAT_BITS), f",bucket={bucket_size}"
         if name == "dropout_rate":
-            parts += [f"dropout({argument})"] if value.strip("0.") else []
-        elif value != str(FLOAT_BITS):
-            parts.append(f"{quantizer}({argument},bucket={bucket_size})")
+            compressor, off, rest = "dropout", 0.0, ""
+        if set(found.values) != {off}:
+            parts.append(f"{compressor}({found}{rest})")
     return "|".join(parts) or "none"
 
 

@@ -17,6 +17,13 @@ class PerClient(NamedTuple):
     values: tuple[float, ...]
     is_range: bool = False
 
+    def __str__(self) -> str:
+        """As expressions have it: `8`, `[8,4]` or `4-8`."""
+        numbers = [f"{v:.0f}" if v == int(v) else repr(v) for v in self.values]
+        if self.is_range:
+            return "-".join(numbers)
+        return numbers[0] if len(numbers) == 1 else f"[{','.join(numbers)}]"
+
     def suits(self, clients: int) -> bool:
         """Whether there is a number for each of so many clients."""
         return self.is_range or len(self.values) in (1, clients)

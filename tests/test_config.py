@@ -65,6 +65,7 @@ WRONG = [
     ),
     ({"model_down": "splitfc(0.1)"}, "--model_down=splitfc(0.1): allowed is splitfc for activ"),
     ({"smashed": "uniform([4,8])"}, "allowed is one for all, or 10, one for each client as bits"),
+    ({"model_down": "feedback(sign)"}, "--model_down=feedback(sign): allowed is a chain without"),
     ({"client_backward": "int4"}, "--client_backward=int4: allowed is one of float, int8"),
     ({"participants": 11}, "--participants=11: allowed is at most --clients=10"),
     ({"participants": 0}, "--participants=0: allowed is a whole number from 1 to 2147483647"),
@@ -134,6 +135,11 @@ def test_shorthands_stand_for_expressions():
         "model_up": "qsgd(2-6,bucket=64)",
         "model_down": "none",
     }
+    off = Config(dropout_rate="0,0", model_bits="32.0", smashed_bits="32,32", clients=2)
+    assert [off.expressions[place] for place in ("smashed", "model_up")] == ["none", "none"]
+    odd = Config(smashed_bits="08", model_bits="+4", dropout_rate="-0")
+    assert odd.expressions["smashed"] == "uniform(8,bucket=512)"
+    assert odd.expressions["model_up"] == "uniform(4,bucket=512)"
     both = Config(dropout_rate="0.1-0.5", smashed_bits=8)
     assert both.expressions["smashed"] == "dropout(0.1-0.5)|uniform(8,bucket=512)"
 
@@ -165,7 +171,7 @@ def test_what_may_change_on_resume():
     assert differences(old, changed) == [
         "clients (10 -> 12)", "prune_rate (0.3 -> 0.5)", "seed (0 -> 1)"
     ]  # fmt: skip
-    same = Config(smashed="dropout(0.2)", quantizer="uniform", cut_gradient_bits="8")
+    same = Config(smashed="dropout(rate=0.2)", cut_gradient="uniform(bucket=512, bits=8)")
     assert differences(old, same) == [], "the same compressors, asked for otherwise"
     assert differences(old, Config(smashed="dropout(0.3)")) == ["smashed ( -> dropout(0.3))"]
     cosine = Config(learning_rate_schedule="cosine")

@@ -14,13 +14,12 @@ from jax import Array
 from jfedsl.algorithms import fedsl
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.compression import expression
-from jfedsl.compression.expression import Link, buckets
 from jfedsl.config import Config
 from jfedsl.data import datasets, partition
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.datasets import Dataset, Split
 from jfedsl.errors import flag_error
-from jfedsl.links import PLACES, read
+from jfedsl.links import PLACES
 from jfedsl.models import ZOO, layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol import evaluation, optimizers
@@ -112,13 +111,13 @@ def _check_sizes(
     """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
     own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
     smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
-    weights = sum(leaf.size for leaf in jax.tree.leaves(own))
-    for place, has_batch in PLACES.items():
-        entries = smashed if has_batch else weights
-        calls = read(place, config.expressions[place], config.clients)
-        # What tells positions takes a bit an entry at most, a header 8 bytes.
-        headers = max((-(-entries // (size or entries)) * 8 for size in buckets(calls)), default=0)
-        most = 4 * entries + headers + (entries // 8 + 8) * len(calls)
+    weights = [leaf.size for leaf in jax.tree.leaves(own)]
+    for place, calls in config.links.items():
+        has_batch = PLACES[place].batch
+        sizes = [smashed] if has_batch else weights
+        # Moments may travel along. What tells positions takes a bit an entry at most.
+        each = 4 if has_batch or config.client_optimizer_state != "average" else 12
+        most = sum(n * each + expression.most_extra_bytes(calls, n) for n in sizes)
         if most >= 2**31:
             flag = "batch_size" if has_batch else "cut"
             allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
@@ -235,13 +234,10 @@ def _scheme(
 
 
 def _links(config: Config) -> Links:
-    def link(place: str) -> Link:
-        calls = read(place, config.expressions[place], config.clients)
-        return expression.build(calls, config.clients, config.seed)
-
+    built = {
+        place: expression.build(calls, config.clients, config.seed)
+        for place, calls in config.links.items()
+    }
     # Without compressors the weights themselves are sent, not their change.
-    up, down = (
-        None if config.expressions[place] == "none" else link(place)
-        for place in ("model_up", "model_down")
-    )
-    return Links(link("smashed"), link("cut_gradient"), link("client_gradient"), up, down)
+    up, down = (built[p] if config.links[p] else None for p in ("model_up", "model_down"))
+    return Links(built["smashed"], built["cut_gradient"], built["client_gradient"], up, down)

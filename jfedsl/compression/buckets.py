@@ -1,5 +1,6 @@
 """Writing a tensor as a code for each entry and a header for each bucket of consecutive entries."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,12 +14,14 @@ from jfedsl.compression.message import (
     FLOAT_BITS,
     HEADER_BITS,
     Coding,
+    Decode,
     Message,
     as_bits,
     from_bits,
     from_buckets,
     straight_through,
     to_buckets,
+    unwritten,
 )
 
 ROUNDINGS = ("stochastic", "nearest")
@@ -55,10 +58,10 @@ def bucketed(grid: Grid, bits: int | Array, bucket_size: int, rounding: str) -> 
     """
     if isinstance(bits, int) and bits == FLOAT_BITS:
         return chain()
-    decode = _decoder(grid)  # one, so that messages of one compressor are trees of one structure
+    decode = _decoder(grid.value, grid.signed)
 
     def send(key: Array, message: Message) -> Message:
-        shape, size = message.values.shape, message.values.size
+        shape, size = message.values.shape, unwritten(message).values.size
         width = min(bucket_size or size, size) or 1
         x = to_buckets(lax.stop_gradient(message.values), width)
         # A mask of ones would be folded into a constant as large as the tensor, in seconds.
@@ -88,11 +91,14 @@ def _unless_off(values: Array, received: Array, coding: Coding) -> tuple[Array, 
     return jnp.where(off, values, received), coding
 
 
-def _decoder(grid: Grid) -> Callable[[Array, Array, Array | int], Array]:
+@functools.cache
+def _decoder(value: Decode, signed: bool) -> Decode:
+    """One for all compressors of a kind, so that their messages are trees of one structure."""
+
     def decode(codes: Array, headers: Array, bits: Array | int) -> Array:
         if isinstance(bits, int) and bits == FLOAT_BITS:
             return from_bits(codes)
-        return grid.value(_to_index(grid, codes, bits), headers, bits)
+        return value(_to_index(signed, codes, bits), headers, bits)
 
     return decode
 
@@ -120,8 +126,8 @@ def _to_codes(grid: Grid, index: Array, bits: Array | int) -> Array:
     return jnp.where(index < 0, magnitude | _sign_bit(bits), magnitude)
 
 
-def _to_index(grid: Grid, codes: Array, bits: Array | int) -> Array:
-    if not grid.signed:
+def _to_index(signed: bool, codes: Array, bits: Array | int) -> Array:
+    if not signed:
         # By way of signed numbers: of these no compiler knows that the sign bit is 0.
         return codes.astype(jnp.int32).astype(jnp.float32)
     magnitude = (codes & (_sign_bit(bits) - 1)).astype(jnp.float32)

@@ -6,7 +6,7 @@ from jax import Array
 
 from jfedsl.compression import draws
 from jfedsl.compression.compressor import Compressor, stateless
-from jfedsl.compression.message import Mask, Message, still_open, together
+from jfedsl.compression.message import Mask, Message, still_open, together, unwritten
 from jfedsl.compression.selection import counted_share, largest
 
 UNITS = ("entry", "feature", "channel")
@@ -50,10 +50,9 @@ def scaled(message: Message, mask: Mask, scale: Array | float) -> Message:
     """The message without what the mask lacks, the rest multiplied by `scale`.
 
     Raises:
-      ValueError: the message is quantized: the receiver could not undo what it does not know.
+      ValueError: the message is quantized.
     """
-    if message.coding is not None:
-        raise ValueError("what leaves entries out comes before what quantizes them")
+    message = unwritten(message)
     message = message.replace(masks=(*message.masks, mask))
     kept = together(message.masks, message.values.shape)
     assert kept is not None

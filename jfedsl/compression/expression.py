@@ -35,29 +35,47 @@ class Call(NamedTuple):
     inner: tuple["Call", ...] = ()
 
 
+class Place(NamedTuple):
+    """What a place that messages pass allows.
+
+    Attributes:
+      batch: whether the first axis of what is sent is a batch.
+      feedback: whether what a message lacks may be remembered.
+    """
+
+    batch: bool = True
+    feedback: bool = True
+
+
 class ExpressionError(ValueError):
     """What is wrong with an expression: what is allowed, and where."""
 
 
-def parse(text: str, clients: int, batch: bool = True) -> tuple[Call, ...]:
+def parse(text: str, clients: int, place: Place) -> tuple[Call, ...]:
     """Reads an expression and checks it.
 
     Args:
       text: the expression.
       clients: C, for lists of numbers.
-      batch: whether what is sent has a batch as its first axis.
+      place: where it is used.
 
     Raises:
       ExpressionError: what is allowed at which character.
     """
+    reader = _Reader(text, clients, place)
+    lead = len(text) - len(text.lstrip())
+    for strange in "\n#":
+        if strange in text:
+            raise reader.wrong_at(text.index(strange))
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        place = (getattr(error, "offset", None) or 1) - 1
-        raise _wrong("compressors joined by |, as in dropout(0.2)|uniform(8)", place, "") from None
-    if isinstance(tree, ast.Name) and tree.id == "none":
-        return ()
-    return _Reader(text.strip(), clients, batch).chain(tree)
+        if isinstance(tree, ast.Name) and tree.id == "none":
+            return ()
+        return reader._replace(lead=lead).chain(tree)
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        if isinstance(error, ExpressionError):
+            raise
+        raise reader.wrong_at(lead + (getattr(error, "offset", None) or 1) - 1) from None
 
 
 def build(calls: tuple[Call, ...], clients: int, seed: int) -> Link:
@@ -72,31 +90,49 @@ def build(calls: tuple[Call, ...], clients: int, seed: int) -> Link:
     return lambda client: chain(*(link(client) for link in links))
 
 
-def buckets(calls: tuple[Call, ...]) -> Iterator[int]:
-    """The bucket size of every quantizer in a chain."""
+def most_extra_bytes(calls: tuple[Call, ...], size: int) -> int:
+    """Bytes of headers and of what tells positions, at most, for a tensor of some size."""
+    total = 0
     for call in calls:
-        yield from buckets(call.inner)
-        if any(parameter.name == "bucket" for parameter in COMPRESSORS[call.name].parameters):
-            given = call.arguments.get("bucket", PerClient((512.0,)))
-            assert isinstance(given, PerClient)
-            yield int(given.values[0])
+        names = [parameter.name for parameter in COMPRESSORS[call.name].parameters]
+        bucket = _bucket(call) or size or 1
+        headers = -(-size // bucket) * 8 if "bucket" in names else 0
+        total += headers + size // 8 + 9 + most_extra_bytes(call.inner, size)
+    return total
 
 
-def _wrong(allowed: str, place: int, snippet: str) -> ExpressionError:
-    shown = f" ({snippet})" if snippet else ""
-    return ExpressionError(f"{allowed}, at character {place + 1}{shown}")
+def _bucket(call: Call) -> int:
+    given = call.arguments.get("bucket", PerClient((512.0,)))
+    assert isinstance(given, PerClient)
+    return int(given.values[0])
 
 
 class _Reader(NamedTuple):
-    """What reading needs to know everywhere: the text, clients, and whether there is a batch."""
+    """What reading needs to know everywhere.
+
+    Attributes:
+      text: the expression.
+      clients: C.
+      place: where it is used.
+      lead: blanks before the expression.
+      remembers: whether this is inside `feedback`.
+    """
 
     text: str
     clients: int
-    batch: bool
+    place: Place
+    lead: int = 0
+    remembers: bool = False
 
     def wrong(self, allowed: str, node: ast.expr | ast.keyword) -> ExpressionError:
-        snippet = ast.get_source_segment(self.text, node) or ""
-        return _wrong(allowed, node.col_offset, snippet)
+        source = self.text.strip()
+        before = source.encode()[: node.col_offset].decode(errors="ignore")
+        snippet = ast.get_source_segment(source, node) or ""
+        return ExpressionError(f"{allowed}, at character {self.lead + len(before) + 1} ({snippet})")
+
+    def wrong_at(self, place: int) -> ExpressionError:
+        allowed = "compressors joined by |, as in dropout(0.2)|uniform(8)"
+        return ExpressionError(f"{allowed}, at character {place + 1}")
 
     def chain(self, node: ast.expr) -> tuple[Call, ...]:
         """Reads calls joined by |, and checks their order."""
@@ -104,10 +140,10 @@ class _Reader(NamedTuple):
         calls = tuple(self.call(one) for one in nodes)
         written = False
         for call, one in zip(calls, nodes, strict=True):
-            writes = _writes(call)
-            if written and not writes:
-                raise self.wrong("what leaves entries out before what quantizes them", one)
-            written = writes
+            if written:
+                allowed = "what leaves entries out before what quantizes them, and that once"
+                raise self.wrong(allowed, one)
+            written = _writes(call)
         return calls
 
     def call(self, node: ast.expr) -> Call:
@@ -117,12 +153,16 @@ class _Reader(NamedTuple):
             raise self.wrong(known, node)
         entry = COMPRESSORS[named.id]
         given = node if isinstance(node, ast.Call) else ast.Call(named, [], [])
-        if entry.batch and not self.batch:
+        if entry.batch and not self.place.batch:
             raise self.wrong(f"{named.id} for activations and their gradients only", node)
+        if entry.scales and self.remembers:
+            raise self.wrong(f"feedback of what scales nothing, so not of {named.id}", node)
         if entry.nests:
+            if not self.place.feedback:
+                raise self.wrong("a chain without feedback: changes hold what was lost", node)
             if len(given.args) != 1 or given.keywords:
                 raise self.wrong(f"{named.id}(one chain of compressors)", node)
-            return Call(named.id, {}, self.chain(given.args[0]))
+            return Call(named.id, {}, self._replace(remembers=True).chain(given.args[0]))
         return Call(named.id, self.arguments(entry, named.id, given, node))
 
     def arguments(
@@ -147,7 +187,7 @@ class _Reader(NamedTuple):
         wrong = parameter.allowed if found is None else fault(parameter, found, self.clients)
         if wrong is not None or found is None:
             raise self.wrong(f"{wrong} as {parameter.name}", node)
-        if found in parameter.batch and not self.batch:
+        if found in parameter.batch and not self.place.batch:
             allowed = f"{parameter.name}={found} for activations and their gradients only"
             raise self.wrong(allowed, node)
         return found

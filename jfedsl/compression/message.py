@@ -85,6 +85,17 @@ class Message(struct.PyTreeNode):
         return FLOAT_BITS if self.coding is None else self.coding.bits
 
 
+def unwritten(message: Message) -> Message:
+    """The message, if nothing has quantized it yet.
+
+    Raises:
+      ValueError: it is quantized; the receiver could not undo what happens to codes after that.
+    """
+    if message.coding is not None:
+        raise ValueError("what leaves entries out comes before what quantizes them, and that once")
+    return message
+
+
 def kept_only(values: Array, kept: Array | None) -> Message:
     """The entries that both ends know to be kept, of all if `kept` is None, uncompressed."""
     if kept is None:

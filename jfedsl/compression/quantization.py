@@ -9,15 +9,20 @@ smaller and biased, a foil to compare with.
 Bits may be a traced scalar, so that clients differ in them without a program each; 32 is off.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jfedsl.compression.buckets import Grid, bucketed, only
 from jfedsl.compression.compressor import Compressor, stateless
-from jfedsl.compression.message import Coding, Message, as_bits, from_bits, straight_through
+from jfedsl.compression.message import (
+    Coding,
+    Message,
+    as_bits,
+    from_bits,
+    straight_through,
+    unwritten,
+)
 
 
 def uniform(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic") -> Compressor:
@@ -39,11 +44,7 @@ def uniform(bits: int | Array, bucket_size: int = 512, rounding: str = "stochast
         step = (high - low) / _codes(bits)
         return jnp.concatenate([low, step], axis=1), _over(x - low, step)
 
-    def value(index: Array, headers: Array, bits: Array | int) -> Array:
-        low, step = headers[:, :1], headers[:, 1:]
-        return low + _rounded_here(step * index, index)
-
-    grid = Grid(fit, _codes, value, headers=2, signed=False)
+    grid = Grid(fit, _codes, _from_least, headers=2, signed=False)
     return bucketed(grid, bits, bucket_size, rounding)
 
 
@@ -69,7 +70,8 @@ def qsgd(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic"
         place = _over(scaled, norm) * _magnitudes(bits)
         return norm * peak, place
 
-    return bucketed(_scaled_grid(fit, _magnitudes), bits, bucket_size, rounding)
+    grid = Grid(fit, _magnitudes, _of_scale, headers=1, signed=True)
+    return bucketed(grid, bits, bucket_size, rounding)
 
 
 def ternary(bucket_size: int = 512, clip: float = 0.0) -> Compressor:
@@ -91,7 +93,8 @@ def ternary(bucket_size: int = 512, clip: float = 0.0) -> Compressor:
         peak = jnp.max(jnp.abs(x), axis=1, keepdims=True)
         return peak, _over(x, peak)
 
-    return bucketed(_scaled_grid(fit, lambda bits: 1.0), 2, bucket_size, "stochastic")
+    grid = Grid(fit, _magnitudes, _of_scale, headers=1, signed=True)
+    return bucketed(grid, 2, bucket_size, "stochastic")
 
 
 def sign(bucket_size: int = 512) -> Compressor:
@@ -109,10 +112,7 @@ def sign(bucket_size: int = 512) -> Compressor:
         mean = jnp.sum(jnp.abs(only(kept, x, 0.0)), axis=1, keepdims=True) / number
         return mean, jnp.where(x < 0, 1.0, 0.0)
 
-    def value(index: Array, headers: Array, bits: Array | int) -> Array:
-        return headers * (1.0 - 2.0 * index)
-
-    grid = Grid(fit, lambda bits: 1.0, value, headers=1, signed=False)
+    grid = Grid(fit, _codes, _signs, headers=1, signed=False)
     return bucketed(grid, 1, bucket_size, "nearest")
 
 
@@ -125,7 +125,7 @@ def cast(dtype: str) -> Compressor:
 
     def send(key: Array, message: Message) -> Message:
         del key
-        short = lax.stop_gradient(message.values).astype(dtype)
+        short = lax.stop_gradient(unwritten(message).values).astype(dtype)
         codes = lax.bitcast_convert_type(short, jnp.uint16).astype(jnp.uint32)
         bucket = message.values.size or 1
         coding = Coding(codes, jnp.zeros((1, 0)), 16, 0, bucket, decode)
@@ -139,16 +139,17 @@ def cast(dtype: str) -> Compressor:
     return stateless(send)
 
 
-def _scaled_grid(
-    fit: Callable[[Array, Array | None, Array | int], tuple[Array, Array]],
-    top: Callable[[Array | int], Array | float],
-) -> Grid:
-    """A grid of signed multiples of a bucket's scale over the greatest code."""
+def _from_least(index: Array, headers: Array, bits: Array | int) -> Array:
+    low, step = headers[:, :1], headers[:, 1:]
+    return low + _rounded_here(step * index, index)
 
-    def value(index: Array, headers: Array, bits: Array | int) -> Array:
-        return headers * _rounded_here(index * (np.float32(1.0) / top(bits)), headers)
 
-    return Grid(fit, top, value, headers=1, signed=True)
+def _of_scale(index: Array, headers: Array, bits: Array | int) -> Array:
+    return headers * _rounded_here(index * (np.float32(1.0) / _magnitudes(bits)), headers)
+
+
+def _signs(index: Array, headers: Array, bits: Array | int) -> Array:
+    return headers * (1.0 - 2.0 * index)
 
 
 def _codes(bits: Array | int) -> Array | float:

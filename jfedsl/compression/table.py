@@ -46,6 +46,7 @@ class Entry(NamedTuple):
       required: how many have no default.
       writes: whether it quantizes what is sent; what leaves entries out comes before.
       batch: whether the first axis has to be a batch.
+      scales: whether what is kept is scaled, which feedback would take for an error.
       nests: whether its only argument is a chain of compressors.
     """
 
@@ -54,6 +55,7 @@ class Entry(NamedTuple):
     required: int = 0
     writes: bool = False
     batch: bool = False
+    scales: bool = False
     nests: bool = False
 
 
@@ -95,10 +97,11 @@ COMPRESSORS = {
         _dropout,
         (RATE, words("unit", UNITS, batch=UNITS[1:]), words("exact", ("false", "true"))),
         required=1,
+        scales=True,
     ),
     "topk": Entry(topk, (KEEP, EACH), required=1),
     "randtopk": Entry(randtopk, (KEEP, ALPHA, EACH), required=1),
-    "splitfc": Entry(splitfc, (RATE,), required=1, batch=True),
+    "splitfc": Entry(splitfc, (RATE,), required=1, batch=True, scales=True),
     "uniform": Entry(
         _quantizer(quantization.uniform), (bits(1), BUCKET, ROUNDING), required=1, writes=True
     ),

@@ -206,7 +206,8 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
     """The weighted mean of the participants' models; statistics and moments where they are shared.
 
     Each weight is averaged over the participants that kept it and keeps its old value where none
-    did.
+    did. Where changes of the model are sent down, what is averaged are the participants' changes of
+    what arrived: what compression did to that stays out of the aggregator's model.
 
     Args:
       scheme: of the run.
@@ -214,10 +215,12 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
       clients: participants, `[K, ...]`.
       weights: float32 `[K]`.
     """
-    kept = _kept_by(scheme, clients)
-    after = before.replace(
-        params=weighted_mean(clients.params, weights, kept.params, before.params)
-    )
+    kept, params = _kept_by(scheme, clients), clients.params
+    if clients.received is not None:
+        params = jax.tree.map(
+            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
+        )
+    after = before.replace(params=weighted_mean(params, weights, kept.params, before.params))
     if scheme.statistics == "aggregate":
         stats = weighted_mean(clients.stats, weights, kept.stats, before.stats)
         after = after.replace(stats=stats)
@@ -232,6 +235,11 @@ def merge_participants(
     """The participants `[K, ...]`, their weights `[K]`, and what merging them now would make."""
     clients = take(scheme, state.clients, state.participants)
     share = weights(scheme, partition, state.participants)
+    if clients.received is not None:
+        # Between two periods participants hold the aggregator's model itself.
+        between = state.round % scheme.aggregate_every == 0
+        held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
+        clients = clients.replace(received=held)
     return clients, share, merge(scheme, state.aggregator, clients, share)
 
 

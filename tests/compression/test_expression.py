@@ -9,12 +9,19 @@ import pytest
 
 from jfedsl.compression.compressor import Compressor, chain, feedback
 from jfedsl.compression.dropout import dropout
-from jfedsl.compression.expression import ExpressionError, buckets, build, parse
+from jfedsl.compression.expression import (
+    ExpressionError,
+    Place,
+    build,
+    most_extra_bytes,
+    parse,
+)
 from jfedsl.compression.message import Message
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
 from jfedsl.compression.sparsification import randtopk, splitfc, topk
 from jfedsl.compression.table import COMPRESSORS
 
+ANY = Place()
 VALUES = jax.random.normal(jax.random.key(2), (4, 3, 3, 5))
 
 
@@ -57,13 +64,13 @@ MEANINGS = {
 
 @pytest.mark.parametrize("text", MEANINGS)
 def test_an_expression_is_the_compressors_it_names(text: str) -> None:
-    link = build(parse(text, 3), 3, 0)
+    link = build(parse(text, 3, ANY), 3, 0)
     expected = MEANINGS[text] if text == "none" else chain(MEANINGS[text])
     assert_same(sent(link(1)), sent(expected))
 
 
 def test_bars_chain() -> None:
-    link = build(parse(" dropout(0.2) | topk(0.5)|uniform(4,8) ", 3), 3, 0)
+    link = build(parse(" dropout(0.2) | topk(0.5)|uniform(4,8) ", 3, ANY), 3, 0)
     assert_same(sent(link(0)), sent(chain(dropout(0.2), topk(0.5), uniform(4, 8))))
 
 
@@ -74,7 +81,7 @@ def test_every_compressor_is_tried() -> None:
 
 
 def test_clients_may_differ_without_a_program_each() -> None:
-    link = build(parse("dropout([0.1,0.5,0.9])|uniform([2,8,32],16)", 3), 3, 0)
+    link = build(parse("dropout([0.1,0.5,0.9])|uniform([2,8,32],16)", 3, ANY), 3, 0)
     traces = []
 
     @jax.jit
@@ -93,21 +100,25 @@ def test_clients_may_differ_without_a_program_each() -> None:
 
 
 def test_a_range_gives_each_client_a_number_of_its_own() -> None:
-    link = build(parse("uniform(4-8)", 5), 5, 1)
+    link = build(parse("uniform(4-8)", 5, ANY), 5, 1)
     found = [int(sent(link(jnp.int32(n))).entry_bits) for n in range(5)]
     assert sorted(found) == [4, 5, 6, 7, 8]
 
 
 def test_numbers_that_are_the_same_for_all_stay_plain() -> None:
-    link = build(parse("uniform([8,8,8])", 3), 3, 0)
+    link = build(parse("uniform([8,8,8])", 3, ANY), 3, 0)
     own = link(0)
     coding = own.send(own.init(VALUES), jax.random.key(0), Message(VALUES))[1].coding
     assert coding is not None and isinstance(coding.bits, int)
 
 
-def test_bucket_sizes_are_found_inside_and_by_default() -> None:
-    calls = parse("feedback(topk(0.1)|qsgd(4,64))|uniform(8)|ternary(0)", 3)
-    assert list(buckets(calls)) == [64, 512, 0]
+def test_what_comes_on_top_is_bounded_inside_and_by_default() -> None:
+    calls = parse("feedback(topk(0.1)|qsgd(4,64))", 3, ANY)
+    # Headers of 16 buckets; each of three may tell a bit an entry, a count and half a byte.
+    assert most_extra_bytes(calls, 1000) == 16 * 8 + 3 * (125 + 9)
+    assert most_extra_bytes(parse("uniform(8)", 3, ANY), 1024) == 2 * 8 + 128 + 9
+    assert most_extra_bytes(parse("uniform(8,0)", 3, ANY), 1024) == 8 + 128 + 9
+    assert most_extra_bytes((), 1024) == 0
 
 
 NAMES = ", ".join(COMPRESSORS)
@@ -144,26 +155,42 @@ WRONG = {
     "uniform(8,bucket=[1,2,3])": "a whole number, 0 or more as bucket",
     "uniform(8,foo=3)": "uniform(bits, bucket, rounding), at character 11 (foo=3)",
     "uniform(**x)": "uniform(bits, bucket, rounding)",
-    "uniform(8)|dropout(0.2)": "what quantizes them, at character 12 (dropout(0.2))",
+    "uniform(8)|dropout(0.2)": "what quantizes them, and that once, at character 12 (dropout(0.2))",
     "feedback(uniform(8))|topk(0.1)": "what leaves entries out before what quantizes them",
-    "feedback(uniform(8)|topk(0.1))": "what quantizes them, at character 21 (topk(0.1))",
+    "feedback(uniform(8)|topk(0.1))": "and that once, at character 21 (topk(0.1))",
+    "uniform(8)|uniform(4)": "and that once, at character 12 (uniform(4))",
+    "feedback(bfloat16)|sign": "and that once, at character 20 (sign)",
+    "feedback(dropout(0.1)|sign)": "what scales nothing, so not of dropout, at character 10",
+    "feedback(feedback(splitfc(0.1)))": "what scales nothing, so not of splitfc, at character 19",
+    "  unifrom(8)": "or none alone, at character 3 (unifrom(8))",
+    "uniform(8, ä)": "a whole number, 0 or more as bucket, at character 12 (ä)",
+    "uniform(ä)|foo": "as bits, at character 9 (ä)",
+    "uniform(8) # eight": "compressors joined by |, as in dropout(0.2)|uniform(8), at character 12",
+    "uniform(8)\n|sign": "compressors joined by |, as in dropout(0.2)|uniform(8), at character 11",
+    "topk(" + 400 * "9" + ")": "compressors joined by |",
+    "|".join(3000 * ["topk(0.1)"]): "compressors joined by |",
     "feedback()": "feedback(one chain of compressors)",
     "feedback(topk(0.1),uniform(8))": "feedback(one chain of compressors)",
 }
 
 
-@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:40])
 def test_what_is_wrong_is_named_with_its_place(text: str) -> None:
     with pytest.raises(ExpressionError) as error:
-        parse(text, 3)
+        parse(text, 3, ANY)
     assert WRONG[text] in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_feedback_is_refused_where_nothing_is_lost() -> None:
+    with pytest.raises(ExpressionError, match="a chain without feedback: changes hold what was"):
+        parse("feedback(sign)", 3, Place(batch=False, feedback=False))
 
 
 @pytest.mark.parametrize(
     "text", ["splitfc(0.1)", "topk(0.1,example)", "dropout(0.1,feature)", "dropout(0.1,channel)"]
 )
 def test_what_needs_a_batch_is_refused_where_there_is_none(text: str) -> None:
-    parse(text, 3, batch=True)
+    parse(text, 3, ANY)
     with pytest.raises(ExpressionError, match="for activations and their gradients only"):
-        parse(text, 3, batch=False)
+        parse(text, 3, Place(batch=False))

@@ -13,7 +13,7 @@ from jfedsl.compression import packing
 from jfedsl.compression.message import kept_only
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.protocol import client_side
-from jfedsl.protocol.aggregation import start_period
+from jfedsl.protocol.aggregation import merge_participants, start_period
 from jfedsl.protocol.exchange import _send_smashed
 
 # mlp on digits, cut after dense1: see test_traffic.
@@ -77,24 +77,41 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
     assert seen.all()
 
 
-def test_a_compressed_model_up_is_a_change_of_what_really_arrived():
-    # Rates of 0: what comes up must be the client's own weights, whatever came down.
+def test_what_is_averaged_are_changes_of_what_really_arrived():
+    # All entries go up, so nothing but the download is lossy.
     experiment, state, run = setup(
-        model_down="uniform(4)", model_up="topk(1.0)", clients=2, aggregate_every=1
+        model_down="uniform(4)", model_up="topk(1.0)", clients=2, aggregate_every=2
     )
+    scheme, partition = experiment.scheme, experiment.data.partition
     for _ in range(2):
         state, _ = run(state)
-    opened, _ = jax.jit(functools.partial(start_period, experiment.scheme))(experiment.key, state)
-    assert differs(opened.clients.received, opened.clients.params) is False
-    arrived = opened.clients.received
-    after, _ = run(state)
-    exchanges = functools.partial(
-        fedsl._exchanges, experiment.scheme, experiment.scheme.pruner.forms
+    before = state.aggregator.params
+    merged = jax.jit(lambda s: merge_participants(scheme, partition, s)[2].params)
+    assert_equal(merged(state), before)  # between two periods clients hold this very model
+    middle, _ = run(state)
+    assert differs(middle.clients.received, jax.tree.map(lambda w: jnp.stack([w, w]), before))
+    change = jax.tree.map(
+        lambda w, r: (w - r).mean(axis=0), middle.clients.params, middle.clients.received
     )
-    trained = jax.jit(exchanges)(experiment.data, experiment.key, opened)[0]
-    mean = jax.tree.map(lambda x: x.mean(axis=0), trained.clients.params)
-    assert differs(trained.clients.params, arrived)
-    assert_close(after.aggregator.params, mean, rtol=1e-4, atol=1e-5)
+    expected = jax.tree.map(jnp.add, before, change)
+    assert_close(merged(middle), expected)
+    assert differs(merged(middle), before)
+    opened = middle.clients.received
+    after, _ = run(middle)
+    assert_equal(after.clients.received, opened)
+    assert_equal(merged(after), after.aggregator.params)
+
+
+@pytest.mark.parametrize("down", ["qsgd(2)", "topk(0.01)"])
+def test_what_a_download_loses_never_reaches_the_aggregator(down):
+    _, state, run = setup(
+        model_down=down, clients=4, participants=2, client_learning_rate=0.0, aggregate_every=1
+    )
+    start = state.aggregator.params
+    for _ in range(4):
+        state, _ = run(state)
+    assert differs(state.clients.received, jax.tree.map(lambda w: jnp.stack([w] * 4), start))
+    assert_close(state.aggregator.params, start)
 
 
 def test_what_feedback_left_is_each_clients_own_and_survives_absence():
@@ -160,12 +177,31 @@ def test_int8_products_on_clients_leave_losses_and_servers_alone_and_gradients_c
     assert one @ other > 0.99 * np.linalg.norm(one) * np.linalg.norm(other)
 
 
-def test_int8_noise_is_drawn_anew_for_every_client_and_step_and_again_for_recomputation():
+def test_int8_noise_is_each_clients_and_steps_own():
+    experiment, state, _ = setup(client_backward="int8", clients=2)
+    scheme, key = experiment.scheme, experiment.key
+    images = jax.random.normal(jax.random.key(1), (8, *experiment.image.shape))
+    client = jax.tree.map(lambda x: x[0], state.clients)
+
+    @jax.jit
+    def gradient(number, step):
+        own, form = client.replace(number=number), scheme.pruner.forms[0]
+        exchange = fold(key, Purpose.EXCHANGE, 0, step)
+        y, back, _ = client_side.forward_one(scheme, form, own, images, exchange)
+        return back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))[0]
+
+    first, again = gradient(0, 0), gradient(0, 0)
+    assert_equal(again, first)
+    assert differs(gradient(1, 0), first) and differs(gradient(0, 1), first)
+
+
+def test_recomputation_draws_the_same_int8_noise():
     results = []
     for remat in (False, True):
         _, state, run = setup(
             model="cnn", clients=8, client_backward="int8", remat_clients=remat, client_chunk=2,
-            prune_kind="channel", prune_rate=(0.5,) * 4 + (0.0,) * 4,
+            prune_kind="channel", prune_rate=(0.5,) * 4 + (0.0,) * 4, client_learning_rate=50.0,
         )  # fmt: skip
         results.append(run(state)[0])
+    # Another draw moves an entry by up to a code of 127, times this learning rate.
     assert_close(results[1], results[0], rtol=1e-3, atol=1e-5)
