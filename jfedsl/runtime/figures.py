@@ -89,6 +89,7 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
     _save(figure, title, path)
 
 
+_MUCH = 4  # times the bytes of another setting: only a logarithm shows both
 Curve = Sequence[tuple[int, float, float]]
 
 
@@ -101,22 +102,26 @@ def spread(curves: Mapping[str, Sequence[Curve]], title: str, path: Path) -> Non
       title: over the picture.
       path: of the picture.
     """
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for name, runs in curves.items():
+    for number, (name, runs) in enumerate(curves.items()):
         points = np.array(runs)  # [seeds, evaluations, 3]
+        style = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3]}
         accuracy = points[:, :, 2]
         for column, axis in enumerate(axes):
             x = points[:, :, column].mean(axis=0)
-            (line,) = axis.plot(x, accuracy.mean(axis=0), marker=".", label=name)
+            axis.plot(x, accuracy.mean(axis=0), marker=".", label=name, **style)
             low, high = accuracy.min(axis=0), accuracy.max(axis=0)
-            axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
     for axis, label in zip(axes, ("round", "megabytes sent, all streams"), strict=True):
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy")
-    axes[0].legend(loc="lower right")
+    totals = [max(megabytes for run in runs for _, megabytes, _ in run) for runs in curves.values()]
+    if max(totals) > _MUCH * min(totals):
+        axes[1].set_xscale("log")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     _save(figure, title, path)
 
 
