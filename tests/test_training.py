@@ -129,6 +129,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monke
 MOVING = {"prune_kind": "channel", "prune_rate": (0.5, 0.25, 0.5, 0.5), "prune_score": "random"}
 
 
+@pytest.mark.slow
 def test_a_run_with_moving_channels_continues_to_the_same_bits(tmp_path, monkeypatch):
     straight, stopped = (small(tmp_path / name, **MOVING) for name in ("straight", "stopped"))
     training.train(straight)
@@ -316,7 +317,19 @@ CANNOT_WORK = [
     ({"batch_size": 500}, "--batch_size=500: allowed is at most 359, the examples of client"),
     ({"partition": "shards", "classes_per_client": 11}, "--classes_per_client=11: allowed is"),
     ({"bucket_size": 1, "sampling": "replacement", "batch_size": 1_000_000}, "--bucket_size=1: "),
-    ({"sampling": "replacement", "batch_size": 10_000_000}, "messages stay under 2 GiB"),
+    (
+        {"sampling": "replacement", "batch_size": 10_000_000},
+        "one with messages under 2 GiB; smashed might take ",
+    ),
+    (
+        {
+            "cut_gradient": "uniform(8,1)",
+            "cut_gradient_bits": None,
+            "sampling": "replacement",
+            "batch_size": 1_000_000,
+        },
+        "--cut_gradient=uniform(8,1): allowed is one with messages under 2 GiB",
+    ),
     ({"init_from": "/nonexistent"}, "--init_from=/nonexistent: allowed is the workdir of a run"),
     ({"train_examples": 1438}, "--train_examples=1438: allowed is at most the 1437 examples of"),
     ({"test_examples": 361}, "--test_examples=361: allowed is at most the 360 examples of digits"),
@@ -444,6 +457,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     training.train(small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1))
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_mean_of_statistics_that_stay_with_clients(tmp_path):
     local = {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"}
     origin = training.train(small(tmp_path / "origin", **local, rounds=30, participants=None))

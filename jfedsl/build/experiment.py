@@ -117,9 +117,12 @@ def _check_sizes(
         sizes = [smashed] if has_batch else weights
         # Moments may travel along. What tells positions takes a bit an entry at most.
         each = 4 if has_batch or config.client_optimizer_state != "average" else 12
-        most = sum(n * each + expression.most_extra_bytes(calls, n) for n in sizes)
+        extra = sum(expression.most_extra_bytes(calls, n) for n in sizes)
+        most = sum(sizes) * each + extra
         if most >= 2**31:
             flag = "batch_size" if has_batch else "cut"
+            if most - extra < 2**31:  # headers are too many
+                flag = place if getattr(config, place) else "bucket_size"
             allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
             raise flag_error(flag, getattr(config, flag), allowed)
 

@@ -80,7 +80,7 @@ def test_compressed_exchange_equals_a_loop_over_clients():
     np.testing.assert_allclose(record.train_loss, jnp.stack(losses) @ share, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "cnn"])
 def test_results_do_not_depend_on_the_chunk(model):
     states = []
     for chunk in (1, 2, 5):
@@ -113,7 +113,14 @@ def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
 
 @pytest.mark.parametrize(
     ("chunk", "changes"),
-    [(12, {}), (1, {"prune_kind": "channel", "prune_rate": (0.5,) * 6 + (0.25,) * 6})],
+    [
+        (12, {}),
+        pytest.param(
+            1,
+            {"prune_kind": "channel", "prune_rate": (0.5,) * 6 + (0.25,) * 6},
+            marks=pytest.mark.slow,
+        ),
+    ],
     ids=str,
 )
 def test_computing_the_forward_pass_again_changes_nothing_but_memory(chunk, changes):
