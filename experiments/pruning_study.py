@@ -12,7 +12,7 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.script import run
-from jfedsl.study import Column, compare, megabytes, report
+from jfedsl.study import Column, conduct, megabytes
 
 _SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
 
@@ -33,9 +33,7 @@ COLUMNS: dict[str, Column] = {
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
-    outcomes = compare(config, SETTINGS, _SEEDS.value)
-    title = f"{config.model} on {config.dataset}, {config.clients} clients"
-    print(f"\n{report(config, outcomes, COLUMNS, title)}")
+    conduct(config, SETTINGS, COLUMNS, _SEEDS.value)
 
 
 if __name__ == "__main__":

@@ -55,4 +55,5 @@ def _links(config: Any) -> None:
         if found and name.endswith("_bits") and min(found.values) < least:
             allowed = f"{least} or more with --quantizer={config.quantizer}"
             raise flag_error(name, getattr(config, name), allowed)
-    assert set(config.links) == set(links.PLACES)  # reading them checks them
+    for place, expression in config.expressions.items():
+        links.read(place, expression, config.clients)

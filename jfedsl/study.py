@@ -93,3 +93,15 @@ def report(
     curves = {name: runs for name, _, runs in outcomes}
     figures.spread(curves, title, folder / "accuracy.png")
     return text
+
+
+def conduct(
+    base: Config,
+    settings: Mapping[str, Changes],
+    columns: Mapping[str, Column],
+    seeds: Sequence[int],
+) -> None:
+    """Trains all settings with all seeds, then writes and prints the report; see `compare`."""
+    outcomes = compare(base, settings, seeds)
+    title = f"{base.model} on {base.dataset}, {base.clients} clients"
+    print(f"\n{report(base, outcomes, columns, title)}")

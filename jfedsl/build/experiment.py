@@ -237,10 +237,8 @@ def _scheme(
 
 
 def _links(config: Config) -> Links:
-    built = {
-        place: expression.build(calls, config.clients, config.seed)
-        for place, calls in config.links.items()
-    }
+    calls = config.links
+    built = {p: expression.build(c, config.clients, config.seed) for p, c in calls.items()}
     # Without compressors the weights themselves are sent, not their change.
-    up, down = (built[p] if config.links[p] else None for p in ("model_up", "model_down"))
+    up, down = (built[p] if calls[p] else None for p in ("model_up", "model_down"))
     return Links(built["smashed"], built["cut_gradient"], built["client_gradient"], up, down)

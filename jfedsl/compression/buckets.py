@@ -24,6 +24,7 @@ from jfedsl.compression.message import (
     unwritten,
 )
 
+DEFAULT_BUCKET = 512  # entries
 ROUNDINGS = ("stochastic", "nearest")
 
 

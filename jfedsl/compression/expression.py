@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jfedsl.compression.buckets import DEFAULT_BUCKET
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.table import COMPRESSORS, Entry, Parameter, fault
 from jfedsl.per_client import PerClient
@@ -102,7 +103,7 @@ def most_extra_bytes(calls: tuple[Call, ...], size: int) -> int:
 
 
 def _bucket(call: Call) -> int:
-    given = call.arguments.get("bucket", PerClient((512.0,)))
+    given = call.arguments.get("bucket", PerClient((float(DEFAULT_BUCKET),)))
     assert isinstance(given, PerClient)
     return int(given.values[0])
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jfedsl.compression.buckets import Grid, bucketed, only
+from jfedsl.compression.buckets import DEFAULT_BUCKET, Grid, bucketed, only
 from jfedsl.compression.compressor import Compressor, stateless
 from jfedsl.compression.message import (
     Coding,
@@ -25,7 +25,9 @@ from jfedsl.compression.message import (
 )
 
 
-def uniform(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic") -> Compressor:
+def uniform(
+    bits: int | Array, bucket_size: int = DEFAULT_BUCKET, rounding: str = "stochastic"
+) -> Compressor:
     """Rounding to `2^bits` evenly spaced values between a bucket's least and greatest.
 
     Stochastic: E[Q(x)] = x (to step / 2^17) and E||Q(x) - x||^2 <= d * step^2 / 4, where
@@ -48,7 +50,9 @@ def uniform(bits: int | Array, bucket_size: int = 512, rounding: str = "stochast
     return bucketed(grid, bits, bucket_size, rounding)
 
 
-def qsgd(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic") -> Compressor:
+def qsgd(
+    bits: int | Array, bucket_size: int = DEFAULT_BUCKET, rounding: str = "stochastic"
+) -> Compressor:
     """QSGD (arXiv 1610.02132, section 3.1): a sign and s = 2^(bits-1) - 1 levels of the L2 norm.
 
     Stochastic: E[Q(x)] = x (to a level / 2^17) and
@@ -74,7 +78,7 @@ def qsgd(bits: int | Array, bucket_size: int = 512, rounding: str = "stochastic"
     return bucketed(grid, bits, bucket_size, rounding)
 
 
-def ternary(bucket_size: int = 512, clip: float = 0.0) -> Compressor:
+def ternary(bucket_size: int = DEFAULT_BUCKET, clip: float = 0.0) -> Compressor:
     """TernGrad (arXiv 1705.07878): -1, 0 or 1 times a bucket's greatest magnitude, unbiased.
 
     |x| / greatest is the probability not to be 0. Header: 32 bits a bucket; 2 bits an entry.
@@ -97,7 +101,7 @@ def ternary(bucket_size: int = 512, clip: float = 0.0) -> Compressor:
     return bucketed(grid, 2, bucket_size, "stochastic")
 
 
-def sign(bucket_size: int = 512) -> Compressor:
+def sign(bucket_size: int = DEFAULT_BUCKET) -> Compressor:
     """Scaled signs (arXiv 1901.09847, algorithm 1): each entry +- the bucket's mean magnitude.
 
     Biased, so best inside `feedback`; 0 counts as positive. Header: 32 bits a bucket; 1 bit an

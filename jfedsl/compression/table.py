@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jfedsl.compression import quantization
-from jfedsl.compression.buckets import ROUNDINGS
+from jfedsl.compression.buckets import DEFAULT_BUCKET, ROUNDINGS
 from jfedsl.compression.compressor import Compressor, chain, feedback
 from jfedsl.compression.dropout import UNITS, dropout
 from jfedsl.compression.message import FLOAT_BITS
@@ -89,7 +89,7 @@ def _dropout(rate: Any, unit: str = "entry", exact: str = "false") -> Compressor
 
 
 def _quantizer(make: Callable[..., Compressor]) -> Callable[..., Compressor]:
-    return lambda bits, bucket=512, **rest: make(bits, bucket, **rest)
+    return lambda bits, bucket=DEFAULT_BUCKET, **rest: make(bits, bucket, **rest)
 
 
 COMPRESSORS = {
@@ -109,9 +109,11 @@ COMPRESSORS = {
         _quantizer(quantization.qsgd), (bits(2), BUCKET, ROUNDING), required=1, writes=True
     ),
     "ternary": Entry(
-        lambda bucket=512, clip=0.0: quantization.ternary(bucket, clip), (BUCKET, CLIP), writes=True
+        lambda bucket=DEFAULT_BUCKET, clip=0.0: quantization.ternary(bucket, clip),
+        (BUCKET, CLIP),
+        writes=True,
     ),
-    "sign": Entry(lambda bucket=512: quantization.sign(bucket), (BUCKET,), writes=True),
+    "sign": Entry(lambda bucket=DEFAULT_BUCKET: quantization.sign(bucket), (BUCKET,), writes=True),
     "bfloat16": Entry(lambda: quantization.cast("bfloat16"), writes=True),
     "float16": Entry(lambda: quantization.cast("float16"), writes=True),
     "feedback": Entry(lambda *inner: feedback(chain(*inner)), nests=True),
