@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     MODEL_UP = 5
     AUGMENTATION = 6
     MODEL_DOWN = 7
+    MEASUREMENT = 8
 
 
 class Stage(enum.IntEnum):

@@ -135,17 +135,29 @@ def forward_one(
         return jax.vjp(run, client.params, has_aux=True)
 
 
-def _step_one(
-    scheme: Scheme, number: Array, client: Client, weight_gradient: Any, key: Array
-) -> Client:
-    kept = scheme.pruner.kept(client.masks).params
+def send_gradient(
+    scheme: Scheme, client: Client, weight_gradient: Any, key: Array
+) -> tuple[Any, Any]:
+    """Quantizes the kept entries of one client's weight gradient.
+
+    Returns:
+      The link's state and the gradient that the client steps with.
+    """
     link, quantized, _ = send_tree(
         scheme.links.client_gradient(client.number),
         client.links.client_gradient,
         fold(key, Stage.CLIENT_GRADIENT),
         weight_gradient,
-        kept,
+        scheme.pruner.kept(client.masks).params,
     )
+    return link, quantized
+
+
+def _step_one(
+    scheme: Scheme, number: Array, client: Client, weight_gradient: Any, key: Array
+) -> Client:
+    kept = scheme.pruner.kept(client.masks).params
+    link, quantized = send_gradient(scheme, client, weight_gradient, key)
     params, optimizer = masked_step(
         scheme.client_optimizer, kept, quantized, client.optimizer, client.params, number
     )

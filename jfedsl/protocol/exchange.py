@@ -72,11 +72,11 @@ def exchange(
     # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
     # loop over clients would take longer than they compute; they run for all.
     activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images, key)
-    links, smashed, unsend = jax.vmap(partial(_send_smashed, scheme))(clients, activation, keys)
+    links, smashed, unsend = jax.vmap(partial(send_smashed, scheme))(clients, activation, keys)
     server, losses, cut_gradient = _server_step(
         scheme, server, smashed.values, batch.labels, weights, step
     )
-    links, returned = jax.vmap(partial(_send_cut_gradient, scheme))(
+    links, returned = jax.vmap(partial(send_cut_gradient, scheme))(
         clients.replace(links=links), cut_gradient, smashed.kept, keys
     )
     gradient = jax.vmap(lambda unsend, values: unsend(values)[0])(unsend, returned.values)
@@ -91,7 +91,7 @@ def exchange(
     return server, clients, ExchangeRecord(losses, up_bytes, down_bytes)
 
 
-def _send_smashed(
+def send_smashed(
     scheme: Scheme, client: Client, activation: Array, key: Array
 ) -> tuple[Links, Message, Any]:
     """Sends one client's activation at the cut, without the channels it does not have.
@@ -156,7 +156,7 @@ def _server_step(
     return Server(params, stats, optimizer), losses, cut_gradient
 
 
-def _send_cut_gradient(
+def send_cut_gradient(
     scheme: Scheme, client: Client, gradient: Array, arrived: Array | None, key: Array
 ) -> tuple[Links, Message]:
     """Sends one client the gradient of the entries that arrived from it."""

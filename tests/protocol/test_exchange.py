@@ -222,7 +222,7 @@ def test_clients_never_share_noise():
     experiment, state, _ = setup(dropout_rate=0.5, clients=2)
     from jfedsl.keys import Purpose, fold
     from jfedsl.protocol.client_side import forward_one
-    from jfedsl.protocol.exchange import _send_smashed
+    from jfedsl.protocol.exchange import send_smashed
 
     images, _ = reference.batch(experiment, 0, 0)
     client = jax.tree.map(lambda x: x[0], state.clients)
@@ -230,9 +230,7 @@ def test_clients_never_share_noise():
     form = scheme.pruner.forms[0]
     activation = forward_one(scheme, form, client, images, experiment.key)[0]
     keys = [fold(experiment.key, Purpose.EXCHANGE, 0, 0, n) for n in (0, 1, 0)]
-    first, second, again = (
-        _send_smashed(scheme, client, activation, key)[1].values for key in keys
-    )
+    first, second, again = (send_smashed(scheme, client, activation, key)[1].values for key in keys)
     assert differs(first, second)
     assert not differs(first, again)
 

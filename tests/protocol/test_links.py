@@ -14,7 +14,7 @@ from jfedsl.compression.message import kept_only
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.protocol import client_side
 from jfedsl.protocol.aggregation import merge_participants, start_period
-from jfedsl.protocol.exchange import _send_smashed
+from jfedsl.protocol.exchange import send_smashed
 
 # mlp on digits, cut after dense1: see test_traffic.
 SMASHED, WEIGHTS, BIASES, LABELS = 8 * 256, 64 * 256, 256, 4
@@ -148,7 +148,7 @@ def test_counted_bytes_are_those_of_the_real_message(up):
         client = jax.tree.map(lambda x, n=n: x[n], state.clients)
         form = scheme.pruner.forms[0]
         activation = client_side.forward_one(scheme, form, client, batch.images[n], own)[0]
-        _, message, _ = jax.jit(functools.partial(_send_smashed, scheme))(
+        _, message, _ = jax.jit(functools.partial(send_smashed, scheme))(
             client, activation, fold(own, n)
         )
         labels = packing.labels_field(np.asarray(batch.labels[n]), scheme.classes)

@@ -1,0 +1,228 @@
+"""The constants of a run as it stands: gradients as clients compute them, the loss as f has it."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jfedsl.data import batches
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.models.layers import Variables
+from jfedsl.protocol.aggregation import joined
+from jfedsl.protocol.client_side import forward_one, send_gradient
+from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
+from jfedsl.protocol.participants import by_group, in_layout, period_start, take
+from jfedsl.protocol.state import Client, Data, Scheme, State, weights
+from jfedsl.pruning.pruner import Form
+from jfedsl.theory.constants import Draw, Estimate, Estimates, Group, Tree, estimate
+from jfedsl.theory.curvature import hessian_product, largest_curvature, secant
+from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_examples
+
+
+class Effort(NamedTuple):
+    """How much a measurement computes.
+
+    Attributes:
+      pairs: of mini-batches that every participant draws, at least 2.
+      iterations: of the power iteration.
+      examples: that the Hessian is of, if there are more, drawn anew each time. f and its gradient
+        are of all.
+      block: examples of f computed at once.
+    """
+
+    pairs: int = 8
+    iterations: int = 16
+    examples: int = 2048
+    block: int = 256
+
+
+class Measurement(NamedTuple):
+    """What one time of a run tells.
+
+    Attributes:
+      loss: f(v).
+      squared_gradient: ||grad f(v)||^2.
+      beta: largest curvature of f at v.
+      beta_step: how fast its gradient changes along a gradient step from v.
+      draws: what mini-batches tell.
+    """
+
+    loss: Estimate
+    squared_gradient: Estimate
+    beta: Estimate
+    beta_step: Estimate
+    draws: Estimates
+
+
+def measure(
+    scheme: Scheme, effort: Effort, step_size: float, data: Data, key: Array, state: State
+) -> Measurement:
+    """Measures the bound's constants between two rounds.
+
+    Memory holds one mini-batch of one client at a time, or one block, and some ten copies of the
+    model.
+
+    Args:
+      scheme: of the run.
+      effort: how much to compute.
+      step_size: gamma.
+      data: of the run.
+      key: run key.
+      state: of the run.
+    """
+    key = fold(key, Purpose.MEASUREMENT, state.round)
+    mean = joined(scheme, data.partition, state)
+    loss, squared, beta, along = _smoothness(scheme, effort, step_size, data, key, mean)
+    ids = state.participants
+    share = weights(scheme, data.partition, ids)
+    clients = take(scheme, state.clients, ids)
+    # Between two periods everybody holds v; its own rounding is no drift.
+    between = state.round % scheme.aggregate_every == 0
+    held = jax.tree.map(
+        lambda v, w: jnp.where(between, v, w), mean.params[: scheme.cut], clients.params
+    )
+    clients = clients.replace(params=held)
+
+    def draws(forms: Sequence[Form]) -> Estimates:
+        rows = by_group(scheme, (clients, share))
+        groups = [
+            _group(scheme, form, data, state, mean, *row)
+            for form, row in zip(forms, rows, strict=True)
+        ]
+        own = fold(key, 1)
+        return estimate(groups, mean.params, scheme.cut, scheme.clients, own, effort.pairs)
+
+    found = in_layout(scheme, period_start(scheme, state.round), draws)
+    return Measurement(loss, squared, beta, along, found)
+
+
+def _smoothness(
+    scheme: Scheme, effort: Effort, step_size: float, data: Data, key: Array, mean: Variables
+) -> tuple[Estimate, ...]:
+    """f, its squared gradient, its largest curvature, and its secant along a step."""
+    part = partial(block_loss, scheme, data, mean.stats)
+    every = all_examples(scheme, data, effort.block)
+    loss, gradient = over_blocks(lambda block: jax.value_and_grad(part)(mean.params, block), every)
+
+    def again(params: Any) -> Any:
+        return over_blocks(lambda block: jax.grad(part)(params, block), every)
+
+    some = some_examples(every, fold(key, 0), effort.examples, effort.block)
+
+    def curve(direction: Any) -> Any:
+        return over_blocks(
+            lambda block: hessian_product(lambda p: part(p, block), mean.params, direction), some
+        )
+
+    beta = largest_curvature(curve, mean.params, fold(key, 0, 1), effort.iterations)
+    squared = sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.zeros(()))
+    along = secant(again, mean.params, gradient, step_size)
+    exact = [Estimate(x, jnp.zeros(())) for x in (loss, squared, along)]
+    return exact[0], exact[1], beta, exact[2]
+
+
+def _group(
+    scheme: Scheme,
+    form: Form,
+    data: Data,
+    state: State,
+    mean: Variables,
+    clients: Client,
+    share: Array,
+) -> Group:
+    server = state.server.params
+    everything = jax.tree.map(lambda w: jnp.ones(w.shape, bool), mean.params)
+
+    def kept(client: Client) -> Tree:
+        own = scheme.pruner.kept(client.masks).params
+        return everything if own is None else tuple(own) + everything[scheme.cut :]
+
+    def weight(client: Client) -> Tree:
+        return tuple(client.params) + tuple(server)
+
+    def draw(client: Client, key: Array) -> Draw:
+        images, labels = _batch(scheme, data, client.number, fold(key, Purpose.BATCHES))
+        present = jax.tree.map(jnp.where, kept(client), weight(client), mean.params)
+        sent, quantized = _sent(scheme, form, state, client, images, labels, key)
+
+        def loss(params: Tree, own: Form | None) -> Array:
+            return _loss(scheme, own, state, client, params, images, labels)
+
+        slope = jax.grad(loss)
+        return Draw(
+            at_mean=slope(mean.params, None),
+            own=slope(present, None),
+            pruned=slope(weight(client), form),
+            sent=sent,
+            quantized=quantized,
+        )
+
+    return Group(clients, share, draw, kept, weight)
+
+
+def _batch(scheme: Scheme, data: Data, number: Array, key: Array) -> tuple[Array, Array]:
+    indices = batches.draw(
+        key, data.partition, number, jnp.int32(0), scheme.batch_size, "replacement"
+    )
+    images = data.images[indices]
+    if scheme.augment is not None:
+        images = scheme.augment(fold(key, Purpose.AUGMENTATION), images)
+    return data.pixels.normalise(images), data.labels[indices]
+
+
+def _loss(
+    scheme: Scheme,
+    form: Form | None,
+    state: State,
+    client: Client,
+    params: Tree,
+    images: Array,
+    labels: Array,
+) -> Array:
+    """One client's loss; as it computes with its masks, or with all weights."""
+    cut, stats = scheme.cut, state.server.stats
+    if form is None:
+        whole = tuple(client.stats) + tuple(stats)
+        logits, _ = layers.apply(scheme.model, params, whole, images, True, scheme.dtype)
+    else:
+        smashed, _ = form(params[:cut], client.stats, client.masks, images, True, scheme.dtype)
+        logits, _ = layers.apply(
+            scheme.model[cut:], params[cut:], stats, smashed, True, scheme.dtype
+        )
+    return _entropy(logits, labels)
+
+
+def _entropy(logits: Array, labels: Array) -> Array:
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def _sent(
+    scheme: Scheme,
+    form: Form,
+    state: State,
+    client: Client,
+    images: Array,
+    labels: Array,
+    key: Array,
+) -> tuple[Tree, Tree]:
+    """Gradients of one client alone in an exchange, before and after the gradient's quantizers."""
+    key = fold(key, client.number)
+    activation, back, _ = forward_one(scheme, form, client, images, key)
+    _, message, unsend = send_smashed(scheme, client, activation, key)
+
+    def loss(params: Any, arrived: Array) -> Array:
+        logits, _ = layers.apply(
+            scheme.model[scheme.cut :], params, state.server.stats, arrived, True, scheme.dtype
+        )
+        return _entropy(logits, labels)
+
+    server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
+    _, returned = send_cut_gradient(scheme, client, at_cut, message.kept, key)
+    exact, rough = (back(unsend(g)[0])[0] for g in (at_cut, returned.values))
+    _, quantized = send_gradient(scheme, client, rough, key)
+    return tuple(exact) + tuple(server), tuple(quantized) + tuple(server)

@@ -1,0 +1,83 @@
+"""The objective f of a run: the mean loss over all clients' examples, in blocks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from jfedsl.data.datasets import Pixels
+from jfedsl.models import layers
+from jfedsl.models.layers import Params, Stats
+from jfedsl.protocol.state import Data, Scheme, weights
+
+
+class Examples(NamedTuple):
+    """Training examples with their weights in f, folded into blocks.
+
+    Attributes:
+      indices: int32 `[M, E]`, positions in the training split.
+      weights: float32 `[M, E]`, sum 1; 0 on padding.
+    """
+
+    indices: Array
+    weights: Array
+
+
+def all_examples(scheme: Scheme, data: Data, block: int) -> Examples:
+    """Every example of every client; f weighs clients as aggregation does, examples equally.
+
+    Args:
+      scheme: of the run.
+      data: of the run.
+      block: examples computed at once.
+    """
+    part = data.partition
+    shares = weights(scheme, part, jnp.arange(scheme.clients)) / part.sizes.astype(jnp.float32)
+    # Index lists lie end to end, in the order of clients.
+    each = jnp.repeat(shares, part.sizes, total_repeat_length=part.indices.size)
+    return _fold(part.indices, each, block)
+
+
+def some_examples(examples: Examples, key: Array, count: int, block: int) -> Examples:
+    """Examples drawn with replacement in proportion to their weights; all if they are no more.
+
+    Args:
+      examples: to draw from.
+      key: of the draw.
+      count: how many.
+      block: examples computed at once.
+    """
+    if count >= examples.indices.size:
+        return examples
+    drawn = jax.random.choice(key, examples.indices.ravel(), (count,), p=examples.weights.ravel())
+    return _fold(drawn, jnp.full(count, 1.0 / count), block)
+
+
+def _fold(indices: Array, each: Array, block: int) -> Examples:
+    block = min(block, indices.size)
+    missing = -indices.size % block
+    padded = (jnp.pad(indices, (0, missing)), jnp.pad(each, (0, missing)))
+    return Examples(*(x.reshape(-1, block) for x in padded))
+
+
+def block_loss(scheme: Scheme, data: Data, stats: Stats, params: Params, block: Examples) -> Array:
+    """The part of f that one block `[E]` adds, without masks or compression."""
+    pixels: Pixels = data.pixels
+    images = pixels.normalise(data.images[block.indices])
+    logits, _ = layers.apply(scheme.model, params, stats, images, False, scheme.dtype)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[block.indices])
+    return jnp.sum(losses * block.weights)
+
+
+def over_blocks(function: Callable[[Examples], Any], examples: Examples) -> Any:
+    """The sum over blocks of a function of one block."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], examples))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Any, block: Examples) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(block)), None
+
+    return lax.scan(add, start, examples)[0]
