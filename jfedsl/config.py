@@ -213,6 +213,9 @@ class Config:
     seed: int = _knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
     eval_every: int = _knob(5, "Rounds between evaluations.", COUNT, free=True)
     checkpoint_every: int = _knob(20, "Rounds between checkpoints.", COUNT, free=True)
+    measure_constants_every: int | None = _knob(
+        None, "Rounds between measurements of the bound's constants.", COUNT, free=True
+    )
     target_accuracy: float = _knob(
         0.95, "Test accuracy to report rounds and bytes to, in [0, 1].",
         Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,

@@ -13,9 +13,10 @@ import jaxlib
 import numpy as np
 import optax
 
-from jfedsl import __version__
+from jfedsl import __version__, convergence
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
+from jfedsl.convergence import Observer
 from jfedsl.data.partition import label_counts
 from jfedsl.errors import TrainingError, flag_error
 from jfedsl.protocol.rounds import RoundRecord
@@ -88,6 +89,9 @@ class _Run:
         workdir.record(config, folder)
         self.metrics = Metrics(folder / "metrics.csv", self.round, experiment.scheme.pruner.names)
         self.events = Events(folder / "tensorboard", self.round)
+        self.observer = None
+        if config.measure_constants_every is not None:
+            self.observer = Observer(config, experiment, folder, self.round)
         self._draw_labels()
 
     def finish(self) -> dict[str, Any]:
@@ -113,6 +117,7 @@ class _Run:
         run = compiled(rounds, data, key, self.state, 1)
         progress.note("compiling the evaluation (once)")
         evaluate = compiled(self.experiment.evaluate(), data, self.state, self.experiment.test)
+        self._observe()
         progress.note("training")
         while self.round < config.rounds:
             began = time.perf_counter()
@@ -128,15 +133,23 @@ class _Run:
             self._log([{**row, "host_seconds": seconds} for row in rows])
             self.round = end
             progress.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
+            self._observe()
             if end % config.checkpoint_every == 0 or end == config.rounds:
                 self._save()
+
+    def _observe(self) -> None:
+        if self.observer is not None:
+            self.observer.observe(self.state, self.round)
 
     def _next_boundary(self) -> int:
         def after(every: int) -> int:
             return (self.round // every + 1) * every
 
         config = self.config
-        boundaries = map(after, (config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL))
+        every = [config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL]
+        if config.measure_constants_every is not None:
+            every.append(config.measure_constants_every)
+        boundaries = map(after, every)
         return min(*boundaries, config.rounds)
 
     def _rows(self, record: RoundRecord, count: int) -> list[Row]:
@@ -219,6 +232,8 @@ class _Run:
         )
         summary["client_flops"] = self.experiment.client_flops._asdict()
         summary["links"] = config.expressions
+        if self.observer is not None:
+            summary["convergence"] = self.observer.report()
         summary["environment"] = environment()
         workdir.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         title = self._title()
@@ -270,6 +285,8 @@ def table(summary: dict[str, Any]) -> str:
     for name, small, large in [*rows, ("total", sum(sent.values()), sum(dense.values()))]:
         ratio = f"{small / large:.3f}" if large else "-"
         lines.append(f"{name:<20}{small:>16,}{large:>16,}{ratio:>8}")
+    if summary.get("convergence"):
+        lines += ["", convergence.table(summary["convergence"])]
     return "\n".join(lines)
 
 

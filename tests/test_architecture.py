@@ -6,8 +6,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "keys", "per_client", "models", "data", "compression", "pruning", "protocol",
-    "algorithms", "allowed", "links", "checks", "config", "runtime", "build", "runs", "results",
-    "training", "study",
+    "algorithms", "theory", "allowed", "links", "checks", "config", "runtime", "build", "runs",
+    "results", "convergence", "training", "study",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from jfedsl.protocol.evaluation import TestSet
 from jfedsl.protocol.rounds import Rounds, compile_rounds
 from jfedsl.protocol.state import Data, Links, Scheme, State
 from jfedsl.protocol.traffic import smashed_shape
+from jfedsl.theory.measure import DEFAULT_EFFORT, Effort, Measurement, measure
 
 
 class Experiment(NamedTuple):
@@ -65,6 +66,12 @@ class Experiment(NamedTuple):
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
         return jax.jit(functools.partial(evaluation.evaluate, self.scheme))
+
+    def measure(
+        self, step_size: float, effort: Effort = DEFAULT_EFFORT
+    ) -> Callable[[Data, Array, State], Measurement]:
+        """The compiled measurement of the convergence bound's constants."""
+        return jax.jit(functools.partial(measure, self.scheme, effort, step_size))
 
 
 def build(config: Config) -> Experiment:

@@ -41,6 +41,9 @@ class Effort(NamedTuple):
     block: int = 256
 
 
+DEFAULT_EFFORT = Effort()
+
+
 class Measurement(NamedTuple):
     """What one time of a run tells.
 
