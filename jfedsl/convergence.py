@@ -1,12 +1,8 @@
-"""The convergence bound of a run: its constants measured along the way, its terms, its verdict."""
+"""The convergence bound of a run: its terms from measured constants, and its verdict."""
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -14,89 +10,9 @@ from jax import Array
 from jfedsl.build import Experiment
 from jfedsl.compression.expression import Call
 from jfedsl.config import Config
-from jfedsl.errors import UserError
-from jfedsl.protocol.state import State
-from jfedsl.runtime.compilation import compiled
-from jfedsl.runtime.workdir import write_atomically
 from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict
-from jfedsl.theory.measure import Measurement
 
 Row = dict[str, Any]  # of a measurement: its round, and [value, standard error] by name
-FILE = "constants.jsonl"
-
-
-class Observer:
-    """Measures the constants of a run every so many rounds, one line of constants.jsonl each."""
-
-    def __init__(self, config: Config, experiment: Experiment, folder: Path, rounds: int) -> None:
-        """Opens the file; lines past `rounds`, whole or torn, are cut off.
-
-        Args:
-          config: of the run; its `measure_constants_every` is set.
-          experiment: of the run.
-          folder: of the run.
-          rounds: completed so far.
-        """
-        self._config, self._experiment, self._path = config, experiment, folder / FILE
-        self._rows = [row for row in read(self._path) if row["round"] <= rounds]
-        write_atomically(self._path, "".join(map(_line, self._rows)))
-        self._measure: Any = None
-
-    def observe(self, state: State, rounds: int) -> None:
-        """Measures after `rounds` rounds, if that is due and not done."""
-        config, experiment = self._config, self._experiment
-        every = config.measure_constants_every
-        assert every is not None
-        due = rounds % every == 0 or rounds == config.rounds
-        if not due or any(row["round"] == rounds for row in self._rows):
-            return
-        arguments = (experiment.data, experiment.key, state)
-        if self._measure is None:
-            self._measure = compiled(experiment.measure(step_size(config)), *arguments)
-        row = {"round": rounds, **as_row(self._measure(*arguments))}
-        with open(self._path, "a") as file:
-            file.write(_line(row))
-            file.flush()
-            os.fsync(file.fileno())
-        self._rows.append(row)
-
-    def report(self) -> dict[str, Any] | None:
-        """The bound of the run so far, as `report`; None before two measurements."""
-        rows = sorted(self._rows, key=lambda row: row["round"])
-        return report(self._config, self._experiment, rows) if len(rows) > 1 else None
-
-
-def read(path: Path) -> list[Row]:
-    """Lines of a file of measurements; none if there is no file. A torn last line is none.
-
-    Raises:
-      UserError: another line cannot be read.
-    """
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not a file of measurements ({error})") from error
-
-
-def _line(row: Row) -> str:
-    return json.dumps(row) + "\n"
-
-
-def as_row(measurement: Measurement) -> Row:
-    """A measurement as plain values: `[value, standard error]` by name, None for NaN."""
-    found = jax.device_get(measurement)
-    estimates = {**found._asdict(), **found.draws._asdict()}
-    del estimates["draws"]
-    return {name: [_plain(part) for part in pair] for name, pair in estimates.items()}
-
-
-def _plain(value: Any) -> Any:
-    values = np.asarray(value, np.float64)
-    listed = [float(f"{x:.6g}") if np.isfinite(x) else None for x in values.ravel()]
-    return listed if values.ndim else listed[0]
 
 
 def step_size(config: Config) -> float:
@@ -149,26 +65,27 @@ def _is_unbiased(call: Call) -> bool:
 
 
 def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
-    """The largest value of every constant over the times measured.
+    """The largest value of every constant over the times measured; the gap to the least f seen.
 
     An estimate of a square below 0 counts as 0. Where clients were never seen apart, or nothing
     pruned, beta stands in for the secants.
 
     Args:
-      rows: of measurements, at least one.
+      rows: of measurements, ascending; at least one of constants.
     """
+    full = [row for row in rows if "beta" in row]
 
     def most(name: str) -> np.ndarray:
-        values = np.array([row[name][0] for row in rows], np.float64)  # None becomes NaN
+        values = np.array([row[name][0] for row in full], np.float64)  # None becomes NaN
         seen = np.where(np.isnan(values), -np.inf, values).max(axis=0)
         return np.maximum(seen, 0.0)
 
     losses = [row["loss"][0] for row in rows]
-    coverage = min(row["coverage"][0] for row in rows)
+    coverage = min(row["coverage"][0] for row in full)
     beta = float(max(most("beta"), most("beta_step")))
 
     def secant(name: str) -> float:
-        seen = any(row[name][0] is not None for row in rows)
+        seen = any(row[name][0] is not None for row in full)
         return float(most(name)) if seen else beta / coverage**0.5
 
     constants = Constants(
@@ -215,14 +132,14 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
 
     Returns:
       Plain values: `verdict`; `beyond_the_theorem`, settings that make it a heuristic; the measured
-      `average` of the squared gradient norm, each measurement standing for the rounds up to the
-      next, and the `largest`; the `bound` and its `terms` (biases with their part of the square of
-      their sum); the bound with beta in place of the secants, `with_one_beta`; `steepness`, gamma
-      times beta; the number of `measurements`.
+      `average` of the squared gradient norm, by the trapezoidal rule, and the `largest`; the
+      `bound` and its `terms` (biases with their part of the square of their sum); the bound with
+      beta in place of the secants, `with_one_beta`; `steepness`, gamma times beta; the number of
+      `measurements`.
     """
     squares = np.array([row["squared_gradient"][0] for row in rows], np.float64)
-    lengths = np.diff([row["round"] for row in rows])
-    average = float(np.sum(squares[:-1] * lengths) / np.sum(lengths))
+    times = [row["round"] for row in rows]
+    average = float(np.trapezoid(squares, times) / (times[-1] - times[0]))
     constants, effects = constants_of(rows)
     setting = setting_of(config, experiment, rows[-1]["round"])
     terms = bound(constants, effects, setting)

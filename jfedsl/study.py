@@ -33,8 +33,10 @@ class Outcome(NamedTuple):
     curves: list[figures.Curve]
 
 
-def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]) -> list[Outcome]:
-    """Trains every setting with every seed; the same call again goes on where it was.
+def runs(
+    base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]
+) -> dict[str, list[Config]]:
+    """The runs of every setting, one a seed, each in a folder of its own.
 
     Args:
       base: of all runs; its `workdir` is the folder of the study, one of a run each within.
@@ -42,25 +44,45 @@ def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int])
       seeds: of the runs.
 
     Raises:
-      UserError: no folder, or settings that cannot work.
+      UserError: no folder, or settings that cannot be.
     """
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
+
+    def one(name: str, changes: Changes, seed: int) -> Config:
+        folder = Path(base.workdir) / re.sub(r"\W+", "_", name) / f"seed_{seed}"
+        return dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
+
+    return {
+        name: [one(name, changes, seed) for seed in seeds] for name, changes in settings.items()
+    }
+
+
+def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]) -> list[Outcome]:
+    """Trains every setting with every seed; the same call again goes on where it was.
+
+    Args:
+      base: as in `runs`.
+      settings: likewise.
+      seeds: likewise.
+
+    Raises:
+      UserError: no folder, or settings that cannot work.
+    """
     outcomes = []
-    for name, changes in settings.items():
+    for name, configs in runs(base, settings, seeds).items():
         summaries: list[dict[str, Any]] = []
         curves: list[figures.Curve] = []
-        for seed in seeds:
-            folder = Path(base.workdir) / re.sub(r"\W+", "_", name) / f"seed_{seed}"
-            config = dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
+        for config in configs:
             summaries.append(train(config))
-            rows = [r for r in read(folder / "metrics.csv") if r["test_accuracy"] is not None]
+            path = Path(config.workdir, "metrics.csv")
+            rows = [r for r in read(path) if r["test_accuracy"] is not None]
             curves.append(
                 [(r["round"], r["cumulative_bytes"] / 1e6, r["test_accuracy"]) for r in rows]
             )
             final = summaries[-1]["final_accuracy"]
             if base.progress != "none":
-                print(f"{name}, seed {seed}: test accuracy {final:.4f}", flush=True)
+                print(f"{name}, seed {config.seed}: test accuracy {final:.4f}", flush=True)
         outcomes.append(Outcome(name, summaries, curves))
     return outcomes
 

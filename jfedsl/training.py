@@ -16,9 +16,9 @@ import optax
 from jfedsl import __version__, convergence
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
-from jfedsl.convergence import Observer
 from jfedsl.data.partition import label_counts
 from jfedsl.errors import TrainingError, flag_error
+from jfedsl.observer import Observer, objective_every
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import State
 from jfedsl.protocol.traffic import uncompressed_bytes
@@ -148,7 +148,7 @@ class _Run:
         config = self.config
         every = [config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL]
         if config.measure_constants_every is not None:
-            every.append(config.measure_constants_every)
+            every.append(objective_every(config.measure_constants_every))
         boundaries = map(after, every)
         return min(*boundaries, config.rounds)
 

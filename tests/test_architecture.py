@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "keys", "per_client", "models", "data", "compression", "pruning", "protocol",
     "algorithms", "theory", "allowed", "links", "checks", "config", "runtime", "build", "runs",
-    "results", "convergence", "training", "study",
+    "results", "convergence", "observer", "training", "study", "bound_study",
 ]  # fmt: skip
 
 

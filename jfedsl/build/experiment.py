@@ -28,7 +28,14 @@ from jfedsl.protocol.evaluation import TestSet
 from jfedsl.protocol.rounds import Rounds, compile_rounds
 from jfedsl.protocol.state import Data, Links, Scheme, State
 from jfedsl.protocol.traffic import smashed_shape
-from jfedsl.theory.measure import DEFAULT_EFFORT, Effort, Measurement, measure
+from jfedsl.theory.measure import (
+    DEFAULT_EFFORT,
+    Effort,
+    Measurement,
+    Objective,
+    measure,
+    measure_objective,
+)
 
 
 class Experiment(NamedTuple):
@@ -72,6 +79,12 @@ class Experiment(NamedTuple):
     ) -> Callable[[Data, Array, State], Measurement]:
         """The compiled measurement of the convergence bound's constants."""
         return jax.jit(functools.partial(measure, self.scheme, effort, step_size))
+
+    def objective(
+        self, effort: Effort = DEFAULT_EFFORT
+    ) -> Callable[[Data, Array, State], Objective]:
+        """The compiled measurement of f and its gradient alone."""
+        return jax.jit(functools.partial(measure_objective, self.scheme, effort))
 
 
 def build(config: Config) -> Experiment:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -123,6 +125,57 @@ def spread(curves: Mapping[str, Sequence[Curve]], title: str, path: Path) -> Non
         axes[1].set_xscale("log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     _save(figure, title, path)
+
+
+class Bar(NamedTuple):
+    """A bound by its terms, which add up, and what was measured, one value a seed."""
+
+    terms: dict[str, float]
+    measured: list[float]
+
+
+def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str, path: Path) -> None:
+    """Draws bounds, term upon term, beside what was measured, as a PNG.
+
+    Args:
+      panels: by what is varied, its values; None for a setting without a result.
+      title: over the picture.
+      path: of the picture.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns + 2.2, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (what, bars) in zip(axes.flat, panels.items(), strict=False):
+        _bars(axis, list(bars.values()))
+        axis.set_xticks(range(len(bars)), list(bars))
+        axis.set_xlabel(what)
+        axis.grid(alpha=0.3, axis="y")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("squared gradient norm")
+    entries: dict[str, Artist] = {}
+    for axis in axes.flat:
+        handles, names = axis.get_legend_handles_labels()
+        entries = dict(zip(names, handles, strict=True)) | entries
+    figure.legend(entries.values(), entries.keys(), loc="outside right center")
+    _save(figure, title, path)
+
+
+def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
+    for x, bar in enumerate(bars):
+        if bar is None:
+            axis.text(x, 0, "diverged", rotation=90, ha="center", va="bottom")
+            continue
+        bottom = 0.0
+        for number, (name, value) in enumerate(bar.terms.items()):
+            if value > 0:
+                axis.bar(x - 0.2, value, 0.4, bottom, color=f"C{number}", label=name)
+            bottom += value
+        low, high, mean = min(bar.measured), max(bar.measured), float(np.mean(bar.measured))
+        error = [[mean - low], [high - mean]]
+        axis.bar(x + 0.2, mean, 0.3, color="black", yerr=error, ecolor="gray", label="measured")
 
 
 def labels(counts: np.ndarray, title: str, path: Path) -> None:

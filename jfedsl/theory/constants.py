@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from jfedsl.keys import fold
 
+_ROUNDING = 1e-5
 Tree = tuple[Any, ...]  # one entry a layer of the whole model
 
 
@@ -149,14 +150,14 @@ def estimate(
         variance=_mean(found["variance"]),
         moment=_mean(found["moment"]),
         expected=_mean(found["expected"]),
-        weight=_exact(weight),
+        weight=exact(weight),
         dissimilarity=_mean(spread),
-        rho=_exact(held.pruned / jnp.sum(weight[:cut])),
+        rho=exact(held.pruned / jnp.sum(weight[:cut])),
         phi=_ratio(found["masked"], own),
         chi=_ratio(found["disparity"], own),
         q=_ratio(found["quantization"], own),
         eps_d=_mean(found["dropout"]),
-        coverage=_exact(least),
+        coverage=exact(least),
     )
 
 
@@ -246,8 +247,9 @@ def _products(means: list[_Means], squares: _Squares, held: _Held, cut: int) -> 
         return jax.tree.map(lambda x, s: jnp.where(s > 0, 0.0, x), half.every, held.share)
 
     def disparity(half: _Means) -> Tree:
+        # What everybody keeps has a share of 1 but for rounding.
         return jax.tree.map(
-            lambda x, k, s: jnp.where(s > 0, x - k, 0.0),
+            lambda x, k, s: jnp.where((s > 0) & (s < 1 - _ROUNDING), x - k, 0.0),
             half.every,
             keepers_mean(half.keepers),
             held.share,
@@ -281,7 +283,8 @@ def _leaves(tree: Any) -> list[Array]:
     return jax.tree.leaves(tree)
 
 
-def _exact(value: Array) -> Estimate:
+def exact(value: Array) -> Estimate:
+    """What was computed, not estimated."""
     return Estimate(value, jnp.zeros_like(value))
 
 

@@ -1,6 +1,6 @@
 """The constants of a run as it stands: gradients as clients compute them, the loss as f has it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
 from jfedsl.protocol.participants import by_group, in_layout, period_start, take
 from jfedsl.protocol.state import Client, Data, Scheme, State, weights
 from jfedsl.pruning.pruner import Form
-from jfedsl.theory.constants import Draw, Estimate, Estimates, Group, Tree, estimate
+from jfedsl.theory.constants import Draw, Estimate, Estimates, Group, Tree, estimate, exact
 from jfedsl.theory.curvature import hessian_product, largest_curvature, secant
-from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_examples
+from jfedsl.theory.objective import Examples, all_examples, block_loss, over_blocks, some_examples
 
 
 class Effort(NamedTuple):
@@ -30,26 +30,33 @@ class Effort(NamedTuple):
     Attributes:
       pairs: of mini-batches that every participant draws, at least 2.
       iterations: of the power iteration.
-      examples: that the Hessian is of, if there are more, drawn anew each time. f and its gradient
-        are of all.
+      examples: that the Hessian is of, if there are more, drawn anew each time. (f and its gradient
+        are always of all.)
       block: examples of f computed at once.
     """
 
-    pairs: int = 8
-    iterations: int = 16
-    examples: int = 2048
+    pairs: int = 6
+    iterations: int = 12
+    examples: int = 512
     block: int = 256
 
 
 DEFAULT_EFFORT = Effort()
 
 
+class Objective(NamedTuple):
+    """f(v) and ||grad f(v)||^2, of all examples and so without error."""
+
+    loss: Estimate
+    squared_gradient: Estimate
+
+
 class Measurement(NamedTuple):
     """What one time of a run tells.
 
     Attributes:
-      loss: f(v).
-      squared_gradient: ||grad f(v)||^2.
+      loss: as in `Objective`.
+      squared_gradient: likewise.
       beta: largest curvature of f at v.
       beta_step: how fast its gradient changes along a gradient step from v.
       draws: what mini-batches tell.
@@ -60,6 +67,16 @@ class Measurement(NamedTuple):
     beta: Estimate
     beta_step: Estimate
     draws: Estimates
+
+
+def measure_objective(
+    scheme: Scheme, effort: Effort, data: Data, key: Array, state: State
+) -> Objective:
+    """Measures f and its gradient between two rounds; see `measure` for the arguments."""
+    del key
+    mean = joined(scheme, data.partition, state)
+    part = partial(block_loss, scheme, data, mean.stats)
+    return _objective(part, all_examples(scheme, data, effort.block), mean)[0]
 
 
 def measure(
@@ -80,7 +97,7 @@ def measure(
     """
     key = fold(key, Purpose.MEASUREMENT, state.round)
     mean = joined(scheme, data.partition, state)
-    loss, squared, beta, along = _smoothness(scheme, effort, step_size, data, key, mean)
+    objective, beta, along = _smoothness(scheme, effort, step_size, data, key, mean)
     ids = state.participants
     share = weights(scheme, data.partition, ids)
     clients = take(scheme, state.clients, ids)
@@ -101,16 +118,16 @@ def measure(
         return estimate(groups, mean.params, scheme.cut, scheme.clients, own, effort.pairs)
 
     found = in_layout(scheme, period_start(scheme, state.round), draws)
-    return Measurement(loss, squared, beta, along, found)
+    return Measurement(*objective, beta, along, found)
 
 
 def _smoothness(
     scheme: Scheme, effort: Effort, step_size: float, data: Data, key: Array, mean: Variables
-) -> tuple[Estimate, ...]:
-    """f, its squared gradient, its largest curvature, and its secant along a step."""
+) -> tuple[Objective, Estimate, Estimate]:
+    """Measures f, its gradient, its largest curvature, and its secant along a step."""
     part = partial(block_loss, scheme, data, mean.stats)
     every = all_examples(scheme, data, effort.block)
-    loss, gradient = over_blocks(lambda block: jax.value_and_grad(part)(mean.params, block), every)
+    objective, gradient = _objective(part, every, mean)
 
     def again(params: Any) -> Any:
         return over_blocks(lambda block: jax.grad(part)(params, block), every)
@@ -123,10 +140,19 @@ def _smoothness(
         )
 
     beta = largest_curvature(curve, mean.params, fold(key, 0, 1), effort.iterations)
-    squared = sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.zeros(()))
     along = secant(again, mean.params, gradient, step_size)
-    exact = [Estimate(x, jnp.zeros(())) for x in (loss, squared, along)]
-    return exact[0], exact[1], beta, exact[2]
+    return objective, beta, exact(along)
+
+
+def _objective(
+    part: Callable[[Any, Examples], Array], examples: Examples, mean: Variables
+) -> tuple[Objective, Any]:
+    """Measures f and its squared gradient; returns the gradient too."""
+    loss, gradient = over_blocks(
+        lambda block: jax.value_and_grad(part)(mean.params, block), examples
+    )
+    squared = sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.zeros(()))
+    return Objective(exact(loss), exact(squared)), gradient
 
 
 def _group(

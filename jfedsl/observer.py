@@ -1,0 +1,157 @@
+"""Measuring the convergence bound's constants: along a run, and of a run as it stands."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfedsl.build import Experiment
+from jfedsl.config import Config
+from jfedsl.convergence import Row, report, step_size
+from jfedsl.errors import UserError
+from jfedsl.protocol.state import State
+from jfedsl.runs import restore_run
+from jfedsl.runtime.compilation import compiled
+from jfedsl.runtime.workdir import write_atomically
+from jfedsl.theory.measure import Effort, Measurement, Objective
+
+FILE = "constants.jsonl"
+_BETWEEN = 4  # times as often as constants, f and its gradient are measured
+
+
+class Observer:
+    """Measures the constants of a run every so many rounds, and f and its gradient more often.
+
+    One line of constants.jsonl each.
+    """
+
+    def __init__(self, config: Config, experiment: Experiment, folder: Path, rounds: int) -> None:
+        """Opens the file; lines past `rounds`, whole or torn, are cut off.
+
+        Args:
+          config: of the run; its `measure_constants_every` is set.
+          experiment: of the run.
+          folder: of the run.
+          rounds: completed so far.
+        """
+        self._config, self._experiment, self._path = config, experiment, folder / FILE
+        self._rows = [row for row in read(self._path) if row["round"] <= rounds]
+        write_atomically(self._path, "".join(map(_line, self._rows)))
+        self._functions: dict[str, Any] = {}
+
+    def observe(self, state: State, rounds: int) -> None:
+        """Measures after `rounds` rounds what is due and not done: constants, or only f."""
+        every = self._config.measure_constants_every
+        assert every is not None
+        last = rounds == self._config.rounds
+        if any(row["round"] == rounds for row in self._rows):
+            return
+        if rounds % every == 0 or last:
+            found = self._call("measure", state)
+        elif rounds % objective_every(every) == 0:
+            found = self._call("objective", state)
+        else:
+            return
+        row = {"round": rounds, **as_row(found)}
+        with open(self._path, "a") as file:
+            file.write(_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows.append(row)
+
+    def _call(self, name: str, state: State) -> Any:
+        """The result of one of the experiment's functions, compiled when first called."""
+        experiment = self._experiment
+        arguments = (experiment.data, experiment.key, state)
+        if name not in self._functions:
+            size = step_size(self._config)
+            function = experiment.measure(size) if name == "measure" else experiment.objective()
+            self._functions[name] = compiled(function, *arguments)
+        return self._functions[name](*arguments)
+
+    def report(self) -> dict[str, Any] | None:
+        """The bound of the run so far, as `report`; None before two measurements."""
+        rows = sorted(self._rows, key=lambda row: row["round"])
+        return report(self._config, self._experiment, rows) if len(rows) > 1 else None
+
+
+def objective_every(every: int) -> int:
+    """Rounds between measurements of f and its gradient, given those of constants."""
+    return max(1, every // _BETWEEN)
+
+
+def read(path: Path) -> list[Row]:
+    """Lines of a file of measurements; none if there is no file. A torn last line is none.
+
+    Raises:
+      UserError: another line cannot be read.
+    """
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text().rpartition("\n")
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not a file of measurements ({error})") from error
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def as_row(measured: Measurement | Objective) -> Row:
+    """What was measured as plain values: `[value, standard error]` by name, None for NaN."""
+    estimates = jax.device_get(measured)._asdict()
+    if "draws" in estimates:
+        estimates |= estimates.pop("draws")._asdict()
+    return {name: [_plain(part) for part in pair] for name, pair in estimates.items()}
+
+
+def _plain(value: Any) -> Any:
+    values = np.asarray(value, np.float64)
+    listed = [float(f"{x:.6g}") if np.isfinite(x) else None for x in values.ravel()]
+    return listed if values.ndim else listed[0]
+
+
+def measure_run(workdir: Path, effort: Effort, data_dir: str | None = None) -> str:
+    """Measures the constants of a run at its newest checkpoint; returns them as `table` does.
+
+    Args:
+      workdir: of the run.
+      effort: how much to compute.
+      data_dir: where its data set lies now; default where it lay then.
+
+    Raises:
+      UserError: there is no run, or it has no checkpoint that can be read.
+    """
+    config, experiment, state = restore_run(workdir, data_dir)
+    arguments = (experiment.data, experiment.key, state)
+    found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
+    row = {"round": int(state.round), **as_row(found)}
+    return table(row, [layer.name for layer in experiment.scheme.model])
+
+
+def table(row: Row, layers: list[str]) -> str:
+    """Constants with their standard errors, as Markdown; per layer for those that have parameters.
+
+    Args:
+      row: of a measurement.
+      layers: names of the model's layers.
+    """
+    scalars = {k: v for k, v in row.items() if k != "round" and not isinstance(v[0], list)}
+    lines = [f"| after round {row['round']} | value | standard error |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {_shown(v)} | {_shown(e)} |" for name, (v, e) in scalars.items()]
+    each = [k for k, v in row.items() if k != "round" and isinstance(v[0], list)]
+    lines += ["", f"| layer | {' | '.join(each)} |", "| --- " * (1 + len(each)) + "|"]
+    for i, layer in enumerate(layers):
+        if row["weight"][0][i]:
+            pairs = [f"{_shown(row[k][0][i])} +- {_shown(row[k][1][i])}" for k in each]
+            lines.append(f"| {layer} | {' | '.join(pairs)} |")
+    return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "not seen" if value is None else f"{value:.4g}"
