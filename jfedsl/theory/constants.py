@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jfedsl.keys import fold
+from jfedsl.theory import estimates
+from jfedsl.theory.estimates import Estimate, exact
 
 _ROUNDING = 1e-5
 Tree = tuple[Any, ...]  # one entry a layer of the whole model
@@ -52,13 +54,6 @@ class Group(NamedTuple):
     draw: Callable[[Any, Array], Draw]
     kept: Callable[[Any], Tree]
     weight: Callable[[Any], Tree]
-
-
-class Estimate(NamedTuple):
-    """A value and its standard error; NaN where nothing could be seen."""
-
-    value: Array
-    error: Array
 
 
 class Estimates(NamedTuple):
@@ -145,18 +140,18 @@ def estimate(
     # With one participant there is no telling how clients differ.
     spread = spread if participants > 1 or clients == 1 else jnp.full_like(spread, jnp.nan)
     return Estimates(
-        beta_drift=_secant(found["drift"], held.apart),
-        beta_pruning=_secant(found["pruning"], held.pruned),
-        variance=_mean(found["variance"]),
-        moment=_mean(found["moment"]),
-        expected=_mean(found["expected"]),
+        beta_drift=estimates.secant(found["drift"], held.apart),
+        beta_pruning=estimates.secant(found["pruning"], held.pruned),
+        variance=estimates.mean(found["variance"]),
+        moment=estimates.mean(found["moment"]),
+        expected=estimates.mean(found["expected"]),
         weight=exact(weight),
-        dissimilarity=_mean(spread),
+        dissimilarity=estimates.mean(spread),
         rho=exact(held.pruned / jnp.sum(weight[:cut])),
-        phi=_ratio(found["masked"], own),
-        chi=_ratio(found["disparity"], own),
-        q=_ratio(found["quantization"], own),
-        eps_d=_mean(found["dropout"]),
+        phi=estimates.ratio(found["masked"], own),
+        chi=estimates.ratio(found["disparity"], own),
+        q=estimates.ratio(found["quantization"], own),
+        eps_d=estimates.mean(found["dropout"]),
         coverage=exact(least),
     )
 
@@ -281,28 +276,3 @@ def _where(kept: Tree, tree: Tree) -> Tree:
 
 def _leaves(tree: Any) -> list[Array]:
     return jax.tree.leaves(tree)
-
-
-def exact(value: Array) -> Estimate:
-    """What was computed, not estimated."""
-    return Estimate(value, jnp.zeros_like(value))
-
-
-def _mean(values: Array) -> Estimate:
-    """Of independent values along the first axis."""
-    error = jnp.std(values, axis=0, ddof=1) / jnp.sqrt(len(values))
-    return Estimate(jnp.mean(values, axis=0), error)
-
-
-def _ratio(values: Array, by: Array) -> Estimate:
-    """Of means over the first axis, with the error of its linearisation."""
-    below = jnp.mean(by)
-    ratio = jnp.mean(values) / below
-    return Estimate(ratio, _mean((values - ratio * by) / below).error)
-
-
-def _secant(squares: Array, moved: Array) -> Estimate:
-    """The root of a change's mean square over what moved; NaN where nothing did."""
-    square = _mean(squares / jnp.where(moved > 0, moved, jnp.nan))
-    value = jnp.sqrt(jnp.maximum(square.value, 0.0))  # it may come out below 0
-    return Estimate(value, jnp.sqrt(value**2 + square.error) - value)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.theory.constants import Estimate
+from jfedsl.theory.estimates import Estimate
 
 Tree = Any
 

@@ -19,8 +19,9 @@ from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
 from jfedsl.protocol.participants import by_group, in_layout, period_start, take
 from jfedsl.protocol.state import Client, Data, Scheme, State, weights
 from jfedsl.pruning.pruner import Form
-from jfedsl.theory.constants import Draw, Estimate, Estimates, Group, Tree, estimate, exact
+from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
 from jfedsl.theory.curvature import hessian_product, largest_curvature, secant
+from jfedsl.theory.estimates import Estimate, exact
 from jfedsl.theory.objective import Examples, all_examples, block_loss, over_blocks, some_examples
 
 

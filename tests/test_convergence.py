@@ -1,0 +1,165 @@
+"""The bound of a run: what is in scope, which constants it takes, what it reports."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import plain
+
+from jfedsl.build import build
+from jfedsl.config import Config
+from jfedsl.convergence import constants_of, report, scope, setting_of, table
+from jfedsl.errors import UserError
+from jfedsl.observer import FILE, measure_run, objective_every, read
+from jfedsl.theory.measure import DEFAULT_EFFORT
+from jfedsl.training import train
+
+RATE = {"client_learning_rate": 0.01, "server_learning_rate": 0.01}
+
+
+def observed(workdir: Path, **changes: Any) -> Config:
+    base = {"rounds": 5, "train_examples": 64, "sampling": "replacement", "aggregate_every": 2}
+    settings = {"measure_constants_every": 3, "clients": 2, "workdir": str(workdir)}
+    return plain(**{**base, **RATE, **settings, "test_examples": 20, **changes})
+
+
+def test_the_theorem_covers_plain_training_with_every_compressor_of_gradients():
+    changes: dict[str, Any] = {
+        "dropout_rate": 0.2, "cut_gradient_bits": 4, "client_gradient_bits": 4,
+        "prune_kind": "mask", "aggregation": "examples", "smashed_bits": 8,
+    }  # fmt: skip
+    assert scope(plain(sampling="replacement", **changes)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"momentum": 0.9},
+        {"optimizer": "adam"},
+        {"weight_decay": 0.1},
+        {"learning_rate_schedule": "cosine"},
+        {"client_learning_rate": 0.2},
+        {"sampling": "epoch"},
+        {"augment": "crop_flip"},
+        {"compute_dtype": "bfloat16"},
+        {"client_backward": "int8"},
+        {"norm": "batch"},
+        {"participants": 2},
+        {"model_up": "uniform(8)"},
+        {"model_down": "uniform(8)"},
+        {"client_gradient": "topk(0.5)"},
+        {"client_gradient": "sign"},
+        {"client_gradient": "ternary(clip=2)"},
+        {"cut_gradient": "uniform(8,rounding=nearest)"},
+        {"smashed": "feedback(topk(0.5))"},
+    ],
+)
+def test_what_is_beyond_the_theorem_is_named(changes: dict[str, Any]):
+    (name, value), *_ = changes.items()
+    beyond = scope(plain(**{"sampling": "replacement", **changes}))
+    assert any(entry.startswith(f"{name}={value}") for entry in beyond), beyond
+
+
+def test_drift_that_cannot_be_seen_is_said_to_be():
+    assert scope(plain(sampling="replacement", local_steps=2))[0].startswith("aggregate_every=1")
+    assert scope(plain(sampling="replacement", local_steps=2, aggregate_every=2)) == []
+
+
+def row(round_: int, **changes: Any) -> dict[str, Any]:
+    """A measurement of a model of two layers."""
+    scalars = {
+        "loss": 1.0, "squared_gradient": 2.0, "beta": 3.0, "beta_step": 2.0, "beta_drift": 1.0,
+        "beta_pruning": 0.5, "dissimilarity": 1.0, "rho": 0.1, "phi": 0.1, "chi": 0.0, "q": 0.1,
+        "eps_d": 0.1, "coverage": 1.0,
+    }  # fmt: skip
+    layers = dict.fromkeys(("variance", "moment", "expected", "weight"), [1.0, 2.0])
+    values: dict[str, Any] = {**scalars, **layers, **changes}
+    return {"round": round_, **{name: [value, 0.0] for name, value in values.items()}}
+
+
+def test_constants_are_the_largest_seen():
+    rows = [
+        row(0, loss=3.0, beta_drift=None, q=-0.1, variance=[4.0, 1.0], coverage=0.5),
+        {"round": 1, "loss": [0.5, 0.0], "squared_gradient": [1.0, 0.0]},
+        row(2, beta_step=7.0, q=-0.2, variance=[1.0, 5.0]),
+    ]
+    constants, effects = constants_of(rows)
+    assert constants.gap == 2.5, "to the least f seen, between measurements of constants too"
+    assert constants.beta == 7.0, "of the curvature and the secant along a step"
+    assert constants.beta_drift == 1.0
+    np.testing.assert_array_equal(constants.variance, [4.0, 5.0])
+    assert effects.q == 0.0, "an estimate of a square below 0 is 0"
+    assert effects.coverage == 0.5, "the least"
+
+
+def test_beta_stands_in_for_secants_that_were_never_seen():
+    constants, _ = constants_of([row(0, beta_drift=None, beta_pruning=None, coverage=0.25)])
+    assert constants.beta_drift == constants.beta_pruning == 6.0, "beta / sqrt(coverage)"
+
+
+def test_the_average_is_over_time_not_over_measurements(tmp_path: Path):
+    config = observed(tmp_path)
+    experiment = build(config)
+    layers = len(experiment.scheme.model)
+    wide = {k: [1.0] * layers for k in ("variance", "moment", "expected", "weight")}
+    rows = [row(r, squared_gradient=g, **wide) for r, g in ((0, 8.0), (1, 4.0), (5, 2.0))]
+    found = report(config, experiment, rows)
+    assert found["average"] == pytest.approx((6 * 1 + 3 * 4) / 5)
+    assert found["largest"] == 8.0 and found["measurements"] == 3
+    assert found["bound"] == pytest.approx(sum(found["terms"].values()), rel=1e-5)
+    assert found["with_one_beta"] > found["bound"]
+    assert "a heuristic" not in table(found)
+    beyond = report(dataclasses.replace(config, momentum=0.5), experiment, rows)
+    assert "a heuristic here, beyond the theorem: momentum=0.5" in table(beyond)
+
+
+def test_the_setting_counts_exchanges_and_knows_the_largest_weight(tmp_path: Path):
+    uneven = {"partition": "quantity", "quantity_alpha": 2.0, "clients": 3}
+    config = observed(tmp_path, **uneven, local_steps=3, aggregation="examples")
+    experiment = build(config)
+    setting = setting_of(config, experiment, 5)
+    assert (setting.steps, setting.period) == (15, 6)
+    sizes = np.asarray(experiment.data.partition.sizes)
+    assert setting.largest_weight == pytest.approx(sizes.max() / sizes.sum())
+
+
+def test_a_run_measures_when_due_and_resumes_to_the_same_lines(tmp_path: Path):
+    whole = train(observed(tmp_path / "whole", rounds=9, measure_constants_every=5))
+    lines = (tmp_path / "whole" / FILE).read_text()
+    rows = read(tmp_path / "whole" / FILE)
+    assert objective_every(5) == 1
+    assert [r["round"] for r in rows] == list(range(10))
+    assert [r["round"] for r in rows if "beta" in r] == [0, 5, 9]
+    assert whole["convergence"]["measurements"] == 10
+    assert whole["convergence"]["verdict"] in ("holds", "vacuous", "assumption broken")
+
+    cut = observed(tmp_path / "cut", rounds=9, measure_constants_every=5, checkpoint_every=4)
+    train(dataclasses.replace(cut, rounds=4))
+    path = tmp_path / "cut" / FILE
+    # The last round of the shorter run is measured in full; the longer one asks only for f there.
+    # A run killed while it wrote leaves lines past its checkpoint, the last of them torn.
+    with open(path, "a") as file:
+        file.write(json.dumps({**rows[5], "loss": [99.0, 0.0]}) + '\n{"round": 6, "lo')
+    train(cut)
+    kept = read(path)
+    assert [{k: r[k] for k in w} for r, w in zip(kept, rows, strict=True)] == rows
+    assert lines.count("\n") == 10
+
+
+def test_a_checkpoint_gives_what_its_run_measured(tmp_path: Path):
+    train(observed(tmp_path))
+    last = read(tmp_path / FILE)[-1]
+    text = measure_run(tmp_path, DEFAULT_EFFORT)
+    assert f"| after round {last['round']} |" in text
+    beta, error = last["beta"]
+    assert f"| beta | {beta:.4g} | {error:.4g} |" in text
+    assert "| dense1 |" in text and "flatten" not in text, "layers with weights only"
+
+
+def test_a_damaged_file_of_measurements_is_refused(tmp_path: Path):
+    (tmp_path / FILE).write_text('{"round": 0}\nnonsense\n')
+    with pytest.raises(UserError, match="not a file of measurements"):
+        read(tmp_path / FILE)
