@@ -116,7 +116,7 @@ def estimate(
 ) -> Estimates:
     """Estimates the constants at one time.
 
-    Memory holds some ten copies of the model, whatever the number of participants.
+    Memory holds some thirty copies of the model, whatever the number of participants.
 
     Args:
       groups: of the participants.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 
 from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
@@ -85,8 +85,8 @@ def measure(
 ) -> Measurement:
     """Measures the bound's constants between two rounds.
 
-    Memory holds one mini-batch of one client at a time, or one block, and some ten copies of the
-    model.
+    Memory holds one mini-batch of one client at a time, or one block of f, and some thirty copies
+    of the model.
 
     Args:
       scheme: of the run.
@@ -183,11 +183,13 @@ def _group(
         def loss(params: Tree, own: Form | None) -> Array:
             return _loss(scheme, own, state, client, params, images, labels)
 
-        slope = jax.grad(loss)
+        # A loop, so that what both have in common is compiled once.
+        dense = lax.map(lambda p: jax.grad(loss)(p, None), _pair(mean.params, present))
+        at_mean, own = _parted(dense)
         return Draw(
-            at_mean=slope(mean.params, None),
-            own=slope(present, None),
-            pruned=slope(weight(client), form),
+            at_mean=at_mean,
+            own=own,
+            pruned=jax.grad(loss)(weight(client), form),
             sent=sent,
             quantized=quantized,
         )
@@ -253,6 +255,15 @@ def _sent(
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
     _, returned = send_cut_gradient(scheme, client, at_cut, message.kept, key)
-    exact, rough = (back(unsend(g)[0])[0] for g in (at_cut, returned.values))
+    own = lax.map(lambda g: back(unsend(g)[0])[0], _pair(at_cut, returned.values))
+    plain, rough = _parted(own)
     _, quantized = send_gradient(scheme, client, rough, key)
-    return tuple(exact) + tuple(server), tuple(quantized) + tuple(server)
+    return tuple(plain) + tuple(server), tuple(quantized) + tuple(server)
+
+
+def _pair(one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.stack([a, b]), one, other)
+
+
+def _parted(pair: Any) -> tuple[Any, Any]:
+    return jax.tree.map(lambda x: x[0], pair), jax.tree.map(lambda x: x[1], pair)
