@@ -7,6 +7,7 @@ terms have the shape that all of them broadcast to.
 import enum
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -141,6 +142,7 @@ def bound(constants: Constants, effects: Effects, setting: Setting) -> Terms:
     Returns:
       The terms, each of the shape that the fields of `effects` and `setting` broadcast to.
     """
+    constants, effects, setting = map(_floats, (constants, effects, setting))
     sides, gamma = _sides(constants, effects, setting), jnp.asarray(setting.step_size)
     noise, quantized = _noise(constants, effects, setting)
     terms = (
@@ -169,7 +171,7 @@ def steps_needed(
       target: squared gradient norm.
     """
     terms = bound(constants, effects, setting._replace(steps=1.0))
-    room = target - (terms.total - terms.initial_gap)
+    room = jnp.asarray(target, jnp.float32) - (terms.total - terms.initial_gap)
     return jnp.where(room > 0, terms.initial_gap / jnp.where(room > 0, room, 1.0), jnp.inf)
 
 
@@ -184,6 +186,7 @@ def best_step_size(constants: Constants, effects: Effects, setting: Setting) -> 
       effects: as in `bound`.
       setting: as in `bound`; its `step_size` is not read.
     """
+    constants, effects, setting = map(_floats, (constants, effects, setting))
     sides, linear = _sides(constants, effects, setting), sum(_noise(constants, effects, setting))
     rise = sides.drift + sides.slope
     level = sides.pruning + sides.disparity + sides.dropout + sides.sampling
@@ -227,9 +230,14 @@ def verdict(total: float, average: float, largest: float, steepness: float) -> V
     """
     if not jnp.isfinite(average) or not jnp.isfinite(largest):
         return Verdict.DIVERGED
-    if steepness > 1 or average > total:
+    if not (steepness <= 1 and average <= total):  # also where one of them is NaN
         return Verdict.BROKEN
     return Verdict.VACUOUS if total > largest else Verdict.HOLDS
+
+
+def _floats(fields: Any) -> Any:
+    """Numbers and arrays of any type as float32, which whole numbers of a setting fit."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), fields)
 
 
 def _noise(constants: Constants, effects: Effects, setting: Setting) -> tuple[Array, Array]:
@@ -280,8 +288,9 @@ def _sides(constants: Constants, effects: Effects, setting: Setting) -> _Sides:
 def _client_sum(per_layer: Array, setting: Setting) -> Array:
     """Sum over the clients' layers of `per_layer[L]`, of the shape of the cut."""
     cut = jnp.asarray(setting.cut)[..., None]
-    layers = jnp.arange(len(per_layer))
-    return jnp.sum(jnp.where(layers < cut, per_layer, 0.0), axis=-1)
+    shape = (1,) * (cut.ndim - 1) + (-1,)
+    layers = jnp.arange(len(per_layer), dtype=cut.dtype).reshape(shape)
+    return jnp.sum(jnp.where(layers < cut, per_layer.reshape(shape), 0.0), axis=-1)
 
 
 def _sum(arrays: Any) -> Array:
