@@ -32,11 +32,13 @@ class Observer:
         """Opens the file; lines past `rounds`, whole or torn, are cut off.
 
         Args:
-          config: of the run; its `measure_constants_every` is set.
+          config: of the run, with `measure_constants_every`.
           experiment: of the run.
           folder: of the run.
           rounds: completed so far.
         """
+        assert config.measure_constants_every is not None
+        self._every = config.measure_constants_every
         self._config, self._experiment, self._path = config, experiment, folder / FILE
         self._rows = [row for row in read(self._path) if row["round"] <= rounds]
         write_atomically(self._path, "".join(map(_line, self._rows)))
@@ -44,23 +46,28 @@ class Observer:
 
     def observe(self, state: State, rounds: int) -> None:
         """Measures after `rounds` rounds what is due and not done: constants, or only f."""
-        every = self._config.measure_constants_every
-        assert every is not None
+        done = any(row["round"] == rounds for row in self._rows)
         last = rounds == self._config.rounds
-        if any(row["round"] == rounds for row in self._rows):
+        if done or not (last or rounds in (0, self.next_due(rounds - 1))):
             return
-        if rounds % every == 0 or last:
-            found = self._call("measure", state)
-        elif rounds % objective_every(every) == 0:
-            found = self._call("objective", state)
-        else:
-            return
+        whole = last or rounds % self._every == 0
+        found = self._call("measure" if whole else "objective", state)
         row = {"round": rounds, **as_row(found)}
         with open(self._path, "a") as file:
             file.write(_line(row))
             file.flush()
             os.fsync(file.fileno())
         self._rows.append(row)
+
+    def next_due(self, rounds: int) -> int:
+        """The first round after `rounds` at which anything is measured, but for the last one.
+
+        That is of f and its gradient more often than of constants, and at first, where gradients
+        change fastest, after 1, 2, 4, 8, ... rounds.
+        """
+        step = max(1, self._every // _BETWEEN)
+        following = [(rounds // every + 1) * every for every in (self._every, step)]
+        return min(*following, max(1, 2 ** rounds.bit_length()))
 
     def _call(self, name: str, state: State) -> Any:
         """The result of one of the experiment's functions, compiled when first called."""
@@ -76,11 +83,6 @@ class Observer:
         """The bound of the run so far, as `report`; None before two measurements."""
         rows = sorted(self._rows, key=lambda row: row["round"])
         return report(self._config, self._experiment, rows) if len(rows) > 1 else None
-
-
-def objective_every(every: int) -> int:
-    """Rounds between measurements of f and its gradient, given those of constants."""
-    return max(1, every // _BETWEEN)
 
 
 def read(path: Path) -> list[Row]:

@@ -18,7 +18,7 @@ from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.data.partition import label_counts
 from jfedsl.errors import TrainingError, flag_error
-from jfedsl.observer import Observer, objective_every
+from jfedsl.observer import Observer
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import State
 from jfedsl.protocol.traffic import uncompressed_bytes
@@ -146,11 +146,9 @@ class _Run:
             return (self.round // every + 1) * every
 
         config = self.config
-        every = [config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL]
-        if config.measure_constants_every is not None:
-            every.append(objective_every(config.measure_constants_every))
-        boundaries = map(after, every)
-        return min(*boundaries, config.rounds)
+        boundaries = map(after, (config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL))
+        measured = () if self.observer is None else (self.observer.next_due(self.round),)
+        return min(*boundaries, *measured, config.rounds)
 
     def _rows(self, record: RoundRecord, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.
