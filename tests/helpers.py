@@ -1,15 +1,19 @@
 """Small experiments the tests share."""
 
 import functools
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from jfedsl.algorithms import fedsl
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.links import SHORTHANDS
+from jfedsl.runtime.flags import define_flags, from_flags
 
 # All compression off; plain SGD.
 PLAIN: dict[str, Any] = {
@@ -35,6 +39,24 @@ def plain(**changes: Any) -> Config:
     """A config with all compression off, but for `changes`."""
     said = {name for place, names in SHORTHANDS.items() if place in changes for name in names}
     return Config(**{**{k: v for k, v in PLAIN.items() if k not in said}, **changes})
+
+
+def parse(arguments: list[str]) -> Config:
+    """The config that a command line describes."""
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["program", *arguments])
+    return from_flags(values)
+
+
+def script(name: str) -> Any:
+    """A script of experiments/, imported."""
+    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def setup(**changes: Any) -> tuple[Experiment, Any, Any]:

@@ -1,14 +1,18 @@
 """The study of the bound: each setting once, its verdict, its table and its picture."""
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import plain
+from absl import flags
+from helpers import parse, plain, script
 
 from jfedsl.bound_study import Outcome, conduct, correlation, measure, table
 from jfedsl.config import Config
+from jfedsl.convergence import scope
 from jfedsl.errors import UserError
 
 
@@ -71,3 +75,23 @@ def test_the_table_counts_verdicts_over_seeds():
 def test_a_study_needs_measurements(tmp_path: Path):
     with pytest.raises(UserError, match="--measure_constants_every=None"):
         measure(base(tmp_path, measure_constants_every=None), {}, (0,))
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion"])
+def test_presets_stay_within_the_theorem(name: str, monkeypatch: pytest.MonkeyPatch):
+    for flag in ("seeds", "cuts"):
+        if flag in flags.FLAGS:
+            delattr(flags.FLAGS, flag)  # of another study
+    study = script("bound_study")
+    path = Path("experiments", "studies", f"bound_{name}.flags")
+    lines = (Path(__file__).parents[1] / path).read_text().splitlines()
+    assert lines[0] == f"# python experiments/bound_study.py --flagfile={path}"
+    own = dict(line[2:].split("=") for line in lines if line.startswith(("--cuts", "--seeds")))
+    base = parse([line for line in lines[2:] if line[2:].split("=")[0] not in own])
+    monkeypatch.setattr(study, "_CUTS", SimpleNamespace(value=own["cuts"].split(",")))
+    sweeps = study._sweeps()
+    assert base.cut in sweeps["cut"]
+    for values in sweeps.values():
+        configs = [dataclasses.replace(base, **changes) for changes in values.values()]
+        assert base in configs, "every sweep goes through the base"
+        assert [scope(config) for config in configs] == [[]] * len(configs)

@@ -1,7 +1,6 @@
 """README: its code runs, its commands parse, its tables are true; presets and scripts run."""
 
 import dataclasses
-import importlib.util
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 import image_sets
 import pytest
 from absl import flags
+from helpers import parse, script
 
 from jfedsl.compression.table import COMPRESSORS
 from jfedsl.config import Config, shown
@@ -17,7 +17,6 @@ from jfedsl.data.datasets import DATASETS
 from jfedsl.data.preparation import prepare
 from jfedsl.models import ZOO
 from jfedsl.runtime import metrics
-from jfedsl.runtime.flags import define_flags, from_flags
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,21 +25,6 @@ PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def parse(arguments):
-    values = flags.FlagValues()
-    define_flags(values)
-    values(["program", *arguments])
-    return from_flags(values)
-
-
-def script(name):
-    """A script of experiments/, imported."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
