@@ -88,8 +88,16 @@ def generated(tmp_path_factory):
     return folder / "data"
 
 
+# vgg19 takes a minute to compile.
+LARGE = {"cifar10_vgg19"}
+MARKED = [
+    pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else (), id=path.stem)
+    for path in PRESETS
+]
+
+
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", MARKED)
 def test_presets_run(preset, tmp_path, generated):
     few = [
         "--rounds=2", "--local_steps=1", "--batch_size=2", "--aggregate_every=1", "--eval_every=2",

@@ -118,7 +118,7 @@ def interrupt_and_resume(config, monkeypatch, stop):
     training.train(config)
 
 
-@pytest.mark.parametrize("stop", [3, 4])
+@pytest.mark.parametrize("stop", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, stop):
     workdir = tmp_path / "interrupted"
     interrupt_and_resume(small(workdir), monkeypatch, stop)

@@ -445,6 +445,7 @@ def debian_split(prefix: str) -> tuple[np.ndarray, np.ndarray]:
         return images, np.frombuffer(file.read()[8:], np.uint8)
 
 
+@pytest.mark.slow
 @debian
 def test_real_fashion_mnist_is_prepared_whole(data_dir: Path) -> None:
     command = [sys.executable, SCRIPT, "--dataset=fashion_mnist", "--debian"]
