@@ -164,11 +164,11 @@ def _held(groups: Sequence[Group], mean: Tree) -> _Held:
             member, weight = row
             kept = group.kept(member)
             lacked = jax.tree.map(lambda m, v: jnp.where(m, 0.0, v), kept, mean)
-            moved = jax.tree.map(jnp.subtract, mean, group.weight(member))
+            moved = _where(kept, jax.tree.map(jnp.subtract, mean, group.weight(member)))
             return _Held(
                 jax.tree.map(lambda s, m: s + jnp.where(m, weight, 0.0), total.share, kept),
                 total.pruned + weight * jnp.sum(_squares(lacked, lacked)),
-                total.apart + weight * jnp.sum(_squares(moved, _where(kept, moved))),
+                total.apart + weight * jnp.sum(_squares(moved, moved)),
             ), None
 
         total, _ = lax.scan(add, total, (group.members, group.weights))

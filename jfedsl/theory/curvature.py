@@ -55,7 +55,7 @@ def hessian_product(loss: Callable[[Tree], Array], params: Tree, direction: Tree
 
 
 def secant(gradient: Callable[[Tree], Tree], params: Tree, at: Tree, step_size: float) -> Array:
-    """How fast the gradient changes along a gradient step: ||dg|| / ||dw||.
+    """How fast the gradient changes along a gradient step: ||dg|| / ||dw||; NaN if that is 0.
 
     Args:
       gradient: of the loss.

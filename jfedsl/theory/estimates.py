@@ -25,14 +25,19 @@ def mean(values: Array) -> Estimate:
 
 
 def ratio(values: Array, by: Array) -> Estimate:
-    """Of means over the first axis, with the error of its linearisation."""
+    """Of means over the first axis, with the error of its linearisation; NaN over 0."""
     below = jnp.mean(by)
     value = jnp.mean(values) / below
     return Estimate(value, mean((values - value * by) / below).error)
 
 
 def secant(squares: Array, moved: Array) -> Estimate:
-    """The root of a change's mean square over what moved; NaN where nothing did."""
+    """The root of a change's mean square over what moved; NaN where nothing did.
+
+    Args:
+      squares: of the change, one an independent repetition; single ones may be negative.
+      moved: squared distance that caused it.
+    """
     square = mean(squares / jnp.where(moved > 0, moved, jnp.nan))
     value = jnp.sqrt(jnp.maximum(square.value, 0.0))  # it may come out below 0
     return Estimate(value, jnp.sqrt(value**2 + square.error) - value)
