@@ -42,7 +42,7 @@ def all_examples(scheme: Scheme, data: Data, block: int) -> Examples:
 
 
 def some_examples(examples: Examples, key: Array, count: int, block: int) -> Examples:
-    """Examples drawn with replacement in proportion to their weights; all if they are no more.
+    """Examples drawn with replacement in proportion to their weights; all if that is no more work.
 
     Args:
       examples: to draw from.
@@ -50,7 +50,8 @@ def some_examples(examples: Examples, key: Array, count: int, block: int) -> Exa
       count: how many.
       block: examples computed at once.
     """
-    if count >= examples.indices.size:
+    blocks, width = examples.indices.shape
+    if -(-count // width) >= blocks:
         return examples
     drawn = jax.random.choice(key, examples.indices.ravel(), (count,), p=examples.weights.ravel())
     return _fold(drawn, jnp.full(count, 1.0 / count), block)
