@@ -1,0 +1,300 @@
+"""The process of convergence.md on quadratic problems, where every constant is known exactly.
+
+Client n has the loss f_n(w) = 1/2 (w - c_n)^T H_n (w - c_n). Many problems, and many runs of each,
+are simulated at once in float64. Arrays have the axes [problems, clients, runs, SIZE], the same for
+all clients without the second. Expectations given the state are exact; over states they are means
+of the runs.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
+
+from jfedsl.theory.bound import Constants, Effects, Setting
+
+SIZE, LAYERS = 12, 4
+_EACH = SIZE // LAYERS
+
+
+class Problems(NamedTuple):
+    """A batch of problems.
+
+    Attributes:
+      hessians: H_n `[problems, clients, SIZE, SIZE]`.
+      centers: c_n `[problems, clients, SIZE]`.
+      noise: standard deviation of the gradient `[problems, clients, SIZE]`.
+      bias: b_n, of the gradient `[problems, clients, SIZE]`.
+      weights: of the clients `[problems, clients]`; partial participation takes them as equal.
+      start: v^0 `[problems, SIZE]`.
+    """
+
+    hessians: ndarray
+    centers: ndarray
+    noise: ndarray
+    bias: ndarray
+    weights: ndarray
+    start: ndarray
+
+    @property
+    def hessian(self) -> ndarray:
+        """Of f."""
+        return np.einsum("pn,pnij->pij", self.weights, self.hessians)
+
+    @property
+    def minimum(self) -> ndarray:
+        """Of f."""
+        pull = np.einsum("pn,pnij,pnj->pi", self.weights, self.hessians, self.centers)
+        return np.linalg.solve(self.hessian, pull[..., None])[..., 0]
+
+    def loss(self, w: ndarray) -> ndarray:
+        """Of f at `w[problems, ..., SIZE]`, less the least."""
+        away = w - self.minimum[:, *[None] * (w.ndim - 2)]
+        return np.einsum("p...i,pij,p...j->p...", away, self.hessian, away) / 2
+
+
+class Process(NamedTuple):
+    """What is done.
+
+    Attributes:
+      cut: how many layers are the clients'.
+      period: exchanges between aggregations.
+      steps: exchanges.
+      fraction: gamma * beta.
+      participants: clients drawn for a period; 0 is all.
+      rates: pruned share of the clients' weights; one for all, or one a client.
+      random: whether each client prunes at random; else it prunes the least weights of v.
+      levels: of QSGD; infinite is no quantization.
+    """
+
+    cut: int = 2
+    period: int = 1
+    steps: int = 50
+    fraction: float = 0.5
+    participants: int = 0
+    rates: tuple[float, ...] = (0.0,)
+    random: bool = False
+    levels: float = math.inf
+
+
+class Given(NamedTuple):
+    """Arguments of the bound, with an axis of problems in front."""
+
+    constants: Constants
+    effects: Effects
+    setting: Setting
+
+
+class Result(NamedTuple):
+    """What a simulation measured, for each problem.
+
+    Attributes:
+      average: (1/T) sum_t E||grad f(v^t)||^2.
+      apart: (1/T) sum_t E sum_n p_n ||v^t - w^_n^t||^2.
+      moved: (1/T) sum_t E||v^t - v||^2 with v that of the last aggregation.
+      worst: constants that follow from smoothness and from the quantizer's known factor.
+      sharp: the least constants that the proof allows.
+    """
+
+    average: ndarray
+    apart: ndarray
+    moved: ndarray
+    worst: Given
+    sharp: Given
+
+
+def with_field(given: Given, name: str, change: Callable[[Any], Any]) -> Given:
+    """`given` with `change` applied to the field `name` of one of its parts."""
+    assert any(name in part._fields for part in given), name
+    return Given(
+        *(x._replace(**{name: change(getattr(x, name))}) if name in x._fields else x for x in given)
+    )
+
+
+def random_problems(
+    rng: Generator,
+    count: int,
+    clients: int,
+    unlike: float = 0.0,
+    spread: float = 0.0,
+    noise: float = 0.0,
+    bias: float = 0.0,
+    weights: str = "equal",
+) -> Problems:
+    """Problems of which Hessians differ by `unlike` from client to client and minima by `spread`.
+
+    `noise` and `bias` are roughly standard deviations; `weights` are "equal" or "random".
+    """
+    assert weights in ("equal", "random")
+    shape = (count, clients, SIZE)
+
+    def curvatures(*axes: int) -> ndarray:
+        bases = np.linalg.qr(rng.normal(size=(*axes, SIZE, SIZE)))[0]
+        values = 10 ** rng.uniform(-1.5, 0, size=(*axes, 1, SIZE))
+        return (bases * values) @ bases.swapaxes(-1, -2)
+
+    shares = np.ones(shape[:2]) if weights == "equal" else rng.uniform(0.1, 1, size=shape[:2])
+    return Problems(
+        hessians=curvatures(count, 1) + unlike * curvatures(count, clients),
+        centers=rng.normal(size=(count, 1, SIZE)) + spread * rng.normal(size=shape),
+        noise=noise * rng.uniform(0.5, 1.5, size=shape),
+        bias=bias * rng.normal(size=shape),
+        weights=shares / shares.sum(axis=1, keepdims=True),
+        start=rng.normal(size=(count, SIZE)) * 2,
+    )
+
+
+def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) -> Result:
+    """Runs the process on each problem `runs` times and measures every constant on its way."""
+    rng = np.random.default_rng(seed)
+    count, clients = problems.weights.shape
+    some = 0 < process.participants < clients
+    participants = process.participants if some else clients
+    if some:
+        problems = problems._replace(weights=np.full((count, clients), 1 / clients))
+    beta = np.linalg.eigvalsh(problems.hessian)[:, -1]
+    gamma = process.fraction / beta
+    local = np.arange(SIZE) < _EACH * process.cut
+    noise, bias = problems.noise[:, :, None], problems.bias[:, :, None]
+    weights = problems.weights[:, :, None, None]
+
+    def gradients(w: ndarray) -> ndarray:
+        return (w - problems.centers[:, :, None]) @ problems.hessians
+
+    path: dict[str, list[ndarray]] = defaultdict(list)  # each [problems] or [problems, LAYERS]
+    v = np.repeat(problems.start[:, None], runs, axis=1)
+    first = problems.loss(problems.start)
+    coverage = np.ones(count)
+    for t in range(process.steps):
+        if t % process.period == 0:
+            last, own = v, np.repeat(v[:, None], clients, axis=1)
+            p = _drawn(rng, count, clients, runs, participants) if some else weights
+            masks = _masks(rng, process, v, clients)
+            mass = np.sum(p * masks, axis=1)
+            held = mass > 0
+            shares = p * masks / np.where(held, mass, 1.0)[:, None]
+            coverage = np.minimum(coverage, np.where(held, mass, 1.0).min(axis=(1, 2)))
+        whole, z = np.where(masks, own, v[:, None]), masks * own  # w^_n and z_n
+        at_v, at_whole, at_z = (gradients(x) for x in (v[:, None], whole, z))
+        gradient = _mean(weights, at_v)
+        expected = masks * (at_z + bias)
+        see = {
+            "gradient": _square(gradient),
+            "moved": _square(v - last),
+            "apart": np.sum(_mean(p, (v[:, None] - whole) ** 2), axis=-1),
+            "pruned": np.sum(_mean(p, (whole - z) ** 2), axis=-1),
+            "drift": _square(_mean(shares, at_v - at_whole)),
+            "pruning": _square(_mean(shares, at_whole - at_z)),
+            "bias": _square(_mean(shares, bias)),
+            "unheld": _square(np.where(held, 0.0, gradient)),
+            "disparity": _square(np.where(held, _mean(p, at_v) - _mean(shares, at_v), 0.0)),
+            "expected": _layers(_mean(p, expected**2)),
+            "variance": _layers(_mean(p, masks * noise**2)),
+            "weight": _layers(v**2),
+        }
+        if t % process.period == 0:
+            see["unlike"] = np.sum((at_v - gradient[:, None]) ** 2, axis=(1, 3))
+        for name, x in see.items():
+            path[name].append(np.mean(x, axis=1))
+
+        g = expected + masks * noise * rng.normal(size=own.shape)
+        sent, errors = _quantized(rng, g * local, process.levels)
+        path["errors"].append(np.mean(_mean(p, errors).sum(axis=-1), axis=1))
+        path["sent"].append(np.mean(_mean(p, (g * local) ** 2).sum(axis=-1), axis=1))
+        step = np.where(local, sent, _mean(shares, g)[:, None])
+        own = own - gamma[:, None, None, None] * step
+        v = np.where(held, _mean(shares, own), last)
+
+    seen = {name: np.stack(x) for name, x in path.items()}
+    most = {name: x.max(axis=0) for name, x in seen.items()}
+    most["moment"] = np.max(seen["expected"] + seen["variance"], axis=0)
+    moment = most["moment"][:, : process.cut].sum(axis=1)
+    own_beta = np.linalg.eigvalsh(problems.hessians).max(axis=(1, 2))
+    size = _EACH * process.cut
+    factor = min(size / process.levels**2, math.sqrt(size) / process.levels)
+    constants = Constants(
+        gap=first,
+        beta=beta,
+        beta_drift=own_beta / np.sqrt(coverage),
+        beta_pruning=own_beta / np.sqrt(coverage),
+        beta_clients=own_beta,
+        **{name: most[name] for name in ("variance", "moment", "expected", "weight")},
+        dissimilarity=most["unlike"] / max(clients - 1, 1),
+    )
+    effects = Effects(
+        rho=_ratio(most["pruned"], most["weight"][:, : process.cut].sum(axis=1)),
+        phi=_ratio(most["unheld"], moment),
+        chi=_ratio(most["disparity"], moment),
+        q=np.full(count, factor),
+        eps_d=most["bias"],
+        coverage=coverage,
+    )
+    heaviest = 1 / participants if some else problems.weights.max(axis=1)
+    steps, period = process.steps, process.period
+    fields = process.cut, gamma, steps, period, clients, participants, heaviest
+    setting = Setting(*(np.broadcast_to(x, count) for x in fields))
+    sharp = constants._replace(
+        gap=first - np.mean(problems.loss(v), axis=1),
+        beta_drift=np.sqrt(_ratio(seen["drift"], seen["apart"]).max(axis=0)),
+        beta_pruning=np.sqrt(_ratio(seen["pruning"], seen["pruned"]).max(axis=0)),
+    )
+    errors = _ratio(seen["errors"], seen["sent"]).max(axis=0)
+    return Result(
+        average=seen["gradient"].mean(axis=0),
+        apart=seen["apart"].mean(axis=0),
+        moved=seen["moved"].mean(axis=0),
+        worst=Given(constants, effects, setting),
+        sharp=Given(sharp, effects._replace(q=errors), setting),
+    )
+
+
+def _drawn(rng: Generator, count: int, clients: int, runs: int, participants: int) -> ndarray:
+    """Equal weights of clients drawn without replacement."""
+    places = rng.random((count, clients, runs, 1)).argsort(axis=1).argsort(axis=1)
+    return (places < participants) / participants
+
+
+def _masks(rng: Generator, process: Process, v: ndarray, clients: int) -> ndarray:
+    """What clients keep: all of the server's weights, and at least one of their own."""
+    size = _EACH * process.cut
+    pruned = np.minimum(np.floor(np.asarray(process.rates) * size + 1e-9), size - 1)
+    scores = np.repeat(np.abs(v[:, None, :, :size]), clients, axis=1)
+    if process.random:
+        scores = rng.random(scores.shape)
+    kept = scores.argsort(axis=-1).argsort(axis=-1) >= pruned[:, None, None]
+    return np.concatenate([kept, np.ones_like(kept, shape=(*kept.shape[:-1], SIZE - size))], -1)
+
+
+def _quantized(rng: Generator, x: ndarray, levels: float) -> tuple[ndarray, ndarray]:
+    """QSGD of the last axis, and its mean squared error given x, entry by entry."""
+    if math.isinf(levels):
+        return x, np.zeros_like(x)
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    unit = norm / levels
+    scaled = np.abs(x) / np.where(unit > 0, unit, 1.0)
+    part = scaled - np.floor(scaled)
+    up = np.floor(scaled) + (rng.random(x.shape) < part)
+    return np.sign(x) * up * unit, part * (1 - part) * unit**2
+
+
+def _mean(weights: ndarray, x: ndarray) -> ndarray:
+    """Over clients."""
+    return np.sum(weights * x, axis=1)
+
+
+def _square(x: ndarray) -> ndarray:
+    return np.sum(x**2, axis=-1)
+
+
+def _layers(x: ndarray) -> ndarray:
+    return np.sum(x.reshape(*x.shape[:-1], LAYERS, _EACH), axis=-1)
+
+
+def _ratio(top: ndarray, bottom: ndarray) -> ndarray:
+    """0 where the lower part is no more than rounding."""
+    real = bottom > 1e-20
+    return np.where(real, top / np.where(real, bottom, 1.0), 0.0)

@@ -1,0 +1,299 @@
+"""What `measure` says of small runs, against sums over all of their examples in float64.
+
+Expectations are exact: plain gradients of each example alone, with zeros for what is pruned, under
+each mask that dropout may draw. Estimates have to lie within five of their own standard errors.
+"""
+
+import itertools
+from functools import cache, cached_property, partial
+from operator import itemgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, assert_equal, differs, setup
+from jax.flatten_util import ravel_pytree
+from pruning import masked
+
+from jfedsl.models import ZOO, Entry, blocks, layers, mlp
+from jfedsl.protocol.aggregation import joined
+from jfedsl.pruning.plan import trace
+from jfedsl.pruning.pruner import dense_form
+from jfedsl.theory.measure import Effort, measure, measure_objective
+from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_examples
+
+STEP, BUCKET, NOTHING = 0.05, 16, 1e-10
+UNITS = 6  # of the activation at the cut of the model "tiny"
+
+MODELS = {
+    "tiny": Entry(lambda classes, norm: mlp(classes, norm, (UNITS, 5)), "dense1"),
+    "conv": Entry(lambda classes, norm: (blocks.convolution("conv", 8, norm), blocks.pool("pool"),
+                                         *mlp(classes, norm, ())), "pool"),
+}  # fmt: skip
+
+
+def flat(tree: Any) -> np.ndarray:
+    """All entries of a tree."""
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).astype(np.float64)
+
+
+class Case:
+    """An experiment, its compiled measurement, and exact values of what is measured."""
+
+    form, rates, bits = None, (0.0,) * 4, (32,) * 4  # of dropout and gradients, by client
+
+    def __init__(self, effort: Effort, **changes: Any) -> None:
+        changes = {"model": "tiny", "train_examples": 120, "aggregate_every": 2, **changes}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, entry in MODELS.items():
+                patch.setitem(ZOO, name, entry)
+            self.experiment, self.start, self.round = setup(**changes)
+        self.scheme, self.data, _, _, self.key, (params, self.stats), *_ = self.experiment
+        data, indices, self.cut = self.data, self.data.partition.indices, self.scheme.cut
+        self.measured = jax.jit(partial(measure, self.scheme, effort, STEP))
+        self.unravel = ravel_pytree(params)[1]
+        sizes = [sum(w.size for w in jax.tree.leaves(layer)) for layer in params]
+        self.layer = np.repeat(np.arange(len(sizes)), sizes)
+        mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
+        images = jnp.asarray((np.asarray(data.images)[indices] - mean) / std)
+        self.examples = images, data.labels[indices]
+        self.owner = np.repeat(np.arange(self.scheme.clients), data.partition.sizes)
+        if changes.get("prune_kind") == "channel":
+            self.form = masked.form(trace(self.scheme.model[: self.cut], jax.typeof(images[:1])))
+        each = jax.vmap(jax.grad(self.loss), (None, 0, 0, None, None))  # example
+        self.each = jax.jit(jax.vmap(each, (None, None, None, None, 0), 1))  # and factor
+        losses = jax.vmap(self.loss, (None, 0, 0))
+        self.mean_loss = jax.jit(lambda vector, p: p @ losses(vector, *self.examples))
+
+    @cached_property
+    def middle(self) -> Any:
+        """A state within a period; with masks a random one, also of what clients do not have."""
+        own, keys = self.start.clients, iter(jax.random.split(jax.random.key(0), 9))
+        if own.masks is None:
+            return self.round(self.start)[0]
+        moved = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(next(keys), w.shape), own.params)
+        return self.start.replace(round=jnp.int32(1), clients=own.replace(params=moved))
+
+    def measure(self, state: Any) -> Any:
+        return jax.device_get(self.measured(self.data, self.key, state))
+
+    def loss(self, vector: Any, image: Any, label: Any, masks: Any = None, factor: Any = 1.0):
+        """Of one example; with channels' masks, and the activation at the cut times a factor."""
+        params, stats, model, cut = self.unravel(vector), self.stats, self.scheme.model, self.cut
+        form = dense_form(model[:cut]) if masks is None else self.form
+        x, _ = form(params[:cut], stats[:cut], masks, image[None], True, jnp.float32)
+        x, _ = layers.apply(model[cut:], params[cut:], stats[cut:], x * factor, True)
+        return -jax.nn.log_softmax(x)[0, label]
+
+    def gradients(self, vector: np.ndarray, n: int, masks: Any = None, rate: float = 0.0) -> Any:
+        """Of each example of client n under each mask of dropout, and their probabilities."""
+        factors, chance = jnp.ones(1), np.ones(1)
+        if rate:
+            kept = np.array(list(itertools.product((0, 1), repeat=UNITS)))
+            chance = np.prod(np.where(kept, 1 - rate, rate), axis=1)
+            factors = jnp.asarray(kept[:, None] / (1 - rate), jnp.float32)
+        found = self.each(jnp.asarray(vector, jnp.float32), *self.examples, masks, factors)
+        own = np.asarray(found, np.float64)[self.owner == n]
+        return own.reshape(-1, own.shape[-1]), np.tile(chance / len(own), len(own))
+
+    def joined(self, state: Any) -> tuple[np.ndarray, ...]:
+        """v, and weight, weights and kept entries of every participant."""
+        ids, rest = np.asarray(state.participants), flat(state.server.params)
+        equal, sizes = self.scheme.aggregation == "equal", np.bincount(self.owner)[ids]
+        share = np.full(len(ids), 1 / len(ids)) if equal else sizes / sizes.sum()
+        rows = [jax.tree.map(itemgetter(n), state.clients) for n in ids]
+        w = np.stack([np.append(flat(client.params), rest) for client in rows])
+        kept = np.ones(w.shape, bool)
+        if rows[0].masks is not None:
+            kept[:, : -rest.size] = [flat(self.scheme.pruner.kept(r.masks).params) for r in rows]
+        total = share @ kept
+        mean = share @ (kept * w) / np.where(total > 0, total, 1.0)
+        v = np.where(total > 0, mean, np.append(flat(state.aggregator.params), rest))
+        # Between two periods all hold the same: but for rounding, that is v.
+        return v, share, np.where(kept & (int(state.round) % 2 == 0), v, w), kept
+
+    def exact(self, state: Any) -> dict[str, Any]:
+        """What the fields of `Estimates` estimate; squares of both smoothnesses."""
+        (v, share, w, kept), ids, found = self.joined(state), np.asarray(state.participants), []
+        for n, m, weight in zip(ids, kept, w, strict=True):
+            masks = jax.tree.map(itemgetter(n), state.clients.masks) if self.form else None
+            places = (v, None), (np.where(m, weight, v), None), (np.where(m, weight, 0.0), masks)
+            means = [np.mean(self.gradients(x, n, given)[0], axis=0) for x, given in places]
+            rows, chance = self.gradients(places[2][0], n, masks, self.rates[n])
+            variance = chance @ (rows - chance @ rows) ** 2 / self.scheme.batch_size
+            error = chance @ self.rounding(rows * m, self.bits[n])
+            found.append((*means, chance @ rows, variance, error))
+        at_v, at_w, at_z, sent, variance, errors = map(np.stack, zip(*found, strict=True))
+        total = share @ kept
+
+        def keepers(change: np.ndarray) -> np.ndarray:
+            return share @ (kept * change) / np.where(total > 0, total, 1.0)
+
+        by_layer = partial(np.bincount, self.layer, minlength=len(self.scheme.model))
+        mean, masses, number = share @ at_v, by_layer(v**2), len(ids)
+        sigma, expected = (by_layer(share @ (kept * x)) for x in (variance, sent**2))
+        energy = np.sum((sigma + expected)[: self.cut])
+        apart, pruned = np.sum(share @ (kept * (w - v) ** 2)), np.sum(share @ (~kept * v**2))
+        return {
+            "beta_drift": np.sum(keepers(at_v - at_w) ** 2) / (apart or np.nan),
+            "beta_pruning": np.sum(keepers(at_w - at_z) ** 2) / (pruned or np.nan),
+            **{"variance": sigma, "expected": expected, "moment": sigma + expected},
+            "weight": masses,
+            "dissimilarity": np.sum(share @ (at_v - mean) ** 2) * number / (number - 1),
+            "rho": pruned / np.sum(masses[: self.cut]),
+            "phi": np.sum(mean[total == 0] ** 2) / energy,
+            "chi": np.sum((mean - keepers(at_v))[total > 0] ** 2) / energy,
+            "q": share @ errors / energy,
+            "eps_d": np.sum(keepers(at_z - sent) ** 2),
+            "coverage": np.min(total[total > 0]),
+        }
+
+    def rounding(self, rows: np.ndarray, bits: int) -> np.ndarray:
+        """E||Q(x) - x||^2 of QSGD for the clients' part of each row; 32 bits are off."""
+        begin, errors, top = 0, np.zeros(len(rows)), 2 ** (bits - 1) - 1
+        for leaf in jax.tree.leaves(self.start.aggregator.params):
+            x, begin = rows[:, begin : begin + leaf.size], begin + leaf.size
+            x = np.pad(x, ((0, 0), (0, -leaf.size % BUCKET))).reshape(len(rows), -1, BUCKET)
+            level = np.linalg.norm(x, axis=2, keepdims=True) / top
+            place = np.abs(x) / np.where(level > 0, level, 1.0) % 1
+            errors += np.sum(level**2 * place * (1 - place), axis=(1, 2))
+        return errors * (bits < 32)
+
+
+@cache
+def case(name: str) -> Case:
+    if name == "uneven":
+        return Case(Effort(1024, 100, 2048, 50), partition="dirichlet", dirichlet_alpha=2.0,
+                    aggregation="examples")  # fmt: skip
+    if name == "channels":
+        return Case(Effort(128, 4, 40, 60), clients=3, batch_size=4, model="conv", norm="group",
+                    prune_kind="channel", prune_ladder=(1.0, 0.5), prune_rate=(0.5, 0.0, 0.5),
+                    prune_score="random")  # fmt: skip
+    # Any three can be measured. With batches of one, all gradients are known that are quantized.
+    found = Case(Effort(2560, 8, 40, 60), clients=12, participants=3, batch_size=1,
+                 partition="shards", prune_kind="mask", prune_rate=(0.5,), prune_score="random",
+                 dropout_rate="0,0,0,.4,.4,.4,.7,.7,.7,0,0,0", quantizer="qsgd", bucket_size=BUCKET,
+                 client_gradient_bits="32,32,32,4,4,4,8,8,8,32,32,32",
+                 cut_gradient_bits="32,32,32,32,32,32,32,32,32,4,4,4")  # fmt: skip
+    found.rates, found.bits = np.repeat([0, 0.4, 0.7, 0], 3), np.repeat([32, 4, 8, 32], 3)
+    return found
+
+
+def assert_agrees(draws: Any, exact: dict[str, Any]) -> None:
+    """Every estimate is within five standard errors, and these are small enough to tell."""
+    for name, expected in exact.items():
+        value, error = (np.asarray(x, np.float64) for x in getattr(draws, name))
+        if name.startswith("beta"):  # standard errors are those of squares
+            value, error = value**2, (value + error) ** 2 - value**2
+        allowed = 5 * error + 1e-5 * np.abs(expected) + NOTHING
+        alike = (np.abs(value - expected) <= allowed) & (error <= expected / 3 + NOTHING)
+        unknown = np.isnan(value + error) & np.isnan(expected)
+        assert np.all(alike | unknown), (name, value, error, expected)
+
+
+def test_objective_weighs_clients_as_aggregation_does_and_their_examples_equally():
+    c, (params, stats) = case("uneven"), case("uneven").experiment.initial
+    part = partial(block_loss, c.scheme, c.data, stats)
+    whole = jax.jit(partial(over_blocks, lambda b: jax.value_and_grad(part)(params, b)))
+    shares = {"examples": np.full(120, 1 / 120), "equal": 1 / (4 * np.bincount(c.owner)[c.owner])}
+    for (aggregation, each), block in itertools.product(shares.items(), (1, 50, 120, 1000)):
+        every = all_examples(c.scheme._replace(aggregation=aggregation), c.data, block)
+        indices, found = (np.ravel(x) for x in every)
+        np.testing.assert_array_equal(indices[:120], c.data.partition.indices)
+        np.testing.assert_allclose(found, np.pad(each, (0, len(found) - 120)), rtol=1e-6)
+        loss, slope = jax.value_and_grad(c.mean_loss)(jnp.float32(flat(params)), jnp.float32(each))
+        assert_close(whole(every), (loss, c.unravel(slope)), rtol=1e-4)
+
+
+def test_some_examples_are_drawn_in_proportion_to_weights_and_all_taken_if_they_are_no_more():
+    c = case("uneven")
+    every = all_examples(c.scheme._replace(aggregation="equal"), c.data, 50)
+    draw = jax.jit(jax.vmap(lambda key: some_examples(every, key, 64, 50)))
+    found, weights = draw(jax.random.split(jax.random.key(1), 2000))
+    np.testing.assert_allclose(weights.sum((1, 2)), 1, rtol=1e-6)
+    drawn, weight = np.asarray(found)[np.asarray(weights) > 0], np.zeros(120)
+    np.add.at(weight, every.indices, every.weights)
+    assert drawn.size == 2000 * 64 and weight.max() > 1.5 * weight.min()
+    often = np.bincount(drawn, minlength=120) / drawn.size
+    # A sum of squares of 119 standard normals: 119 give or take 15.4.
+    assert abs(np.sum((often - weight) ** 2 / weight) * drawn.size - 119) < 5 * 15.4
+    for count in (120, 150, 2048):
+        assert_equal(some_examples(every, jax.random.key(0), count, 50), every)
+
+
+def test_loss_gradient_and_curvatures_are_those_of_all_examples_at_the_joined_model():
+    c, each = case("uneven"), jnp.full(120, 1 / 120)
+    v = jnp.asarray(c.joined(c.middle)[0], jnp.float32)
+    assert_close(joined(c.scheme, c.data.partition, c.middle).params, c.unravel(v))
+    slope = jax.grad(c.mean_loss)
+    at, found = slope(v, each), c.measure(c.middle)
+    np.testing.assert_allclose(found.loss.value, c.mean_loss(v, each), rtol=1e-5)
+    np.testing.assert_allclose(found.squared_gradient.value, at @ at, rtol=1e-4)
+    alone = jax.jit(partial(measure_objective, c.scheme, Effort(block=70)))
+    assert_close(tuple(alone(c.data, c.key, c.middle)), tuple(found[:2]), rtol=1e-4)
+    hessian = jax.jit(jax.jacrev(slope))(v, each)
+    np.testing.assert_allclose(found.beta.value, np.linalg.norm(hessian, 2), rtol=1e-4)
+    change = np.linalg.norm(slope(v - STEP * at, each) - at) / (STEP * np.linalg.norm(at))
+    np.testing.assert_allclose(found.beta_step.value, change, rtol=1e-3)
+
+
+@pytest.mark.parametrize("when", ["within", "end"])
+def test_unequal_weights_within_a_period_and_at_its_end(when):
+    c = case("uneven")
+    state = c.middle if when == "within" else c.round(c.middle)[0]
+    found, exact = c.measure(state).draws, c.exact(state)
+    assert_agrees(found, exact)
+    assert np.isnan(exact["beta_drift"]) == (when == "end") and np.isnan(exact["beta_pruning"])
+    # Nothing compresses, so there is nothing to see: exactly nothing.
+    assert all(getattr(found, name) == (0, 0) for name in ("rho", "phi", "chi", "q", "eps_d"))
+    assert found.coverage.value == pytest.approx(1, abs=1e-6)
+
+
+def test_a_measurement_changes_nothing_and_repeats_to_the_bit():
+    c = case("uneven")
+    before, found = jax.tree.map(np.array, c.middle), c.measure(c.middle)
+    assert_equal((c.measure(c.middle), c.middle), (found, before))
+    later = c.measure(c.middle.replace(round=c.middle.round + 2))
+    other = c.measured(c.data, jax.random.key(7), c.middle)
+    for name in ("loss", "squared_gradient", "beta_step"):
+        assert getattr(later, name) == getattr(other, name) == getattr(found, name)
+    for name in ("variance", "moment", "expected", "dissimilarity", "beta_drift"):
+        values = [getattr(m.draws, name).value for m in (found, later, other)]
+        assert all(differs(a, b) for a, b in itertools.combinations(values, 2)), name
+
+
+@pytest.mark.parametrize("kind", ["own", "end", "alike", "channels"])
+def test_some_participants_with_masks(kind):
+    c = case("channels" if kind == "channels" else "masks")
+    state = c.start if kind == "end" else c.middle
+    if kind == "alike":
+        masks = jax.tree.map(lambda m: jnp.broadcast_to(m[:1], m.shape), state.clients.masks)
+        state = state.replace(clients=state.clients.replace(masks=masks))
+    found, exact = c.measure(state).draws, c.exact(state)
+    assert_agrees(found, exact)
+    assert found.coverage.value == pytest.approx(1 if kind == "alike" else 1 / 3)
+    assert found.chi.value > 3 * found.chi.error if kind != "alike" else found.chi.value < NOTHING
+    assert exact["rho"] > 0.1 and exact["beta_pruning"] > 0 and found.q == found.eps_d == (0, 0)
+    assert np.isnan(found.beta_drift.value) == (kind == "end")  # nobody has drifted
+    assert (exact["phi"] > 0) == (kind != "channels")  # one has all of these
+
+
+def test_dropout_biases_and_quantizers_err_as_much_as_enumerated():
+    c = case("masks")
+    less, more = (c.middle.replace(participants=first + jnp.arange(3)) for first in (3, 6))
+    found = [c.measure(state) for state in (less, more)]
+    for state, (*_, beta, _, draws), top in zip((less, more), found, (7, 127), strict=True):
+        assert_agrees(draws, c.exact(state))
+        assert 0 < beta.value < 99 and 0 < draws.q.value < min(BUCKET / top**2, BUCKET**0.5 / top)
+    assert found[0].draws.q.value > 50 * found[1].draws.q.value
+    assert 0 < found[0].draws.eps_d.value < found[1].draws.eps_d.value / 2
+
+
+def test_what_a_quantizer_does_to_the_cut_gradient_is_no_bias():
+    c = case("masks")
+    state = c.middle.replace(participants=9 + jnp.arange(3))
+    found = c.measure(state).draws
+    assert found.q.value > 20 * found.q.error > 0 and found.eps_d == (0, 0)
+    assert_agrees(found._replace(q=(0, 0)), c.exact(state))
