@@ -6,8 +6,6 @@ Varies one setting at a time: steps between aggregations, cut, pruning, gradient
 Leaves a table and a picture in --workdir; the same command goes on after an interruption.
 """
 
-from collections.abc import Mapping
-
 from absl import flags
 
 from jfedsl.bound_study import Sweeps, conduct
@@ -19,29 +17,28 @@ _SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one 
 _CUTS = flags.DEFINE_list("cuts", [], "Cuts to compare; none leaves that out.")
 
 
+def _pruned(rate: float) -> Changes:
+    return {"prune_kind": "mask", "prune_rate": (rate,)} if rate else {"prune_kind": "none"}
+
+
+def _bits(bits: int) -> Changes:
+    return {"cut_gradient_bits": bits, "client_gradient_bits": bits}
+
+
+def _dropped(rate: float) -> Changes:
+    return {"dropout_rate": rate}
+
+
 def _sweeps() -> Sweeps:
-    sweeps: dict[str, Mapping[str, Changes]] = {
-        "steps between aggregations": {
-            str(every): {"aggregate_every": every} for every in (1, 2, 4, 8, 16)
-        },
-        "prune rate": {
-            f"{rate:g}": {"prune_kind": "mask", "prune_rate": (rate,)} if rate else {}
-            for rate in (0, 0.1, 0.2, 0.4, 0.6, 0.8)
-        },
-        "gradient bits": {
-            str(bits): {"cut_gradient_bits": bits, "client_gradient_bits": bits}
-            for bits in (2, 3, 4, 8, 32)
-        },
-        "dropout rate": {f"{rate:g}": {"dropout_rate": rate} for rate in (0, 0.1, 0.2, 0.4, 0.6)},
+    periods, rates = (1, 2, 4, 8, 16), (0, 0.1, 0.2, 0.4, 0.6, 0.8)
+    sweeps: dict[str, dict[str, Changes]] = {
+        "steps between aggregations": {str(i): {"aggregate_every": i} for i in periods},
+        "prune rate": {str(rate): _pruned(rate) for rate in rates},
+        "gradient bits": {str(bits): _bits(bits) for bits in (2, 3, 4, 8, 32)},
+        "dropout rate": {str(rate): _dropped(rate) for rate in (0, 0.1, 0.2, 0.4, 0.6)},
         "together": {
-            "none": {},
-            "all": {
-                "prune_kind": "mask",
-                "prune_rate": (0.3,),
-                "cut_gradient_bits": 8,
-                "client_gradient_bits": 8,
-                "dropout_rate": 0.2,
-            },
+            "none": {**_pruned(0), **_bits(32), **_dropped(0)},
+            "all": {**_pruned(0.3), **_bits(8), **_dropped(0.2)},
         },
     }
     if _CUTS.value:

@@ -1,7 +1,7 @@
 """The convergence bound against measurement: sweeps of one setting each, a table and a picture."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, flag_error
+from jfedsl.convergence import shown
+from jfedsl.errors import TrainingError, UserError, flag_error
+from jfedsl.models import ZOO, layers
 from jfedsl.runtime import figures
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.study import Changes, runs
@@ -30,9 +32,9 @@ class Outcome(NamedTuple):
         return [r for r in self.reports if r["verdict"] != Verdict.DIVERGED]
 
     def mean(self, name: str) -> float:
-        """Mean over the finished runs; NaN if there are none."""
-        values = [r[name] for r in self.finished]
-        return float(np.mean(values)) if values else float("nan")
+        """Mean over the finished runs; NaN if there are none, or it is not known of one."""
+        values = np.array([r[name] for r in self.finished], np.float64)
+        return float(np.mean(values)) if values.size else float("nan")
 
 
 def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dict[str, Outcome]]:
@@ -56,6 +58,8 @@ def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dic
         for value, changes in values.items():
             config = dataclasses.replace(base, **changes)
             settings.setdefault(named.setdefault(config, f"{what} {value}"), changes)
+    for config in named:
+        _check_cut(config)
     configs = runs(base, settings, seeds)
     outcomes = {name: Outcome([_report(c) for c in each]) for name, each in configs.items()}
     return {
@@ -67,16 +71,30 @@ def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dic
     }
 
 
+def _check_cut(config: Config) -> None:
+    """Finds a wrong cut before anything is trained."""
+    if config.cut is None:
+        return
+    try:
+        layers.cut_index(ZOO[config.model].build(2, config.norm), config.cut)
+    except ValueError as error:
+        raise flag_error("cut", config.cut, str(error)) from None
+
+
 def _report(config: Config) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = train(config)["convergence"]
+        found: dict[str, Any] | None = train(config)["convergence"]
     except TrainingError as error:
         if config.progress != "none":
             print(error, flush=True)
         return {"verdict": str(Verdict.DIVERGED)}
+    if found is None:
+        raise UserError(
+            f"{config.workdir}: too little was measured there; delete it to train again"
+        )
     if config.progress != "none":
         print(
-            f"{config.workdir}: average {found['average']:.4g}, bound {found['bound']:.4g}, "
+            f"{config.workdir}: average {shown(found['average'])}, bound {shown(found['bound'])}, "
             f"{found['verdict']}",
             flush=True,
         )
@@ -84,10 +102,15 @@ def _report(config: Config) -> dict[str, Any]:
 
 
 def correlation(outcomes: Sequence[Outcome]) -> float:
-    """Spearman's rank correlation of bound and measurement over settings; NaN below three."""
+    """Spearman's rank correlation of bound and measurement over settings.
+
+    NaN below three of them, or if one of both is constant.
+    """
     finished = [outcome for outcome in outcomes if outcome.finished]
-    pairs = [(outcome.mean("bound"), outcome.mean("average")) for outcome in finished]
-    return float(spearmanr(pairs).statistic) if len(pairs) > 2 else float("nan")
+    pairs = np.array([(o.mean("bound"), o.mean("average")) for o in finished])
+    if len(pairs) < 3 or (pairs == pairs[0]).all(axis=0).any():
+        return float("nan")
+    return float(spearmanr(pairs).statistic)
 
 
 def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
@@ -104,10 +127,15 @@ def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
         "",
         "| varied | rank correlation of bound and measurement |",
         "| --- | --- |",
-        *(f"| {w} | {correlation(list(v.values())):.2f} |" for w, v in found.items()),
+        *(_correlated(what, values.values()) for what, values in found.items()),
     ]
     distinct = {id(o): o for values in found.values() for o in values.values()}
-    return "\n".join([*lines, f"| all | {correlation(list(distinct.values())):.2f} |"])
+    return "\n".join([*lines, _correlated("all", distinct.values())])
+
+
+def _correlated(name: str, outcomes: Iterable[Outcome]) -> str:
+    value = correlation(list(outcomes))
+    return f"| {name} | {'-' if np.isnan(value) else f'{value:.2f}'} |"
 
 
 def _row(name: str, outcome: Outcome) -> str:
@@ -115,23 +143,32 @@ def _row(name: str, outcome: Outcome) -> str:
     counted = ", ".join(f"{v} ({verdicts.count(v)})" for v in dict.fromkeys(verdicts))
     if not outcome.finished:
         return f"| {name} | | | | | {counted} |"
-    values = [_spread([r[key] for r in outcome.finished]) for key in ("average", "bound")]
-    steepest = max(r["steepness"] for r in outcome.finished)
+    values = [_spread(_known(outcome, key)) for key in ("average", "bound")]
+    steepest = max(_known(outcome, "steepness"), default=float("nan"))
     one = outcome.mean("with_one_beta")
     return f"| {name} | {values[0]} | {values[1]} | {one:.4g} | {steepest:.2f} | {counted} |"
 
 
+def _known(outcome: Outcome, name: str) -> list[float]:
+    return [r[name] for r in outcome.finished if r[name] is not None]
+
+
 def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "not known"
     mean = f"{np.mean(values):.4g}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.4g} to {max(values):.4g})"
 
 
 def _terms(name: str, outcome: Outcome) -> str:
-    values = [
-        np.mean([r["terms"][term] for r in outcome.finished]) if outcome.finished else np.nan
-        for term in Terms._fields
-    ]
-    return f"| {name} | {' | '.join(f'{value:.3g}' for value in values)} |"
+    return f"| {name} | {' | '.join(f'{v:.3g}' for v in _mean_terms(outcome).values())} |"
+
+
+def _mean_terms(outcome: Outcome) -> dict[str, float]:
+    """Means over the finished runs; NaN if there are none, or one is not known."""
+    rows = np.array([list(r["terms"].values()) for r in outcome.finished], np.float64)
+    means = rows.mean(axis=0) if rows.size else np.full(len(Terms._fields), np.nan)
+    return dict(zip((name.replace("_", " ") for name in Terms._fields), means, strict=True))
 
 
 def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
@@ -149,10 +186,5 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
 
 
 def _bar(outcome: Outcome) -> figures.Bar | None:
-    if not outcome.finished:
-        return None
-    terms = {
-        name.replace("_", " "): float(np.mean([r["terms"][name] for r in outcome.finished]))
-        for name in Terms._fields
-    }
-    return figures.Bar(terms, [r["average"] for r in outcome.finished])
+    measured = _known(outcome, "average")
+    return figures.Bar(_mean_terms(outcome), measured) if measured else None

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jfedsl.build import Experiment
 from jfedsl.compression.expression import Call
@@ -40,11 +39,12 @@ def scope(config: Config) -> list[str]:
         found.append("prune_kind=channel (changes what groups are normalised by)")
     some = config.participants is not None and config.participants < config.clients
     if some:
-        found.append(f"participants={config.participants} (beta of f stands in for clients')")
+        found.append(
+            f"participants={config.participants} (beta of f stands in for clients', the gradient "
+            "of participants for that of f where nobody keeps a weight)"
+        )
     if some and config.aggregation != "equal":
         found.append(f"aggregation={config.aggregation} (participants' weights differ)")
-    if config.local_steps > 1 and config.aggregate_every == 1:
-        found.append("aggregate_every=1 (drift within a round is not seen; beta stands in)")
     links = config.links
     found += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
               if links[place]]  # fmt: skip
@@ -68,46 +68,49 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
     """The largest value of every constant over the times measured; the gap to the least f seen.
 
     An estimate of a square below 0 counts as 0. Where clients were never seen apart, or nothing
-    pruned, beta stands in for the secants.
+    pruned, beta stands in for the secants. What should have been had and was not is NaN.
 
     Args:
       rows: of measurements, ascending; at least one of constants.
     """
     full = [row for row in rows if "beta" in row]
 
-    def most(name: str) -> np.ndarray:
-        values = np.array([row[name][0] for row in full], np.float64)  # None becomes NaN
-        seen = np.where(np.isnan(values), -np.inf, values).max(axis=0)
-        return np.maximum(seen, 0.0)
+    def values(name: str) -> np.ndarray:
+        return np.array([row[name][0] for row in full], np.float64)  # None becomes NaN
 
-    losses = [row["loss"][0] for row in rows]
-    coverage = min(row["coverage"][0] for row in full)
-    beta = float(max(most("beta"), most("beta_step")))
+    def known(name: str) -> np.ndarray:
+        """The largest; NaN if any could not be had."""
+        return np.maximum(values(name).max(axis=0), 0.0)
 
-    def secant(name: str) -> float:
-        seen = any(row[name][0] is not None for row in full)
-        return float(most(name)) if seen else beta / coverage**0.5
+    def seen(name: str, otherwise: float) -> float:
+        """The largest of those that could be had."""
+        found = values(name)[~np.isnan(values(name))]
+        return max(float(found.max()), 0.0) if found.size else otherwise
 
+    losses = np.array([row["loss"][0] for row in rows], np.float64)
+    coverage = float(values("coverage").min())
+    beta = float(np.maximum(known("beta"), seen("beta_step", 0.0)))
     constants = Constants(
-        gap=losses[0] - min(losses),
+        gap=float(losses[0] - losses.min()),
         beta=beta,
-        beta_drift=secant("beta_drift"),
-        beta_pruning=secant("beta_pruning"),
+        beta_drift=seen("beta_drift", beta / coverage**0.5),
+        beta_pruning=seen("beta_pruning", beta / coverage**0.5),
         beta_clients=beta,
-        variance=jnp.asarray(most("variance"), jnp.float32),
-        moment=jnp.asarray(most("moment"), jnp.float32),
-        expected=jnp.asarray(most("expected"), jnp.float32),
-        weight=jnp.asarray(most("weight"), jnp.float32),
-        dissimilarity=float(most("dissimilarity")),
+        variance=jnp.asarray(known("variance"), jnp.float32),
+        moment=jnp.asarray(known("moment"), jnp.float32),
+        expected=jnp.asarray(known("expected"), jnp.float32),
+        weight=jnp.asarray(known("weight"), jnp.float32),
+        dissimilarity=seen("dissimilarity", float("nan")),
     )
-    effects = {name: float(most(name)) for name in ("rho", "phi", "chi", "q", "eps_d")}
+    # Shares of what clients have: none where they have nothing.
+    effects = {name: seen(name, 0.0) for name in ("rho", "phi", "chi", "q", "eps_d")}
     return constants, Effects(**effects, coverage=coverage)
 
 
 def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
     """What a run of so many rounds has chosen."""
     scheme = experiment.scheme
-    sizes: Array = experiment.data.partition.sizes
+    sizes = np.asarray(experiment.data.partition.sizes)
     largest = 1.0 / scheme.participants
     if scheme.aggregation == "examples":
         largest *= float(sizes.max() / sizes.mean())
@@ -122,26 +125,39 @@ def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
     )
 
 
+def unseen(rows: Sequence[Row], setting: Setting) -> list[str]:
+    """What the measurements did not see, though the bound has a term for it."""
+    full, found = [row for row in rows if "beta" in row], []
+    if setting.period != 1 and all(row["beta_drift"][0] is None for row in full):
+        found.append("drift not seen, as every measurement ended a period (beta of f stands in)")
+    if setting.participants != setting.clients and full[0]["dissimilarity"][0] is None:
+        found.append("dissimilarity not seen, with one participant")
+    return found
+
+
 def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
-    """The bound beside what was measured.
+    """The bound beside what was measured, from the first measurement at a period's start on.
 
     Args:
       config: of the run.
       experiment: of the run.
-      rows: of at least two measurements, ascending.
+      rows: of at least two measurements, ascending, one of them of constants.
 
     Returns:
-      Plain values: `verdict`; `beyond_the_theorem`, settings that make it a heuristic; the measured
-      `average` of the squared gradient norm, by the trapezoidal rule, and the `largest`; the
-      `bound` and its `terms` (biases with their part of the square of their sum); the bound with
-      beta in place of the secants, `with_one_beta`; `steepness`, gamma times beta; the number of
-      `measurements`.
+      Plain values, None for what is not finite: `verdict`; `beyond_the_theorem`, what makes it a
+      heuristic; the measured `average` of the squared gradient norm, by the trapezoidal rule, and
+      the `largest`; the `bound` and its `terms` (biases with their part of the square of their
+      sum); the bound with beta in place of the secants, `with_one_beta`; `steepness`, gamma times
+      beta; the number of `measurements`.
     """
+    rows, beyond = _from_a_start(config, rows)
     squares = np.array([row["squared_gradient"][0] for row in rows], np.float64)
     times = [row["round"] for row in rows]
     average = float(np.trapezoid(squares, times) / (times[-1] - times[0]))
     constants, effects = constants_of(rows)
-    setting = setting_of(config, experiment, rows[-1]["round"])
+    setting = setting_of(config, experiment, times[-1] - times[0])
+    if setting.participants == setting.clients:
+        constants = constants._replace(dissimilarity=0.0)  # nothing hangs on it
     terms = bound(constants, effects, setting)
     coarse = jnp.asarray(constants.beta) / jnp.sqrt(effects.coverage)
     uniform = constants._replace(beta_drift=coarse, beta_pruning=coarse)
@@ -149,26 +165,44 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
     steepness = float(jnp.asarray(constants.beta) * setting.step_size)
     return {
         "verdict": str(verdict(total, average, largest, steepness)),
-        "beyond_the_theorem": scope(config),
-        "average": average,
-        "largest": largest,
-        "bound": total,
-        "terms": {name: float(value) for name, value in terms.shares._asdict().items()},
-        "with_one_beta": float(bound(uniform, effects, setting).total),
-        "steepness": steepness,
+        "beyond_the_theorem": [*scope(config), *unseen(rows, setting), *beyond],
+        "average": _finite(average),
+        "largest": _finite(largest),
+        "bound": _finite(total),
+        "terms": {name: _finite(value) for name, value in terms.shares._asdict().items()},
+        "with_one_beta": _finite(bound(uniform, effects, setting).total),
+        "steepness": _finite(steepness),
         "measurements": len(rows),
     }
 
 
+def _from_a_start(config: Config, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
+    """Measurements from the first one at a period's start on; what is amiss without one."""
+    starts = [i for i, row in enumerate(rows) if row["round"] % config.aggregate_every == 0]
+    for start in starts:
+        if len(rows) - start > 1 and any("beta" in row for row in rows[start:]):
+            return rows[start:], []
+    return rows, ["first measured inside of a period"]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
 def table(report: dict[str, Any]) -> str:
     """The bound of a run in a few lines."""
+    average, total, steep = (shown(report[key]) for key in ("average", "bound", "steepness"))
     lines = [
-        f"average squared gradient norm {report['average']:.4g}, bound {report['bound']:.4g}: "
-        f"{report['verdict']} (gamma * beta {report['steepness']:.2f}, "
-        f"{report['measurements']} measurements)",
-        *(f"  {name.replace('_', ' '):<20}{value:.4g}" for name, value in report["terms"].items()),
+        f"average squared gradient norm {average}, bound {total}: {report['verdict']} "
+        f"(gamma * beta {steep}, {report['measurements']} measurements)",
+        *(f"  {name.replace('_', ' '):<20}{shown(v)}" for name, v in report["terms"].items()),
     ]
     beyond = report["beyond_the_theorem"]
     if beyond:
         lines.append(f"a heuristic here, beyond the theorem: {', '.join(beyond)}")
     return "\n".join(lines)
+
+
+def shown(value: float | None) -> str:
+    """A number in four digits."""
+    return "not known" if value is None else f"{value:.4g}"

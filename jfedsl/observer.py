@@ -10,7 +10,7 @@ import numpy as np
 
 from jfedsl.build import Experiment
 from jfedsl.config import Config
-from jfedsl.convergence import Row, report, step_size
+from jfedsl.convergence import Row, report, shown, step_size
 from jfedsl.errors import UserError
 from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
@@ -80,9 +80,15 @@ class Observer:
         return self._functions[name](*arguments)
 
     def report(self) -> dict[str, Any] | None:
-        """The bound of the run so far, as `report`; None before two measurements."""
+        """The bound of the run so far, as `report`.
+
+        None before two measurements, one of them of constants, and for a step size of 0.
+        """
         rows = sorted(self._rows, key=lambda row: row["round"])
-        return report(self._config, self._experiment, rows) if len(rows) > 1 else None
+        enough = len(rows) > 1 and any("beta" in row for row in rows)
+        if not enough or step_size(self._config) == 0:
+            return None
+        return report(self._config, self._experiment, rows)
 
 
 def read(path: Path) -> list[Row]:
@@ -95,9 +101,12 @@ def read(path: Path) -> list[Row]:
         return []
     whole, _, _ = path.read_text().rpartition("\n")
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in whole.splitlines()]
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a file of measurements ({error})") from error
+    if not all(isinstance(row, dict) and {"round", "loss"} <= row.keys() for row in rows):
+        raise UserError(f"{path}: not a file of measurements; put the file back or delete it")
+    return rows
 
 
 def _line(row: Row) -> str:
@@ -114,7 +123,7 @@ def as_row(measured: Measurement | Objective) -> Row:
 
 def _plain(value: Any) -> Any:
     values = np.asarray(value, np.float64)
-    listed = [float(f"{x:.6g}") if np.isfinite(x) else None for x in values.ravel()]
+    listed = [float(f"{x:.9g}") if np.isfinite(x) else None for x in values.ravel()]
     return listed if values.ndim else listed[0]
 
 
@@ -145,15 +154,11 @@ def table(row: Row, layers: list[str]) -> str:
     """
     scalars = {k: v for k, v in row.items() if k != "round" and not isinstance(v[0], list)}
     lines = [f"| after round {row['round']} | value | standard error |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {_shown(v)} | {_shown(e)} |" for name, (v, e) in scalars.items()]
+    lines += [f"| {name} | {shown(v)} | {shown(e)} |" for name, (v, e) in scalars.items()]
     each = [k for k, v in row.items() if k != "round" and isinstance(v[0], list)]
     lines += ["", f"| layer | {' | '.join(each)} |", "| --- " * (1 + len(each)) + "|"]
     for i, layer in enumerate(layers):
         if row["weight"][0][i]:
-            pairs = [f"{_shown(row[k][0][i])} +- {_shown(row[k][1][i])}" for k in each]
+            pairs = [f"{shown(row[k][0][i])} +- {shown(row[k][1][i])}" for k in each]
             lines.append(f"| {layer} | {' | '.join(pairs)} |")
     return "\n".join(lines)
-
-
-def _shown(value: float | None) -> str:
-    return "not seen" if value is None else f"{value:.4g}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfedsl.config import Config
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import read
 from jfedsl.runtime.workdir import write_atomically
@@ -44,7 +44,7 @@ def runs(
       seeds: of the runs.
 
     Raises:
-      UserError: no folder, or settings that cannot be.
+      UserError: no folder, settings that cannot be, or two that would share a folder.
     """
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
@@ -53,9 +53,14 @@ def runs(
         folder = Path(base.workdir) / re.sub(r"\W+", "_", name) / f"seed_{seed}"
         return dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
 
-    return {
+    found = {
         name: [one(name, changes, seed) for seed in seeds] for name, changes in settings.items()
     }
+    folders = [config.workdir for configs in found.values() for config in configs]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UserError(f"two runs of the study would share {twice}; name settings and seeds apart")
+    return found
 
 
 def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]) -> list[Outcome]:

@@ -14,6 +14,7 @@ from jfedsl.bound_study import Outcome, conduct, correlation, measure, table
 from jfedsl.config import Config
 from jfedsl.convergence import scope
 from jfedsl.errors import UserError
+from jfedsl.runtime import figures
 
 
 def base(workdir: Path, **changes: Any) -> Config:
@@ -57,6 +58,7 @@ def test_rank_correlation_is_of_means_over_seeds_without_diverged_settings():
     assert correlation(ordered) == pytest.approx(1.0)
     assert correlation([outcome(3.0, 1.0), *ordered[1:2], outcome(1.0, 9.0)]) == pytest.approx(-1)
     assert np.isnan(correlation([*ordered[:2], lost]))
+    assert np.isnan(correlation([outcome(1.0, 2.0)] * 3)), "no order among equals"
 
 
 def test_the_table_counts_verdicts_over_seeds():
@@ -70,6 +72,13 @@ def test_the_table_counts_verdicts_over_seeds():
     other = {**full, "verdict": "vacuous", "average": 3.0}
     text = table({"cut": {"a": Outcome([full, other, full])}})
     assert "| cut a | 1.667 (1 to 3) | 2 (2 to 2) | 9 | 0.50 | holds (2), vacuous (1) |" in text
+
+
+def test_equal_measurements_can_be_drawn(tmp_path: Path):
+    # Their mean is rounded to less than the least of them.
+    bar = figures.Bar({"initial gap": 1.0, "drift": float("nan")}, [0.1] * 3)
+    figures.bounds({"cut": {"a": bar, "b": None}}, "title", tmp_path / "bound.png")
+    assert (tmp_path / "bound.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_study_needs_measurements(tmp_path: Path):
@@ -95,3 +104,10 @@ def test_presets_stay_within_the_theorem(name: str, monkeypatch: pytest.MonkeyPa
         configs = [dataclasses.replace(base, **changes) for changes in values.values()]
         assert base in configs, "every sweep goes through the base"
         assert [scope(config) for config in configs] == [[]] * len(configs)
+
+
+def test_a_wrong_cut_is_found_before_anything_is_trained(tmp_path: Path):
+    sweeps = {"cut": {"dense1": {"cut": "dense1"}, "elsewhere": {"cut": "elsewhere"}}}
+    with pytest.raises(UserError, match="--cut=elsewhere: allowed is a layer to cut after"):
+        measure(base(tmp_path / "study"), sweeps, (0,))
+    assert not (tmp_path / "study").exists()

@@ -13,7 +13,7 @@ from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.convergence import constants_of, report, scope, setting_of, table
 from jfedsl.errors import UserError
-from jfedsl.observer import FILE, measure_run, read
+from jfedsl.observer import FILE, Observer, measure_run, read
 from jfedsl.theory.measure import DEFAULT_EFFORT
 from jfedsl.training import train
 
@@ -61,11 +61,6 @@ def test_what_is_beyond_the_theorem_is_named(changes: dict[str, Any]):
     (name, value), *_ = changes.items()
     beyond = scope(plain(**{"sampling": "replacement", **changes}))
     assert any(entry.startswith(f"{name}={value}") for entry in beyond), beyond
-
-
-def test_drift_that_cannot_be_seen_is_said_to_be():
-    assert scope(plain(sampling="replacement", local_steps=2))[0].startswith("aggregate_every=1")
-    assert scope(plain(sampling="replacement", local_steps=2, aggregate_every=2)) == []
 
 
 def row(round_: int, **changes: Any) -> dict[str, Any]:
@@ -116,6 +111,68 @@ def test_the_average_is_over_time_not_over_measurements(tmp_path: Path):
     assert "a heuristic here, beyond the theorem: momentum=0.5" in table(beyond)
 
 
+def reported(config: Config, *rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The report of rows of a model of the size of the config's."""
+    experiment = build(config)
+    layers = len(experiment.scheme.model)
+    wide = {
+        k: [[1.0] * layers, [0.0] * layers] for k in ("variance", "moment", "expected", "weight")
+    }
+    return report(config, experiment, [{**r, **wide} if "beta" in r else r for r in rows])
+
+
+def test_a_run_first_measured_late_counts_from_there(tmp_path: Path):
+    config = observed(tmp_path, rounds=100)
+    whole = reported(config, row(0, loss=3.0), row(10))
+    late = reported(config, row(90, loss=3.0), row(100))
+    assert late["bound"] == whole["bound"], "the gap is spread over the rounds since"
+    # A period's first rounds are missing: the ages that the drift counts with would be too small.
+    inside = reported(config, row(89, loss=9.0, squared_gradient=99.0), row(90, loss=3.0), row(100))
+    assert inside == late
+    lost = reported(config, row(89), row(91))
+    assert lost["beyond_the_theorem"] == ["first measured inside of a period"]
+
+
+def test_drift_that_was_not_seen_is_said_to_be(tmp_path: Path):
+    config = observed(tmp_path)
+    (said,) = reported(config, row(0, beta_drift=None), row(4, beta_drift=None))[
+        "beyond_the_theorem"
+    ]
+    assert said.startswith("drift not seen")
+    assert reported(config, row(0, beta_drift=None), row(3))["beyond_the_theorem"] == []
+    alone = dataclasses.replace(config, aggregate_every=1)
+    never = reported(alone, row(0, beta_drift=None), row(4, beta_drift=None))
+    assert never["beyond_the_theorem"] == [], "without periods there is none"
+
+
+@pytest.mark.parametrize("name", ["beta", "moment", "variance", "loss"])
+def test_what_should_have_been_had_and_was_not_is_not_zero(tmp_path: Path, name: str):
+    lost: Any = row(2)
+    value: Any = [None, 1.0, 1.0, 1.0] if name in ("moment", "variance") else None
+    config = observed(tmp_path)
+    layers = {k: [[1.0] * 4, [0.0] * 4] for k in ("variance", "moment", "expected", "weight")}
+    lost = {**row(2), **layers, name: [value, None]}
+    found = report(config, build(config), [{**row(0), **layers}, lost])
+    assert found["bound"] is None and found["verdict"] == "assumption broken"
+    assert "bound not known" in table(found)
+
+
+def test_with_one_participant_of_many_the_bound_is_not_known(tmp_path: Path):
+    config = observed(tmp_path, participants=1, clients=3)
+    found = reported(config, row(0, dissimilarity=None), row(3, dissimilarity=None))
+    assert found["bound"] is None
+    assert found["beyond_the_theorem"][-1] == "dissimilarity not seen, with one participant"
+
+
+def test_without_steps_there_is_no_bound(tmp_path: Path):
+    still = observed(tmp_path, client_learning_rate=0.0, server_learning_rate=0.0)
+    rows = "".join(json.dumps(r) + "\n" for r in (row(0), row(3)))
+    (tmp_path / FILE).write_text(rows)
+    assert Observer(still, build(still), tmp_path, 3).report() is None
+    moving = dataclasses.replace(still, client_learning_rate=0.1)
+    assert Observer(moving, build(moving), tmp_path, 0).report() is None, "one measurement is left"
+
+
 def test_the_setting_counts_exchanges_and_knows_the_largest_weight(tmp_path: Path):
     uneven = {"partition": "quantity", "quantity_alpha": 2.0, "clients": 3}
     config = observed(tmp_path, **uneven, local_steps=3, aggregation="examples")
@@ -159,6 +216,7 @@ def test_a_checkpoint_gives_what_its_run_measured(tmp_path: Path):
 
 
 def test_a_damaged_file_of_measurements_is_refused(tmp_path: Path):
-    (tmp_path / FILE).write_text('{"round": 0}\nnonsense\n')
-    with pytest.raises(UserError, match="not a file of measurements"):
-        read(tmp_path / FILE)
+    for text in ('{"round": 0, "loss": [1, 0]}\nnonsense\n', "5\n", '{"round": 0}\n'):
+        (tmp_path / FILE).write_text(text)
+        with pytest.raises(UserError, match="not a file of measurements"):
+            read(tmp_path / FILE)

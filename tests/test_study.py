@@ -37,3 +37,11 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
 def test_a_study_needs_a_folder() -> None:
     with pytest.raises(UserError, match="--workdir=: allowed is a folder for the study"):
         compare(plain(), {"dense": {}}, (0,))
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    base = plain(workdir=str(tmp_path))
+    with pytest.raises(UserError, match="would share .*rate_0_1"):
+        compare(base, {"rate 0.1": {}, "rate 0 1": {}}, (0,))
+    with pytest.raises(UserError, match="would share"):
+        compare(base, {"dense": {}}, (0, 0))

@@ -174,7 +174,7 @@ def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
                 axis.bar(x - 0.2, value, 0.4, bottom, color=f"C{number}", label=name)
             bottom += value
         low, high, mean = min(bar.measured), max(bar.measured), float(np.mean(bar.measured))
-        error = [[mean - low], [high - mean]]
+        error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]  # a mean is rounded
         axis.bar(x + 0.2, mean, 0.3, color="black", yerr=error, ecolor="gray", label="measured")
 
 

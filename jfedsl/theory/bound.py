@@ -170,9 +170,11 @@ def steps_needed(
       setting: as in `bound`; its `steps` is not read.
       target: squared gradient norm.
     """
-    terms = bound(constants, effects, setting._replace(steps=1.0))
-    room = jnp.asarray(target, jnp.float32) - (terms.total - terms.initial_gap)
-    return jnp.where(room > 0, terms.initial_gap / jnp.where(room > 0, room, 1.0), jnp.inf)
+    # The gap's term may be so large that the others vanish in a sum with it.
+    floor = bound(constants._replace(gap=0.0), effects, setting._replace(steps=1.0)).total
+    gap, gamma = _floats((constants.gap, setting.step_size))
+    room = jnp.asarray(target, jnp.float32) - floor
+    return jnp.where(room > 0, 2 * gap / gamma / jnp.where(room > 0, room, 1.0), jnp.inf)
 
 
 def best_step_size(constants: Constants, effects: Effects, setting: Setting) -> Array:

@@ -15,6 +15,7 @@ from jax import Array, lax
 from jfedsl.keys import fold
 from jfedsl.theory import estimates
 from jfedsl.theory.estimates import Estimate, exact
+from jfedsl.theory.trees import inner
 
 _ROUNDING = 1e-5
 Tree = tuple[Any, ...]  # one entry a layer of the whole model
@@ -135,7 +136,9 @@ def estimate(
     found = lax.map(one, jnp.arange(pairs))
     participants = sum(len(group.weights) for group in groups)
     weight, own = _squares(mean, mean), jnp.sum(found["moment"][:, :cut], axis=1)
-    least = jnp.min(jnp.stack([jnp.min(jnp.where(x > 0, x, 1.0)) for x in _leaves(held.share)]))
+    least = jnp.min(
+        jnp.stack([jnp.min(jnp.where(x > 0, x, 1.0)) for x in jax.tree.leaves(held.share)])
+    )
     spread = found["dissimilarity"] * (participants / max(1, participants - 1))
     # With one participant there is no telling how clients differ.
     spread = spread if participants > 1 or clients == 1 else jnp.full_like(spread, jnp.nan)
@@ -266,13 +269,8 @@ def _products(means: list[_Means], squares: _Squares, held: _Held, cut: int) -> 
 
 def _squares(one: Tree, other: Tree) -> Array:
     """Inner product of each layer, `[L]`."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), one, other)
-    return jnp.stack([sum(_leaves(layer), jnp.zeros(())) for layer in products])
+    return jnp.stack([inner(*pair) for pair in zip(one, other, strict=True)])
 
 
 def _where(kept: Tree, tree: Tree) -> Tree:
     return jax.tree.map(lambda m, x: jnp.where(m, x, 0.0), kept, tree)
-
-
-def _leaves(tree: Any) -> list[Array]:
-    return jax.tree.leaves(tree)

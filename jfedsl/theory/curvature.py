@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jfedsl.theory.estimates import Estimate
+from jfedsl.theory.trees import inner, norm
 
 Tree = Any
 
@@ -32,14 +33,14 @@ def largest_curvature(
     noise = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
 
     def step(_: int, carry: tuple[Tree, Array, Array]) -> tuple[Tree, Array, Array]:
-        unit = _scaled(carry[0], 1 / _norm(carry[0]))
+        unit = _scaled(carry[0], 1 / norm(carry[0]))
         bent = curve(unit)
-        along = _inner(unit, bent)
-        residual = _norm(jax.tree.map(lambda b, u: b - along * u, bent, unit))
+        along = inner(unit, bent)
+        residual = norm(jax.tree.map(lambda b, u: b - along * u, bent, unit))
         # Of a Hessian of zeros every direction is the sharpest.
-        flat = _norm(bent) == 0
+        flat = norm(bent) == 0
         following = jax.tree.map(lambda b, u: jnp.where(flat, u, b), bent, unit)
-        return following, _norm(bent), residual
+        return following, norm(bent), residual
 
     start = (jax.tree.unflatten(structure, noise), jnp.zeros(()), jnp.zeros(()))
     _, value, residual = lax.fori_loop(0, iterations, step, start)
@@ -51,7 +52,7 @@ def hessian_product(loss: Callable[[Tree], Array], params: Tree, direction: Tree
 
     Layers with gradients of their own have no forward mode.
     """
-    return jax.grad(lambda p: _inner(jax.grad(loss)(p), direction))(params)
+    return jax.grad(lambda p: inner(jax.grad(loss)(p), direction))(params)
 
 
 def secant(gradient: Callable[[Tree], Tree], params: Tree, at: Tree, step_size: float) -> Array:
@@ -64,17 +65,8 @@ def secant(gradient: Callable[[Tree], Tree], params: Tree, at: Tree, step_size: 
       step_size: of the step, more than 0.
     """
     there = gradient(jax.tree.map(lambda w, g: w - step_size * g, params, at))
-    change = _norm(jax.tree.map(jnp.subtract, there, at))
-    return change / (step_size * _norm(at))
-
-
-def _inner(one: Tree, other: Tree) -> Array:
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), one, other)
-    return sum(jax.tree.leaves(products), jnp.zeros(()))
-
-
-def _norm(tree: Tree) -> Array:
-    return jnp.sqrt(_inner(tree, tree))
+    change = norm(jax.tree.map(jnp.subtract, there, at))
+    return change / (step_size * norm(at))
 
 
 def _scaled(tree: Tree, by: Array) -> Tree:

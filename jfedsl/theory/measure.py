@@ -23,6 +23,7 @@ from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
 from jfedsl.theory.curvature import hessian_product, largest_curvature, secant
 from jfedsl.theory.estimates import Estimate, exact
 from jfedsl.theory.objective import Examples, all_examples, block_loss, over_blocks, some_examples
+from jfedsl.theory.trees import inner
 
 
 class Effort(NamedTuple):
@@ -152,8 +153,7 @@ def _objective(
     loss, gradient = over_blocks(
         lambda block: jax.value_and_grad(part)(mean.params, block), examples
     )
-    squared = sum((jnp.sum(g * g) for g in jax.tree.leaves(gradient)), jnp.zeros(()))
-    return Objective(exact(loss), exact(squared)), gradient
+    return Objective(exact(loss), exact(inner(gradient, gradient))), gradient
 
 
 def _group(
@@ -243,8 +243,9 @@ def _sent(
     key: Array,
 ) -> tuple[Tree, Tree]:
     """Gradients of one client alone in an exchange, before and after the gradient's quantizers."""
-    key = fold(key, client.number)
+    key = fold(key, Purpose.EXCHANGE)
     activation, back, _ = forward_one(scheme, form, client, images, key)
+    key = fold(key, client.number)
     _, message, unsend = send_smashed(scheme, client, activation, key)
 
     def loss(params: Any, arrived: Array) -> Array:

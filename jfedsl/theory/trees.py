@@ -1,0 +1,18 @@
+"""Inner products of trees of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def inner(one: Any, other: Any) -> Array:
+    """The inner product of two trees of the same shapes; 0 for trees without arrays."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), one, other)
+    return sum(jax.tree.leaves(products), jnp.zeros(()))
+
+
+def norm(tree: Any) -> Array:
+    """The Euclidean norm of a tree."""
+    return jnp.sqrt(inner(tree, tree))
