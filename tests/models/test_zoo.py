@@ -101,7 +101,7 @@ def narrow(name: str) -> Model:
     return vgg(int(name[3:]), 4, "batch", widths=(4, 8, 4, 8, 4))
 
 
-@pytest.mark.parametrize("name", ["small", "vgg13"])
+@pytest.mark.parametrize("name", ["small", pytest.param("vgg13", marks=pytest.mark.slow)])
 def test_halves_equal_the_whole_at_every_cut(name: str) -> None:
     model, x = narrow(name), jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
     params, stats = jax.jit(lambda key: layers.init(model, key, x))(jax.random.key(0))

@@ -55,8 +55,9 @@ class Case:
         return [jnp.asarray(m) for m in masked.random_masks(self.plan, self.counts, seed)]
 
 
-QUICK = [("mlp", "none"), ("cnn", "group"), ("small", "batch")]
+QUICK = [("mlp", "none"), ("cnn", "group")]
 SLOW = [
+    ("small", "batch"),
     ("mlp", "group"),
     ("mlp", "batch"),
     ("cnn", "none"),

@@ -264,7 +264,9 @@ def test_a_measurement_changes_nothing_and_repeats_to_the_bit():
         assert all(differs(a, b) for a, b in itertools.combinations(values, 2)), name
 
 
-@pytest.mark.parametrize("kind", ["own", "end", "alike", "channels"])
+@pytest.mark.parametrize(
+    "kind", ["own", "end", "alike", pytest.param("channels", marks=pytest.mark.slow)]
+)
 def test_some_participants_with_masks(kind):
     c = case("channels" if kind == "channels" else "masks")
     state = c.start if kind == "end" else c.middle
