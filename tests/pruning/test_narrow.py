@@ -107,7 +107,7 @@ GRADIENTS = [(*case, cut) for case in QUICK[1:2] for cut in cuts(case[0])] + [
 ]
 GRADIENTS += [
     pytest.param(*case, cut, marks=pytest.mark.slow)
-    for case in (QUICK[0], QUICK[2], *SLOW)
+    for case in (QUICK[0], *SLOW)
     for cut in cuts(case[0])
 ]
 
