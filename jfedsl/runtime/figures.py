@@ -159,7 +159,9 @@ def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str, path: Pat
     for axis in axes.flat:
         handles, names = axis.get_legend_handles_labels()
         entries = dict(zip(names, handles, strict=True)) | entries
-    figure.legend(entries.values(), entries.keys(), loc="outside right center")
+    order = [name for bars in panels.values() for bar in bars.values() if bar for name in bar.terms]
+    named = [name for name in dict.fromkeys([*order, "measured"]) if name in entries]
+    figure.legend([entries[name] for name in named], named, loc="outside right center")
     _save(figure, title, path)
 
 
