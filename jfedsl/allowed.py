@@ -1,5 +1,6 @@
 """What values settings may have, in words and as tests."""
 
+import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -31,6 +32,14 @@ class OneOf(NamedTuple):
 
 
 ANY = Allowed("any text", lambda value: True)
+
+
+def knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:
+    """A field of a config; `free` ones may change when a run is resumed."""
+    metadata = {"help": help_, "allowed": allowed, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 MOST = 2**31 - 1  # counters are int32
 
 
@@ -74,6 +83,7 @@ CAPACITY = Allowed(
 )
 POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
+FINITE = Allowed("a number", lambda value: -float("inf") < value < float("inf"))
 
 
 EACH = "; or one for each client, separated by commas, or a range such as"
@@ -84,4 +94,12 @@ BITS = Allowed(
 )
 DROPOUT_RATES = Allowed(
     f"a rate in [0, 1){EACH} 0.1-0.5", lambda text: _numbers(text, lambda value: 0 <= value < 1)
+)
+SEVERAL_POSITIVE = Allowed(
+    f"a number above 0{EACH} 1e9-1e10",
+    lambda text: _numbers(text, lambda value: 0 < value < float("inf")),
+)
+POWERS = Allowed(
+    f"a number from 0 to 100{EACH} 20-23",
+    lambda text: _numbers(text, lambda value: 0 <= value <= 100),
 )

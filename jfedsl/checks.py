@@ -1,11 +1,13 @@
 """What settings have to satisfy together."""
 
+import dataclasses
 from typing import Any
 
 from jfedsl import links, per_client
 from jfedsl.allowed import CAPACITY, MOST
 from jfedsl.compression.table import LEAST_BITS
 from jfedsl.errors import flag_error
+from jfedsl.wireless_knobs import WirelessKnobs
 
 
 def together(config: Any) -> None:
@@ -20,6 +22,7 @@ def together(config: Any) -> None:
     _counts(config)
     _pruning(config)
     _links(config)
+    _network(config)
 
 
 def _counts(config: Any) -> None:
@@ -28,7 +31,8 @@ def _counts(config: Any) -> None:
         raise flag_error("rounds", config.rounds, allowed)
     if config.participants is not None and config.participants > config.clients:
         raise flag_error("participants", config.participants, f"at most --clients={config.clients}")
-    for name in ("client_capacity", *links.shorthands()):
+    per_device = ("device_flops", "device_power_dbm", "device_memory")
+    for name in ("client_capacity", *per_device, *links.shorthands()):
         found = per_client.parse(getattr(config, name) or "")
         if found and not found.suits(config.clients):
             allowed = f"one for all, --clients={config.clients} of them, or a range"
@@ -40,8 +44,8 @@ def _pruning(config: Any) -> None:
     if len(rates) not in (1, config.clients):
         allowed = f"one rate, or --clients={config.clients} of them, not {len(rates)}"
         raise flag_error("prune_rate", ",".join(f"{rate:g}" for rate in rates), allowed)
-    if config.prune_policy == "by_resource" and not capacity:
-        raise flag_error("client_capacity", "", CAPACITY.text)
+    if config.prune_policy == "by_resource" and not capacity and config.network == "none":
+        raise flag_error("client_capacity", "", f"with --network=none {CAPACITY.text}")
     if config.prune_policy == "uniform" and capacity:
         raise flag_error("client_capacity", capacity, "nothing with --prune_policy=uniform")
     if config.prune_policy == "by_resource" and config.prune_kind == "none":
@@ -57,3 +61,23 @@ def _links(config: Any) -> None:
             raise flag_error(name, getattr(config, name), allowed)
     for place, expression in config.expressions.items():
         links.read(place, expression, config.clients)
+
+
+def _network(config: Any) -> None:
+    names = [field.name for field in dataclasses.fields(WirelessKnobs)]
+    if config.network == "none":
+        for name in names[1:]:
+            value = getattr(config, name)
+            if value not in (None, WirelessKnobs.__dataclass_fields__[name].default):
+                raise flag_error(name, value, "nothing with --network=none")
+    if config.device_classes:
+        for name in ("device_flops", "device_power_dbm", "device_memory"):
+            if getattr(config, name) is not None:
+                raise flag_error(name, getattr(config, name), "nothing with --device_classes")
+    if config.outage_timeout_s is not None and config.outage_snr_db is None:
+        allowed = "nothing without --outage_snr_db"
+        raise flag_error("outage_timeout_s", config.outage_timeout_s, allowed)
+    for name in ("outage_snr_db", "deadline_s"):
+        if getattr(config, name) is not None and config.norm == "batch":
+            # Who is missing would have to be left out of the server's statistics.
+            raise flag_error(name, getattr(config, name), "nothing with --norm=batch")

@@ -6,7 +6,6 @@ from typing import Any
 
 from jfedsl import checks, links
 from jfedsl.allowed import (
-    ANY,
     BITS,
     CAPACITY,
     COUNT,
@@ -18,6 +17,7 @@ from jfedsl.allowed import (
     RATES,
     Allowed,
     OneOf,
+    knob,
     whole,
 )  # fmt: skip
 from jfedsl.compression.expression import Call
@@ -33,6 +33,7 @@ from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
 from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
 from jfedsl.pruning.pruner import SCORES
 from jfedsl.pruning.weights import SCOPES
+from jfedsl.wireless_knobs import WirelessKnobs
 
 PRUNE_KINDS = ("none", "mask", "channel")
 PRUNE_POLICIES = ("uniform", "by_resource")
@@ -43,184 +44,178 @@ CLIENT_BACKWARDS = ("float", "int8")
 Shorthand = str | float | None
 
 
-def _knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:
-    """A field; `free` ones may change when a run is resumed."""
-    metadata = {"help": help_, "allowed": allowed, "free": free}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(WirelessKnobs):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
-    workdir: str = _knob("", "Folder of the run; default a new dated one under runs/.", free=True)
-    dataset: str = _knob("digits", "Data set.", OneOf(DATASETS))
-    data_dir: str = _knob("data", "Folder of prepared data sets.", free=True)
-    train_examples: int | None = _knob(
+    workdir: str = knob("", "Folder of the run; default a new dated one under runs/.", free=True)
+    dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
+    data_dir: str = knob("data", "Folder of prepared data sets.", free=True)
+    train_examples: int | None = knob(
         None, "Training examples used, a fixed choice whatever the seed; default all.", COUNT
     )
-    test_examples: int | None = _knob(
+    test_examples: int | None = knob(
         None, "Test examples used, a fixed choice whatever the seed; default all.", COUNT
     )
-    augment: str = _knob(
+    augment: str = knob(
         "none", "Random changes of training images: crops of the image padded by 4, and flips.",
         OneOf(AUGMENTATIONS),
     )  # fmt: skip
-    model: str = _knob("cnn", "Model.", OneOf(ZOO))
-    norm: str = _knob("group", "Normalisation after hidden layers.", OneOf(NORMS))
-    cut: str | None = _knob(
+    model: str = knob("cnn", "Model.", OneOf(ZOO))
+    norm: str = knob("group", "Normalisation after hidden layers.", OneOf(NORMS))
+    cut: str | None = knob(
         None, "Last client-side layer by name, or the number of client-side layers; "
         "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in ZOO.items()) + ".",
     )  # fmt: skip
-    clients: int = _knob(10, "Clients in all.", COUNT)
-    participants: int | None = _knob(
+    clients: int = knob(10, "Clients in all.", COUNT)
+    participants: int | None = knob(
         None, "Clients drawn for each aggregation period; default all.", COUNT
     )
-    rounds: int = _knob(60, "Rounds to train.", COUNT)
-    local_steps: int = _knob(5, "Exchanges in a round.", COUNT)
-    batch_size: int = _knob(16, "Examples per client and exchange.", COUNT)
-    eval_batch_size: int = _knob(500, "Test examples evaluated at once.", COUNT)
-    sampling: str = _knob(
+    rounds: int = knob(60, "Rounds to train.", COUNT)
+    local_steps: int = knob(5, "Exchanges in a round.", COUNT)
+    batch_size: int = knob(16, "Examples per client and exchange.", COUNT)
+    eval_batch_size: int = knob(500, "Test examples evaluated at once.", COUNT)
+    sampling: str = knob(
         "epoch", "Batches drawn without replacement in each client's epoch, or with.",
         OneOf(SAMPLINGS),
     )  # fmt: skip
-    partition: str = _knob(
+    partition: str = knob(
         "dirichlet", "How training examples are spread over clients.", OneOf(PARTITIONS)
     )
-    dirichlet_alpha: float = _knob(
+    dirichlet_alpha: float = knob(
         0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", POSITIVE
     )
-    classes_per_client: int = _knob(2, "Classes of each client in --partition=shards.", COUNT)
-    quantity_alpha: float = _knob(
+    classes_per_client: int = knob(2, "Classes of each client in --partition=shards.", COUNT)
+    quantity_alpha: float = knob(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
     )
-    prune_kind: str = _knob(
+    prune_kind: str = knob(
         "mask",
         "What is pruned on clients: single weights, zeroed, or whole channels, removed.",
         OneOf(PRUNE_KINDS),
     )
-    prune_rate: tuple[float, ...] = _knob(
+    prune_rate: tuple[float, ...] = knob(
         (0.3,),
         "Fraction of client-side weights or channels removed; one, or one for each client. Unused "
         "with --prune_policy=by_resource.",
         RATES,
     )
-    prune_ladder: tuple[float, ...] = _knob(
+    prune_ladder: tuple[float, ...] = knob(
         (1.0, 0.75, 0.5, 0.25),
         "Fractions of channels that may stay under --prune_kind=channel; a rate means the nearest.",
         LADDER,
     )
-    prune_policy: str = _knob(
+    prune_policy: str = knob(
         "uniform", "Where rates come from: --prune_rate, or each client's --client_capacity.",
         OneOf(PRUNE_POLICIES),
     )  # fmt: skip
-    client_capacity: str = _knob(
+    client_capacity: str = knob(
         "", "Compute of clients relative to one for the dense model; a range is spread evenly over "
         "clients in a random order. For --prune_policy=by_resource.", CAPACITY,
     )  # fmt: skip
-    prune_score: str = _knob(
+    prune_score: str = knob(
         "magnitude", "What decides which weights or channels stay.", OneOf(SCORES)
     )
-    prune_scope: str = _knob(
+    prune_scope: str = knob(
         "global",
         "Rank all client-side weights together or within layers; channels always within.",
         OneOf(SCOPES),
     )
-    prune_ramp_rounds: int = _knob(
+    prune_ramp_rounds: int = knob(
         0, "Rounds over which the rate grows from 0 on a cubic ramp.", whole(0, 10_000)
     )
-    smashed: str = _knob(
+    smashed: str = knob(
         "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
         "of --dropout_rate and --smashed_bits.",
     )  # fmt: skip
-    cut_gradient: str = _knob(
+    cut_gradient: str = knob(
         "", "Compressors of the gradient at the cut, downlink; instead of --cut_gradient_bits."
     )
-    client_gradient: str = _knob(
+    client_gradient: str = knob(
         "", "Compressors of clients' weight gradients, which stay there; instead of "
         "--client_gradient_bits.",
     )  # fmt: skip
-    model_up: str = _knob(
+    model_up: str = knob(
         "", "Compressors of clients' model updates, uplink; instead of --model_bits."
     )
-    model_down: str = _knob(
+    model_down: str = knob(
         "", "Compressors of the model's change since a client last received it, downlink."
     )
-    dropout_rate: Shorthand = _knob(
+    dropout_rate: Shorthand = knob(
         None, "Probability that an entry of the activation at the cut is not sent. Default 0.2.",
         DROPOUT_RATES,
     )  # fmt: skip
-    quantizer: str = _knob("uniform", "Kind of quantizer that bits choose.", OneOf(LEAST_BITS))
-    bucket_size: int = _knob(
+    quantizer: str = knob("uniform", "Kind of quantizer that bits choose.", OneOf(LEAST_BITS))
+    bucket_size: int = knob(
         512,
         "Entries that share the header of a quantizer that bits choose; 0 for whole tensors.",
         whole(0),
     )
-    cut_gradient_bits: Shorthand = _knob(
+    cut_gradient_bits: Shorthand = knob(
         None, "Bits an entry of the gradient at the cut, downlink. Default 8.", BITS
     )
-    client_gradient_bits: Shorthand = _knob(
+    client_gradient_bits: Shorthand = knob(
         None, "Bits an entry of clients' weight gradients. Default 8.", BITS
     )
-    smashed_bits: Shorthand = _knob(
+    smashed_bits: Shorthand = knob(
         None, "Bits an entry of the activation at the cut, uplink. Default 32.", BITS
     )
-    model_bits: Shorthand = _knob(
+    model_bits: Shorthand = knob(
         None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
     )
-    aggregate_every: int = _knob(2, "Rounds in an aggregation period.", COUNT)
-    aggregation: str = _knob(
+    aggregate_every: int = knob(2, "Rounds in an aggregation period.", COUNT)
+    aggregation: str = knob(
         "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
     )
-    batch_norm_statistics: str = _knob(
+    batch_norm_statistics: str = knob(
         "aggregate", "Client-side statistics with --norm=batch: averaged, or left with clients.",
         OneOf(STATISTICS),
     )  # fmt: skip
-    optimizer: str = _knob("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
-    client_optimizer_state: str = _knob(
+    optimizer: str = knob("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
+    client_optimizer_state: str = knob(
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
         OneOf(CLIENT_OPTIMIZER_STATES),
     )  # fmt: skip
-    client_backward: str = _knob(
+    client_backward: str = knob(
         "float", "Arithmetic of products in clients' backward passes; int8 rounds the gradient at "
         "random.", OneOf(CLIENT_BACKWARDS),
     )  # fmt: skip
-    client_learning_rate: float = _knob(0.05, "Learning rate on clients.", NOT_NEGATIVE)
-    server_learning_rate: float = _knob(0.05, "Learning rate on the server.", NOT_NEGATIVE)
-    momentum: float = _knob(0.9, "Momentum of --optimizer=sgd.", RATE)
-    weight_decay: float = _knob(0.0, "Weight decay, on every parameter.", NOT_NEGATIVE)
-    learning_rate_schedule: str = _knob(
+    client_learning_rate: float = knob(0.05, "Learning rate on clients.", NOT_NEGATIVE)
+    server_learning_rate: float = knob(0.05, "Learning rate on the server.", NOT_NEGATIVE)
+    momentum: float = knob(0.9, "Momentum of --optimizer=sgd.", RATE)
+    weight_decay: float = knob(0.0, "Weight decay, on every parameter.", NOT_NEGATIVE)
+    learning_rate_schedule: str = knob(
         "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
-    client_chunk: int | None = _knob(
+    client_chunk: int | None = knob(
         None, "Clients whose layers run at once; 1 loops. Default by backend and model.", COUNT
     )
-    remat_clients: bool = _knob(
+    remat_clients: bool = knob(
         False,
         "Clients compute their forward pass twice, so that less memory waits; at most a quarter "
         "of the participants is then computed at once.",
         Allowed("true or false", lambda value: isinstance(value, bool)),
     )  # fmt: skip
-    compute_dtype: str = _knob(
+    compute_dtype: str = knob(
         "float32", "Of activations and products; parameters and moments are float32.",
         OneOf(COMPUTE_DTYPES),
     )  # fmt: skip
-    init_from: str = _knob("", "Workdir or export of an earlier run whose weights to start from.")
-    compilation_cache: str = _knob(
+    init_from: str = knob("", "Workdir or export of an earlier run whose weights to start from.")
+    compilation_cache: str = knob(
         "~/.cache/jfedsl", "Folder of compiled programs, kept between runs; empty for none.",
         free=True,
     )  # fmt: skip
-    seed: int = _knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
-    eval_every: int = _knob(5, "Rounds between evaluations.", COUNT, free=True)
-    checkpoint_every: int = _knob(20, "Rounds between checkpoints.", COUNT, free=True)
-    measure_constants_every: int | None = _knob(
+    seed: int = knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
+    eval_every: int = knob(5, "Rounds between evaluations.", COUNT, free=True)
+    checkpoint_every: int = knob(20, "Rounds between checkpoints.", COUNT, free=True)
+    measure_constants_every: int | None = knob(
         None, "Rounds between measurements of the bound's constants.", COUNT, free=True
     )
-    target_accuracy: float = _knob(
+    target_accuracy: float = knob(
         0.95, "Test accuracy to report rounds and bytes to, in [0, 1].",
         Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,
     )  # fmt: skip
-    progress: str = _knob(
+    progress: str = knob(
         "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
         OneOf(PROGRESS), free=True,
     )  # fmt: skip

@@ -22,6 +22,8 @@ class Purpose(enum.IntEnum):
     AUGMENTATION = 6
     MODEL_DOWN = 7
     MEASUREMENT = 8
+    RADIO = 9
+    DEVICES = 10
 
 
 class Stage(enum.IntEnum):

@@ -46,7 +46,7 @@ def parse(text: str) -> PerClient | None:
     >>> parse("0.25-1"), parse("8,4")
     (PerClient(values=(0.25, 1.0), is_range=True), PerClient(values=(8.0, 4.0), is_range=False))
     """
-    number = r"\s*(\d*\.?\d+)\s*"
+    number = r"\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*"
     limits = re.fullmatch(f"{number}-{number}", text)
     try:
         values = tuple(float(part) for part in (limits.groups() if limits else text.split(",")))

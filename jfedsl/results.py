@@ -11,7 +11,8 @@ from jfedsl.data.partition import label_counts
 from jfedsl.errors import flag_error
 from jfedsl.models.layers import Variables
 from jfedsl.protocol import evaluation
-from jfedsl.protocol.aggregation import joined, masks_of
+from jfedsl.protocol.aggregation import masks_of
+from jfedsl.protocol.averaging import joined
 from jfedsl.runs import Run, restore_run
 from jfedsl.runtime import export
 from jfedsl.runtime.workdir import write_atomically

@@ -12,7 +12,7 @@ from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
 from jfedsl.models.layers import Model, Variables
-from jfedsl.protocol.aggregation import joined
+from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.state import State
 from jfedsl.runtime import export
 from jfedsl.runtime.checkpoint import Checkpoints, any_in

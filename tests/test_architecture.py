@@ -5,9 +5,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "keys", "per_client", "models", "data", "compression", "pruning", "protocol",
-    "algorithms", "theory", "allowed", "links", "checks", "config", "runtime", "build", "runs",
-    "results", "convergence", "observer", "training", "study", "bound_study",
+    "errors", "keys", "per_client", "models", "data", "compression", "pruning", "wireless",
+    "protocol", "algorithms", "theory", "allowed", "links", "wireless_knobs", "checks",
+    "config", "runtime", "build", "runs", "results", "convergence", "observer", "training", "study",
+    "bound_study",
 ]  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.protocol.aggregation import end_period, start_period
-from jfedsl.protocol.exchange import Batch, ExchangeRecord, exchange
+from jfedsl.protocol.aggregation import deliver, draw_period, end_period, start_period
+from jfedsl.protocol.conditions import round_conditions
+from jfedsl.protocol.exchange import Batch, ExchangeRecord, Presence, exchange
 from jfedsl.protocol.participants import first_participants, in_layout, period_start, put, take
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import (
@@ -30,10 +31,12 @@ from jfedsl.protocol.state import (
     Scheme,
     Server,
     State,
+    present_weights,
     weights,
 )
 from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.pruning.pruner import Form
+from jfedsl.wireless.radio import Conditions
 
 
 def initial_variables(model: Model, key: Array, image: Array) -> Variables:
@@ -71,6 +74,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
         aggregator=Aggregator(own, stats, shared, pruning),
         clients=clients,
         participants=first_participants(scheme),
+        holding=jnp.ones(scheme.participants, bool),
     )
 
 
@@ -78,28 +82,30 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     """One round: local_steps exchanges, with the start or end of a period where one is due."""
     number, every = state.round, scheme.aggregate_every
     nothing = jnp.zeros(scheme.participants, jnp.int32)
-    state, down = lax.cond(
-        number % every == 0,
-        lambda s: start_period(scheme, key, s),
-        lambda s: (s, nothing),
-        state,
-    )
+    state, down, conditions = _begin(scheme, key, state)
+    presence = _presence(scheme, state, conditions)
     start = period_start(scheme, number)
-    state, records = in_layout(scheme, start, partial(_exchanges, scheme), data, key, state)
+    state, records = in_layout(
+        scheme, start, partial(_exchanges, scheme), data, key, state, presence
+    )
     pruned, kept = _pruned(scheme, take(scheme, state.clients, state.participants))
-    participants = state.participants
+    participants, holding = state.participants, state.holding
+    reachable = None if presence is None else presence.conditions.reachable
     state, up, overlap = lax.cond(
         (number + 1) % every == 0,
-        lambda s: end_period(scheme, key, data.partition, s),
+        lambda s: end_period(scheme, key, data.partition, s, reachable),
         lambda s: (s, nothing, jnp.full((), jnp.nan)),
         state,
     )
     share = weights(scheme, data.partition, participants)
     record = RoundRecord(
-        train_loss=jnp.mean(jnp.sum(share[None] * records.losses, axis=1)),
+        train_loss=_mean_loss(share, records, presence),
         losses=records.losses,
         smashed_up_bytes=records.smashed_up_bytes,
         cut_gradient_down_bytes=records.cut_gradient_down_bytes,
+        arrived=records.arrived,
+        holding=holding,
+        conditions=conditions,
         model_up_bytes=up,
         model_down_bytes=down,
         participants=participants,
@@ -110,8 +116,49 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     return state.replace(round=number + 1), record
 
 
+def _begin(scheme: Scheme, key: Array, state: State) -> tuple[State, Array, Conditions | None]:
+    """The state after the model has gone to who awaits it, the bytes of that, the conditions."""
+
+    def now(state: State) -> Conditions:
+        clients = take(scheme, state.clients, state.participants)
+        return round_conditions(scheme, key, state.round, clients)
+
+    starts, same = state.round % scheme.aggregate_every == 0, lambda state: state
+    unsent = lambda state: (state, jnp.zeros(scheme.participants, jnp.int32))  # noqa: E731
+    if scheme.radio is None or not scheme.radio.can_fail:
+        state, down = lax.cond(starts, partial(start_period, scheme, key), unsent, state)
+        return state, down, None if scheme.radio is None else now(state)
+    state = lax.cond(starts, partial(draw_period, scheme, key), same, state)
+    reachable = now(state).reachable
+    send = partial(deliver, scheme, key, reachable=reachable)
+    state, down = lax.cond(jnp.all(state.holding), unsent, send, state)
+    # Who has new masks now may compute faster than before.
+    return state, down, now(state).replace(reachable=reachable)
+
+
+def _presence(scheme: Scheme, state: State, conditions: Conditions | None) -> Presence | None:
+    """Who takes part in the round's exchanges; None where nobody can fail to."""
+    if scheme.radio is None or not scheme.radio.can_fail or conditions is None:
+        return None
+    return Presence(state.holding, conditions)
+
+
+def _mean_loss(share: Array, records: ExchangeRecord, presence: Presence | None) -> Array:
+    """Weighted mean of who arrived, over the exchanges in which anyone did; NaN without any."""
+    if presence is None:
+        return jnp.mean(jnp.sum(share[None] * records.losses, axis=1))
+    own = jax.vmap(partial(present_weights, share))(records.arrived)
+    any_ = jnp.any(records.arrived, axis=1)
+    return jnp.sum(own * records.losses) / jnp.sum(any_, dtype=jnp.float32)
+
+
 def _exchanges(
-    scheme: Scheme, forms: Sequence[Form], data: Data, key: Array, state: State
+    scheme: Scheme,
+    forms: Sequence[Form],
+    data: Data,
+    key: Array,
+    state: State,
+    presence: Presence | None,
 ) -> tuple[State, ExchangeRecord]:
     """The round's exchanges of the participants with the server."""
     ids, number = state.participants, state.round
@@ -124,7 +171,9 @@ def _exchanges(
         batch = _next_batch(scheme, data, key, ids, clients.drawn)
         own = fold(key, Purpose.EXCHANGE, number, step)
         total = number * scheme.local_steps + step
-        server, clients, record = exchange(scheme, forms, server, clients, batch, own, share, total)
+        server, clients, record = exchange(
+            scheme, forms, server, clients, batch, own, share, total, presence
+        )
         return (server, clients), record
 
     steps = jnp.arange(scheme.local_steps, dtype=jnp.int32)

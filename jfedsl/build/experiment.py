@@ -13,6 +13,7 @@ from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
+from jfedsl.build.radio import build_radio
 from jfedsl.compression import expression
 from jfedsl.config import Config
 from jfedsl.data import datasets, partition
@@ -113,6 +114,7 @@ def build(config: Config) -> Experiment:
     pruning = build_pruner(config, model, cut, initial, image.shape)
     scheme = _scheme(config, model, cut, dataset.classes, initial, pruning)
     _check_sizes(config, scheme, initial, image.shape)
+    scheme = scheme._replace(radio=build_radio(config, scheme, pruning, key, image.shape))
     return Experiment(
         scheme=scheme,
         data=data,
@@ -253,6 +255,7 @@ def _scheme(
         dtype=jnp.dtype(config.compute_dtype),
         integers=config.client_backward == "int8",
         remat=config.remat_clients,
+        radio=None,
     )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfedsl import per_client
+from jfedsl.build.devices import hardware_of
 from jfedsl.config import Config, shown
 from jfedsl.errors import flag_error
 from jfedsl.models import layers
@@ -41,12 +42,14 @@ class Pruning(NamedTuple):
       pruner: of the client-side layers.
       group_sizes: how many participants are of each of its groups.
       flops: of a client.
+      sides: the client-side layers at the widths of each of its forms.
       notes: what became of settings, a line each.
     """
 
     pruner: Pruner
     group_sizes: tuple[int, ...]
     flops: Flops
+    sides: tuple[Model, ...]
     notes: list[str]
 
 
@@ -83,11 +86,11 @@ def build_pruner(
             side, flags, names, rates.tolist(), config.prune_score, config.prune_scope,
             config.prune_ramp_rounds,
         )  # fmt: skip
-        return Pruning(made, sizes, flops, [])
+        return Pruning(made, sizes, flops, (side,), [])
     notes = []
     if config.prune_kind != "none":
         notes.append(f"nothing is pruned: nothing can be in the layers up to {side[-1].name}")
-    return Pruning(pruner.none(side, config.clients), sizes, flops, notes)
+    return Pruning(pruner.none(side, config.clients), sizes, flops, (side,), notes)
 
 
 def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
@@ -118,7 +121,8 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
     except ValueError as error:
         raise flag_error("prune_ladder", shown(config.prune_ladder), str(error)) from None
     dense = _flops(plan.model, image)
-    each = np.array([_flops(narrow.resized(plan, row), image) for row in counts.tolist()])
+    sides = tuple(narrow.resized(plan, row) for row in counts.tolist())
+    each = np.array([_flops(side, image) for side in sides])
     rates, notes = _requested(config), []
     if config.prune_policy == "by_resource":
         capacities = _capacities(config)
@@ -139,7 +143,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         allowed = f"at least {len(made.groups)}, one for each width that clients have"
         raise flag_error("participants", participants, allowed) from None
     flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
-    return Pruning(made, sizes, flops, notes + ladders.report(rates, ladder))
+    return Pruning(made, sizes, flops, sides, notes + ladders.report(rates, ladder))
 
 
 def _requested(config: Config) -> np.ndarray:
@@ -147,6 +151,10 @@ def _requested(config: Config) -> np.ndarray:
 
 
 def _capacities(config: Config) -> np.ndarray:
+    """Relative compute of every client: as given, or that of its device over the fastest's."""
+    if not config.client_capacity:
+        flops = hardware_of(config).flops
+        return flops / flops.max()
     found = per_client.parse(config.client_capacity)
     assert found is not None  # the config has checked it
     return found.spread(config.clients, config.seed)

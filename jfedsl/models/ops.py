@@ -24,6 +24,7 @@ from jfedsl.models.conv_forms import (
     canonical,
     dilate,
 )
+from jfedsl.models.plain import are_plain
 
 Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
@@ -63,7 +64,8 @@ def conv_general_dilated(
       feature_group_count: as in lax.
       precision: as in lax.
     """
-    if not _is_plain(lhs, rhs, dimension_numbers) or feature_group_count != 1 or precision:
+    known = _is_plain(lhs, rhs, dimension_numbers) and feature_group_count == 1
+    if not known or precision or are_plain():
         return lax.conv_general_dilated(
             lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
             dimension_numbers, feature_group_count, precision=precision,

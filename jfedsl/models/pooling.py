@@ -7,7 +7,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
+
+from jfedsl.models.plain import are_plain
 
 
 def max_pool(x: Array, size: int = 2) -> Array:
@@ -31,6 +34,8 @@ def max_pool(x: Array, size: int = 2) -> Array:
     check_images(x)
     if size > 16:
         raise ValueError(f"max-pooling takes windows of up to 16, not {size}")
+    if are_plain():
+        return nn.max_pool(x, (size, size), (size, size))
     rows, columns = (n // size for n in x.shape[1:3])
     return _pool(x[:, : rows * size, : columns * size], size)
 
@@ -75,24 +80,28 @@ def _pool_backward(size: int, place: Array, dy: Array) -> tuple[Array]:
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
-@jax.custom_vjp
 def relu(x: Array) -> Array:
     """max(x, 0), NaN for NaN. The backward pass needs one byte an entry and nothing else.
 
     (Through a loop over clients `jax.nn.relu` also carries a float32 array of zeros.)
     """
+    return jax.nn.relu(x) if are_plain() else _relu(x)
+
+
+@jax.custom_vjp
+def _relu(x: Array) -> Array:
     return jnp.maximum(x, 0)
 
 
 def _relu_forward(x: Array) -> tuple[Array, Array]:
-    return relu(x), x > 0
+    return _relu(x), x > 0
 
 
 def _relu_backward(positive: Array, dy: Array) -> tuple[Array]:
     return (jnp.where(positive, dy, 0),)
 
 
-relu.defvjp(_relu_forward, _relu_backward)
+_relu.defvjp(_relu_forward, _relu_backward)
 
 
 def check_images(x: Array) -> None:

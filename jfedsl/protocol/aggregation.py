@@ -11,11 +11,23 @@ from jfedsl.compression.compressor import send_tree
 from jfedsl.compression.message import Message, kept_only, message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
-from jfedsl.models.layers import Variables
-from jfedsl.protocol.optimizers import like_moments
+from jfedsl.protocol.averaging import merge, moment_masks
 from jfedsl.protocol.participants import draw_participants, period_start, put, take
-from jfedsl.protocol.state import Aggregator, Client, Scheme, State, copies, weights
-from jfedsl.pruning.pruner import Kept
+from jfedsl.protocol.state import (
+    Client,
+    Scheme,
+    State,
+    copies,
+    present_weights,
+    weights,
+    where_rows,
+)
+
+
+def draw_period(scheme: Scheme, key: Array, state: State) -> State:
+    """Draws the participants of a period, who do not hold its model yet."""
+    ids = draw_participants(scheme, key, state.round)
+    return state.replace(participants=ids, holding=jnp.zeros_like(state.holding))
 
 
 def start_period(scheme: Scheme, key: Array, state: State) -> tuple[State, Array]:
@@ -24,35 +36,70 @@ def start_period(scheme: Scheme, key: Array, state: State) -> tuple[State, Array
     Returns:
       The state and the bytes sent to each participant, int32 `[K]`.
     """
-    ids = draw_participants(scheme, key, state.round)
+    return deliver(scheme, key, draw_period(scheme, key, state), None)
+
+
+def deliver(
+    scheme: Scheme, key: Array, state: State, reachable: Array | None
+) -> tuple[State, Array]:
+    """Sends the aggregated model and masks to the participants who do not hold them yet.
+
+    Args:
+      scheme: of the run.
+      key: run key.
+      state: at the start of a round.
+      reachable: bool `[K]`, who receives what is sent; None: all.
+
+    Returns:
+      The state and the bytes sent to each participant, in vain or not, int32 `[K]`.
+    """
+    ids, waiting = state.participants, ~state.holding
     clients = _receive(scheme, key, state, ids)
     clients, down = jax.vmap(partial(_download, scheme, key, state.round))(clients)
+    if reachable is None:
+        reachable = jnp.ones_like(waiting)
+    else:
+        down = jnp.where(waiting, down, 0)
+        before = take(scheme, state.clients, ids)
+        clients = where_rows(waiting & reachable, clients, before)
     clients = put(scheme, state.clients, ids, clients)
-    return state.replace(participants=ids, clients=clients), down
+    return state.replace(clients=clients, holding=state.holding | reachable), down
 
 
 def end_period(
-    scheme: Scheme, key: Array, partition: Partition, state: State
+    scheme: Scheme, key: Array, partition: Partition, state: State, reachable: Array | None = None
 ) -> tuple[State, Array, Array]:
     """Participants upload, the aggregator averages and recomputes the masks.
 
+    Who cannot be reached is not in the mean and keeps model and masks.
+
     Returns:
       The state, with the participants holding the new model and masks for evaluation (they are
-      counted as sent when the next period starts), the bytes each one sent, int32 `[K]`, and the
-      mean overlap of their masks so far with the new ones.
+      counted as sent when the next period starts), the bytes each one sent, in vain or not, int32
+      `[K]`, and the mean overlap of their masks so far with the new ones.
     """
     ids, before = state.participants, state.aggregator
     clients = take(scheme, state.clients, ids)
     sent, up = jax.vmap(partial(_upload, scheme, key, state))(clients)
-    aggregator = merge(scheme, before, sent, weights(scheme, partition, ids))
-    kept = jax.tree.map(lambda m: m.any(axis=0), sent.masks)
+    share, there = weights(scheme, partition, ids), jnp.ones_like(state.holding)
+    masks = sent.masks
+    if reachable is not None:
+        there = state.holding & reachable
+        sent, up = where_rows(there, sent, clients), jnp.where(state.holding, up, 0)
+        share = present_weights(share, there)
+        masks = where_rows(there, masks, jax.tree.map(jnp.zeros_like, masks))
+    aggregator = merge(scheme, before, sent, share)
+    kept = jax.tree.map(lambda m: m.any(axis=0), masks)
     pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
     aggregator = aggregator.replace(pruning=pruning)
     state = state.replace(aggregator=aggregator, clients=put(scheme, state.clients, ids, sent))
     # The model after this round is pruned with the rate of the next.
     received = _receive(scheme, key, state.replace(round=state.round + 1), ids)
+    if reachable is not None:
+        received = where_rows(there, received, sent)
     moved = jnp.mean(jax.vmap(partial(_overlap, scheme))(clients, received))
-    return state.replace(clients=put(scheme, state.clients, ids, received)), up, moved
+    state = state.replace(clients=put(scheme, state.clients, ids, received), holding=there)
+    return state, up, moved
 
 
 def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:
@@ -175,120 +222,7 @@ def _side_messages(scheme: Scheme, client: Client) -> list[Message]:
 
 def _moments(scheme: Scheme, client: Client) -> tuple[list[Array], list[Array]]:
     """The moments of a client's optimizer state and which of their entries it kept."""
-    is_moment, kept = _moment_masks(scheme, client, scheme.pruner.kept(client.masks))
+    is_moment, kept = moment_masks(scheme, client, scheme.pruner.kept(client.masks))
     rows = zip(*map(jax.tree.leaves, (is_moment, client.optimizer, kept)), strict=True)
     pairs = [(moment, mask) for flag, moment, mask in rows if flag]
     return [moment for moment, _ in pairs], [mask for _, mask in pairs]
-
-
-def _moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
-    """Which leaves of an optimizer state are moments, and which of their entries are kept.
-
-    Of one client or, all with a leading axis, of many.
-    """
-    optimizer, state = scheme.client_optimizer, client.optimizer
-    every = jax.tree.map(lambda _: True, client.params)
-    entries = kept.params
-    if entries is None:
-        entries = jax.tree.map(lambda w: jnp.ones(w.shape, bool), client.params)
-    return (
-        like_moments(optimizer, state, every, False),
-        like_moments(optimizer, state, entries, False),
-    )
-
-
-def _kept_by(scheme: Scheme, clients: Client) -> Kept:
-    """What each of many clients has, `[K, ...]`."""
-    return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
-
-
-def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -> Aggregator:
-    """The weighted mean of the participants' models; statistics and moments where they are shared.
-
-    Each weight is averaged over the participants that kept it and keeps its old value where none
-    did. Where changes of the model are sent down, what is averaged are the participants' changes of
-    what arrived: what compression did to that stays out of the aggregator's model.
-
-    Args:
-      scheme: of the run.
-      before: the aggregator as of the last aggregation.
-      clients: participants, `[K, ...]`.
-      weights: float32 `[K]`.
-    """
-    kept, params = _kept_by(scheme, clients), clients.params
-    if clients.received is not None:
-        params = jax.tree.map(
-            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
-        )
-    after = before.replace(params=weighted_mean(params, weights, kept.params, before.params))
-    if scheme.statistics == "aggregate":
-        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats)
-        after = after.replace(stats=stats)
-    if scheme.client_optimizer_state == "average":
-        after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
-    return after
-
-
-def merge_participants(
-    scheme: Scheme, partition: Partition, state: State
-) -> tuple[Client, Array, Aggregator]:
-    """The participants `[K, ...]`, their weights `[K]`, and what merging them now would make."""
-    clients = take(scheme, state.clients, state.participants)
-    share = weights(scheme, partition, state.participants)
-    if clients.received is not None:
-        # Between two periods participants hold the aggregator's model itself.
-        between = state.round % scheme.aggregate_every == 0
-        held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
-        clients = clients.replace(received=held)
-    return clients, share, merge(scheme, state.aggregator, clients, share)
-
-
-def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
-    """The whole dense model: the participants' client-side parts merged, then the server's.
-
-    Statistics are averaged, also where they otherwise stay with the clients.
-    """
-    clients, share, merged = merge_participants(scheme, partition, state)
-    # Statistics that no participant updated are those it would go on with.
-    everyone = weighted_mean(clients.stats, share)
-    stats = weighted_mean(clients.stats, share, _kept_by(scheme, clients).stats, everyone)
-    return Variables(merged.params + state.server.params, stats + state.server.stats)
-
-
-def _mean_optimizer(
-    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
-) -> Any:
-    """Moments averaged as the weights they belong to; of step counts the greatest."""
-    is_moment, entries = _moment_masks(scheme, clients, kept)
-
-    def leaf(flag: bool, x: Array, mask: Array, old: Array) -> Array:
-        return weighted_mean(x, weights, mask, old) if flag else x.max(axis=0)
-
-    return jax.tree.map(leaf, is_moment, clients.optimizer, entries, before.optimizer)
-
-
-def weighted_mean(tree: Any, weights: Array, masks: Any = None, old: Any = None) -> Any:
-    """Weighted mean over the leading axis, of kept entries only where there are masks.
-
-    Args:
-      tree: arrays `[K, ...]`.
-      weights: float32 `[K]`.
-      masks: None or bool arrays `[K, ...]`.
-      old: with masks, the value `[...]` of entries that nobody kept.
-    """
-
-    def per_client(x: Array) -> Array:
-        return weights.reshape(-1, *(1,) * (x.ndim - 1))
-
-    def plain(x: Array) -> Array:
-        return jnp.sum(per_client(x) * x, axis=0) / jnp.sum(weights)
-
-    def masked(x: Array, m: Array, o: Array) -> Array:
-        share = jnp.where(m, per_client(x), 0.0)
-        total = jnp.sum(share, axis=0)
-        mean = jnp.sum(share * x, axis=0) / jnp.where(total > 0, total, 1.0)
-        return jnp.where(total > 0, mean, o)
-
-    if masks is None:
-        return jax.tree.map(plain, tree)
-    return jax.tree.map(masked, tree, masks, old)

@@ -13,7 +13,8 @@ from jax import Array, lax
 
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
-from jfedsl.protocol.aggregation import masks_of, merge_participants
+from jfedsl.protocol.aggregation import masks_of
+from jfedsl.protocol.averaging import merge_participants
 from jfedsl.protocol.participants import by_group, in_layout, period_start
 from jfedsl.protocol.state import Client, Data, Scheme, Server, State
 from jfedsl.pruning.pruner import Form, dense_form

@@ -15,9 +15,17 @@ from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol import client_side
 from jfedsl.protocol.optimizers import masked_step
-from jfedsl.protocol.state import Client, Links, Scheme, Server
+from jfedsl.protocol.state import (
+    Client,
+    Links,
+    Scheme,
+    Server,
+    present_weights,
+    where_rows,
+)
 from jfedsl.protocol.traffic import label_bits
 from jfedsl.pruning.pruner import Form
+from jfedsl.wireless.radio import Conditions
 
 _LEAST_WEIGHT = 1e-15
 
@@ -36,11 +44,33 @@ class ExchangeRecord(struct.PyTreeNode):
       losses: float32 `[K]`, mean loss of each one's batch before the server's step.
       smashed_up_bytes: int32 `[K]`, labels included.
       cut_gradient_down_bytes: int32 `[K]`.
+      arrived: bool `[K]`, whose activations the server had; the loss of others is 0.
     """
 
     losses: Array
     smashed_up_bytes: Array
     cut_gradient_down_bytes: Array
+    arrived: Array
+
+
+class Presence(NamedTuple):
+    """Who takes part in an exchange, where not all do.
+
+    Attributes:
+      holding: bool `[K]`, who holds the period's model, computes and sends.
+      conditions: of the round.
+    """
+
+    holding: Array
+    conditions: Conditions
+
+    def arrived(self, deadline: float | None, sent_bytes: Array) -> Array:
+        """Whose activations, of so many bytes, reach the server in time; bool `[K]`."""
+        there = self.holding & self.conditions.reachable
+        if deadline is None:
+            return there
+        seconds = self.conditions.forward + 8.0 * sent_bytes / self.conditions.up_rate
+        return there & (seconds <= deadline)
 
 
 def exchange(
@@ -52,8 +82,12 @@ def exchange(
     key: Array,
     weights: Array,
     step: Array,
+    presence: Presence | None = None,
 ) -> tuple[Server, Client, ExchangeRecord]:
     """Participants compute and send, the server steps and answers, participants step.
+
+    Who does not take part sends nothing that counts and stays as it was; where nobody does, the
+    server stays, too.
 
     Args:
       scheme: of the run.
@@ -64,6 +98,7 @@ def exchange(
       key: of this exchange; a client's is folded with its number.
       weights: float32 `[K]`, of the weighted mean over clients.
       step: int32 scalar, exchanges of the run before this one.
+      presence: who takes part; None: all.
 
     Returns:
       The server and the participants after their step, and what it cost.
@@ -73,9 +108,15 @@ def exchange(
     # loop over clients would take longer than they compute; they run for all.
     activation, stats, backs = client_side.forward(scheme, forms, clients, batch.images, key)
     links, smashed, unsend = jax.vmap(partial(send_smashed, scheme))(clients, activation, keys)
-    server, losses, cut_gradient = _server_step(
-        scheme, server, smashed.values, batch.labels, weights, step
-    )
+    labels = label_bits(scheme)
+    up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
+    arrived, values, before = jnp.ones(weights.shape, bool), smashed.values, (server, clients)
+    if presence is not None:
+        assert scheme.radio is not None
+        arrived = presence.arrived(scheme.radio.deadline, up_bytes)
+        weights = present_weights(weights, arrived)
+        values = where_rows(arrived, values, jnp.zeros_like(values))
+    server, losses, cut_gradient = _server_step(scheme, server, values, batch.labels, weights, step)
     links, returned = jax.vmap(partial(send_cut_gradient, scheme))(
         clients.replace(links=links), cut_gradient, smashed.kept, keys
     )
@@ -85,10 +126,15 @@ def exchange(
     )
     clients = clients.replace(stats=stats, links=links)
     clients = client_side.step(scheme, clients, weight_gradient, keys, step)
-    labels = label_bits(scheme)
-    up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
     down_bytes = jax.vmap(lambda message: message_bytes([message]))(returned)
-    return server, clients, ExchangeRecord(losses, up_bytes, down_bytes)
+    if presence is not None:
+        server = jax.tree.map(partial(jnp.where, jnp.any(arrived)), server, before[0])
+        clients = where_rows(arrived, clients, before[1])
+        losses, down_bytes = (
+            jnp.where(arrived, x, jnp.zeros_like(x)) for x in (losses, down_bytes)
+        )
+        up_bytes = jnp.where(presence.holding, up_bytes, 0)
+    return server, clients, ExchangeRecord(losses, up_bytes, down_bytes, arrived)
 
 
 def send_smashed(

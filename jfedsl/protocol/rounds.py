@@ -9,6 +9,7 @@ from flax import struct
 from jax import Array, lax
 
 from jfedsl.protocol.state import Data, State
+from jfedsl.wireless.radio import Conditions
 
 
 class RoundRecord(struct.PyTreeNode):
@@ -19,8 +20,11 @@ class RoundRecord(struct.PyTreeNode):
       losses: float32 `[S, K]`, per exchange and participant.
       smashed_up_bytes: int32 `[S, K]`.
       cut_gradient_down_bytes: int32 `[S, K]`.
+      arrived: bool `[S, K]`, whose activations the server had; the loss of others is 0.
+      holding: bool `[K]`, who holds the period's model, computes and sends.
+      conditions: of the network, None without one.
       model_up_bytes: int32 `[K]`, 0 but at the end of a period.
-      model_down_bytes: int32 `[K]`, 0 but at the start of a period.
+      model_down_bytes: int32 `[K]`, 0 but at the start of a period, or when it arrives later.
       participants: int32 `[K]`.
       pruned_fraction: float32, of prunable client-side weights, mean over participants.
       kept_fractions: float32, one for each of the pruner's names, mean over participants.
@@ -32,6 +36,9 @@ class RoundRecord(struct.PyTreeNode):
     losses: Array
     smashed_up_bytes: Array
     cut_gradient_down_bytes: Array
+    arrived: Array
+    holding: Array
+    conditions: Conditions | None
     model_up_bytes: Array
     model_down_bytes: Array
     participants: Array

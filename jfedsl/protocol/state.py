@@ -14,6 +14,7 @@ from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Model
 from jfedsl.protocol.optimizers import Optimizer
 from jfedsl.pruning.pruner import Pruner
+from jfedsl.wireless.radio import Radio
 
 AGGREGATIONS = ("examples", "equal")
 STATISTICS = ("aggregate", "local")
@@ -67,6 +68,7 @@ class Scheme(NamedTuple):
       integers: whether products in clients' backward passes are of int8.
       remat: clients compute their forward pass again for the backward pass, instead of every
         participant's intermediate results waiting for the server.
+      radio: the simulated network, or None.
     """
 
     model: Model
@@ -91,6 +93,7 @@ class Scheme(NamedTuple):
     dtype: DTypeLike
     integers: bool
     remat: bool
+    radio: Radio | None
 
 
 class Data(NamedTuple):
@@ -160,6 +163,8 @@ class State(struct.PyTreeNode):
       aggregator: the aggregator.
       clients: all clients, `[C, ...]`.
       participants: int32 `[K]`, clients of the current period, group by group, each ascending.
+      holding: bool `[K]`, which of them hold the model of the period; between periods, the next
+        one's. All, unless devices can be out of reach.
     """
 
     round: Array
@@ -167,6 +172,7 @@ class State(struct.PyTreeNode):
     aggregator: Aggregator
     clients: Client
     participants: Array
+    holding: Array
 
 
 def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:
@@ -175,6 +181,19 @@ def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:
         return jnp.full(participants.shape, 1.0 / participants.size)
     sizes = partition.sizes[participants].astype(jnp.float32)
     return sizes / jnp.sum(sizes)
+
+
+def present_weights(share: Array, present: Array) -> Array:
+    """Weights `share[K]` of those who are present, sum 1; all 0 where nobody is."""
+    own = jnp.where(present, share, 0.0)
+    return own / jnp.where(jnp.any(present), jnp.sum(own), 1.0)
+
+
+def where_rows(rows: Array, new: Any, old: Any) -> Any:
+    """Rows of `new` where `rows[K]` says so, else of `old`, in every array `[K, ...]` of a tree."""
+    return jax.tree.map(
+        lambda n, o: jnp.where(rows.reshape(-1, *(1,) * (n.ndim - 1)), n, o), new, old
+    )
 
 
 def copies(tree: Any, count: int) -> Any:

@@ -13,7 +13,7 @@ from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
-from jfedsl.protocol.aggregation import joined
+from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.client_side import forward_one, send_gradient
 from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
 from jfedsl.protocol.participants import by_group, in_layout, period_start, take

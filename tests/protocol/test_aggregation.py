@@ -8,7 +8,7 @@ from helpers import assert_close, assert_equal, differs, setup
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jfedsl.protocol.aggregation import weighted_mean
+from jfedsl.protocol.averaging import weighted_mean
 
 
 @given(st.integers(1, 6), st.integers(0, 2**20))
@@ -167,7 +167,7 @@ def test_average_of_optimizer_states_is_that_of_the_weights():
     before, _ = run(first)
     mu = before.aggregator.optimizer[0].mu
     # A full period in one call leaves only the mean; recompute it from the clients' own moments.
-    from jfedsl.protocol.aggregation import merge
+    from jfedsl.protocol.averaging import merge
     from jfedsl.protocol.state import weights
 
     share = weights(experiment.scheme, experiment.data.partition, first.participants)

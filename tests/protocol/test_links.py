@@ -13,7 +13,8 @@ from jfedsl.compression import packing
 from jfedsl.compression.message import kept_only
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.protocol import client_side
-from jfedsl.protocol.aggregation import merge_participants, start_period
+from jfedsl.protocol.aggregation import start_period
+from jfedsl.protocol.averaging import merge_participants
 from jfedsl.protocol.exchange import send_smashed
 
 # mlp on digits, cut after dense1: see test_traffic.

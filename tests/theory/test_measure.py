@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from pruning import masked
 
 from jfedsl.models import ZOO, Entry, blocks, layers, mlp
-from jfedsl.protocol.aggregation import joined
+from jfedsl.protocol.averaging import joined
 from jfedsl.pruning.plan import trace
 from jfedsl.pruning.pruner import dense_form
 from jfedsl.theory.measure import Effort, measure, measure_objective

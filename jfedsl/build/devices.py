@@ -1,0 +1,96 @@
+"""Which devices the clients of a run have, and the network they are in."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfedsl import per_client
+from jfedsl.config import Config
+from jfedsl.errors import flag_error
+from jfedsl.wireless.network import DEVICES, NETWORKS, Network
+
+
+class Hardware(NamedTuple):
+    """Of every client, float64 `[C]`: FLOP/s, transmit power in dBm, bytes of memory (or inf)."""
+
+    flops: np.ndarray
+    power_dbm: np.ndarray
+    memory: np.ndarray
+
+
+def network_of(config: Config) -> Network | None:
+    """The preset of a config with what its flags change; None without a network.
+
+    Raises:
+      UserError: a flag that the network has no use for.
+    """
+    network = NETWORKS[config.network]
+    if network is None:
+        return None
+    if network.radius is None:
+        for name in ("cell_radius_m", "shadowing_db"):
+            if getattr(config, name) is not None:
+                allowed = f"nothing with --network={config.network}, which has no path loss"
+                raise flag_error(name, getattr(config, name), allowed)
+    changes: dict[str, Any] = {
+        "up_hz": config.bandwidth_hz,
+        "down_hz": config.bandwidth_hz,
+        "radius": config.cell_radius_m,
+        "shadowing_db": config.shadowing_db,
+        "fading": config.fading,
+        "server_power_dbm": config.server_power_dbm,
+        "server_flops": config.server_flops,
+    }
+    return network._replace(**{k: v for k, v in changes.items() if v is not None})
+
+
+def hardware_of(config: Config) -> Hardware:
+    """The devices of all clients: by class, or from the network's ranges and the flags'.
+
+    Raises:
+      UserError: classes that are unknown or do not cover the clients.
+    """
+    if config.device_classes:
+        return _by_class(config)
+    network = NETWORKS[config.network]
+    assert network is not None  # the config has checked it
+    return Hardware(
+        _spread(config, config.device_flops, network.device_flops),
+        _spread(config, config.device_power_dbm, network.device_power_dbm),
+        _spread(config, config.device_memory, (np.inf, np.inf)),
+    )
+
+
+def _spread(config: Config, text: str | None, preset: tuple[float, float]) -> np.ndarray:
+    alike = preset[0] == preset[1]
+    found = per_client.PerClient(preset[:1] if alike else preset, not alike)
+    if text is not None:
+        parsed = per_client.parse(text)
+        assert parsed is not None  # the config has checked it
+        found = parsed
+    return found.spread(config.clients, config.seed)
+
+
+def _by_class(config: Config) -> Hardware:
+    """Devices of the classes asked for, dealt to the clients at random."""
+    text = config.device_classes
+
+    def refuse(why: str) -> Exception:
+        allowed = f"numbers of {', '.join(DEVICES)}, such as 6*phone,4*sensor; {why}"
+        return flag_error("device_classes", text, allowed)
+
+    rows = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)\s*\*\s*(\w+)\s*", part)
+        if found is None or found[2] not in DEVICES:
+            raise refuse(f"{part.strip() or 'an empty part'} is none of that")
+        rows += int(found[1]) * [DEVICES[found[2]]]
+        if len(rows) > config.clients:
+            break
+    if len(rows) != config.clients:
+        more = "more" if len(rows) > config.clients else f"{len(rows)}"
+        raise refuse(f"--clients={config.clients}, and these are {more}")
+    order = np.random.default_rng((config.seed, config.clients)).permutation(len(rows))
+    numbers = np.array(rows, np.float64)[order]
+    return Hardware(*numbers.T)

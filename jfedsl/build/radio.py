@@ -1,0 +1,122 @@
+"""The simulated network of a run: what clients' layers take, and whether devices can hold them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jfedsl.build.devices import Hardware, hardware_of, network_of
+from jfedsl.build.pruning import Pruning
+from jfedsl.config import Config
+from jfedsl.errors import flag_error
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.models.flops import layer_flops
+from jfedsl.models.layers import Model
+from jfedsl.protocol.nominal import expected_bits
+from jfedsl.protocol.state import Scheme
+from jfedsl.wireless import channel
+from jfedsl.wireless.memory import Memory, client_memory
+from jfedsl.wireless.radio import Radio, Work, place
+
+
+def build_radio(
+    config: Config, scheme: Scheme, pruning: Pruning, key: Array, image: tuple[int, ...]
+) -> Radio | None:
+    """The radio that a config asks for; None without a network.
+
+    Args:
+      config: of the run.
+      scheme: of the run, still without a radio.
+      pruning: of the run.
+      key: run key.
+      image: shape of an input.
+
+    Raises:
+      UserError: a setting that the network has no use for, or devices that cannot hold their part.
+    """
+    network = network_of(config)
+    if network is None:
+        return None
+    hardware = hardware_of(config)
+    _check_memory(config, scheme, pruning, hardware, image)
+    outage = config.outage_snr_db
+    return Radio(
+        network=network,
+        devices=place(fold(key, Purpose.DEVICES), network, hardware.flops, hardware.power_dbm),
+        work=_work(config, scheme, pruning, key, image),
+        allocation=config.allocation,
+        sparse=config.mask_compute == "ideal",
+        outage_snr=None if outage is None else channel.from_db(outage),
+        timeout=config.outage_timeout_s,
+        deadline=config.deadline_s,
+    )
+
+
+def _work(
+    config: Config, scheme: Scheme, pruning: Pruning, key: Array, image: tuple[int, ...]
+) -> Work:
+    x = _batch(config, image)
+    passes = []
+    for side in pruning.sides:
+        passes.append(_flops(side, x, False)[0])
+    # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
+    _, smashed = _flops(scheme.model[: scheme.cut], x, False)
+    server, _ = _flops(scheme.model[scheme.cut :], smashed, True)
+    forward, backward = np.moveaxis(np.array(passes), 2, 0)
+    bits = jnp.zeros((len(scheme.pruner.layouts), config.clients))
+    if config.allocation == "minmax":
+        bits = expected_bits(scheme, key, image)
+    return Work(
+        jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32),
+        float(server.sum()), bits,
+    )  # fmt: skip
+
+
+def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
+
+
+def _flops(
+    model: Model, x: jax.ShapeDtypeStruct, trained_input: bool
+) -> tuple[np.ndarray, jax.ShapeDtypeStruct]:
+    shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
+    return layer_flops(model, shapes.params, shapes.stats, x, trained_input)
+
+
+def memory_of(config: Config, scheme: Scheme, side: Model, image: tuple[int, ...]) -> Memory:
+    """Memory of a client with these layers.
+
+    Args:
+      config: of the run.
+      scheme: of the run.
+      side: the client-side layers at the widths of the client.
+      image: shape of an input.
+    """
+    x = _batch(config, image)
+    shapes = jax.eval_shape(lambda x: layers.init(side, jax.random.key(0), x), x)
+    return client_memory(
+        side, shapes.params, shapes.stats, scheme.client_optimizer.init, x,
+        jnp.dtype(scheme.dtype).itemsize,
+    )  # fmt: skip
+
+
+def _check_memory(
+    config: Config, scheme: Scheme, pruning: Pruning, hardware: Hardware, image: tuple[int, ...]
+) -> None:
+    if not np.isfinite(hardware.memory).any():
+        return
+    needed = np.array([memory_of(config, scheme, s, image).total for s in pruning.sides])
+    layouts = np.array(scheme.pruner.layouts)
+    for group, members in enumerate(scheme.pruner.groups):
+        most = int(needed[layouts[:, group]].max())
+        lacking = hardware.memory[members] < most
+        if lacking.any():
+            flag = "device_classes" if config.device_classes else "device_memory"
+            who = members[np.argmin(hardware.memory[members])]
+            allowed = (
+                f"at least the {most} bytes that layers up to {scheme.model[scheme.cut - 1].name} "
+                f"take with --batch_size={config.batch_size}; client {who} has "
+                f"{hardware.memory[who]:.0f} ({int(lacking.sum())} clients lack memory)"
+            )
+            raise flag_error(flag, getattr(config, flag), allowed)

@@ -1,0 +1,139 @@
+"""What averaging makes of clients' models, statistics and moments."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jfedsl.data.partition import Partition
+from jfedsl.models.layers import Variables
+from jfedsl.protocol.optimizers import like_moments
+from jfedsl.protocol.participants import take
+from jfedsl.protocol.state import Aggregator, Client, Scheme, State, present_weights, weights
+from jfedsl.pruning.pruner import Kept
+
+
+def moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
+    """Which leaves of an optimizer state are moments, and which of their entries are kept.
+
+    Of one client or, all with a leading axis, of many.
+    """
+    optimizer, state = scheme.client_optimizer, client.optimizer
+    every = jax.tree.map(lambda _: True, client.params)
+    entries = kept.params
+    if entries is None:
+        entries = jax.tree.map(lambda w: jnp.ones(w.shape, bool), client.params)
+    return (
+        like_moments(optimizer, state, every, False),
+        like_moments(optimizer, state, entries, False),
+    )
+
+
+def kept_by(scheme: Scheme, clients: Client) -> Kept:
+    """What each of many clients has, `[K, ...]`."""
+    return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
+
+
+def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -> Aggregator:
+    """The weighted mean of the participants' models; statistics and moments where they are shared.
+
+    Each weight is averaged over the participants that kept it and keeps its old value where none
+    did. Where changes of the model are sent down, what is averaged are the participants' changes of
+    what arrived: what compression did to that stays out of the aggregator's model.
+
+    Args:
+      scheme: of the run.
+      before: the aggregator as of the last aggregation.
+      clients: participants, `[K, ...]`.
+      weights: float32 `[K]`.
+    """
+    kept, params = kept_by(scheme, clients), clients.params
+    if clients.received is not None:
+        params = jax.tree.map(
+            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
+        )
+    after = before.replace(params=weighted_mean(params, weights, kept.params, before.params))
+    if scheme.statistics == "aggregate":
+        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats)
+        after = after.replace(stats=stats)
+    if scheme.client_optimizer_state == "average":
+        after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
+    return after
+
+
+def merge_participants(
+    scheme: Scheme, partition: Partition, state: State
+) -> tuple[Client, Array, Aggregator]:
+    """The participants `[K, ...]`, their weights `[K]`, and what merging them now would make.
+
+    Who does not hold the model of the period has no weight, unless nobody does.
+    """
+    clients = take(scheme, state.clients, state.participants)
+    share = weights(scheme, partition, state.participants)
+    present = share
+    if scheme.radio is not None and scheme.radio.can_fail:
+        present = present_weights(share, state.holding)
+        share = jnp.where(jnp.any(state.holding), present, share)
+    if clients.received is not None:
+        # Between two periods participants hold the aggregator's model itself.
+        between = state.round % scheme.aggregate_every == 0
+        held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
+        clients = clients.replace(received=held)
+    return clients, share, merge(scheme, state.aggregator, clients, present)
+
+
+def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
+    """The whole dense model: the participants' client-side parts merged, then the server's.
+
+    Statistics are averaged, also where they otherwise stay with the clients.
+    """
+    clients, share, merged = merge_participants(scheme, partition, state)
+    # Statistics that no participant updated are those it would go on with.
+    everyone = weighted_mean(clients.stats, share)
+    stats = weighted_mean(clients.stats, share, kept_by(scheme, clients).stats, everyone)
+    return Variables(merged.params + state.server.params, stats + state.server.stats)
+
+
+def _mean_optimizer(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+) -> Any:
+    """Moments averaged as the weights they belong to; of step counts the greatest."""
+    is_moment, entries = moment_masks(scheme, clients, kept)
+
+    def leaf(flag: bool, x: Array, mask: Array, old: Array) -> Array:
+        return weighted_mean(x, weights, mask, old) if flag else x.max(axis=0)
+
+    return jax.tree.map(leaf, is_moment, clients.optimizer, entries, before.optimizer)
+
+
+def weighted_mean(tree: Any, weights: Array, masks: Any = None, old: Any = None) -> Any:
+    """Weighted mean over the leading axis, of kept entries only where there are masks.
+
+    Args:
+      tree: arrays `[K, ...]`.
+      weights: float32 `[K]`.
+      masks: None or bool arrays `[K, ...]`.
+      old: the value `[...]` of entries that nobody kept; without masks, of all entries where all
+        weights are 0.
+    """
+
+    def per_client(x: Array) -> Array:
+        return weights.reshape(-1, *(1,) * (x.ndim - 1))
+
+    def plain(x: Array) -> Array:
+        return jnp.sum(per_client(x) * x, axis=0) / jnp.sum(weights)
+
+    def unless_nobody(x: Array, o: Array) -> Array:
+        return jnp.where(jnp.any(weights > 0), plain(x), o)
+
+    def masked(x: Array, m: Array, o: Array) -> Array:
+        share = jnp.where(m, per_client(x), 0.0)
+        total = jnp.sum(share, axis=0)
+        mean = jnp.sum(share * x, axis=0) / jnp.where(total > 0, total, 1.0)
+        return jnp.where(total > 0, mean, o)
+
+    if masks is None:
+        return jax.tree.map(plain, tree) if old is None else jax.tree.map(unless_nobody, tree, old)
+    return jax.tree.map(masked, tree, masks, old)

@@ -1,0 +1,156 @@
+"""The radio link of each client: distance, path gain, shadowing, fading, SNR and bit rate.
+
+SI units (Hz, W, s, m, bits); dB only where a name says so. Everything runs inside jit and vmap.
+"""
+
+import math
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+Number = TypeVar("Number", float, np.ndarray, Array)
+
+NEAREST = 35.0  # m, least distance of a client (3GPP TR 36.814, annex A.2.1.1)
+FADINGS = ("rayleigh", "rician", "none")
+
+_LOSS_DB = 128.1  # at 1 km
+_EXPONENT = 3.76  # 37.6 dB a decade
+
+# A narrower bandwidth has the SNR of this one, in Hz. So a client without bandwidth gets 0 bit/s
+# and a gradient which is large, as it should be, but finite in float32.
+_NARROWEST = 1e-6
+_GREATEST = 1e38  # SNR; float32 holds it, and 0 Hz times its logarithm is 0
+
+
+def from_db(db: Number) -> Number:
+    """A ratio of powers; Python and NumPy numbers stay float64."""
+    return 10.0 ** (db / 10.0)
+
+
+def from_dbm(dbm: Number) -> Number:
+    """A power in W; Python and NumPy numbers stay float64."""
+    return from_db(dbm - 30.0)
+
+
+def distances(
+    key: Array, clients: int, radius: float | Array, nearest: float | Array = NEAREST
+) -> Array:
+    """Of clients uniform over the area around the base station between two circles.
+
+    Args:
+      key: scalar PRNG key.
+      clients: how many, static.
+      radius: of the cell in m, at least `nearest`.
+      nearest: least distance in m.
+
+    Returns:
+      float32 `[clients]`, m.
+    """
+    squares = jax.random.uniform(key, (clients,), jnp.float32, nearest**2, radius**2)
+    return jnp.sqrt(squares)
+
+
+def path_gain(distance: Number) -> Number:
+    """Received over sent power, at a loss of 128.1 + 37.6 log10(distance / km) dB.
+
+    Urban macro cell at 2 GHz (3GPP TR 36.942, section 4.5.2; TR 36.814, annex A.2.1.1).
+
+    Args:
+      distance: m, above 0, any shape.
+
+    Returns:
+      Ratio of the same shape.
+    """
+    # Not through the loss in dB, of which float32 keeps one digit less.
+    return from_db(-_LOSS_DB) * (distance / 1000.0) ** -_EXPONENT
+
+
+def shadowing(key: Array, clients: int, deviation_db: float | Array) -> Array:
+    """Power factors of obstacles, log-normal with median 1 (3GPP TR 36.814, annex A.2.1.1).
+
+    Args:
+      key: scalar PRNG key.
+      clients: how many, static.
+      deviation_db: standard deviation of the factor in dB; 0 is no shadowing.
+
+    Returns:
+      float32 `[clients]`, ratio.
+    """
+    return from_db(deviation_db * jax.random.normal(key, (clients,), jnp.float32))
+
+
+def fading(key: Array, kind: str, factor: float | Array) -> Array:
+    """Power |h|^2 of one client's small-scale fading, with mean 1.
+
+    Rayleigh: h ~ CN(0, 1), so |h|^2 ~ Exp(1). Rician: h = sqrt(K / (K + 1)) + CN(0, 1 / (K + 1)).
+    Source: Tse and Viswanath, Fundamentals of Wireless Communication, section 2.4.
+
+    Args:
+      key: scalar PRNG key.
+      kind: one of `FADINGS`, static.
+      factor: K, power of the direct path over that of all others (ratio, not dB); only of Rician.
+
+    Returns:
+      float32 scalar, ratio.
+    """
+    match kind:
+        case "rayleigh":
+            return jax.random.exponential(key, (), jnp.float32)
+        case "rician":
+            scattered = 1.0 / (1.0 + jnp.asarray(factor, jnp.float32))
+            real, imaginary = jax.random.normal(key, (2,), jnp.float32) * jnp.sqrt(scattered / 2.0)
+            return (jnp.sqrt(1.0 - scattered) + real) ** 2 + imaginary**2
+        case "none":
+            return jnp.ones((), jnp.float32)
+        case _:
+            raise ValueError(f"fading {kind!r}: allowed are {', '.join(FADINGS)}")
+
+
+def snr(
+    power: float | Array, gain: float | Array, noise: float | Array, bandwidth: float | Array
+) -> Array:
+    """Signal over noise power at the receiver, finite even without bandwidth.
+
+    Args:
+      power: sent, W.
+      gain: received over sent power, fading included.
+      noise: density, W/Hz.
+      bandwidth: Hz.
+
+    Returns:
+      Ratio of the shape that the arguments share.
+    """
+    # One after the other: noise times bandwidth, squared in the gradient, may be 0 in float32.
+    return power * gain / noise / jnp.maximum(bandwidth, _NARROWEST)
+
+
+def rate(bandwidth: float | Array, snr: float | Array) -> Array:
+    """Shannon's capacity W log2(1 + SNR), and 0 without bandwidth whatever the SNR.
+
+    Args:
+      bandwidth: W, Hz.
+      snr: ratio.
+
+    Returns:
+      bit/s, of the shape that the arguments share.
+    """
+    return bandwidth * (jnp.log1p(jnp.minimum(snr, _GREATEST)) / math.log(2.0))
+
+
+def rate_of_strength(bandwidth: float | Array, strength: float | Array) -> Array:
+    """Capacity W log2(1 + strength / W): 0 without bandwidth, strength / ln 2 with all of it.
+
+    It grows with W, ever more slowly, and never exceeds strength / ln 2. Gradients are finite
+    everywhere.
+
+    Args:
+      bandwidth: W, Hz.
+      strength: power * gain / noise, the bandwidth of SNR 1, Hz.
+
+    Returns:
+      bit/s, of the shape that the arguments share.
+    """
+    return rate(bandwidth, snr(strength, 1.0, 1.0, bandwidth))

@@ -1,0 +1,169 @@
+"""Seconds and joules of a round, along its critical path.
+
+    exchange = max_n (forward + smashed uplink) + server + max_n (cut-gradient downlink + backward)
+    round    = max_n model downlink + exchanges + max_n model uplink, where these are due
+
+The server waits for who takes part; for who fails to, as long as `_stage` says.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from jfedsl.wireless.radio import Conditions, Radio
+
+KAPPA = 1e-28  # J per cycle and (cycles per second)^2: effective switched capacitance of a chip
+
+
+class Sent(NamedTuple):
+    """What a round's participants sent and received, in bits, and who managed to.
+
+    Attributes:
+      smashed_up: float32 `[S, K]`, in vain or not.
+      cut_gradient_down: float32 `[S, K]`.
+      model_up: float32 `[K]`.
+      model_down: float32 `[K]`.
+      arrived: bool `[S, K]`, whose activations the server had.
+      holding: bool `[K]`, who held the period's model and computed.
+    """
+
+    smashed_up: Array
+    cut_gradient_down: Array
+    model_up: Array
+    model_down: Array
+    arrived: Array
+    holding: Array
+
+
+class Stage(NamedTuple):
+    """A step that everyone waits for the end of.
+
+    Attributes:
+      seconds: until it ends, scalar.
+      computing: seconds `[K]` of it that each one computes.
+      sending: seconds `[K]` of it that each one sends or receives.
+      critical: seconds that the one waited for computes, scalar.
+    """
+
+    seconds: Array
+    computing: Array
+    sending: Array
+    critical: Array
+
+
+class Cost(struct.PyTreeNode):
+    """Simulated seconds and joules of a round.
+
+    Per participant, `compute + uplink + downlink + waiting + server = seconds`.
+
+    Attributes:
+      seconds: of the round, scalar.
+      compute_seconds: of them along the critical path, the server's included, scalar.
+      communication_seconds: the others, scalar.
+      server: seconds that the server computes, scalar.
+      compute: `[K]`, seconds.
+      uplink: `[K]`, seconds.
+      downlink: `[K]`, seconds.
+      waiting: `[K]`, seconds for others than the server.
+      compute_joules: `[K]`.
+      transmit_joules: `[K]`.
+      lost: share of participants' exchanges that the server went on without, scalar.
+      stages: model down; activations up, server and gradients down of every exchange, `[S]` each;
+        model up.
+    """
+
+    seconds: Array
+    compute_seconds: Array
+    communication_seconds: Array
+    server: Array
+    compute: Array
+    uplink: Array
+    downlink: Array
+    waiting: Array
+    compute_joules: Array
+    transmit_joules: Array
+    lost: Array
+    stages: tuple[Stage, Stage, Array, Stage, Stage]
+
+
+def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> Cost:
+    """What a round costs.
+
+    Args:
+      radio: of the run.
+      ids: of the participants, int32 `[K]`.
+      conditions: of the round.
+      sent: what passed.
+    """
+    there, nobody = conditions.reachable, jnp.zeros_like(conditions.forward)
+    up_rate, down_rate = conditions.up_rate, conditions.down_rate
+
+    def alone(bits: Array, rate: Array) -> Stage:
+        return _stage(radio, nobody, bits / rate, bits > 0, there, there)
+
+    def forward(bits: Array, arrived: Array) -> Stage:
+        return _stage(radio, conditions.forward, bits / up_rate, sent.holding, arrived, there)
+
+    def backward(bits: Array, arrived: Array) -> Stage:
+        return _stage(radio, conditions.backward, bits / down_rate, arrived, arrived, there)
+
+    start, end = alone(sent.model_down, down_rate), alone(sent.model_up, up_rate)
+    up = jax.vmap(forward)(sent.smashed_up, sent.arrived)
+    down = jax.vmap(backward)(sent.cut_gradient_down, sent.arrived)
+    flops = jnp.sum(sent.arrived, axis=1, dtype=jnp.float32) * radio.work.server
+    server = flops / radio.network.server_flops
+    seconds = start.seconds + jnp.sum(up.seconds + server + down.seconds) + end.seconds
+    computing = jnp.sum(up.critical + server + down.critical)
+    compute = jnp.sum(up.computing + down.computing, axis=0)
+    uplink = jnp.sum(up.sending, axis=0) + end.sending
+    downlink = jnp.sum(down.sending, axis=0) + start.sending
+    waiting = seconds - jnp.sum(server) - compute - uplink - downlink
+    speed = radio.devices.flops[ids]
+    # kappa * cycles * frequency^2, where cycles are seconds * frequency.
+    joules = KAPPA * (speed / radio.network.flops_per_cycle) ** 3 * compute
+    return Cost(
+        seconds=seconds,
+        compute_seconds=computing,
+        communication_seconds=seconds - computing,
+        server=jnp.sum(server),
+        compute=compute,
+        uplink=uplink,
+        downlink=downlink,
+        waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for who is waited for
+        compute_joules=joules,
+        transmit_joules=radio.devices.power[ids] * uplink,
+        lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
+        stages=(start, up, server, down, end),
+    )
+
+
+def _stage(
+    radio: Radio, computing: Array, sending: Array, tried: Array, done: Array, reachable: Array
+) -> Stage:
+    """A stage that participants `[K]` compute and send in, and how long it is waited for them.
+
+    It ends with the slowest of those who manage. It is prolonged to the deadline if anyone
+    reachable misses that, and to the time-out, if there is one, if anyone is out of reach. If
+    nobody manages and none of these is set, it ends with the slowest attempt.
+    """
+    attempt, done = computing + sending, tried & done
+    slowest = _largest(attempt, done)
+    end = slowest
+    late, away = tried & ~done & reachable, tried & ~reachable
+    if radio.deadline is not None:
+        end = jnp.where(jnp.any(late), jnp.maximum(end, radio.deadline), end)
+    if radio.timeout is not None:
+        end = jnp.where(jnp.any(away), jnp.maximum(end, radio.timeout), end)
+    end = jnp.where(end > 0, end, _largest(attempt, tried))
+    computed = jnp.where(tried, jnp.minimum(computing, end), 0.0)
+    sent = jnp.where(tried, jnp.minimum(sending, end - computed), 0.0)
+    last = jnp.argmax(jnp.where(done, attempt, -1.0))
+    critical = jnp.where(jnp.any(done), computed[last], _largest(computed, tried))
+    return Stage(end, computed, sent, critical)
+
+
+def _largest(values: Array, among: Array) -> Array:
+    return jnp.max(jnp.where(among, values, 0.0))

@@ -1,0 +1,91 @@
+"""Radio networks by name, in SI units."""
+
+from typing import NamedTuple
+
+from jfedsl.wireless.channel import from_dbm
+
+Range = tuple[float, float]
+
+
+class Network(NamedTuple):
+    """A base station with its server, the band it has, and the devices around it.
+
+    Attributes:
+      up_hz: uplink band, Hz, shared by frequency division.
+      down_hz: downlink band, Hz, shared alike.
+      noise: power density, W/Hz.
+      radius: of the cell, m; None where `gain` says all.
+      gain: range of the mean channel gain instead of path loss; None with path loss.
+      shadowing_db: standard deviation of log-normal shadowing, dB; 0 for none.
+      fading: of a block of one round, one of `channel.FADINGS`.
+      rician_factor: power of the direct path over that of all others, for fading rician.
+      device_power_dbm: range over devices, dBm.
+      server_power_dbm: of the base station, over the whole band, dBm.
+      device_flops: range over devices, FLOP/s.
+      flops_per_cycle: of a device, for its energy.
+      server_flops: FLOP/s.
+    """
+
+    up_hz: float
+    down_hz: float
+    noise: float
+    radius: float | None
+    gain: Range | None
+    shadowing_db: float
+    fading: str
+    rician_factor: float
+    device_power_dbm: Range
+    server_power_dbm: float
+    device_flops: Range
+    flops_per_cycle: float
+    server_flops: float
+
+
+THERMAL_NOISE = from_dbm(-174.0)  # W/Hz at 290 K
+
+MACRO_CELL = Network(
+    up_hz=10e6, down_hz=10e6, noise=THERMAL_NOISE, radius=1000.0, gain=None, shadowing_db=0.0,
+    fading="rayleigh", rician_factor=3.0, device_power_dbm=(23.0103, 23.0103),
+    server_power_dbm=46.0206, device_flops=(1e9, 1e10), flops_per_cycle=8.0, server_flops=1e13,
+)  # fmt: skip
+"""10 MHz, devices of 0.2 W and 1e9 to 1e10 FLOP/s, a cell of 1 km, as GAS (arXiv 2409.01251) has
+it; the base station's 40 W, the server's 1e13 FLOP/s and 8 FLOPs a cycle are ours."""
+
+WIDEBAND = Network(
+    up_hz=100e6, down_hz=200e6, noise=3.98e-21, radius=None, gain=(1e-7, 1e-6), shadowing_db=0.0,
+    fading="rayleigh", rician_factor=3.0, device_power_dbm=(20.0, 33.0), server_power_dbm=33.0,
+    device_flops=(1e9, 1e10), flops_per_cycle=8.0, server_flops=1e13,
+)  # fmt: skip
+"""100 MHz up and 200 MHz down, 20 to 33 dBm, Rayleigh fading of mean power 0.1e-6 to 1e-6, as in
+Wei and Chen's resource optimization for split federated learning; computing power is ours."""
+
+SMALL_CELL = Network(
+    up_hz=50e6, down_hz=50e6, noise=THERMAL_NOISE, radius=1000.0, gain=None, shadowing_db=0.0,
+    fading="rayleigh", rician_factor=3.0, device_power_dbm=(20.0, 23.0103),
+    server_power_dbm=24.7712, device_flops=(1e8, 2e9), flops_per_cycle=1.0, server_flops=1e13,
+)  # fmt: skip
+"""50 MHz, devices of 0.1 to 0.2 W and 0.1 to 2 GHz at 1 FLOP a cycle, a base station of 0.3 W, in
+the style of AdaptSFL (arXiv 2403.13101); the server's speed is ours."""
+
+NETWORKS: dict[str, Network | None] = {
+    "macro_cell": MACRO_CELL,
+    "wideband": WIDEBAND,
+    "small_cell": SMALL_CELL,
+    "none": None,
+}
+
+
+class Device(NamedTuple):
+    """A class of devices: FLOP/s, transmit power in dBm, and memory in bytes."""
+
+    flops: float
+    power_dbm: float
+    memory: float
+
+
+# Orders of magnitude of what such devices give to one task; ours.
+DEVICES = {
+    "phone": Device(1e10, 23.0, 2e9),
+    "camera": Device(3e9, 20.0, 5e8),
+    "sensor": Device(1e9, 14.0, 1e8),
+}
