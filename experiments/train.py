@@ -2,7 +2,8 @@
 
 from jfedsl.config import Config
 from jfedsl.runtime.script import run
-from jfedsl.training import table, train
+from jfedsl.summary import table
+from jfedsl.training import train
 
 
 def main(config: Config) -> None:

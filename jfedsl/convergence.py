@@ -45,6 +45,9 @@ def scope(config: Config) -> list[str]:
         )
     if some and config.aggregation != "equal":
         found.append(f"aggregation={config.aggregation} (participants' weights differ)")
+    for name in ("outage_snr_db", "deadline_s"):
+        if getattr(config, name) is not None:
+            found.append(f"{name}={getattr(config, name):g} (who is missing differs by exchange)")
     links = config.links
     found += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
               if links[place]]  # fmt: skip

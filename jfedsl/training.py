@@ -1,19 +1,13 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
-import jaxlib
 import numpy as np
-import optax
 
-from jfedsl import __version__, convergence
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.data.partition import label_counts
@@ -29,6 +23,10 @@ from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
 from jfedsl.runtime.events import Events
 from jfedsl.runtime.metrics import KEPT, STREAMS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
+from jfedsl.runtime.timeline import timeline
+from jfedsl.simulation import columns, costs_of
+from jfedsl.summary import environment
+from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
 MOST_ROUNDS_A_CALL = 50
@@ -77,17 +75,21 @@ class _Run:
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         template = jax.eval_shape(experiment.init)
         restored = self.checkpoints.restore(template)
-        self.round, self.cumulative_bytes = 0, 0
+        self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         if restored is None:
             with without_noise():
                 self.state = experiment.init()
         else:
             self.round, self.state, counters = restored
             self.cumulative_bytes = counters["cumulative_bytes"]
+            self.cumulative_seconds = counters["cumulative_seconds"]
+        self.costs = costs_of(experiment.scheme)
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         workdir.record(config, folder)
-        self.metrics = Metrics(folder / "metrics.csv", self.round, experiment.scheme.pruner.names)
+        scheme = experiment.scheme
+        simulated = scheme.radio is not None
+        self.metrics = Metrics(folder / "metrics.csv", self.round, scheme.pruner.names, simulated)
         self.events = Events(folder / "tensorboard", self.round)
         self.observer = None
         if config.measure_constants_every is not None:
@@ -124,7 +126,8 @@ class _Run:
             end = self._next_boundary()
             count = end - self.round
             self.state, record = run(data, key, self.state, count)
-            rows = self._rows(jax.device_get(record), count)
+            record, cost = jax.device_get((record, self.costs(record)))
+            rows = self._rows(record, cost, count)
             evaluation = {}
             if end % config.eval_every == 0 or end == config.rounds:
                 evaluation = self._evaluate(evaluate, rows)
@@ -150,7 +153,7 @@ class _Run:
         measured = () if self.observer is None else (self.observer.next_due(self.round),)
         return min(*boundaries, *measured, config.rounds)
 
-    def _rows(self, record: RoundRecord, count: int) -> list[Row]:
+    def _rows(self, record: RoundRecord, cost: Cost | None, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.
 
         Raises:
@@ -163,23 +166,31 @@ class _Run:
                 self._log([{**row, "host_seconds": 0.0} for row in rows])
                 client = record.participants[i][np.argwhere(~finite)[0][1]]
                 raise self._failure(f"round {self.round + i + 1}: the loss of client {client}")
-            rows.append(self._row(record, i))
+            rows.append(self._row(record, cost, i))
+        if cost is not None and self.round + count == self.config.rounds:
+            self._draw_timeline(record, cost, count - 1)
         return rows
 
     def _log(self, rows: list[Row]) -> None:
         self.metrics.append(rows)
         self.events.append(rows)
 
-    def _row(self, record: RoundRecord, i: int) -> Row:
+    def _row(self, record: RoundRecord, cost: Cost | None, i: int) -> Row:
         sent = {s: int(np.sum(getattr(record, f"{s}_bytes")[i], dtype=np.int64)) for s in STREAMS}
         self.cumulative_bytes += sum(sent.values())
+        clock: Row = {}
+        if cost is not None:
+            self.cumulative_seconds += float(cost.seconds[i])
+            clock = {**columns(cost, i), "cumulative_simulated_seconds": self.cumulative_seconds}
+        loss = float(record.train_loss[i])
         overlap, names = float(record.mask_overlap[i]), self.experiment.scheme.pruner.names
         kept = zip(names, record.kept_fractions[i].tolist(), strict=True)
         return {
             "round": self.round + i + 1,
-            "train_loss": float(record.train_loss[i]),
+            "train_loss": loss if np.isfinite(loss) else None,  # nobody took part
             **{f"{stream}_bytes": count for stream, count in sent.items()},
             "cumulative_bytes": self.cumulative_bytes,
+            **clock,
             "participants": record.participants.shape[1],
             "pruned_fraction": float(record.pruned_fraction[i]),
             "mask_overlap": overlap if names and np.isfinite(overlap) else None,
@@ -200,7 +211,11 @@ class _Run:
         where = self._not_finite()
         if where is not None:
             raise self._failure(f"round {self.round}: a weight or moment of {where}")
-        self.checkpoints.save(self.round, self.state, {"cumulative_bytes": self.cumulative_bytes})
+        counters = {
+            "cumulative_bytes": self.cumulative_bytes,
+            "cumulative_seconds": self.cumulative_seconds,
+        }
+        self.checkpoints.save(self.round, self.state, counters)
 
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""
@@ -241,6 +256,11 @@ class _Run:
             figures.masks(rows, title, self.folder / "masks.png")
         return {**summary, "workdir": str(self.folder)}
 
+    def _draw_timeline(self, record: RoundRecord, cost: Cost, i: int) -> None:
+        one: Cost = jax.tree.map(lambda x: x[i], cost)
+        title = f"Round {self.round + i + 1}: {self._title()}"
+        timeline(one, record.participants[i], title, self.folder / "timeline.png")
+
     def _draw_labels(self) -> None:
         picture = self.folder / "labels.png"
         if picture.exists():
@@ -252,44 +272,3 @@ class _Run:
     def _title(self) -> str:
         config = self.config
         return f"{config.model} on {config.dataset}, {config.clients} clients ({config.partition})"
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine a run was made with."""
-    return {
-        "jfedsl": __version__,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "backend": jax.default_backend(),
-        "cores": os.cpu_count(),
-    }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """A short table of what a run reached and sent, beside what it would be uncompressed."""
-    lines = [
-        f"{'test accuracy':<20}{summary['final_accuracy']:.4f} after round {summary['rounds']}, "
-        f"best {summary['best_accuracy']:.4f} at round {summary['best_round']}",
-        _target_line(summary),
-        "",
-        f"{'stream':<20}{'bytes sent':>16}{'uncompressed':>16}{'ratio':>8}",
-    ]
-    sent, dense = summary["bytes"], summary["uncompressed_bytes"]
-    rows = [(stream, sent[stream], dense[stream]) for stream in STREAMS]
-    for name, small, large in [*rows, ("total", sum(sent.values()), sum(dense.values()))]:
-        ratio = f"{small / large:.3f}" if large else "-"
-        lines.append(f"{name:<20}{small:>16,}{large:>16,}{ratio:>8}")
-    if summary.get("convergence"):
-        lines += ["", convergence.table(summary["convergence"])]
-    return "\n".join(lines)
-
-
-def _target_line(summary: dict[str, Any]) -> str:
-    target = f"{'to accuracy ' + format(summary['target_accuracy'], 'g'):<20}"
-    if summary["rounds_to_target"] is None:
-        return f"{target}not reached"
-    return f"{target}{summary['rounds_to_target']} rounds, {summary['bytes_to_target']:,} bytes"

@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "keys", "per_client", "models", "data", "compression", "pruning", "wireless",
     "protocol", "algorithms", "theory", "allowed", "links", "wireless_knobs", "checks",
-    "config", "runtime", "build", "runs", "results", "convergence", "observer", "training", "study",
-    "bound_study",
+    "config", "runtime", "build", "runs", "results", "convergence", "observer", "simulation",
+    "summary", "training", "study", "bound_study",
 ]  # fmt: skip
 
 

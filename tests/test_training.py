@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 from helpers import assert_equal, plain
 
-from jfedsl import training
+from jfedsl import summary, training
 from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, from_arrays
@@ -286,10 +286,10 @@ def test_a_late_blow_up_keeps_the_checkpoint_before_it(finished, tmp_path, monke
     shutil.copytree(finished[0], workdir)
     run = training._Run._rows
 
-    def poison(self, record, count):
+    def poison(self, record, cost, count):
         losses = np.array(record.losses)
         losses[0, 1, 2] = np.nan
-        return run(self, record.replace(losses=losses), count)
+        return run(self, record.replace(losses=losses), cost, count)
 
     monkeypatch.setattr(training._Run, "_rows", poison)
     with pytest.raises(TrainingError) as error:
@@ -519,7 +519,7 @@ def test_without_a_workdir_a_dated_one_is_made(tmp_path, monkeypatch, capsys):
 
 
 def test_table_adds_up(finished):
-    text = training.table(finished[1])
+    text = summary.table(finished[1])
     total = sum(finished[1]["bytes"].values())
     dense = sum(finished[1]["uncompressed_bytes"].values())
     assert f"{total:,}" in text and f"{dense:,}" in text and f"{total / dense:.3f}" in text

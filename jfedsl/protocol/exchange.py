@@ -69,8 +69,8 @@ class Presence(NamedTuple):
         there = self.holding & self.conditions.reachable
         if deadline is None:
             return there
-        seconds = self.conditions.forward + 8.0 * sent_bytes / self.conditions.up_rate
-        return there & (seconds <= deadline)
+        sending = 8.0 * sent_bytes.astype(jnp.float32) / self.conditions.up_rate
+        return there & (self.conditions.forward + sending <= deadline)
 
 
 def exchange(

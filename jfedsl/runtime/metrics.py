@@ -26,6 +26,22 @@ COLUMNS = (
     "mask_overlap",
     "host_seconds",
 )
+# Of the simulated network, where there is one; those of clients are means over participants.
+SIMULATED = (
+    "simulated_compute_seconds",
+    "simulated_communication_seconds",
+    "simulated_seconds",
+    "cumulative_simulated_seconds",
+    "simulated_client_compute_seconds",
+    "simulated_client_uplink_seconds",
+    "simulated_client_downlink_seconds",
+    "simulated_client_waiting_seconds",
+    "simulated_server_seconds",
+    "compute_joules",
+    "transmit_joules",
+    "energy_joules",
+    "lost_fraction",
+)
 KEPT = "kept_"  # columns of what is pruned: the fraction that participants keep of each
 STREAMS = ("smashed_up", "cut_gradient_down", "model_up", "model_down")
 
@@ -35,19 +51,26 @@ Row = dict[str, Any]
 class Metrics:
     """The metrics of one run."""
 
-    def __init__(self, path: Path, rounds: int, pruned: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, rounds: int, pruned: Sequence[str] = (), simulated: bool = False
+    ) -> None:
         """Opens the file, made if need be; rows past `rounds`, whole or torn, are cut off.
 
         Args:
           path: of the file.
           rounds: completed so far.
           pruned: names of the leaves or layers that are pruned, which have a column each.
+          simulated: whether there is a network to have columns of.
 
         Raises:
           UserError: the rows up to `rounds` are not all there.
         """
         self._path = path
-        self._columns = (*COLUMNS, *(f"{KEPT}{name}" for name in pruned))
+        self._columns = (
+            *COLUMNS,
+            *(SIMULATED if simulated else ()),
+            *(f"{KEPT}{name}" for name in pruned),
+        )
         kept = [row for row in read(path) if row["round"] <= rounds] if path.exists() else []
         if [row["round"] for row in kept] != list(range(1, rounds + 1)):
             raise UserError(f"{path}: not the rows of rounds 1 to {rounds}; put the file back")
@@ -88,7 +111,7 @@ def _number(text: str) -> int | float | None:
 
 
 def summarise(rows: list[Row], target_accuracy: float) -> dict[str, Any]:
-    """Best and final accuracy, bytes by stream, and rounds and bytes to the target accuracy.
+    """Best and final accuracy, bytes by stream, and what it took to reach the target accuracy.
 
     Args:
       rows: of a metrics file.
@@ -110,5 +133,25 @@ def summarise(rows: list[Row], target_accuracy: float) -> dict[str, Any]:
         "rounds_to_target": reached and reached["round"],
         "bytes_to_target": reached and reached["cumulative_bytes"],
         "bytes": {stream: sum(row[f"{stream}_bytes"] for row in rows) for stream in STREAMS},
+        "simulated": _simulated(rows, reached),
         "host_seconds": sum(row["host_seconds"] for row in rows),
+    }
+
+
+def _simulated(rows: list[Row], reached: Row | None) -> dict[str, Any] | None:
+    """Totals of the simulated network, seconds and joules to the target; None without one."""
+    if "simulated_seconds" not in rows[0]:
+        return None
+
+    def total(column: str) -> float:
+        return sum(row[column] for row in rows)
+
+    before = [row for row in rows if reached and row["round"] <= reached["round"]]
+    seconds = [name for name in SIMULATED if name.startswith("simulated_")]
+    return {
+        **{name.removeprefix("simulated_"): total(name) for name in seconds},
+        **{name: total(name) for name in SIMULATED if name.endswith("_joules")},
+        "lost_fraction": total("lost_fraction") / len(rows),
+        "seconds_to_target": reached and reached["cumulative_simulated_seconds"],
+        "joules_to_target": reached and sum(row["energy_joules"] for row in before),
     }

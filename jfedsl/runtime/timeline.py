@@ -1,0 +1,120 @@
+"""A picture of one round in simulated time: who computes, who sends, and who waits for whom."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from jfedsl.runtime.figures import _save
+from jfedsl.wireless.cost import Cost, Stage
+
+# In the order in which they come.
+COLOURS = {
+    "model down": "tab:purple",
+    "forward": "tab:blue",
+    "activations up": "tab:orange",
+    "server": "black",
+    "gradients down": "tab:green",
+    "backward": "tab:cyan",
+    "model up": "tab:red",
+    "waiting": "0.9",
+}
+
+_MOST = 16  # participants in a picture
+_ROUNDING = 1e-6  # of a stage: who is waited for does not wait that long
+_THICK = 0.8  # of a row
+
+
+class Segment(NamedTuple):
+    """One of `COLOURS`, the second at which it begins, and how many it takes."""
+
+    kind: str
+    start: float
+    seconds: float
+
+
+def segments(cost: Cost, participant: int) -> list[Segment]:
+    """A participant's round, segment after segment; the server's computing is one of them.
+
+    Args:
+      cost: of one round, NumPy arrays.
+      participant: its place among the `[K]`.
+    """
+    found, now = [], 0.0
+    for kind, seconds in _parts(cost, participant):
+        if seconds > 0:
+            found.append(Segment(kind, now, seconds))
+            now += seconds
+    return found
+
+
+def _parts(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
+    """Kinds and seconds of a round in order, also of what takes 0 s."""
+    first, up, server, down, last = cost.stages
+
+    def spent(stage: Stage, *step: int) -> tuple[float, float, float]:
+        """Seconds that one computes, sends or receives, and waits in a stage."""
+        whole = float(stage.seconds[step])
+        computes = float(stage.computing[(*step, participant)])
+        sends = float(stage.sending[(*step, participant)])
+        waits = whole - computes - sends
+        return computes, sends, waits if waits > _ROUNDING * whole else 0.0
+
+    _, receives, waits = spent(first)
+    yield "model down", receives
+    yield "waiting", waits
+    for i in range(len(server)):
+        computes, sends, waits = spent(up, i)
+        yield "forward", computes
+        yield "activations up", sends
+        yield "waiting", waits
+        yield "server", float(server[i])
+        computes, receives, waits = spent(down, i)
+        yield "gradients down", receives
+        yield "backward", computes
+        yield "waiting", waits
+    _, sends, waits = spent(last)
+    yield "model up", sends
+    yield "waiting", waits
+
+
+def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
+    """Draws a round along simulated seconds, a bar for each participant, as a PNG.
+
+    Args:
+      cost: of one round, NumPy arrays.
+      ids: numbers of the participants, int `[K]`; of many only those are drawn who wait least.
+      title: over the picture.
+      path: of the picture.
+    """
+    drawn = np.argsort(cost.waiting, kind="stable")[:_MOST]
+    rows = {f"client {ids[n]}": segments(cost, int(n)) for n in drawn}
+    serving = [s for s in next(iter(rows.values())) if s.kind == "server"]
+    whole = Segment("waiting", 0.0, float(cost.seconds))
+    figure = Figure(figsize=(10, 1.9 + 0.28 * (1 + len(rows))), layout="constrained")
+    axis = figure.subplots()
+    for y, found in enumerate([[whole, *serving], *rows.values()]):
+        _bar(axis, y, found)
+    axis.set_yticks(range(1 + len(rows)), ["server", *rows])
+    axis.set_ylim(len(rows) + 0.6, -0.6)
+    axis.set_xlim(0, whole.seconds or None)
+    axis.set_xlabel("simulated seconds")
+    if len(drawn) < len(ids):
+        axis.set_ylabel(f"the {len(drawn)} of {len(ids)} that wait least")
+    axis.grid(alpha=0.3, axis="x")
+    axis.set_axisbelow(True)
+    seen = {s.kind for found in rows.values() for s in found}
+    patches = [Patch(color=c, label=kind) for kind, c in COLOURS.items() if kind in seen]
+    figure.legend(handles=patches, loc="outside right center")
+    _save(figure, title, path)
+
+
+def _bar(axis: Axes, y: float, found: list[Segment]) -> None:
+    for kind, colour in COLOURS.items():
+        spans = [(s.start, s.seconds) for s in found if s.kind == kind]
+        if spans:
+            axis.broken_barh(spans, (y - _THICK / 2, _THICK), facecolors=colour, linewidth=0)

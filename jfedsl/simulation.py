@@ -1,0 +1,62 @@
+"""The simulated clock of a run: what its rounds cost, as columns of metrics.csv."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.state import Scheme
+from jfedsl.wireless.cost import Cost, Sent, round_cost
+
+
+def costs_of(scheme: Scheme) -> Callable[[RoundRecord], Cost | None]:
+    """The compiled function from records of many rounds to what each cost.
+
+    Args:
+      scheme: of the run; without a radio every cost is None.
+    """
+    radio = scheme.radio
+    if radio is None:
+        return lambda record: None
+
+    def one(record: RoundRecord) -> Cost:
+        def bits(count: jax.Array) -> jax.Array:
+            return 8.0 * count.astype(jnp.float32)
+
+        assert record.conditions is not None
+        sent = Sent(
+            smashed_up=bits(record.smashed_up_bytes),
+            cut_gradient_down=bits(record.cut_gradient_down_bytes),
+            model_up=bits(record.model_up_bytes),
+            model_down=bits(record.model_down_bytes),
+            arrived=record.arrived,
+            holding=record.holding,
+        )
+        return round_cost(radio, record.participants, record.conditions, sent)
+
+    return jax.jit(jax.vmap(one))
+
+
+def columns(cost: Cost, i: int) -> dict[str, Any]:
+    """Columns of the row of a round; those of clients are means over participants.
+
+    Args:
+      cost: of many rounds, NumPy arrays.
+      i: which of them.
+    """
+    return {
+        "simulated_compute_seconds": float(cost.compute_seconds[i]),
+        "simulated_communication_seconds": float(cost.communication_seconds[i]),
+        "simulated_seconds": float(cost.seconds[i]),
+        "simulated_client_compute_seconds": float(cost.compute[i].mean()),
+        "simulated_client_uplink_seconds": float(cost.uplink[i].mean()),
+        "simulated_client_downlink_seconds": float(cost.downlink[i].mean()),
+        "simulated_client_waiting_seconds": float(cost.waiting[i].mean()),
+        "simulated_server_seconds": float(cost.server[i]),
+        "compute_joules": float(cost.compute_joules[i].sum()),
+        "transmit_joules": float(cost.transmit_joules[i].sum()),
+        "energy_joules": float(cost.compute_joules[i].sum() + cost.transmit_joules[i].sum()),
+        "lost_fraction": float(cost.lost[i]),
+    }
