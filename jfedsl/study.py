@@ -11,12 +11,26 @@ import numpy as np
 from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime import figures
-from jfedsl.runtime.metrics import read
+from jfedsl.runtime.metrics import Row, read
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
 Column = Callable[[dict[str, Any]], float]  # a number of a summary, as in summary.json
+
+
+class Axis(NamedTuple):
+    """What accuracy is drawn against: a label, and a value from the rows of a run so far."""
+
+    label: str
+    value: Callable[[Sequence[Row]], float]
+
+
+ROUND = Axis("round", lambda rows: rows[-1]["round"])
+MEGABYTES = Axis("megabytes sent, all streams", lambda rows: rows[-1]["cumulative_bytes"] / 1e6)
+SECONDS = Axis("simulated seconds", lambda rows: rows[-1]["cumulative_simulated_seconds"])
+JOULES = Axis("joules of all devices", lambda rows: sum(row["energy_joules"] for row in rows))
+Axes = tuple[Axis, Axis]
 
 
 class Outcome(NamedTuple):
@@ -25,7 +39,7 @@ class Outcome(NamedTuple):
     Attributes:
       name: of the setting.
       summaries: as in summary.json.
-      curves: (round, megabytes sent so far, test accuracy) at the evaluations of each run.
+      curves: (one axis, the other, test accuracy) at the evaluations of each run.
     """
 
     name: str
@@ -63,13 +77,19 @@ def runs(
     return found
 
 
-def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]) -> list[Outcome]:
+def compare(
+    base: Config,
+    settings: Mapping[str, Changes],
+    seeds: Sequence[int],
+    axes: Axes = (ROUND, MEGABYTES),
+) -> list[Outcome]:
     """Trains every setting with every seed; the same call again goes on where it was.
 
     Args:
       base: as in `runs`.
       settings: likewise.
       seeds: likewise.
+      axes: that accuracy is followed along.
 
     Raises:
       UserError: no folder, or settings that cannot work.
@@ -80,16 +100,21 @@ def compare(base: Config, settings: Mapping[str, Changes], seeds: Sequence[int])
         curves: list[figures.Curve] = []
         for config in configs:
             summaries.append(train(config))
-            path = Path(config.workdir, "metrics.csv")
-            rows = [r for r in read(path) if r["test_accuracy"] is not None]
-            curves.append(
-                [(r["round"], r["cumulative_bytes"] / 1e6, r["test_accuracy"]) for r in rows]
-            )
+            curves.append(_curve(read(Path(config.workdir, "metrics.csv")), axes))
             final = summaries[-1]["final_accuracy"]
             if base.progress != "none":
                 print(f"{name}, seed {config.seed}: test accuracy {final:.4f}", flush=True)
         outcomes.append(Outcome(name, summaries, curves))
     return outcomes
+
+
+def _curve(rows: Sequence[Row], axes: Axes) -> figures.Curve:
+    one, other = axes
+    ends = [i + 1 for i, row in enumerate(rows) if row["test_accuracy"] is not None]
+    return [
+        (one.value(rows[:end]), other.value(rows[:end]), rows[end - 1]["test_accuracy"])
+        for end in ends
+    ]
 
 
 def megabytes(*streams: str) -> Column:
@@ -112,13 +137,17 @@ def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
 
 
 def report(
-    base: Config, outcomes: Sequence[Outcome], columns: Mapping[str, Column], title: str
+    base: Config,
+    outcomes: Sequence[Outcome],
+    columns: Mapping[str, Column],
+    title: str,
+    axes: Axes = (ROUND, MEGABYTES),
 ) -> str:
     """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table."""
     folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
     curves = {name: runs for name, _, runs in outcomes}
-    figures.spread(curves, title, folder / "accuracy.png")
+    figures.spread(curves, [axis.label for axis in axes], title, folder / "accuracy.png")
     return text
 
 
@@ -127,8 +156,9 @@ def conduct(
     settings: Mapping[str, Changes],
     columns: Mapping[str, Column],
     seeds: Sequence[int],
+    axes: Axes = (ROUND, MEGABYTES),
 ) -> None:
     """Trains all settings with all seeds, then writes and prints the report; see `compare`."""
-    outcomes = compare(base, settings, seeds)
+    outcomes = compare(base, settings, seeds, axes)
     title = f"{base.model} on {base.dataset}, {base.clients} clients"
-    print(f"\n{report(base, outcomes, columns, title)}")
+    print(f"\n{report(base, outcomes, columns, title, axes)}")

@@ -92,15 +92,17 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
 
 
 _MUCH = 4  # times the bytes of another setting: only a logarithm shows both
-Curve = Sequence[tuple[int, float, float]]
+Curve = Sequence[tuple[float, float, float]]
 
 
-def spread(curves: Mapping[str, Sequence[Curve]], title: str, path: Path) -> None:
-    """Draws test accuracy against round and megabytes, mean and range over seeds, as a PNG.
+def spread(
+    curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
+) -> None:
+    """Draws test accuracy against two things, mean and range over seeds, as a PNG.
 
     Args:
-      curves: for each setting (round, megabytes sent so far, accuracy) of every seed, at the same
-        rounds.
+      curves: for each setting (one, other, accuracy) of every seed, at the same rounds.
+      labels: of the two.
       title: over the picture.
       path: of the picture.
     """
@@ -115,14 +117,15 @@ def spread(curves: Mapping[str, Sequence[Curve]], title: str, path: Path) -> Non
             axis.plot(x, accuracy.mean(axis=0), marker=".", label=name, **style)
             low, high = accuracy.min(axis=0), accuracy.max(axis=0)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
-    for axis, label in zip(axes, ("round", "megabytes sent, all streams"), strict=True):
+    for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
-    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        totals = [max(point[column] for run in runs for point in run) for runs in curves.values()]
+        if max(totals) > _MUCH * min(totals):
+            axis.set_xscale("log")
+        elif label == "round":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy")
-    totals = [max(megabytes for run in runs for _, megabytes, _ in run) for runs in curves.values()]
-    if max(totals) > _MUCH * min(totals):
-        axes[1].set_xscale("log")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     _save(figure, title, path)
 

@@ -105,7 +105,7 @@ def test_spread_shows_mean_and_range_over_seeds(drawn: list[Figure], tmp_path: P
         "a": [[(1, 5.0, 0.2), (2, 9.0, 0.4)], [(1, 7.0, 0.4), (2, 11.0, 0.8)]],
         "b": [[(1, 3.0, 0.1), (2, 6.0, 0.2)]],
     }
-    figures.spread(curves, "title", tmp_path / "spread.png")
+    figures.spread(curves, ("round", "megabytes sent"), "title", tmp_path / "spread.png")
     by_round, by_megabytes = drawn[0].axes
     np.testing.assert_allclose(by_round.lines[0].get_ydata(), [0.3, 0.6])
     np.testing.assert_allclose(by_megabytes.lines[0].get_xdata(), [6.0, 10.0])
