@@ -111,7 +111,8 @@ class Config(WirelessKnobs):
     )  # fmt: skip
     client_capacity: str = knob(
         "", "Compute of clients relative to one for the dense model; a range is spread evenly over "
-        "clients in a random order. For --prune_policy=by_resource.", CAPACITY,
+        "clients in a random order. For --prune_policy=by_resource; default that of its device.",
+        CAPACITY,
     )  # fmt: skip
     prune_score: str = knob(
         "magnitude", "What decides which weights or channels stay.", OneOf(SCORES)

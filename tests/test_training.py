@@ -64,7 +64,7 @@ def test_what_a_run_leaves(finished):
     names = {path.name for path in workdir.iterdir()}
     assert names == {
         "config.json", "metrics.csv", "summary.json", "curves.png", "traffic.png", "labels.png",
-        "masks.png", "checkpoints", "tensorboard", ".lock",
+        "masks.png", "timeline.png", "checkpoints", "tensorboard", ".lock",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)
