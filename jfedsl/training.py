@@ -182,12 +182,11 @@ class _Run:
         if cost is not None:
             self.cumulative_seconds += float(cost.seconds[i])
             clock = {**columns(cost, i), "cumulative_simulated_seconds": self.cumulative_seconds}
-        loss = float(record.train_loss[i])
         overlap, names = float(record.mask_overlap[i]), self.experiment.scheme.pruner.names
         kept = zip(names, record.kept_fractions[i].tolist(), strict=True)
         return {
             "round": self.round + i + 1,
-            "train_loss": loss if np.isfinite(loss) else None,  # nobody took part
+            "train_loss": float(record.train_loss[i]) if record.arrived[i].any() else None,
             **{f"{stream}_bytes": count for stream, count in sent.items()},
             "cumulative_bytes": self.cumulative_bytes,
             **clock,
@@ -259,7 +258,7 @@ class _Run:
     def _draw_timeline(self, record: RoundRecord, cost: Cost, i: int) -> None:
         one: Cost = jax.tree.map(lambda x: x[i], cost)
         title = f"Round {self.round + i + 1}: {self._title()}"
-        timeline(one, record.participants[i], title, self.folder / "timeline.png")
+        timeline(one, np.asarray(record.participants[i]), title, self.folder / "timeline.png")
 
     def _draw_labels(self) -> None:
         picture = self.folder / "labels.png"

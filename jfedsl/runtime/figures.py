@@ -43,7 +43,7 @@ def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0, 0].legend(loc="best")
     axes[1, 0].legend(loc="best")
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
 def _line(
@@ -69,7 +69,7 @@ def traffic(rows: list[Row], title: str, path: Path) -> None:
     axis.margins(x=0)
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left")
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
 def masks(rows: list[Row], title: str, path: Path) -> None:
@@ -88,7 +88,7 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
     kept.legend(loc="best", ncols=3, fontsize="small")
     for axis in (moving, kept):
         axis.grid(alpha=0.3)
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
 _MUCH = 4  # times the bytes of another setting: only a logarithm shows both
@@ -127,7 +127,7 @@ def spread(
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
 class Bar(NamedTuple):
@@ -165,7 +165,7 @@ def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str, path: Pat
     order = [name for bars in panels.values() for bar in bars.values() if bar for name in bar.terms]
     named = [name for name in dict.fromkeys([*order, "measured"]) if name in entries]
     figure.legend([entries[name] for name in named], named, loc="outside right center")
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
 def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
@@ -202,10 +202,10 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
         axis.set_ticks(range(0, length, max(1, -(-length // 20))))
     size.barh(range(clients), counts.sum(axis=1), height=0.8, color="tab:gray")
     size.set_xlabel("examples in all")
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
-def _save(figure: Figure, title: str, path: Path) -> None:
+def save(figure: Figure, title: str, path: Path) -> None:
     """Writes the picture at once, so that a kill leaves the old one or the new one."""
     figure.suptitle(title)
     temporary = path.with_name(f".{path.name}")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jfedsl.runtime.figures import _save
+from jfedsl.runtime.figures import save
 from jfedsl.wireless.cost import Cost, Stage
 
 # In the order in which they come.
@@ -97,7 +97,9 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
     whole = Segment("waiting", 0.0, float(cost.seconds))
     figure = Figure(figsize=(10, 1.9 + 0.28 * (1 + len(rows))), layout="constrained")
     axis = figure.subplots()
-    for y, found in enumerate([[whole, *serving], *rows.values()]):
+    _bar(axis, 0, [whole])
+    _bar(axis, 0, serving, 0.8)  # however short
+    for y, found in enumerate(rows.values(), 1):
         _bar(axis, y, found)
     axis.set_yticks(range(1 + len(rows)), ["server", *rows])
     axis.set_ylim(len(rows) + 0.6, -0.6)
@@ -107,14 +109,14 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
         axis.set_ylabel(f"the {len(drawn)} of {len(ids)} that wait least")
     axis.grid(alpha=0.3, axis="x")
     axis.set_axisbelow(True)
-    seen = {s.kind for found in rows.values() for s in found}
+    seen = {"waiting"} | {s.kind for found in rows.values() for s in found}
     patches = [Patch(color=c, label=kind) for kind, c in COLOURS.items() if kind in seen]
     figure.legend(handles=patches, loc="outside right center")
-    _save(figure, title, path)
+    save(figure, title, path)
 
 
-def _bar(axis: Axes, y: float, found: list[Segment]) -> None:
+def _bar(axis: Axes, y: int, found: list[Segment], edge: float = 0.0) -> None:
     for kind, colour in COLOURS.items():
         spans = [(s.start, s.seconds) for s in found if s.kind == kind]
         if spans:
-            axis.broken_barh(spans, (y - _THICK / 2, _THICK), facecolors=colour, linewidth=0)
+            axis.broken_barh(spans, (y - _THICK / 2, _THICK), color=colour, linewidth=edge)

@@ -1,0 +1,55 @@
+"""Plans a run: the setting of least predicted seconds to a goal, or of least bound in a budget.
+
+python experiments/plan.py --constants=runs/measured --target=0.05 --periods=1,2,4,8
+    --prune_rates=0,0.3 --bits=4,8 --allocations=equal,minmax --output=runs/plan
+
+All flags of a run say what is fixed; each list varies one of them. Prints the choice and the
+settings that no other beats; leaves plan.flags for experiments/train.py, plan.md and pareto.png.
+"""
+
+import shlex
+import sys
+
+from absl import flags
+
+from jfedsl.config import Config
+from jfedsl.planner.plan import Goal, conduct, make, source_of
+from jfedsl.planner.settings import axes
+from jfedsl.runtime.script import run
+
+_DEFAULT = "default the run's own flag."
+_LISTS = {
+    name: flags.DEFINE_list(name, None, f"{what}; {_DEFAULT}")
+    for name, what in (
+        ("cuts", "Cuts to choose from"),
+        ("periods", "Rounds in an aggregation period, aggregate_every, to choose from"),
+        ("prune_rates", "Prune rates to choose from"),
+        ("bits", "Bits of the gradient at the cut and of weight gradients to choose from"),
+        ("dropout_rates", "Dropout rates at the cut to choose from"),
+        ("allocations", "Ways to share the band to choose from"),
+    )
+}
+_CONSTANTS = flags.DEFINE_string(
+    "constants", "", "Workdir of a run with --measure_constants_every, for the bound."
+)
+_TABLE = flags.DEFINE_string(
+    "rounds_table", "", "CSV of measured rounds by setting, instead of the bound."
+)
+_TARGET = flags.DEFINE_float("target", None, "Squared gradient norm to bring the bound to.")
+_SECONDS = flags.DEFINE_float("budget_seconds", None, "Simulated seconds to spend at most.")
+_JOULES = flags.DEFINE_float("budget_joules", None, "Joules of all devices to spend at most.")
+_TUNE = flags.DEFINE_boolean("tune_step_size", False, "Choose the bound's best step size, too.")
+_OUTPUT = flags.DEFINE_string("output", "", "Folder for the plan.")
+
+
+def main(config: Config) -> None:
+    """Finds the plan, prints it and writes it."""
+    goal = Goal(_TARGET.value, _SECONDS.value, _JOULES.value)
+    lists = axes(config, {name: flag.value for name, flag in _LISTS.items()})
+    source, output = source_of(config, goal, _CONSTANTS.value, _TABLE.value, _OUTPUT.value)
+    plan = make(config, lists, source, goal, _TUNE.value)
+    conduct(plan, output, shlex.join(["python", *sys.argv]))
+
+
+if __name__ == "__main__":
+    run(main)

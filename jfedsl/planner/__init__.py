@@ -1,0 +1,1 @@
+"""What settings of a run are predicted to take and to reach, and which of them is best."""

@@ -1,0 +1,146 @@
+"""A round's timeline is the round's cost, moment by moment."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from jfedsl.runtime.timeline import COLOURS, segments, timeline
+from jfedsl.wireless.cost import Cost, Sent, Stage, round_cost
+from jfedsl.wireless.network import MACRO_CELL
+from jfedsl.wireless.radio import Conditions, Devices, Radio, Work
+
+ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
+
+
+@jax.jit
+def some_cost(key: jax.Array) -> Cost:
+    """Of a round in which some are out of reach and some too late."""
+    keys = iter(jax.random.split(key, 10))
+    rates = [10 ** jax.random.uniform(next(keys), (6,), minval=4, maxval=7) for _ in range(2)]
+    passes = [10 ** jax.random.uniform(next(keys), (6,), minval=-3, maxval=0) for _ in range(2)]
+    there, holding = (jax.random.bernoulli(next(keys), p, (6,)) for p in (0.7, 0.8))
+    arrived = jax.random.bernoulli(next(keys), 0.8, (3, 6)) & (there & holding)[None]
+    bits = 10 ** jax.random.uniform(next(keys), (4, 6), minval=3, maxval=7)
+    exchanged = bits[:2, None] * jnp.ones((1, 3, 1))
+    sent = Sent(
+        exchanged[0] * holding[None].astype(float), exchanged[1] * arrived.astype(float),
+        bits[2] * holding.astype(float), bits[3], arrived, holding,
+    )  # fmt: skip
+    one, none = jnp.ones(6), jnp.zeros((1, 1))
+    work = Work(none, none, 1e12, none)
+    radio = Radio(MACRO_CELL, Devices(one, one, one), work, "equal", False, None, 0.5, 2.0)
+    return round_cost(radio, jnp.arange(6), Conditions(*rates, *passes, there), sent)
+
+
+def handmade(count: int, steps: int) -> Cost:
+    """A round of participants of whom each is slower than the one before."""
+    own = 1 + np.arange(count, dtype=np.float64)
+
+    def stage(*lead: int, computes: float, sends: float) -> Stage:
+        whole = np.full(lead, (computes + sends) * count)
+        spread = np.ones((*lead, count)) * own
+        return Stage(whole, computes * spread, sends * spread, np.full(lead, computes * count))
+
+    first, last = stage(computes=0, sends=2), stage(computes=0, sends=3)
+    up, down = stage(steps, computes=1, sends=4), stage(steps, computes=2, sends=0.5)
+    server = np.full(steps, 1.5)
+    seconds = count * (2 + 3 + 7.5 * steps) + 1.5 * steps
+    busy = own * (5 + 7.5 * steps)
+    return Cost(
+        seconds=seconds, compute_seconds=0.0, communication_seconds=seconds,
+        server=server.sum(), compute=3 * steps * own, uplink=(4 * steps + 3) * own,
+        downlink=(0.5 * steps + 2) * own, waiting=seconds - server.sum() - busy,
+        compute_joules=0 * own, transmit_joules=0 * own, lost=0.0,
+        stages=(first, up, server, down, last),
+    )  # fmt: skip
+
+
+def assert_is_the_cost(cost: Cost, participant: int) -> None:
+    found, total = segments(cost, participant), Counter[str]()
+    now = 0.0
+    for kind, start, seconds in found:
+        assert kind in COLOURS and seconds > 0 and start == now
+        now += seconds
+        total[kind] += seconds
+    parts = {
+        "seconds": now,
+        "server": total["server"],
+        "compute": total["forward"] + total["backward"],
+        "uplink": total["activations up"] + total["model up"],
+        "downlink": total["model down"] + total["gradients down"],
+        "waiting": total["waiting"],
+    }
+    for name, seconds in parts.items():
+        expected = getattr(cost, name)
+        expected = expected[participant] if np.ndim(expected) else expected
+        np.testing.assert_allclose(
+            seconds, expected, rtol=1e-5, atol=1e-5 * cost.seconds, err_msg=name
+        )
+
+
+@given(st.integers(0, 1000))
+def test_segments_are_the_cost(seed: int) -> None:
+    cost = jax.device_get(some_cost(jax.random.key(seed)))
+    for participant in range(6):
+        assert_is_the_cost(cost, participant)
+
+
+def test_segments_come_in_order() -> None:
+    cost = handmade(3, 2)
+    for participant in range(3):
+        assert_is_the_cost(cost, participant)
+    slowest = [s.kind for s in segments(cost, 2)]
+    assert slowest == ["model down", *ORDER, *ORDER, "model up"]
+    assert [s.start for s in segments(cost, 2)[:4]] == [0, 6, 9, 21]
+    quick = [s.kind for s in segments(cost, 0)]
+    assert [kind for kind in quick if kind != "waiting"] == slowest
+    assert quick.count("waiting") == 2 + 2 * 2
+    assert all(quick[quick.index(kind) + 1] == "waiting" for kind in ("model down", "backward"))
+
+
+def test_who_takes_no_part_waits() -> None:
+    cost = handmade(2, 1)
+    for stage in cost.stages:
+        if isinstance(stage, Stage):
+            stage.computing[..., 0] = stage.sending[..., 0] = 0
+    assert {s.kind for s in segments(cost, 0)} == {"waiting", "server"}
+    assert sum(s.seconds for s in segments(cost, 0)) == cost.seconds
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 1), (5, 3), (40, 50)])
+def test_a_picture(count: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(self: Figure, *arguments: Any, **options: Any) -> None:
+        saved.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    ids = np.arange(count) + 100
+    timeline(handmade(count, steps), ids, "Round 7", tmp_path / "timeline.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["timeline.png"]
+    height, width, _ = matplotlib.image.imread(tmp_path / "timeline.png").shape
+    assert 1000 <= width <= 2000 and 250 <= height <= 1200
+    (axis,) = saved[0].axes
+    drawn = min(count, 16)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["server", *(f"client {i}" for i in ids[::-1][:drawn])], "slowest first"
+    assert (axis.get_ylabel() == "the 16 of 40 that wait least") == (count == 40)
+    legend = [text.get_text() for text in saved[0].legends[0].get_texts()]
+    assert legend == list(COLOURS)
+
+
+def test_a_round_of_nothing_can_be_drawn(tmp_path: Path) -> None:
+    nothing = jax.tree.map(np.zeros_like, handmade(2, 1))
+    assert segments(nothing, 0) == []
+    timeline(nothing, np.arange(2), "nobody", tmp_path / "timeline.png")

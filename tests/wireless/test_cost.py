@@ -1,0 +1,249 @@
+"""Seconds and joules of a round against the formulas of the model, in float64, one by one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jfedsl.wireless.cost import KAPPA, Cost, Sent, round_cost
+from jfedsl.wireless.network import MACRO_CELL
+from jfedsl.wireless.radio import Conditions, Devices, Radio, Work
+
+CLIENTS = 9
+SERVER_FLOPS = 3e11  # of one client's batch
+
+
+class Round(NamedTuple):
+    """A round as `round_cost` takes it, with speeds and powers of all clients."""
+
+    flops: Any
+    power: Any
+    ids: Any
+    conditions: Conditions
+    sent: Sent
+    timeout: float | None = None
+    deadline: float | None = None
+
+
+@jax.jit
+def priced(given: Round) -> Cost:
+    empty = jnp.zeros((1, 1))
+    radio = Radio(
+        network=MACRO_CELL,
+        devices=Devices(given.flops, given.power, jnp.ones(CLIENTS)),
+        work=Work(empty, empty, SERVER_FLOPS, empty),
+        allocation="equal", sparse=False, outage_snr=None,
+        timeout=given.timeout, deadline=given.deadline,
+    )  # fmt: skip
+    return round_cost(radio, given.ids, given.conditions, given.sent)
+
+
+def cost_of(given: Round) -> Cost:
+    single = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32 if np.asarray(x).dtype == float else None), given
+    )
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), priced(single))
+
+
+def some_round(seed: int, steps: int, count: int, fails: bool = False, **waits: float) -> Round:
+    """A round of `count` participants; who is late, away or without the model fails."""
+    rng = np.random.default_rng(seed)
+
+    def spread(low: float, high: float, *shape: int) -> np.ndarray:
+        return np.exp(rng.uniform(np.log(low), np.log(high), shape))
+
+    there = rng.random(count) < (0.6 if fails else 2)
+    holding = rng.random(count) < (0.7 if fails else 2)
+    conditions = Conditions(
+        spread(1e4, 1e8, count), spread(1e4, 1e8, count), spread(1e-3, 10, count),
+        spread(1e-3, 10, count), there,
+    )  # fmt: skip
+    up = spread(1e3, 1e7, steps, count) * holding
+    arrived = np.tile(holding & there, (steps, 1))
+    if "deadline" in waits:
+        arrived &= conditions.forward + up / conditions.up_rate <= waits["deadline"]
+    due = rng.random(2) < 0.5
+    sent = Sent(
+        up, spread(1e3, 1e7, steps, count) * arrived, due[0] * spread(1e3, 1e8, count) * holding,
+        due[1] * spread(1e3, 1e8, count), arrived, holding,
+    )  # fmt: skip
+    flops, power = spread(1e9, 1e10, CLIENTS), spread(0.01, 1, CLIENTS)
+    return Round(flops, power, rng.permutation(CLIENTS)[:count], conditions, sent, **waits)
+
+
+seeds = st.integers(0, 10**6)
+shapes = st.sampled_from([(1, 3), (5, 8)])
+waits = st.sampled_from(
+    [{}, {"timeout": 0.5}, {"deadline": 2.0}, {"timeout": 5.0, "deadline": 2.0}]
+)
+
+
+def close(actual: Any, expected: Any, scale: float = 0.0) -> None:
+    """To float32's digits of them, or of `scale` where they are differences of such numbers."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * scale)
+
+
+@given(seeds, shapes)
+def test_a_round_in_which_nobody_fails(seed, shape):
+    given = some_round(seed, *shape)
+    own, sent = given.conditions, given.sent
+    up_rate, down_rate, forward, backward = own.up_rate, own.down_rate, own.forward, own.backward
+    server = shape[1] * SERVER_FLOPS / MACRO_CELL.server_flops
+    seconds = computing = 0.0
+    for up, down in zip(sent.smashed_up, sent.cut_gradient_down, strict=True):
+        there, back = forward + up / up_rate, down / down_rate + backward
+        seconds += there.max() + server + back.max()
+        computing += forward[there.argmax()] + server + backward[back.argmax()]
+    seconds += (sent.model_down / down_rate).max() + (sent.model_up / up_rate).max()
+    cost = cost_of(given)
+    close(cost.seconds, seconds)
+    close(cost.compute_seconds, computing)
+    close(cost.server, shape[0] * server)
+    close(cost.compute, shape[0] * (forward + backward))
+    close(cost.uplink, (sent.smashed_up.sum(0) + sent.model_up) / up_rate, seconds)
+    close(cost.downlink, (sent.cut_gradient_down.sum(0) + sent.model_down) / down_rate, seconds)
+    assert cost.lost == 0
+
+
+@given(seeds, shapes, waits)
+def test_seconds_add_up_whoever_fails(seed, shape, waits):
+    cost = cost_of(some_round(seed, *shape, fails=True, **waits))
+    assert np.all(cost.waiting >= 0)
+    parts = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
+    close(parts, np.full(shape[1], cost.seconds))
+    close(cost.compute_seconds + cost.communication_seconds, cost.seconds)
+    assert 0 <= cost.compute_seconds <= cost.seconds * (1 + 1e-6)
+    first, up, server, down, last = cost.stages
+    whole = first.seconds + np.sum(up.seconds + server + down.seconds) + last.seconds
+    close(whole, cost.seconds)
+    for stage in (first, up, down, last):
+        assert np.all(stage.computing >= 0) and np.all(stage.sending >= 0)
+        most = np.expand_dims(stage.seconds, -1) * (1 + 1e-6)
+        assert np.all(stage.computing + stage.sending <= most)
+        assert np.all(stage.critical <= stage.seconds * (1 + 1e-6))
+
+
+@given(seeds, shapes, waits)
+def test_how_long_the_server_waits(seed, shape, waits):
+    given = some_round(seed, *shape, fails=True, **waits)
+    conditions, sent = given.conditions, given.sent
+    seen = cost_of(given).stages[1].seconds
+    for step in range(shape[0]):
+        attempts = conditions.forward + sent.smashed_up[step] / conditions.up_rate
+        end = 0.0
+        for n in range(shape[1]):
+            if sent.arrived[step, n]:
+                end = max(end, attempts[n])
+            elif sent.holding[n] and conditions.reachable[n]:
+                end = max(end, given.deadline)
+            elif sent.holding[n]:
+                end = max(end, given.timeout or 0.0)
+        close(seen[step], end or max(attempts * sent.holding))
+
+
+@given(seeds, shapes, waits)
+def test_joules(seed, shape, waits):
+    given = some_round(seed, *shape, fails=True, **waits)
+    cost, ids = cost_of(given), given.ids
+    frequency = given.flops[ids] / MACRO_CELL.flops_per_cycle
+    cycles = cost.compute * frequency
+    close(cost.compute_joules, KAPPA * cycles * frequency**2)
+    close(cost.transmit_joules, given.power[ids] * cost.uplink)
+
+
+@given(seeds, shapes)
+def test_lost_exchanges(seed, shape):
+    given = some_round(seed, *shape, fails=True, deadline=1.0)
+    cost = cost_of(given)
+    lost = sum(not x for row in given.sent.arrived for x in row)
+    close(cost.lost, lost / (shape[0] * shape[1]))
+    served = given.sent.arrived.sum() * SERVER_FLOPS / MACRO_CELL.server_flops
+    close(cost.server, served)
+
+
+# One exchange of three who compute 1, 2, 3 s and then send for 10, 20, 30 s.
+
+EVERYBODY = (True, True, True)
+LAST_AWAY = (True, True, False)
+NOBODY = (False, False, False)
+
+
+def exchange(
+    arrived: tuple[bool, ...] = EVERYBODY,
+    there: tuple[bool, ...] = EVERYBODY,
+    holding: tuple[bool, ...] = EVERYBODY,
+    **waits: float,
+) -> Cost:
+    """Its cost; gradients come in 5 s, then everyone computes 4 s."""
+    seconds, had, have = np.array([1.0, 2.0, 3.0]), np.array(arrived), np.array(holding)
+    rate = np.ones(3)
+    conditions = Conditions(rate, rate, seconds, 4 * rate, np.array(there))
+    sent = Sent(10 * seconds[None] * have, 5.0 * had[None], 0 * rate, 0 * rate, had[None], have)
+    flops, power = np.full(CLIENTS, 8e9), np.full(CLIENTS, 0.2)
+    return cost_of(Round(flops, power, np.arange(3), conditions, sent, **waits))
+
+
+def server(count: int) -> float:
+    return count * SERVER_FLOPS / MACRO_CELL.server_flops
+
+
+def test_an_outage_takes_as_long_as_the_slowest_other():
+    cost = exchange(LAST_AWAY, LAST_AWAY)
+    close(cost.seconds, 22 + server(2) + 9)
+    close(cost.compute_seconds, 2 + server(2) + 4)
+    close(cost.lost, 1 / 3)
+
+
+def test_an_attempt_ends_with_its_stage_and_is_charged():
+    cost = exchange(LAST_AWAY, LAST_AWAY)
+    close(cost.compute, [1 + 4, 2 + 4, 3])
+    close(cost.uplink, [10, 20, 22 - 3])
+    close(cost.downlink, [5, 5, 0])
+    close(cost.waiting, [11, 0, 9], scale=1)
+    # At 8e9 FLOP/s and 8 FLOPs a cycle.
+    close(cost.compute_joules, 1e-28 * 1e27 * cost.compute)
+    close(cost.transmit_joules, [2, 4, 0.2 * 19])
+
+
+def test_computing_is_cut_off_too():
+    cost = exchange(NOBODY, NOBODY, timeout=1.5)
+    close(cost.compute, [1, 1.5, 1.5])
+    close(cost.uplink, [0.5, 0, 0])
+
+
+@pytest.mark.parametrize(("timeout", "up"), [(5.0, 22), (40.0, 40)])
+def test_a_time_out_is_waited_for_who_is_away(timeout, up):
+    cost = exchange(LAST_AWAY, LAST_AWAY, timeout=timeout)
+    close(cost.seconds, up + server(2) + 9)
+    close(cost.uplink[2], min(30, up - 3))
+    assert exchange(timeout=timeout).seconds == exchange().seconds, "nobody is away"
+
+
+def test_a_deadline_is_waited_for_only_if_someone_reachable_misses_it():
+    close(exchange(LAST_AWAY, deadline=25.0).seconds, 25 + server(2) + 9)
+    close(exchange(LAST_AWAY, LAST_AWAY, deadline=25.0).seconds, 22 + server(2) + 9)
+    assert exchange(deadline=35.0).seconds == exchange().seconds
+    close(exchange(LAST_AWAY, deadline=25.0).compute_seconds, 2 + server(2) + 4)
+
+
+def test_nobody_succeeds():
+    attempt = exchange(NOBODY, NOBODY)
+    close(attempt.seconds, 33)
+    close(attempt.compute_seconds, 3)
+    close(attempt.waiting, [22, 11, 0], scale=1)
+    close(exchange(NOBODY, NOBODY, timeout=7.0).seconds, 7)
+    close(exchange(NOBODY, deadline=6.0).seconds, 6)
+    for cost in (attempt, exchange(NOBODY, deadline=6.0)):
+        assert cost.lost == 1 and cost.server == 0 and not cost.downlink.any()
+
+
+def test_who_holds_no_model_costs_nothing_and_is_not_waited_for():
+    cost = exchange(LAST_AWAY, EVERYBODY, LAST_AWAY, timeout=50.0, deadline=50.0)
+    close(cost.seconds, 22 + server(2) + 9)
+    close(cost.waiting[2], 31)
+    assert cost.compute_joules[2] == cost.transmit_joules[2] == 0
+    assert exchange(NOBODY, NOBODY, NOBODY, timeout=5.0).seconds == 0
