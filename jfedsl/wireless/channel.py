@@ -98,7 +98,8 @@ def fading(key: Array, kind: str, factor: float | Array) -> Array:
     """
     match kind:
         case "rayleigh":
-            return jax.random.exponential(key, (), jnp.float32)
+            # A draw of exactly 0, once in millions, would take for ever.
+            return jnp.maximum(jax.random.exponential(key, (), jnp.float32), 2.0**-24)
         case "rician":
             scattered = 1.0 / (1.0 + jnp.asarray(factor, jnp.float32))
             real, imaginary = jax.random.normal(key, (2,), jnp.float32) * jnp.sqrt(scattered / 2.0)

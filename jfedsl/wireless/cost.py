@@ -102,13 +102,15 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
     up_rate, down_rate = conditions.up_rate, conditions.down_rate
 
     def alone(bits: Array, rate: Array) -> Stage:
-        return _stage(radio, nobody, bits / rate, bits > 0, there, there)
+        return _stage(radio.timeout, None, nobody, bits / rate, bits > 0, there, there)
 
     def forward(bits: Array, arrived: Array) -> Stage:
-        return _stage(radio, conditions.forward, bits / up_rate, sent.holding, arrived, there)
+        sending, limits = bits / up_rate, (radio.timeout, radio.deadline)
+        return _stage(*limits, conditions.forward, sending, sent.holding, arrived, there)
 
     def backward(bits: Array, arrived: Array) -> Stage:
-        return _stage(radio, conditions.backward, bits / down_rate, arrived, arrived, there)
+        sending = bits / down_rate
+        return _stage(None, None, conditions.backward, sending, arrived, arrived, there)
 
     start, end = alone(sent.model_down, down_rate), alone(sent.model_up, up_rate)
     up = jax.vmap(forward)(sent.smashed_up, sent.arrived)
@@ -141,23 +143,30 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
 
 
 def _stage(
-    radio: Radio, computing: Array, sending: Array, tried: Array, done: Array, reachable: Array
+    timeout: float | None,
+    deadline: float | None,
+    computing: Array,
+    sending: Array,
+    tried: Array,
+    done: Array,
+    reachable: Array,
 ) -> Stage:
     """A stage that participants `[K]` compute and send in, and how long it is waited for them.
 
     It ends with the slowest of those who manage. It is prolonged to the deadline if anyone
-    reachable misses that, and to the time-out, if there is one, if anyone is out of reach. If
-    nobody manages and none of these is set, it ends with the slowest attempt.
+    reachable misses that, and to the time-out, if there is one, but not past the deadline, if
+    anyone is out of reach. If nobody manages and none of these is set, it ends with the slowest
+    attempt.
     """
     attempt, done = computing + sending, tried & done
     slowest = _largest(attempt, done)
     end = slowest
     late, away = tried & ~done & reachable, tried & ~reachable
-    if radio.deadline is not None:
-        end = jnp.where(jnp.any(late), jnp.maximum(end, radio.deadline), end)
-    if radio.timeout is not None:
-        end = jnp.where(jnp.any(away), jnp.maximum(end, radio.timeout), end)
+    if timeout is not None:
+        end = jnp.where(jnp.any(away), jnp.maximum(end, timeout), end)
     end = jnp.where(end > 0, end, _largest(attempt, tried))
+    if deadline is not None:
+        end = jnp.where(jnp.any(late), deadline, jnp.minimum(end, deadline))
     computed = jnp.where(tried, jnp.minimum(computing, end), 0.0)
     sent = jnp.where(tried, jnp.minimum(sending, end - computed), 0.0)
     last = jnp.argmax(jnp.where(done, attempt, -1.0))

@@ -138,11 +138,13 @@ def test_how_long_the_server_waits(seed, shape, waits):
         for n in range(shape[1]):
             if sent.arrived[step, n]:
                 end = max(end, attempts[n])
-            elif sent.holding[n] and conditions.reachable[n]:
-                end = max(end, given.deadline)
-            elif sent.holding[n]:
+            elif sent.holding[n] and not conditions.reachable[n]:
                 end = max(end, given.timeout or 0.0)
-        close(seen[step], end or max(attempts * sent.holding))
+        end = end or max(attempts * sent.holding)
+        if given.deadline is not None:
+            late = sent.holding & conditions.reachable & ~sent.arrived[step]
+            end = given.deadline if late.any() else min(end, given.deadline)
+        close(seen[step], end)
 
 
 @given(seeds, shapes, waits)
