@@ -222,7 +222,7 @@ def damage_newest(workdir, how):
 
 # Orbax leaves coroutines behind when reading fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
+@pytest.mark.parametrize("how", ["truncated", pytest.param("flipped", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, how):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)

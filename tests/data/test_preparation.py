@@ -232,7 +232,9 @@ def run_on_generated_files(name: str, raw: Path, data_dir: Path) -> subprocess.P
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_killed_preparation_does_not_pass_for_whole(
     number: signal.Signals, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

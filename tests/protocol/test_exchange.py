@@ -10,10 +10,9 @@ from jfedsl.models import ZOO, layers
 from jfedsl.protocol.state import weights
 from protocol import reference
 
-CUTS = [("mlp", "none", cut) for cut in range(1, 4)]
-CUTS += [("cnn", "group", cut) for cut in (1, 3, 6)]
+CUTS = [("mlp", "none", 1), ("mlp", "none", 3), ("cnn", "group", 3)]
 CUTS += [pytest.param(*case, marks=pytest.mark.slow) for case in (
-    *(("cnn", "group", cut) for cut in (2, 4, 5)), ("cnn", "none", 3)
+    ("mlp", "none", 2), *(("cnn", "group", cut) for cut in (1, 2, 4, 5, 6)), ("cnn", "none", 3)
 )]  # fmt: skip
 
 

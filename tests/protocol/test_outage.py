@@ -135,7 +135,12 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"outage_snr_db": None, "deadline_s": 1e9}, {"prune_kind": "channel"}]
+    "changes",
+    [
+        {},
+        pytest.param({"outage_snr_db": None, "deadline_s": 1e9}, marks=pytest.mark.slow),
+        {"prune_kind": "channel"},
+    ],
 )
 def test_a_network_that_never_fails_changes_nothing_but_rounding(changes):
     changes = changes | {"cut_gradient_bits": 32, "client_gradient_bits": 32}
