@@ -24,7 +24,7 @@ _LISTS = {
         ("cuts", "Cuts to choose from"),
         ("periods", "Rounds in an aggregation period, aggregate_every, to choose from"),
         ("prune_rates", "Prune rates to choose from"),
-        ("bits", "Bits of the gradient at the cut and of weight gradients to choose from"),
+        ("bits", "Bits of gradients, after a slash those of the activation, to choose from"),
         ("dropout_rates", "Dropout rates at the cut to choose from"),
         ("allocations", "Ways to share the band to choose from"),
     )

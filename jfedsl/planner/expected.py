@@ -21,7 +21,7 @@ from jfedsl.protocol.state import Client, Scheme, weights
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
 LATE = 2**20  # a round after every ramp of the pruning rate
-SAMPLES = 100  # rounds that a setting's seconds and joules are the median of
+SAMPLES = 100  # rounds that a setting's seconds and joules are the mean of
 _ALIKE = 1e-5  # what everybody keeps has a share of 1 but for rounding
 
 
@@ -128,9 +128,10 @@ def gradient_error(scheme: Scheme, key: Array, clients: Client) -> Array:
 
 
 def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> Costs:
-    """Seconds and joules of a round: medians over rounds with fading and participants of their own.
+    """Seconds and joules of a round: means over rounds with fading and participants of their own.
 
-    The mean has no limit under Rayleigh fading without outage: now and then a round takes for ever.
+    Under Rayleigh fading without outage the mean has no limit, as now and then a round takes for
+    ever: it grows with the logarithm of the number of rounds. Settings see the same draws.
 
     Devices that can be out of reach hold the period's model all the same.
 
@@ -169,7 +170,7 @@ def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> C
     def every(start: Start, up: Array, down: Array) -> Costs:
         each = jax.vmap(partial(one, start), (None, 0, 0))
         found = lax.map(lambda r: each(r, up, down), LATE + jnp.arange(SAMPLES, dtype=jnp.int32))
-        return Costs(*(jnp.median(x, axis=0) for x in found))
+        return Costs(*(jnp.mean(x, axis=0) for x in found))
 
     return jax.jit(every)(start, up, down)
 

@@ -15,7 +15,7 @@ from jfedsl.planner.outlook import Outlook, Survey
 from jfedsl.planner.settings import Changes, configs_of
 from jfedsl.planner.source import Measured, effects_of, measured
 from jfedsl.runtime import pareto_figure
-from jfedsl.runtime.compilation import keep_programs
+from jfedsl.runtime.compilation import keep_programs, without_noise
 from jfedsl.runtime.pareto_figure import Panel
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.theory.bound import best_step_size, bound
@@ -141,7 +141,8 @@ def make(
     keep_programs(base.compilation_cache)
     configs, soonest = list(grid_of.flat), isinstance(source, Path) or goal.target is not None
     rounds = settings.rounds_in(source, configs) if isinstance(source, Path) else None
-    survey = planning.survey(grid_of)
+    with without_noise():
+        survey = planning.survey(grid_of)
     grid = survey.grid
     if isinstance(source, Path):
         assert rounds is not None
@@ -179,6 +180,8 @@ def _notes(
     for name in ("outage_snr_db", "deadline_s"):
         if getattr(config, name) is not None:
             beyond.append(f"{name}={getattr(config, name)} (the bound has everybody there)")
+    if config.expressions["smashed"] != run.expressions["smashed"] and config.smashed_bits:
+        beyond.append(f"smashed_bits={config.smashed_bits} (its error is predicted as the run's)")
     steep = float(outlook.step_size[chosen]) * float(np.asarray(source.constants.beta))
     if steep > 1 + 1e-5:
         beyond.append(f"gamma * beta = {steep:.3g} (above 1)")

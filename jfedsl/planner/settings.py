@@ -13,7 +13,7 @@ from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
 from jfedsl.models import ZOO, layers
 
-COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "dropout_rate")
+COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 
 Changes = Mapping[str, Any]  # of a config
 
@@ -40,7 +40,12 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
         return {"prune_kind": kind, "prune_rate": (rate,)}
 
     def bits(text: str) -> Changes:
-        return {"cut_gradient_bits": str(int(text)), "client_gradient_bits": str(int(text))}
+        down, *up = text.split("/")
+        places = ["cut_gradient"] if base.client_gradient else ["cut_gradient", "client_gradient"]
+        found = {f"{place}_bits": str(int(down)) for place in places}
+        if len(up) > 1:
+            raise ValueError
+        return {**found, "smashed_bits": str(int(up[0]))} if up else found
 
     readers: dict[str, Callable[[str], Changes]] = {
         "cuts": lambda text: {"cut": text},
@@ -110,13 +115,13 @@ def values(config: Config) -> dict[str, Any]:
         found = per_client.parse(getattr(config, name) or default)
         return found.values[0] if found and len(found.values) == 1 else None
 
-    bits = {one(f"{place}_bits", "8", place) for place in ("cut_gradient", "client_gradient")}
     rate = config.prune_rate[0] if len(set(config.prune_rate)) == 1 else None
     rate = None if config.prune_policy != "uniform" else rate
     layer = ZOO[config.model].build(2, config.norm)[cut_of(config) - 1].name
     numbers = (
         layer, config.aggregate_every, 0.0 if config.prune_kind == "none" else rate,
-        bits.pop() if len(bits) == 1 else None, one("dropout_rate", "0.2", "smashed"),
+        one("cut_gradient_bits", "8", "cut_gradient"), one("smashed_bits", "32", "smashed"),
+        one("dropout_rate", "0.2", "smashed"),
     )  # fmt: skip
     return dict(zip(COLUMNS, numbers, strict=True))
 
