@@ -99,20 +99,24 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
       sent: what passed.
     """
     there, nobody = conditions.reachable, jnp.zeros_like(conditions.forward)
-    up_rate, down_rate = conditions.up_rate, conditions.down_rate
+    up_rate, down_rate, always = conditions.up_rate, conditions.down_rate, jnp.bool_(True)
 
-    def alone(bits: Array, rate: Array) -> Stage:
-        return _stage(radio.timeout, None, nobody, bits / rate, bits > 0, there, there)
+    def alone(bits: Array, rate: Array, awaited: Array) -> Stage:
+        limits, sending = (radio.timeout, None), bits / rate
+        return _stage(*limits, nobody, sending, bits > 0, there, there, awaited)
 
     def forward(bits: Array, arrived: Array) -> Stage:
         sending, limits = bits / up_rate, (radio.timeout, radio.deadline)
-        return _stage(*limits, conditions.forward, sending, sent.holding, arrived, there)
+        return _stage(*limits, conditions.forward, sending, sent.holding, arrived, there, always)
 
     def backward(bits: Array, arrived: Array) -> Stage:
         sending = bits / down_rate
-        return _stage(None, None, conditions.backward, sending, arrived, arrived, there)
+        limits = None, None
+        return _stage(*limits, conditions.backward, sending, arrived, arrived, there, always)
 
-    start, end = alone(sent.model_down, down_rate), alone(sent.model_up, up_rate)
+    # Who holds the model already does not wait for others to be reached.
+    start = alone(sent.model_down, down_rate, ~jnp.any(sent.holding))
+    end = alone(sent.model_up, up_rate, always)
     up = jax.vmap(forward)(sent.smashed_up, sent.arrived)
     down = jax.vmap(backward)(sent.cut_gradient_down, sent.arrived)
     flops = jnp.sum(sent.arrived, axis=1, dtype=jnp.float32) * radio.work.server
@@ -150,13 +154,14 @@ def _stage(
     tried: Array,
     done: Array,
     reachable: Array,
+    awaited: Array,
 ) -> Stage:
     """A stage that participants `[K]` compute and send in, and how long it is waited for them.
 
     It ends with the slowest of those who manage. It is prolonged to the deadline if anyone
     reachable misses that, and to the time-out, if there is one, but not past the deadline, if
     anyone is out of reach. If nobody manages and none of these is set, it ends with the slowest
-    attempt.
+    attempt, or at once where that is not awaited.
     """
     attempt, done = computing + sending, tried & done
     slowest = _largest(attempt, done)
@@ -164,7 +169,7 @@ def _stage(
     late, away = tried & ~done & reachable, tried & ~reachable
     if timeout is not None:
         end = jnp.where(jnp.any(away), jnp.maximum(end, timeout), end)
-    end = jnp.where(end > 0, end, _largest(attempt, tried))
+    end = jnp.where(end > 0, end, _largest(attempt, tried & awaited))
     if deadline is not None:
         end = jnp.where(jnp.any(late), deadline, jnp.minimum(end, deadline))
     computed = jnp.where(tried, jnp.minimum(computing, end), 0.0)

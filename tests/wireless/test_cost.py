@@ -211,6 +211,17 @@ def test_an_attempt_ends_with_its_stage_and_is_charged():
     close(cost.transmit_joules, [2, 4, 0.2 * 19])
 
 
+@pytest.mark.parametrize(("holding", "seconds"), [(LAST_AWAY, 0), (NOBODY, 50)])
+def test_who_holds_the_model_does_not_wait_for_vain_deliveries(holding, seconds):
+    rate, there = np.ones(3), np.array(LAST_AWAY) & np.array(holding)
+    conditions = Conditions(rate, rate, rate, rate, there)
+    nothing, down = np.zeros((1, 3)), 50.0 * ~np.array(holding)
+    sent = Sent(nothing, nothing, 0 * rate, down, nothing > 0, np.array(holding))
+    flops, power = np.full(CLIENTS, 8e9), np.full(CLIENTS, 0.2)
+    cost = cost_of(Round(flops, power, np.arange(3), conditions, sent))
+    close(cost.stages[0].seconds, seconds)
+
+
 def test_computing_is_cut_off_too():
     cost = exchange(NOBODY, NOBODY, timeout=1.5)
     close(cost.compute, [1, 1.5, 1.5])
