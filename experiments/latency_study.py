@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from jfedsl.config import Config
+from jfedsl.errors import flag_error
 from jfedsl.runtime.script import run
 from jfedsl.study import JOULES, SECONDS, Changes, Column, conduct
 
@@ -49,6 +50,8 @@ COLUMNS: dict[str, Column] = {
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
+    if config.network == "none":
+        raise flag_error("network", "none", "a network: without one nothing takes time")
     settings = {
         f"{cut}, rate {rate}, {bits} bits": _setting(cut, rate, bits)
         for cut, rate, bits in product(_CUTS.value, _RATES.value, _BITS.value)

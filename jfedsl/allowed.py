@@ -83,7 +83,13 @@ CAPACITY = Allowed(
 )
 POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
 NOT_NEGATIVE = Allowed("a number, 0 or more", lambda value: 0 <= value < float("inf"))
-FINITE = Allowed("a number", lambda value: -float("inf") < value < float("inf"))
+
+
+def between(least: float, most: float) -> Allowed:
+    """A number in a range."""
+    return Allowed(
+        f"a number from {least:g} to {most:g}", lambda value: least <= float(value) <= most
+    )
 
 
 EACH = "; or one for each client, separated by commas, or a range such as"
@@ -95,9 +101,9 @@ BITS = Allowed(
 DROPOUT_RATES = Allowed(
     f"a rate in [0, 1){EACH} 0.1-0.5", lambda text: _numbers(text, lambda value: 0 <= value < 1)
 )
-SEVERAL_POSITIVE = Allowed(
-    f"a number above 0{EACH} 1e9-1e10",
-    lambda text: _numbers(text, lambda value: 0 < value < float("inf")),
+AMOUNTS = Allowed(
+    f"a number from 1 to 1e15{EACH} 1e9-1e10",
+    lambda text: _numbers(text, lambda value: 1 <= value <= 1e15),
 )
 POWERS = Allowed(
     f"a number from 0 to 100{EACH} 20-23",

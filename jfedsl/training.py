@@ -84,6 +84,7 @@ class _Run:
             self.cumulative_bytes = counters["cumulative_bytes"]
             self.cumulative_seconds = counters["cumulative_seconds"]
         self.costs = costs_of(experiment.scheme)
+        self.last: tuple[Cost, np.ndarray] | None = None  # round, with its participants
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         workdir.record(config, folder)
@@ -167,8 +168,8 @@ class _Run:
                 client = record.participants[i][np.argwhere(~finite)[0][1]]
                 raise self._failure(f"round {self.round + i + 1}: the loss of client {client}")
             rows.append(self._row(record, cost, i))
-        if cost is not None and self.round + count == self.config.rounds:
-            self._draw_timeline(record, cost, count - 1)
+        if cost is not None:
+            self.last = jax.tree.map(lambda x: x[count - 1], (cost, record.participants))
         return rows
 
     def _log(self, rows: list[Row]) -> None:
@@ -253,12 +254,9 @@ class _Run:
         figures.traffic(rows, title, self.folder / "traffic.png")
         if self.experiment.scheme.pruner.names:
             figures.masks(rows, title, self.folder / "masks.png")
+        if self.last is not None:
+            timeline(*self.last, f"Round {self.round}: {title}", self.folder / "timeline.png")
         return {**summary, "workdir": str(self.folder)}
-
-    def _draw_timeline(self, record: RoundRecord, cost: Cost, i: int) -> None:
-        one: Cost = jax.tree.map(lambda x: x[i], cost)
-        title = f"Round {self.round + i + 1}: {self._title()}"
-        timeline(one, np.asarray(record.participants[i]), title, self.folder / "timeline.png")
 
     def _draw_labels(self) -> None:
         picture = self.folder / "labels.png"

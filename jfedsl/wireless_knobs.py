@@ -3,13 +3,12 @@
 import dataclasses
 
 from jfedsl.allowed import (
-    FINITE,
-    NOT_NEGATIVE,
+    AMOUNTS,
     POSITIVE,
     POWERS,
-    SEVERAL_POSITIVE,
     Allowed,
     OneOf,
+    between,
     knob,
 )
 from jfedsl.wireless.allocation import ALLOCATIONS
@@ -28,34 +27,36 @@ class WirelessKnobs:
         "macro_cell", "Radio network that seconds and joules are simulated for.", OneOf(NETWORKS)
     )
     bandwidth_hz: float | None = knob(
-        None, f"Band in each direction, shared by the participants, Hz; {_OWN}.", POSITIVE
+        None, f"Band in each direction, shared by the participants, Hz; {_OWN}.", between(1, 1e12)
     )
     cell_radius_m: float | None = knob(
         None,
         f"Devices are spread over a disc of this radius, m; {_OWN}.",
         Allowed(
-            f"a number above {NEAREST:g}, the least distance",
-            lambda value: NEAREST < value < float("inf"),
+            f"a number above {NEAREST:g}, the least distance, up to 1e6",
+            lambda value: NEAREST < value <= 1e6,
         ),
     )
     shadowing_db: float | None = knob(
-        None, f"Standard deviation of log-normal shadowing, dB; {_OWN}.", NOT_NEGATIVE
+        None, f"Standard deviation of log-normal shadowing, dB; {_OWN}.", between(0, 30)
     )
-    fading: str | None = knob(None, f"Fading, drawn for every round; {_OWN}.", OneOf(FADINGS))
+    fading: str | None = knob(
+        None, f"Fading, drawn for every round (rician: K = 3); {_OWN}.", OneOf(FADINGS)
+    )
     server_power_dbm: float | None = knob(
-        None, f"Power that the base station sends with, dBm; {_OWN}.", FINITE
+        None, f"Power that the base station sends with, dBm; {_OWN}.", between(0, 100)
     )
-    server_flops: float | None = knob(None, f"FLOP/s of the server; {_OWN}.", POSITIVE)
+    server_flops: float | None = knob(None, f"FLOP/s of the server; {_OWN}.", between(1, 1e18))
     device_classes: str = knob(
         "",
         "Devices by class, as 6*phone,4*sensor, dealt out at random; instead of device_flops, "
         f"device_power_dbm and device_memory. Classes: {', '.join(DEVICES)}.",
     )
-    device_flops: str | None = knob(None, f"FLOP/s of devices; {_OWN}.", SEVERAL_POSITIVE)
+    device_flops: str | None = knob(None, f"FLOP/s of devices; {_OWN}.", AMOUNTS)
     device_power_dbm: str | None = knob(None, f"Power that devices send with, dBm; {_OWN}.", POWERS)
     device_memory: str | None = knob(
         None, "Bytes of memory of devices, which have to hold their part; default unlimited.",
-        SEVERAL_POSITIVE,
+        AMOUNTS,
     )  # fmt: skip
     mask_compute: str = knob(
         "dense", "Whether single pruned weights save devices no arithmetic, or all of it.",
@@ -67,11 +68,11 @@ class WirelessKnobs:
     )  # fmt: skip
     outage_snr_db: float | None = knob(
         None, "A device whose signal-to-noise ratio in either direction is lower, dB, is out for "
-        "the round; default none is.", FINITE,
+        "the round; default none is.", between(-200, 200),
     )  # fmt: skip
     outage_timeout_s: float | None = knob(
-        None, "Seconds waited for a device that is out; default until the slowest other is done.",
-        POSITIVE,
+        None, "Seconds waited at least for a device that is out; default until the slowest other "
+        "is done.", POSITIVE,
     )  # fmt: skip
     deadline_s: float | None = knob(
         None, "Seconds of an exchange after which the server goes on without activations that "

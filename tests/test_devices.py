@@ -94,10 +94,21 @@ def test_capacity_follows_from_the_devices():
 
 
 def test_a_higher_channel_prune_rate_is_never_more_client_seconds():
-    work = [
-        build(config(prune_kind="channel", prune_rate=(rate,))).scheme.radio for rate in (0.0, 0.75)
-    ]
-    for radio in work:
-        assert radio is not None
-        forms = np.asarray(radio.work.forward + radio.work.backward).sum(axis=1)
-        assert (np.diff(forms) < 0).all()  # rungs descend
+    seconds = []
+    for rate in (0.0, 0.25, 0.5, 0.75):
+        e = build(config(prune_kind="channel", prune_rate=(rate,)))
+        record = e.rounds(1)(e.data, e.key, e.init(), 1)[1]
+        seconds.append(record.conditions.forward[0] + record.conditions.backward[0])
+    assert (np.diff(np.array(seconds), axis=0) < 0).all()
+
+
+def test_ideal_sparse_kernels_save_what_is_pruned_of_weights_but_nothing_of_channels():
+    def forward(**changes):
+        e = build(config(**changes))
+        return np.asarray(e.rounds(1)(e.data, e.key, e.init(), 1)[1].conditions.forward[0])
+
+    dense = forward(prune_rate=(0.5,))
+    np.testing.assert_allclose(forward(prune_rate=(0.5,), mask_compute="ideal"), dense / 2, 1e-5)
+    narrow = forward(prune_kind="channel", prune_rate=(0.5,))
+    ideal = forward(prune_kind="channel", prune_rate=(0.5,), mask_compute="ideal")
+    np.testing.assert_array_equal(ideal, narrow)

@@ -546,3 +546,10 @@ def test_closing_twice_is_harmless(tmp_path):
     assert checkpoints.restore({"a": np.zeros(2)}) is None and checkpoints.latest() is None
     checkpoints.close()
     checkpoints.close()
+
+
+def test_a_run_in_which_everyone_is_out_goes_on(tmp_path):
+    workdir = tmp_path / "out"
+    found = training.train(small(workdir, rounds=2, outage_snr_db=200.0, progress="lines"))
+    assert found["simulated"]["lost_fraction"] == 1
+    assert [row["train_loss"] for row in metrics(workdir)] == ["", ""]

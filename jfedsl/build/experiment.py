@@ -73,7 +73,7 @@ class Experiment(NamedTuple):
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
-        return jax.jit(functools.partial(evaluation.evaluate, self.scheme))
+        return jax.jit(functools.partial(evaluation.evaluate, self.scheme, self.key))
 
     def measure(
         self, step_size: float, effort: Effort = DEFAULT_EFFORT

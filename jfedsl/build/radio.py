@@ -46,7 +46,8 @@ def build_radio(
         devices=place(fold(key, Purpose.DEVICES), network, hardware.flops, hardware.power_dbm),
         work=_work(config, scheme, pruning, key, image),
         allocation=config.allocation,
-        sparse=config.mask_compute == "ideal",
+        # Removed channels take their arithmetic with them.
+        sparse=config.mask_compute == "ideal" and config.prune_kind == "mask",
         outage_snr=None if outage is None else channel.from_db(outage),
         timeout=config.outage_timeout_s,
         deadline=config.deadline_s,

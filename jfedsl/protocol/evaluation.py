@@ -58,7 +58,7 @@ class Evaluation(struct.PyTreeNode):
     test_accuracy_dense: Array
 
 
-def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluation:
+def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
     """Evaluates the participants' client-side models, merged by the rule of aggregation.
 
     No dropout, no quantizer. Where participants differ in their masks or in statistics they keep to
@@ -66,6 +66,10 @@ def evaluate(scheme: Scheme, data: Data, state: State, test: TestSet) -> Evaluat
     client does not have are as old as its removal; test_accuracy_dense uses them.)
     """
     clients, share, merged = merge_participants(scheme, data.partition, state)
+    if scheme.radio is not None and scheme.radio.can_fail:
+        # Who could not be reached has masks of an earlier period.
+        current = partial(masks_of, scheme, key, state)
+        clients = clients.replace(masks=jax.vmap(current)(state.participants))
     own_statistics = scheme.statistics == "local"
     whole = jnp.sum(share)
 

@@ -27,11 +27,12 @@ class Progress:
         elif self._style == "lines":
             print(text, flush=True)
 
-    def update(self, round_: int, loss: float, accuracy: float | None) -> None:
+    def update(self, round_: int, loss: float | None, accuracy: float | None) -> None:
         """Shows that `round_` rounds are done; `accuracy` None repeats the last one."""
         if accuracy is not None:
             self._accuracy = accuracy
-        text = f"loss {loss:.4f}, accuracy {self._accuracy:.4f}"
+        shown = "-" if loss is None else f"{loss:.4f}"
+        text = f"loss {shown}, accuracy {self._accuracy:.4f}"
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(round_ - self._bar.n)

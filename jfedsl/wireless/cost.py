@@ -129,7 +129,8 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
     waiting = seconds - jnp.sum(server) - compute - uplink - downlink
     speed = radio.devices.flops[ids]
     # kappa * cycles * frequency^2, where cycles are seconds * frequency.
-    joules = KAPPA * (speed / radio.network.flops_per_cycle) ** 3 * compute
+    frequency = speed / radio.network.flops_per_cycle
+    joules = KAPPA * frequency * frequency * frequency * compute  # its cube may be too large
     return Cost(
         seconds=seconds,
         compute_seconds=computing,

@@ -26,7 +26,7 @@ def experiment(**changes: Any) -> Experiment:
     settings: dict[str, Any] = {
         "model": "mlp", "norm": "none", "train_examples": 200, "test_examples": 50,
         "clients": CLIENTS, "batch_size": 4, "local_steps": 2, "partition": "iid",
-        "aggregate_every": 2, "outage_snr_db": -300.0, "prune_rate": (0.3,), "momentum": 0.9,
+        "aggregate_every": 2, "outage_snr_db": -200.0, "prune_rate": (0.3,), "momentum": 0.9,
     }  # fmt: skip
     return build(Config(**(settings | changes)))
 
@@ -95,7 +95,7 @@ def test_nobody_there_changes_nothing(setting):
     assert (np.asarray(record.model_down_bytes) > 0).all()
     ended, record = rounds_without(e, list(range(CLIENTS)))(after)
     assert_equal(ended.aggregator, state.aggregator)
-    result = evaluation.evaluate(e.scheme, e.data, ended, e.test)
+    result = evaluation.evaluate(e.scheme, e.key, e.data, ended, e.test)
     assert all(np.isfinite(x) for x in jax.tree.leaves(result))
 
 
@@ -127,7 +127,7 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
         )
     np.testing.assert_array_equal(after.holding, OTHERS)
     assert_equal(row(after.clients.params, 0), after.aggregator.params)
-    one, two = (evaluation.evaluate(e.scheme, e.data, s, e.test) for s in (after, other))
+    one, two = (evaluation.evaluate(e.scheme, e.key, e.data, s, e.test) for s in (after, other))
     assert_equal(one, two)
     # Nothing is left of that in the next period.
     onwards, record = all_there(after)
@@ -165,10 +165,10 @@ def test_a_deadline_leaves_the_slow_out():
     middle = float(np.median(seconds[0]))
     scheme = e.scheme._replace(radio=radio._replace(deadline=middle))
     e = e._replace(scheme=scheme)
-    _, record = e.rounds(1)(e.data, e.key, e.init(), 1)
+    state, record = e.rounds(2)(e.data, e.key, e.init(), 2)
     np.testing.assert_array_equal(record.arrived[0][0], seconds[0] <= middle)
     assert 0 < np.asarray(record.arrived).sum() < record.arrived.size
-    assert (np.asarray(record.model_up_bytes[0]) == 0).all()
+    assert (np.asarray(record.model_up_bytes[1]) > 0).all() and bool(jnp.all(state.holding))
 
 
 def test_channels_and_links_with_memory_survive_outages():
@@ -177,7 +177,19 @@ def test_channels_and_links_with_memory_survive_outages():
         prune_ramp_rounds=4, smashed="feedback(topk(0.2))", model_down="uniform(8)",
         cell_radius_m=500.0,
     )  # fmt: skip
-    _, record = e.rounds(8)(e.data, e.key, e.init(), 8)
+    state, record = e.rounds(8)(e.data, e.key, e.init(), 8)
     arrived = np.asarray(record.arrived)
     assert 0 < arrived.sum() < arrived.size
-    assert np.isfinite(np.asarray(record.losses)).all()
+    leaves = jax.tree.leaves((state.server, state.aggregator, state.clients.params))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+@pytest.mark.parametrize("away", [[0], list(range(CLIENTS))])
+def test_evaluation_uses_the_current_masks_whoever_has_old_ones(setting, away):
+    e, all_there, _ = setting
+    state, _ = all_there(e.init())
+    state, _ = rounds_without(e, away)(state)
+    shuffled = jax.tree.map(lambda m: m.at[0].set(~m[0]), state.clients.masks)
+    other = state.replace(clients=state.clients.replace(masks=shuffled))
+    assert not bool(state.holding[0])
+    assert_equal(*(evaluation.evaluate(e.scheme, e.key, e.data, s, e.test) for s in (state, other)))
