@@ -26,6 +26,7 @@ def base(workdir: Path, **changes: Any) -> Config:
     return plain(**{**settings, **changes})
 
 
+@pytest.mark.slow
 def test_settings_that_agree_are_trained_once_and_divergence_is_a_result(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ):

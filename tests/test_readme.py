@@ -89,7 +89,7 @@ def generated(tmp_path_factory):
 
 
 # vgg19 takes a minute to compile.
-LARGE = {"cifar10_vgg19"}
+LARGE = {"cifar10_vgg19", "fashion_mnist_small"}
 MARKED = [
     pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else (), id=path.stem)
     for path in PRESETS

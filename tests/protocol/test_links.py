@@ -196,6 +196,7 @@ def test_int8_noise_is_each_clients_and_steps_own():
     assert differs(gradient(1, 0), first) and differs(gradient(0, 1), first)
 
 
+@pytest.mark.slow
 def test_recomputation_draws_the_same_int8_noise():
     results = []
     for remat in (False, True):
