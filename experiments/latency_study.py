@@ -6,15 +6,17 @@ Every combination of --cuts, --prune_rates and --bits on one simulated network. 
 picture in --workdir; the same command goes on after an interruption.
 """
 
+from functools import reduce
 from itertools import product
-from typing import Any
+from operator import or_
 
 from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
+from jfedsl.planner.settings import axes
 from jfedsl.runtime.script import run
-from jfedsl.study import JOULES, SECONDS, Changes, Column, conduct
+from jfedsl.study import JOULES, SECONDS, Column, conduct, simulated
 
 _SEEDS = flags.DEFINE_multi_integer("seeds", [0], "Seeds of the runs, one flag each.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
@@ -22,29 +24,14 @@ _RATES = flags.DEFINE_list("prune_rates", ["0", "0.5"], "Rates of channels to co
 _BITS = flags.DEFINE_list("bits", ["8", "32"], "Bits at the cut, both ways, to compare.")
 
 
-def _setting(cut: str, rate: str, bits: str) -> Changes:
-    pruned: dict[str, Any] = {"prune_kind": "none"}
-    if float(rate):
-        pruned = {"prune_kind": "channel", "prune_rate": (float(rate),)}
-    return {"cut": cut, "smashed_bits": bits, "cut_gradient_bits": bits, **pruned}
-
-
-def _clock(name: str) -> Column:
-    def column(summary: dict[str, Any]) -> float:
-        value = summary["simulated"][name]
-        return float("nan") if value is None else value
-
-    return column
-
-
 COLUMNS: dict[str, Column] = {
-    "seconds": _clock("seconds"),
-    "seconds to target": _clock("seconds_to_target"),
-    "joules": _clock("energy_joules"),
-    "joules to target": _clock("joules_to_target"),
-    "a client computes, s": _clock("client_compute_seconds"),
-    "sends, s": _clock("client_uplink_seconds"),
-    "waits, s": _clock("client_waiting_seconds"),
+    "seconds": simulated("seconds"),
+    "seconds to target": simulated("seconds_to_target"),
+    "joules": simulated("energy_joules"),
+    "joules to target": simulated("joules_to_target"),
+    "a client computes, s": simulated("client_compute_seconds"),
+    "sends, s": simulated("client_uplink_seconds"),
+    "waits, s": simulated("client_waiting_seconds"),
 }
 
 
@@ -52,9 +39,12 @@ def main(config: Config) -> None:
     """Trains all settings and prints the table."""
     if config.network == "none":
         raise flag_error("network", "none", "a network: without one nothing takes time")
+    both_ways = [f"{bits}/{bits}" for bits in _BITS.value]
+    lists = axes(config, {"cuts": _CUTS.value, "prune_rates": _RATES.value, "bits": both_ways})
+    names = product(_CUTS.value, _RATES.value, _BITS.value)
     settings = {
-        f"{cut}, rate {rate}, {bits} bits": _setting(cut, rate, bits)
-        for cut, rate, bits in product(_CUTS.value, _RATES.value, _BITS.value)
+        f"{cut}, rate {rate}, {bits} bits": reduce(or_, changes)
+        for (cut, rate, bits), changes in zip(names, product(*lists), strict=True)
     }
     conduct(config, settings, COLUMNS, _SEEDS.value, (SECONDS, JOULES))
 

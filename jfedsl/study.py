@@ -122,6 +122,16 @@ def megabytes(*streams: str) -> Column:
     return lambda summary: sum(summary["bytes"][stream] for stream in streams) / 1e6
 
 
+def simulated(name: str) -> Column:
+    """A column of the simulated network's totals; NaN where a run came to none."""
+
+    def column(summary: dict[str, Any]) -> float:
+        value = summary["simulated"][name]
+        return float("nan") if value is None else value
+
+    return column
+
+
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     """Accuracy of settings (mean, least to greatest) and means of columns, as Markdown."""
     lines = [

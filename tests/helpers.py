@@ -49,13 +49,20 @@ def parse(arguments: list[str]) -> Config:
     return from_flags(values)
 
 
+_of_script: list[str] = []  # flags that the last one defined
+
+
 def script(name: str) -> Any:
-    """A script of experiments/, imported."""
+    """A script of experiments/, imported; flags of the one before are taken back."""
+    while _of_script:
+        delattr(flags.FLAGS, _of_script.pop())
+    before = set(flags.FLAGS)
     path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    _of_script.extend(set(flags.FLAGS) - before)
     return module
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from helpers import parse, plain, script
 
 from jfedsl.bound_study import Outcome, conduct, correlation, measure, table
@@ -89,9 +88,6 @@ def test_a_study_needs_measurements(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["digits", "fashion"])
 def test_presets_stay_within_the_theorem(name: str, monkeypatch: pytest.MonkeyPatch):
-    for flag in ("seeds", "cuts"):
-        if flag in flags.FLAGS:
-            delattr(flags.FLAGS, flag)  # of another study
     study = script("bound_study")
     path = Path("experiments", "studies", f"bound_{name}.flags")
     lines = (Path(__file__).parents[1] / path).read_text().splitlines()

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import image_sets
 import pytest
-from absl import flags
 from helpers import parse, script
 
 from jfedsl.compression.table import COMPRESSORS
@@ -15,6 +14,7 @@ from jfedsl.config import Config, shown
 from jfedsl.data.builders import BUILDERS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.preparation import prepare
+from jfedsl.errors import UserError
 from jfedsl.models import ZOO
 from jfedsl.runtime import metrics
 
@@ -113,8 +113,6 @@ def test_presets_run(preset, tmp_path, generated):
     ("name", "setting"), [("pruning", "channel 0.25"), ("compression", "1/8 top-k, 8 bit")]
 )
 def test_studies_compare_their_settings(name, setting, tmp_path, generated, capsys, monkeypatch):
-    if "seeds" in flags.FLAGS:
-        delattr(flags.FLAGS, "seeds")  # of another study
     study = script(f"{name}_study")
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     first = f"# python experiments/{name}_study.py --flagfile={preset.relative_to(ROOT)}"
@@ -127,6 +125,29 @@ def test_studies_compare_their_settings(name, setting, tmp_path, generated, caps
     study.main(config)
     assert f"| {setting} | 0." in capsys.readouterr().out
     assert len(list((tmp_path / "study").glob("*/seed_3/summary.json"))) == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_latency_study_compares_on_a_simulated_clock(tmp_path, generated, capsys, monkeypatch):
+    study = script("latency_study")
+    preset = ROOT / "experiments" / "studies" / "latency.flags"
+    few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
+    where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
+    ours = ["--model=mlp", "--train_examples=1000", "--target_accuracy=0.999"]
+    config = parse([f"--flagfile={preset}", *few, *where, *ours])
+    given = {"_CUTS": ["dense1"], "_RATES": ["0.5"], "_BITS": ["8"], "_SEEDS": [3]}
+    for name, value in given.items():
+        monkeypatch.setattr(study, name, SimpleNamespace(value=value))
+    study.main(config)
+    row = next(
+        r for r in capsys.readouterr().out.splitlines() if r.startswith("| dense1, rate 0.5")
+    )
+    _, seconds, to_target, *_ = (cell.split()[0] for cell in row.split(" | ")[1:])
+    assert float(seconds) > 0 and to_target == "nan"
+    assert (tmp_path / "study" / "accuracy.png").exists()
+    monkeypatch.setattr(study, "_BITS", SimpleNamespace(value=["eight"]))
+    with pytest.raises(UserError, match="--bits"):
+        study.main(config)
 
 
 def test_train_prints_its_table_and_picture(tmp_path, capsys):

@@ -15,7 +15,7 @@ from jfedsl.models import ZOO, layers
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 
-Changes = Mapping[str, Any]  # of a config
+Changes = dict[str, Any]  # of a config
 
 
 def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[Changes]]:
