@@ -4,10 +4,12 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -23,14 +25,28 @@ atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", _cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-settings.register_profile(
-    "jfedsl",
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("jfedsl")
+# Few examples, the same each time; --hypothesis-profile=many has more, and others each time.
+for name, examples in (("few", 8), ("many", 100)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        derandomize=name == "few",
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile("few")
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are not laid out, which takes a second; those of scripts are."""
+    save = Figure.savefig
+
+    def quick(self: Figure, *args: Any, **kwargs: Any) -> None:
+        self.set_layout_engine("none")
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", quick)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ PLAIN: dict[str, Any] = {
     "client_gradient_bits": 32,
     "momentum": 0.0,
     "progress": "none",
+    "network": "none",
 }
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,9 @@ from jfedsl.build.devices import hardware_of, network_of
 from jfedsl.build.radio import memory_of
 from jfedsl.config import Config
 from jfedsl.errors import UserError
+from jfedsl.protocol.conditions import round_conditions
 from jfedsl.wireless.network import DEVICES, NETWORKS
+from jfedsl.wireless.radio import Conditions
 
 
 def config(**changes: Any) -> Config:
@@ -19,6 +22,12 @@ def config(**changes: Any) -> Config:
         "batch_size": 4, "partition": "iid",
     }  # fmt: skip
     return Config(**(settings | changes))
+
+
+def first_conditions(**changes: Any) -> Conditions:
+    """Of all clients in the first round."""
+    e = build(config(**changes))
+    return round_conditions(e.scheme, e.key, jnp.int32(0), e.init().clients)
 
 
 def test_flags_change_the_preset_and_nothing_else():
@@ -96,19 +105,16 @@ def test_capacity_follows_from_the_devices():
 def test_a_higher_channel_prune_rate_is_never_more_client_seconds():
     seconds = []
     for rate in (0.0, 0.25, 0.5, 0.75):
-        e = build(config(prune_kind="channel", prune_rate=(rate,)))
-        record = e.rounds(1)(e.data, e.key, e.init(), 1)[1]
-        seconds.append(record.conditions.forward[0] + record.conditions.backward[0])
+        now = first_conditions(prune_kind="channel", prune_rate=(rate,))
+        seconds.append(now.forward + now.backward)
     assert (np.diff(np.array(seconds), axis=0) < 0).all()
 
 
 def test_ideal_sparse_kernels_save_what_is_pruned_of_weights_but_nothing_of_channels():
-    def forward(**changes):
-        e = build(config(**changes))
-        return np.asarray(e.rounds(1)(e.data, e.key, e.init(), 1)[1].conditions.forward[0])
-
-    dense = forward(prune_rate=(0.5,))
-    np.testing.assert_allclose(forward(prune_rate=(0.5,), mask_compute="ideal"), dense / 2, 1e-5)
-    narrow = forward(prune_kind="channel", prune_rate=(0.5,))
-    ideal = forward(prune_kind="channel", prune_rate=(0.5,), mask_compute="ideal")
+    dense = first_conditions(prune_rate=(0.5,)).forward
+    half = first_conditions(prune_rate=(0.5,), mask_compute="ideal").forward
+    np.testing.assert_allclose(half, dense / 2, 1e-5)
+    narrow = first_conditions(prune_kind="channel", prune_rate=(0.5,)).forward
+    wide = {"prune_kind": "channel", "prune_rate": (0.5,), "mask_compute": "ideal"}
+    ideal = first_conditions(**wide).forward
     np.testing.assert_array_equal(ideal, narrow)

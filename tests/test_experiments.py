@@ -1,11 +1,14 @@
 """Scripts as a user starts them: in a process of their own, killed, mistyped, twice at once."""
 
+import atexit
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,10 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py")]
+CACHE = tempfile.mkdtemp(prefix="jfedsl-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 TINY = [
     "--model=mlp", "--norm=none", "--clients=3", "--rounds=30", "--local_steps=2",
     "--batch_size=8", "--eval_every=4", "--checkpoint_every=1", "--partition=iid",
-    "--compilation_cache=",
+    f"--compilation_cache={CACHE}",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def base(**changes: Any) -> Config:
     settings: dict[str, Any] = {
         "clients": 3, "train_examples": 60, "test_examples": 20, "prune_kind": "mask",
         "sampling": "replacement", "compilation_cache": "", "client_learning_rate": 0.01,
-        "server_learning_rate": 0.01,
+        "server_learning_rate": 0.01, "network": "macro_cell",
     }  # fmt: skip
     return plain(**{**settings, **changes})
 

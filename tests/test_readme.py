@@ -88,8 +88,8 @@ def generated(tmp_path_factory):
     return folder / "data"
 
 
-# vgg19 takes a minute to compile.
-LARGE = {"cifar10_vgg19", "fashion_mnist_small"}
+# These take long to compile.
+LARGE = {"cifar10_vgg19", "fashion_mnist_small", "digits_heavy"}
 MARKED = [
     pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else (), id=path.stem)
     for path in PRESETS

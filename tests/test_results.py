@@ -158,9 +158,9 @@ def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"prune_kind": "none"},
+        pytest.param({"prune_kind": "none"}, marks=pytest.mark.slow),
         {"prune_score": "random"},
-        {"norm": "batch", "batch_norm_statistics": "local"},
+        pytest.param({"norm": "batch", "batch_norm_statistics": "local"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -40,6 +40,7 @@ SMALL = {
     "cut_gradient_bits": 8,
     "client_gradient_bits": 8,
     "model_bits": 8,
+    "network": "macro_cell",
 }
 
 
@@ -440,9 +441,11 @@ def test_workdir_that_cannot_be_made(tmp_path):
             training.train(small(bad))
 
 
-def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
+def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "fine-tuned"
-    config = small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1)
+    light = {"prune_kind": "none", "dropout_rate": 0.0, "cut_gradient_bits": 32}
+    other = {**light, "client_gradient_bits": 32, "model_bits": 32, "network": "none"}
+    config = small(workdir, **other, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
     experiment = training.build(config)
     start = weights_of(finished[0], "data", experiment.scheme.model, experiment.initial)
@@ -455,7 +458,8 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path):
     first = float(metrics(workdir)[0]["train_loss"])
     assert first < 0.5 * float(metrics(finished[0])[0]["train_loss"])
     # Once it has a checkpoint of its own, a run does not need its origin.
-    training.train(small(workdir, init_from=str(finished[0]), cut="dense2", rounds=1))
+    monkeypatch.setattr(training, "weights_of", None)
+    training.train(config)
 
 
 @pytest.mark.slow
@@ -550,6 +554,7 @@ def test_closing_twice_is_harmless(tmp_path):
 
 def test_a_run_in_which_everyone_is_out_goes_on(tmp_path):
     workdir = tmp_path / "out"
-    found = training.train(small(workdir, rounds=2, outage_snr_db=200.0, progress="lines"))
+    away = {"network": "macro_cell", "outage_snr_db": 200.0, "progress": "lines"}
+    found = training.train(plain(**away, rounds=2, workdir=str(workdir)))
     assert found["simulated"]["lost_fraction"] == 1
     assert [row["train_loss"] for row in metrics(workdir)] == ["", ""]

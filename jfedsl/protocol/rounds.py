@@ -61,6 +61,7 @@ def compile_rounds(one: Round, capacity: int) -> Rounds:
       one: a round `(data, run key, state) -> (state, record)`.
       capacity: the greatest count; the records are `[capacity, ...]`, those past `count` zero.
     """
+    one = jax.jit(one)  # traced once for its shapes and for the loop
 
     def run(data: Data, key: Array, state: State, count: Array) -> tuple[State, RoundRecord]:
         shapes = jax.eval_shape(one, data, key, state)[1]

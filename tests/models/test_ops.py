@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jax import Array, lax
 
@@ -86,7 +86,6 @@ def value_and_gradients(case: Case, conv: Conv) -> tuple[Array, Array, Array]:
     return run(*case.operands())
 
 
-@settings(max_examples=12)
 @given(cases())
 @example(Case((2, 2), (3, 3)))
 @example(Case((1, 1), (3, 3)))
@@ -99,7 +98,6 @@ def test_value_and_gradients_equal_those_of_lax(case: Case) -> None:
     assert_equal(ours, value_and_gradients(case, lax.conv_general_dilated))
 
 
-@settings(max_examples=10)
 @given(cases())
 def test_real_numbers_agree_with_those_of_lax_to_1e_5(case: Case) -> None:
     def real(seed: int, shape: tuple[int, ...]) -> Array:

@@ -33,7 +33,7 @@ def layers(draw: st.DrawFn) -> tuple[Array, Array, Padding]:
     return jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), tuple(padding)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(layers())
 def test_whole_numbers_are_exact(layer: tuple[Array, Array, Padding]) -> None:
     x, w, padding = layer

@@ -147,7 +147,10 @@ PROTOCOL: dict[str, Any] = {
     ("model", "norm", "optimizer", "more"),
     [
         ("mlp", "group", "sgd", {"cut": "dense2", "momentum": 0.9, "weight_decay": 0.01}),
-        ("mlp", "batch", "adam", {"client_optimizer_state": "average", "participants": 3}),
+        pytest.param(
+            *("mlp", "batch", "adam", {"client_optimizer_state": "average", "participants": 3}),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *("cnn", "group", "sgd", {"cut": "dense", "momentum": 0.9, "prune_score": "taylor"}),
             marks=pytest.mark.slow,
