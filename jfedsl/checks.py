@@ -20,6 +20,7 @@ def together(config: Any) -> None:
       UserError: names the flag, its value and what is allowed.
     """
     _counts(config)
+    _algorithm(config)
     _pruning(config)
     _links(config)
     _network(config)
@@ -39,6 +40,32 @@ def _counts(config: Any) -> None:
             raise flag_error(name, getattr(config, name), allowed)
 
 
+# What algorithms have no use for: settings, and places of compressors.
+_DEVICES = ("device_classes", "device_flops", "device_power_dbm", "device_memory")
+_UNUSED = {
+    "sl": ("outage_snr_db", "deadline_s"),
+    "fedavg": ("cut", "deadline_s"),
+    "centralized": ("cut", "deadline_s", "outage_snr_db", *_DEVICES),
+}
+_UNUSED_PLACES = {"fedavg": ("smashed", "cut_gradient"), "centralized": tuple(links.PLACES)}
+
+
+def _algorithm(config: Any) -> None:
+    algorithm = config.algorithm
+    names = [name for name in _UNUSED.get(algorithm, ()) if getattr(config, name)]
+    for place in _UNUSED_PLACES.get(algorithm, ()):
+        if config.expressions[place] != "none":
+            names += [name for name in (place, *links.SHORTHANDS[place]) if getattr(config, name)]
+    if algorithm == "centralized" and config.pruning != "none":
+        names.append("prune_kind")
+    if names:
+        value = getattr(config, names[0])
+        raise flag_error(names[0], value, f"nothing with --algorithm={algorithm}")
+    if config.measure_constants_every is not None and algorithm != "fedsl":
+        # The bound is of one server-side model that steps on all clients at once.
+        raise flag_error("algorithm", algorithm, "fedsl with --measure_constants_every")
+
+
 def _pruning(config: Any) -> None:
     rates, capacity = config.prune_rate, config.client_capacity
     if len(rates) not in (1, config.clients):
@@ -48,7 +75,7 @@ def _pruning(config: Any) -> None:
         raise flag_error("client_capacity", "", f"with --network=none {CAPACITY.text}")
     if config.prune_policy == "uniform" and capacity:
         raise flag_error("client_capacity", capacity, "nothing with --prune_policy=uniform")
-    if config.prune_policy == "by_resource" and config.prune_kind == "none":
+    if config.prune_policy == "by_resource" and config.pruning == "none":
         raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")
 
 

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from jfedsl import checks, links
+from jfedsl.algorithms import ALGORITHMS
 from jfedsl.allowed import (
     BITS,
     CAPACITY,
@@ -48,6 +49,7 @@ Shorthand = str | float | None
 class Config(WirelessKnobs):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
+    algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
     workdir: str = knob("", "Folder of the run; default a new dated one under runs/.", free=True)
     dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
     data_dir: str = knob("data", "Folder of prepared data sets.", free=True)
@@ -89,9 +91,10 @@ class Config(WirelessKnobs):
     quantity_alpha: float = knob(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
     )
-    prune_kind: str = knob(
-        "mask",
-        "What is pruned on clients: single weights, zeroed, or whole channels, removed.",
+    prune_kind: str | None = knob(
+        None,
+        "What is pruned on clients: single weights, zeroed, or whole channels, removed. Default "
+        "mask; none with another algorithm than fedsl.",
         OneOf(PRUNE_KINDS),
     )
     prune_rate: tuple[float, ...] = knob(
@@ -239,10 +242,20 @@ class Config(WirelessKnobs):
         checks.together(self)
 
     @property
+    def light(self) -> bool:
+        """Whether pruning and compressors have defaults other than none."""
+        return self.algorithm == "fedsl"
+
+    @property
+    def pruning(self) -> str:
+        """What is pruned, one of `PRUNE_KINDS`."""
+        return self.prune_kind or ("mask" if self.light else "none")
+
+    @property
     def expressions(self) -> dict[str, str]:
         """What compresses the messages of each place."""
         settings = {name: getattr(self, name) for name in (*links.PLACES, *links.shorthands())}
-        arguments = (settings, self.quantizer, self.bucket_size)
+        arguments = (settings, self.quantizer, self.bucket_size, self.light)
         return {place: links.expression(place, *arguments) for place in links.PLACES}
 
     @property
@@ -274,22 +287,3 @@ class Config(WirelessKnobs):
 def shown(value: Any) -> str:
     """A value as it is written in a flag."""
     return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """Fields that differ and may not change when a run is resumed, as `name (old -> new)`.
-
-    Logging may change; so may the number of rounds, unless the learning rate depends on it, and how
-    the same compressors are asked for.
-    """
-    free = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
-    if new.learning_rate_schedule == "constant":
-        free.add("rounds")
-    if old.links == new.links:
-        free |= {*links.PLACES, *links.shorthands(), "quantizer", "bucket_size"}
-    pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
-    return [
-        f"{name} ({shown(before)} -> {shown(after)})"
-        for name, (before, after) in pairs.items()
-        if before != after and name not in free
-    ]

@@ -35,7 +35,7 @@ def scope(config: Config) -> list[str]:
     found = [f"{k}={getattr(config, k)}" for k, v in wanted.items() if getattr(config, k) != v]
     if config.norm == "batch":
         found.append("norm=batch (couples clients)")
-    if config.norm == "group" and config.prune_kind == "channel":
+    if config.norm == "group" and config.pruning == "channel":
         found.append("prune_kind=channel (changes what groups are normalised by)")
     some = config.participants is not None and config.participants < config.clients
     if some:

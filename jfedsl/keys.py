@@ -24,6 +24,7 @@ class Purpose(enum.IntEnum):
     MEASUREMENT = 8
     RADIO = 9
     DEVICES = 10
+    TURNS = 11
 
 
 class Stage(enum.IntEnum):
@@ -33,6 +34,7 @@ class Stage(enum.IntEnum):
     CUT_GRADIENT = 1
     CLIENT_GRADIENT = 2
     CLIENT_BACKWARD = 3
+    SERVER_ORDER = 4
 
 
 def fold(key: Array, *data: Array | int) -> Array:

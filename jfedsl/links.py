@@ -23,6 +23,7 @@ SHORTHANDS = {
     "model_up": {"model_bits": "32"},
     "model_down": {},
 }
+_OFF = {"dropout_rate": "0"}  # all others are bits
 
 
 def shorthands() -> list[str]:
@@ -30,11 +31,12 @@ def shorthands() -> list[str]:
     return [name for names in SHORTHANDS.values() for name in names]
 
 
-def resolved(settings: Mapping[str, str | None]) -> dict[str, str | None]:
+def resolved(settings: Mapping[str, str | None], light: bool) -> dict[str, str | None]:
     """Every shorthand's value: given, the default, or None where an expression says it all.
 
     Args:
       settings: expressions by place, "" where not given, and shorthands, None likewise.
+      light: whether defaults compress; else they are off.
 
     Raises:
       UserError: a shorthand and the expression of its place are both given.
@@ -45,12 +47,17 @@ def resolved(settings: Mapping[str, str | None]) -> dict[str, str | None]:
             value = settings[name]
             if settings[place] and value is not None:
                 raise flag_error(name, value, f"nothing with --{place}, which says it all")
+            default = default if light else _OFF.get(name, str(FLOAT_BITS))
             values[name] = None if settings[place] else value or default
     return values
 
 
 def expression(
-    place: str, settings: Mapping[str, str | None], quantizer: str, bucket_size: int
+    place: str,
+    settings: Mapping[str, str | None],
+    quantizer: str,
+    bucket_size: int,
+    light: bool = True,
 ) -> str:
     """The expression of a place: as given, or what its shorthands stand for.
 
@@ -59,8 +66,9 @@ def expression(
       settings: as in `resolved`.
       quantizer: that bits choose.
       bucket_size: of it.
+      light: as in `resolved`.
     """
-    given, values = settings[place], resolved(settings)
+    given, values = settings[place], resolved(settings, light)
     if given:
         return given
     parts = []

@@ -184,7 +184,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
     return {
         "model": config.model,
         "norm": config.norm,
-        "cut": scheme.model[scheme.cut - 1].name,
+        "cut": scheme.model[scheme.cut - 1].name if scheme.splits else None,
         "client_layers": [layer.name for layer in scheme.model[: scheme.cut]],
         "server_layers": [layer.name for layer in scheme.model[scheme.cut :]],
         "classes": scheme.classes,

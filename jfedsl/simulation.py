@@ -1,6 +1,7 @@
 """The simulated clock of a run: what its rounds cost, as columns of metrics.csv."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,18 +9,19 @@ import jax.numpy as jnp
 
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Scheme
-from jfedsl.wireless.cost import Cost, Sent, round_cost
+from jfedsl.wireless.cost import Cost, Sent, in_turn, round_cost
 
 
-def costs_of(scheme: Scheme) -> Callable[[RoundRecord], Cost | None]:
+def costs_of(scheme: Scheme, in_turns: bool = False) -> Callable[[RoundRecord], Cost | None]:
     """The compiled function from records of many rounds to what each cost.
 
     Args:
       scheme: of the run; without a radio every cost is None.
+      in_turns: whether participants exchange one after another.
     """
     radio = scheme.radio
     if radio is None:
-        return lambda record: None
+        return jax.jit(lambda record: None)
 
     def one(record: RoundRecord) -> Cost:
         def bits(count: jax.Array) -> jax.Array:
@@ -34,9 +36,17 @@ def costs_of(scheme: Scheme) -> Callable[[RoundRecord], Cost | None]:
             arrived=record.arrived,
             holding=record.holding,
         )
-        return round_cost(radio, record.participants, record.conditions, sent)
+        arguments = (record.participants, record.conditions, sent)
+        if not in_turns:
+            return round_cost(radio, *arguments)
+        return in_turn(jax.vmap(partial(round_cost, radio))(*_each_alone(arguments)))
 
     return jax.jit(jax.vmap(one))
+
+
+def _each_alone(rows: Any) -> Any:
+    """Arrays `[..., K]` of a round's participants as `[K, ..., 1]`, a turn each."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x[..., None], -2, 0), rows)
 
 
 def columns(cost: Cost, i: int) -> dict[str, Any]:

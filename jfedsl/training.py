@@ -83,7 +83,6 @@ class _Run:
             self.round, self.state, counters = restored
             self.cumulative_bytes = counters["cumulative_bytes"]
             self.cumulative_seconds = counters["cumulative_seconds"]
-        self.costs = costs_of(experiment.scheme)
         self.last: tuple[Cost, np.ndarray] | None = None  # round, with its participants
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
@@ -118,6 +117,10 @@ class _Run:
         progress.note("compiling the round (once)")
         rounds = self.experiment.rounds(min(capacity, config.rounds))
         run = compiled(rounds, data, key, self.state, 1)
+        records = jax.eval_shape(rounds, data, key, self.state, 1)[1]
+        costs = compiled(
+            costs_of(self.experiment.scheme, self.experiment.algorithm.in_turns), records
+        )
         progress.note("compiling the evaluation (once)")
         evaluate = compiled(self.experiment.evaluate(), data, self.state, self.experiment.test)
         self._observe()
@@ -127,7 +130,7 @@ class _Run:
             end = self._next_boundary()
             count = end - self.round
             self.state, record = run(data, key, self.state, count)
-            record, cost = jax.device_get((record, self.costs(record)))
+            record, cost = jax.device_get((record, costs(record)))
             rows = self._rows(record, cost, count)
             evaluation = {}
             if end % config.eval_every == 0 or end == config.rounds:
@@ -240,8 +243,11 @@ class _Run:
         config, rows = self.config, self.metrics.rows()
         params, stats = jax.eval_shape(lambda: self.experiment.initial)
         summary = summarise(rows, config.target_accuracy)
+        scheme = self.experiment.scheme
+        if self.experiment.algorithm.in_turns:  # the model travels in every round
+            scheme = scheme._replace(aggregate_every=1)
         summary["uncompressed_bytes"] = uncompressed_bytes(
-            self.experiment.scheme, params, stats, self.experiment.image.shape, self.round
+            scheme, params, stats, self.experiment.image.shape, self.round
         )
         summary["client_flops"] = self.experiment.client_flops._asdict()
         summary["links"] = config.expressions
@@ -268,4 +274,5 @@ class _Run:
 
     def _title(self) -> str:
         config = self.config
-        return f"{config.model} on {config.dataset}, {config.clients} clients ({config.partition})"
+        clients = f"{config.clients} clients ({config.partition})"
+        return f"{config.algorithm}, {config.model} on {config.dataset}, {clients}"

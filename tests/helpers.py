@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from absl import flags
 
-from jfedsl.algorithms import fedsl
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.links import SHORTHANDS
@@ -70,7 +69,7 @@ def script(name: str) -> Any:
 def setup(**changes: Any) -> tuple[Experiment, Any, Any]:
     """An experiment, its first state and its compiled round."""
     experiment = build(plain(**changes))
-    one = jax.jit(functools.partial(fedsl.run_round, experiment.scheme))
+    one = jax.jit(functools.partial(experiment.algorithm.run_round, experiment.scheme))
     return experiment, experiment.init(), functools.partial(one, experiment.data, experiment.key)
 
 

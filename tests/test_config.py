@@ -5,15 +5,24 @@ import dataclasses
 import pytest
 from absl import flags
 
-from jfedsl.config import Config, differences
+from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.runtime.flags import define_flags, from_flags
+from jfedsl.runtime.workdir import differences
 
 WRONG = [
     ({"dataset": "cats"}, "--dataset=cats: allowed is one of digits"),
     ({"model": "gpt"}, "--model=gpt: allowed is one of cnn, mlp"),
     ({"train_examples": 0}, "--train_examples=0: allowed is a whole number from 1"),
     ({"augment": "rotate"}, "--augment=rotate: allowed is one of none, crop_flip"),
+    ({"algorithm": "fedprox"}, "--algorithm=fedprox: allowed is one of fedsl, sfl_v1, sfl_v2, sl"),
+    ({"algorithm": "fedavg", "cut": "conv1"}, "--cut=conv1: allowed is nothing with --algorithm=f"),
+    ({"algorithm": "fedavg", "dropout_rate": 0.2}, "--dropout_rate=0.2: allowed is nothing with"),
+    ({"algorithm": "fedavg", "smashed": "topk(0.5)"}, "--smashed=topk(0.5): allowed is nothing"),
+    ({"algorithm": "centralized", "model_bits": 8}, "--model_bits=8: allowed is nothing with"),
+    ({"algorithm": "centralized", "prune_kind": "mask"}, "--prune_kind=mask: allowed is nothing"),
+    ({"algorithm": "sl", "outage_snr_db": 3.0}, "--outage_snr_db=3.0: allowed is nothing with"),
+    ({"algorithm": "sl", "measure_constants_every": 5}, "--algorithm=sl: allowed is fedsl with"),
     ({"norm": "layer"}, "--norm=layer: allowed is one of none, group, batch"),
     ({"partition": "alphabetical"}, "--partition=alphabetical: allowed is one of iid, dirichlet"),
     ({"prune_kind": "filter"}, "--prune_kind=filter: allowed is one of none, mask, channel"),

@@ -1,1 +1,36 @@
 """Training algorithms, each a short file of pure functions that reads as the algorithm."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jax import Array
+
+from jfedsl.algorithms import centralized, fedavg, fedsl, sfl_v1, sfl_v2, sl
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.state import Data, Scheme, State
+
+
+class Algorithm(NamedTuple):
+    """One training algorithm.
+
+    Attributes:
+      run_round: one round of it.
+      sides: who has layers: both clients and server, clients, or the server.
+      server_copies: whether each participant has its own copy of the server's part.
+      in_turns: whether participants exchange one after another, not side by side.
+    """
+
+    run_round: Callable[[Scheme, Data, Array, State], tuple[State, RoundRecord]]
+    sides: str = "both"
+    server_copies: bool = False
+    in_turns: bool = False
+
+
+ALGORITHMS = {
+    "fedsl": Algorithm(fedsl.run_round),
+    "sfl_v1": Algorithm(sfl_v1.run_round, server_copies=True),
+    "sfl_v2": Algorithm(sfl_v2.run_round),
+    "sl": Algorithm(sl.run_round, in_turns=True),
+    "fedavg": Algorithm(fedavg.run_round, sides="clients"),
+    "centralized": Algorithm(centralized.run_round, sides="server"),
+}

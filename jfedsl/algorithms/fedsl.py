@@ -18,11 +18,12 @@ from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.protocol.aggregation import deliver, draw_period, end_period, start_period
+from jfedsl.protocol.aggregation import Draw, deliver, draw_period, end_period, start_period
 from jfedsl.protocol.conditions import round_conditions
 from jfedsl.protocol.exchange import Batch, ExchangeRecord, Presence, exchange
 from jfedsl.protocol.participants import first_participants, in_layout, period_start, put, take
 from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.server_side import ServerStep, joint_step
 from jfedsl.protocol.state import (
     Aggregator,
     Client,
@@ -31,6 +32,7 @@ from jfedsl.protocol.state import (
     Scheme,
     Server,
     State,
+    copies,
     present_weights,
     weights,
 )
@@ -55,7 +57,11 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
       image: a normalised sample input; only its shape and dtype matter.
     """
     own, stats = start.params[: scheme.cut], start.stats[: scheme.cut]
-    server, server_stats = start.params[scheme.cut :], start.stats[scheme.cut :]
+    server = Server(
+        start.params[scheme.cut :],
+        start.stats[scheme.cut :],
+        scheme.server_optimizer.init(start.params[scheme.cut :]),
+    )
     optimizer = scheme.client_optimizer.init(own)
     shared = optimizer if scheme.client_optimizer_state == "average" else None
     pruning = scheme.pruner.init(own)
@@ -70,7 +76,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     clients = jax.vmap(client, axis_size=scheme.clients)(jnp.arange(scheme.clients))
     return State(
         round=zero,
-        server=Server(server, server_stats, scheme.server_optimizer.init(server)),
+        server=copies(server, scheme.participants) if scheme.server_copies else server,
         aggregator=Aggregator(own, stats, shared, pruning),
         clients=clients,
         participants=first_participants(scheme),
@@ -78,19 +84,35 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     )
 
 
-def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-    """One round: local_steps exchanges, with the start or end of a period where one is due."""
+def run_round(
+    scheme: Scheme,
+    data: Data,
+    key: Array,
+    state: State,
+    serve: ServerStep = joint_step,
+    draw: Draw = draw_period,
+) -> tuple[State, RoundRecord]:
+    """One round: local_steps exchanges, with the start or end of a period where one is due.
+
+    Args:
+      scheme: of the run.
+      data: of the run.
+      key: run key.
+      state: before the round.
+      serve: the server's step in an exchange.
+      draw: who takes part in a period.
+    """
     number, every = state.round, scheme.aggregate_every
     nothing = jnp.zeros(scheme.participants, jnp.int32)
-    state, down, conditions = _begin(scheme, key, state)
+    state, down, conditions = _begin(scheme, key, state, draw)
     presence = _presence(scheme, state, conditions)
     start = period_start(scheme, number)
     state, records = in_layout(
-        scheme, start, partial(_exchanges, scheme), data, key, state, presence
+        scheme, start, partial(_exchanges, scheme, serve), data, key, state, presence
     )
     pruned, kept = _pruned(scheme, take(scheme, state.clients, state.participants))
     participants, holding = state.participants, state.holding
-    reachable = None if presence is None else presence.conditions.reachable
+    reachable = None if presence is None or conditions is None else conditions.reachable
     state, up, overlap = lax.cond(
         (number + 1) % every == 0,
         lambda s: end_period(scheme, key, data.partition, s, reachable),
@@ -116,7 +138,9 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     return state.replace(round=number + 1), record
 
 
-def _begin(scheme: Scheme, key: Array, state: State) -> tuple[State, Array, Conditions | None]:
+def _begin(
+    scheme: Scheme, key: Array, state: State, draw: Draw
+) -> tuple[State, Array, Conditions | None]:
     """The state after the model has gone to who awaits it, the bytes of that, the conditions."""
 
     def now(state: State) -> Conditions:
@@ -126,9 +150,10 @@ def _begin(scheme: Scheme, key: Array, state: State) -> tuple[State, Array, Cond
     starts, same = state.round % scheme.aggregate_every == 0, lambda state: state
     unsent = lambda state: (state, jnp.zeros(scheme.participants, jnp.int32))  # noqa: E731
     if scheme.radio is None or not scheme.radio.can_fail:
-        state, down = lax.cond(starts, partial(start_period, scheme, key), unsent, state)
+        start = partial(start_period, scheme, key, draw=draw)
+        state, down = lax.cond(starts, start, unsent, state)
         return state, down, None if scheme.radio is None else now(state)
-    state = lax.cond(starts, partial(draw_period, scheme, key), same, state)
+    state = lax.cond(starts, partial(draw, scheme, key), same, state)
     reachable = now(state).reachable
     send = partial(deliver, scheme, key, reachable=reachable)
     state, down = lax.cond(jnp.all(state.holding), unsent, send, state)
@@ -140,6 +165,9 @@ def _presence(scheme: Scheme, state: State, conditions: Conditions | None) -> Pr
     """Who takes part in the round's exchanges; None where nobody can fail to."""
     if scheme.radio is None or not scheme.radio.can_fail or conditions is None:
         return None
+    if not scheme.splits:
+        # Who holds the model trains, in reach or not.
+        conditions = conditions.replace(reachable=jnp.ones_like(conditions.reachable))
     return Presence(state.holding, conditions)
 
 
@@ -154,6 +182,7 @@ def _mean_loss(share: Array, records: ExchangeRecord, presence: Presence | None)
 
 def _exchanges(
     scheme: Scheme,
+    serve: ServerStep,
     forms: Sequence[Form],
     data: Data,
     key: Array,
@@ -172,7 +201,7 @@ def _exchanges(
         own = fold(key, Purpose.EXCHANGE, number, step)
         total = number * scheme.local_steps + step
         server, clients, record = exchange(
-            scheme, forms, server, clients, batch, own, share, total, presence
+            scheme, forms, server, clients, batch, own, share, total, presence, serve
         )
         return (server, clients), record
 

@@ -1,5 +1,6 @@
 """A run put together from its config."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -11,11 +12,12 @@ import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
-from jfedsl.algorithms import fedsl
+from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
+from jfedsl.algorithms.centralized import pooled
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
 from jfedsl.compression import expression
-from jfedsl.config import Config
+from jfedsl.config import Config, shown
 from jfedsl.data import datasets, partition
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.datasets import Dataset, Split
@@ -43,6 +45,7 @@ class Experiment(NamedTuple):
     """All that is fixed in a run.
 
     Attributes:
+      algorithm: that trains.
       scheme: functions and static numbers.
       data: training data on the device.
       test: test data on the device.
@@ -53,6 +56,7 @@ class Experiment(NamedTuple):
       notes: what became of settings, a line each.
     """
 
+    algorithm: Algorithm
     scheme: Scheme
     data: Data
     test: TestSet
@@ -69,7 +73,7 @@ class Experiment(NamedTuple):
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""
-        return compile_rounds(functools.partial(fedsl.run_round, self.scheme), capacity)
+        return compile_rounds(functools.partial(self.algorithm.run_round, self.scheme), capacity)
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
@@ -101,8 +105,11 @@ def build(config: Config) -> Experiment:
         raise flag_error("augment", config.augment, allowed)
     pixels = datasets.pixel_statistics(whole.train.images)
     dataset = _subset(config, whole)
+    algorithm = ALGORITHMS[config.algorithm]
     model, cut = _model(config, dataset)
     shares = _shares(config, dataset)
+    if algorithm.sides == "server":
+        shares, config = pooled(shares), _as_one_client(config)
     data = Data(
         images=jnp.asarray(dataset.train.images),
         labels=jnp.asarray(dataset.train.labels),
@@ -116,6 +123,7 @@ def build(config: Config) -> Experiment:
     _check_sizes(config, scheme, initial, image.shape)
     scheme = scheme._replace(radio=build_radio(config, scheme, pruning, key, image.shape))
     return Experiment(
+        algorithm=algorithm,
         scheme=scheme,
         data=data,
         test=evaluation.fold_test_set(*dataset.test, config.eval_batch_size),
@@ -166,13 +174,23 @@ def _subset(config: Config, dataset: Dataset) -> Dataset:
 
 
 def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
-    entry = ZOO[config.model]
+    entry, sides = ZOO[config.model], ALGORITHMS[config.algorithm].sides
     model = entry.build(dataset.classes, config.norm)
+    if sides != "both":
+        return model, len(model) if sides == "clients" else 0
     cut = entry.default_cut if config.cut is None else config.cut
     try:
         return model, layers.cut_index(model, cut)
     except ValueError as error:
         raise flag_error("cut", cut, str(error)) from None
+
+
+def _as_one_client(config: Config) -> Config:
+    """What a run of pooled data does: all steps of a round with one client."""
+    steps = config.local_steps * (config.participants or config.clients)
+    return dataclasses.replace(
+        config, local_steps=steps, clients=1, participants=None, prune_rate=Config.prune_rate
+    )
 
 
 def _initial(config: Config, model: Model, key: Array, image: Array, classes: int) -> Variables:
@@ -221,6 +239,9 @@ def _scheme(
     config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning
 ) -> Scheme:
     own = initial.params[:cut]
+    if ALGORITHMS[config.algorithm].in_turns and len(pruning.group_sizes) > 1:
+        allowed = f"one number of channels for all with --algorithm={config.algorithm}"
+        raise flag_error("prune_rate", shown(config.prune_rate), allowed)
     client, server = (
         optimizers.build(
             config.optimizer,
@@ -255,6 +276,7 @@ def _scheme(
         dtype=jnp.dtype(config.compute_dtype),
         integers=config.client_backward == "int8",
         remat=config.remat_clients,
+        server_copies=ALGORITHMS[config.algorithm].server_copies,
         radio=None,
     )
 

@@ -69,7 +69,7 @@ def build_pruner(
       UserError: a ladder, rates or participants that cannot work.
     """
     side = model[:cut]
-    if config.prune_kind == "channel":
+    if config.pruning == "channel":
         plan = _plan(config, side, image)
         if plan.sources:
             return _channels(config, plan, image)
@@ -77,7 +77,7 @@ def build_pruner(
     sizes = (config.participants or config.clients,)
     dense = _flops(side, image)
     flops = Flops(dense, float(dense))
-    if config.prune_kind == "mask" and names:
+    if config.pruning == "mask" and names:
         rates = _requested(config)
         if config.prune_policy == "by_resource":
             rates = 1.0 - _capacities(config)
@@ -88,7 +88,7 @@ def build_pruner(
         )  # fmt: skip
         return Pruning(made, sizes, flops, (side,), [])
     notes = []
-    if config.prune_kind != "none":
+    if config.pruning != "none":
         notes.append(f"nothing is pruned: nothing can be in the layers up to {side[-1].name}")
     return Pruning(pruner.none(side, config.clients), sizes, flops, (side,), notes)
 
@@ -111,7 +111,7 @@ def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
         return trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
     except ValueError as error:
         allowed = f"none or mask with --model={config.model}: {error}"
-        raise flag_error("prune_kind", config.prune_kind, allowed) from None
+        raise flag_error("prune_kind", config.pruning, allowed) from None
 
 
 def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:

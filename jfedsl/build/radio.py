@@ -47,7 +47,7 @@ def build_radio(
         work=_work(config, scheme, pruning, key, image),
         allocation=config.allocation,
         # Removed channels take their arithmetic with them.
-        sparse=config.mask_compute == "ideal" and config.prune_kind == "mask",
+        sparse=config.mask_compute == "ideal" and config.pruning == "mask",
         outage_snr=None if outage is None else channel.from_db(outage),
         timeout=config.outage_timeout_s,
         deadline=config.deadline_s,

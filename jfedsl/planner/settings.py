@@ -32,11 +32,11 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
 
     def pruned(text: str) -> Changes:
         rate = float(text)
-        if rate and base.prune_kind == "none":
+        if rate and base.pruning == "none":
             raise flag_error("prune_rates", text, "0 with --prune_kind=none")
         if base.prune_policy != "uniform":
             raise flag_error("prune_rates", text, "nothing with --prune_policy=by_resource")
-        kind = base.prune_kind if rate else "none"
+        kind = base.pruning if rate else "none"
         return {"prune_kind": kind, "prune_rate": (rate,)}
 
     def bits(text: str) -> Changes:
@@ -119,7 +119,7 @@ def values(config: Config) -> dict[str, Any]:
     rate = None if config.prune_policy != "uniform" else rate
     layer = ZOO[config.model].build(2, config.norm)[cut_of(config) - 1].name
     numbers = (
-        layer, config.aggregate_every, 0.0 if config.prune_kind == "none" else rate,
+        layer, config.aggregate_every, 0.0 if config.pruning == "none" else rate,
         one("cut_gradient_bits", "8", "cut_gradient"), one("smashed_bits", "32", "smashed"),
         one("dropout_rate", "0.2", "smashed"),
     )  # fmt: skip

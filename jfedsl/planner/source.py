@@ -52,7 +52,7 @@ def measured(base: Config, workdir: str) -> Measured:
         allowed = f"a run that knows all constants; of this one unknown: {', '.join(unknown)}"
         raise flag_error("constants", workdir, allowed)
     alone = 0.0
-    if run.prune_kind != "none":
+    if run.pruning != "none":
         there = build(dataclasses.replace(run, data_dir=base.data_dir))
         alone = float(planning.masking_of(there, planning.start_of(there)).alone)
     return Measured(run, constants, effects, alone)

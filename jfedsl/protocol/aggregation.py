@@ -1,5 +1,6 @@
 """Start and end of a period: participants receive model and masks, and send their models back."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,13 +31,18 @@ def draw_period(scheme: Scheme, key: Array, state: State) -> State:
     return state.replace(participants=ids, holding=jnp.zeros_like(state.holding))
 
 
-def start_period(scheme: Scheme, key: Array, state: State) -> tuple[State, Array]:
+Draw = Callable[[Scheme, Array, State], State]
+
+
+def start_period(
+    scheme: Scheme, key: Array, state: State, draw: Draw = draw_period
+) -> tuple[State, Array]:
     """Draws the participants and sends them the aggregated model and their masks.
 
     Returns:
       The state and the bytes sent to each participant, int32 `[K]`.
     """
-    return deliver(scheme, key, draw_period(scheme, key, state), None)
+    return deliver(scheme, key, draw(scheme, key, state), None)
 
 
 def deliver(
@@ -100,6 +106,13 @@ def end_period(
     moved = jnp.mean(jax.vmap(partial(_overlap, scheme))(clients, received))
     state = state.replace(clients=put(scheme, state.clients, ids, received), holding=there)
     return state, up, moved
+
+
+def hold_model(scheme: Scheme, key: Array, state: State) -> State:
+    """The state with the participants holding the aggregator's model and their masks of it."""
+    ids = state.participants
+    received = _receive(scheme, key, state, ids)
+    return state.replace(clients=put(scheme, state.clients, ids, received))
 
 
 def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:

@@ -11,7 +11,15 @@ from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Variables
 from jfedsl.protocol.optimizers import like_moments
 from jfedsl.protocol.participants import take
-from jfedsl.protocol.state import Aggregator, Client, Scheme, State, present_weights, weights
+from jfedsl.protocol.state import (
+    Aggregator,
+    Client,
+    Scheme,
+    Server,
+    State,
+    present_weights,
+    weights,
+)
 from jfedsl.pruning.pruner import Kept
 
 
@@ -63,6 +71,21 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
     return after
 
 
+def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
+    """The server's part; where participants have copies of it, their mean with its moments."""
+    if not scheme.server_copies:
+        return state.server
+    share = weights(scheme, partition, state.participants)
+    if scheme.radio is not None and scheme.radio.can_fail:
+        present = present_weights(share, state.holding)
+        share = jnp.where(jnp.any(state.holding), present, share)
+
+    def mean(x: Array) -> Array:
+        return jnp.tensordot(share, x, 1) if jnp.issubdtype(x.dtype, jnp.floating) else x.max(0)
+
+    return jax.tree.map(mean, state.server)
+
+
 def merge_participants(
     scheme: Scheme, partition: Partition, state: State
 ) -> tuple[Client, Array, Aggregator]:
@@ -93,7 +116,8 @@ def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
     # Statistics that no participant updated are those it would go on with.
     everyone = weighted_mean(clients.stats, share)
     stats = weighted_mean(clients.stats, share, kept_by(scheme, clients).stats, everyone)
-    return Variables(merged.params + state.server.params, stats + state.server.stats)
+    server = serving(scheme, partition, state)
+    return Variables(merged.params + server.params, stats + server.stats)
 
 
 def _mean_optimizer(

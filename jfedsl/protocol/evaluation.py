@@ -14,7 +14,7 @@ from jax import Array, lax
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
 from jfedsl.protocol.aggregation import masks_of
-from jfedsl.protocol.averaging import merge_participants
+from jfedsl.protocol.averaging import merge_participants, serving
 from jfedsl.protocol.participants import by_group, in_layout, period_start
 from jfedsl.protocol.state import Client, Data, Scheme, Server, State
 from jfedsl.pruning.pruner import Form, dense_form
@@ -70,13 +70,13 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
         # Who could not be reached has masks of an earlier period.
         current = partial(masks_of, scheme, key, state)
         clients = clients.replace(masks=jax.vmap(current)(state.participants))
-    own_statistics = scheme.statistics == "local"
+    own_statistics, server = scheme.statistics == "local", serving(scheme, data.partition, state)
     whole = jnp.sum(share)
 
     def rates(form: Form, client: Client) -> Array:
         stats = client.stats if own_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
-        sums = _class_sums(scheme, data.pixels, form, client, state.server, test)
+        sums = _class_sums(scheme, data.pixels, form, client, server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
     def mean(form: Form, clients: Client, share: Array) -> Array:
@@ -197,6 +197,7 @@ def class_accuracies(
       float32 `[V, classes]`, NaN for a class without test examples.
     """
     _, _, merged = merge_participants(scheme, data.partition, state)
+    server = serving(scheme, data.partition, state)
     examples = jnp.sum(
         lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
     )
@@ -208,7 +209,7 @@ def class_accuracies(
             stats=client.stats if scheme.statistics == "local" else merged.stats,
             masks=masks_of(scheme, key, state, number),
         )
-        return _class_sums(scheme, data.pixels, form, client, state.server, test)[1] / examples
+        return _class_sums(scheme, data.pixels, form, client, server, test)[1] / examples
 
     def every(forms: Sequence[Form]) -> Array:
         pairs = zip(forms, clients, strict=True)

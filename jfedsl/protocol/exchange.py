@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jax import Array
 
 from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
 from jfedsl.keys import Stage, fold
-from jfedsl.models import layers
 from jfedsl.protocol import client_side
-from jfedsl.protocol.optimizers import masked_step
+from jfedsl.protocol.server_side import ServerStep, joint_step
 from jfedsl.protocol.state import (
     Client,
     Links,
@@ -26,8 +24,6 @@ from jfedsl.protocol.state import (
 from jfedsl.protocol.traffic import label_bits
 from jfedsl.pruning.pruner import Form
 from jfedsl.wireless.radio import Conditions
-
-_LEAST_WEIGHT = 1e-15
 
 
 class Batch(NamedTuple):
@@ -83,6 +79,7 @@ def exchange(
     weights: Array,
     step: Array,
     presence: Presence | None = None,
+    serve: ServerStep = joint_step,
 ) -> tuple[Server, Client, ExchangeRecord]:
     """Participants compute and send, the server steps and answers, participants step.
 
@@ -99,6 +96,7 @@ def exchange(
       weights: float32 `[K]`, of the weighted mean over clients.
       step: int32 scalar, exchanges of the run before this one.
       presence: who takes part; None: all.
+      serve: the server's step.
 
     Returns:
       The server and the participants after their step, and what it cost.
@@ -110,13 +108,16 @@ def exchange(
     links, smashed, unsend = jax.vmap(partial(send_smashed, scheme))(clients, activation, keys)
     labels = label_bits(scheme)
     up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
-    arrived, values, before = jnp.ones(weights.shape, bool), smashed.values, (server, clients)
+    up_bytes *= int(scheme.splits)  # else nothing travels
+    arrived, values, before, there = None, smashed.values, clients, jnp.ones(weights.shape, bool)
     if presence is not None:
         assert scheme.radio is not None
-        arrived = presence.arrived(scheme.radio.deadline, up_bytes)
+        there = arrived = presence.arrived(scheme.radio.deadline, up_bytes)
         weights = present_weights(weights, arrived)
         values = where_rows(arrived, values, jnp.zeros_like(values))
-    server, losses, cut_gradient = _server_step(scheme, server, values, batch.labels, weights, step)
+    server, losses, cut_gradient = serve(
+        scheme, server, values, batch.labels, weights, arrived, step, key
+    )
     links, returned = jax.vmap(partial(send_cut_gradient, scheme))(
         clients.replace(links=links), cut_gradient, smashed.kept, keys
     )
@@ -127,14 +128,12 @@ def exchange(
     clients = clients.replace(stats=stats, links=links)
     clients = client_side.step(scheme, clients, weight_gradient, keys, step)
     down_bytes = jax.vmap(lambda message: message_bytes([message]))(returned)
+    down_bytes *= int(scheme.splits)
     if presence is not None:
-        server = jax.tree.map(partial(jnp.where, jnp.any(arrived)), server, before[0])
-        clients = where_rows(arrived, clients, before[1])
-        losses, down_bytes = (
-            jnp.where(arrived, x, jnp.zeros_like(x)) for x in (losses, down_bytes)
-        )
+        clients = where_rows(there, clients, before)
+        losses, down_bytes = (jnp.where(there, x, jnp.zeros_like(x)) for x in (losses, down_bytes))
         up_bytes = jnp.where(presence.holding, up_bytes, 0)
-    return server, clients, ExchangeRecord(losses, up_bytes, down_bytes, arrived)
+    return server, clients, ExchangeRecord(losses, up_bytes, down_bytes, there)
 
 
 def send_smashed(
@@ -158,48 +157,6 @@ def send_smashed(
 
     _, unsend, (link, message) = jax.vjp(send, activation, has_aux=True)
     return links._replace(smashed=link), message, unsend
-
-
-def _server_step(
-    scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array, step: Array
-) -> tuple[Server, Array, Array]:
-    """Steps on the weighted mean loss of what arrived, as one batch with one set of weights.
-
-    Args:
-      scheme: of the run.
-      server: before the step.
-      smashed: float32 `[K, B, ...]`, 0 where nothing arrived.
-      labels: int32 `[K, B]`.
-      weights: float32 `[K]`.
-      step: int32 scalar.
-
-    Returns:
-      The server after the step, every client's mean loss before it `[K]`, and the gradient of each
-      client's own mean loss at what arrived from it, `[K, B, ...]`.
-    """
-
-    def own_losses(params: Any, smashed: Array) -> tuple[Array, Any]:
-        merged = smashed.reshape(-1, *smashed.shape[2:])
-        logits, stats = layers.apply(
-            scheme.model[scheme.cut :], params, server.stats, merged, True, scheme.dtype
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.reshape(-1))
-        return losses.reshape(labels.shape).mean(axis=1), stats
-
-    losses, back, stats = jax.vjp(own_losses, server.params, smashed, has_aux=True)
-    # One backward pass serves the server's weighted mean and every client's own loss. A weight of
-    # 0 becomes one too small to be seen in a sum of float32, and large enough to divide by.
-    weights = jnp.maximum(weights, _LEAST_WEIGHT)
-    gradient, cut_gradient = back(weights)
-    if jax.tree.leaves(server.stats):
-        # Batch norm makes every loss depend on every client's activation: no division undoes that.
-        _, cut_gradient = back(jnp.ones_like(losses))
-    else:
-        cut_gradient /= weights.reshape(-1, *(1,) * (cut_gradient.ndim - 1))
-    params, optimizer = masked_step(
-        scheme.server_optimizer, None, gradient, server.optimizer, server.params, step
-    )
-    return Server(params, stats, optimizer), losses, cut_gradient
 
 
 def send_cut_gradient(

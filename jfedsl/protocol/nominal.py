@@ -67,7 +67,7 @@ def send_noise(
 
 def up_bits(scheme: Scheme, message: Message) -> Array:
     """Bits of an activation with its labels, whole bytes, float32."""
-    return bits_of(message_bytes([message], label_bits(scheme)))
+    return bits_of(message_bytes([message], label_bits(scheme))) * int(scheme.splits)
 
 
 def bits_of(count: Array) -> Array:

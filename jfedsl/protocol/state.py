@@ -68,6 +68,7 @@ class Scheme(NamedTuple):
       integers: whether products in clients' backward passes are of int8.
       remat: clients compute their forward pass again for the backward pass, instead of every
         participant's intermediate results waiting for the server.
+      server_copies: whether each participant has its own copy of the server's part.
       radio: the simulated network, or None.
     """
 
@@ -93,7 +94,13 @@ class Scheme(NamedTuple):
     dtype: DTypeLike
     integers: bool
     remat: bool
+    server_copies: bool
     radio: Radio | None
+
+    @property
+    def splits(self) -> bool:
+        """Whether both sides have layers, so that something passes between them."""
+        return 0 < self.cut < len(self.model)
 
 
 class Data(NamedTuple):
@@ -159,7 +166,7 @@ class State(struct.PyTreeNode):
 
     Attributes:
       round: int32, rounds completed.
-      server: the server.
+      server: the server; with a copy for each participant `[K, ...]`.
       aggregator: the aggregator.
       clients: all clients, `[C, ...]`.
       participants: int32 `[K]`, clients of the current period, group by group, each ascending.

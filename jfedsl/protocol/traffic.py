@@ -50,7 +50,7 @@ def uncompressed_bytes(
     """
     own, own_stats = params[: scheme.cut], stats[: scheme.cut]
     entries = math.prod(smashed_shape(scheme, own, own_stats, image).shape)
-    exchanges = rounds * scheme.local_steps * scheme.participants
+    exchanges = rounds * scheme.local_steps * scheme.participants * scheme.splits
     model = _entries(own)
     if scheme.client_optimizer_state == "average":
         optimizer = scheme.client_optimizer

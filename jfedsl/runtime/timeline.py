@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jfedsl.runtime.figures import save
-from jfedsl.wireless.cost import Cost, Stage
+from jfedsl.wireless.cost import Cost, Stage, Stages
 
 # In the order in which they come.
 COLOURS = {
@@ -45,16 +46,32 @@ def segments(cost: Cost, participant: int) -> list[Segment]:
       participant: its place among the `[K]`.
     """
     found, now = [], 0.0
-    for kind, seconds in _parts(cost, participant):
+    for kind, seconds in _in_turn(cost, participant):
         if seconds > 0:
             found.append(Segment(kind, now, seconds))
             now += seconds
     return found
 
 
-def _parts(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
+def _in_turn(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
+    """As `_parts`, with the turns of others as waiting where participants take turns."""
+    if np.ndim(cost.stages[0].seconds) == 0:
+        yield from _parts(cost.stages, participant)
+        return
+    turns = [jax.tree.map(lambda x, n=n: x[n], cost.stages) for n in range(len(cost.waiting))]
+    for n, turn in enumerate(turns):
+        own = list(_parts(turn, 0))
+        # The server's computing is drawn in every row.
+        yield from (
+            own
+            if n == participant
+            else ((kind if kind == "server" else "waiting", seconds) for kind, seconds in own)
+        )
+
+
+def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
     """Kinds and seconds of a round in order, also of what takes 0 s."""
-    first, up, server, down, last = cost.stages
+    first, up, server, down, last = stages
 
     def spent(stage: Stage, *step: int) -> tuple[float, float, float]:
         """Seconds that one computes, sends or receives, and waits in a stage."""

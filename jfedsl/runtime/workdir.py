@@ -1,13 +1,15 @@
 """The folder of a run: one run at a time, one config for ever."""
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jfedsl.config import Config, differences
+from jfedsl import links
+from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
 
 CONFIG, LOCK = "config.json", ".lock"
@@ -26,6 +28,27 @@ def read_config(workdir: Path) -> Config | None:
         return Config.from_json(path.read_text())
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Fields that differ and may not change when a run is resumed, as `name (old -> new)`.
+
+    Logging may change; so may the number of rounds, unless the learning rate depends on it, and how
+    the same compressors are asked for.
+    """
+    free = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
+    if new.learning_rate_schedule == "constant":
+        free.add("rounds")
+    if old.pruning == new.pruning:
+        free.add("prune_kind")
+    if old.links == new.links:
+        free |= {*links.PLACES, *links.shorthands(), "quantizer", "bucket_size"}
+    pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
+    return [
+        f"{name} ({shown(before)} -> {shown(after)})"
+        for name, (before, after) in pairs.items()
+        if before != after and name not in free
+    ]
 
 
 def check(config: Config) -> None:

@@ -54,6 +54,9 @@ class Stage(NamedTuple):
     critical: Array
 
 
+Stages = tuple[Stage, Stage, Array, Stage, Stage]
+
+
 class Cost(struct.PyTreeNode):
     """Simulated seconds and joules of a round.
 
@@ -72,7 +75,7 @@ class Cost(struct.PyTreeNode):
       transmit_joules: `[K]`.
       lost: share of participants' exchanges that the server went on without, scalar.
       stages: model down; activations up, server and gradients down of every exchange, `[S]` each;
-        model up.
+        model up. In turns all of that for each participant alone, `[K, ...]`.
     """
 
     seconds: Array
@@ -86,7 +89,7 @@ class Cost(struct.PyTreeNode):
     compute_joules: Array
     transmit_joules: Array
     lost: Array
-    stages: tuple[Stage, Stage, Array, Stage, Stage]
+    stages: Stages
 
 
 def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> Cost:
@@ -145,6 +148,22 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=(start, up, server, down, end),
     )
+
+
+def in_turn(turns: Cost) -> Cost:
+    """The cost of a round in which participants exchange one after another.
+
+    Args:
+      turns: of each participant's turn, in any order, `[K]`; of the one in it, `[K, 1]`.
+    """
+    scalars = ("seconds", "compute_seconds", "communication_seconds", "server")
+    sums = {name: jnp.sum(getattr(turns, name)) for name in scalars}
+    names = ("compute", "uplink", "downlink", "compute_joules", "transmit_joules")
+    own = {name: getattr(turns, name)[:, 0] for name in names}
+    busy = own["compute"] + own["uplink"] + own["downlink"]
+    waiting = jnp.maximum(sums["seconds"] - sums["server"] - busy, 0.0)
+    lost = jnp.mean(turns.lost)
+    return Cost(**sums, **own, waiting=waiting, lost=lost, stages=turns.stages)
 
 
 def _stage(

@@ -7,6 +7,7 @@ import pytest
 from helpers import assert_close, assert_equal, differs, setup
 
 from jfedsl.models import ZOO, layers
+from jfedsl.protocol.server_side import joint_step
 from jfedsl.protocol.state import weights
 from protocol import reference
 
@@ -92,8 +93,11 @@ def test_results_do_not_depend_on_the_chunk(model):
         assert_close(state, states[0], rtol=1e-4, atol=1e-5)
 
 
+def server_step(*arguments):
+    return joint_step(*arguments, None, jnp.int32(0), jax.random.key(0))
+
+
 def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
-    from jfedsl.protocol.exchange import _server_step
 
     experiment, state, _ = setup(aggregation="examples", partition="quantity", quantity_alpha=9.0)
     scheme = experiment.scheme
@@ -101,7 +105,7 @@ def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
     labels = jnp.zeros((4, 8), jnp.int32)
 
     def step(share, smashed):
-        return _server_step(scheme, state.server, smashed, labels, jnp.array(share), jnp.int32(0))
+        return server_step(scheme, state.server, smashed, labels, jnp.array(share))
 
     unequal, equal = (step(share, smashed) for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4))
     assert_close(unequal[2], equal[2])
@@ -152,30 +156,26 @@ def test_bfloat16_rounds_products_and_keeps_the_state_in_float32(norm):
 
 
 def test_under_batch_norm_a_cut_gradient_is_that_of_the_sum_of_all_losses():
-    from jfedsl.protocol.exchange import _server_step
 
     experiment, state, _ = setup(norm="batch", cut="dense1")
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
     gradients = [
-        _server_step(
-            experiment.scheme, state.server, smashed, labels, jnp.array(share), jnp.int32(0)
-        )[2]
+        server_step(experiment.scheme, state.server, smashed, labels, jnp.array(share))[2]
         for share in ([0.01, 0.49, 0.3, 0.2], [0.25] * 4)
     ]
     assert_close(gradients[0], gradients[1])
 
 
 def test_cut_gradient_does_not_shrink_with_the_number_of_clients():
-    from jfedsl.protocol.exchange import _server_step
 
     experiment, state, _ = setup()
     one = jax.random.normal(jax.random.key(1), (1, 8, 256))
     labels = jnp.zeros((1, 8), jnp.int32)
     few, many = (
-        _server_step(
+        server_step(
             experiment.scheme, state.server, jnp.tile(one, (n, 1, 1)), jnp.tile(labels, (n, 1)),
-            jnp.full(n, 1.0 / n), jnp.int32(0),
+            jnp.full(n, 1.0 / n),
         )[2]
         for n in (1, 6)
     )  # fmt: skip

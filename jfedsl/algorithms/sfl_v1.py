@@ -1,0 +1,34 @@
+"""SplitFed V1 (arXiv 2004.12088): every client has a copy of the server's part to itself.
+
+Both halves are averaged at the end of a period, by the same weights. A copy belongs to a place
+among the participants of a period; its optimizer's moments follow --client_optimizer_state.
+"""
+
+from functools import partial
+
+from jax import Array, lax
+
+from jfedsl.algorithms import fedsl
+from jfedsl.data.partition import Partition
+from jfedsl.protocol.averaging import serving
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.server_side import step_copies
+from jfedsl.protocol.state import Data, Scheme, State, copies
+
+
+def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+    """One round of exchanges with the copies; at the end of a period these are averaged."""
+    ends = (state.round + 1) % scheme.aggregate_every == 0
+    state, record = fedsl.run_round(scheme, data, key, state, serve=step_copies)
+    average = partial(_average, scheme, data.partition)
+    return lax.cond(ends, average, lambda state: state, state), record
+
+
+def _average(scheme: Scheme, partition: Partition, state: State) -> State:
+    merged, optimizer = serving(scheme, partition, state), state.server.optimizer
+    if scheme.client_optimizer_state == "reset":
+        optimizer = copies(scheme.server_optimizer.init(merged.params), scheme.participants)
+    if scheme.client_optimizer_state == "average":
+        optimizer = copies(merged.optimizer, scheme.participants)
+    shared = copies(merged, scheme.participants)
+    return state.replace(server=shared.replace(optimizer=optimizer))

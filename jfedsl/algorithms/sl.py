@@ -1,0 +1,54 @@
+"""Split learning (arXiv 1812.00564): clients take turns, and hand the client-side weights on.
+
+In a round every participant of the period has a turn of local_steps exchanges, in random order.
+A turn is a FedSL period of one participant: it receives the weights as the one before left them,
+exchanges alone, with the band to itself, and sends them on by way of the aggregator.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jfedsl.algorithms import fedsl
+from jfedsl.keys import Purpose, fold
+from jfedsl.protocol.aggregation import draw_period, hold_model
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.state import Data, Scheme, State
+
+
+def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+    """One turn of every participant."""
+    number, every = state.round, scheme.aggregate_every
+    state = lax.cond(number % every == 0, partial(draw_period, scheme, key), lambda s: s, state)
+    alone = scheme._replace(participants=1, group_sizes=(1,), aggregate_every=1)
+
+    def turn(carry: State, client: Array) -> tuple[State, RoundRecord]:
+        def whose(scheme: Scheme, key: Array, state: State) -> State:
+            return state.replace(participants=client[None], holding=jnp.zeros(1, bool))
+
+        after, record = fedsl.run_round(alone, data, key, carry, draw=whose)
+        return after.replace(round=number), record
+
+    order = jax.random.permutation(fold(key, Purpose.TURNS, number), state.participants)
+    first = state.replace(participants=order[:1], holding=jnp.zeros(1, bool))
+    last, records = lax.scan(turn, first, order)
+    # All hold what the last one left, for evaluation; it is counted as sent at their next turns.
+    state = last.replace(
+        round=number + 1, participants=state.participants, holding=jnp.ones_like(state.holding)
+    )
+    return hold_model(scheme, key, state), _round_of(records)
+
+
+_MEANS = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
+
+
+def _round_of(turns: RoundRecord) -> RoundRecord:
+    """The records of the turns `[K, ...]` of one participant each as one of a round."""
+    means = {name: jnp.mean(getattr(turns, name), axis=0) for name in _MEANS}
+    # Axes [K, ..., 1] become [..., K].
+    own = jax.tree.map(
+        lambda x: jnp.moveaxis(x[..., 0], 0, -1), turns.replace(**dict.fromkeys(_MEANS))
+    )
+    return own.replace(**means)

@@ -1,0 +1,202 @@
+"""Algorithms that come to the same where they must, and differ where they do."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import assert_close, setup
+
+from jfedsl.algorithms import ALGORITHMS
+from jfedsl.build import Experiment
+from jfedsl.models import layers
+from jfedsl.protocol.averaging import joined, serving
+from jfedsl.protocol.state import State
+
+CUTS = [("mlp", "none", "dense1"), ("mlp", "group", "dense2"), ("cnn", "none", "pool1")]
+
+
+def whole(e: Experiment, state: State) -> Any:
+    """Parameters of the whole model."""
+    return joined(e.scheme, e.data.partition, state).params
+
+
+def trained(rounds: int = 1, **changes: Any) -> tuple[Experiment, State, list[Any]]:
+    """A run of some rounds with its records."""
+    e, state, run = setup(**changes)
+    records = []
+    for _ in range(rounds):
+        state, record = run(state)
+        records.append(record)
+    return e, state, records
+
+
+@pytest.mark.parametrize(("model", "norm", "cut"), CUTS)
+def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm, cut):
+    same = {"model": model, "norm": norm, "clients": 3}
+    e, state, (record,) = trained(algorithm="fedavg", **same)
+    split, other, _ = trained(cut=cut, **same)
+    assert_close(whole(e, state), whole(split, other), rtol=1e-4, atol=1e-6)
+    # Large batches: the clients' own, side by side.
+    initial, data = e.initial, e.data
+    from protocol import reference
+
+    images, labels = zip(*(reference.batch(e, n, 0) for n in range(3)), strict=True)
+
+    def loss(params):
+        x = jnp.concatenate(images)
+        logits, _ = layers.apply(e.scheme.model, params, initial.stats, x, True)
+        y = jnp.concatenate(labels)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    gradient = jax.jit(jax.grad(loss))(initial.params)
+    expected = jax.tree.map(lambda w, g: w - 0.05 * g, initial.params, gradient)
+    assert_close(whole(e, state), expected, rtol=1e-4, atol=1e-6)
+    sent = sum(w.size for w in jax.tree.leaves(initial.params)) * 4
+    assert record.smashed_up_bytes.sum() == record.cut_gradient_down_bytes.sum() == 0
+    np.testing.assert_array_equal(record.model_up_bytes, [sent] * 3)
+    np.testing.assert_array_equal(record.model_down_bytes, [sent] * 3)
+    assert data.partition.sizes.shape == (3,)
+
+
+@pytest.mark.parametrize("algorithm", ["sfl_v1", "sfl_v2", "sl", "fedavg"])
+def test_with_one_client_all_are_centralized(algorithm):
+    alone = {"clients": 1, "local_steps": 3, "momentum": 0.9}
+    e, state, _ = trained(2, algorithm="centralized", **alone)
+    other, after, _ = trained(2, algorithm=algorithm, **alone)
+    assert_close(whole(other, after), whole(e, state), rtol=1e-4, atol=1e-6)
+
+
+def test_fedavg_is_sfl_v1_but_for_what_is_sent():
+    same = {
+        "clients": 4, "participants": 3, "local_steps": 2, "aggregate_every": 2,
+        "partition": "dirichlet", "aggregation": "examples",
+    }  # fmt: skip
+    e, state, records = trained(3, algorithm="fedavg", **same)
+    split, after, others = trained(3, algorithm="sfl_v1", cut="dense1", **same)
+    assert_close(whole(split, after), whole(e, state), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(others[2].losses, records[2].losses, rtol=1e-4)
+    assert (others[0].smashed_up_bytes > 0).all() and not records[0].smashed_up_bytes.any()
+    assert others[1].model_up_bytes[0] < records[1].model_up_bytes[0]
+
+
+def test_copies_part_within_a_period_and_meet_at_its_end():
+    _, state, run = setup(algorithm="sfl_v1", aggregate_every=2, clients=3)
+    kernel = lambda s: s.server.params[0]["Dense_0"]["kernel"]  # noqa: E731
+    state, _ = run(state)
+    assert (np.ptp(kernel(state), axis=0) > 0).any()
+    state, _ = run(state)
+    assert (np.ptp(kernel(state), axis=0) == 0).all()
+
+
+@pytest.mark.parametrize("policy", ["keep", "average", "reset"])
+def test_moments_of_copies_follow_the_policy(policy):
+    changes = {"client_optimizer_state": policy, "momentum": 0.9, "clients": 3}
+    _, state, _ = trained(algorithm="sfl_v1", **changes)
+    moments = [x for x in jax.tree.leaves(state.server.optimizer) if x.ndim > 1]
+    spread, size = (max(float(f(x)) for x in moments) for f in (
+        lambda x: np.ptp(x, axis=0).max(), lambda x: np.abs(x).max(),
+    ))  # fmt: skip
+    assert (spread > 0) == (policy == "keep") and (size > 0) == (policy != "reset")
+
+
+def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
+    from jfedsl.keys import Purpose, Stage, fold
+
+    e, state, run = setup(algorithm="sfl_v2", clients=4, local_steps=1)
+    scheme, rate = e.scheme, 0.05
+    from protocol import reference
+
+    orders = []
+    for number in range(2):
+        server, after_round = state.server.params, run(state)[0]
+        key = fold(e.key, Purpose.EXCHANGE, number, 0)
+        own = fold(key, 4, Stage.SERVER_ORDER)
+        orders.append(jax.random.permutation(own, 4).tolist())
+        for n in orders[-1]:
+            images, labels = reference.batch(e, n, number)
+            params = state.clients.params
+            smashed, _ = layers.apply(
+                scheme.model[: scheme.cut], jax.tree.map(lambda w, n=n: w[n], params),
+                e.initial.stats[: scheme.cut], images, True,
+            )  # fmt: skip
+
+            def loss(params, smashed=smashed, labels=labels):
+                logits, _ = layers.apply(
+                    scheme.model[scheme.cut :], params, e.initial.stats[scheme.cut :], smashed, True
+                )
+                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+            server = jax.tree.map(lambda w, g: w - rate * g, server, jax.grad(loss)(server))
+        assert_close(after_round.server.params, server, rtol=1e-4, atol=1e-6)
+        state = after_round
+    assert orders[0] != orders[1]
+
+
+def test_turns_hand_the_weights_on():
+    changes = {"algorithm": "sl", "clients": 3, "local_steps": 2}
+    e, state, (record,) = trained(**changes)
+    assert record.losses.shape == (2, 3) and sorted(record.participants.tolist()) == [0, 1, 2]
+    # Three turns by hand, each a run of fedsl with that client alone.
+    from jfedsl.algorithms import fedsl
+
+    alone = e.scheme._replace(participants=1, group_sizes=(1,), aggregate_every=1)
+    by_hand = e.init().replace(holding=jnp.ones(1, bool))
+
+    for client in record.participants:
+
+        def whose(scheme, key, state, client=client):
+            return state.replace(participants=client[None], holding=jnp.zeros(1, bool))
+
+        by_hand, _ = jax.jit(functools.partial(fedsl.run_round, alone, draw=whose))(
+            e.data, e.key, by_hand.replace(round=jnp.int32(0), participants=client[None])
+        )
+    assert_close(state.server.params, by_hand.server.params)
+    assert_close(state.aggregator.params, by_hand.aggregator.params)
+    assert_close(whole(e, state), by_hand.aggregator.params + by_hand.server.params)
+    np.testing.assert_array_equal(record.model_up_bytes, record.model_down_bytes)
+    assert (record.model_up_bytes > 0).all()
+
+
+def test_turns_come_in_a_new_order():
+    _, _, records = trained(6, algorithm="sl", clients=4)
+    orders = {tuple(record.participants.tolist()) for record in records}
+    assert len(orders) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in orders)
+
+
+def test_a_centralized_round_is_participants_times_local_steps_over_the_union():
+    e, state, records = trained(
+        2, algorithm="centralized", clients=4, participants=3, local_steps=2, partition="dirichlet"
+    )
+    assert e.scheme.clients == 1 and records[0].losses.shape == (6, 1)
+    split, _, _ = setup(clients=4, partition="dirichlet")
+    union, one = split.data.partition.indices, e.data.partition
+    np.testing.assert_array_equal(one.indices, union)
+    assert one.starts.tolist() == [0] and one.sizes.tolist() == [union.size]
+    for record in records:
+        for name in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
+            assert not getattr(record, f"{name}_bytes").any()
+    assert int(state.clients.drawn[0]) == 12
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_learns(algorithm):
+    _, _, records = trained(
+        12, algorithm=algorithm, clients=4, local_steps=4, momentum=0.5, batch_size=16
+    )
+    assert records[-1].train_loss < 0.6 * records[0].train_loss
+
+
+def test_the_mean_of_copies_is_weighted_as_the_models():
+    e, state, _ = trained(
+        algorithm="sfl_v1", clients=3, aggregate_every=2, partition="dirichlet",
+        aggregation="examples",
+    )  # fmt: skip
+    sizes = np.asarray(e.data.partition.sizes, np.float64)
+    copies = np.asarray(state.server.params[0]["Dense_0"]["kernel"], np.float64)
+    mean = np.tensordot(sizes / sizes.sum(), copies, 1)
+    found = serving(e.scheme, e.data.partition, state).params[0]["Dense_0"]["kernel"]
+    np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-7)
