@@ -7,23 +7,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jfedsl.build import Experiment
 from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.state import Scheme
+from jfedsl.protocol.state import Data, at_site
 from jfedsl.wireless.cost import Cost, Sent, in_turn, round_cost
 
 
-def costs_of(scheme: Scheme, in_turns: bool = False) -> Callable[[RoundRecord], Cost | None]:
-    """The compiled function from records of many rounds to what each cost.
+def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | None]:
+    """The compiled function from data and records of many rounds to what each cost.
 
     Args:
-      scheme: of the run; without a radio every cost is None.
-      in_turns: whether participants exchange one after another.
+      experiment: without a radio every cost is None.
     """
-    radio = scheme.radio
-    if radio is None:
-        return jax.jit(lambda record: None)
 
-    def one(record: RoundRecord) -> Cost:
+    def one(data: Data, record: RoundRecord) -> Cost | None:
+        radio = at_site(experiment.scheme, data).radio
+        if radio is None:
+            return None
+
         def bits(count: jax.Array) -> jax.Array:
             return 8.0 * count.astype(jnp.float32)
 
@@ -37,11 +38,11 @@ def costs_of(scheme: Scheme, in_turns: bool = False) -> Callable[[RoundRecord], 
             holding=record.holding,
         )
         arguments = (record.participants, record.conditions, sent)
-        if not in_turns:
+        if not experiment.algorithm.in_turns:
             return round_cost(radio, *arguments)
         return in_turn(jax.vmap(partial(round_cost, radio))(*_each_alone(arguments)))
 
-    return jax.jit(jax.vmap(one))
+    return jax.jit(jax.vmap(one, in_axes=(None, 0)))
 
 
 def _each_alone(rows: Any) -> Any:

@@ -118,9 +118,7 @@ class _Run:
         rounds = self.experiment.rounds(min(capacity, config.rounds))
         run = compiled(rounds, data, key, self.state, 1)
         records = jax.eval_shape(rounds, data, key, self.state, 1)[1]
-        costs = compiled(
-            costs_of(self.experiment.scheme, self.experiment.algorithm.in_turns), records
-        )
+        costs = compiled(costs_of(self.experiment), data, records)
         progress.note("compiling the evaluation (once)")
         evaluate = compiled(self.experiment.evaluate(), data, self.state, self.experiment.test)
         self._observe()
@@ -130,7 +128,7 @@ class _Run:
             end = self._next_boundary()
             count = end - self.round
             self.state, record = run(data, key, self.state, count)
-            record, cost = jax.device_get((record, costs(record)))
+            record, cost = jax.device_get((record, costs(data, record)))
             rows = self._rows(record, cost, count)
             evaluation = {}
             if end % config.eval_every == 0 or end == config.rounds:

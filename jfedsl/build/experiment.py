@@ -28,8 +28,8 @@ from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol import evaluation, optimizers
 from jfedsl.protocol.clients import default_chunk
 from jfedsl.protocol.evaluation import TestSet
-from jfedsl.protocol.rounds import Rounds, compile_rounds
-from jfedsl.protocol.state import Data, Links, Scheme, State
+from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
+from jfedsl.protocol.state import Data, Links, Scheme, State, at_site
 from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
@@ -73,7 +73,11 @@ class Experiment(NamedTuple):
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""
-        return compile_rounds(functools.partial(self.algorithm.run_round, self.scheme), capacity)
+
+        def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+            return self.algorithm.run_round(at_site(self.scheme, data), data, key, state)
+
+        return compile_rounds(one, capacity)
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
@@ -115,13 +119,16 @@ def build(config: Config) -> Experiment:
         labels=jnp.asarray(dataset.train.labels),
         pixels=pixels,
         partition=partition.pack(shares),
+        site=None,
     )
     key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
     initial = _initial(config, model, key, image, dataset.classes)
     pruning = build_pruner(config, model, cut, initial, image.shape)
     scheme = _scheme(config, model, cut, dataset.classes, initial, pruning)
     _check_sizes(config, scheme, initial, image.shape)
-    scheme = scheme._replace(radio=build_radio(config, scheme, pruning, key, image.shape))
+    radio = build_radio(config, scheme, pruning, key, image.shape)
+    scheme = scheme._replace(radio=radio)
+    data = data._replace(site=None if radio is None else radio.site)
     return Experiment(
         algorithm=algorithm,
         scheme=scheme,

@@ -17,7 +17,8 @@ from jfedsl.protocol.nominal import expected_bits
 from jfedsl.protocol.state import Scheme
 from jfedsl.wireless import channel
 from jfedsl.wireless.memory import Memory, client_memory
-from jfedsl.wireless.radio import Radio, Work, place
+from jfedsl.wireless.network import Network
+from jfedsl.wireless.radio import Radio, Site, Work, place
 
 
 def build_radio(
@@ -43,8 +44,8 @@ def build_radio(
     outage = config.outage_snr_db
     return Radio(
         network=network,
-        devices=place(fold(key, Purpose.DEVICES), network, hardware.flops, hardware.power_dbm),
-        work=_work(config, scheme, pruning, key, image),
+        site=_site(config, scheme, network, hardware, key, image),
+        work=_work(config, scheme, pruning, image),
         allocation=config.allocation,
         # Removed channels take their arithmetic with them.
         sparse=config.mask_compute == "ideal" and config.pruning == "mask",
@@ -54,24 +55,27 @@ def build_radio(
     )
 
 
-def _work(
-    config: Config, scheme: Scheme, pruning: Pruning, key: Array, image: tuple[int, ...]
-) -> Work:
-    x = _batch(config, image)
-    passes = []
-    for side in pruning.sides:
-        passes.append(_flops(side, x, False)[0])
-    # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
-    _, smashed = _flops(scheme.model[: scheme.cut], x, False)
-    server, _ = _flops(scheme.model[scheme.cut :], smashed, True)
-    forward, backward = np.moveaxis(np.array(passes), 2, 0)
+def _site(
+    config: Config, scheme: Scheme, network: Network, hardware: Hardware, key: Array,
+    image: tuple[int, ...],
+) -> Site:  # fmt: skip
     bits = jnp.zeros((len(scheme.pruner.layouts), config.clients))
     if config.allocation == "minmax":
         bits = expected_bits(scheme, key, image)
+    own = fold(key, Purpose.DEVICES)
+    return Site(place(own, network, hardware.flops, hardware.power_dbm), bits)
+
+
+def _work(config: Config, scheme: Scheme, pruning: Pruning, image: tuple[int, ...]) -> Work:
+    x = _batch(config, image)
+    each = [_flops(side, x, False)[0] for side in pruning.sides]
+    # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
+    _, smashed = _flops(scheme.model[: scheme.cut], x, False)
+    server, _ = _flops(scheme.model[scheme.cut :], smashed, True)
+    forward, backward = np.moveaxis(np.array(each), 2, 0)
     return Work(
-        jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32),
-        float(server.sum()), bits,
-    )  # fmt: skip
+        jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
+    )
 
 
 def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:

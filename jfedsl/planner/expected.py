@@ -146,8 +146,8 @@ def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> C
     radio, layouts = scheme.radio, len(scheme.pruner.layouts)
 
     def one(start: Start, round_: Array, up: Array, down: Array) -> Costs:
-        work = radio.work._replace(bits=jnp.broadcast_to(up, (layouts, scheme.clients)))
-        own = scheme._replace(radio=radio._replace(work=work))
+        site = radio.site._replace(bits=jnp.broadcast_to(up, (layouts, scheme.clients)))
+        own = scheme._replace(radio=radio._replace(site=site))
         ids = draw_participants(own, key, round_)
         there = round_conditions(own, key, round_, take(own, start.clients, ids))
         holding = jnp.ones(ids.shape, bool)

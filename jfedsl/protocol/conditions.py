@@ -32,11 +32,11 @@ def round_conditions(scheme: Scheme, key: Array, round_: Array, clients: Client)
     shares = jnp.ones((ids.size, scheme.cut))
     if radio.sparse and pruner.names:
         shares = jax.vmap(lambda client: _kept_shares(scheme, client))(clients)
-    speed = radio.devices.flops[ids]
+    speed = radio.site.devices.flops[ids]
     forward = jnp.sum(radio.work.forward[form] * shares, axis=1) / speed
     backward = jnp.sum(radio.work.backward[form] * shares, axis=1) / speed
     own = fold(key, Purpose.RADIO, round_)
-    return conditions(radio, own, ids, forward, backward, radio.work.bits[layout][ids])
+    return conditions(radio, own, ids, forward, backward, radio.site.bits[layout][ids])
 
 
 def _kept_shares(scheme: Scheme, client: Client) -> Array:

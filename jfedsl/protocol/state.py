@@ -14,7 +14,7 @@ from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Model
 from jfedsl.protocol.optimizers import Optimizer
 from jfedsl.pruning.pruner import Pruner
-from jfedsl.wireless.radio import Radio
+from jfedsl.wireless.radio import Radio, Site
 
 AGGREGATIONS = ("examples", "equal")
 STATISTICS = ("aggregate", "local")
@@ -104,12 +104,21 @@ class Scheme(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What lies on the device: training inputs as in `Split`, labels int32 `[N]`."""
+    """What lies on the device and differs between runs of one compiled program.
+
+    Attributes:
+      images: training inputs as in `Split`.
+      labels: int32 `[N]`.
+      pixels: to normalise inputs with.
+      partition: who has which examples.
+      site: what of the radio depends on the seed, None without one.
+    """
 
     images: Array
     labels: Array
     pixels: Pixels
     partition: Partition
+    site: Site | None
 
 
 class Client(struct.PyTreeNode):
@@ -180,6 +189,13 @@ class State(struct.PyTreeNode):
     clients: Client
     participants: Array
     holding: Array
+
+
+def at_site(scheme: Scheme, data: Data) -> Scheme:
+    """The scheme with what of its radio lies with the data, so that no program has it built in."""
+    if scheme.radio is None or data.site is None:
+        return scheme
+    return scheme._replace(radio=scheme.radio._replace(site=data.site))
 
 
 def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:

@@ -130,7 +130,7 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
     uplink = jnp.sum(up.sending, axis=0) + end.sending
     downlink = jnp.sum(down.sending, axis=0) + start.sending
     waiting = seconds - jnp.sum(server) - compute - uplink - downlink
-    speed = radio.devices.flops[ids]
+    speed = radio.site.devices.flops[ids]
     # kappa * cycles * frequency^2, where cycles are seconds * frequency.
     frequency = speed / radio.network.flops_per_cycle
     joules = KAPPA * frequency * frequency * frequency * compute  # its cube may be too large
@@ -144,7 +144,7 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
         downlink=downlink,
         waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for who is waited for
         compute_joules=joules,
-        transmit_joules=radio.devices.power[ids] * uplink,
+        transmit_joules=radio.site.devices.power[ids] * uplink,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=(start, up, server, down, end),
     )

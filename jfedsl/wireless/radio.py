@@ -22,6 +22,19 @@ class Devices(NamedTuple):
     gain: Array
 
 
+class Site(NamedTuple):
+    """Devices where they stand, and what they are expected to send.
+
+    Attributes:
+      devices: of all clients.
+      bits: that each client is expected to send up in an exchange, in each of the pruner's layouts,
+        `[layouts, C]`; only read to share the band.
+    """
+
+    devices: Devices
+    bits: Array
+
+
 class Work(NamedTuple):
     """What an exchange takes of a device and of the server.
 
@@ -29,14 +42,11 @@ class Work(NamedTuple):
       forward: FLOPs of each client-side layer in each form that clients compute in, `[F, L_c]`.
       backward: likewise.
       server: FLOPs of the server's layers, both passes, for one client's batch.
-      bits: that each client is expected to send up in an exchange, in each of the pruner's layouts,
-        `[layouts, C]`; only read to share the band.
     """
 
     forward: Array
     backward: Array
     server: float
-    bits: Array
 
 
 class Radio(NamedTuple):
@@ -44,7 +54,7 @@ class Radio(NamedTuple):
 
     Attributes:
       network: in SI units.
-      devices: of all clients.
+      site: devices where they stand.
       work: of an exchange.
       allocation: one of `allocation.ALLOCATIONS`.
       sparse: whether pruned single weights save devices arithmetic.
@@ -54,7 +64,7 @@ class Radio(NamedTuple):
     """
 
     network: Network
-    devices: Devices
+    site: Site
     work: Work
     allocation: str
     sparse: bool
@@ -103,7 +113,7 @@ def conditions(
       backward: likewise.
       bits: that each one is expected to send up, float32 `[K]`.
     """
-    net, devices = radio.network, radio.devices
+    net, devices = radio.network, radio.site.devices
     faded = jax.vmap(lambda n: channel.fading(fold(key, n), net.fading, net.rician_factor))(ids)
     gain = devices.gain[ids] * faded
     power, alike = devices.power[ids], equal(ids.size)

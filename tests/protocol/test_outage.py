@@ -35,8 +35,9 @@ def rounds_without(e: Experiment, away: list[int]) -> Round:
     """A compiled round in which these clients cannot be reached: nothing they send gets through."""
     radio = e.scheme.radio
     assert radio is not None
-    gain = radio.devices.gain.at[jnp.array(away, int)].set(0.0) if away else radio.devices.gain
-    radio = radio._replace(devices=radio.devices._replace(gain=gain))
+    site = radio.site
+    gain = site.devices.gain.at[jnp.array(away, int)].set(0.0) if away else site.devices.gain
+    radio = radio._replace(site=site._replace(devices=site.devices._replace(gain=gain)))
     run = jax.jit(functools.partial(fedsl.run_round, e.scheme._replace(radio=radio)))
     return lambda state: run(e.data, e.key, state)
 

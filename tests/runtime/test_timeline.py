@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from jfedsl.runtime.timeline import COLOURS, segments, timeline
 from jfedsl.wireless.cost import Cost, Sent, Stage, round_cost
 from jfedsl.wireless.network import MACRO_CELL
-from jfedsl.wireless.radio import Conditions, Devices, Radio, Work
+from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work
 
 ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
 
@@ -36,8 +36,8 @@ def some_cost(key: jax.Array) -> Cost:
         bits[2] * holding.astype(float), bits[3], arrived, holding,
     )  # fmt: skip
     one, none = jnp.ones(6), jnp.zeros((1, 1))
-    work = Work(none, none, 1e12, none)
-    radio = Radio(MACRO_CELL, Devices(one, one, one), work, "equal", False, None, 0.5, 2.0)
+    work, site = Work(none, none, 1e12), Site(Devices(one, one, one), none)
+    radio = Radio(MACRO_CELL, site, work, "equal", False, None, 0.5, 2.0)
     return round_cost(radio, jnp.arange(6), Conditions(*rates, *passes, there), sent)
 
 

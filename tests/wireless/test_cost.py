@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jfedsl.wireless.cost import KAPPA, Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
-from jfedsl.wireless.radio import Conditions, Devices, Radio, Work
+from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work
 
 CLIENTS = 9
 SERVER_FLOPS = 3e11  # of one client's batch
@@ -34,8 +34,8 @@ def priced(given: Round) -> Cost:
     empty = jnp.zeros((1, 1))
     radio = Radio(
         network=MACRO_CELL,
-        devices=Devices(given.flops, given.power, jnp.ones(CLIENTS)),
-        work=Work(empty, empty, SERVER_FLOPS, empty),
+        site=Site(Devices(given.flops, given.power, jnp.ones(CLIENTS)), empty),
+        work=Work(empty, empty, SERVER_FLOPS),
         allocation="equal", sparse=False, outage_snr=None,
         timeout=given.timeout, deadline=given.deadline,
     )  # fmt: skip

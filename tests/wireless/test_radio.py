@@ -17,7 +17,7 @@ from jfedsl.build import build
 from jfedsl.build.devices import hardware_of, network_of
 from jfedsl.wireless.channel import NEAREST, from_dbm, path_gain
 from jfedsl.wireless.network import MACRO_CELL, NETWORKS, WIDEBAND, Network
-from jfedsl.wireless.radio import Conditions, Devices, Radio, Work, conditions, place
+from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work, conditions, place
 
 CLIENTS = 12
 EVERYBODY = tuple(range(CLIENTS))
@@ -34,8 +34,8 @@ def _drawn(
     ids: Array, forward: Array, bits: Array,
 ) -> Conditions:  # fmt: skip
     empty = jnp.zeros((1, 1))
-    work = Work(empty, empty, 1.0, empty)
-    radio = Radio(network, devices, work, allocation, False, outage, None, None)
+    work = Work(empty, empty, 1.0)
+    radio = Radio(network, Site(devices, empty), work, allocation, False, outage, None, None)
     return conditions(radio, key, ids, forward, 2 * forward, bits)
 
 
@@ -200,7 +200,7 @@ def test_presets_in_watts_and_hertz(name, up_hz, down_hz, noise, device, server)
 def test_a_run_is_in_the_network_it_asks_for():
     radio = build(plain(network="wideband")).scheme.radio
     assert radio.network == WIDEBAND and not radio.can_fail
-    assert all(x.shape == (4,) for x in radio.devices)
+    assert all(x.shape == (4,) for x in radio.site.devices)
     assert np.all(radio.work.forward >= 0) and radio.work.server > 0
 
 
