@@ -1,6 +1,7 @@
 """Settings compared over seeds: runs in folders of their own, a table and a picture."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
-from jfedsl.runtime.workdir import write_atomically
+from jfedsl.runtime.workdir import read_config, write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
@@ -77,6 +78,15 @@ def runs(
     return found
 
 
+def finished(config: Config) -> dict[str, Any] | None:
+    """The summary of a run that has been trained to its end with these very settings, or None."""
+    summary = Path(config.workdir) / "summary.json"
+    if not summary.exists() or read_config(Path(config.workdir)) != config:
+        return None
+    found: dict[str, Any] = json.loads(summary.read_text())
+    return found if found["rounds"] == config.rounds else None
+
+
 def compare(
     base: Config,
     settings: Mapping[str, Changes],
@@ -99,7 +109,7 @@ def compare(
         summaries: list[dict[str, Any]] = []
         curves: list[figures.Curve] = []
         for config in configs:
-            summaries.append(train(config))
+            summaries.append(finished(config) or train(config))
             curves.append(_curve(read(Path(config.workdir, "metrics.csv")), axes))
             final = summaries[-1]["final_accuracy"]
             if base.progress != "none":

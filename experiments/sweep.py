@@ -1,0 +1,33 @@
+"""A grid of settings and seeds, trained one run after another; one row a run in results.csv.
+
+python experiments/sweep.py --workdir=runs/sweep --vary="prune_rate=0 0.3 0.5" --seeds=0,1,2
+    --case="light:" --case="plain: --algorithm=sfl_v1 --prune_kind=none"
+
+All other flags are of every run. The same command goes on after an interruption; --shard=i/n trains
+one of n parts, so that n processes or machines with a common folder share the grid.
+"""
+
+import sys
+
+from absl import flags
+
+from jfedsl.config import Config
+from jfedsl.runtime.script import run
+from jfedsl.sweep import conduct, grid, seeds_of, shard_of
+
+_CASES = flags.DEFINE_multi_string("case", [], "A named setting, NAME: --flag=value ...")
+_VARY = flags.DEFINE_multi_string("vary", [], "A flag with values to combine, flag=value value ...")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every setting.")
+_SHARD = flags.DEFINE_string("shard", "1/1", "Which part of the runs to train, i/n.")
+
+
+def main(config: Config) -> None:
+    """Trains what is not finished yet."""
+    seeds, shard = seeds_of(_SEEDS.value), shard_of(_SHARD.value)
+    settings = grid(config, _CASES.value, _VARY.value)
+    if conduct(config, settings, seeds, shard):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

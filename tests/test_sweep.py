@@ -1,0 +1,133 @@
+"""Grids: refused when wrong, trained once, shared by shards, gone on with."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import plain
+
+from jfedsl import study, sweep
+from jfedsl.config import Config
+from jfedsl.errors import UserError
+from jfedsl.sweep import conduct, grid, seeds_of, shard_of
+
+TINY: dict[str, Any] = {"clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100}
+
+
+def base(folder: Path, **changes: Any) -> Config:
+    return plain(**{**TINY, "workdir": str(folder), **changes})
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_cases_and_values_are_combined(tmp_path: Path):
+    cases = ["light: --prune_kind=mask --dropout_rate=0.1", "plain:"]
+    found = grid(base(tmp_path), cases, ["prune_rate=0.2 0.5", "cut=dense1 dense2"])
+    assert len(found) == 8
+    first = found["light, prune_rate=0.2, cut=dense1"]
+    assert first == {
+        "prune_kind": "mask", "dropout_rate": "0.1", "prune_rate": (0.2,), "cut": "dense1",
+    }  # fmt: skip
+    assert found["plain, prune_rate=0.5, cut=dense2"] == {"prune_rate": (0.5,), "cut": "dense2"}
+    assert grid(base(tmp_path), [], []) == {"base": {}}
+    expression = "smashed=none topk(0.2)|uniform(8) 1/8"
+    with pytest.raises(UserError, match="setting 'smashed=1/8'"):
+        grid(plain(workdir=str(tmp_path), dropout_rate=None), [], [expression])
+
+
+@pytest.mark.parametrize(
+    ("cases", "varied", "text"),
+    [
+        ([], ["prune_rat=0 0.3"], "--vary=prune_rat: allowed is a flag of a run"),
+        ([], ["seed=1 2"], "--vary=seed: allowed is a flag of a run, seeds by --seeds"),
+        ([], ["workdir=a b"], "--vary=workdir: allowed is a flag of a run"),
+        ([], ["prune_rate="], "--vary=prune_rate=: allowed is flag=value value"),
+        ([], ["prune_rate=0.3 0.3"], "every value once"),
+        ([], ["prune_rate=0.3 high"], "setting 'prune_rate=high'"),
+        ([], ["prune_rate=0.3 1.5"], "--prune_rate=1.5: allowed is"),
+        ([], ["rounds=2 3", "rounds=4 5"], "--vary=rounds: allowed is every flag once"),
+        (["a: --rounds=3"], ["rounds=4 5"], "--vary=rounds: allowed is every flag once"),
+        (["a: --cut=dense1 --cut=dense2"], [], "--vary=cut: allowed is every flag once"),
+        (["a: --no=3"], [], "--case=no: allowed is a flag of a run"),
+        (["a --rounds=3"], [], "--case=a --rounds=3: allowed is NAME: --flag=value"),
+        (["a: rounds=3"], [], "allowed is NAME: --flag=value"),
+        (["a:", "a: --rounds=3"], [], "two settings of the grid are named a"),
+        (["a:", "b: --clients=2"], [], "two settings of the grid are the same: a and b"),
+        (["a: --algorithm=fedavg"], ["cut=dense1 dense2"], "setting 'a, cut=dense1': --cut=dense1"),
+    ],
+)
+def test_bad_grids_are_refused(tmp_path: Path, cases: Any, varied: Any, text: str):
+    with pytest.raises(UserError) as error:
+        grid(base(tmp_path), cases, varied)
+    assert text in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("texts", [[], ["0", "0"], ["-1"], ["a"], [""]])
+def test_bad_seeds_are_refused(texts: list[str]):
+    with pytest.raises(UserError, match="--seeds="):
+        seeds_of(texts)
+
+
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
+def test_bad_shards_are_refused(text: str):
+    with pytest.raises(UserError, match="--shard="):
+        shard_of(text)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_runs(tmp_path: Path):
+    other = tmp_path / "rounds_2" / "seed_0"
+    other.mkdir(parents=True)
+    (other / "thesis.txt").write_text("")
+    with pytest.raises(UserError, match="a new or empty folder"):
+        conduct(base(tmp_path), grid(base(tmp_path), [], ["rounds=1 2"]), [0], (1, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds_2"]
+
+
+def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monkeypatch: Any):
+    config = base(tmp_path)
+    settings = grid(config, [], ["aggregate_every=1 2"])
+    trained: list[str] = []
+    train = sweep.train
+
+    def interrupted(config: Config) -> dict[str, Any]:
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(config.workdir)
+        return train(config)
+
+    monkeypatch.setattr(sweep, "train", interrupted)
+    assert conduct(config, settings, [0, 1], (2, 4)) == 0
+    states = [row["state"] for row in rows(tmp_path)]
+    assert states == ["not finished", "finished", "not finished", "not finished"]
+    with pytest.raises(KeyboardInterrupt):
+        conduct(config, settings, [0, 1], (1, 1))
+    trained.clear()
+    monkeypatch.setattr(sweep, "train", lambda c: trained.append(c.workdir) or train(c))
+    assert conduct(config, settings, [0, 1], (1, 1)) == 0
+    assert len(trained) == 3, "one was finished"
+    found = rows(tmp_path)
+    assert [row["aggregate_every"] for row in found] == ["1", "1", "2", "2"]
+    assert [row["seed"] for row in found] == ["0", "1", "0", "1"]
+    for row in found:
+        summary = study.finished(
+            plain(**{
+                **TINY, "workdir": str(tmp_path / row["folder"]), "seed": int(row["seed"]),
+                "aggregate_every": int(row["aggregate_every"]),
+            })
+        )  # fmt: skip
+        assert summary is not None
+        assert float(row["final_accuracy"]) == summary["final_accuracy"]
+        assert int(row["model_up_bytes"]) == summary["bytes"]["model_up"]
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
+    config = base(tmp_path)
+    settings = grid(config, [], ["cut=nowhere dense1"])
+    assert conduct(config, settings, [0], (1, 1)) == 1
+    bad, good = rows(tmp_path)
+    assert bad["state"].startswith("--cut=nowhere: allowed is") and good["state"] == "finished"
+    assert bad["final_accuracy"] == ""
