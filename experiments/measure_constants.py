@@ -30,7 +30,7 @@ _EFFORT = (
 )
 
 
-def main() -> None:
+def main(_: list[str]) -> None:
     """Prints every constant with its standard error."""
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")

@@ -23,7 +23,7 @@ _DEBIAN = flags.DEFINE_boolean(
 )
 
 
-def main() -> None:
+def main(_: list[str]) -> None:
     """Prepares the set and prints where it is and how to train on it."""
     name, data_dir = _DATASET.value, Path(_DATA_DIR.value)
     if _DEBIAN.value and name != "fashion_mnist":

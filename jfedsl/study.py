@@ -31,7 +31,7 @@ ROUND = Axis("round", lambda rows: rows[-1]["round"])
 MEGABYTES = Axis("megabytes sent, all streams", lambda rows: rows[-1]["cumulative_bytes"] / 1e6)
 SECONDS = Axis("simulated seconds", lambda rows: rows[-1]["cumulative_simulated_seconds"])
 JOULES = Axis("joules of all devices", lambda rows: sum(row["energy_joules"] for row in rows))
-Axes = tuple[Axis, Axis]
+Axes = Sequence[Axis]
 
 
 class Outcome(NamedTuple):
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     Attributes:
       name: of the setting.
       summaries: as in summary.json.
-      curves: (one axis, the other, test accuracy) at the evaluations of each run.
+      curves: values along the axes, then test accuracy, at the evaluations of each run.
     """
 
     name: str
@@ -110,7 +110,7 @@ def compare(
         curves: list[figures.Curve] = []
         for config in configs:
             summaries.append(finished(config) or train(config))
-            curves.append(_curve(read(Path(config.workdir, "metrics.csv")), axes))
+            curves.append(curve(read(Path(config.workdir, "metrics.csv")), axes))
             final = summaries[-1]["final_accuracy"]
             if base.progress != "none":
                 print(f"{name}, seed {config.seed}: test accuracy {final:.4f}", flush=True)
@@ -118,12 +118,11 @@ def compare(
     return outcomes
 
 
-def _curve(rows: Sequence[Row], axes: Axes) -> figures.Curve:
-    one, other = axes
+def curve(rows: Sequence[Row], axes: Axes) -> figures.Curve:
+    """Values along the axes, then test accuracy, at the evaluations of a run."""
     ends = [i + 1 for i, row in enumerate(rows) if row["test_accuracy"] is not None]
     return [
-        (one.value(rows[:end]), other.value(rows[:end]), rows[end - 1]["test_accuracy"])
-        for end in ends
+        (*(axis.value(rows[:end]) for axis in axes), rows[end - 1]["test_accuracy"]) for end in ends
     ]
 
 

@@ -268,9 +268,12 @@ class _Run:
             return
         data, classes = self.experiment.data, self.experiment.scheme.classes
         counts = label_counts(data.partition, data.labels, classes)
-        figures.labels(counts, f"Examples: {self._title()}", picture)
+        figures.labels(counts, f"Examples of {self._clients()}", picture)
 
     def _title(self) -> str:
         config = self.config
-        clients = f"{config.clients} clients ({config.partition})"
-        return f"{config.algorithm}, {config.model} on {config.dataset}, {clients}"
+        return f"{config.algorithm}, {config.model} on {self._clients()}"
+
+    def _clients(self) -> str:
+        config = self.config
+        return f"{config.dataset}, {config.clients} clients ({config.partition})"

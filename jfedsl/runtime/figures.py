@@ -92,40 +92,47 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
 
 
 _MUCH = 4  # times the bytes of another setting: only a logarithm shows both
-Curve = Sequence[tuple[float, float, float]]
+Curve = Sequence[tuple[float, ...]]
 
 
 def spread(
     curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
 ) -> None:
-    """Draws test accuracy against two things, mean and range over seeds, as a PNG.
+    """Draws test accuracy against several things, mean and range over seeds, as a PNG.
 
     Args:
-      curves: for each setting (one, other, accuracy) of every seed, at the same rounds.
-      labels: of the two.
+      curves: for each setting the things in order, then accuracy, of every seed, at the same
+        rounds. A setting that takes nothing of a thing is not drawn against it.
+      labels: of the things.
       title: over the picture.
       path: of the picture.
     """
-    figure = Figure(figsize=(12.5, 4.8), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    columns = min(2, len(labels))
+    rows = -(-len(labels) // columns)
+    figure = Figure(figsize=(4.7 * columns + 3.1, 4.2 * rows + 0.6), layout="constrained")
+    axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for number, (name, runs) in enumerate(curves.items()):
-        points = np.array(runs)  # [seeds, evaluations, 3]
+        points = np.array(runs)  # [seeds, evaluations, things and accuracy]
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3]}
-        accuracy = points[:, :, 2]
+        accuracy = points[:, :, -1]
         for column, axis in enumerate(axes):
             x = points[:, :, column].mean(axis=0)
+            if not x.any():
+                continue
             axis.plot(x, accuracy.mean(axis=0), marker=".", label=name, **style)
             low, high = accuracy.min(axis=0), accuracy.max(axis=0)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
     for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
-        totals = [max(point[column] for run in runs for point in run) for runs in curves.values()]
-        if max(totals) > _MUCH * min(totals):
+        each = [max(point[column] for run in runs for point in run) for runs in curves.values()]
+        totals = [total for total in each if total > 0]
+        if totals and max(totals) > _MUCH * min(totals):
             axis.set_xscale("log")
         elif label == "round":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].set_ylabel("test accuracy")
+    for axis in axes[::columns]:
+        axis.set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     save(figure, title, path)
 

@@ -12,10 +12,10 @@ from jfedsl.errors import TrainingError, UserError
 from jfedsl.runtime.flags import define_flags, from_flags
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def _parse(arguments: list[str], operands: bool) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
-        if len(rest) > 1:
+        if len(rest) > 1 and not operands:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
         return rest
     except flags.Error as error:
@@ -28,21 +28,22 @@ def run(main: Callable[[Config], object]) -> None:
     for field in dataclasses.fields(Config):  # so that --help shows them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
     start(
-        lambda: main(from_flags()),
+        lambda _: main(from_flags()),
         "interrupted; the same command with the run's --workdir resumes",
     )
 
 
-def start(main: Callable[[], object], interrupted: str) -> None:
-    """Parses the command line, then runs `main`.
+def start(main: Callable[[list[str]], object], interrupted: str, operands: bool = False) -> None:
+    """Parses the command line, then runs `main` on what is no flag.
 
-    A user's mistake prints one line and exits with status 2, a failed training with 1, an
-    interruption prints `interrupted` and exits with 130; none of them prints a traceback.
+    That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
+    and exits with status 2, a failed training with 1, an interruption prints `interrupted` and
+    exits with 130; none of them prints a traceback.
     """
 
-    def guarded(_: list[str]) -> None:
+    def guarded(arguments: list[str]) -> None:
         try:
-            main()
+            main(arguments[1:])
         except UserError as error:
             _exit(str(error), 2)
         except TrainingError as error:
@@ -52,7 +53,7 @@ def start(main: Callable[[], object], interrupted: str) -> None:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            return _parse(arguments)
+            return _parse(arguments, operands)
         except UserError as error:
             _exit(str(error), 2)
 

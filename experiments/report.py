@@ -1,0 +1,36 @@
+"""One page, and Markdown, from any set of runs.
+
+python experiments/report.py runs/sweep runs/one_more --output=runs/report
+
+Names folders of runs, or with runs below. Leaves report.html, which needs no other file, and
+report.md with pictures/ beside it.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jfedsl.errors import UserError, flag_error
+from jfedsl.report import write
+from jfedsl.runtime.script import start
+
+_OUTPUT = flags.DEFINE_string("output", "", "Folder for the report.")
+_TITLE = flags.DEFINE_string("title", "Runs", "Title of the report.")
+_TARGET = flags.DEFINE_float(
+    "target", None, "Test accuracy to compare at; default that of the runs.", 0.0, 1.0
+)
+
+
+def main(folders: list[str]) -> None:
+    """Writes the report and says where."""
+    if not folders:
+        raise UserError("no folders of runs: experiments/report.py WORKDIR... --output=FOLDER")
+    if not _OUTPUT.value:
+        raise flag_error("output", "", "a folder for the report")
+    paths = [Path(folder) for folder in folders]
+    for path in write(paths, Path(_OUTPUT.value), _TITLE.value, _TARGET.value):
+        print(path)
+
+
+if __name__ == "__main__":
+    start(main, "interrupted; the same command starts again", operands=True)

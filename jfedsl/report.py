@@ -1,0 +1,299 @@
+"""A report of any set of runs: what they took to a target accuracy, their curves and pictures."""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import markdown
+import numpy as np
+
+from jfedsl.config import Config, shown
+from jfedsl.errors import UserError, flag_error
+from jfedsl.runtime import figures
+from jfedsl.runtime.metrics import STREAMS, Row, read, summarise
+from jfedsl.runtime.workdir import CONFIG, read_config, write_atomically
+from jfedsl.study import JOULES, MEGABYTES, ROUND, SECONDS, curve
+
+# Runs that differ in these alone are of one setting.
+_FREE = (
+    "workdir", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
+    "target_accuracy", "client_chunk",
+)  # fmt: skip
+PICTURES = {
+    "labels.png": "Examples of each class that each client has",
+    "timeline.png": "The last round on the simulated clock: who waits for whom",
+    "masks.png": "What is pruned: how much of the masks stays, how much of each layer is kept",
+}
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff; }}
+h1, h2, h3 {{ line-height: 1.2; margin-top: 2rem; }}
+.table {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+th {{ border-bottom: 2px solid #888; }}
+th, td + td {{ white-space: nowrap; }}
+img {{ max-width: 100%; height: auto; }}
+code {{ background: #f2f2f2; padding: 0 0.2rem; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+class Found(NamedTuple):
+    """A run as it lies in its folder."""
+
+    folder: Path
+    config: Config
+    rows: list[Row]
+
+
+class Setting(NamedTuple):
+    """Runs that differ in their seeds alone, with what tells them from other settings."""
+
+    name: str
+    runs: list[Found]
+
+
+def find(paths: Sequence[Path]) -> list[Found]:
+    """The runs in folders, each a run's own or one with runs somewhere below.
+
+    Raises:
+      UserError: a folder without a run, or with one that cannot be read.
+    """
+    found: dict[Path, Found] = {}
+    for path in paths:
+        configs = sorted(path.rglob(CONFIG)) if path.is_dir() else []
+        for folder in (config.parent for config in configs):
+            config = read_config(folder)
+            rows = read(folder / "metrics.csv") if (folder / "metrics.csv").exists() else []
+            if config is not None and any(row["test_accuracy"] is not None for row in rows):
+                found[folder.resolve()] = Found(folder, config, rows)
+        if not any(folder.resolve() in found for folder in (c.parent for c in configs)):
+            raise UserError(f"{path}: allowed is a folder of runs that have been evaluated once")
+    return list(found.values())
+
+
+def settings_of(runs: Sequence[Found]) -> list[Setting]:
+    """Runs by setting, in the order found.
+
+    Named as the study or sweep that made them did, else by the flags in which settings differ.
+    """
+    names = [f.name for f in dataclasses.fields(Config) if f.name not in _FREE]
+
+    def key(run: Found) -> tuple[Any, ...]:
+        values = {name: getattr(run.config, name) for name in names}
+        return tuple({**values, "prune_kind": run.config.pruning}.values())
+
+    groups: dict[tuple[Any, ...], list[Found]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    differ = [i for i in range(len(names)) if len({k[i] for k in groups}) > 1]
+
+    def name(values: tuple[Any, ...]) -> str:
+        pairs = [(names[i], values[i]) for i in differ if values[i] is not None]
+        return ", ".join(f"{flag}={shown(value)}" for flag, value in pairs) or "default"
+
+    folders = [_folder_of(members) for members in groups.values()]
+    if None not in folders and len(set(folders)) == len(folders):
+        return [Setting(str(f), runs) for f, runs in zip(folders, groups.values(), strict=True)]
+    return [Setting(name(values), members) for values, members in groups.items()]
+
+
+def _folder_of(runs: Sequence[Found]) -> str | None:
+    """What a study or sweep called the setting of these runs, if one did."""
+    names = {run.folder.resolve().parent.name for run in runs}
+    own = all(re.fullmatch(r"seed_\d+", run.folder.resolve().name) for run in runs)
+    return names.pop() if own and len(names) == 1 else None
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    """The mean, least to greatest, of the values that there are; how many, if some are missing."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    text = _number(float(np.mean(known)))
+    if min(known) < max(known):
+        text += f" ({_number(min(known))} to {_number(max(known))})"
+    return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)} seeds"
+
+
+def _table(
+    settings: Sequence[Setting], columns: Mapping[str, Callable[[dict[str, Any]], Any]],
+    target: float,
+) -> str:  # fmt: skip
+    titles = ["setting", "seeds", *columns]
+    lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
+    for name, runs in settings:
+        summaries = [summarise(run.rows, target) for run in runs]
+        cells = [_mean([column(s) for s in summaries]) for column in columns.values()]
+        lines.append(f"| {_escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "&#124;")
+
+
+def _clock(name: str, scale: float = 1.0) -> Callable[[dict[str, Any]], float | None]:
+    def column(summary: dict[str, Any]) -> float | None:
+        value = summary["simulated"] and summary["simulated"][name]
+        return None if value is None else value * scale
+
+    return column
+
+
+def _tables(settings: Sequence[Setting], target: float) -> list[str]:
+    megabytes = lambda s: s["bytes_to_target"] and s["bytes_to_target"] / 1e6  # noqa: E731
+    reached = {
+        "test accuracy": lambda s: s["final_accuracy"],
+        "best": lambda s: s["best_accuracy"],
+        "rounds": lambda s: s["rounds_to_target"],
+        "megabytes": megabytes,
+        "simulated seconds": _clock("seconds_to_target"),
+        "joules": _clock("joules_to_target"),
+    }
+    streams = {
+        f"{name.replace('_', ' ')} MB": lambda s, name=name: s["bytes"][name] / 1e6
+        for name in STREAMS
+    }
+    whole = {
+        "rounds": lambda s: s["rounds"],
+        **streams,
+        "simulated seconds": _clock("seconds"),
+        "joules": _clock("energy_joules"),
+        "host seconds": lambda s: s["host_seconds"],
+    }
+    return [
+        f"## To test accuracy {target:g}",
+        "Means over seeds, least to greatest; a dash where no seed reached it.",
+        _table(settings, reached, target),
+        "## In all",
+        _table(settings, whole, target),
+    ]
+
+
+def _curves(settings: Sequence[Setting], title: str, path: Path) -> None:
+    simulated = all("energy_joules" in run.rows[0] for _, runs in settings for run in runs)
+    axes = (ROUND, MEGABYTES, SECONDS, JOULES) if simulated else (ROUND, MEGABYTES)
+    drawn: dict[str, list[figures.Curve]] = {}
+    for name, runs in settings:
+        every = [curve(run.rows, axes) for run in runs]
+        shortest = min(map(len, every))  # a run may be going on
+        drawn[name] = [points[:shortest] for points in every]
+    figures.spread(drawn, [axis.label for axis in axes], title, path)
+
+
+def _pictures(settings: Sequence[Setting], folder: Path) -> list[str]:
+    """Copies of the pictures of each setting's first run, and Markdown that shows them once."""
+    lines, seen = ["## Settings"], set[str]()
+    for number, (name, runs) in enumerate(settings, 1):
+        lines.append(f"### {_escaped(name)}")
+        seeds = ", ".join(str(run.config.seed) for run in runs)
+        lines.append(f"{runs[0].config.model} on {runs[0].config.dataset}, seeds {seeds}")
+        for file, caption in PICTURES.items():
+            source = runs[0].folder / file
+            if not source.exists():
+                continue
+            digest = hashlib.sha256(source.read_bytes()).hexdigest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            target = folder / f"{number}_{file}"
+            shutil.copyfile(source, target)
+            lines.append(f"{caption} (seed {runs[0].config.seed}):")
+            lines.append(f"![{caption}]({folder.name}/{target.name})")
+    return lines
+
+
+def _common(settings: Sequence[Setting]) -> list[str]:
+    """A table of the flags that all runs share and that are not at their defaults."""
+    configs = [run.config for _, runs in settings for run in runs]
+    lines = ["## Common to all", "| flag | value |", "| --- | ---: |"]
+    for field in dataclasses.fields(Config):
+        values = {getattr(config, field.name) for config in configs}
+        if len(values) == 1 and field.name not in _FREE and values != {field.default}:
+            lines.append(f"| `{field.name}` | {_escaped(shown(values.pop()))} |")
+    return [lines[0], "\n".join(lines[1:])] if len(lines) > 3 else []
+
+
+def write(paths: Sequence[Path], output: Path, title: str, target: float | None) -> list[Path]:
+    """Writes `report.html`, one page with all pictures in it, and `report.md` beside `pictures/`.
+
+    Args:
+      paths: folders of runs.
+      output: folder of the report, made if need be.
+      title: of the report.
+      target: test accuracy to compare at; default that of the runs, if they have the same.
+
+    Returns:
+      The page and the Markdown file.
+
+    Raises:
+      UserError: no runs, or no target that they share.
+    """
+    runs = find(paths)
+    targets = {run.config.target_accuracy for run in runs} if target is None else {target}
+    if len(targets) > 1:
+        raise flag_error("target", None, f"one accuracy; runs have {sorted(targets)}")
+    (chosen,) = targets
+    settings = settings_of(runs)
+    pictures = output / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    _curves(settings, title, pictures / "curves.png")
+    lines = [
+        f"# {title}",
+        f"{len(runs)} runs of {len(settings)} settings.",
+        *_tables(settings, chosen),
+        "## Curves",
+        "Mean over seeds, the band from least to greatest.",
+        "![Test accuracy against rounds, bytes, seconds and joules](pictures/curves.png)",
+        *_common(settings),
+        *_pictures(settings, pictures),
+    ]
+    text = "\n\n".join(lines) + "\n"
+    write_atomically(output / "report.md", text)
+    write_atomically(output / "report.html", page(text, title, output))
+    return [output / "report.html", output / "report.md"]
+
+
+def page(text: str, title: str, folder: Path) -> str:
+    """Markdown as a page that stands alone: pictures become part of it.
+
+    Args:
+      text: the Markdown.
+      title: of the page.
+      folder: that pictures are relative to.
+    """
+    body = markdown.markdown(text, extensions=["tables"])
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+
+    def embedded(match: re.Match[str]) -> str:
+        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    return _PAGE.format(
+        title=html.escape(title), body=re.sub(r'src="([^"]+\.png)"', embedded, body)
+    )

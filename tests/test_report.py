@@ -1,0 +1,104 @@
+"""A report says what the runs' own files say, shows their pictures, and stands alone."""
+
+import base64
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import plain, script
+
+from jfedsl.config import Config
+from jfedsl.errors import UserError
+from jfedsl.report import find, settings_of, write
+from jfedsl.study import compare
+from jfedsl.training import train
+
+COMMON: dict[str, Any] = {
+    "clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100, "eval_every": 1,
+    "network": "macro_cell", "target_accuracy": 0.3,
+}  # fmt: skip
+SETTINGS = {"one|step": {}, "half of it": {"prune_kind": "channel", "prune_rate": (0.5,)}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    compare(plain(**COMMON, workdir=str(folder)), SETTINGS, (0, 1))
+    return folder
+
+
+def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
+    page, text = write([runs], tmp_path, "A <title>", None)
+    lines = text.read_text().splitlines()
+    assert "4 runs of 2 settings." in lines
+    for name in ("one_step", "half_of_it"):
+        summaries = [
+            json.loads((runs / name / f"seed_{seed}" / "summary.json").read_text())
+            for seed in (0, 1)
+        ]
+        cells = [row.split(" | ") for row in lines if row.startswith(f"| {name} |")]
+        accuracy = [s["final_accuracy"] for s in summaries]
+        reached, totals = cells
+        assert reached[1] == totals[1] == "2"
+        assert reached[2].startswith(f"{sum(accuracy) / 2:.4g}")
+        assert f"({min(accuracy):.4g} to {max(accuracy):.4g})" in reached[2]
+        model_up = sum(s["bytes"]["model_up"] for s in summaries) / 2e6
+        assert totals[5] == f"{model_up:.4g}"
+    assert "<title>A &lt;title&gt;</title>" in page.read_text()
+
+
+def test_the_page_stands_alone(runs: Path, tmp_path: Path):
+    page, text = write([runs], tmp_path, "title", 0.3)
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    sources = re.findall(r'src="([^"]*)"', page.read_text())
+    assert len(sources) == len(pictures) == text.read_text().count("](pictures/")
+    found = {base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources}
+    assert found == {path.read_bytes() for path in pictures}
+    assert "http" not in page.read_text()
+    names = {path.name.partition("_")[2] for path in pictures}
+    assert names == {"", "labels.png", "timeline.png", "masks.png"}
+    label_maps = [path for path in pictures if path.name.endswith("labels.png")]
+    assert len(label_maps) == 1, "the same for both settings"
+
+
+def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
+    for n, name in enumerate(("one_step", "half_of_it")):
+        shutil.copytree(runs / name / "seed_0", tmp_path / f"run{n}")
+    names = [name for name, _ in settings_of(find([tmp_path / "run0", tmp_path / "run1"]))]
+    assert names == ["prune_kind=none, prune_rate=0.3", "prune_kind=channel, prune_rate=0.5"]
+    assert len(find([tmp_path, tmp_path / "run0"])) == 2, "each once"
+
+
+def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
+    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find([runs])]
+    between = sorted(accuracies[:2])
+    if between[0] < between[1]:
+        _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
+        assert ", 1 of 2 seeds" in text.read_text()
+    _, text = write([runs], tmp_path, "title", 1.0)
+    assert "| - | - | - | - |" in text.read_text()
+
+
+def test_runs_of_different_targets_need_one(runs: Path, tmp_path: Path):
+    base = plain(**COMMON, workdir=str(tmp_path / "other"))
+    train(dataclasses.replace(base, target_accuracy=0.5))
+    with pytest.raises(UserError, match="--target=None: allowed is one accuracy"):
+        write([runs, tmp_path / "other"], tmp_path / "report", "title", None)
+    assert not (tmp_path / "report").exists()
+
+
+def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "nowhere"):
+        with pytest.raises(UserError, match=f"{folder}: allowed is a folder of runs"):
+            write([runs, tmp_path / folder], tmp_path / "report", "title", None)
+    config = Config.from_json((runs / "one_step" / "seed_0" / "config.json").read_text())
+    (tmp_path / "empty" / "config.json").write_text(config.to_json())
+    with pytest.raises(UserError, match="empty: allowed is a folder of runs"):
+        write([tmp_path / "empty"], tmp_path / "report", "title", None)
+    with pytest.raises(UserError, match="no folders of runs"):
+        script("report").main([])
