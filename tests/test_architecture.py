@@ -8,7 +8,7 @@ ROOMS = [
     "errors", "keys", "per_client", "models", "data", "compression", "pruning", "wireless",
     "protocol", "algorithms", "theory", "allowed", "links", "wireless_knobs", "checks",
     "config", "runtime", "build", "runs", "results", "convergence", "observer", "simulation",
-    "summary", "planner", "training", "study", "bound_study", "sweep", "report",
+    "summary", "planner", "training", "study", "bound_study", "sweep", "report", "paper",
 ]  # fmt: skip
 
 

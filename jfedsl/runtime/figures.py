@@ -98,7 +98,7 @@ Curve = Sequence[tuple[float, ...]]
 def spread(
     curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
 ) -> None:
-    """Draws test accuracy against several things, mean and range over seeds, as a PNG.
+    """Draws test accuracy against several things, mean and range over seeds.
 
     Args:
       curves: for each setting the things in order, then accuracy, of every seed, at the same
@@ -213,8 +213,9 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
 
 
 def save(figure: Figure, title: str, path: Path) -> None:
-    """Writes the picture at once, so that a kill leaves the old one or the new one."""
+    """Writes the picture, PNG or PDF, at once: a kill leaves the old one or the new one."""
     figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=150, format="png")
+    temporary, kind = path.with_name(f".{path.name}"), path.suffix.removeprefix(".")
+    undated = {"CreationDate": None} if kind == "pdf" else None  # the same bits every time
+    figure.savefig(temporary, dpi=150, format=kind, metadata=undated)
     temporary.replace(path)

@@ -1,0 +1,25 @@
+"""The questions of the paper: pruning, bits, dropout, cut, period, ablation, rivals, unequal data.
+
+python experiments/paper_study.py --flagfile=experiments/studies/paper_fashion.flags
+
+Every question leaves NAME.png, NAME.pdf and NAME.csv in --workdir, and a table in tables.md. A run
+that several questions share is trained once; the same command goes on after an interruption.
+"""
+
+from absl import flags
+
+from jfedsl.config import Config
+from jfedsl.paper import conduct
+from jfedsl.runtime.script import run
+
+_SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
+_CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
+
+
+def main(config: Config) -> None:
+    """Trains all settings, draws and prints."""
+    print(conduct(config, _CUTS.value, _SEEDS.value))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,188 @@
+"""The questions of arXiv 2412.06414, asked of one light setting: their runs, figures and tables.
+
+Of that paper only the abstract is known here: pruning, quantized gradients, dropout at the cut and
+averaging every I rounds, with VGG-19 on CIFAR-10. The questions follow it; their values are ours.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jfedsl.algorithms import ALGORITHMS
+from jfedsl.config import Config
+from jfedsl.errors import flag_error
+from jfedsl.runtime import figures
+from jfedsl.runtime.metrics import STREAMS
+from jfedsl.runtime.workdir import write_atomically
+from jfedsl.study import (
+    JOULES,
+    MEGABYTES,
+    ROUND,
+    SECONDS,
+    Changes,
+    Column,
+    Outcome,
+    compare,
+    megabytes,
+    simulated,
+    table,
+)
+
+AXES = (ROUND, MEGABYTES, SECONDS, JOULES)
+COLUMNS: dict[str, Column] = {
+    "MB sent": megabytes(*STREAMS),
+    "seconds": simulated("seconds"),
+    "joules": simulated("energy_joules"),
+    "rounds to target": lambda s: s["rounds_to_target"] or float("nan"),
+    "MB to target": lambda s: (s["bytes_to_target"] or float("nan")) / 1e6,
+    "seconds to target": simulated("seconds_to_target"),
+    "joules to target": simulated("joules_to_target"),
+}
+RATES, BITS, DROPOUTS, PERIODS = (0.0, 0.25, 0.5, 0.75), (4, 8, 32), (0.0, 0.2, 0.5), (1, 2, 5)
+ALPHAS = (0.5, 0.1)
+RIVALS = [name for name in ALGORITHMS if name != "fedsl"]
+_DENSE: Changes = {"prune_kind": "none"}
+_FLOAT: Changes = {"cut_gradient_bits": "32", "client_gradient_bits": "32"}
+_WHOLE: Changes = {"dropout_rate": "0"}
+# Of a light setting, what means nothing to its rivals.
+_PLAIN: Changes = {
+    "prune_kind": None, "dropout_rate": None, "cut_gradient_bits": None,
+    "client_gradient_bits": None,
+}  # fmt: skip
+
+
+class Question(NamedTuple):
+    """What is compared: settings by what the figure calls them, and what they change."""
+
+    title: str
+    settings: dict[str, Changes]
+
+
+def questions(base: Config, cuts: Sequence[str]) -> dict[str, Question]:
+    """The questions by name.
+
+    Args:
+      base: the light setting, which prunes, quantizes and drops by shorthands.
+      cuts: to compare.
+
+    Raises:
+      UserError: a base without pruning, quantizer, dropout or network.
+    """
+    for flag, value in (("prune_kind", base.pruning), ("network", base.network)):
+        if value == "none":
+            raise flag_error(flag, value, "something to study")
+    for place in ("smashed", "cut_gradient", "client_gradient"):
+        if getattr(base, place) or base.expressions[place] == "none":
+            allowed = "what --dropout_rate and --cut_gradient_bits say, to take them away"
+            raise flag_error(place, getattr(base, place) or "none", allowed)
+    kind = base.pruning
+
+    def pruned(rate: float) -> Changes:
+        return {"prune_kind": kind, "prune_rate": (rate,)} if rate else _DENSE
+
+    def plain(name: str) -> Changes:
+        cut = base.cut if ALGORITHMS[name].sides == "both" else None
+        return {**_PLAIN, "algorithm": name, "cut": cut}
+
+    spread: dict[str, Changes] = {"iid": {"partition": "iid"}}
+    for alpha in ALPHAS:
+        spread[f"Dirichlet {alpha:g}"] = {"partition": "dirichlet", "dirichlet_alpha": alpha}
+    off: Changes = {**_DENSE, **_FLOAT, **_WHOLE}
+    both: tuple[tuple[str, Changes], ...] = (("light", {}), ("plain", off))
+    return {
+        "prune_rate": Question("Pruning rate", {f"rate {r:g}": pruned(r) for r in RATES}),
+        "bits": Question(
+            "Bits of gradients",
+            {
+                f"{b} bits": {"cut_gradient_bits": str(b), "client_gradient_bits": str(b)}
+                for b in BITS
+            },
+        ),
+        "dropout": Question(
+            "Dropout at the cut", {f"dropout {d:g}": {"dropout_rate": f"{d:g}"} for d in DROPOUTS}
+        ),
+        "cut": Question("Cut", {f"cut after {cut}": {"cut": cut} for cut in cuts}),
+        "period": Question(
+            "Rounds in a period", {f"I = {every}": {"aggregate_every": every} for every in PERIODS}
+        ),
+        "ablation": Question(
+            "What makes it light",
+            {
+                "none": off,
+                "+ pruning": {**_FLOAT, **_WHOLE},
+                "+ quantization": {**_DENSE, **_WHOLE},
+                "+ dropout": {**_DENSE, **_FLOAT},
+                "all": {},
+            },
+        ),
+        "rivals": Question(
+            "Light FedSL and its rivals",
+            {"light fedsl": {}, "plain fedsl": off, **{name: plain(name) for name in RIVALS}},
+        ),
+        "partition": Question(
+            "Unequal data",
+            {
+                f"{what}, {name}": {**own, **where}
+                for name, where in spread.items()
+                for what, own in both
+            },
+        ),
+    }
+
+
+def conduct(base: Config, cuts: Sequence[str], seeds: Sequence[int]) -> str:
+    """Trains every setting of all questions once a seed; a figure, CSV and table a question.
+
+    Args:
+      base: the light setting; its `workdir` is the folder of the study.
+      cuts: to compare.
+      seeds: of the runs.
+
+    Returns:
+      The tables as Markdown.
+
+    Raises:
+      UserError: as `questions` and `compare`.
+    """
+    asked = questions(base, cuts)
+    names: dict[Config, str] = {}  # equal settings are trained once, under their first label
+    settings: dict[str, Changes] = {}
+    for question in asked.values():
+        for label, changes in question.settings.items():
+            config = dataclasses.replace(base, **changes)
+            if config not in names:
+                names[config] = label
+                settings[label] = changes
+    trained = {outcome.name: outcome for outcome in compare(base, settings, seeds, AXES)}
+
+    def outcome(label: str, changes: Changes) -> Outcome:
+        return trained[names[dataclasses.replace(base, **changes)]]._replace(name=label)
+
+    texts = []
+    for name, question in asked.items():
+        own = [outcome(*setting) for setting in question.settings.items()]
+        texts.append(_report(base, name, question.title, own, seeds))
+    text = "\n\n".join(texts)
+    write_atomically(Path(base.workdir, "tables.md"), text + "\n")
+    return text
+
+
+def _report(
+    base: Config, name: str, title: str, outcomes: Sequence[Outcome], seeds: Sequence[int]
+) -> str:
+    curves: Mapping[str, list[figures.Curve]] = {o.name: o.curves for o in outcomes}
+    labels = [axis.label for axis in AXES]
+    about = f"{title}: {base.model} on {base.dataset}, {base.clients} clients"
+    for suffix in ("png", "pdf"):
+        figures.spread(curves, labels, about, Path(base.workdir, f"{name}.{suffix}"))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["setting", "seed", *labels, "test accuracy"])
+    for outcome in outcomes:
+        for seed, points in zip(seeds, outcome.curves, strict=True):
+            writer.writerows([outcome.name, seed, *(f"{x:.6g}" for x in p)] for p in points)
+    write_atomically(Path(base.workdir, f"{name}.csv"), buffer.getvalue())
+    return f"### {title}\n\n{table(outcomes, COLUMNS)}"

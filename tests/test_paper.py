@@ -1,0 +1,97 @@
+"""The paper's questions: each shared run once, what each leaves, and presets that ask them."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import parse, plain
+
+from jfedsl import paper
+from jfedsl.config import Config
+from jfedsl.errors import UserError
+from jfedsl.paper import conduct, questions
+
+ROOT = Path(__file__).parents[1]
+LIGHT: dict[str, Any] = {
+    "clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100, "eval_every": 1,
+    "network": "macro_cell", "prune_kind": "mask", "prune_rate": (0.5,), "dropout_rate": 0.2,
+    "cut_gradient_bits": 8, "client_gradient_bits": 8, "partition": "dirichlet",
+}  # fmt: skip
+
+
+def light(folder: Path, **changes: Any) -> Config:
+    return plain(**{**LIGHT, "workdir": str(folder), **changes})
+
+
+def test_every_question_varies_what_it_is_about(tmp_path: Path):
+    asked = questions(light(tmp_path), ["dense1", "dense2"])
+    varied = {
+        "prune_rate": {"prune_kind", "prune_rate"},
+        "bits": {"cut_gradient_bits", "client_gradient_bits"},
+        "dropout": {"dropout_rate"}, "cut": {"cut"}, "period": {"aggregate_every"},
+    }  # fmt: skip
+    for name, flags in varied.items():
+        assert all(set(changes) <= flags for changes in asked[name].settings.values())
+    assert list(asked["rivals"].settings)[2:] == ["sfl_v1", "sfl_v2", "sl", "fedavg", "centralized"]
+    assert len(asked["partition"].settings) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"prune_kind": "none"}, "prune_kind"),
+        ({"network": "none"}, "network"),
+        ({"dropout_rate": 0.0}, "smashed"),
+        ({"dropout_rate": None, "smashed": "topk(0.5)"}, "smashed"),
+        ({"cut_gradient_bits": 32}, "cut_gradient"),
+    ],
+)
+def test_a_base_that_is_not_light_is_refused(tmp_path: Path, changes: Any, flag: str):
+    with pytest.raises(UserError, match=f"--{flag}="):
+        questions(light(tmp_path, **changes), ["dense1"])
+
+
+def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = questions(light(tmp_path), [])
+    few = {
+        "ablation": whole["ablation"]._replace(
+            settings={k: whole["ablation"].settings[k] for k in ("none", "all")}
+        ),
+        "rivals": whole["rivals"]._replace(
+            settings={k: whole["rivals"].settings[k] for k in ("light fedsl", "plain fedsl", "sl")}
+        ),
+    }
+    monkeypatch.setattr(paper, "questions", lambda base, cuts: few)
+    text = conduct(light(tmp_path), [], [0, 1])
+    runs = [p.parent.parent.name for p in tmp_path.rglob("summary.json")]
+    assert Counter(runs) == {"none": 2, "all": 2, "sl": 2}
+    assert (tmp_path / "tables.md").read_text() == text + "\n"
+    for name, question in few.items():
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with open(tmp_path / f"{name}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(question.settings) * 2 * 2, "settings, seeds, evaluations"
+        assert [r["round"] for r in rows[:4]] == ["1", "2", "1", "2"]
+    one, same = text.split("### ")[1:]
+    pair = [next(r for r in t.splitlines() if r.startswith(f"| {n} |")) for t, n in
+            ((one, "all"), (same, "light fedsl"))]  # fmt: skip
+    assert pair[0].split("|")[2:] == pair[1].split("|")[2:]
+
+
+@pytest.mark.parametrize("name", ["paper_fashion", "paper_cifar10_vgg19"])
+def test_presets_ask_all_questions(name: str, tmp_path: Path):
+    path = ROOT / "experiments" / "studies" / f"{name}.flags"
+    first = f"# python experiments/paper_study.py --flagfile={path.relative_to(ROOT)}"
+    assert path.read_text().splitlines()[0] == first
+    base = parse([f"--flagfile={path}"])
+    asked = questions(base, ["pool1", "pool2", "pool3"])
+    for question in asked.values():
+        configs = {
+            str(vars(paper.dataclasses.replace(base, **c))) for c in question.settings.values()
+        }
+        assert len(configs) == len(question.settings)
