@@ -50,7 +50,8 @@ class Case:
             for name, entry in MODELS.items():
                 patch.setitem(ZOO, name, entry)
             self.experiment, self.start, self.round = setup(**changes)
-        self.scheme, self.data, _, _, self.key, (params, self.stats), *_ = self.experiment
+        e = self.experiment
+        self.scheme, self.data, self.key, (params, self.stats) = e.scheme, e.data, e.key, e.initial
         data, indices, self.cut = self.data, self.data.partition.indices, self.scheme.cut
         self.measured = jax.jit(partial(measure, self.scheme, effort, STEP))
         self.unravel = ravel_pytree(params)[1]
