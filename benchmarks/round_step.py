@@ -1,13 +1,17 @@
-"""What one training step of all clients costs, against a PyTorch loop over clients.
+r"""What one training step of all clients costs, against a PyTorch loop over clients.
 
     python benchmarks/round_step.py --model=vgg11 --clients=8 --batch_size=16 --rival=torch
+    python benchmarks/round_step.py --algorithm=fedavg --model=small --clients=10 --batch_size=32 \
+        --steps=10 --rival=torch
 
 A step is one exchange of all clients with the server, both halves updated, on 32x32x3 images
-(28x28x1 for mlp) of 10 classes. Each framework runs in a process of its own, and they take turns.
-Prints a table and one JSON line a framework. A multiply-add counts as 2 FLOPs, and a convolution by
-its definition, padding taps and what a form saves included, so that fractions can exceed 1;
-memory is what XLA plans for the compiled rounds, beside the bytes of data, state and every layer's
-input, and for PyTorch the growth of the resident set.
+(28x28x1 for mlp) of 10 classes. With --algorithm=fedavg every client trains the whole model for
+--steps steps, then all are averaged, and a step's seconds are a share of that round. Each framework
+runs in a process of its own, and they take turns. Prints a table and one JSON line a framework. A
+multiply-add counts as 2 FLOPs, and a convolution by its definition, padding taps and what a form
+saves included, so that fractions can exceed 1; memory is what XLA plans for the compiled rounds,
+beside the bytes of data, state and every layer's input, and for PyTorch the growth of the resident
+set.
 """
 
 import functools
@@ -23,6 +27,9 @@ from taking_turns import Work, alternate
 from jfedsl.config import COMPUTE_DTYPES
 
 _DEFAULT = Options()
+_ALGORITHM = flags.DEFINE_enum(
+    "algorithm", "fedsl", ["fedsl", "fedavg"], "Training algorithm of both."
+)
 _MODEL = flags.DEFINE_string("model", _DEFAULT.model, "Model.")
 _NORM = flags.DEFINE_string("norm", _DEFAULT.norm, "Normalisation; the rival has none.")
 _CLIENTS = flags.DEFINE_integer("clients", _DEFAULT.clients, "Clients.")
@@ -41,13 +48,15 @@ _RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "What to compare 
 
 
 def _rival(options: Options) -> Work:
-    from splitfed_torch import Rival, Shapes
+    from splitfed_torch import FedAvg, Rival, Shapes, SplitFed
 
+    kind = FedAvg if options.algorithm == "fedavg" else SplitFed
     return Rival(
+        kind,
         Shapes(
             [(name, shape[-1]) for name, shape, _ in outputs(options)],
             cut_of(options), options.clients, options.batch_size, options.image, options.steps,
-        )
+        ),
     )  # fmt: skip
 
 
@@ -72,6 +81,7 @@ def main(_: list[str]) -> None:
         _MODEL.value, _NORM.value, _CLIENTS.value, _BATCH_SIZE.value, _CUT.value,
         _PRUNE_KIND.value, _PRUNE_RATE.value, _DROPOUT_RATE.value, _BITS.value,
         _CLIENT_CHUNK.value, _COMPUTE_DTYPE.value, _REMAT_CLIENTS.value, _STEPS.value,
+        algorithm=_ALGORITHM.value,
     )  # fmt: skip
     makers: list[Callable[[], Work]] = [functools.partial(Ours, options)]
     if _RIVAL.value == "torch":

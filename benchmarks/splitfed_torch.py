@@ -1,4 +1,4 @@
-"""The rival: a fair SplitFed loop in PyTorch, one client after the other and one shared server.
+"""The rivals: fair SplitFed and FedAvg loops in PyTorch, one client after the other.
 
 Same layers, same batch, plain SGD, no copies that the scheme does not need; of contiguous and
 channels-last memory the faster. Needs the extra `bench`.
@@ -32,21 +32,23 @@ class SplitFed:
 
     def __init__(self, shapes: Shapes, memory_format: torch.memory_format) -> None:
         torch.manual_seed(0)
+        self._steps = shapes.steps
         modules = _modules(shapes)
         own = nn.Sequential(*modules[: shapes.cut]).to(memory_format=memory_format)
         self._clients = [copy.deepcopy(own) for _ in range(shapes.clients)]
         self._server = nn.Sequential(*modules[shapes.cut :]).to(memory_format=memory_format)
         self._optimizers = [torch.optim.SGD(c.parameters(), _RATE) for c in self._clients]
         self._server_optimizer = torch.optim.SGD(self._server.parameters(), _RATE)
-        height, width, channels = shapes.image
-        size = (shapes.batch_size, channels, height, width)
-        self._images = [
-            torch.randn(size).to(memory_format=memory_format) for _ in range(shapes.clients)
-        ]
+        self._images = _images(shapes, memory_format)
         self._labels = torch.randint(10, (shapes.clients * shapes.batch_size,))
 
+    def run(self) -> None:
+        """All exchanges of a timed call."""
+        for _ in range(self._steps):
+            self.step()
+
     def step(self) -> float:
-        """One exchange of all clients; returns the mean loss."""
+        """One exchange of all clients with the one shared server; returns the mean loss."""
         sent = [client(x) for client, x in zip(self._clients, self._images, strict=True)]
         smashed = torch.cat([s.detach() for s in sent]).requires_grad_()
         loss = functional.cross_entropy(self._server(smashed), self._labels)
@@ -61,6 +63,46 @@ class SplitFed:
             s.backward(gradient)
             optimizer.step()
         return loss.item()
+
+
+class FedAvg:
+    """Clients with whole models of their own, which are averaged after every call."""
+
+    def __init__(self, shapes: Shapes, memory_format: torch.memory_format) -> None:
+        torch.manual_seed(0)
+        self._steps = shapes.steps
+        whole = nn.Sequential(*_modules(shapes)).to(memory_format=memory_format)
+        self._clients = [copy.deepcopy(whole) for _ in range(shapes.clients)]
+        self._weights = [list(client.parameters()) for client in self._clients]
+        self._mean = [w.detach().clone() for w in whole.parameters()]
+        self._optimizers = [torch.optim.SGD(weights, _RATE) for weights in self._weights]
+        self._images = _images(shapes, memory_format)
+        self._labels = torch.randint(10, (shapes.clients, shapes.batch_size))
+
+    def run(self) -> None:
+        """One round: every client receives the mean, takes its steps, and is averaged."""
+        rows = zip(
+            self._clients, self._weights, self._optimizers, self._images, self._labels, strict=True
+        )
+        for client, weights, optimizer, images, labels in rows:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, self._mean)
+            for _ in range(self._steps):
+                loss = functional.cross_entropy(client(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        with torch.no_grad():
+            torch._foreach_zero_(self._mean)
+            for weights in self._weights:
+                torch._foreach_add_(self._mean, weights, alpha=1 / len(self._clients))
+
+
+def _images(shapes: Shapes, memory_format: torch.memory_format) -> list[torch.Tensor]:
+    """A mini-batch of noise for every client."""
+    height, width, channels = shapes.image
+    size = (shapes.batch_size, channels, height, width)
+    return [torch.randn(size).to(memory_format=memory_format) for _ in range(shapes.clients)]
 
 
 def _modules(shapes: Shapes) -> list[nn.Module]:
@@ -88,10 +130,10 @@ def _modules(shapes: Shapes) -> list[nn.Module]:
 class Rival:
     """The faster of two memory formats, warm."""
 
-    def __init__(self, shapes: Shapes) -> None:
-        self._steps, before = shapes.steps, _resident_bytes()
+    def __init__(self, kind: type[SplitFed] | type[FedAvg], shapes: Shapes) -> None:
+        before = _resident_bytes()
         formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-        works = {name: SplitFed(shapes, layout) for name, layout in formats.items()}
+        works = {name: kind(shapes, layout) for name, layout in formats.items()}
         seconds = {}
         for name, self._work in works.items():
             self.run()
@@ -111,8 +153,7 @@ class Rival:
     def run(self) -> float:
         """Seconds of one call's steps."""
         began = time.perf_counter()
-        for _ in range(self._steps):
-            self._work.step()
+        self._work.run()
         return time.perf_counter() - began
 
 

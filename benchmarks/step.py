@@ -36,6 +36,7 @@ class Options:
     remat_clients: bool = False
     steps: int = 3
     smashed: str = ""
+    algorithm: str = "fedsl"
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -44,9 +45,13 @@ class Options:
 
 
 def config(options: Options) -> Config:
-    """Plain SGD on random images; one period, one round of `steps` exchanges a call."""
+    """Plain SGD on random images, one round of `steps` exchanges a call.
+
+    In FedAvg a call is a period, with its averaging; else all calls are of one period.
+    """
     DATASETS["noise"] = lambda data_dir: _noise(options)
     return Config(
+        algorithm=options.algorithm,
         dataset="noise",
         model=options.model,
         norm=options.norm,
@@ -54,7 +59,7 @@ def config(options: Options) -> Config:
         clients=options.clients,
         rounds=1000,
         local_steps=options.steps,
-        aggregate_every=1000,
+        aggregate_every=1 if options.algorithm == "fedavg" else 1000,
         batch_size=options.batch_size,
         partition="iid",
         aggregation="equal",
