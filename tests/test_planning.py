@@ -179,6 +179,8 @@ def test_settings_that_cannot_be_are_refused():
         configs_of(base(), axes(base(), {"prune_rates": ["1.5"]}))
     with pytest.raises(UserError, match="--network=none"):
         configs_of(base(network="none"), axes(base(), {}))
+    with pytest.raises(UserError, match="--algorithm=sl: allowed is fedsl"):
+        configs_of(base(algorithm="sl"), axes(base(), {}))
     with pytest.raises(UserError, match="--prune_rates=0.3: allowed is 0 with"):
         axes(base(prune_kind="none"), {"prune_rates": ["0.3"]})
 

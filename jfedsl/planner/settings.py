@@ -77,8 +77,11 @@ def configs_of(base: Config, lists: list[list[Changes]]) -> np.ndarray:
     """The configs of all settings, objects of one axis a list.
 
     Raises:
-      UserError: a setting that cannot be, an unknown cut, or a base without a network.
+      UserError: a setting that cannot be, an unknown cut, or a base without a network or of another
+        algorithm than FedSL, which the bound is of.
     """
+    if base.algorithm != "fedsl":
+        raise flag_error("algorithm", base.algorithm, "fedsl, which the planner predicts")
     if base.network == "none":
         raise flag_error("network", "none", "a network: without one nothing takes time")
     found = np.empty([len(entries) for entries in lists], object)
