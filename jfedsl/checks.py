@@ -52,12 +52,15 @@ _UNUSED_PLACES = {"fedavg": ("smashed", "cut_gradient"), "centralized": tuple(li
 
 def _algorithm(config: Any) -> None:
     algorithm = config.algorithm
-    names = [name for name in _UNUSED.get(algorithm, ()) if getattr(config, name)]
+    unused = _UNUSED.get(algorithm, ())
+    names = [name for name in unused if getattr(config, name) not in (None, "")]
     for place in _UNUSED_PLACES.get(algorithm, ()):
         if config.expressions[place] != "none":
             names += [name for name in (place, *links.SHORTHANDS[place]) if getattr(config, name)]
     if algorithm == "centralized" and config.pruning != "none":
         names.append("prune_kind")
+    if algorithm in _UNUSED_PLACES and config.allocation == "minmax":
+        names.append("allocation")  # which shares the band by what passes at the cut
     if names:
         value = getattr(config, names[0])
         raise flag_error(names[0], value, f"nothing with --algorithm={algorithm}")

@@ -11,7 +11,7 @@ import numpy as np
 from jfedsl.build import Experiment
 from jfedsl.config import Config
 from jfedsl.convergence import Row, report, shown, step_size
-from jfedsl.errors import UserError
+from jfedsl.errors import UserError, flag_error
 from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
 from jfedsl.runtime.compilation import compiled
@@ -136,9 +136,12 @@ def measure_run(workdir: Path, effort: Effort, data_dir: str | None = None) -> s
       data_dir: where its data set lies now; default where it lay then.
 
     Raises:
-      UserError: there is no run, or it has no checkpoint that can be read.
+      UserError: there is no run, it has no checkpoint that can be read, or is not of FedSL.
     """
     config, experiment, state = restore_run(workdir, data_dir)
+    if config.algorithm != "fedsl":
+        allowed = f"a run of fedsl, which the bound is of; this is {config.algorithm}"
+        raise flag_error("workdir", workdir, allowed)
     arguments = (experiment.data, experiment.key, state)
     found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
     row = {"round": int(state.round), **as_row(found)}

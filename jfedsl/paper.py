@@ -14,6 +14,7 @@ from typing import NamedTuple
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
+from jfedsl.planner.settings import cut_of
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import write_atomically
@@ -31,13 +32,18 @@ from jfedsl.study import (
     table,
 )
 
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
 AXES = (ROUND, MEGABYTES, SECONDS, JOULES)
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "seconds": simulated("seconds"),
     "joules": simulated("energy_joules"),
-    "rounds to target": lambda s: s["rounds_to_target"] or float("nan"),
-    "MB to target": lambda s: (s["bytes_to_target"] or float("nan")) / 1e6,
+    "rounds to target": lambda s: _or_nan(s["rounds_to_target"]),
+    "MB to target": lambda s: _or_nan(s["bytes_to_target"]) / 1e6,
     "seconds to target": simulated("seconds_to_target"),
     "joules to target": simulated("joules_to_target"),
 }
@@ -46,11 +52,11 @@ ALPHAS = (0.5, 0.1)
 RIVALS = [name for name in ALGORITHMS if name != "fedsl"]
 _DENSE: Changes = {"prune_kind": "none"}
 _FLOAT: Changes = {"cut_gradient_bits": "32", "client_gradient_bits": "32"}
-_WHOLE: Changes = {"dropout_rate": "0"}
+_WHOLE: Changes = {"dropout_rate": "0", "smashed_bits": "32", "model_bits": "32"}
 # Of a light setting, what means nothing to its rivals.
 _PLAIN: Changes = {
-    "prune_kind": None, "dropout_rate": None, "cut_gradient_bits": None,
-    "client_gradient_bits": None,
+    "prune_kind": None, "dropout_rate": None, "smashed_bits": None, "model_bits": None,
+    "cut_gradient_bits": None, "client_gradient_bits": None,
 }  # fmt: skip
 
 
@@ -69,11 +75,19 @@ def questions(base: Config, cuts: Sequence[str]) -> dict[str, Question]:
       cuts: to compare.
 
     Raises:
-      UserError: a base without pruning, quantizer, dropout or network.
+      UserError: a base that is not light FedSL on a network, or an unknown cut.
     """
     for flag, value in (("prune_kind", base.pruning), ("network", base.network)):
         if value == "none":
             raise flag_error(flag, value, "something to study")
+    only = {"algorithm": "fedsl", "client_backward": "float", "model_up": "", "model_down": ""}
+    for flag, allowed in only.items():
+        if getattr(base, flag) != allowed:
+            raise flag_error(flag, getattr(base, flag), f"{allowed or 'nothing'} in this study")
+    if not cuts or len(set(cuts)) < len(cuts):
+        raise flag_error("cuts", ",".join(cuts), "cuts separated by commas, every one once")
+    for cut in cuts:
+        cut_of(dataclasses.replace(base, cut=cut))
     for place in ("smashed", "cut_gradient", "client_gradient"):
         if getattr(base, place) or base.expressions[place] == "none":
             allowed = "what --dropout_rate and --cut_gradient_bits say, to take them away"

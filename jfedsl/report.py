@@ -1,22 +1,20 @@
 """A report of any set of runs: what they took to a target accuracy, their curves and pictures."""
 
-import base64
 import dataclasses
 import hashlib
-import html
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import markdown
 import numpy as np
 
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime import figures
-from jfedsl.runtime.metrics import STREAMS, Row, read, summarise
+from jfedsl.runtime.metrics import COLUMNS, STREAMS, Row, read, summarise
+from jfedsl.runtime.page import page
 from jfedsl.runtime.workdir import CONFIG, read_config, write_atomically
 from jfedsl.study import JOULES, MEGABYTES, ROUND, SECONDS, curve
 
@@ -30,31 +28,6 @@ PICTURES = {
     "timeline.png": "The last round on the simulated clock: who waits for whom",
     "masks.png": "What is pruned: how much of the masks stays, how much of each layer is kept",
 }
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1b1b; background: #fff; }}
-h1, h2, h3 {{ line-height: 1.2; margin-top: 2rem; }}
-.table {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-th {{ border-bottom: 2px solid #888; }}
-th, td + td {{ white-space: nowrap; }}
-img {{ max-width: 100%; height: auto; }}
-code {{ background: #f2f2f2; padding: 0 0.2rem; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 
 
 class Found(NamedTuple):
@@ -82,13 +55,23 @@ def find(paths: Sequence[Path]) -> list[Found]:
     for path in paths:
         configs = sorted(path.rglob(CONFIG)) if path.is_dir() else []
         for folder in (config.parent for config in configs):
-            config = read_config(folder)
-            rows = read(folder / "metrics.csv") if (folder / "metrics.csv").exists() else []
+            config, rows = read_config(folder), _rows(folder / "metrics.csv")
             if config is not None and any(row["test_accuracy"] is not None for row in rows):
                 found[folder.resolve()] = Found(folder, config, rows)
         if not any(folder.resolve() in found for folder in (c.parent for c in configs)):
             raise UserError(f"{path}: allowed is a folder of runs that have been evaluated once")
     return list(found.values())
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    try:
+        rows = read(path)
+        _ = [row[name] for row in rows for name in COLUMNS]
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not the metrics of a run ({error!r})") from None
+    return rows
 
 
 def settings_of(runs: Sequence[Found]) -> list[Setting]:
@@ -104,7 +87,9 @@ def settings_of(runs: Sequence[Found]) -> list[Setting]:
 
     groups: dict[tuple[Any, ...], list[Found]] = {}
     for run in runs:
-        groups.setdefault(key(run), []).append(run)
+        own = groups.setdefault(key(run), [])
+        if run.config.seed not in [other.config.seed for other in own]:
+            own.append(run)  # the same run elsewhere is no other seed
     differ = [i for i in range(len(names)) if len({k[i] for k in groups}) > 1]
 
     def name(values: tuple[Any, ...]) -> str:
@@ -153,15 +138,12 @@ def _table(
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "&#124;")
+    """A text that neither Markdown nor HTML read anything into."""
+    return "".join(f"&#{ord(c)};" if c in "\\`*[]|<>&" else c for c in text)
 
 
-def _clock(name: str, scale: float = 1.0) -> Callable[[dict[str, Any]], float | None]:
-    def column(summary: dict[str, Any]) -> float | None:
-        value = summary["simulated"] and summary["simulated"][name]
-        return None if value is None else value * scale
-
-    return column
+def _clock(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda summary: summary["simulated"] and summary["simulated"][name]
 
 
 def _tables(settings: Sequence[Setting], target: float) -> list[str]:
@@ -200,8 +182,10 @@ def _curves(settings: Sequence[Setting], title: str, path: Path) -> None:
     drawn: dict[str, list[figures.Curve]] = {}
     for name, runs in settings:
         every = [curve(run.rows, axes) for run in runs]
-        shortest = min(map(len, every))  # a run may be going on
-        drawn[name] = [points[:shortest] for points in every]
+        # Runs may be going on, or have been prolonged.
+        shared = set.intersection(*({point[0] for point in points} for points in every))
+        drawn[name] = [[point for point in points if point[0] in shared] for points in every]
+    drawn = {name: curves for name, curves in drawn.items() if curves[0]}
     figures.spread(drawn, [axis.label for axis in axes], title, path)
 
 
@@ -260,11 +244,14 @@ def write(paths: Sequence[Path], output: Path, title: str, target: float | None)
     (chosen,) = targets
     settings = settings_of(runs)
     pictures = output / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise flag_error("output", output, f"a folder to write to ({error})") from error
     _curves(settings, title, pictures / "curves.png")
     lines = [
-        f"# {title}",
-        f"{len(runs)} runs of {len(settings)} settings.",
+        f"# {_escaped(title)}",
+        f"{sum(len(own) for _, own in settings)} runs of {len(settings)} settings.",
         *_tables(settings, chosen),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",
@@ -276,24 +263,3 @@ def write(paths: Sequence[Path], output: Path, title: str, target: float | None)
     write_atomically(output / "report.md", text)
     write_atomically(output / "report.html", page(text, title, output))
     return [output / "report.html", output / "report.md"]
-
-
-def page(text: str, title: str, folder: Path) -> str:
-    """Markdown as a page that stands alone: pictures become part of it.
-
-    Args:
-      text: the Markdown.
-      title: of the page.
-      folder: that pictures are relative to.
-    """
-    body = markdown.markdown(text, extensions=["tables"])
-    body = body.replace("<table>", '<div class="table"><table>')
-    body = body.replace("</table>", "</table></div>")
-
-    def embedded(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
-
-    return _PAGE.format(
-        title=html.escape(title), body=re.sub(r'src="([^"]+\.png)"', embedded, body)
-    )

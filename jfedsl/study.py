@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
-from jfedsl.runtime.workdir import read_config, write_atomically
+from jfedsl.runtime.workdir import differences, read_config, write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
@@ -79,12 +80,15 @@ def runs(
 
 
 def finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has been trained to its end with these very settings, or None."""
-    summary = Path(config.workdir) / "summary.json"
-    if not summary.exists() or read_config(Path(config.workdir)) != config:
+    """The summary of a run that has been trained to its end with these settings, or None."""
+    summary, old = Path(config.workdir) / "summary.json", read_config(Path(config.workdir))
+    if not summary.exists() or old is None or differences(old, config):
+        return None
+    if (old.rounds, old.eval_every) != (config.rounds, config.eval_every):
         return None
     found: dict[str, Any] = json.loads(summary.read_text())
-    return found if found["rounds"] == config.rounds else None
+    same = found["target_accuracy"] == config.target_accuracy
+    return found if same and found["rounds"] == config.rounds else None
 
 
 def compare(
@@ -149,10 +153,17 @@ def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     ]
     for name, summaries, _ in outcomes:
         final = [s["final_accuracy"] for s in summaries]
-        means = [np.mean([column(s) for s in summaries]) for column in columns.values()]
+        means = [_mean([column(s) for s in summaries]) for column in columns.values()]
         accuracy = f"{np.mean(final):.4f} ({min(final):.4f} to {max(final):.4f})"
-        lines.append(" | ".join([f"| {name}", accuracy, *(f"{mean:.4g}" for mean in means)]) + " |")
+        lines.append(" | ".join([f"| {name}", accuracy, *means]) + " |")
     return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    """The mean of what is known, and of how many that is, if not of all."""
+    known = [value for value in values if not math.isnan(value)]
+    text = f"{np.mean(known):.4g}" if known else "-"
+    return text if len(known) in (0, len(values)) else f"{text} ({len(known)} of {len(values)})"
 
 
 def report(

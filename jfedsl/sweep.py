@@ -13,20 +13,21 @@ import jax
 from absl import flags
 
 from jfedsl.config import Config, shown
-from jfedsl.errors import TrainingError, UserError, flag_error
+from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import check, write_atomically
 from jfedsl.study import Changes, finished, runs
 from jfedsl.training import train
 
+_FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's
 # Of a run, not of a setting.
 _OWN = ("workdir", "seed")
-_NUMBERS = ("rounds", "final_accuracy", "best_accuracy", "rounds_to_target", "bytes_to_target")
+_NUMBERS = ("final_accuracy", "best_accuracy", "rounds_to_target", "bytes_to_target")
 _CLOCK = ("seconds", "seconds_to_target", "energy_joules", "joules_to_target")
 COLUMNS = (
-    "setting", "seed", "state", *_NUMBERS, *(f"{stream}_bytes" for stream in STREAMS), *_CLOCK,
-    "host_seconds", "folder",
+    "setting", "seed", "state", "rounds_done", *_NUMBERS,
+    *(f"{stream}_bytes" for stream in STREAMS), *_CLOCK, "host_seconds", "folder",
 )  # fmt: skip
 
 
@@ -158,8 +159,11 @@ def conduct(
     order = [(name, config) for name, configs in every.items() for config in configs]
     for _, config in order:
         check(config)
-    Path(base.workdir).mkdir(parents=True, exist_ok=True)
-    failed: dict[str, str] = {}
+    try:
+        Path(base.workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise flag_error("workdir", base.workdir, f"a folder to write to ({error})") from error
+    failures = 0
     part, parts = shard
     mine = order[part - 1 :: parts]
     for number, (name, config) in enumerate(mine, 1):
@@ -169,25 +173,37 @@ def conduct(
             print(f"{what}: training", flush=True)
             try:
                 summary = train(config)
-            except (UserError, TrainingError) as error:
-                failed[config.workdir] = str(error)
+            except (UserError, RuntimeError) as error:  # of JAX too, such as too little memory
+                failures += 1
+                _note_failure(config, error)
                 print(f"{what}: failed: {error}", flush=True)
             jax.clear_caches()  # programs are on the disk
         if summary is not None:
             print(f"{what}: test accuracy {summary['final_accuracy']:.4f}", flush=True)
-        write_results(base, order, failed)
-    return len(failed)
+        write_results(base, order)
+    return failures
 
 
-def write_results(
-    base: Config, order: Sequence[tuple[str, Config]], failed: Mapping[str, str]
-) -> None:
+def _note_failure(config: Config, error: Exception) -> None:
+    """Leaves why a run failed in its folder, for the rows that other shards write."""
+    folder = Path(config.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _FAILED, " ".join(str(error).split()))
+
+
+def _state(config: Config, summary: Any) -> str:
+    note = Path(config.workdir, _FAILED)
+    if summary:
+        return "finished"
+    return f"failed: {note.read_text()}" if note.exists() else "not finished"
+
+
+def write_results(base: Config, order: Sequence[tuple[str, Config]]) -> None:
     """Writes `results.csv`, a row for every run, finished here or by another shard, or not.
 
     Args:
       base: as in `conduct`.
       order: names of settings with their runs.
-      failed: why, by folder.
     """
     buffer = io.StringIO()
     flagged = sorted({f for _, c in order for f in _differing(base, c)} - set(_OWN))
@@ -198,8 +214,9 @@ def write_results(
         where = Path(config.workdir).relative_to(base.workdir)
         row = {"setting": name, "seed": config.seed, **own, "folder": where}
         summary = finished(config)
-        state = "finished" if summary else failed.get(config.workdir, "not finished")
-        writer.writerow({**row, "state": state, **(_numbers(summary) if summary else {})})
+        writer.writerow(
+            {**row, "state": _state(config, summary), **(_numbers(summary) if summary else {})}
+        )
     write_atomically(Path(base.workdir, "results.csv"), buffer.getvalue())
 
 
@@ -211,6 +228,7 @@ def _differing(base: Config, config: Config) -> list[str]:
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
     clock = summary["simulated"] or {}
     return {
+        "rounds_done": summary["rounds"],
         **{name: summary[name] for name in (*_NUMBERS, "host_seconds")},
         **{f"{stream}_bytes": summary["bytes"][stream] for stream in STREAMS},
         **{name: clock.get(name) for name in _CLOCK},

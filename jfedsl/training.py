@@ -241,11 +241,8 @@ class _Run:
         config, rows = self.config, self.metrics.rows()
         params, stats = jax.eval_shape(lambda: self.experiment.initial)
         summary = summarise(rows, config.target_accuracy)
-        scheme = self.experiment.scheme
-        if self.experiment.algorithm.in_turns:  # the model travels in every round
-            scheme = scheme._replace(aggregate_every=1)
         summary["uncompressed_bytes"] = uncompressed_bytes(
-            scheme, params, stats, self.experiment.image.shape, self.round
+            self.experiment.scheme, params, stats, self.experiment.image.shape, self.round
         )
         summary["client_flops"] = self.experiment.client_flops._asdict()
         summary["links"] = config.expressions

@@ -46,6 +46,9 @@ def test_every_question_varies_what_it_is_about(tmp_path: Path):
         ({"dropout_rate": 0.0}, "smashed"),
         ({"dropout_rate": None, "smashed": "topk(0.5)"}, "smashed"),
         ({"cut_gradient_bits": 32}, "cut_gradient"),
+        ({"algorithm": "sfl_v2"}, "algorithm"),
+        ({"model_up": "uniform(8)"}, "model_up"),
+        ({"client_backward": "int8"}, "client_backward"),
     ],
 )
 def test_a_base_that_is_not_light_is_refused(tmp_path: Path, changes: Any, flag: str):
@@ -53,10 +56,17 @@ def test_a_base_that_is_not_light_is_refused(tmp_path: Path, changes: Any, flag:
         questions(light(tmp_path, **changes), ["dense1"])
 
 
+@pytest.mark.parametrize("cuts", [[], ["dense1", "dense1"], ["dense1", "pool1"]])
+def test_cuts_are_checked_before_anything_is_trained(tmp_path: Path, cuts: list[str]):
+    with pytest.raises(UserError, match="--cuts?="):
+        conduct(light(tmp_path), cuts, [0])
+    assert not list(tmp_path.iterdir())
+
+
 def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = questions(light(tmp_path), [])
+    whole = questions(light(tmp_path), ["dense1"])
     few = {
         "ablation": whole["ablation"]._replace(
             settings={k: whole["ablation"].settings[k] for k in ("none", "all")}

@@ -48,7 +48,9 @@ def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
         assert f"({min(accuracy):.4g} to {max(accuracy):.4g})" in reached[2]
         model_up = sum(s["bytes"]["model_up"] for s in summaries) / 2e6
         assert totals[5] == f"{model_up:.4g}"
-    assert "<title>A &lt;title&gt;</title>" in page.read_text()
+    head, body = page.read_text().split("<body>")
+    assert "<title>A &lt;title&gt;</title>" in head and "<title>" not in body
+    assert "A &#60;title&#62;" in body
 
 
 def test_the_page_stands_alone(runs: Path, tmp_path: Path):
@@ -71,14 +73,16 @@ def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
     names = [name for name, _ in settings_of(find([tmp_path / "run0", tmp_path / "run1"]))]
     assert names == ["prune_kind=none, prune_rate=0.3", "prune_kind=channel, prune_rate=0.5"]
     assert len(find([tmp_path, tmp_path / "run0"])) == 2, "each once"
+    both = settings_of(find([runs, tmp_path]))
+    assert [len(own) for _, own in both] == [2, 2], "the same seed elsewhere is no other"
 
 
 def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
     accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find([runs])]
     between = sorted(accuracies[:2])
-    if between[0] < between[1]:
-        _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
-        assert ", 1 of 2 seeds" in text.read_text()
+    assert between[0] < between[1], "else there is nothing to test"
+    _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
+    assert ", 1 of 2 seeds" in text.read_text()
     _, text = write([runs], tmp_path, "title", 1.0)
     assert "| - | - | - | - |" in text.read_text()
 
@@ -100,5 +104,11 @@ def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
     (tmp_path / "empty" / "config.json").write_text(config.to_json())
     with pytest.raises(UserError, match="empty: allowed is a folder of runs"):
         write([tmp_path / "empty"], tmp_path / "report", "title", None)
+    (tmp_path / "empty" / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not the metrics of a run"):
+        write([tmp_path / "empty"], tmp_path / "report", "title", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output=.*file: allowed is a folder"):
+        write([runs], tmp_path / "file", "title", None)
     with pytest.raises(UserError, match="no folders of runs"):
         script("report").main([])

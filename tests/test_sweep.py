@@ -129,5 +129,15 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
     settings = grid(config, [], ["cut=nowhere dense1"])
     assert conduct(config, settings, [0], (1, 1)) == 1
     bad, good = rows(tmp_path)
-    assert bad["state"].startswith("--cut=nowhere: allowed is") and good["state"] == "finished"
+    assert (
+        bad["state"].startswith("failed: --cut=nowhere: allowed is") and good["state"] == "finished"
+    )
     assert bad["final_accuracy"] == ""
+    assert conduct(config, settings, [0], (2, 2)) == 0, "the finished one"
+    assert rows(tmp_path)[0]["state"] == bad["state"], "whoever writes the rows"
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir=.*file: allowed is"):
+        conduct(base(tmp_path / "file"), {"base": {}}, [0], (1, 1))

@@ -1,11 +1,9 @@
 """Split learning (arXiv 1812.00564): clients take turns, and hand the client-side weights on.
 
-In a round every participant of the period has a turn of local_steps exchanges, in random order.
-A turn is a FedSL period of one participant: it receives the weights as the one before left them,
-exchanges alone, with the band to itself, and sends them on by way of the aggregator.
+In a round, which is a period too, every participant has a turn of local_steps exchanges, in random
+order. A turn is a FedSL period of one participant: it receives the weights as the one before left
+them, exchanges alone, with the band to itself, and sends them on by way of the aggregator.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +17,16 @@ from jfedsl.protocol.state import Data, Scheme, State
 
 
 def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-    """One turn of every participant."""
-    number, every = state.round, scheme.aggregate_every
-    state = lax.cond(number % every == 0, partial(draw_period, scheme, key), lambda s: s, state)
-    alone = scheme._replace(participants=1, group_sizes=(1,), aggregate_every=1)
+    """One turn of every participant.
+
+    Args:
+      scheme: of the run, with aggregate_every 1.
+      data: of the run.
+      key: run key.
+      state: before the round.
+    """
+    number, state = state.round, draw_period(scheme, key, state)
+    alone = scheme._replace(participants=1, group_sizes=(1,))
 
     def turn(carry: State, client: Array) -> tuple[State, RoundRecord]:
         def whose(scheme: Scheme, key: Array, state: State) -> State:

@@ -245,8 +245,8 @@ def _shares(config: Config, dataset: Dataset) -> partition.Shares:
 def _scheme(
     config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning
 ) -> Scheme:
-    own = initial.params[:cut]
-    if ALGORITHMS[config.algorithm].in_turns and len(pruning.group_sizes) > 1:
+    own, algorithm = initial.params[:cut], ALGORITHMS[config.algorithm]
+    if algorithm.in_turns and len(pruning.group_sizes) > 1:
         allowed = f"one number of channels for all with --algorithm={config.algorithm}"
         raise flag_error("prune_rate", shown(config.prune_rate), allowed)
     client, server = (
@@ -272,7 +272,7 @@ def _scheme(
         participants=config.participants or config.clients,
         group_sizes=pruning.group_sizes,
         local_steps=config.local_steps,
-        aggregate_every=config.aggregate_every,
+        aggregate_every=1 if algorithm.in_turns else config.aggregate_every,
         batch_size=config.batch_size,
         sampling=config.sampling,
         aggregation=config.aggregation,
@@ -283,7 +283,7 @@ def _scheme(
         dtype=jnp.dtype(config.compute_dtype),
         integers=config.client_backward == "int8",
         remat=config.remat_clients,
-        server_copies=ALGORITHMS[config.algorithm].server_copies,
+        server_copies=algorithm.server_copies,
         radio=None,
     )
 

@@ -71,7 +71,7 @@ def _work(config: Config, scheme: Scheme, pruning: Pruning, image: tuple[int, ..
     each = [_flops(side, x, False)[0] for side in pruning.sides]
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
     _, smashed = _flops(scheme.model[: scheme.cut], x, False)
-    server, _ = _flops(scheme.model[scheme.cut :], smashed, True)
+    server, _ = _flops(scheme.model[scheme.cut :], smashed, scheme.cut > 0)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     return Work(
         jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,7 +118,8 @@ def _dated(config: Config) -> Path:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader, or a kill, meets the old or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Other processes, on other machines, may write the same file.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     with open(temporary, "w") as file:
         file.write(text)
         file.flush()

@@ -186,7 +186,7 @@ def _stage(
     attempt, done = computing + sending, tried & done
     slowest = _largest(attempt, done)
     end = slowest
-    late, away = tried & ~done & reachable, tried & ~reachable
+    late, away = tried & ~done & reachable, tried & ~done & ~reachable
     if timeout is not None:
         end = jnp.where(jnp.any(away), jnp.maximum(end, timeout), end)
     end = jnp.where(end > 0, end, _largest(attempt, tried & awaited))

@@ -1,6 +1,5 @@
 """Algorithms that come to the same where they must, and differ where they do."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 from helpers import assert_close, setup
+from protocol import reference
 
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.build import Experiment
+from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol.averaging import joined, serving
 from jfedsl.protocol.state import State
@@ -41,9 +42,7 @@ def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm
     split, other, _ = trained(cut=cut, **same)
     assert_close(whole(e, state), whole(split, other), rtol=1e-4, atol=1e-6)
     # Large batches: the clients' own, side by side.
-    initial, data = e.initial, e.data
-    from protocol import reference
-
+    initial = e.initial
     images, labels = zip(*(reference.batch(e, n, 0) for n in range(3)), strict=True)
 
     def loss(params):
@@ -59,7 +58,6 @@ def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm
     assert record.smashed_up_bytes.sum() == record.cut_gradient_down_bytes.sum() == 0
     np.testing.assert_array_equal(record.model_up_bytes, [sent] * 3)
     np.testing.assert_array_equal(record.model_down_bytes, [sent] * 3)
-    assert data.partition.sizes.shape == (3,)
 
 
 @pytest.mark.parametrize("algorithm", ["sfl_v1", "sfl_v2", "sl", "fedavg"])
@@ -104,12 +102,8 @@ def test_moments_of_copies_follow_the_policy(policy):
 
 
 def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
-    from jfedsl.keys import Purpose, Stage, fold
-
     e, state, run = setup(algorithm="sfl_v2", clients=4, local_steps=1)
     scheme, rate = e.scheme, 0.05
-    from protocol import reference
-
     orders = []
     for number in range(2):
         server, after_round = state.server.params, run(state)[0]
@@ -134,31 +128,6 @@ def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
         assert_close(after_round.server.params, server, rtol=1e-4, atol=1e-6)
         state = after_round
     assert orders[0] != orders[1]
-
-
-def test_turns_hand_the_weights_on():
-    changes = {"algorithm": "sl", "clients": 3, "local_steps": 2}
-    e, state, (record,) = trained(**changes)
-    assert record.losses.shape == (2, 3) and sorted(record.participants.tolist()) == [0, 1, 2]
-    # Three turns by hand, each a run of fedsl with that client alone.
-    from jfedsl.algorithms import fedsl
-
-    alone = e.scheme._replace(participants=1, group_sizes=(1,), aggregate_every=1)
-    by_hand = e.init().replace(holding=jnp.ones(1, bool))
-
-    for client in record.participants:
-
-        def whose(scheme, key, state, client=client):
-            return state.replace(participants=client[None], holding=jnp.zeros(1, bool))
-
-        by_hand, _ = jax.jit(functools.partial(fedsl.run_round, alone, draw=whose))(
-            e.data, e.key, by_hand.replace(round=jnp.int32(0), participants=client[None])
-        )
-    assert_close(state.server.params, by_hand.server.params)
-    assert_close(state.aggregator.params, by_hand.aggregator.params)
-    assert_close(whole(e, state), by_hand.aggregator.params + by_hand.server.params)
-    np.testing.assert_array_equal(record.model_up_bytes, record.model_down_bytes)
-    assert (record.model_up_bytes > 0).all()
 
 
 def test_turns_come_in_a_new_order():
@@ -200,3 +169,33 @@ def test_the_mean_of_copies_is_weighted_as_the_models():
     mean = np.tensordot(sizes / sizes.sum(), copies, 1)
     found = serving(e.scheme, e.data.partition, state).params[0]["Dense_0"]["kernel"]
     np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_down": "qsgd(4)"},
+        {"prune_kind": "mask", "prune_score": "random", "prune_rate": (0.3,)},
+    ],
+    ids=str,
+)
+def test_in_turns_all_hold_the_aggregators_model_after_every_round(changes):
+    e, state, _ = trained(3, algorithm="sl", clients=3, aggregate_every=2, **changes)
+    assert_close(whole(e, state), state.aggregator.params + state.server.params)
+
+
+def test_turns_are_sequential_sgd():
+    e, state, (record,) = trained(algorithm="sl", clients=3, local_steps=2)
+    model, params = e.scheme.model, e.initial.params
+
+    def loss(params, images, labels):
+        logits, _ = layers.apply(model, params, e.initial.stats, images, True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    for i, client in enumerate(record.participants.tolist()):
+        for step in range(2):
+            batch = reference.batch(e, client, step)
+            own, gradient = jax.value_and_grad(loss)(params, *batch)
+            np.testing.assert_allclose(record.losses[step, i], own, rtol=1e-4)
+            params = jax.tree.map(lambda w, g: w - 0.05 * g, params, gradient)
+    assert_close(whole(e, state), params, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,83 @@
+"""What rivals take on the simulated clock."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers import plain
+
+from jfedsl.build import Experiment, build
+from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.runtime.timeline import segments
+from jfedsl.simulation import costs_of
+from jfedsl.wireless.cost import Cost
+
+CLIENTS, STEPS, BATCH = 3, 2, 8
+
+
+def priced(algorithm: str, **changes: Any) -> tuple[Experiment, RoundRecord, Cost]:
+    """The first round of a run, a whole period, with its cost."""
+    common = {"clients": CLIENTS, "local_steps": STEPS, "network": "macro_cell"}
+    e = build(plain(algorithm=algorithm, batch_size=BATCH, **common, **changes))
+    record = e.rounds(1)(e.data, e.key, e.init(), 1)[1]
+    cost = costs_of(e)(e.data, record)
+    return e, *jax.device_get(jax.tree.map(lambda x: x[0], (record, cost)))
+
+
+@pytest.mark.parametrize("algorithm", ["sfl_v1", "sl", "fedavg", "centralized"])
+def test_seconds_of_every_participant_add_up(algorithm: str):
+    _, _, cost = priced(algorithm)
+    own = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
+    np.testing.assert_allclose(own, cost.seconds, rtol=1e-4)
+    for n in range(len(cost.waiting)):
+        drawn = sum(segment.seconds for segment in segments(cost, n))
+        np.testing.assert_allclose(drawn, cost.seconds, rtol=1e-4)
+
+
+def test_turns_add_up_and_have_the_band_to_themselves():
+    e, record, cost = priced("sl")
+    _, beside, together = priced("sfl_v2", aggregate_every=1)
+    at = {n: i for i, n in enumerate(beside.participants.tolist())}
+    for i, n in enumerate(record.participants.tolist()):
+        assert record.conditions.up_rate[i] > beside.conditions.up_rate[at[n]]
+    bits = 8.0 * (record.smashed_up_bytes.sum(axis=0) + record.model_up_bytes)
+    np.testing.assert_allclose(cost.uplink, bits / record.conditions.up_rate, rtol=1e-5)
+    busy = cost.compute + cost.uplink + cost.downlink
+    np.testing.assert_allclose(cost.seconds, busy.sum() + cost.server, rtol=1e-5)
+    np.testing.assert_allclose(cost.server, together.server, rtol=1e-5)
+    rows = [segments(cost, n) for n in range(CLIENTS)]
+    begin = [next(s.start for s in row if s.kind == "model down") for row in rows]
+    assert begin == sorted(begin) and begin[0] == 0 < begin[1]
+    assert e.scheme.aggregate_every == 1
+
+
+def test_clients_of_fedavg_wait_for_nobody_but_at_the_ends_of_a_period():
+    _, record, cost = priced("fedavg", aggregate_every=1)
+    now = record.conditions
+    down, up = (8.0 * n for n in (record.model_down_bytes, record.model_up_bytes))
+    slowest = [x.max() for x in (down / now.down_rate, STEPS * now.forward, up / now.up_rate)]
+    np.testing.assert_allclose(cost.seconds, sum(slowest), rtol=1e-5)
+    assert not now.backward.any() and cost.server == 0
+    assert cost.compute_joules.min() > 0
+
+
+def test_centralized_training_takes_the_server_alone():
+    e, _, cost = priced("centralized")
+    sizes = [w.size for w in jax.tree.leaves(e.initial.params) if w.ndim > 1]
+    steps = CLIENTS * STEPS
+    products = 2 * BATCH * (3 * sum(sizes) - sizes[0])  # no gradient by the images
+    least = steps * products / e.scheme.radio.network.server_flops
+    assert least <= cost.seconds <= 1.1 * least
+    assert not cost.compute_joules.any() and not cost.transmit_joules.any()
+
+
+def test_a_client_of_fedavg_out_of_reach_trains_and_is_not_waited_for():
+    away = {"outage_snr_db": 200.0, "outage_timeout_s": 1e6}
+    e = build(plain(algorithm="fedavg", clients=2, network="macro_cell", aggregate_every=3, **away))
+    state = e.init()
+    # Holding the model of a period that has begun.
+    state = state.replace(round=state.round + 1, holding=np.ones(2, bool))
+    state, record = e.rounds(1)(e.data, e.key, state, 1)
+    assert record.arrived[0].all() and (state.clients.drawn == 1).all()
+    assert costs_of(e)(e.data, record).seconds[0] < 1e6
