@@ -146,7 +146,8 @@ class Config(WirelessKnobs):
         "", "Compressors of the model's change since a client last received it, downlink."
     )
     dropout_rate: Shorthand = knob(
-        None, "Probability that an entry of the activation at the cut is not sent. Default 0.2.",
+        None, "Probability that an entry of the activation at the cut is not sent. Default 0.2; 0 with "
+        "another algorithm than fedsl.",
         DROPOUT_RATES,
     )  # fmt: skip
     quantizer: str = knob("uniform", "Kind of quantizer that bits choose.", OneOf(LEAST_BITS))
@@ -156,10 +157,16 @@ class Config(WirelessKnobs):
         whole(0),
     )
     cut_gradient_bits: Shorthand = knob(
-        None, "Bits an entry of the gradient at the cut, downlink. Default 8.", BITS
+        None,
+        "Bits an entry of the gradient at the cut, downlink. Default 8; off with another "
+        "algorithm than fedsl.",
+        BITS,
     )
     client_gradient_bits: Shorthand = knob(
-        None, "Bits an entry of clients' weight gradients. Default 8.", BITS
+        None,
+        "Bits an entry of clients' weight gradients. Default 8; off with another algorithm than "
+        "fedsl.",
+        BITS,
     )
     smashed_bits: Shorthand = knob(
         None, "Bits an entry of the activation at the cut, uplink. Default 32.", BITS
@@ -167,7 +174,9 @@ class Config(WirelessKnobs):
     model_bits: Shorthand = knob(
         None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
     )
-    aggregate_every: int = knob(2, "Rounds in an aggregation period.", COUNT)
+    aggregate_every: int = knob(
+        2, "Rounds in an aggregation period; with sl every round is one.", COUNT
+    )
     aggregation: str = knob(
         "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
     )
