@@ -146,7 +146,8 @@ class Config(WirelessKnobs):
         "", "Compressors of the model's change since a client last received it, downlink."
     )
     dropout_rate: Shorthand = knob(
-        None, "Probability that an entry of the activation at the cut is not sent. Default 0.2; 0 with "
+        None,
+        "Probability that an entry of the activation at the cut is not sent. Default 0.2; 0 with "
         "another algorithm than fedsl.",
         DROPOUT_RATES,
     )  # fmt: skip
