@@ -57,7 +57,7 @@ def expression(
     settings: Mapping[str, str | None],
     quantizer: str,
     bucket_size: int,
-    light: bool = True,
+    light: bool,
 ) -> str:
     """The expression of a place: as given, or what its shorthands stand for.
 

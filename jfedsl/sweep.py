@@ -104,9 +104,7 @@ def _changes(base: Config, name: str, arguments: Sequence[str]) -> Changes:
         config = from_flags(values)
     except (flags.Error, UserError) as error:
         raise UserError(f"setting {name!r}: {' '.join(str(error).split())}") from None
-    fields = [field.name for field in dataclasses.fields(Config)]
-    new = {field: getattr(config, field) for field in fields}
-    return {field: value for field, value in new.items() if value != getattr(base, field)}
+    return {flag: getattr(config, flag) for flag in _differing(base, config)}
 
 
 def seeds_of(texts: Sequence[str]) -> list[int]:

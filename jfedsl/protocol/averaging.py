@@ -71,14 +71,20 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
     return after
 
 
+def _shares(scheme: Scheme, partition: Partition, state: State) -> tuple[Array, Array]:
+    """Weights `[K]` of who holds the model of the period; of all if nobody does, and of nobody."""
+    share = weights(scheme, partition, state.participants)
+    if scheme.radio is None or not scheme.radio.can_fail:
+        return share, share
+    present = present_weights(share, state.holding)
+    return jnp.where(jnp.any(state.holding), present, share), present
+
+
 def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
     """The server's part; where participants have copies of it, their mean with its moments."""
     if not scheme.server_copies:
         return state.server
-    share = weights(scheme, partition, state.participants)
-    if scheme.radio is not None and scheme.radio.can_fail:
-        present = present_weights(share, state.holding)
-        share = jnp.where(jnp.any(state.holding), present, share)
+    share, _ = _shares(scheme, partition, state)
 
     def mean(x: Array) -> Array:
         return jnp.tensordot(share, x, 1) if jnp.issubdtype(x.dtype, jnp.floating) else x.max(0)
@@ -94,11 +100,7 @@ def merge_participants(
     Who does not hold the model of the period has no weight, unless nobody does.
     """
     clients = take(scheme, state.clients, state.participants)
-    share = weights(scheme, partition, state.participants)
-    present = share
-    if scheme.radio is not None and scheme.radio.can_fail:
-        present = present_weights(share, state.holding)
-        share = jnp.where(jnp.any(state.holding), present, share)
+    share, present = _shares(scheme, partition, state)
     if clients.received is not None:
         # Between two periods participants hold the aggregator's model itself.
         between = state.round % scheme.aggregate_every == 0
