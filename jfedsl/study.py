@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jfedsl.config import Config
@@ -114,6 +115,7 @@ def compare(
         curves: list[figures.Curve] = []
         for config in configs:
             summaries.append(finished(config) or train(config))
+            jax.clear_caches()  # programs are on the disk
             curves.append(curve(read(Path(config.workdir, "metrics.csv")), axes))
             final = summaries[-1]["final_accuracy"]
             if base.progress != "none":
