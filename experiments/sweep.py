@@ -1,7 +1,7 @@
 """A grid of settings and seeds, trained one run after another; one row a run in results.csv.
 
-python experiments/sweep.py --workdir=runs/sweep --vary="prune_rate=0 0.3 0.5" --seeds=0,1,2
-    --case="light:" --case="plain: --algorithm=sfl_v1 --prune_kind=none"
+python experiments/sweep.py --workdir=runs/sweep --vary="local_steps=1 5" --seeds=0,1,2
+    --case="light:" --case="plain: --algorithm=sfl_v1"
 
 All other flags are of every run. The same command goes on after an interruption; --shard=i/n trains
 one of n parts, so that n processes or machines with a common folder share the grid.

@@ -65,6 +65,8 @@ def runs(
     """
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
+    if base.seed != Config.seed:
+        raise flag_error("seed", base.seed, "--seeds, for several runs")
 
     def one(name: str, changes: Changes, seed: int) -> Config:
         folder = Path(base.workdir) / re.sub(r"\W+", "_", name) / f"seed_{seed}"

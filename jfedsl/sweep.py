@@ -42,7 +42,7 @@ def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str,
 
     Raises:
       UserError: a flag that there is not, one that is set twice, an empty list, a value that is
-        not allowed, or two settings that are one.
+        not allowed or means nothing, or two settings that are one.
     """
     named = [_case(text) for text in cases] or [("", [])]
     axes = [_axis(text) for text in varied]
@@ -102,6 +102,9 @@ def _changes(base: Config, name: str, arguments: Sequence[str]) -> Changes:
     try:
         values(["sweep", *arguments])
         config = from_flags(values)
+        idle = [a for a in arguments if re.match("--prune_(?!kind)", a)]
+        if idle and config.pruning == "none":
+            raise UserError(f"{idle[0]}: allowed is nothing where nothing is pruned")
     except (flags.Error, UserError) as error:
         raise UserError(f"setting {name!r}: {' '.join(str(error).split())}") from None
     return {flag: getattr(config, flag) for flag in _differing(base, config)}

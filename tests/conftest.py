@@ -4,12 +4,17 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import image_sets
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
+
+from jfedsl.data.builders import BUILDERS
+from jfedsl.data.preparation import prepare
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -47,6 +52,19 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         save(self, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", quick)
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of prepared sets that hold noise in the true formats."""
+    folder = tmp_path_factory.mktemp("generated")
+    for name in ("fashion_mnist", "cifar10"):
+        raw = folder / f"raw {name}"
+        image_sets.write(name, raw, train=8000)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BUILDERS[name], "url_infos", image_sets.registered(name, raw))
+            prepare(name, folder / "data", raw)
+    return folder / "data"
 
 
 @pytest.fixture

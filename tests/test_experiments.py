@@ -186,3 +186,46 @@ def test_interrupting_says_how_to_go_on(tmp_path):
     # In the middle of a save Orbax warns of what it did not await.
     line = "error: interrupted; the same command with the run's --workdir resumes\n"
     assert process.returncode == 130 and line in error and "Traceback" not in error
+
+
+SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
+
+
+def results(workdir):
+    with open(workdir / "results.csv", newline="") as file:
+        return [row["state"] for row in csv.DictReader(file)]
+
+
+def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
+    workdir = tmp_path / "sweep"
+    grid = ["--vary=cut=dense1 dense2", "--seeds=5", "--rounds=4", "--checkpoint_every=4"]
+    command = [*SWEEP, *TINY, f"--workdir={workdir}", *grid]
+    second = workdir / "cut_dense2" / "seed_5" / "config.json"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not second.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in error
+    assert results(workdir) == ["finished", "not finished"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "1/2 cut=dense1, seed 5: training" not in done.stdout
+    assert "2/2 cut=dense2, seed 5: training" in done.stdout
+    assert results(workdir) == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--vary=prune_rat=0 0.3", "error: --vary=prune_rat: allowed is a flag of a run"),
+        ("--shard=3/2", "error: --shard=3/2: allowed is i/n"),
+        ("--seed=3", "error: --seed=3: allowed is --seeds"),
+    ],
+)
+def test_a_wrong_grid_prints_one_line_and_makes_nothing(tmp_path, flag, text):
+    command = [*SWEEP, "--workdir=sweep", flag]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert text in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -3,10 +3,11 @@
 import csv
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import parse, plain
+from helpers import parse, plain, script
 
 from jfedsl import paper
 from jfedsl.config import Config
@@ -105,3 +106,35 @@ def test_presets_ask_all_questions(name: str, tmp_path: Path):
             str(vars(paper.dataclasses.replace(base, **c))) for c in question.settings.values()
         }
         assert len(configs) == len(question.settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("paper_fashion", ["light fedsl"]),
+        pytest.param(
+            "paper_cifar10_vgg19", ["light fedsl", "sfl_v1", "fedavg"], marks=pytest.mark.slow
+        ),
+    ],
+)
+@pytest.mark.usefixtures("standard_promotion")
+def test_presets_run(
+    name: str, labels: list[str], tmp_path: Path, generated: Path, capsys: Any, monkeypatch: Any
+):
+    def few(base: Config, cuts: list[str]) -> dict[str, Any]:
+        whole = questions(base, cuts)["rivals"]
+        return {"rivals": whole._replace(settings={n: whole.settings[n] for n in labels})}
+
+    study = script("paper_study")
+    monkeypatch.setattr(paper, "questions", few)
+    for flag, value in (("_SEEDS", [3]), ("_CUTS", ["pool2"])):
+        monkeypatch.setattr(study, flag, SimpleNamespace(value=value))
+    preset = ROOT / "experiments" / "studies" / f"{name}.flags"
+    short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]
+    where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}", "--progress=none"]
+    study.main(parse([f"--flagfile={preset}", *short, "--train_examples=8000", *where]))
+    printed = capsys.readouterr().out
+    assert all(f"| {label} | 0." in printed for label in labels)
+    with open(tmp_path / "study" / "rivals.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["round"] for row in rows] == ["1", "2"] * len(labels)

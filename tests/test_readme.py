@@ -5,15 +5,12 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import image_sets
 import pytest
 from helpers import parse, script
 
 from jfedsl.compression.table import COMPRESSORS
 from jfedsl.config import Config, shown
-from jfedsl.data.builders import BUILDERS
 from jfedsl.data.datasets import DATASETS
-from jfedsl.data.preparation import prepare
 from jfedsl.errors import UserError
 from jfedsl.models import ZOO
 from jfedsl.runtime import metrics
@@ -73,19 +70,6 @@ def test_presets_open_with_their_command_and_what_it_gives(preset):
     assert found, comment
     if preset.stem == "fashion_mnist_cnn":
         assert float(found[1]) >= 0.88 and int(found[2]) <= 10 and found[3] == "min"
-
-
-@pytest.fixture(scope="module")
-def generated(tmp_path_factory):
-    """A folder of prepared sets that hold noise in the true formats."""
-    folder = tmp_path_factory.mktemp("generated")
-    for name in ("fashion_mnist", "cifar10"):
-        raw = folder / f"raw {name}"
-        image_sets.write(name, raw, train=8000)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(BUILDERS[name], "url_infos", image_sets.registered(name, raw))
-            prepare(name, folder / "data", raw)
-    return folder / "data"
 
 
 # These take long to compile.

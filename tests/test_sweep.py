@@ -26,13 +26,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_cases_and_values_are_combined(tmp_path: Path):
     cases = ["light: --prune_kind=mask --dropout_rate=0.1", "plain:"]
-    found = grid(base(tmp_path), cases, ["prune_rate=0.2 0.5", "cut=dense1 dense2"])
+    found = grid(base(tmp_path), cases, ["local_steps=2 5", "cut=dense1 dense2"])
     assert len(found) == 8
-    first = found["light, prune_rate=0.2, cut=dense1"]
+    first = found["light, local_steps=2, cut=dense1"]
     assert first == {
-        "prune_kind": "mask", "dropout_rate": "0.1", "prune_rate": (0.2,), "cut": "dense1",
+        "prune_kind": "mask", "dropout_rate": "0.1", "local_steps": 2, "cut": "dense1",
     }  # fmt: skip
-    assert found["plain, prune_rate=0.5, cut=dense2"] == {"prune_rate": (0.5,), "cut": "dense2"}
+    assert found["plain, local_steps=5, cut=dense2"] == {"local_steps": 5, "cut": "dense2"}
     assert grid(base(tmp_path), [], []) == {"base": {}}
     expression = "smashed=none topk(0.2)|uniform(8) 1/8"
     with pytest.raises(UserError, match="setting 'smashed=1/8'"):
@@ -47,8 +47,8 @@ def test_cases_and_values_are_combined(tmp_path: Path):
         ([], ["workdir=a b"], "--vary=workdir: allowed is a flag of a run"),
         ([], ["prune_rate="], "--vary=prune_rate=: allowed is flag=value value"),
         ([], ["prune_rate=0.3 0.3"], "every value once"),
-        ([], ["prune_rate=0.3 high"], "setting 'prune_rate=high'"),
-        ([], ["prune_rate=0.3 1.5"], "--prune_rate=1.5: allowed is"),
+        (["a: --prune_kind=mask"], ["prune_rate=0 high"], "setting 'a, prune_rate=high'"),
+        (["a: --prune_kind=mask"], ["prune_rate=0.3 1.5"], "--prune_rate=1.5: allowed is"),
         ([], ["rounds=2 3", "rounds=4 5"], "--vary=rounds: allowed is every flag once"),
         (["a: --rounds=3"], ["rounds=4 5"], "--vary=rounds: allowed is every flag once"),
         (["a: --cut=dense1 --cut=dense2"], [], "--vary=cut: allowed is every flag once"),
@@ -57,6 +57,11 @@ def test_cases_and_values_are_combined(tmp_path: Path):
         (["a: rounds=3"], [], "allowed is NAME: --flag=value"),
         (["a:", "a: --rounds=3"], [], "two settings of the grid are named a"),
         (["a:", "b: --clients=2"], [], "two settings of the grid are the same: a and b"),
+        (
+            ["a: --algorithm=sl"],
+            ["prune_rate=0.1 0.2"],
+            "'a, prune_rate=0.1': --prune_rate=0.1",
+        ),
         (["a: --algorithm=fedavg"], ["cut=dense1 dense2"], "setting 'a, cut=dense1': --cut=dense1"),
     ],
 )
@@ -141,3 +146,9 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--workdir=.*file: allowed is"):
         conduct(base(tmp_path / "file"), {"base": {}}, [0], (1, 1))
+
+
+def test_a_seed_beside_seeds_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="--seed=3: allowed is --seeds"):
+        conduct(base(tmp_path, seed=3), {"base": {}}, [0], (1, 1))
+    assert not list(tmp_path.iterdir())

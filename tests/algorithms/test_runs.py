@@ -1,0 +1,91 @@
+"""Whole runs of rivals: what they resume to, how they are evaluated, and what starts from them."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import assert_close, assert_equal, plain
+
+from jfedsl import training
+from jfedsl.config import Config
+from jfedsl.protocol.averaging import joined
+from jfedsl.results import evaluate_run
+from jfedsl.runs import restore_run
+
+COMMON: dict[str, Any] = {
+    "clients": 3, "rounds": 5, "aggregate_every": 2, "eval_every": 1, "checkpoint_every": 1,
+    "momentum": 0.9, "network": "macro_cell", "train_examples": 300, "test_examples": 100,
+}  # fmt: skip
+BITS = {"cut_gradient_bits": 8, "client_gradient_bits": 8, "model_bits": 8}
+RIVALS: dict[str, dict[str, Any]] = {
+    "sfl_v1": {
+        "prune_kind": "mask", "prune_score": "random", "dropout_rate": 0.2, "outage_snr_db": 3.0,
+        "participants": 2, "client_optimizer_state": "average", **BITS,
+    },
+    "sfl_v2": {
+        "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "model_down": "uniform(8)",
+        "cut_gradient": "feedback(topk(0.3))", "norm": "batch",
+    },
+    "sl": {
+        "prune_kind": "mask", "prune_score": "random", "model_down": "uniform(8)",
+        "smashed_bits": 8, "norm": "batch",
+    },
+    "fedavg": {
+        "prune_kind": "channel", "model_up": "feedback(topk(0.3)|uniform(8))", "norm": "group",
+        "outage_snr_db": 3.0, "participants": 2, "client_gradient_bits": 8,
+    },
+    "centralized": {"norm": "batch"},
+}  # fmt: skip
+
+
+def config(folder: Path, algorithm: str, **changes: Any) -> Config:
+    own = {**COMMON, **RIVALS[algorithm], **changes}
+    return plain(algorithm=algorithm, workdir=str(folder), **own)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
+
+
+# They compile long.
+MARKED = [pytest.param(name, marks=() if name == "sfl_v1" else pytest.mark.slow) for name in RIVALS]
+
+
+@pytest.mark.parametrize("algorithm", MARKED)
+def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    straight, stopped, tuned = (tmp_path / name for name in ("straight", "stopped", "tuned"))
+    summary = training.train(config(straight, algorithm))
+    append = training.Metrics.append
+
+    def interrupt(self: Any, rows: Any) -> None:
+        append(self, rows)
+        if rows[-1]["round"] >= 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Metrics, "append", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config(stopped, algorithm))
+    training.train(config(stopped, algorithm))
+    assert metrics(stopped) == metrics(straight)
+    run = restore_run(straight)
+    assert_equal(restore_run(stopped).state, run.state)
+
+    found = evaluate_run(straight, tmp_path / "export")
+    assert found["test_accuracy"] == pytest.approx(summary["final_accuracy"], rel=1e-6)
+    own = found["clients"]["accuracy"]
+    assert len(own) == run.experiment.scheme.clients
+
+    # From the export, with nothing learnt: the model that the run came to.
+    still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "rounds": 1}
+    dense = {"prune_kind": "none", "prune_rate": (0.3,), "init_from": str(tmp_path / "export")}
+    training.train(config(tuned, algorithm, **still, **dense))
+    reached = [
+        joined(r.experiment.scheme, r.experiment.data.partition, r.state).params
+        for r in (run, restore_run(tuned))
+    ]
+    assert_close(*reached)
