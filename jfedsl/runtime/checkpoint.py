@@ -1,8 +1,12 @@
 """Checkpoints that survive a kill at any moment: Orbax, a checksum, and a fallback."""
 
+import contextlib
 import shutil
+import signal
+import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +45,21 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, round_: int, state: Any, counters: dict[str, Any]) -> None:
-        """Saves the state after `round_` rounds; returns once it is on disk."""
+        """Saves the state after `round_` rounds; returns once it is on disk.
+
+        Raises:
+          KeyboardInterrupt: interrupted meanwhile; writing that had begun has been finished.
+        """
         arrays = flatten(state)
         counters = {**counters, "checksums": {k: _checksum(v) for k, v in arrays.items()}}
-        saved = self._manager.save(
-            round_,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), counters=ocp.args.JsonSave(counters)
-            ),
-        )
-        self._manager.wait_until_finished()
+        with _uninterrupted():
+            saved = self._manager.save(
+                round_,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), counters=ocp.args.JsonSave(counters)
+                ),
+            )
+            self._manager.wait_until_finished()
         if not saved:  # Orbax says nothing else when the round is there already
             raise RuntimeError(f"checkpoint {self._directory / str(round_)} was there already")
 
@@ -129,6 +138,22 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being saved and releases the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds an interruption back until the end; Orbax's threads fail noisily in the middle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def any_in(directory: Path) -> bool:
