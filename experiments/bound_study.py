@@ -11,9 +11,9 @@ from absl import flags
 from jfedsl.bound_study import Sweeps, conduct
 from jfedsl.config import Config
 from jfedsl.runtime.script import run
-from jfedsl.study import Changes
+from jfedsl.study import Changes, seeds_of
 
-_SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", [], "Cuts to compare; none leaves that out.")
 
 
@@ -48,7 +48,7 @@ def _sweeps() -> Sweeps:
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
-    conduct(config, _sweeps(), _SEEDS.value)
+    conduct(config, _sweeps(), seeds_of(_SEEDS.value))
 
 
 if __name__ == "__main__":

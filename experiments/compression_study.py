@@ -11,9 +11,9 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.script import run
-from jfedsl.study import Changes, Column, conduct, megabytes
+from jfedsl.study import Changes, Column, conduct, megabytes, seeds_of
 
-_SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 
 
 def _at_the_cut(up: str, down: str) -> Changes:
@@ -44,7 +44,7 @@ COLUMNS: dict[str, Column] = {
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
-    conduct(config, SETTINGS, COLUMNS, _SEEDS.value)
+    conduct(config, SETTINGS, COLUMNS, seeds_of(_SEEDS.value))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.planner.settings import axes
 from jfedsl.runtime.script import run
-from jfedsl.study import JOULES, SECONDS, Column, conduct, simulated
+from jfedsl.study import JOULES, SECONDS, Column, conduct, seeds_of, simulated
 
-_SEEDS = flags.DEFINE_multi_integer("seeds", [0], "Seeds of the runs, one flag each.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
 _RATES = flags.DEFINE_list("prune_rates", ["0", "0.5"], "Rates of channels to compare.")
 _BITS = flags.DEFINE_list("bits", ["8", "32"], "Bits at the cut, both ways, to compare.")
@@ -46,7 +46,7 @@ def main(config: Config) -> None:
         f"{cut}, rate {rate}, {bits} bits": reduce(or_, changes)
         for (cut, rate, bits), changes in zip(names, product(*lists), strict=True)
     }
-    conduct(config, settings, COLUMNS, _SEEDS.value, (SECONDS, JOULES))
+    conduct(config, settings, COLUMNS, seeds_of(_SEEDS.value), (SECONDS, JOULES))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,15 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.paper import conduct
 from jfedsl.runtime.script import run
+from jfedsl.study import seeds_of
 
-_SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
 
 
 def main(config: Config) -> None:
     """Trains all settings, draws and prints."""
-    print(conduct(config, _CUTS.value, _SEEDS.value))
+    print(conduct(config, _CUTS.value, seeds_of(_SEEDS.value)))
 
 
 if __name__ == "__main__":

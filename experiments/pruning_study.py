@@ -12,9 +12,9 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.script import run
-from jfedsl.study import Column, conduct, megabytes
+from jfedsl.study import Column, conduct, megabytes, seeds_of
 
-_SEEDS = flags.DEFINE_multi_integer("seeds", [0, 1, 2], "Seeds of the runs, one flag each.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "dense": {"prune_kind": "none"},
@@ -33,7 +33,7 @@ COLUMNS: dict[str, Column] = {
 
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
-    conduct(config, SETTINGS, COLUMNS, _SEEDS.value)
+    conduct(config, SETTINGS, COLUMNS, seeds_of(_SEEDS.value))
 
 
 if __name__ == "__main__":

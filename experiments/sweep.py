@@ -13,7 +13,8 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.runtime.script import run
-from jfedsl.sweep import conduct, grid, seeds_of, shard_of
+from jfedsl.study import seeds_of
+from jfedsl.sweep import conduct, grid, shard_of
 
 _CASES = flags.DEFINE_multi_string("case", [], "A named setting, NAME: --flag=value ...")
 _VARY = flags.DEFINE_multi_string("vary", [], "A flag with values to combine, flag=value value ...")

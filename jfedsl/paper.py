@@ -28,22 +28,18 @@ from jfedsl.study import (
     Outcome,
     compare,
     megabytes,
+    megabytes_to_target,
     simulated,
     table,
 )
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
 
 AXES = (ROUND, MEGABYTES, SECONDS, JOULES)
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "seconds": simulated("seconds"),
     "joules": simulated("energy_joules"),
-    "rounds to target": lambda s: _or_nan(s["rounds_to_target"]),
-    "MB to target": lambda s: _or_nan(s["bytes_to_target"]) / 1e6,
+    "rounds to target": lambda s: s["rounds_to_target"],
+    "MB to target": megabytes_to_target,
     "seconds to target": simulated("seconds_to_target"),
     "joules to target": simulated("joules_to_target"),
 }

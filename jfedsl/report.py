@@ -4,11 +4,9 @@ import dataclasses
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
@@ -16,7 +14,18 @@ from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import COLUMNS, STREAMS, Row, read, summarise
 from jfedsl.runtime.page import page
 from jfedsl.runtime.workdir import CONFIG, read_config, write_atomically
-from jfedsl.study import JOULES, MEGABYTES, ROUND, SECONDS, curve
+from jfedsl.study import (
+    JOULES,
+    MEGABYTES,
+    ROUND,
+    SECONDS,
+    Column,
+    curve,
+    mean,
+    megabytes,
+    megabytes_to_target,
+    simulated,
+)
 
 # Runs that differ in these alone are of one setting.
 _FREE = (
@@ -109,30 +118,12 @@ def _folder_of(runs: Sequence[Found]) -> str | None:
     return names.pop() if own and len(names) == 1 else None
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    """The mean, least to greatest, of the values that there are; how many, if some are missing."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    text = _number(float(np.mean(known)))
-    if min(known) < max(known):
-        text += f" ({_number(min(known))} to {_number(max(known))})"
-    return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)} seeds"
-
-
-def _table(
-    settings: Sequence[Setting], columns: Mapping[str, Callable[[dict[str, Any]], Any]],
-    target: float,
-) -> str:  # fmt: skip
+def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: float) -> str:
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
     for name, runs in settings:
         summaries = [summarise(run.rows, target) for run in runs]
-        cells = [_mean([column(s) for s in summaries]) for column in columns.values()]
+        cells = [mean([column(s) for s in summaries], spread=True) for column in columns.values()]
         lines.append(f"| {_escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -142,34 +133,26 @@ def _escaped(text: str) -> str:
     return "".join(f"&#{ord(c)};" if c in "\\`*[]|<>&" else c for c in text)
 
 
-def _clock(name: str) -> Callable[[dict[str, Any]], float | None]:
-    return lambda summary: summary["simulated"] and summary["simulated"][name]
-
-
 def _tables(settings: Sequence[Setting], target: float) -> list[str]:
-    megabytes = lambda s: s["bytes_to_target"] and s["bytes_to_target"] / 1e6  # noqa: E731
-    reached = {
+    reached: dict[str, Column] = {
         "test accuracy": lambda s: s["final_accuracy"],
         "best": lambda s: s["best_accuracy"],
         "rounds": lambda s: s["rounds_to_target"],
-        "megabytes": megabytes,
-        "simulated seconds": _clock("seconds_to_target"),
-        "joules": _clock("joules_to_target"),
+        "megabytes": megabytes_to_target,
+        "simulated seconds": simulated("seconds_to_target"),
+        "joules": simulated("joules_to_target"),
     }
-    streams = {
-        f"{name.replace('_', ' ')} MB": lambda s, name=name: s["bytes"][name] / 1e6
-        for name in STREAMS
-    }
-    whole = {
+    streams = {f"{name.replace('_', ' ')} MB": megabytes(name) for name in STREAMS}
+    whole: dict[str, Column] = {
         "rounds": lambda s: s["rounds"],
         **streams,
-        "simulated seconds": _clock("seconds"),
-        "joules": _clock("energy_joules"),
+        "simulated seconds": simulated("seconds"),
+        "joules": simulated("energy_joules"),
         "host seconds": lambda s: s["host_seconds"],
     }
     return [
         f"## To test accuracy {target:g}",
-        "Means over seeds, least to greatest; a dash where no seed reached it.",
+        "Means over seeds, least to greatest; how many reached it, if not all; a dash for none.",
         _table(settings, reached, target),
         "## In all",
         _table(settings, whole, target),

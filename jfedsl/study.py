@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from jfedsl.runtime.workdir import differences, read_config, write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
-Column = Callable[[dict[str, Any]], float]  # a number of a summary, as in summary.json
+# A number of a summary, as in summary.json, if the run came to it.
+Column = Callable[[dict[str, Any]], float | None]
 
 
 class Axis(NamedTuple):
@@ -48,6 +48,17 @@ class Outcome(NamedTuple):
     name: str
     summaries: list[dict[str, Any]]
     curves: list[figures.Curve]
+
+
+def seeds_of(texts: Sequence[str]) -> list[int]:
+    """Seeds from a flag's entries.
+
+    Raises:
+      UserError: none, one twice, or something else.
+    """
+    if not texts or len(set(texts)) < len(texts) or not all(text.isdigit() for text in texts):
+        raise flag_error("seeds", ",".join(texts), "whole numbers separated by commas, each once")
+    return [int(text) for text in texts]
 
 
 def runs(
@@ -140,13 +151,14 @@ def megabytes(*streams: str) -> Column:
 
 
 def simulated(name: str) -> Column:
-    """A column of the simulated network's totals; NaN where a run came to none."""
+    """A column of the simulated network's totals."""
+    return lambda summary: summary["simulated"] and summary["simulated"][name]
 
-    def column(summary: dict[str, Any]) -> float:
-        value = summary["simulated"][name]
-        return float("nan") if value is None else value
 
-    return column
+def megabytes_to_target(summary: dict[str, Any]) -> float | None:
+    """A column of the megabytes that a run sent until it reached the target accuracy."""
+    sent: int | None = summary["bytes_to_target"]
+    return None if sent is None else sent / 1e6
 
 
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
@@ -157,17 +169,34 @@ def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     ]
     for name, summaries, _ in outcomes:
         final = [s["final_accuracy"] for s in summaries]
-        means = [_mean([column(s) for s in summaries]) for column in columns.values()]
+        means = [mean([column(s) for s in summaries]) for column in columns.values()]
         accuracy = f"{np.mean(final):.4f} ({min(final):.4f} to {max(final):.4f})"
         lines.append(" | ".join([f"| {name}", accuracy, *means]) + " |")
     return "\n".join(lines)
 
 
-def _mean(values: Sequence[float]) -> str:
-    """The mean of what is known, and of how many that is, if not of all."""
-    known = [value for value in values if not math.isnan(value)]
-    text = f"{np.mean(known):.4g}" if known else "-"
-    return text if len(known) in (0, len(values)) else f"{text} ({len(known)} of {len(values)})"
+def mean(values: Sequence[float | None], spread: bool = False) -> str:
+    """The mean of what is known, and of how many values that is, if not of all.
+
+    >>> mean([1.5, 2.5, None]), mean([1.5, 2.5], spread=True), mean([None])
+    ('2 (2 of 3)', '2 (1.5 to 2.5)', '-')
+
+    Args:
+      values: one a seed, None where a run came to none.
+      spread: add the least and the greatest, where they differ.
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    notes = [f"{_number(min(known))} to {_number(max(known))}"] * (
+        spread and min(known) < max(known)
+    )
+    notes += [f"{len(known)} of {len(values)}"] * (len(known) < len(values))
+    return _number(float(np.mean(known))) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def report(

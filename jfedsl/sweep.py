@@ -110,17 +110,6 @@ def _changes(base: Config, name: str, arguments: Sequence[str]) -> Changes:
     return {flag: getattr(config, flag) for flag in _differing(base, config)}
 
 
-def seeds_of(texts: Sequence[str]) -> list[int]:
-    """Seeds from a flag's entries.
-
-    Raises:
-      UserError: none, one twice, or something else.
-    """
-    if not texts or len(set(texts)) < len(texts) or not all(text.isdigit() for text in texts):
-        raise flag_error("seeds", ",".join(texts), "whole numbers separated by commas, each once")
-    return [int(text) for text in texts]
-
-
 def shard_of(text: str) -> tuple[int, int]:
     """Which part of the runs, of how many, from `i/n` with i from 1 to n.
 

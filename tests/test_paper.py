@@ -127,7 +127,7 @@ def test_presets_run(
 
     study = script("paper_study")
     monkeypatch.setattr(paper, "questions", few)
-    for flag, value in (("_SEEDS", [3]), ("_CUTS", ["pool2"])):
+    for flag, value in (("_SEEDS", ["3"]), ("_CUTS", ["pool2"])):
         monkeypatch.setattr(study, flag, SimpleNamespace(value=value))
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]

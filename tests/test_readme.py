@@ -105,7 +105,7 @@ def test_studies_compare_their_settings(name, setting, tmp_path, generated, caps
     few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
     config = parse([f"--flagfile={preset}", *few, *where])
-    monkeypatch.setattr(study, "_SEEDS", SimpleNamespace(value=[3]))
+    monkeypatch.setattr(study, "_SEEDS", SimpleNamespace(value=["3"]))
     study.main(config)
     assert f"| {setting} | 0." in capsys.readouterr().out
     assert len(list((tmp_path / "study").glob("*/seed_3/summary.json"))) == 1
@@ -119,7 +119,7 @@ def test_latency_study_compares_on_a_simulated_clock(tmp_path, generated, capsys
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
     ours = ["--model=mlp", "--train_examples=1000", "--target_accuracy=0.999"]
     config = parse([f"--flagfile={preset}", *few, *where, *ours])
-    given = {"_CUTS": ["dense1"], "_RATES": ["0.5"], "_BITS": ["8"], "_SEEDS": [3]}
+    given = {"_CUTS": ["dense1"], "_RATES": ["0.5"], "_BITS": ["8"], "_SEEDS": ["3"]}
     for name, value in given.items():
         monkeypatch.setattr(study, name, SimpleNamespace(value=value))
     study.main(config)

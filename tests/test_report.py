@@ -82,7 +82,7 @@ def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
     between = sorted(accuracies[:2])
     assert between[0] < between[1], "else there is nothing to test"
     _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
-    assert ", 1 of 2 seeds" in text.read_text()
+    assert "(1 of 2)" in text.read_text()
     _, text = write([runs], tmp_path, "title", 1.0)
     assert "| - | - | - | - |" in text.read_text()
 

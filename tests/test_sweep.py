@@ -10,7 +10,8 @@ from helpers import plain
 from jfedsl import study, sweep
 from jfedsl.config import Config
 from jfedsl.errors import UserError
-from jfedsl.sweep import conduct, grid, seeds_of, shard_of
+from jfedsl.study import seeds_of
+from jfedsl.sweep import conduct, grid, shard_of
 
 TINY: dict[str, Any] = {"clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100}
 
