@@ -4,10 +4,11 @@
 
 Forms, each inside `lax.map`, where training runs them: `canonical`, lax's channels-last convolution
 (for gradients on explicitly transposed operands); `patches`, one matrix product over all shifted
-copies side by side; `taps`, one product for each tap; `pairs`, neighbouring pixels as one; `tiles`,
-Winograd's; and for weight gradients the canonical form with the batch in 2 to 16 parts. Prints
-GFLOP/s as a table and one JSON line a shape; a multiply-add counts as 2 FLOPs, and what a form
-saves or adds is not counted: all are rated by the 9 products of the definition.
+copies side by side; `product`, one of all pixels with all outputs, on 2x2 maps; `pairs`,
+neighbouring pixels as one; `tiles`, Winograd's; and for weight gradients the canonical form with
+the batch in 2 to 16 parts. Prints GFLOP/s as a table and one JSON line a shape; a multiply-add
+counts as 2 FLOPs, and what a form saves or adds is not counted: all are rated by the 9 products of
+the definition.
 """
 
 import functools
@@ -48,7 +49,7 @@ class Shape(NamedTuple):
 
 SHAPES = (
     Shape(8, 32, 3, 16), Shape(8, 28, 1, 16), Shape(8, 16, 8, 16), Shape(8, 16, 16, 32),
-    Shape(800, 8, 32, 32), Shape(800, 4, 32, 64),
+    Shape(800, 8, 32, 32), Shape(800, 4, 32, 64), Shape(32, 2, 64, 64),
     Shape(16, 32, 3, 32), Shape(32, 28, 1, 32), Shape(32, 14, 32, 64),
     Shape(16, 32, 3, 64), Shape(16, 32, 64, 64),
     Shape(16, 16, 64, 128), Shape(16, 16, 128, 128), Shape(16, 4, 512, 512),
@@ -72,8 +73,8 @@ def _patches(x: Array, w: Array) -> Array:
     return jnp.concatenate(_shifted(x), axis=3) @ w.reshape(-1, w.shape[3])
 
 
-def _taps(x: Array, w: Array) -> Array:
-    return conv_forms.by_taps(x, w, _WINDOW)
+def _product(x: Array, w: Array) -> Array:
+    return conv_forms.as_product(x, w, _WINDOW)
 
 
 def _pairs(x: Array, w: Array) -> Array:
@@ -99,9 +100,9 @@ def _weight_patches(x: Array, dy: Array) -> Array:
     return flat.T @ dy.reshape(-1, dy.shape[3])
 
 
-def _weight_taps(x: Array, dy: Array) -> Array:
-    flat = dy.reshape(-1, dy.shape[3])
-    return jnp.stack([s.reshape(-1, x.shape[3]).T @ flat for s in _shifted(x)])
+def _weight_product(x: Array, dy: Array) -> Array:
+    w = jnp.zeros((3, 3, x.shape[3], dy.shape[3]))
+    return jax.vjp(lambda w: _product(x, w), w)[1](dy)[0]
 
 
 def _weight_pairs(x: Array, dy: Array) -> Array:
@@ -124,7 +125,7 @@ def _weight_parts(count: int) -> Form:
 FORWARD: dict[str, Form] = {
     "canonical": _canonical,
     "patches": _patches,
-    "taps": _taps,
+    "product": _product,
     "pairs": _pairs,
     "tiles": _tiles,
 }
@@ -134,7 +135,7 @@ FORMS: dict[str, dict[str, Form]] = {
     "weight gradient": {
         "canonical": _weight_canonical,
         "patches": _weight_patches,
-        "taps": _weight_taps,
+        "product": _weight_product,
         "pairs": _weight_pairs,
         "tiles": _weight_tiles,
         **{f"{count} parts": _weight_parts(count) for count in (2, 4, 8, 16)},
@@ -159,6 +160,8 @@ def measure(shape: Shape, direction: str) -> dict[str, float]:
     compiled = {}
     for name, form in FORMS[direction].items():
         if name.endswith("parts") and shape.batch % int(name.split()[0]):
+            continue
+        if name == "product" and shape.size != 2:
             continue
         loop = jax.jit(lambda *a, form=form: lax.map(lambda pair: form(*pair), a))
         compiled[name] = loop.lower(*operands).compile()

@@ -63,50 +63,35 @@ def by_pairs(
     return y.reshape(*y.shape[:2], 2 * y.shape[2], outputs)
 
 
-def by_taps(x: Array, w: Array, window: Window) -> Array:
-    """Convolution as one matrix product for each tap, for maps smaller than the kernel.
+def as_product(x: Array, w: Array, window: Window) -> Array:
+    """Convolution as one matrix product, where `all_meet` says so.
 
-    Only the positions where a tap meets the map are multiplied: on a 2x2 map a 3x3 kernel with a
-    padding of 1 needs 16 products of a pixel with a tap instead of 36.
+    The matrix has a block of the kernel for each pair of a pixel and an output: 16 on a 2x2 map
+    under a 3x3 kernel with a padding of 1, where 36 products of a pixel and a tap are defined.
     """
-    batch, channels = x.shape[0], w.shape[3]
-    sides = list(zip(x.shape[1:3], w.shape[:2], window.strides, window.padding, strict=True))
-    dilated = [dilate(k, d) for (_, k, _, _), d in zip(sides, window.rhs_dilation, strict=True)]
-    height, width = (
-        (n + sum(pad) - k) // s + 1 for (n, _, s, pad), k in zip(sides, dilated, strict=True)
-    )
-    dtype = accumulator(x)
-    y = jnp.zeros((batch, height, width, channels), dtype)
-    for i, j in np.ndindex(*w.shape[:2]):
-        rows = _meeting(i * window.rhs_dilation[0], sides[0], height)
-        columns = _meeting(j * window.rhs_dilation[1], sides[1], width)
-        if rows is None or columns is None:
-            continue
-        seen = x[:, rows.read, columns.read]
-        flat = seen.reshape(-1, x.shape[3])
-        product = jnp.matmul(flat, w[i, j], preferred_element_type=dtype)
-        edges = ((0, 0), rows.edges, columns.edges, (0, 0))
-        y = y + jnp.pad(product.reshape(*seen.shape[:3], channels), edges)
-    return y.astype(x.dtype)
+    (batch, height, width, inputs), outputs = x.shape, w.shape[3]
+    rows, columns = _first_taps(x, w, window)
+    blocks = [w[i : i + height, j : j + width] for i in rows for j in columns]
+    matrix = jnp.stack(blocks, axis=3).reshape(height * width * inputs, len(blocks) * outputs)
+    pixels = x.reshape(batch, height * width * inputs)
+    y = jnp.matmul(pixels, matrix, preferred_element_type=accumulator(x))
+    return y.reshape(batch, len(rows), len(columns), outputs).astype(x.dtype)
 
 
-class _Meeting(NamedTuple):
-    """Where one tap meets a map along one side: pixels read, and outputs without it around them."""
+def all_meet(x: Array, w: Array, window: Window) -> bool:
+    """Whether every pixel of the map is under the kernel for every output, without dilation."""
+    if window.lhs_dilation + window.rhs_dilation != (1, 1, 1, 1):
+        return False
+    first = _first_taps(x, w, window)
+    sides = zip(first, x.shape[1:3], w.shape[:2], strict=True)
+    return all(taps and taps[-1] >= 0 and taps[0] + size <= span for taps, size, span in sides)
 
-    read: slice
-    edges: tuple[int, int]
 
-
-def _meeting(
-    offset: int, side: tuple[int, int, int, tuple[int, int]], outputs: int
-) -> _Meeting | None:
-    """The outputs o with 0 <= o * stride + offset - low < size, None if there are none."""
-    size, _, stride, (low, _) = side
-    first = max(0, -(-(low - offset) // stride))
-    last = min(outputs - 1, (size - 1 + low - offset) // stride)
-    if first > last:
-        return None
-    start = first * stride + offset - low
-    return _Meeting(
-        slice(start, start + (last - first) * stride + 1, stride), (first, outputs - 1 - last)
-    )
+def _first_taps(x: Array, w: Array, window: Window) -> list[range]:
+    """For each side and output, descending, the tap that the first pixel is under."""
+    sides = zip(x.shape[1:3], w.shape[:2], window.strides, window.padding, strict=True)
+    outputs = [(n + sum(pad) - span) // stride + 1 for n, span, stride, pad in sides]
+    return [
+        range(low, low - count * stride, -stride)
+        for (low, _), count, stride in zip(window.padding, outputs, window.strides, strict=True)
+    ]

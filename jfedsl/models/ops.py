@@ -1,7 +1,7 @@
 """Convolution that stays fast inside loops, where XLA rewrites nothing on CPU.
 
 On CPU the weight gradient that autodiff makes of a convolution crawls inside `scan`, `map` or
-`while`, and so do a kernel larger than the map it slides over and channels that fill no vector;
+`while`, and so do a kernel that covers the whole map and channels that fill no vector;
 with many channels Winograd's tiles save products. Which form runs is decided here, by backend and
 shape alone; `benchmarks/conv_forms.py` measures what the choices rest on.
 """
@@ -19,8 +19,9 @@ from jfedsl.models.conv_forms import (
     CHANNELS_LAST,
     Window,
     accumulator,
+    all_meet,
+    as_product,
     by_pairs,
-    by_taps,
     canonical,
     dilate,
 )
@@ -91,20 +92,11 @@ def _is_plain(lhs: Array, rhs: Array, dimension_numbers: Layout | None) -> bool:
 
 def _convolve(x: Array, w: Array, window: Window) -> Array:
     """The form that suits the backend and the shapes."""
-    if _is_tiny(x, w, window):
-        return by_taps(x, w, window)
+    if all_meet(x, w, window):
+        return as_product(x, w, window)
     if _is_narrow(jax.default_backend(), x, w, window):
         return by_pairs(x, w, window, _conv)
     return _conv(x, w, window)
-
-
-def _is_tiny(x: Array, w: Array, window: Window) -> bool:
-    """Whether the map is smaller than the kernel, and padding makes up for it."""
-    spans = map(dilate, w.shape[:2], window.rhs_dilation)
-    sides = list(zip(x.shape[1:3], spans, window.padding, strict=True))
-    smaller = any(n < span for n, span, _ in sides)
-    padded = all(n + sum(pad) >= span and min(pad) >= 0 for n, span, pad in sides)
-    return smaller and padded and window.lhs_dilation == (1, 1)
 
 
 def _is_narrow(backend: str, x: Array, w: Array, window: Window) -> bool:
