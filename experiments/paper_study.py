@@ -9,17 +9,19 @@ that several questions share is trained once; the same command goes on after an 
 from absl import flags
 
 from jfedsl.config import Config
-from jfedsl.paper import conduct
+from jfedsl.paper import conduct, rates_of
 from jfedsl.runtime.script import run
 from jfedsl.study import seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
+_RATES = flags.DEFINE_list("rates", [], "Learning rates of rivals, ALGORITHM=RATE.")
 
 
 def main(config: Config) -> None:
     """Trains all settings, draws and prints."""
-    print(conduct(config, _CUTS.value, seeds_of(_SEEDS.value)))
+    seeds, rates = seeds_of(_SEEDS.value), rates_of(_RATES.value)
+    print(conduct(config, _CUTS.value, seeds, rates))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ class UserError(ValueError):
     """Something the user can put right."""
 
 
+class BusyError(UserError):
+    """A folder that another run is using."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on, such as a loss that is not finite."""
 

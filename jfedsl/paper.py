@@ -9,12 +9,12 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
-from jfedsl.planner.settings import cut_of
+from jfedsl.resolved import cut_name, resolved
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import write_atomically
@@ -37,18 +37,22 @@ AXES = (ROUND, MEGABYTES, SECONDS, JOULES)
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "seconds": simulated("seconds"),
-    "joules": simulated("energy_joules"),
+    "device joules": simulated("energy_joules"),
     "rounds to target": lambda s: s["rounds_to_target"],
     "MB to target": megabytes_to_target,
     "seconds to target": simulated("seconds_to_target"),
-    "joules to target": simulated("joules_to_target"),
+    "device joules to target": simulated("joules_to_target"),
 }
 RATES, BITS, DROPOUTS, PERIODS = (0.0, 0.25, 0.5, 0.75), (4, 8, 32), (0.0, 0.2, 0.5), (1, 2, 5)
 ALPHAS = (0.5, 0.1)
+_LEARNING_RATES = ("client_learning_rate", "server_learning_rate")
 RIVALS = [name for name in ALGORITHMS if name != "fedsl"]
 _DENSE: Changes = {"prune_kind": "none"}
-_FLOAT: Changes = {"cut_gradient_bits": "32", "client_gradient_bits": "32"}
-_WHOLE: Changes = {"dropout_rate": "0", "smashed_bits": "32", "model_bits": "32"}
+_FLOAT: Changes = {
+    "cut_gradient_bits": "32", "client_gradient_bits": "32", "smashed_bits": "32",
+    "model_bits": "32",
+}  # fmt: skip
+_WHOLE: Changes = {"dropout_rate": "0"}
 # Of a light setting, what means nothing to its rivals.
 _PLAIN: Changes = {
     "prune_kind": None, "dropout_rate": None, "smashed_bits": None, "model_bits": None,
@@ -63,12 +67,15 @@ class Question(NamedTuple):
     settings: dict[str, Changes]
 
 
-def questions(base: Config, cuts: Sequence[str]) -> dict[str, Question]:
+def questions(
+    base: Config, cuts: Sequence[str], rates: Mapping[str, float] | None = None
+) -> dict[str, Question]:
     """The questions by name.
 
     Args:
       base: the light setting, which prunes, quantizes and drops by shorthands.
       cuts: to compare.
+      rates: learning rates of rivals, on both sides; those of the base for others.
 
     Raises:
       UserError: a base that is not light FedSL on a network, or an unknown cut.
@@ -83,7 +90,7 @@ def questions(base: Config, cuts: Sequence[str]) -> dict[str, Question]:
     if not cuts or len(set(cuts)) < len(cuts):
         raise flag_error("cuts", ",".join(cuts), "cuts separated by commas, every one once")
     for cut in cuts:
-        cut_of(dataclasses.replace(base, cut=cut))
+        cut_name(dataclasses.replace(base, cut=cut))
     for place in ("smashed", "cut_gradient", "client_gradient"):
         if getattr(base, place) or base.expressions[place] == "none":
             allowed = "what --dropout_rate and --cut_gradient_bits say, to take them away"
@@ -95,7 +102,10 @@ def questions(base: Config, cuts: Sequence[str]) -> dict[str, Question]:
 
     def plain(name: str) -> Changes:
         cut = base.cut if ALGORITHMS[name].sides == "both" else None
-        return {**_PLAIN, "algorithm": name, "cut": cut}
+        own: Changes = {**_PLAIN, "algorithm": name, "cut": cut}
+        if name not in (rates or {}):
+            return own
+        return {**own, **dict.fromkeys(_LEARNING_RATES, (rates or {})[name])}
 
     spread: dict[str, Changes] = {"iid": {"partition": "iid"}}
     for alpha in ALPHAS:
@@ -143,13 +153,41 @@ def questions(base: Config, cuts: Sequence[str]) -> dict[str, Question]:
     }
 
 
-def conduct(base: Config, cuts: Sequence[str], seeds: Sequence[int]) -> str:
+def rates_of(texts: Sequence[str]) -> dict[str, float]:
+    """Learning rates of rivals from a flag's entries, each `ALGORITHM=RATE`.
+
+    >>> rates_of(["sl=0.01"])
+    {'sl': 0.01}
+
+    Raises:
+      UserError: something else.
+    """
+    found = {}
+    for text in texts:
+        name, _, rate = text.partition("=")
+        try:
+            found[name] = float(rate)
+        except ValueError:
+            name = ""
+        if name not in RIVALS:
+            allowed = f"ALGORITHM=RATE, of {', '.join(RIVALS)}, separated by commas"
+            raise flag_error("rates", text, allowed)
+    return found
+
+
+def conduct(
+    base: Config,
+    cuts: Sequence[str],
+    seeds: Sequence[int],
+    rates: Mapping[str, float] | None = None,
+) -> str:
     """Trains every setting of all questions once a seed; a figure, CSV and table a question.
 
     Args:
       base: the light setting; its `workdir` is the folder of the study.
       cuts: to compare.
       seeds: of the runs.
+      rates: as in `questions`.
 
     Returns:
       The tables as Markdown.
@@ -157,19 +195,20 @@ def conduct(base: Config, cuts: Sequence[str], seeds: Sequence[int]) -> str:
     Raises:
       UserError: as `questions` and `compare`.
     """
-    asked = questions(base, cuts)
-    names: dict[Config, str] = {}  # equal settings are trained once, under their first label
+    asked = questions(base, cuts, rates)
+    # Equal settings are trained once, under their first label.
+    names: dict[tuple[Any, ...], str] = {}
     settings: dict[str, Changes] = {}
     for question in asked.values():
         for label, changes in question.settings.items():
-            config = dataclasses.replace(base, **changes)
-            if config not in names:
-                names[config] = label
+            known = _key(base, changes)
+            if known not in names:
+                names[known] = label
                 settings[label] = changes
     trained = {outcome.name: outcome for outcome in compare(base, settings, seeds, AXES)}
 
     def outcome(label: str, changes: Changes) -> Outcome:
-        return trained[names[dataclasses.replace(base, **changes)]]._replace(name=label)
+        return trained[names[_key(base, changes)]]._replace(name=label)
 
     texts = []
     for name, question in asked.items():
@@ -178,6 +217,10 @@ def conduct(base: Config, cuts: Sequence[str], seeds: Sequence[int]) -> str:
     text = "\n\n".join(texts)
     write_atomically(Path(base.workdir, "tables.md"), text + "\n")
     return text
+
+
+def _key(base: Config, changes: Changes) -> tuple[Any, ...]:
+    return tuple(resolved(dataclasses.replace(base, **changes)).items())
 
 
 def _report(

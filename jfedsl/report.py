@@ -6,10 +6,11 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
+from jfedsl.resolved import resolved
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import COLUMNS, STREAMS, Row, read, summarise
 from jfedsl.runtime.page import page
@@ -20,7 +21,7 @@ from jfedsl.study import (
     ROUND,
     SECONDS,
     Column,
-    curve,
+    curves,
     mean,
     megabytes,
     megabytes_to_target,
@@ -31,6 +32,12 @@ from jfedsl.study import (
 _FREE = (
     "workdir", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
     "target_accuracy", "client_chunk",
+)  # fmt: skip
+# What a reader asks first.
+_MAIN = (
+    "algorithm", "dataset", "model", "cut", "clients", "participants", "rounds", "local_steps",
+    "batch_size", "aggregate_every", "partition", "dirichlet_alpha", "optimizer",
+    "client_learning_rate", "server_learning_rate", "network",
 )  # fmt: skip
 PICTURES = {
     "labels.png": "Examples of each class that each client has",
@@ -46,30 +53,42 @@ class Found(NamedTuple):
     config: Config
     rows: list[Row]
 
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return self.rows[-1]["round"] >= self.config.rounds
+
 
 class Setting(NamedTuple):
-    """Runs that differ in their seeds alone, with what tells them from other settings."""
+    """Runs that differ in their seeds alone, with the flags that tell them from other settings."""
 
     name: str
+    flags: dict[str, str]
     runs: list[Found]
 
 
-def find(paths: Sequence[Path]) -> list[Found]:
+def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     """The runs in folders, each a run's own or one with runs somewhere below.
 
+    Returns:
+      The runs that have been evaluated once at least, and the folders of those that have not.
+
     Raises:
-      UserError: a folder without a run, or with one that cannot be read.
+      UserError: a folder without a run of the first kind, or with one that cannot be read.
     """
-    found: dict[Path, Found] = {}
+    found: dict[Path, Found | None] = {}
     for path in paths:
         configs = sorted(path.rglob(CONFIG)) if path.is_dir() else []
-        for folder in (config.parent for config in configs):
+        folders = [config.parent for config in configs]
+        for folder in folders:
             config, rows = read_config(folder), _rows(folder / "metrics.csv")
-            if config is not None and any(row["test_accuracy"] is not None for row in rows):
-                found[folder.resolve()] = Found(folder, config, rows)
-        if not any(folder.resolve() in found for folder in (c.parent for c in configs)):
+            evaluated = config is not None and any(r["test_accuracy"] is not None for r in rows)
+            run = Found(folder, config, rows) if config is not None and evaluated else None
+            found.setdefault(folder.resolve(), run)
+        if not any(found[folder.resolve()] for folder in folders):
             raise UserError(f"{path}: allowed is a folder of runs that have been evaluated once")
-    return list(found.values())
+    runs = [run for run in found.values() if run is not None]
+    return runs, [folder for folder, run in found.items() if run is None]
 
 
 def _rows(path: Path) -> list[Row]:
@@ -87,28 +106,34 @@ def settings_of(runs: Sequence[Found]) -> list[Setting]:
     """Runs by setting, in the order found.
 
     Named as the study or sweep that made them did, else by the flags in which settings differ.
+    A setting is of its finished runs, unless it has none.
     """
-    names = [f.name for f in dataclasses.fields(Config) if f.name not in _FREE]
-
-    def key(run: Found) -> tuple[Any, ...]:
-        values = {name: getattr(run.config, name) for name in names}
-        return tuple({**values, "prune_kind": run.config.pruning}.values())
-
-    groups: dict[tuple[Any, ...], list[Found]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[Found]] = {}
     for run in runs:
-        own = groups.setdefault(key(run), [])
+        key = tuple(pair for pair in resolved(run.config).items() if pair[0] not in _FREE)
+        own = groups.setdefault(key, [])
         if run.config.seed not in [other.config.seed for other in own]:
             own.append(run)  # the same run elsewhere is no other seed
-    differ = [i for i in range(len(names)) if len({k[i] for k in groups}) > 1]
+    members = [[run for run in own if run.finished] or own for own in groups.values()]
+    flags = [dict(key) for key in groups]
+    shared = set.intersection(*(set(own.items()) for own in flags))
+    everywhere = set.intersection(*(set(own) for own in flags))
+    usual = {field.name: shown(field.default) for field in dataclasses.fields(Config)}
 
-    def name(values: tuple[Any, ...]) -> str:
-        pairs = [(names[i], values[i]) for i in differ if values[i] is not None]
-        return ", ".join(f"{flag}={shown(value)}" for flag, value in pairs) or "default"
+    def tells(flag: str, value: str) -> bool:
+        return (flag, value) not in shared and (flag in everywhere or value != usual[flag])
 
-    folders = [_folder_of(members) for members in groups.values()]
-    if None not in folders and len(set(folders)) == len(folders):
-        return [Setting(str(f), runs) for f, runs in zip(folders, groups.values(), strict=True)]
-    return [Setting(name(values), members) for values, members in groups.items()]
+    differing = [{k: v for k, v in own.items() if tells(k, v)} for own in flags]
+    folders = [_folder_of(own) for own in groups.values()]
+    named = None not in folders and len(set(folders)) == len(folders)
+    return [
+        Setting(str(folder) if named else _written(own) or "default", own, some)
+        for folder, own, some in zip(folders, differing, members, strict=True)
+    ]
+
+
+def _written(flags: Mapping[str, str]) -> str:
+    return ", ".join(f"{flag}={value}" for flag, value in flags.items())
 
 
 def _folder_of(runs: Sequence[Found]) -> str | None:
@@ -121,9 +146,9 @@ def _folder_of(runs: Sequence[Found]) -> str | None:
 def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: float) -> str:
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
-    for name, runs in settings:
+    for name, _, runs in settings:
         summaries = [summarise(run.rows, target) for run in runs]
-        cells = [mean([column(s) for s in summaries], spread=True) for column in columns.values()]
+        cells = [mean([column(s) for s in summaries]) for column in columns.values()]
         lines.append(f"| {_escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -160,25 +185,20 @@ def _tables(settings: Sequence[Setting], target: float) -> list[str]:
 
 
 def _curves(settings: Sequence[Setting], title: str, path: Path) -> None:
-    simulated = all("energy_joules" in run.rows[0] for _, runs in settings for run in runs)
-    axes = (ROUND, MEGABYTES, SECONDS, JOULES) if simulated else (ROUND, MEGABYTES)
-    drawn: dict[str, list[figures.Curve]] = {}
-    for name, runs in settings:
-        every = [curve(run.rows, axes) for run in runs]
-        # Runs may be going on, or have been prolonged.
-        shared = set.intersection(*({point[0] for point in points} for points in every))
-        drawn[name] = [[point for point in points if point[0] in shared] for points in every]
-    drawn = {name: curves for name, curves in drawn.items() if curves[0]}
+    clock = all("energy_joules" in run.rows[0] for own in settings for run in own.runs)
+    axes = (ROUND, MEGABYTES, SECONDS, JOULES) if clock else (ROUND, MEGABYTES)
+    drawn = {own.name: curves([run.rows for run in own.runs], axes) for own in settings}
     figures.spread(drawn, [axis.label for axis in axes], title, path)
 
 
 def _pictures(settings: Sequence[Setting], folder: Path) -> list[str]:
     """Copies of the pictures of each setting's first run, and Markdown that shows them once."""
     lines, seen = ["## Settings"], set[str]()
-    for number, (name, runs) in enumerate(settings, 1):
+    for number, (name, flags, runs) in enumerate(settings, 1):
         lines.append(f"### {_escaped(name)}")
         seeds = ", ".join(str(run.config.seed) for run in runs)
-        lines.append(f"{runs[0].config.model} on {runs[0].config.dataset}, seeds {seeds}")
+        about = f"{runs[0].config.model} on {runs[0].config.dataset}, seeds {seeds}"
+        lines.append(f"{about}{': ' if flags else ''}{_escaped(_written(flags))}")
         for file, caption in PICTURES.items():
             source = runs[0].folder / file
             if not source.exists():
@@ -195,14 +215,31 @@ def _pictures(settings: Sequence[Setting], folder: Path) -> list[str]:
 
 
 def _common(settings: Sequence[Setting]) -> list[str]:
-    """A table of the flags that all runs share and that are not at their defaults."""
-    configs = [run.config for _, runs in settings for run in runs]
-    lines = ["## Common to all", "| flag | value |", "| --- | ---: |"]
+    """A table of the flags that all runs share: the main ones, and those not at their defaults."""
+    shared = set.intersection(*(set(resolved(own.runs[0].config).items()) for own in settings))
+    values = dict(shared)
+    usual = resolved(Config())
+    lines = ["| flag | value |", "| --- | ---: |"]
     for field in dataclasses.fields(Config):
-        values = {getattr(config, field.name) for config in configs}
-        if len(values) == 1 and field.name not in _FREE and values != {field.default}:
-            lines.append(f"| `{field.name}` | {_escaped(shown(values.pop()))} |")
-    return [lines[0], "\n".join(lines[1:])] if len(lines) > 3 else []
+        name = field.name
+        if name in values and name not in _FREE:
+            if name in _MAIN or values[name] != usual.get(name, shown(field.default)):
+                lines.append(f"| `{name}` | {_escaped(values[name])} |")
+    return ["## Common to all", "\n".join(lines)]
+
+
+def _unready(runs: Sequence[Found], never: Sequence[Path]) -> list[str]:
+    """Runs that are not finished, named."""
+    lines = [
+        f"- {run.folder}: {run.rows[-1]['round']} of {run.config.rounds} rounds"
+        for run in runs
+        if not run.finished
+    ]
+    lines += [f"- {folder}: not evaluated yet" for folder in never]
+    if not lines:
+        return []
+    text = "Not finished, and left out where others of their setting are:"
+    return [text, _escaped("\n".join(lines))]
 
 
 def write(paths: Sequence[Path], output: Path, title: str, target: float | None) -> list[Path]:
@@ -220,7 +257,7 @@ def write(paths: Sequence[Path], output: Path, title: str, target: float | None)
     Raises:
       UserError: no runs, or no target that they share.
     """
-    runs = find(paths)
+    runs, never = find(paths)
     targets = {run.config.target_accuracy for run in runs} if target is None else {target}
     if len(targets) > 1:
         raise flag_error("target", None, f"one accuracy; runs have {sorted(targets)}")
@@ -234,7 +271,8 @@ def write(paths: Sequence[Path], output: Path, title: str, target: float | None)
     _curves(settings, title, pictures / "curves.png")
     lines = [
         f"# {_escaped(title)}",
-        f"{sum(len(own) for _, own in settings)} runs of {len(settings)} settings.",
+        f"{sum(len(own.runs) for own in settings)} runs of {len(settings)} settings.",
+        *_unready(runs, never),
         *_tables(settings, chosen),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",

@@ -1,6 +1,7 @@
 """Settings compared over seeds: runs in folders of their own, a table and a picture."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from jfedsl.config import Config
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
 from jfedsl.runtime.workdir import differences, read_config, write_atomically
@@ -34,6 +35,7 @@ MEGABYTES = Axis("megabytes sent, all streams", lambda rows: rows[-1]["cumulativ
 SECONDS = Axis("simulated seconds", lambda rows: rows[-1]["cumulative_simulated_seconds"])
 JOULES = Axis("joules of all devices", lambda rows: sum(row["energy_joules"] for row in rows))
 Axes = Sequence[Axis]
+_LONGEST = 100  # name of a folder
 
 
 class Outcome(NamedTuple):
@@ -41,12 +43,13 @@ class Outcome(NamedTuple):
 
     Attributes:
       name: of the setting.
-      summaries: as in summary.json.
-      curves: values along the axes, then test accuracy, at the evaluations of each run.
+      summaries: as in summary.json; None where training failed.
+      curves: values along the axes, then test accuracy, at the evaluations that all runs have;
+        empty where training failed.
     """
 
     name: str
-    summaries: list[dict[str, Any]]
+    summaries: list[dict[str, Any] | None]
     curves: list[figures.Curve]
 
 
@@ -56,7 +59,11 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
     Raises:
       UserError: none, one twice, or something else.
     """
-    if not texts or len(set(texts)) < len(texts) or not all(text.isdigit() for text in texts):
+    if (
+        not texts
+        or len(set(texts)) < len(texts)
+        or not all(text.isascii() and text.isdigit() for text in texts)
+    ):
         raise flag_error("seeds", ",".join(texts), "whole numbers separated by commas, each once")
     return [int(text) for text in texts]
 
@@ -80,7 +87,7 @@ def runs(
         raise flag_error("seed", base.seed, "--seeds, for several runs")
 
     def one(name: str, changes: Changes, seed: int) -> Config:
-        folder = Path(base.workdir) / re.sub(r"\W+", "_", name) / f"seed_{seed}"
+        folder = Path(base.workdir) / _folder(name) / f"seed_{seed}"
         return dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
 
     found = {
@@ -91,6 +98,13 @@ def runs(
     if twice is not None:
         raise UserError(f"two runs of the study would share {twice}; name settings and seeds apart")
     return found
+
+
+def _folder(name: str) -> str:
+    """A setting's name as that of a folder: short, and of characters that no shell minds."""
+    plain = re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "setting"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}_{digest}"
 
 
 def finished(config: Config) -> dict[str, Any] | None:
@@ -113,6 +127,8 @@ def compare(
 ) -> list[Outcome]:
     """Trains every setting with every seed; the same call again goes on where it was.
 
+    A run that diverges is said to, and the others go on.
+
     Args:
       base: as in `runs`.
       settings: likewise.
@@ -124,24 +140,48 @@ def compare(
     """
     outcomes = []
     for name, configs in runs(base, settings, seeds).items():
-        summaries: list[dict[str, Any]] = []
-        curves: list[figures.Curve] = []
-        for config in configs:
-            summaries.append(finished(config) or train(config))
-            jax.clear_caches()  # programs are on the disk
-            curves.append(curve(read(Path(config.workdir, "metrics.csv")), axes))
-            final = summaries[-1]["final_accuracy"]
-            if base.progress != "none":
-                print(f"{name}, seed {config.seed}: test accuracy {final:.4f}", flush=True)
-        outcomes.append(Outcome(name, summaries, curves))
+        summaries = [_trained(name, config) for config in configs]
+        rows = [
+            read(Path(config.workdir, "metrics.csv")) if summary else []
+            for config, summary in zip(configs, summaries, strict=True)
+        ]
+        outcomes.append(Outcome(name, summaries, curves(rows, axes)))
     return outcomes
 
 
-def curve(rows: Sequence[Row], axes: Axes) -> figures.Curve:
-    """Values along the axes, then test accuracy, at the evaluations of a run."""
-    ends = [i + 1 for i, row in enumerate(rows) if row["test_accuracy"] is not None]
+def _trained(name: str, config: Config) -> dict[str, Any] | None:
+    """The summary of a run, trained if need be; None if it diverged."""
+    summary = finished(config)
+    try:
+        summary = summary or train(config)
+        result = f"test accuracy {summary['final_accuracy']:.4f}"
+    except TrainingError as error:
+        result = str(error)
+    jax.clear_caches()  # what other runs can use is in --compilation_cache
+    if config.progress != "none":
+        print(f"{name}, seed {config.seed}: {result}", flush=True)
+    return summary
+
+
+def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
+    """Values along the axes, then test accuracy, of each run, at the evaluations that all have.
+
+    Args:
+      runs: rows of metrics.csv; none of a run that has no curve.
+      axes: what to take from the rows up to an evaluation.
+    """
+    found = []
+    for rows in runs:
+        ends = [i + 1 for i, row in enumerate(rows) if row["test_accuracy"] is not None]
+        found.append({rows[end - 1]["round"]: rows[:end] for end in ends})
+    shared = set.intersection(*(set(run) for run in found if run)) if any(found) else set()
     return [
-        (*(axis.value(rows[:end]) for axis in axes), rows[end - 1]["test_accuracy"]) for end in ends
+        [
+            (*(axis.value(rows) for axis in axes), rows[-1]["test_accuracy"])
+            for number, rows in run.items()
+            if number in shared
+        ]
+        for run in found
     ]
 
 
@@ -162,36 +202,35 @@ def megabytes_to_target(summary: dict[str, Any]) -> float | None:
 
 
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
-    """Accuracy of settings (mean, least to greatest) and means of columns, as Markdown."""
+    """Accuracy of settings and columns, each as the mean (least to greatest), as Markdown."""
     lines = [
         " | ".join(["| setting", "test accuracy", *columns]) + " |",
         "| --- " * (2 + len(columns)) + "|",
     ]
     for name, summaries, _ in outcomes:
-        final = [s["final_accuracy"] for s in summaries]
-        means = [mean([column(s) for s in summaries]) for column in columns.values()]
-        accuracy = f"{np.mean(final):.4f} ({min(final):.4f} to {max(final):.4f})"
-        lines.append(" | ".join([f"| {name}", accuracy, *means]) + " |")
+        every: list[Column] = [lambda s: s["final_accuracy"], *columns.values()]
+        cells = [mean([column(s) if s else None for s in summaries]) for column in every]
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
     return "\n".join(lines)
 
 
-def mean(values: Sequence[float | None], spread: bool = False) -> str:
-    """The mean of what is known, and of how many values that is, if not of all.
+def mean(values: Sequence[float | None]) -> str:
+    """The mean of what is known, least to greatest, and of how many values, if not of all.
 
-    >>> mean([1.5, 2.5, None]), mean([1.5, 2.5], spread=True), mean([None])
-    ('2 (2 of 3)', '2 (1.5 to 2.5)', '-')
+    >>> mean([1.5, 2.5, None]), mean([3, 3]), mean([None])
+    ('2 (1.5 to 2.5, 2 of 3)', '3', '-')
 
     Args:
       values: one a seed, None where a run came to none.
-      spread: add the least and the greatest, where they differ.
     """
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    notes = [f"{_number(min(known))} to {_number(max(known))}"] * (
-        spread and min(known) < max(known)
-    )
-    notes += [f"{len(known)} of {len(values)}"] * (len(known) < len(values))
+    notes = []
+    if min(known) < max(known):
+        notes.append(f"{_number(min(known))} to {_number(max(known))}")
+    if len(known) < len(values):
+        notes.append(f"{len(known)} of {len(values)}")
     return _number(float(np.mean(known))) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -209,8 +248,8 @@ def report(
     """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table."""
     folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
-    curves = {name: runs for name, _, runs in outcomes}
-    figures.spread(curves, [axis.label for axis in axes], title, folder / "accuracy.png")
+    drawn = {name: runs for name, _, runs in outcomes}
+    figures.spread(drawn, [axis.label for axis in axes], title, folder / "accuracy.png")
     return text
 
 

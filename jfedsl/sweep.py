@@ -12,8 +12,10 @@ from typing import Any
 import jax
 from absl import flags
 
+from jfedsl import links
 from jfedsl.config import Config, shown
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import BusyError, UserError, flag_error
+from jfedsl.resolved import resolved
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import check, write_atomically
@@ -52,15 +54,17 @@ def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str,
         if again is not None:
             raise flag_error("vary", again, "every flag once, in --vary or in a --case")
     found: dict[str, Changes] = {}
+    known: dict[tuple[Any, ...], str] = {}
     pairs = [[f"{name}={value}" for value in values] for name, values in axes]
     for (case, arguments), values in product(named, list(product(*pairs))):
         name = ", ".join([*([case] if case else []), *values]) or "base"
         if name in found:
             raise UserError(f"two settings of the grid are named {name}")
-        found[name] = _changes(base, name, [*arguments, *(f"--{value}" for value in values)])
-    alike = [(a, b) for a in found for b in found if a < b and found[a] == found[b]]
-    if alike:
-        raise UserError(f"two settings of the grid are the same: {' and '.join(alike[0])}")
+        config = _config(base, name, [*arguments, *(f"--{value}" for value in values)])
+        first = known.setdefault(tuple(resolved(config).items()), name)
+        if first != name:
+            raise UserError(f"two settings of the grid are the same: {first} and {name}")
+        found[name] = {flag: getattr(config, flag) for flag in _differing(base, config)}
     return found
 
 
@@ -94,7 +98,7 @@ def _known(flag: str, name: str) -> str:
     return name
 
 
-def _changes(base: Config, name: str, arguments: Sequence[str]) -> Changes:
+def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
     values = flags.FlagValues()
     define_flags(values)
     for field in dataclasses.fields(Config):
@@ -102,12 +106,13 @@ def _changes(base: Config, name: str, arguments: Sequence[str]) -> Changes:
     try:
         values(["sweep", *arguments])
         config = from_flags(values)
-        idle = [a for a in arguments if re.match("--prune_(?!kind)", a)]
-        if idle and config.pruning == "none":
-            raise UserError(f"{idle[0]}: allowed is nothing where nothing is pruned")
+        known = {*resolved(config), *links.shorthands(), "quantizer", "bucket_size", "prune_kind"}
+        idle = [argument for argument in arguments if _flag_of(argument) not in known]
+        if idle:
+            raise UserError(f"{idle[0]}: allowed is nothing here, where it means nothing")
     except (flags.Error, UserError) as error:
         raise UserError(f"setting {name!r}: {' '.join(str(error).split())}") from None
-    return {flag: getattr(config, flag) for flag in _differing(base, config)}
+    return config
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -161,13 +166,16 @@ def conduct(
         summary = finished(config)
         if summary is None:
             print(f"{what}: training", flush=True)
+            Path(config.workdir, _FAILED).unlink(missing_ok=True)
             try:
                 summary = train(config)
+            except BusyError:
+                print(f"{what}: another process trains it", flush=True)
             except (UserError, RuntimeError) as error:  # of JAX too, such as too little memory
                 failures += 1
                 _note_failure(config, error)
                 print(f"{what}: failed: {error}", flush=True)
-            jax.clear_caches()  # programs are on the disk
+            jax.clear_caches()  # what other runs can use is in --compilation_cache
         if summary is not None:
             print(f"{what}: test accuracy {summary['final_accuracy']:.4f}", flush=True)
         write_results(base, order)

@@ -7,8 +7,9 @@ PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "keys", "per_client", "models", "data", "compression", "pruning", "wireless",
     "protocol", "algorithms", "theory", "allowed", "links", "wireless_knobs", "checks",
-    "config", "runtime", "build", "runs", "results", "convergence", "observer", "simulation",
-    "summary", "planner", "training", "study", "bound_study", "sweep", "report", "paper",
+    "config", "resolved", "runtime", "build", "runs", "results", "convergence", "observer",
+    "simulation", "summary", "planner", "training", "study", "bound_study", "sweep", "report",
+    "paper",
 ]  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
             settings={k: whole["rivals"].settings[k] for k in ("light fedsl", "plain fedsl", "sl")}
         ),
     }
-    monkeypatch.setattr(paper, "questions", lambda base, cuts: few)
+    monkeypatch.setattr(paper, "questions", lambda *_: few)
     text = conduct(light(tmp_path), [], [0, 1])
     runs = [p.parent.parent.name for p in tmp_path.rglob("summary.json")]
     assert Counter(runs) == {"none": 2, "all": 2, "sl": 2}
@@ -121,13 +121,13 @@ def test_presets_ask_all_questions(name: str, tmp_path: Path):
 def test_presets_run(
     name: str, labels: list[str], tmp_path: Path, generated: Path, capsys: Any, monkeypatch: Any
 ):
-    def few(base: Config, cuts: list[str]) -> dict[str, Any]:
-        whole = questions(base, cuts)["rivals"]
+    def few(base: Config, cuts: list[str], rates: dict[str, float]) -> dict[str, Any]:
+        whole = questions(base, cuts, rates)["rivals"]
         return {"rivals": whole._replace(settings={n: whole.settings[n] for n in labels})}
 
     study = script("paper_study")
     monkeypatch.setattr(paper, "questions", few)
-    for flag, value in (("_SEEDS", ["3"]), ("_CUTS", ["pool2"])):
+    for flag, value in (("_SEEDS", ["3"]), ("_CUTS", ["pool2"]), ("_RATES", [])):
         monkeypatch.setattr(study, flag, SimpleNamespace(value=value))
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]

@@ -70,15 +70,15 @@ def test_the_page_stands_alone(runs: Path, tmp_path: Path):
 def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
     for n, name in enumerate(("one_step", "half_of_it")):
         shutil.copytree(runs / name / "seed_0", tmp_path / f"run{n}")
-    names = [name for name, _ in settings_of(find([tmp_path / "run0", tmp_path / "run1"]))]
-    assert names == ["prune_kind=none, prune_rate=0.3", "prune_kind=channel, prune_rate=0.5"]
-    assert len(find([tmp_path, tmp_path / "run0"])) == 2, "each once"
-    both = settings_of(find([runs, tmp_path]))
-    assert [len(own) for _, own in both] == [2, 2], "the same seed elsewhere is no other"
+    names = [s.name for s in settings_of(find([tmp_path / "run0", tmp_path / "run1"])[0])]
+    assert names == ["prune_kind=none", "prune_kind=channel, prune_rate=0.5"]
+    assert len(find([tmp_path, tmp_path / "run0"])[0]) == 2, "each once"
+    both = settings_of(find([runs, tmp_path])[0])
+    assert [len(own.runs) for own in both] == [2, 2], "the same seed elsewhere is no other"
 
 
 def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
-    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find([runs])]
+    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find([runs])[0]]
     between = sorted(accuracies[:2])
     assert between[0] < between[1], "else there is nothing to test"
     _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
@@ -112,3 +112,32 @@ def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
         write([runs], tmp_path / "file", "title", None)
     with pytest.raises(UserError, match="no folders of runs"):
         script("report").main([])
+
+
+def test_unfinished_runs_are_named_and_left_out(runs: Path, tmp_path: Path):
+    shutil.copytree(runs, tmp_path / "runs")
+    stopped = tmp_path / "runs" / "one_step" / "seed_1"
+    rows = (stopped / "metrics.csv").read_text().splitlines(keepends=True)
+    (stopped / "metrics.csv").write_text("".join(rows[:2]))
+    never = tmp_path / "runs" / "half_of_it" / "seed_1"
+    (never / "metrics.csv").unlink()
+    _, text = write([tmp_path / "runs"], tmp_path / "report", "title", None)
+    assert "2 runs of 2 settings." in text.read_text()
+    assert f"- {stopped}: 1 of 2 rounds\n- {never}: not evaluated yet\n" in text.read_text()
+    _, text = write([stopped], tmp_path / "alone", "title", None)
+    assert "1 runs of 1 settings." in text.read_text(), "there is no other"
+
+
+def test_every_setting_says_what_tells_it_from_the_others(runs: Path, tmp_path: Path):
+    lines = write([runs], tmp_path, "title", None)[1].read_text().splitlines()
+    about = [lines[lines.index(f"### {name}") + 2] for name in ("one_step", "half_of_it")]
+    assert about[0] == "mlp on digits, seeds 0, 1: prune_kind=none"
+    assert about[1] == "mlp on digits, seeds 0, 1: prune_kind=channel, prune_rate=0.5"
+    for row in (
+        "| `clients` | 2 |",
+        "| `rounds` | 2 |",
+        "| `cut` | dense1 |",
+        "| `momentum` | 0.0 |",
+    ):
+        assert row in lines
+    assert not any("prune_rate" in line for line in lines if line.startswith("|"))

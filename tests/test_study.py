@@ -6,7 +6,8 @@ import pytest
 from helpers import plain
 
 from jfedsl.errors import UserError
-from jfedsl.study import compare, megabytes, report
+from jfedsl.runtime.metrics import Row
+from jfedsl.study import ROUND, Changes, compare, curves, megabytes, report, runs
 
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     dense, half = text.splitlines()[2:]
     final = [s["final_accuracy"] for s in outcomes[0].summaries]
-    assert f"| dense | {sum(final) / 2:.4f} ({min(final):.4f} to {max(final):.4f}) |" in dense
+    assert f"| dense | {sum(final) / 2:.4g} ({min(final):.4g} to {max(final):.4g}) |" in dense
     # 64 * 256 multiply-adds forward and for the gradient by the weights.
     assert dense.endswith("| 0.06554 |") and half.endswith("| 0.03277 |")
     checkpoints = sorted(tmp_path.rglob("checkpoints/*/counters"))
@@ -41,7 +42,37 @@ def test_a_study_needs_a_folder() -> None:
 
 def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
     base = plain(workdir=str(tmp_path))
-    with pytest.raises(UserError, match="would share .*rate_0_1"):
-        compare(base, {"rate 0.1": {}, "rate 0 1": {}}, (0,))
+    with pytest.raises(UserError, match="would share .*rate_0"):
+        compare(base, {"rate 0": {}, "rate: 0": {}}, (0,))
     with pytest.raises(UserError, match="would share"):
         compare(base, {"dense": {}}, (0, 0))
+
+
+def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(tmp_path: Path) -> None:
+    few: Changes = {"clients": 2, "rounds": 2, "eval_every": 1, "train_examples": 100}
+    wild: Changes = {"client_learning_rate": 1e9, "server_learning_rate": 1e9, "rounds": 20}
+    base = plain(**few, workdir=str(tmp_path))
+    bad, good = compare(base, {"wild": wild, "tame": {}}, (0,))
+    assert bad.summaries == [None] and bad.curves == [[]]
+    assert len(good.curves[0]) == 2
+    lines = report(base, [bad, good], {"rounds": lambda s: s["rounds"]}, "title").splitlines()
+    assert lines[2] == "| wild | - | - |" and lines[3].endswith("| 2 |")
+    assert (tmp_path / "accuracy.png").exists()
+
+
+def test_curves_keep_the_evaluations_that_all_runs_have() -> None:
+    def rows(*evaluated: int) -> list[Row]:
+        return [
+            {"round": n, "test_accuracy": n / 10 if n in evaluated else None} for n in range(1, 7)
+        ]
+
+    assert curves([rows(2, 4, 6), [], rows(3, 6)], [ROUND]) == [[(6, 0.6)], [], [(6, 0.6)]]
+    assert curves([[]], [ROUND]) == [[]]
+
+
+def test_long_and_odd_names_are_folders(tmp_path: Path) -> None:
+    base = plain(workdir=str(tmp_path))
+    names = ["snr=-5", "snr=5", "..", "+ pruning", "x" * 300, "x" * 299 + "y"]
+    folders = [Path(c[0].workdir).parent for c in runs(base, {n: {} for n in names}, [0]).values()]
+    assert [f.name for f in folders[:4]] == ["snr=-5", "snr=5", "setting", "pruning"]
+    assert all(len(f.name) < 120 and f.parent == tmp_path for f in folders)

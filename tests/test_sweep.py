@@ -1,6 +1,7 @@
 """Grids: refused when wrong, trained once, shared by shards, gone on with."""
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from helpers import plain
 from jfedsl import study, sweep
 from jfedsl.config import Config
 from jfedsl.errors import UserError
+from jfedsl.runtime import workdir
 from jfedsl.study import seeds_of
 from jfedsl.sweep import conduct, grid, shard_of
 
@@ -85,12 +87,12 @@ def test_bad_shards_are_refused(text: str):
 
 
 def test_a_folder_of_something_else_is_refused_before_anything_runs(tmp_path: Path):
-    other = tmp_path / "rounds_2" / "seed_0"
+    other = tmp_path / "rounds=2" / "seed_0"
     other.mkdir(parents=True)
     (other / "thesis.txt").write_text("")
     with pytest.raises(UserError, match="a new or empty folder"):
         conduct(base(tmp_path), grid(base(tmp_path), [], ["rounds=1 2"]), [0], (1, 1))
-    assert [path.name for path in tmp_path.iterdir()] == ["rounds_2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds=2"]
 
 
 def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monkeypatch: Any):
@@ -132,12 +134,11 @@ def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monk
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
     config = base(tmp_path)
-    settings = grid(config, [], ["cut=nowhere dense1"])
+    settings = grid(config, [], ["batch_size=1000 4"])
     assert conduct(config, settings, [0], (1, 1)) == 1
     bad, good = rows(tmp_path)
-    assert (
-        bad["state"].startswith("failed: --cut=nowhere: allowed is") and good["state"] == "finished"
-    )
+    assert bad["state"].startswith("failed: --batch_size=1000: allowed is")
+    assert good["state"] == "finished"
     assert bad["final_accuracy"] == ""
     assert conduct(config, settings, [0], (2, 2)) == 0, "the finished one"
     assert rows(tmp_path)[0]["state"] == bad["state"], "whoever writes the rows"
@@ -153,3 +154,12 @@ def test_a_seed_beside_seeds_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="--seed=3: allowed is --seeds"):
         conduct(base(tmp_path, seed=3), {"base": {}}, [0], (1, 1))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, capsys: Any):
+    config = base(tmp_path)
+    mine = dataclasses.replace(config, workdir=str(tmp_path / "base" / "seed_0"))
+    with workdir.hold(mine):
+        assert conduct(config, {"base": {}}, [0], (1, 1)) == 0
+    assert "another process trains it" in capsys.readouterr().out
+    assert [row["state"] for row in rows(tmp_path)] == ["not finished"]

@@ -11,7 +11,7 @@ import numpy as np
 from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
-from jfedsl.models import ZOO, layers
+from jfedsl.resolved import cut_name
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 
@@ -91,22 +91,8 @@ def configs_of(base: Config, lists: list[list[Changes]]) -> np.ndarray:
             changes |= entries[i]
         found[place] = dataclasses.replace(base, **changes)
     for config in found[:, 0, 0, 0, 0, 0]:
-        cut_of(config)
+        cut_name(config)
     return found
-
-
-def cut_of(config: Config) -> int:
-    """How many layers are the clients'.
-
-    Raises:
-      UserError: the model has no such cut.
-    """
-    entry = ZOO[config.model]
-    cut = entry.default_cut if config.cut is None else config.cut
-    try:
-        return layers.cut_index(entry.build(2, config.norm), cut)
-    except ValueError as error:
-        raise flag_error("cut", cut, str(error)) from None
 
 
 def values(config: Config) -> dict[str, Any]:
@@ -120,7 +106,7 @@ def values(config: Config) -> dict[str, Any]:
 
     rate = config.prune_rate[0] if len(set(config.prune_rate)) == 1 else None
     rate = None if config.prune_policy != "uniform" else rate
-    layer = ZOO[config.model].build(2, config.norm)[cut_of(config) - 1].name
+    layer = cut_name(config)
     numbers = (
         layer, config.aggregate_every, 0.0 if config.pruning == "none" else rate,
         one("cut_gradient_bits", "8", "cut_gradient"), one("smashed_bits", "32", "smashed"),

@@ -143,17 +143,19 @@ class Checkpoints:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Holds an interruption back until the end; Orbax's threads fail noisily in the middle."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before in (None, signal.SIG_IGN):
         yield
         return
     held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def any_in(directory: Path) -> bool:

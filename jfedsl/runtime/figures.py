@@ -102,7 +102,8 @@ def spread(
 
     Args:
       curves: for each setting the things in order, then accuracy, of every seed, at the same
-        rounds. A setting that takes nothing of a thing is not drawn against it.
+        rounds; empty ones are left out. A setting that takes nothing of a thing is not drawn
+        against it.
       labels: of the things.
       title: over the picture.
       path: of the picture.
@@ -111,7 +112,10 @@ def spread(
     rows = -(-len(labels) // columns)
     figure = Figure(figsize=(4.7 * columns + 3.1, 4.2 * rows + 0.6), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    curves = {name: [run for run in runs if run] for name, runs in curves.items()}
     for number, (name, runs) in enumerate(curves.items()):
+        if not runs:
+            continue
         points = np.array(runs)  # [seeds, evaluations, things and accuracy]
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3]}
         accuracy = points[:, :, -1]
@@ -125,7 +129,9 @@ def spread(
     for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
-        each = [max(point[column] for run in runs for point in run) for runs in curves.values()]
+        each = [
+            max(point[column] for run in runs for point in run) for runs in curves.values() if runs
+        ]
         totals = [total for total in each if total > 0]
         if totals and max(totals) > _MUCH * min(totals):
             axis.set_xscale("log")

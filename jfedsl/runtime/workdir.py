@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jfedsl import links
 from jfedsl.config import Config, shown
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import BusyError, UserError, flag_error
 
 CONFIG, LOCK = "config.json", ".lock"
 
@@ -79,7 +79,8 @@ def hold(config: Config) -> Iterator[Path]:
     """Makes the folder if need be and holds it while the block runs; a new one gets its config.
 
     Raises:
-      UserError: another run holds it, or `check` refuses it, or it cannot be written.
+      BusyError: another run holds it.
+      UserError: `check` refuses it, or it cannot be written.
     """
     try:
         path = Path(config.workdir).absolute() if config.workdir else _dated(config)
@@ -91,7 +92,8 @@ def hold(config: Config) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise flag_error("workdir", path, "a folder that no other run is using") from None
+            allowed = "a folder that no other run is using"
+            raise BusyError(str(flag_error("workdir", path, allowed))) from None
         check(config)  # again, now that nobody else can change it
         if not (path / CONFIG).exists():
             record(config, path)

@@ -1,0 +1,78 @@
+"""What a config comes to: two that come to the same are one setting."""
+
+import dataclasses
+from typing import Any
+
+from jfedsl import links
+from jfedsl.algorithms import ALGORITHMS
+from jfedsl.config import Config, shown
+from jfedsl.data.partition import PARTITIONS
+from jfedsl.errors import flag_error
+from jfedsl.models import ZOO, layers
+from jfedsl.wireless_knobs import WirelessKnobs
+
+_SERVER = ("server_learning_rate",)
+_CLIENTS = ("client_learning_rate", "client_gradient", "client_backward", "client_optimizer_state")
+
+
+def cut_name(config: Config) -> str:
+    """The last client-side layer.
+
+    Raises:
+      UserError: the model has no such cut.
+    """
+    entry = ZOO[config.model]
+    cut = entry.default_cut if config.cut is None else config.cut
+    model = entry.build(2, config.norm)
+    try:
+        return model[layers.cut_index(model, cut) - 1].name
+    except ValueError as error:
+        raise flag_error("cut", cut, str(error)) from None
+
+
+def resolved(config: Config) -> dict[str, str]:
+    """The flags that mean something in a run, with what they come to, as written in a flag.
+
+    Compressors are those of each place, in full; flags that stand for them are left out, and so is
+    what nothing looks at: options of another partition or optimizer, of pruning where nothing is
+    pruned, of the side that an algorithm does not have.
+
+    Raises:
+      UserError: the model has no such cut.
+    """
+    values: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    values |= {"prune_kind": config.pruning, **config.expressions}
+    if ALGORITHMS[config.algorithm].sides == "both":
+        values["cut"] = cut_name(config)
+    for name in _idle(config):
+        del values[name]
+    return {name: shown(value) for name, value in values.items() if value is not None}
+
+
+def _idle(config: Config) -> set[str]:
+    sides = ALGORITHMS[config.algorithm].sides
+    found = {*links.shorthands(), "quantizer", "bucket_size"}
+    found |= {kind.option for kind in PARTITIONS.values() if kind.option is not None}
+    found -= {PARTITIONS[config.partition].option or ""}
+    if config.pruning == "none":
+        names = [field.name for field in dataclasses.fields(config)]
+        found |= {name for name in names if name.startswith("prune_")} - {"prune_kind"}
+        found.add("mask_compute")
+    if config.pruning != "channel":
+        found.add("prune_ladder")
+    found.add("client_capacity" if config.prune_policy == "uniform" else "prune_rate")
+    if config.optimizer != "sgd":
+        found.add("momentum")
+    if config.norm != "batch":
+        found.add("batch_norm_statistics")
+    if config.network == "none":
+        found |= {field.name for field in dataclasses.fields(WirelessKnobs)} - {"network"}
+    if sides != "both":
+        found |= {"cut", "smashed", "cut_gradient"}
+    if sides == "clients":
+        found |= {*_SERVER, "deadline_s"}
+    if sides == "server":
+        found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
+    if ALGORITHMS[config.algorithm].in_turns:
+        found.add("aggregate_every")
+    return found
