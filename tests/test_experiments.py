@@ -196,12 +196,13 @@ def results(workdir):
 
 
 def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
-    workdir = tmp_path / "sweep"
-    grid = ["--vary=cut=dense1 dense2", "--seeds=5", "--checkpoint_every=10"]
-    command = [*SWEEP, *TINY, f"--workdir={workdir}", *grid]
-    second = workdir / "cut_dense2" / "seed_5" / "metrics.csv"
+    workdir, straight = tmp_path / "sweep", tmp_path / "straight"
+    longer = ["--rounds=150", "--eval_every=10", "--checkpoint_every=10", "--train_examples=300"]
+    grid = ["--vary=cut=dense1 dense2", "--seeds=5"]
+    command = [*SWEEP, *TINY, *longer, *grid, f"--workdir={workdir}"]
+    rows = workdir / "cut=dense2" / "seed_5" / "metrics.csv"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (second.exists() and "\n" in second.read_text()):
+    while process.poll() is None and not (rows.exists() and rows.read_text().count("\n") > 20):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
@@ -212,6 +213,9 @@ def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
     assert "1/2 cut=dense1, seed 5: training" not in done.stdout
     assert "2/2 cut=dense2, seed 5: training" in done.stdout
     assert results(workdir) == ["finished", "finished"]
+    status, _, error = finish(*TINY, *longer, "--cut=dense2", "--seed=5", f"--workdir={straight}")
+    assert status == 0, error
+    assert metrics(rows.parent) == metrics(straight)
 
 
 @pytest.mark.parametrize(

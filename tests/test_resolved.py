@@ -17,7 +17,7 @@ from jfedsl.resolved import cut_name, resolved
         ({"cut": "pool1"}, {"cut": None}),
         ({"cut": "pool2"}, {"cut": "4"}),
         ({"dropout_rate": "0.2"}, {"dropout_rate": "0.20"}),
-        ({"cut_gradient": "uniform(8)"}, {"cut_gradient_bits": "8"}),
+        ({"cut_gradient": "uniform(8,bucket=512)"}, {"cut_gradient_bits": "8"}),
         ({"prune_kind": "none", "prune_rate": (0.1,)}, {"prune_kind": "none"}),
         ({"partition": "iid", "dirichlet_alpha": 0.1}, {"partition": "iid"}),
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, {"algorithm": "fedavg"}),

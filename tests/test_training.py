@@ -3,12 +3,14 @@
 import csv
 import json
 import shutil
+import signal
 import warnings
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
 from helpers import assert_equal, plain
@@ -558,3 +560,21 @@ def test_a_run_in_which_everyone_is_out_goes_on(tmp_path):
     found = training.train(plain(**away, rounds=2, workdir=str(workdir)))
     assert found["simulated"]["lost_fraction"] == 1
     assert [row["train_loss"] for row in metrics(workdir)] == ["", ""]
+
+
+def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):
+    save = ocp.CheckpointManager.save
+
+    def interrupted(*arguments, **named):
+        signal.raise_signal(signal.SIGINT)
+        return save(*arguments, **named)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(small(tmp_path / "run", rounds=3))
+    assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).latest() == 3
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        training.train(small(tmp_path / "deaf", rounds=3))
+    finally:
+        signal.signal(signal.SIGINT, before)

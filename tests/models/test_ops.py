@@ -91,6 +91,9 @@ def value_and_gradients(case: Case, conv: Conv) -> tuple[Array, Array, Array]:
 @example(Case((1, 1), (3, 3)))
 @example(Case((1, 1), (3, 3), (2, 2)))
 @example(Case((1, 2), (3, 3), rhs_dilation=(2, 1)))
+@example(Case((3, 3), (5, 5), (2, 2), ((2, 2), (2, 2))))
+@example(Case((2, 3), (4, 5), padding=((1, 2), (2, 2))))
+@example(Case((3, 2), (3, 2), padding="VALID"))
 @example(Case((8, 8), (3, 3)))
 @example(Case((8, 7), (3, 3), (2, 2)))
 def test_value_and_gradients_equal_those_of_lax(case: Case) -> None:
