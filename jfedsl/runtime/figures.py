@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from jfedsl.runtime.metrics import KEPT, STREAMS, Row
 
@@ -134,13 +134,23 @@ def spread(
         ]
         totals = [total for total in each if total > 0]
         if totals and max(totals) > _MUCH * min(totals):
-            axis.set_xscale("log")
+            _use_logarithm(axis)
         elif label == "round":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[::columns]:
         axis.set_ylabel("test accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     save(figure, title, path)
+
+
+def _use_logarithm(axis: Axes) -> None:
+    """A logarithmic x-axis with labels that do not run into each other."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    steps = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 class Bar(NamedTuple):
