@@ -12,7 +12,7 @@ from helpers import parse, plain, script
 from jfedsl import paper
 from jfedsl.config import Config
 from jfedsl.errors import UserError
-from jfedsl.paper import conduct, questions
+from jfedsl.paper import conduct, questions, rates_of
 
 ROOT = Path(__file__).parents[1]
 LIGHT: dict[str, Any] = {
@@ -138,3 +138,36 @@ def test_presets_run(
     with open(tmp_path / "study" / "rivals.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["round"] for row in rows] == ["1", "2"] * len(labels)
+
+
+def test_rivals_may_have_learning_rates_of_their_own(tmp_path: Path):
+    asked = questions(light(tmp_path), ["dense1"], rates_of(["sl=0.01", "fedavg=1e-3"]))
+    for name, settings in asked["rivals"].settings.items():
+        own = {"sl": 0.01, "fedavg": 0.001}.get(name)
+        for side in ("client", "server"):
+            assert settings.get(f"{side}_learning_rate") == own
+
+
+@pytest.mark.parametrize("text", ["sl", "sl=", "sl=fast", "fedsl=0.1", "=0.1", "", "sl=-1"])
+def test_bad_rates_are_refused_before_anything_is_trained(tmp_path: Path, text: str):
+    with pytest.raises(UserError, match="rate"):
+        conduct(light(tmp_path), ["dense1"], [0], rates_of([text]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extra", [{}, {"smashed_bits": 8, "model_bits": 8}])
+def test_the_ablation_adds_one_thing_at_a_time(tmp_path: Path, extra: dict[str, Any]):
+    base = light(tmp_path, **extra)
+    settings = {
+        name: paper.dataclasses.replace(base, **changes)
+        for name, changes in questions(base, ["dense1"])["ablation"].settings.items()
+    }
+    assert set(settings["none"].expressions.values()) == {"none"}
+    assert settings["none"].pruning == settings["+ dropout"].pruning == "none"
+    assert set(settings["+ pruning"].expressions.values()) == {"none"}
+    quantized = settings["+ quantization"].expressions
+    assert "dropout" not in quantized["smashed"] and "uniform" in quantized["cut_gradient"]
+    assert quantized["model_up"] == base.expressions["model_up"]
+    dropped = settings["+ dropout"].expressions
+    assert dropped["smashed"] == "dropout(0.2)" and dropped["cut_gradient"] == "none"
+    assert settings["all"] == base
