@@ -94,13 +94,22 @@ def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
     assert pair[0].split("|")[2:] == pair[1].split("|")[2:]
 
 
+def flags_of(preset: Path) -> tuple[list[str], dict[str, float]]:
+    """The flags of a run in a preset, and rivals' learning rates."""
+    lines = [line for line in preset.read_text().splitlines() if not line.startswith("#")]
+    own = [line for line in lines if not line.startswith("--rates=")]
+    rates = [line.removeprefix("--rates=").split(",") for line in lines if line not in own]
+    return own, rates_of(rates[0]) if rates else {}
+
+
 @pytest.mark.parametrize("name", ["paper_fashion", "paper_cifar10_vgg19"])
 def test_presets_ask_all_questions(name: str, tmp_path: Path):
     path = ROOT / "experiments" / "studies" / f"{name}.flags"
     first = f"# python experiments/paper_study.py --flagfile={path.relative_to(ROOT)}"
     assert path.read_text().splitlines()[0] == first
-    base = parse([f"--flagfile={path}"])
-    asked = questions(base, ["pool1", "pool2", "pool3"])
+    own, rates = flags_of(path)
+    base = parse(own)
+    asked = questions(base, ["pool1", "pool2", "pool3"], rates)
     for question in asked.values():
         configs = {
             str(vars(paper.dataclasses.replace(base, **c))) for c in question.settings.values()
@@ -132,7 +141,7 @@ def test_presets_run(
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}", "--progress=none"]
-    study.main(parse([f"--flagfile={preset}", *short, "--train_examples=8000", *where]))
+    study.main(parse([*flags_of(preset)[0], *short, "--train_examples=8000", *where]))
     printed = capsys.readouterr().out
     assert all(f"| {label} | 0." in printed for label in labels)
     with open(tmp_path / "study" / "rivals.csv", newline="") as file:
