@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import plain
+from helpers import parse, plain
 
 from jfedsl import study, sweep
 from jfedsl.config import Config
 from jfedsl.errors import UserError
+from jfedsl.resolved import resolved
 from jfedsl.runtime import workdir
 from jfedsl.study import seeds_of
 from jfedsl.sweep import conduct, grid, shard_of
@@ -163,3 +164,18 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, capsys:
         assert conduct(config, {"base": {}}, [0], (1, 1)) == 0
     assert "another process trains it" in capsys.readouterr().out
     assert [row["state"] for row in rows(tmp_path)] == ["not finished"]
+
+
+def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
+    path = Path(__file__).parents[1] / "experiments" / "studies" / "paper_fashion_rates.flags"
+    lines = path.read_text().splitlines()
+    assert lines[0] == f"# python experiments/sweep.py --flagfile=experiments/studies/{path.name}"
+    cases = [line.removeprefix("--case=") for line in lines if line.startswith("--case=")]
+    ours = ("--case", "--seeds", "#")
+    config = parse([line for line in lines if not line.startswith(ours)])
+    found = grid(config, cases, [])
+    study = (path.parent / "paper_fashion.flags").read_text().splitlines()
+    light = parse([line for line in study if not line.startswith(("#", "--rates"))])
+    mine = dataclasses.replace(config, **found["light 0.05"], workdir=light.workdir)
+    assert resolved(mine) == resolved(light)
+    assert len(found) == 28
