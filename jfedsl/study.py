@@ -226,9 +226,9 @@ def mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    notes = []
-    if min(known) < max(known):
-        notes.append(f"{_number(min(known))} to {_number(max(known))}")
+    notes, low, high = [], _number(min(known)), _number(max(known))
+    if low != high:
+        notes.append(f"{low} to {high}")
     if len(known) < len(values):
         notes.append(f"{len(known)} of {len(values)}")
     return _number(float(np.mean(known))) + (f" ({', '.join(notes)})" if notes else "")
