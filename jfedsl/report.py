@@ -116,12 +116,12 @@ def settings_of(runs: Sequence[Found]) -> list[Setting]:
             own.append(run)  # the same run elsewhere is no other seed
     members = [[run for run in own if run.finished] or own for own in groups.values()]
     flags = [dict(key) for key in groups]
-    shared = set.intersection(*(set(own.items()) for own in flags))
-    everywhere = set.intersection(*(set(own) for own in flags))
     usual = {field.name: shown(field.default) for field in dataclasses.fields(Config)}
 
     def tells(flag: str, value: str) -> bool:
-        return (flag, value) not in shared and (flag in everywhere or value != usual[flag])
+        there = [own[flag] for own in flags if flag in own]
+        unusual = len(there) < len(flags) and value not in (usual[flag], "none")
+        return len(set(there)) > 1 or unusual
 
     differing = [{k: v for k, v in own.items() if tells(k, v)} for own in flags]
     folders = [_folder_of(own) for own in groups.values()]
