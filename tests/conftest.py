@@ -2,6 +2,7 @@
 
 import atexit
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from matplotlib.figure import Figure
 
 from jfedsl.data.builders import BUILDERS
 from jfedsl.data.preparation import prepare
+
+# Started as a job in the background, tests and the scripts that they start would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
