@@ -127,7 +127,7 @@ def compare(
 ) -> list[Outcome]:
     """Trains every setting with every seed; the same call again goes on where it was.
 
-    A run that diverges is said to, and the others go on.
+    A run that diverges is named, and the others go on.
 
     Args:
       base: as in `runs`.
