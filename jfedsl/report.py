@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
 from jfedsl.resolved import resolved
@@ -37,7 +38,8 @@ _FREE = (
 _MAIN = (
     "algorithm", "dataset", "model", "cut", "clients", "participants", "rounds", "local_steps",
     "batch_size", "aggregate_every", "partition", "dirichlet_alpha", "optimizer",
-    "client_learning_rate", "server_learning_rate", "network",
+    "client_learning_rate", "server_learning_rate", "prune_kind", "prune_rate", *links.PLACES,
+    "network",
 )  # fmt: skip
 PICTURES = {
     "labels.png": "Examples of each class that each client has",
@@ -76,19 +78,19 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     Raises:
       UserError: a folder without a run of the first kind, or with one that cannot be read.
     """
-    found: dict[Path, Found | None] = {}
+    found: dict[Path, Found | Path] = {}
     for path in paths:
         configs = sorted(path.rglob(CONFIG)) if path.is_dir() else []
         folders = [config.parent for config in configs]
         for folder in folders:
             config, rows = read_config(folder), _rows(folder / "metrics.csv")
             evaluated = config is not None and any(r["test_accuracy"] is not None for r in rows)
-            run = Found(folder, config, rows) if config is not None and evaluated else None
+            run = Found(folder, config, rows) if config is not None and evaluated else folder
             found.setdefault(folder.resolve(), run)
-        if not any(found[folder.resolve()] for folder in folders):
+        if not any(isinstance(found[folder.resolve()], Found) for folder in folders):
             raise UserError(f"{path}: allowed is a folder of runs that have been evaluated once")
-    runs = [run for run in found.values() if run is not None]
-    return runs, [folder for folder, run in found.items() if run is None]
+    runs = [run for run in found.values() if isinstance(run, Found)]
+    return runs, [folder for folder in found.values() if isinstance(folder, Path)]
 
 
 def _rows(path: Path) -> list[Row]:
