@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from jfedsl.config import Config
 from jfedsl.convergence import shown
 from jfedsl.errors import TrainingError, UserError, flag_error
-from jfedsl.models import ZOO, layers
+from jfedsl.resolved import cut_name
 from jfedsl.runtime import figures
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.study import Changes, runs
@@ -59,7 +59,7 @@ def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dic
             config = dataclasses.replace(base, **changes)
             settings.setdefault(named.setdefault(config, f"{what} {value}"), changes)
     for config in named:
-        _check_cut(config)
+        cut_name(config)  # a wrong one is found before anything is trained
     configs = runs(base, settings, seeds)
     outcomes = {name: Outcome([_report(c) for c in each]) for name, each in configs.items()}
     return {
@@ -69,16 +69,6 @@ def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dic
         }
         for what, values in sweeps.items()
     }
-
-
-def _check_cut(config: Config) -> None:
-    """Finds a wrong cut before anything is trained."""
-    if config.cut is None:
-        return
-    try:
-        layers.cut_index(ZOO[config.model].build(2, config.norm), config.cut)
-    except ValueError as error:
-        raise flag_error("cut", config.cut, str(error)) from None
 
 
 def _report(config: Config) -> dict[str, Any]:

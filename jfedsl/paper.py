@@ -103,9 +103,9 @@ def questions(
     def plain(name: str) -> Changes:
         cut = base.cut if ALGORITHMS[name].sides == "both" else None
         own: Changes = {**_PLAIN, "algorithm": name, "cut": cut}
-        if name not in (rates or {}):
+        if rates is None or name not in rates:
             return own
-        return {**own, **dict.fromkeys(_LEARNING_RATES, (rates or {})[name])}
+        return {**own, **dict.fromkeys(_LEARNING_RATES, rates[name])}
 
     spread: dict[str, Changes] = {"iid": {"partition": "iid"}}
     for alpha in ALPHAS:

@@ -11,7 +11,6 @@ from jfedsl.errors import flag_error
 from jfedsl.models import ZOO, layers
 from jfedsl.wireless_knobs import WirelessKnobs
 
-_SERVER = ("server_learning_rate",)
 _CLIENTS = ("client_learning_rate", "client_gradient", "client_backward", "client_optimizer_state")
 
 
@@ -70,7 +69,7 @@ def _idle(config: Config) -> set[str]:
     if sides != "both":
         found |= {"cut", "smashed", "cut_gradient"}
     if sides == "clients":
-        found |= {*_SERVER, "deadline_s"}
+        found |= {"server_learning_rate", "deadline_s"}
     if sides == "server":
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
     if ALGORITHMS[config.algorithm].in_turns:
