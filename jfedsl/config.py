@@ -31,6 +31,7 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
+from jfedsl.protocol.population import CLIENT_STATES
 from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
 from jfedsl.pruning.pruner import SCORES
 from jfedsl.pruning.weights import SCOPES
@@ -189,6 +190,10 @@ class Config(WirelessKnobs):
     client_optimizer_state: str = knob(
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
         OneOf(CLIENT_OPTIMIZER_STATES),
+    )  # fmt: skip
+    client_state: str = knob(
+        "resident", "Where clients that do not take part keep optimizer and compressor states: on "
+        "the devices, on the host, or nowhere.", OneOf(CLIENT_STATES),
     )  # fmt: skip
     client_backward: str = knob(
         "float", "Arithmetic of products in clients' backward passes; int8 rounds the gradient at "

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfedsl.data.partition import label_counts
 from jfedsl.errors import flag_error
 from jfedsl.models.layers import Variables
 from jfedsl.protocol import evaluation
 from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import joined
+from jfedsl.protocol.population import memories
 from jfedsl.runs import Run, restore_run
 from jfedsl.runtime import export
 from jfedsl.runtime.workdir import write_atomically
@@ -66,7 +66,7 @@ def assess(run: Run) -> Result:
         )
     )
     accuracies = np.asarray(measure(data, state, test), np.float64)[model]
-    counts = label_counts(data.partition, data.labels, scheme.classes)
+    counts = experiment.label_counts
     own = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
     return {
         "round": int(state.round),
@@ -173,7 +173,8 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
     scheme = run.experiment.scheme
     if scheme.statistics != "local":
         return {}
-    stats = jax.tree.map(lambda x: x[clients], run.state.clients.stats)
+    local = memories(scheme, run.state).stats
+    stats = jax.tree.map(lambda x: x[clients], local)
     return export.named(scheme.model[: scheme.cut], Variables(({},) * scheme.cut, stats))
 
 

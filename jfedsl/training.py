@@ -10,7 +10,6 @@ import numpy as np
 
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
-from jfedsl.data.partition import label_counts
 from jfedsl.errors import TrainingError, flag_error
 from jfedsl.observer import Observer
 from jfedsl.protocol.rounds import RoundRecord
@@ -263,8 +262,7 @@ class _Run:
         picture = self.folder / "labels.png"
         if picture.exists():
             return
-        data, classes = self.experiment.data, self.experiment.scheme.classes
-        counts = label_counts(data.partition, data.labels, classes)
+        counts = self.experiment.label_counts
         figures.labels(counts, f"Examples of {self._clients()}", picture)
 
     def _title(self) -> str:

@@ -7,28 +7,27 @@ of arXiv 2412.06414.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.compression.compressor import init_tree
 from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.aggregation import Draw, deliver, draw_period, end_period, start_period
 from jfedsl.protocol.conditions import round_conditions
+from jfedsl.protocol.examples import fetch
 from jfedsl.protocol.exchange import Batch, ExchangeRecord, Presence, exchange
-from jfedsl.protocol.participants import first_participants, in_layout, period_start, put, take
+from jfedsl.protocol.participants import first_participants, in_layout, period_start
+from jfedsl.protocol.population import first_memory, fresh_client
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.server_side import ServerStep, joint_step
 from jfedsl.protocol.state import (
     Aggregator,
     Client,
     Data,
-    Links,
     Scheme,
     Server,
     State,
@@ -36,7 +35,6 @@ from jfedsl.protocol.state import (
     present_weights,
     weights,
 )
-from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.pruning.pruner import Form
 from jfedsl.wireless.radio import Conditions
 
@@ -62,24 +60,26 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
         start.stats[scheme.cut :],
         scheme.server_optimizer.init(start.params[scheme.cut :]),
     )
-    optimizer = scheme.client_optimizer.init(own)
-    shared = optimizer if scheme.client_optimizer_state == "average" else None
-    pruning = scheme.pruner.init(own)
-    links = _init_links(scheme, own, stats, image)
-    received = None if scheme.links.model_down is None else jax.tree.map(jnp.zeros_like, own)
-    zero = jnp.zeros((), jnp.int32)
+    pruning, placement = scheme.pruner.init(own), scheme.placement
+    fresh, zero = fresh_client(scheme, own, stats, image), jnp.zeros((), jnp.int32)
+    shared = fresh.optimizer if scheme.client_optimizer_state == "average" else None
 
     def client(number: Array) -> Client:
         masks = scheme.pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
-        return Client(number, own, stats, masks, optimizer, links, received, zero)
+        return fresh.replace(number=number, masks=masks)
 
-    clients = jax.vmap(client, axis_size=scheme.clients)(jnp.arange(scheme.clients))
+    ids = first_participants(scheme)
+    places = placement.participant.size
+    clients = jax.vmap(client, axis_size=places)(placement.to_places(ids))
+    if scheme.server_copies:
+        server = placement.spread(copies(server, places))
     return State(
         round=zero,
-        server=copies(server, scheme.participants) if scheme.server_copies else server,
+        server=server,
         aggregator=Aggregator(own, stats, shared, pruning),
-        clients=clients,
-        participants=first_participants(scheme),
+        clients=placement.spread(clients),
+        memory=first_memory(scheme, fresh),
+        participants=ids,
         holding=jnp.ones(scheme.participants, bool),
     )
 
@@ -110,7 +110,7 @@ def run_round(
     state, records = in_layout(
         scheme, start, partial(_exchanges, scheme, serve), data, key, state, presence
     )
-    pruned, kept = _pruned(scheme, take(scheme, state.clients, state.participants))
+    pruned, kept = _pruned(scheme, state.clients)
     participants, holding = state.participants, state.holding
     reachable = None if presence is None or conditions is None else conditions.reachable
     state, up, overlap = lax.cond(
@@ -144,8 +144,7 @@ def _begin(
     """The state after the model has gone to who awaits it, the bytes of that, the conditions."""
 
     def now(state: State) -> Conditions:
-        clients = take(scheme, state.clients, state.participants)
-        return round_conditions(scheme, key, state.round, clients)
+        return round_conditions(scheme, key, state.round, state.clients)
 
     starts, same = state.round % scheme.aggregate_every == 0, lambda state: state
     unsent = lambda state: (state, jnp.zeros(scheme.participants, jnp.int32))  # noqa: E731
@@ -197,7 +196,7 @@ def _exchanges(
         carry: tuple[Server, Client], step: Array
     ) -> tuple[tuple[Server, Client], ExchangeRecord]:
         server, clients = carry
-        batch = _next_batch(scheme, data, key, ids, clients.drawn)
+        batch = next_batch(scheme, data, key, clients.number, clients.drawn)
         own = fold(key, Purpose.EXCHANGE, number, step)
         total = number * scheme.local_steps + step
         server, clients, record = exchange(
@@ -206,22 +205,21 @@ def _exchanges(
         return (server, clients), record
 
     steps = jnp.arange(scheme.local_steps, dtype=jnp.int32)
-    start = (state.server, take(scheme, state.clients, ids))
-    (server, clients), records = lax.scan(one, start, steps)
-    return state.replace(server=server, clients=put(scheme, state.clients, ids, clients)), records
+    (server, clients), records = lax.scan(one, (state.server, state.clients), steps)
+    return state.replace(server=server, clients=clients), records
 
 
-def _next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
-    """The participants' next mini-batches, gathered, augmented and normalised on the device."""
+def next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
+    """Next mini-batches of clients `ids[P]`, gathered, augmented and normalised on the devices."""
     order, augmentation = fold(key, Purpose.BATCHES), fold(key, Purpose.AUGMENTATION)
-    indices = jax.vmap(
+    positions = jax.vmap(
         lambda n, d: batches.draw(order, data.partition, n, d, scheme.batch_size, scheme.sampling)
     )(ids, drawn)
-    images = data.images[indices]
+    images, labels = fetch(scheme, data, positions)
     if scheme.augment is not None:
         keys = jax.vmap(lambda n, d: fold(augmentation, n, d))(ids, drawn)
         images = jax.vmap(scheme.augment)(keys, images)
-    return Batch(data.pixels.normalise(images), data.labels[indices])
+    return Batch(data.pixels.normalise(images), labels)
 
 
 def _pruned(scheme: Scheme, clients: Client) -> tuple[Array, Array]:
@@ -238,17 +236,5 @@ def _pruned(scheme: Scheme, clients: Client) -> tuple[Array, Array]:
         shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.chosen(client.masks)]
         return lacking / sum(k.size for k in weights), jnp.stack(shares)
 
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(one)(clients))
-
-
-def _init_links(scheme: Scheme, params: Any, stats: Any, image: Array) -> Links:
-    """States of one client's compressors."""
-    shape = smashed_shape(scheme, params, stats, image.shape)
-    smashed, links = jnp.zeros(shape.shape, shape.dtype), scheme.links
-    return Links(
-        smashed=links.smashed(0).init(smashed),
-        cut_gradient=links.cut_gradient(0).init(smashed),
-        client_gradient=init_tree(links.client_gradient(0), params),
-        model_up=links.model_up and init_tree(links.model_up(0), params),
-        model_down=links.model_down and init_tree(links.model_down(0), params),
-    )
+    each = scheme.placement.to_participants(jax.vmap(one)(clients))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)

@@ -26,9 +26,10 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
 
 def _average(scheme: Scheme, partition: Partition, state: State) -> State:
     merged, optimizer = serving(scheme, partition, state), state.server.optimizer
+    places = scheme.placement.participant.size
     if scheme.client_optimizer_state == "reset":
-        optimizer = copies(scheme.server_optimizer.init(merged.params), scheme.participants)
+        optimizer = copies(scheme.server_optimizer.init(merged.params), places)
     if scheme.client_optimizer_state == "average":
-        optimizer = copies(merged.optimizer, scheme.participants)
-    shared = copies(merged, scheme.participants)
-    return state.replace(server=shared.replace(optimizer=optimizer))
+        optimizer = copies(merged.optimizer, places)
+    shared = copies(merged, places).replace(optimizer=optimizer)
+    return state.replace(server=scheme.placement.spread(shared))

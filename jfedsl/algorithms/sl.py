@@ -12,6 +12,7 @@ from jax import Array, lax
 from jfedsl.algorithms import fedsl
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.aggregation import draw_period, hold_model
+from jfedsl.protocol.placement import placed
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Data, Scheme, State
 
@@ -26,22 +27,27 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
       state: before the round.
     """
     number, state = state.round, draw_period(scheme, key, state)
-    alone = scheme._replace(participants=1, group_sizes=(1,))
+    alone = scheme._replace(participants=1, group_sizes=(1,), placement=placed((1,)))
+    nobody = jnp.zeros(1, bool)
 
     def turn(carry: State, client: Array) -> tuple[State, RoundRecord]:
-        def whose(scheme: Scheme, key: Array, state: State) -> State:
-            return state.replace(participants=client[None], holding=jnp.zeros(1, bool))
-
-        after, record = fedsl.run_round(alone, data, key, carry, draw=whose)
-        return after.replace(round=number), record
+        everyone, whose = carry.clients, jnp.argmax(carry.participants == client)
+        own = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, whose, 1), everyone)
+        before = carry.replace(clients=own, participants=client[None], holding=nobody)
+        after, record = fedsl.run_round(
+            alone, data, key, before, draw=lambda scheme, key, state: state
+        )
+        clients = jax.tree.map(
+            lambda x, row: lax.dynamic_update_slice_in_dim(x, row, whose, 0),
+            everyone, after.clients,
+        )  # fmt: skip
+        kept = carry.replace(server=after.server, aggregator=after.aggregator, clients=clients)
+        return kept, record
 
     order = jax.random.permutation(fold(key, Purpose.TURNS, number), state.participants)
-    first = state.replace(participants=order[:1], holding=jnp.zeros(1, bool))
-    last, records = lax.scan(turn, first, order)
+    state, records = lax.scan(turn, state, order)
     # All hold what the last one left, for evaluation; it is counted as sent at their next turns.
-    state = last.replace(
-        round=number + 1, participants=state.participants, holding=jnp.ones_like(state.holding)
-    )
+    state = state.replace(round=number + 1, holding=jnp.ones_like(state.holding))
     return hold_model(scheme, key, state), _round_of(records)
 
 

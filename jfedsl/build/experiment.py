@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jax import Array
+from jax.sharding import Mesh
 
 from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
 from jfedsl.algorithms.centralized import pooled
@@ -28,6 +29,8 @@ from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol import evaluation, optimizers
 from jfedsl.protocol.clients import default_chunk
 from jfedsl.protocol.evaluation import TestSet
+from jfedsl.protocol.participants import first_participants
+from jfedsl.protocol.placement import SPREAD, Placement, placed, put
 from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.protocol.state import Data, Links, Scheme, State, at_site
 from jfedsl.protocol.traffic import smashed_shape
@@ -52,6 +55,7 @@ class Experiment(NamedTuple):
       image: a normalised sample input, such as `[H, W, C]`.
       key: run key.
       initial: parameters and statistics of the whole model before the first round.
+      label_counts: examples of each class that each client has, int `[C, classes]`.
       client_flops: of a client's products.
       notes: what became of settings, a line each.
     """
@@ -63,6 +67,7 @@ class Experiment(NamedTuple):
     image: Array
     key: Array
     initial: Variables
+    label_counts: np.ndarray
     client_flops: Flops
     notes: list[str]
 
@@ -96,8 +101,12 @@ class Experiment(NamedTuple):
         return jax.jit(functools.partial(measure_objective, self.scheme, effort))
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     """Loads the data and puts the run together.
+
+    Args:
+      config: of the run.
+      mesh: devices that it is spread over; None for one.
 
     Raises:
       UserError: a setting that the data or the model cannot satisfy.
@@ -114,32 +123,54 @@ def build(config: Config) -> Experiment:
     shares = _shares(config, dataset)
     if algorithm.sides == "server":
         shares, config = pooled(shares), _as_one_client(config)
-    data = Data(
-        images=jnp.asarray(dataset.train.images),
-        labels=jnp.asarray(dataset.train.labels),
-        pixels=pixels,
-        partition=partition.pack(shares),
-        site=None,
-    )
-    key, image = jax.random.key(config.seed), pixels.normalise(data.images[0])
+    key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
     initial = _initial(config, model, key, image, dataset.classes)
     pruning = build_pruner(config, model, cut, initial, image.shape)
-    scheme = _scheme(config, model, cut, dataset.classes, initial, pruning)
+    placement = placed(pruning.group_sizes, mesh)
+    scheme = _scheme(config, model, cut, dataset.classes, initial, pruning, placement)
+    _check_places(config, scheme, initial)
     _check_sizes(config, scheme, initial, image.shape)
     radio = build_radio(config, scheme, pruning, key, image.shape)
     scheme = scheme._replace(radio=radio)
-    data = data._replace(site=None if radio is None else radio.site)
+    site = None if radio is None else radio.site
+    order, where = partition.pack(shares, _owners(scheme), placement.devices)
+    examples = put(mesh, dataset.train.at(order), SPREAD)
+    test = evaluation.fold_test_set(*dataset.test, config.eval_batch_size)
+    pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
     return Experiment(
         algorithm=algorithm,
         scheme=scheme,
-        data=data,
-        test=evaluation.fold_test_set(*dataset.test, config.eval_batch_size),
+        data=Data(examples.images, examples.labels, pixels, where, site),
+        test=put(mesh, test, evaluation.test_spec(test, placement)),
         image=image,
-        key=key,
+        key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
+        label_counts=partition.label_counts(shares, dataset.train.labels, dataset.classes),
         client_flops=pruning.flops,
         notes=pruning.notes,
     )
+
+
+def _owners(scheme: Scheme) -> np.ndarray:
+    """The device that each client's examples lie on, int `[C]`.
+
+    The one where it computes, if all take part; else any, all having as many clients, or one more.
+    """
+    placement = scheme.placement
+    if scheme.participants < scheme.clients:
+        return np.arange(scheme.clients) * placement.devices // scheme.clients
+    per_device = placement.participant.size // placement.devices
+    owners = np.empty(scheme.clients, int)
+    owners[np.asarray(first_participants(scheme))] = placement.place // per_device
+    return owners
+
+
+def _check_places(config: Config, scheme: Scheme, initial: Variables) -> None:
+    """Batch norm of the server runs over all places, also those that are left over."""
+    placement = scheme.placement
+    if not placement.identical and jax.tree.leaves(initial.stats[scheme.cut :]):
+        allowed = f"a multiple of the {placement.devices} devices with --norm=batch; or --devices=1"
+        raise flag_error("participants", scheme.participants, allowed)
 
 
 def _check_sizes(
@@ -243,8 +274,9 @@ def _shares(config: Config, dataset: Dataset) -> partition.Shares:
 
 
 def _scheme(
-    config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning
-) -> Scheme:
+    config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning,
+    placement: Placement,
+) -> Scheme:  # fmt: skip
     own, algorithm = initial.params[:cut], ALGORITHMS[config.algorithm]
     if algorithm.in_turns and len(pruning.group_sizes) > 1:
         allowed = f"one number of channels for all with --algorithm={config.algorithm}"
@@ -278,6 +310,8 @@ def _scheme(
         aggregation=config.aggregation,
         statistics=config.batch_norm_statistics,
         client_optimizer_state=config.client_optimizer_state,
+        client_state=config.client_state,
+        placement=placement,
         chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),

@@ -73,7 +73,7 @@ def draw(
       sampling: epoch or replacement.
 
     Returns:
-      int32 `[B]`, positions in the training split.
+      int32 `[B]`, positions in the data.
     """
     size, start = partition.sizes[client], partition.starts[client]
     if sampling == "replacement":
@@ -83,4 +83,4 @@ def draw(
         first = drawn % in_epoch * batch_size
         order = fold(key, client, drawn // in_epoch)
         positions = shuffled(order, first + jnp.arange(batch_size, dtype=jnp.int32), size)
-    return partition.indices[start + positions]
+    return start + positions

@@ -23,6 +23,10 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
+    def at(self, positions: np.ndarray) -> "Split":
+        """The examples at these positions."""
+        return Split(self.images[positions], self.labels[positions])
+
 
 class Dataset(NamedTuple):
     """A training and a test split and the number of classes."""
@@ -128,7 +132,7 @@ def _array(what: str, values: Any) -> np.ndarray:
 def subset(split: Split, examples: int) -> Split:
     """A fixed random choice of a split, whatever the seed; larger ones contain smaller ones."""
     chosen = np.random.default_rng(0).permutation(len(split.labels))[:examples]
-    return Split(split.images[np.sort(chosen)], split.labels[np.sort(chosen)])
+    return split.at(np.sort(chosen))
 
 
 def _digits(data_dir: str) -> Dataset:

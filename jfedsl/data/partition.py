@@ -20,24 +20,44 @@ class EmptyClients(ValueError):
 
 
 class Partition(NamedTuple):
-    """Index lists laid end to end: client n owns `indices[starts[n] : starts[n] + sizes[n]]`.
+    """Where clients' examples lie: those of client n at `starts[n]` to `starts[n] + sizes[n] - 1`.
 
     Attributes:
-      indices: int32 `[N]`, positions in the training split.
       starts: int32 `[C]`.
       sizes: int32 `[C]`.
     """
 
-    indices: Array
     starts: Array
     sizes: Array
 
 
-def pack(shares: Shares) -> Partition:
-    """Lays index lists `[C][n_c]` end to end."""
-    sizes = np.array([len(share) for share in shares], np.int32)
-    starts = (np.cumsum(sizes) - sizes).astype(np.int32)
-    return Partition(*map(jnp.asarray, (np.concatenate(shares).astype(np.int32), starts, sizes)))
+def pack(
+    shares: Shares, owners: np.ndarray | None = None, devices: int = 1
+) -> tuple[np.ndarray, Partition]:
+    """Lays the examples of each device's clients end to end, all devices having as much room.
+
+    Args:
+      shares: index lists `[C][n_c]`.
+      owners: which device a client belongs to, int `[C]`; default the first.
+      devices: how many.
+
+    Returns:
+      Which example lies where, int32 `[N]`, some example where there is room left; and the
+      partition.
+    """
+    owners = np.zeros(len(shares), int) if owners is None else owners
+    sizes = np.array([len(share) for share in shares])
+    clients = np.argsort(owners, kind="stable")
+    held = np.bincount(owners, sizes, minlength=devices).astype(int)
+    room, before = held.max(), np.cumsum(held) - held
+    starts = np.empty(len(shares), np.int32)
+    starts[clients] = np.cumsum(sizes[clients]) - sizes[clients]
+    starts += (np.arange(devices) * room - before)[owners].astype(np.int32)
+    examples = np.concatenate([shares[n] for n in clients])
+    order = np.full((devices, room), examples[0], np.int32)
+    for device, (first, count) in enumerate(zip(before, held, strict=True)):
+        order[device, :count] = examples[first : first + count]
+    return order.ravel(), Partition(jnp.asarray(starts), jnp.asarray(sizes, jnp.int32))
 
 
 def _split(indices: np.ndarray, shares: np.ndarray) -> Shares:
@@ -107,19 +127,17 @@ def quantity(rng: np.random.Generator, labels: np.ndarray, clients: int, alpha: 
     return _split(rng.permutation(len(labels)), _proportions(rng, clients, alpha))
 
 
-def label_counts(partition: Partition, labels: Any, classes: int) -> np.ndarray:
+def label_counts(shares: Shares, labels: np.ndarray, classes: int) -> np.ndarray:
     """How many examples of each class each client has, int `[C, classes]`.
 
     Args:
-      partition: of the training split.
+      shares: index lists `[C][n_c]`.
       labels: int `[N]`, of the training split.
       classes: how many.
     """
-    sizes = np.asarray(partition.sizes)
-    counts = np.zeros((len(sizes), classes), int)
-    owners = np.repeat(np.arange(len(sizes)), sizes)
-    np.add.at(counts, (owners, np.asarray(labels)[np.asarray(partition.indices)]), 1)
-    return counts
+    owners = np.repeat(np.arange(len(shares)), [len(share) for share in shares])
+    cells = owners * classes + labels[np.concatenate(shares)]
+    return np.bincount(cells, minlength=len(shares) * classes).reshape(-1, classes)
 
 
 class Kind(NamedTuple):

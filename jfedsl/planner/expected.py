@@ -16,7 +16,7 @@ from jfedsl.protocol.client_side import send_gradient
 from jfedsl.protocol.conditions import round_conditions
 from jfedsl.protocol.exchange import Presence, send_cut_gradient
 from jfedsl.protocol.nominal import bits_of, client_shapes, send_noise, up_bits
-from jfedsl.protocol.participants import draw_participants, take
+from jfedsl.protocol.participants import draw_participants
 from jfedsl.protocol.state import Client, Scheme, weights
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
@@ -149,7 +149,8 @@ def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> C
         site = radio.site._replace(bits=jnp.broadcast_to(up, (layouts, scheme.clients)))
         own = scheme._replace(radio=radio._replace(site=site))
         ids = draw_participants(own, key, round_)
-        there = round_conditions(own, key, round_, take(own, start.clients, ids))
+        clients = jax.tree.map(lambda x: x[ids], start.clients)
+        there = round_conditions(own, key, round_, clients)
         holding = jnp.ones(ids.shape, bool)
         arrived = holding
         if radio.can_fail:

@@ -25,6 +25,7 @@ from jfedsl.planner.expected import (
     noise_like,
 )
 from jfedsl.protocol.aggregation import end_period, start_period
+from jfedsl.protocol.placement import placed
 from jfedsl.protocol.state import Scheme
 from jfedsl.theory.bound import Constants, Effects, Setting, best_step_size, bound, steps_needed
 
@@ -40,7 +41,7 @@ def start_of(experiment: Experiment) -> Start:
     """
     scheme = experiment.scheme
     sizes = tuple(len(members) for members in scheme.pruner.groups)
-    whole = scheme._replace(participants=scheme.clients, group_sizes=sizes)
+    whole = scheme._replace(participants=scheme.clients, group_sizes=sizes, placement=placed(sizes))
 
     def run(key: Array, initial: Any, image: Array) -> Start:
         state = fedsl.init(whole, key, initial, image)
@@ -54,10 +55,9 @@ def start_of(experiment: Experiment) -> Start:
         moved = jax.tree.map(jnp.add, state.clients.params, noise)
         trained = state.replace(clients=state.clients.replace(params=moved))
         up = end_period(whole, key, experiment.data.partition, trained)[1]
-        ids = state.participants
-        zero = jnp.zeros(scheme.clients)
-        bits = (zero.at[ids].set(8.0 * x.astype(jnp.float32)) for x in (up, down))
-        return Start(state.clients, *bits)
+        by_number = jnp.argsort(state.participants)
+        rows = (state.clients, *(8.0 * x.astype(jnp.float32) for x in (up, down)))
+        return Start(*jax.tree.map(lambda x: x[by_number], rows))
 
     return jax.jit(run)(experiment.key, experiment.initial, experiment.image)
 

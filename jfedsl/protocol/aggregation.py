@@ -13,7 +13,8 @@ from jfedsl.compression.message import Message, kept_only, message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.averaging import merge, moment_masks
-from jfedsl.protocol.participants import draw_participants, period_start, put, take
+from jfedsl.protocol.participants import period_start
+from jfedsl.protocol.population import turn_over
 from jfedsl.protocol.state import (
     Client,
     Scheme,
@@ -27,8 +28,8 @@ from jfedsl.protocol.state import (
 
 def draw_period(scheme: Scheme, key: Array, state: State) -> State:
     """Draws the participants of a period, who do not hold its model yet."""
-    ids = draw_participants(scheme, key, state.round)
-    return state.replace(participants=ids, holding=jnp.zeros_like(state.holding))
+    state = turn_over(scheme, key, state)
+    return state.replace(holding=jnp.zeros_like(state.holding))
 
 
 Draw = Callable[[Scheme, Array, State], State]
@@ -59,16 +60,18 @@ def deliver(
     Returns:
       The state and the bytes sent to each participant, in vain or not, int32 `[K]`.
     """
-    ids, waiting = state.participants, ~state.holding
-    clients = _receive(scheme, key, state, ids)
-    clients, down = jax.vmap(partial(_download, scheme, key, state.round))(clients)
+    waiting, placement = ~state.holding, scheme.placement
+    model = _receive(scheme, key, state)
+    clients, down = jax.vmap(partial(_download, scheme, key, state.round))(model)
+    down = placement.to_participants(down)
     if reachable is None:
         reachable = jnp.ones_like(waiting)
     else:
-        down = jnp.where(waiting, down, 0)
-        before = take(scheme, state.clients, ids)
-        clients = where_rows(waiting & reachable, clients, before)
-    clients = put(scheme, state.clients, ids, clients)
+        down, before = jnp.where(waiting, down, 0), state.clients
+        if scheme.participants < scheme.clients:
+            # What is in a place until its client is reached would be another client's.
+            before = where_rows(placement.to_places(waiting), model, before)
+        clients = where_rows(placement.to_places(waiting & reachable), clients, before)
     return state.replace(clients=clients, holding=state.holding | reachable), down
 
 
@@ -84,35 +87,33 @@ def end_period(
       counted as sent when the next period starts), the bytes each one sent, in vain or not, int32
       `[K]`, and the mean overlap of their masks so far with the new ones.
     """
-    ids, before = state.participants, state.aggregator
-    clients = take(scheme, state.clients, ids)
+    before, clients, placement = state.aggregator, state.clients, scheme.placement
     sent, up = jax.vmap(partial(_upload, scheme, key, state))(clients)
-    share, there = weights(scheme, partition, ids), jnp.ones_like(state.holding)
-    masks = sent.masks
+    up = placement.to_participants(up)
+    share, there = weights(scheme, partition, state.participants), jnp.ones_like(state.holding)
+    masks, at = sent.masks, placement.to_places
     if reachable is not None:
         there = state.holding & reachable
-        sent, up = where_rows(there, sent, clients), jnp.where(state.holding, up, 0)
+        sent, up = where_rows(at(there), sent, clients), jnp.where(state.holding, up, 0)
         share = present_weights(share, there)
-        masks = where_rows(there, masks, jax.tree.map(jnp.zeros_like, masks))
-    aggregator = merge(scheme, before, sent, share)
+        masks = where_rows(at(there), masks, jax.tree.map(jnp.zeros_like, masks))
+    aggregator = merge(scheme, before, sent, placement.weights(share))
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
     pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
     aggregator = aggregator.replace(pruning=pruning)
-    state = state.replace(aggregator=aggregator, clients=put(scheme, state.clients, ids, sent))
+    state = state.replace(aggregator=aggregator, clients=sent)
     # The model after this round is pruned with the rate of the next.
-    received = _receive(scheme, key, state.replace(round=state.round + 1), ids)
+    received = _receive(scheme, key, state.replace(round=state.round + 1))
     if reachable is not None:
-        received = where_rows(there, received, sent)
-    moved = jnp.mean(jax.vmap(partial(_overlap, scheme))(clients, received))
-    state = state.replace(clients=put(scheme, state.clients, ids, received), holding=there)
-    return state, up, moved
+        received = where_rows(at(there), received, sent)
+    overlap = jax.vmap(partial(_overlap, scheme))(clients, received)
+    moved = jnp.mean(placement.to_participants(overlap))
+    return state.replace(clients=received, holding=there), up, moved
 
 
 def hold_model(scheme: Scheme, key: Array, state: State) -> State:
     """The state with the participants holding the aggregator's model and their masks of it."""
-    ids = state.participants
-    received = _receive(scheme, key, state, ids)
-    return state.replace(clients=put(scheme, state.clients, ids, received))
+    return state.replace(clients=_receive(scheme, key, state))
 
 
 def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:
@@ -129,9 +130,10 @@ def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:
     return count([b & a for b, a in pairs]) / jnp.minimum(one, other)
 
 
-def _receive(scheme: Scheme, key: Array, state: State, ids: Array) -> Client:
-    """The clients `ids[K]` with the aggregated model, its masks and what else is shared."""
-    clients, aggregator, count = take(scheme, state.clients, ids), state.aggregator, ids.size
+def _receive(scheme: Scheme, key: Array, state: State) -> Client:
+    """The participants with the aggregated model, its masks and what else is shared."""
+    clients, aggregator = state.clients, state.aggregator
+    count = clients.number.size
     clients = clients.replace(params=copies(aggregator.params, count))
     if scheme.statistics == "aggregate":
         clients = clients.replace(stats=copies(aggregator.stats, count))
@@ -140,7 +142,8 @@ def _receive(scheme: Scheme, key: Array, state: State, ids: Array) -> Client:
     if scheme.client_optimizer_state == "reset":
         fresh = scheme.client_optimizer.init(aggregator.params)
         clients = clients.replace(optimizer=copies(fresh, count))
-    return clients.replace(masks=jax.vmap(lambda n: masks_of(scheme, key, state, n))(ids))
+    masks = jax.vmap(lambda n: masks_of(scheme, key, state, n))(clients.number)
+    return scheme.placement.spread(clients.replace(masks=masks))
 
 
 def masks_of(scheme: Scheme, key: Array, state: State, client: Array) -> Any:

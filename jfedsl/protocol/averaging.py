@@ -10,7 +10,6 @@ from jax import Array
 from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Variables
 from jfedsl.protocol.optimizers import like_moments
-from jfedsl.protocol.participants import take
 from jfedsl.protocol.state import (
     Aggregator,
     Client,
@@ -40,7 +39,7 @@ def moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
 
 
 def kept_by(scheme: Scheme, clients: Client) -> Kept:
-    """What each of many clients has, `[K, ...]`."""
+    """What each of many clients has, `[P, ...]`."""
     return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
 
 
@@ -54,8 +53,8 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
     Args:
       scheme: of the run.
       before: the aggregator as of the last aggregation.
-      clients: participants, `[K, ...]`.
-      weights: float32 `[K]`.
+      clients: participants, `[P, ...]`.
+      weights: float32 `[P]`.
     """
     kept, params = kept_by(scheme, clients), clients.params
     if clients.received is not None:
@@ -84,7 +83,7 @@ def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
     """The server's part; where participants have copies of it, their mean with its moments."""
     if not scheme.server_copies:
         return state.server
-    share, _ = _shares(scheme, partition, state)
+    share = scheme.placement.weights(_shares(scheme, partition, state)[0])
 
     def mean(x: Array) -> Array:
         return jnp.tensordot(share, x, 1) if jnp.issubdtype(x.dtype, jnp.floating) else x.max(0)
@@ -95,12 +94,12 @@ def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
 def merge_participants(
     scheme: Scheme, partition: Partition, state: State
 ) -> tuple[Client, Array, Aggregator]:
-    """The participants `[K, ...]`, their weights `[K]`, and what merging them now would make.
+    """The participants `[P, ...]`, their weights `[P]`, and what merging them now would make.
 
     Who does not hold the model of the period has no weight, unless nobody does.
     """
-    clients = take(scheme, state.clients, state.participants)
-    share, present = _shares(scheme, partition, state)
+    clients = state.clients
+    share, present = map(scheme.placement.weights, _shares(scheme, partition, state))
     if clients.received is not None:
         # Between two periods participants hold the aggregator's model itself.
         between = state.round % scheme.aggregate_every == 0

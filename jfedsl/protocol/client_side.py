@@ -12,7 +12,6 @@ from jfedsl.keys import Stage, fold
 from jfedsl.models.integer import int8_backward
 from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.optimizers import masked_step
-from jfedsl.protocol.participants import by_group, together
 from jfedsl.protocol.state import Client, Scheme
 from jfedsl.pruning.pruner import Form
 
@@ -28,12 +27,12 @@ def forward(
     Args:
       scheme: of the run.
       forms: in which the clients of each group compute.
-      clients: the participants, `[K, ...]`.
-      images: `[K, B, ...]`.
+      clients: the participants, `[P, ...]`.
+      images: `[P, B, ...]`.
       key: of this exchange.
 
     Returns:
-      The activations at the cut `[K, B, ...]`, statistics, and what `backward` needs.
+      The activations at the cut `[P, B, ...]`, statistics, and what `backward` needs.
     """
 
     def one(form: Form, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
@@ -41,7 +40,7 @@ def forward(
         return (activation, stats), None if scheme.remat else back
 
     outputs, backs = zip(*_map(scheme, one, forms, (clients, images)), strict=True)
-    activation, stats = together(outputs)
+    activation, stats = scheme.placement.together(outputs)
     return activation, stats, backs
 
 
@@ -54,7 +53,7 @@ def backward(
     gradient: Array,
     key: Array,
 ) -> Any:
-    """Gradients of the participants' weights `[K, ...]`; those of pruned weights mean nothing.
+    """Gradients of the participants' weights `[P, ...]`; those of pruned weights mean nothing.
 
     Args:
       scheme: of the run.
@@ -62,7 +61,7 @@ def backward(
       clients: as in `forward`.
       images: as in `forward`.
       backs: from `forward`.
-      gradient: of the activations at the cut, `[K, B, ...]`.
+      gradient: of the activations at the cut, `[P, B, ...]`.
       key: as in `forward`.
     """
 
@@ -71,19 +70,20 @@ def backward(
             _, back, _ = forward_one(scheme, form, client, images, key)
         return back(gradient)[0]
 
-    return together(_map(scheme, one, forms, (clients, images, gradient), backs))
+    rows = _map(scheme, one, forms, (clients, images, gradient), backs)
+    return scheme.placement.together(rows)
 
 
 def step(
     scheme: Scheme, clients: Client, weight_gradient: Any, keys: Array, number: Array
 ) -> Client:
-    """The participants `[K, ...]` after quantizing their gradients and stepping on kept weights.
+    """The participants `[P, ...]` after quantizing their gradients and stepping on kept weights.
 
     Args:
       scheme: of the run.
       clients: the participants.
       weight_gradient: from `backward`.
-      keys: of this exchange, `[K]`.
+      keys: of this exchange, `[P]`.
       number: exchanges of the run before this one, int32 scalar.
     """
     return jax.vmap(partial(_step_one, scheme, number))(clients, weight_gradient, keys)
@@ -93,16 +93,17 @@ def _map(
     scheme: Scheme, function: Any, forms: Sequence[Form], rows: Any, backs: Backs | None = None
 ) -> list[Any]:
     """Maps a function of form, client and more over the clients of each group."""
-    groups = by_group(scheme, rows)
+    placement = scheme.placement
+    groups = placement.by_group(rows)
     extra = [()] * len(groups) if backs is None else [(back,) for back in backs]
     return [
-        map_clients(partial(function, form), chunk_of(scheme, size))(*own, *more)
-        for form, size, own, more in zip(forms, scheme.group_sizes, groups, extra, strict=True)
+        map_clients(partial(function, form), chunk_of(scheme, width), placement.mesh)(*own, *more)
+        for form, width, own, more in zip(forms, placement.widths, groups, extra, strict=True)
     ]
 
 
 def chunk_of(scheme: Scheme, clients: int) -> int:
-    """How many clients of a group to compute at once.
+    """How many of a device's clients of a group to compute at once.
 
     With recomputation at most a quarter: only in a loop does XLA really compute a pass twice.
     """

@@ -6,19 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
+
+from jfedsl.protocol.placement import SPREAD
 
 # Clients whose programs stand side by side in the body of a loop over clients: their small
 # operations overlap, where each alone would leave cores idle.
 _SIDE_BY_SIDE = 4
 
 
-def map_clients(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:
+def map_clients(
+    function: Callable[..., Any], chunk: int, mesh: Mesh | None = None
+) -> Callable[..., Any]:
     """Maps a function of one client over the leading axis of every argument.
 
     Args:
       function: of pytrees of arrays; returns any pytree, `jax.vjp` functions included.
       chunk: clients computed at once: 1 is a loop, the number of clients or more a plain vmap, in
         between a loop over nearly equal chunks, the last filled up with repeats of the last client.
+      mesh: of devices that the clients are spread over, each mapping its own; None for one.
 
     Returns:
       The mapped function; results do not depend on the chunk beyond rounding.
@@ -39,7 +45,10 @@ def map_clients(function: Callable[..., Any], chunk: int) -> Callable[..., Any]:
         out = lax.map(lambda some: jax.vmap(function)(*some), folded)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:clients], out)
 
-    return mapped
+    if mesh is None:
+        return mapped
+    # Compilers spread a batch over devices by themselves, but not the turns of a loop.
+    return jax.shard_map(mapped, mesh=mesh, in_specs=SPREAD, out_specs=SPREAD, check_vma=False)
 
 
 def _fold(x: Array, chunks: int, width: int) -> Array:

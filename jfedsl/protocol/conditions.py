@@ -19,9 +19,10 @@ def round_conditions(scheme: Scheme, key: Array, round_: Array, clients: Client)
       scheme: of the run, with a radio.
       key: run key.
       round_: int32 scalar.
-      clients: the participants, with this period's masks where they are needed.
+      clients: the participants `[P, ...]`, with this period's masks where they are needed.
     """
-    radio, pruner, ids = scheme.radio, scheme.pruner, clients.number
+    radio, pruner, placement = scheme.radio, scheme.pruner, scheme.placement
+    ids = placement.to_participants(clients.number)
     assert radio is not None
     row = jnp.minimum(period_start(scheme, round_), len(pruner.layout) - 1)
     layout = jnp.asarray(pruner.layout)[row]
@@ -31,7 +32,8 @@ def round_conditions(scheme: Scheme, key: Array, round_: Array, clients: Client)
     form = jnp.asarray(np.array(pruner.layouts, np.int32))[layout][jnp.asarray(group)[ids]]
     shares = jnp.ones((ids.size, scheme.cut))
     if radio.sparse and pruner.names:
-        shares = jax.vmap(lambda client: _kept_shares(scheme, client))(clients)
+        kept = jax.vmap(lambda client: _kept_shares(scheme, client))(clients)
+        shares = placement.to_participants(kept)
     speed = radio.site.devices.flops[ids]
     forward = jnp.sum(radio.work.forward[form] * shares, axis=1) / speed
     backward = jnp.sum(radio.work.backward[form] * shares, axis=1) / speed

@@ -10,12 +10,15 @@ import numpy as np
 import optax
 from flax import struct
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
 from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import merge_participants, serving
-from jfedsl.protocol.participants import by_group, in_layout, period_start
+from jfedsl.protocol.participants import in_layout, period_start
+from jfedsl.protocol.placement import AXES, EVERYWHERE, Placement, placed
+from jfedsl.protocol.population import memories
 from jfedsl.protocol.state import Client, Data, Scheme, Server, State
 from jfedsl.pruning.pruner import Form, dense_form
 
@@ -50,6 +53,12 @@ def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
     return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
 
 
+def test_spec(test: TestSet, placement: Placement) -> PartitionSpec:
+    """How to spread a test set over devices: each batch, if it can be shared evenly."""
+    batch_size = test.valid.shape[1]
+    return PartitionSpec(None, AXES) if batch_size % placement.devices == 0 else EVERYWHERE
+
+
 class Evaluation(struct.PyTreeNode):
     """Mean test loss and accuracy in [0, 1]; dense is without masks. float32 scalars."""
 
@@ -65,11 +74,17 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     themselves, the weighted mean over the distinct models. (Local statistics of a channel that a
     client does not have are as old as its removal; test_accuracy_dense uses them.)
     """
+    placement = scheme.placement
     clients, share, merged = merge_participants(scheme, data.partition, state)
     if scheme.radio is not None and scheme.radio.can_fail:
         # Who could not be reached has masks of an earlier period.
         current = partial(masks_of, scheme, key, state)
-        clients = clients.replace(masks=jax.vmap(current)(state.participants))
+        clients = clients.replace(masks=jax.vmap(current)(clients.number))
+    # All that differs between participants.
+    clients = placement.to_participants(
+        clients.replace(params=None, optimizer=None, links=None, received=None)
+    )
+    share = placement.to_participants(share)
     own_statistics, server = scheme.statistics == "local", serving(scheme, data.partition, state)
     whole = jnp.sum(share)
 
@@ -85,7 +100,7 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
 
     def pruned(forms: Sequence[Form]) -> Array:
         total = jnp.zeros(2)
-        groups = by_group(scheme, (state.participants, share, clients))
+        groups = placed(scheme.group_sizes).by_group((state.participants, share, clients))
         for form, members, (ids, part, own) in zip(
             forms, scheme.pruner.groups, groups, strict=True
         ):
@@ -202,13 +217,13 @@ def class_accuracies(
         lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
     )
 
+    local = memories(scheme, state).stats if scheme.statistics == "local" else None
+
     def one(form: Form, number: Array) -> Array:
-        client = jax.tree.map(lambda x: x[number], state.clients)
-        client = client.replace(
-            params=merged.params,
-            stats=client.stats if scheme.statistics == "local" else merged.stats,
-            masks=masks_of(scheme, key, state, number),
-        )
+        stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
+        masks = masks_of(scheme, key, state, number)
+        own = jax.tree.map(lambda x: x[0], state.clients)
+        client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
         return _class_sums(scheme, data.pixels, form, client, server, test)[1] / examples
 
     def every(forms: Sequence[Form]) -> Array:

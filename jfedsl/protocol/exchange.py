@@ -27,7 +27,7 @@ from jfedsl.wireless.radio import Conditions
 
 
 class Batch(NamedTuple):
-    """One mini-batch of every participant: images float32 `[K, B, ...]`, labels int32 `[K, B]`."""
+    """One mini-batch for every place: images float32 `[P, B, ...]`, labels int32 `[P, B]`."""
 
     images: Array
     labels: Array
@@ -90,7 +90,7 @@ def exchange(
       scheme: of the run.
       forms: in which the clients of each group compute.
       server: the server's part.
-      clients: the participants, `[K, ...]`.
+      clients: the participants, `[P, ...]`.
       batch: one mini-batch each.
       key: of this exchange; a client's is folded with its number.
       weights: float32 `[K]`, of the weighted mean over clients.
@@ -101,6 +101,7 @@ def exchange(
     Returns:
       The server and the participants after their step, and what it cost.
     """
+    placement = scheme.placement
     keys = jax.vmap(lambda number: fold(key, number))(clients.number)
     # Layers run for a chunk of clients at once. Links and steps do many small things, which in a
     # loop over clients would take longer than they compute; they run for all.
@@ -109,15 +110,17 @@ def exchange(
     labels = label_bits(scheme)
     up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
     up_bytes *= int(scheme.splits)  # else nothing travels
+    up_bytes = placement.to_participants(up_bytes)
     arrived, values, before, there = None, smashed.values, clients, jnp.ones(weights.shape, bool)
     if presence is not None:
         assert scheme.radio is not None
         there = arrived = presence.arrived(scheme.radio.deadline, up_bytes)
         weights = present_weights(weights, arrived)
-        values = where_rows(arrived, values, jnp.zeros_like(values))
+        values = where_rows(placement.to_places(arrived), values, jnp.zeros_like(values))
     server, losses, cut_gradient = serve(
-        scheme, server, values, batch.labels, weights, arrived, step, key
+        scheme, server, placement.spread(values), batch.labels, weights, arrived, step, key
     )
+    cut_gradient = placement.spread(cut_gradient)
     links, returned = jax.vmap(partial(send_cut_gradient, scheme))(
         clients.replace(links=links), cut_gradient, smashed.kept, keys
     )
@@ -129,11 +132,12 @@ def exchange(
     clients = client_side.step(scheme, clients, weight_gradient, keys, step)
     down_bytes = jax.vmap(lambda message: message_bytes([message]))(returned)
     down_bytes *= int(scheme.splits)
+    down_bytes = placement.to_participants(down_bytes)
     if presence is not None:
-        clients = where_rows(there, clients, before)
+        clients = where_rows(placement.to_places(there), clients, before)
         losses, down_bytes = (jnp.where(there, x, jnp.zeros_like(x)) for x in (losses, down_bytes))
         up_bytes = jnp.where(presence.holding, up_bytes, 0)
-    return server, clients, ExchangeRecord(losses, up_bytes, down_bytes, there)
+    return server, placement.spread(clients), ExchangeRecord(losses, up_bytes, down_bytes, there)
 
 
 def send_smashed(

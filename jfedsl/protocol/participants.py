@@ -1,4 +1,4 @@
-"""Who takes part in a period, in which order, and the rows of arrays that are theirs.
+"""Who takes part in a period, in which order, and the forms in which they compute.
 
 Participants come group by group (see `Pruner.groups`), ascending within each, and every period
 draws as many from each group: so each group is a slice of fixed size, whoever is drawn.
@@ -62,40 +62,6 @@ def draw_participants(scheme: Scheme, key: Array, round_: Array) -> Array:
         ids = jax.random.choice(own, jnp.asarray(members, jnp.int32), (size,), replace=False)
         drawn.append(jnp.sort(ids))
     return jnp.concatenate(drawn)
-
-
-def _in_order(scheme: Scheme) -> bool:
-    """Whether the participants are all clients by number, so that nothing has to be moved."""
-    order = np.concatenate(_first(scheme))
-    return np.array_equal(order, np.arange(scheme.clients))
-
-
-def take(scheme: Scheme, tree: Any, ids: Array) -> Any:
-    """Rows `ids[K]` of participants of every array of a tree `[C, ...]`."""
-    return tree if _in_order(scheme) else jax.tree.map(lambda x: x[ids], tree)
-
-
-def put(scheme: Scheme, tree: Any, ids: Array, rows: Any) -> Any:
-    """The tree `[C, ...]` with its rows `ids[K]` of participants replaced by `rows`."""
-    if _in_order(scheme):
-        return rows
-    return jax.tree.map(lambda x, row: x.at[ids].set(row, unique_indices=True), tree, rows)
-
-
-def by_group(scheme: Scheme, tree: Any) -> list[Any]:
-    """The rows of each group of a tree `[K, ...]`."""
-    if len(scheme.group_sizes) == 1:
-        return [tree]
-    ends = np.cumsum(scheme.group_sizes).tolist()
-    bounds = zip([0, *ends], ends, strict=False)
-    return [jax.tree.map(lambda x, a=a, b=b: x[a:b], tree) for a, b in bounds]
-
-
-def together(rows: Sequence[Any]) -> Any:
-    """The rows of all groups as one tree `[K, ...]`."""
-    if len(rows) == 1:
-        return rows[0]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
 
 
 def in_layout(

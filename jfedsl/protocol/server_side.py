@@ -36,8 +36,8 @@ class ServerStep(Protocol):
         Args:
           scheme: of the run.
           server: before the step.
-          smashed: float32 `[K, B, ...]`, 0 where nothing arrived.
-          labels: int32 `[K, B]`.
+          smashed: float32 `[P, B, ...]`, 0 where nothing arrived.
+          labels: int32 `[P, B]`.
           weights: float32 `[K]`, of the weighted mean over clients.
           arrived: bool `[K]`, whose activations there are; None: all.
           step: exchanges of the run before this one, int32 scalar.
@@ -45,7 +45,7 @@ class ServerStep(Protocol):
 
         Returns:
           The server after the step, every client's mean loss before it `[K]`, and the gradient of
-          each client's own mean loss at what arrived from it, `[K, B, ...]`.
+          each client's own mean loss at what arrived from it, `[P, B, ...]`.
         """
 
 
@@ -58,6 +58,23 @@ def joint_step(
     Where nothing arrived the server stays as it was. See `ServerStep`.
     """
     del key
+    placement = scheme.placement
+    after, losses, cut_gradient = _step_on(
+        scheme, step, server, smashed, labels, placement.weights(weights)
+    )
+    if arrived is not None:
+        after = jax.tree.map(partial(jnp.where, jnp.any(arrived)), after, server)
+    return placement.everywhere(after), placement.to_participants(losses), cut_gradient
+
+
+def _step_on(
+    scheme: Scheme, step: Array, server: Server, smashed: Array, labels: Array, weights: Array
+) -> tuple[Server, Array, Array]:
+    """A step on the weighted mean loss of activations `[n, B, ...]`, by weights `[n]`.
+
+    Returns:
+      The server, losses `[n]`, and gradients `[n, B, ...]` of every one's own loss.
+    """
 
     def own_losses(params: Any, smashed: Array) -> tuple[Array, Any]:
         merged = smashed.reshape(-1, *smashed.shape[2:])
@@ -80,19 +97,15 @@ def joint_step(
     params, optimizer = masked_step(
         scheme.server_optimizer, None, gradient, server.optimizer, server.params, step
     )
-    after = Server(params, stats, optimizer)
-    if arrived is not None:
-        after = jax.tree.map(partial(jnp.where, jnp.any(arrived)), after, server)
-    return after, losses, cut_gradient
+    return Server(params, stats, optimizer), losses, cut_gradient
 
 
 def _alone(
-    scheme: Scheme, step: Array, key: Array, server: Server, smashed: Array, labels: Array
+    scheme: Scheme, step: Array, server: Server, smashed: Array, labels: Array
 ) -> tuple[Server, Array, Array]:
     """A step on one client's activation `[B, ...]`."""
-    one = jnp.ones(1)
-    server, loss, gradient = joint_step(
-        scheme, server, smashed[None], labels[None], one, None, step, key
+    server, loss, gradient = _step_on(
+        scheme, step, server, smashed[None], labels[None], jnp.ones(1)
     )
     return server, loss[0], gradient[0]
 
@@ -105,10 +118,13 @@ def step_in_turn(
     del weights
     # No client has the number C.
     own = fold(key, scheme.clients, Stage.SERVER_ORDER)
-    order = jax.random.permutation(own, labels.shape[0])
+    placement = scheme.placement
+    order = jax.random.permutation(own, scheme.participants)
+    # The server is in one place: it serves everyone wherever their device is.
+    smashed, labels = placement.to_participants((smashed, labels))
 
     def one(server: Server, n: Array) -> tuple[Server, tuple[Array, Array]]:
-        after, loss, gradient = _alone(scheme, step, key, server, smashed[n], labels[n])
+        after, loss, gradient = _alone(scheme, step, server, smashed[n], labels[n])
         if arrived is not None:
             after = jax.tree.map(partial(jnp.where, arrived[n]), after, server)
         return after, (loss, gradient)
@@ -116,19 +132,20 @@ def step_in_turn(
     server, rows = lax.scan(one, server, order)
     back = jnp.argsort(order)
     losses, cut_gradient = jax.tree.map(lambda x: x[back], rows)
-    return server, losses, cut_gradient
+    return server, losses, placement.to_places(cut_gradient)
 
 
 def step_copies(
     scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array,
     arrived: Array | None, step: Array, key: Array,
 ) -> tuple[Server, Array, Array]:  # fmt: skip
-    """Steps each participant's own copy of the server's part, `[K, ...]`. See `ServerStep`."""
-    del weights
+    """Steps each participant's own copy of the server's part, `[P, ...]`. See `ServerStep`."""
+    del weights, key
+    placement = scheme.placement
     backend, clients = jax.default_backend(), labels.shape[0]
     chunk = default_chunk(backend, jax.tree.map(lambda w: w[0], server.params), clients)
-    mapped = map_clients(partial(_alone, scheme, step, key), min(chunk, scheme.chunk))
+    mapped = map_clients(partial(_alone, scheme, step), min(chunk, scheme.chunk), placement.mesh)
     after, losses, cut_gradient = mapped(server, smashed, labels)
     if arrived is not None:
-        after = where_rows(arrived, after, server)
-    return after, losses, cut_gradient
+        after = where_rows(placement.to_places(arrived), after, server)
+    return after, placement.to_participants(losses), cut_gradient

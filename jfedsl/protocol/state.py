@@ -13,6 +13,7 @@ from jfedsl.data.datasets import Pixels
 from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Model
 from jfedsl.protocol.optimizers import Optimizer
+from jfedsl.protocol.placement import Placement
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.wireless.radio import Radio, Site
 
@@ -62,7 +63,10 @@ class Scheme(NamedTuple):
       statistics: what becomes of clients' normalisation statistics: averaged like the model
         (aggregate) or left with the client (local).
       client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
-      chunk: clients whose layers run at once.
+      client_state: where clients' memories are while they do not take part: with the state
+        (resident), on the host, or nowhere (stateless).
+      placement: of the participants on devices.
+      chunk: clients whose layers run at once on a device.
       augment: `(key, images[B, ...]) -> images`, or None.
       dtype: of activations and products; parameters and optimizer states are float32.
       integers: whether products in clients' backward passes are of int8.
@@ -89,6 +93,8 @@ class Scheme(NamedTuple):
     aggregation: str
     statistics: str
     client_optimizer_state: str
+    client_state: str
+    placement: Placement
     chunk: int
     augment: Augmentation | None
     dtype: DTypeLike
@@ -102,12 +108,17 @@ class Scheme(NamedTuple):
         """Whether both sides have layers, so that something passes between them."""
         return 0 < self.cut < len(self.model)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the state has memories of clients that do not take part."""
+        return self.client_state == "resident" and self.participants < self.clients
+
 
 class Data(NamedTuple):
     """What lies on the device and differs between runs of one compiled program.
 
     Attributes:
-      images: training inputs as in `Split`.
+      images: training inputs as in `Split`, where the partition says, `[N, ...]`.
       labels: int32 `[N]`.
       pixels: to normalise inputs with.
       partition: who has which examples.
@@ -122,7 +133,7 @@ class Data(NamedTuple):
 
 
 class Client(struct.PyTreeNode):
-    """One client; stacked on a leading axis `[C]` or `[K]` for many.
+    """One client at work; stacked on a leading axis `[P]` for the places of many.
 
     Attributes:
       number: int32, of the client.
@@ -175,9 +186,12 @@ class State(struct.PyTreeNode):
 
     Attributes:
       round: int32, rounds completed.
-      server: the server; with a copy for each participant `[K, ...]`.
+      server: the server; with a copy for each participant's place `[P, ...]`.
       aggregator: the aggregator.
-      clients: all clients, `[C, ...]`.
+      clients: the participants at their places, `[P, ...]`.
+      memory: what the other clients keep, and the participants kept from before: `Memory` of all
+        `[C', ...]`, by number, more rows than clients where devices share them evenly; of one that
+        is new `[1, ...]` where nobody keeps anything; None where it is elsewhere, or all take part.
       participants: int32 `[K]`, clients of the current period, group by group, each ascending.
       holding: bool `[K]`, which of them hold the model of the period; between periods, the next
         one's. All, unless devices can be out of reach.
@@ -187,6 +201,7 @@ class State(struct.PyTreeNode):
     server: Server
     aggregator: Aggregator
     clients: Client
+    memory: Any
     participants: Array
     holding: Array
 

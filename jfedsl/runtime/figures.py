@@ -223,7 +223,8 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
     mix.set_ylabel("client")
     for axis, length in ((mix.xaxis, classes), (mix.yaxis, clients)):
         axis.set_ticks(range(0, length, max(1, -(-length // 20))))
-    size.barh(range(clients), counts.sum(axis=1), height=0.8, color="tab:gray")
+    edges = np.arange(clients + 1) - 0.5
+    size.stairs(counts.sum(axis=1), edges, orientation="horizontal", fill=True, color="tab:gray")
     size.set_xlabel("examples in all")
     save(figure, title, path)
 

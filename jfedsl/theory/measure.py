@@ -16,7 +16,8 @@ from jfedsl.models.layers import Variables
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.client_side import forward_one, send_gradient
 from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
-from jfedsl.protocol.participants import by_group, in_layout, period_start, take
+from jfedsl.protocol.participants import in_layout, period_start
+from jfedsl.protocol.placement import placed
 from jfedsl.protocol.state import Client, Data, Scheme, State, weights
 from jfedsl.pruning.pruner import Form
 from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
@@ -102,7 +103,7 @@ def measure(
     objective, beta, along = _smoothness(scheme, effort, step_size, data, key, mean)
     ids = state.participants
     share = weights(scheme, data.partition, ids)
-    clients = take(scheme, state.clients, ids)
+    clients = scheme.placement.to_participants(state.clients)
     # Between two periods everybody holds v; its own rounding is no drift.
     between = state.round % scheme.aggregate_every == 0
     held = jax.tree.map(
@@ -111,7 +112,7 @@ def measure(
     clients = clients.replace(params=held)
 
     def draws(forms: Sequence[Form]) -> Estimates:
-        rows = by_group(scheme, (clients, share))
+        rows = placed(scheme.group_sizes).by_group((clients, share))
         groups = [
             _group(scheme, form, data, state, mean, *row)
             for form, row in zip(forms, rows, strict=True)

@@ -18,7 +18,7 @@ class Examples(NamedTuple):
     """Training examples with their weights in f, folded into blocks.
 
     Attributes:
-      indices: int32 `[M, E]`, positions in the training split.
+      indices: int32 `[M, E]`, positions in the data.
       weights: float32 `[M, E]`, sum 1; 0 on padding.
     """
 
@@ -34,11 +34,12 @@ def all_examples(scheme: Scheme, data: Data, block: int) -> Examples:
       data: of the run.
       block: examples computed at once.
     """
-    part = data.partition
+    part, positions = data.partition, jnp.arange(data.labels.size, dtype=jnp.int32)
     shares = weights(scheme, part, jnp.arange(scheme.clients)) / part.sizes.astype(jnp.float32)
-    # Index lists lie end to end, in the order of clients.
-    each = jnp.repeat(shares, part.sizes, total_repeat_length=part.indices.size)
-    return _fold(part.indices, each, block)
+    order = jnp.argsort(part.starts)
+    owner = order[jnp.searchsorted(part.starts[order], positions, side="right") - 1]
+    owned = positions < part.starts[owner] + part.sizes[owner]  # else it fills a device up
+    return _fold(positions, jnp.where(owned, shares[owner], 0.0), block)
 
 
 def some_examples(examples: Examples, key: Array, count: int, block: int) -> Examples:

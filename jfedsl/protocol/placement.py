@@ -1,0 +1,146 @@
+"""Where participants compute: each has a place on one of the devices that the run is spread over.
+
+Everything as large as clients' models is `[P, ...]`, a row for each place, spread over the devices;
+small numbers about participants are `[K]`, on all devices. On one device places are participants.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Both axes of a mesh together are that of clients: processes, and the devices of each.
+AXES = ("process", "device")
+SPREAD, EVERYWHERE = PartitionSpec(AXES), PartitionSpec()
+
+
+class Placement(NamedTuple):
+    """Places of a period's participants, the same in every period.
+
+    Each device has as many places for participants of each of the pruner's groups as any other.
+    Where there are more places than participants of a group, its last one has the others too: it
+    computes there in vain, with weight 0.
+
+    Attributes:
+      mesh: the devices, with `AXES`; None for one.
+      participant: who has each place, int `[P]`.
+      place: of each participant, int `[K]`.
+      widths: places of each group on a device.
+    """
+
+    mesh: Mesh | None
+    participant: np.ndarray
+    place: np.ndarray
+    widths: tuple[int, ...]
+
+    @property
+    def devices(self) -> int:
+        """How many there are."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
+    def identical(self) -> bool:
+        """Whether places are participants, in their order."""
+        return np.array_equal(self.participant, np.arange(self.place.size))
+
+    def to_places(self, rows: Any) -> Any:
+        """Arrays `[K, ...]` of participants as `[P, ...]` of places."""
+        if not self.identical:
+            rows = jax.tree.map(lambda x: x[self.participant], rows)
+        return self.spread(rows)
+
+    def to_participants(self, rows: Any) -> Any:
+        """Arrays `[P, ...]` of places as `[K, ...]` of participants, on all devices."""
+        if not self.identical:
+            rows = jax.tree.map(lambda x: x[self.place], rows)
+        return self.everywhere(rows)
+
+    def weights(self, weights: Array) -> Array:
+        """Weights `[K]` of participants as `[P]` of places, 0 at the ones left over."""
+        rows = self.to_places(weights)
+        return rows if self.identical else jnp.where(self.needed, rows, 0.0)
+
+    @property
+    def needed(self) -> np.ndarray:
+        """Which places are some participant's own, bool `[P]`."""
+        own = np.zeros(self.participant.size, bool)
+        own[self.place] = True
+        return own
+
+    def spread(self, tree: Any) -> Any:
+        """The arrays of a tree with their leading axis spread over the devices."""
+        return self._lay(tree, SPREAD)
+
+    def everywhere(self, tree: Any) -> Any:
+        """The arrays of a tree whole on every device."""
+        return self._lay(tree, EVERYWHERE)
+
+    def _lay(self, tree: Any, spec: PartitionSpec) -> Any:
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
+
+    def by_group(self, tree: Any) -> list[Any]:
+        """The rows of each group of a tree `[P, ...]`, spread as that is."""
+        if len(self.widths) == 1:
+            return [tree]
+        ends = np.cumsum(self.widths).tolist()
+
+        def some(x: Array, first: int, end: int) -> Array:
+            own = x.reshape(self.devices, -1, *x.shape[1:])[:, first:end]
+            return own.reshape(-1, *x.shape[1:])
+
+        bounds = zip([0, *ends], ends, strict=False)
+        return [jax.tree.map(lambda x, a=a, b=b: some(x, a, b), tree) for a, b in bounds]
+
+    def together(self, rows: Sequence[Any]) -> Any:
+        """The rows of all groups as one tree `[P, ...]`."""
+        if len(rows) == 1:
+            return rows[0]
+
+        def join(*parts: Array) -> Array:
+            shape = parts[0].shape[1:]
+            own = [x.reshape(self.devices, -1, *shape) for x in parts]
+            return jnp.concatenate(own, axis=1).reshape(-1, *shape)
+
+        return jax.tree.map(join, *rows)
+
+
+def put(mesh: Mesh | None, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
+    """Arrays of the host on the devices of a mesh; a process reads only the rows that it needs.
+
+    Args:
+      mesh: None for the only device.
+      tree: of arrays, or of anything that has a shape and rows to slice.
+      spec: where their rows go.
+    """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i: np.asarray(x[i])), tree
+    )
+
+
+def placed(group_sizes: Sequence[int], mesh: Mesh | None = None) -> Placement:
+    """Gives the participants of each group places, in their order, as evenly as can be.
+
+    >>> placed((5, 2)).participant.tolist()
+    [0, 1, 2, 3, 4, 5, 6]
+
+    Args:
+      group_sizes: how many participants are of each group.
+      mesh: of devices; None for one.
+    """
+    devices, first, columns = 1 if mesh is None else mesh.size, 0, []
+    widths = tuple(-(-size // devices) for size in group_sizes)
+    for size, width in zip(group_sizes, widths, strict=True):
+        members = first + np.minimum(np.arange(devices * width), size - 1)
+        columns.append(members.reshape(devices, width))
+        first += size
+    participant = np.concatenate(columns, axis=1).ravel()
+    return Placement(mesh, participant, np.unique(participant, return_index=True)[1], widths)
