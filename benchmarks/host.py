@@ -18,7 +18,6 @@ import jax
 from jfedsl import training
 from jfedsl.config import Config
 from jfedsl.runtime.compilation import compiled
-from jfedsl.runtime.progress import Progress
 from jfedsl.runtime.script import run
 
 
@@ -51,8 +50,8 @@ class Watched(training._Run):
         super()._save()
         Watched.saving += time.perf_counter() - began
 
-    def _rounds(self, progress: Progress) -> None:
-        super()._rounds(progress)
+    def _rounds(self) -> None:
+        super()._rounds()
         Watched.end = time.perf_counter()
 
 

@@ -9,8 +9,9 @@ from jfedsl.training import train
 def main(config: Config) -> None:
     """Trains and prints what came of it."""
     summary = train(config)
-    print(f"\n{table(summary)}")
-    print(f"\npictures: *.png in {summary['workdir']}")
+    if summary:  # of several processes the first has it
+        print(f"\n{table(summary)}")
+        print(f"\npictures: *.png in {summary['workdir']}")
 
 
 if __name__ == "__main__":

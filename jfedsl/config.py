@@ -31,15 +31,14 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
-from jfedsl.protocol.population import CLIENT_STATES
 from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
 from jfedsl.pruning.pruner import SCORES
 from jfedsl.pruning.weights import SCOPES
+from jfedsl.scale_knobs import ScaleKnobs
 from jfedsl.wireless_knobs import WirelessKnobs
 
 PRUNE_KINDS = ("none", "mask", "channel")
 PRUNE_POLICIES = ("uniform", "by_resource")
-COMPUTE_DTYPES = ("float32", "bfloat16")
 PROGRESS = ("auto", "bar", "lines", "none")
 CLIENT_BACKWARDS = ("float", "int8")
 
@@ -47,7 +46,7 @@ Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(WirelessKnobs):
+class Config(ScaleKnobs, WirelessKnobs):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
@@ -191,10 +190,6 @@ class Config(WirelessKnobs):
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
         OneOf(CLIENT_OPTIMIZER_STATES),
     )  # fmt: skip
-    client_state: str = knob(
-        "resident", "Where clients that do not take part keep optimizer and compressor states: on "
-        "the devices, on the host, or nowhere.", OneOf(CLIENT_STATES),
-    )  # fmt: skip
     client_backward: str = knob(
         "float", "Arithmetic of products in clients' backward passes; int8 rounds the gradient at "
         "random.", OneOf(CLIENT_BACKWARDS),
@@ -206,24 +201,7 @@ class Config(WirelessKnobs):
     learning_rate_schedule: str = knob(
         "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
-    client_chunk: int | None = knob(
-        None, "Clients whose layers run at once; 1 loops. Default by backend and model.", COUNT
-    )
-    remat_clients: bool = knob(
-        False,
-        "Clients compute their forward pass twice, so that less memory waits; at most a quarter "
-        "of the participants is then computed at once.",
-        Allowed("true or false", lambda value: isinstance(value, bool)),
-    )  # fmt: skip
-    compute_dtype: str = knob(
-        "float32", "Of activations and products; parameters and moments are float32.",
-        OneOf(COMPUTE_DTYPES),
-    )  # fmt: skip
     init_from: str = knob("", "Workdir or export of an earlier run whose weights to start from.")
-    compilation_cache: str = knob(
-        "~/.cache/jfedsl", "Folder of compiled programs, kept between runs; empty for none.",
-        free=True,
-    )  # fmt: skip
     seed: int = knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
     eval_every: int = knob(5, "Rounds between evaluations.", COUNT, free=True)
     checkpoint_every: int = knob(20, "Rounds between checkpoints.", COUNT, free=True)

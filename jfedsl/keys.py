@@ -25,6 +25,7 @@ class Purpose(enum.IntEnum):
     RADIO = 9
     DEVICES = 10
     TURNS = 11
+    COLLECTIVE = 12
 
 
 class Stage(enum.IntEnum):

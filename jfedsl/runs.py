@@ -13,6 +13,7 @@ from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.averaging import joined
+from jfedsl.protocol.portable import settle
 from jfedsl.protocol.state import State
 from jfedsl.runtime import export
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
@@ -52,7 +53,7 @@ def restore_run(workdir: Path, data_dir: str | None = None, flag: str = "workdir
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
-    return Run(config, experiment, restored[1])
+    return Run(config, experiment, settle(experiment.scheme, restored[1]))
 
 
 def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> Variables:

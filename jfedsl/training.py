@@ -1,30 +1,30 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, flag_error
+from jfedsl.journal import Journal
 from jfedsl.observer import Observer
+from jfedsl.protocol.placement import put
+from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import State
-from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runs import CHECKPOINTS, weights_of
-from jfedsl.runtime import figures, workdir
+from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
-from jfedsl.runtime.events import Events
-from jfedsl.runtime.metrics import KEPT, STREAMS, Metrics, Row, summarise
-from jfedsl.runtime.progress import Progress
-from jfedsl.runtime.timeline import timeline
+from jfedsl.runtime.memories import Staging
+from jfedsl.runtime.metrics import KEPT, STREAMS, Row
 from jfedsl.simulation import columns, costs_of
-from jfedsl.summary import environment
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
@@ -38,95 +38,105 @@ def train(config: Config) -> dict[str, Any]:
       config: of the run; without `workdir` a new dated folder under runs/ is made.
 
     Returns:
-      The summary, as in summary.json, with the folder as `workdir`.
+      The summary, as in summary.json, with the folder as `workdir`; nothing in other processes of
+      the run than the first.
 
     Raises:
       UserError: a setting that cannot work; no folder has been made or changed.
       TrainingError: a loss or a weight is not finite.
     """
+    distributed.join(config)
     workdir.check(config)
     keep_programs(config.compilation_cache)
-    with without_noise():
-        experiment = _prepare(config)
-    with workdir.hold(config) as folder:
-        if config.progress != "none":
-            print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
-        return _Run(config, experiment, folder).finish()
+    with distributed.losses_told():
+        with without_noise():
+            experiment = _prepare(config)
+        with distributed.only_first(lambda: workdir.hold(config)) as folder:
+            if config.progress != "none" and distributed.first():
+                print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
+            return _Run(config, experiment, Path(folder)).finish()
 
 
 def _prepare(config: Config) -> Experiment:
     """The run put together, with the weights it starts from."""
-    experiment = build(config)
+    mesh = distributed.mesh_of(config)
+    experiment = build(config, mesh)
     started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
     if not config.init_from or started:
         return experiment
     initial = weights_of(
         Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial
     )
-    return experiment._replace(initial=initial)
+    return experiment._replace(initial=put(mesh, initial))
 
 
 class _Run:
-    """One run in its folder: what the host keeps beside the state on the device."""
+    """One run in its folder: what the host keeps beside the state on the devices."""
 
     def __init__(self, config: Config, experiment: Experiment, folder: Path) -> None:
         self.config, self.experiment, self.folder = config, experiment, folder
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
-        template = jax.eval_shape(experiment.init)
-        restored = self.checkpoints.restore(template)
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
-        if restored is None:
-            with without_noise():
+        restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
+        stored: dict[str, np.ndarray] = {}
+        with without_noise():
+            if restored is None:
                 self.state = experiment.init()
-        else:
-            self.round, self.state, counters = restored
-            self.cumulative_bytes = counters["cumulative_bytes"]
-            self.cumulative_seconds = counters["cumulative_seconds"]
+            else:
+                self.round, state, stored, counters = restored
+                self.state = settle(experiment.scheme, state)
+                self.cumulative_bytes = counters["cumulative_bytes"]
+                self.cumulative_seconds = counters["cumulative_seconds"]
         self.last: tuple[Cost, np.ndarray] | None = None  # round, with its participants
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
-        workdir.record(config, folder)
-        scheme = experiment.scheme
-        simulated = scheme.radio is not None
-        self.metrics = Metrics(folder / "metrics.csv", self.round, scheme.pruner.names, simulated)
-        self.events = Events(folder / "tensorboard", self.round)
+        self.staging = None
+        if experiment.scheme.client_state == "host" and not experiment.scheme.everyone:
+            self.staging = Staging(experiment, self.state, stored)
+        self.journal = None
+        if distributed.first():
+            self.journal = Journal(config, experiment, folder, self.round)
         self.observer = None
         if config.measure_constants_every is not None:
             self.observer = Observer(config, experiment, folder, self.round)
-        self._draw_labels()
 
     def finish(self) -> dict[str, Any]:
         """Runs the rounds that are left; writes summary and pictures."""
-        progress = Progress(self.config.progress, self.round, self.config.rounds)
         try:
-            self._rounds(progress)
+            self._rounds()
         finally:
-            progress.close()
-            self.events.close()
+            if self.journal is not None:
+                self.journal.close()
             self.checkpoints.close()
-        return self._report()
+        if self.journal is None:
+            return {}
+        convergence = None if self.observer is None else self.observer.report()
+        return self.journal.report(convergence, self.last)
 
-    def _rounds(self, progress: Progress) -> None:
+    def _rounds(self) -> None:
         """Compiled calls between absolute multiples of eval_every and checkpoint_every."""
         config = self.config
         if self.round == config.rounds:
             return
-        capacity = min(config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL)
         data, key = self.experiment.data, self.experiment.key
-        progress.note("compiling the round (once)")
-        rounds = self.experiment.rounds(min(capacity, config.rounds))
+        self._note("compiling the round (once)")
+        rounds = self.experiment.rounds(min(*self._every(), config.rounds))
         run = compiled(rounds, data, key, self.state, 1)
         records = jax.eval_shape(rounds, data, key, self.state, 1)[1]
         costs = compiled(costs_of(self.experiment), data, records)
-        progress.note("compiling the evaluation (once)")
+        self._note("compiling the evaluation (once)")
         evaluate = compiled(self.experiment.evaluate(), data, self.state, self.experiment.test)
         self._observe()
-        progress.note("training")
+        self._note("training")
         while self.round < config.rounds:
             began = time.perf_counter()
             end = self._next_boundary()
             count = end - self.round
+            if self.staging is not None:
+                self.state = self.staging.before(self.state, self.round)
             self.state, record = run(data, key, self.state, count)
+            if self.staging is not None and end < config.rounds:
+                self.staging.prepare(end)
             record, cost = jax.device_get((record, costs(data, record)))
             rows = self._rows(record, cost, count)
             evaluation = {}
@@ -136,23 +146,35 @@ class _Run:
             rows[-1].update(evaluation)
             self._log([{**row, "host_seconds": seconds} for row in rows])
             self.round = end
-            progress.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
+            if self.journal is not None:
+                accuracy = evaluation.get("test_accuracy")
+                self.journal.update(end, rows[-1]["train_loss"], accuracy)
             self._observe()
             if end % config.checkpoint_every == 0 or end == config.rounds:
                 self._save()
+
+    def _note(self, text: str) -> None:
+        if self.journal is not None:
+            self.journal.note(text)
+
+    def _log(self, rows: list[Row]) -> None:
+        if self.journal is not None:
+            self.journal.log(rows)
+
+    def _every(self) -> list[int]:
+        """Rounds of which no compiled call crosses a multiple."""
+        config = self.config
+        periods = [] if self.staging is None else [self.experiment.scheme.aggregate_every]
+        return [config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
 
     def _observe(self) -> None:
         if self.observer is not None:
             self.observer.observe(self.state, self.round)
 
     def _next_boundary(self) -> int:
-        def after(every: int) -> int:
-            return (self.round // every + 1) * every
-
-        config = self.config
-        boundaries = map(after, (config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL))
+        following = [(self.round // every + 1) * every for every in self._every()]
         measured = () if self.observer is None else (self.observer.next_due(self.round),)
-        return min(*boundaries, *measured, config.rounds)
+        return min(*following, *measured, self.config.rounds)
 
     def _rows(self, record: RoundRecord, cost: Cost | None, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.
@@ -171,10 +193,6 @@ class _Run:
         if cost is not None:
             self.last = jax.tree.map(lambda x: x[count - 1], (cost, record.participants))
         return rows
-
-    def _log(self, rows: list[Row]) -> None:
-        self.metrics.append(rows)
-        self.events.append(rows)
 
     def _row(self, record: RoundRecord, cost: Cost | None, i: int) -> Row:
         sent = {s: int(np.sum(getattr(record, f"{s}_bytes")[i], dtype=np.int64)) for s in STREAMS}
@@ -215,19 +233,18 @@ class _Run:
             "cumulative_bytes": self.cumulative_bytes,
             "cumulative_seconds": self.cumulative_seconds,
         }
-        self.checkpoints.save(self.round, self.state, counters)
+        stored = {} if self.staging is None else self.staging.stored()
+        state = portable(self.experiment.scheme, self.state)
+        self.checkpoints.save(self.round, state, counters, stored)
 
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""
-        state: State = jax.device_get(self.state)
-        for leaf in jax.tree.leaves(state.clients):
-            finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
-            if not finite.all():
-                return f"client {int(np.argmin(finite))}"
-        for name, part in (("the server", state.server), ("the aggregator", state.aggregator)):
-            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(part)):
-                return name
-        return None
+        clients, others = jax.device_get(_finite(self.state))
+        if not clients.all():
+            places = self.experiment.scheme.placement.participant
+            who = np.asarray(self.state.participants)[places[np.argmin(clients)]]
+            return f"client {who}"
+        return next((name for name, finite in others.items() if not finite), None)
 
     def _failure(self, what: str) -> TrainingError:
         last = self.checkpoints.latest()
@@ -236,39 +253,17 @@ class _Run:
         )
         return TrainingError(f"{what} is not finite; {kept} ({self.folder})")
 
-    def _report(self) -> dict[str, Any]:
-        config, rows = self.config, self.metrics.rows()
-        params, stats = jax.eval_shape(lambda: self.experiment.initial)
-        summary = summarise(rows, config.target_accuracy)
-        summary["uncompressed_bytes"] = uncompressed_bytes(
-            self.experiment.scheme, params, stats, self.experiment.image.shape, self.round
-        )
-        summary["client_flops"] = self.experiment.client_flops._asdict()
-        summary["links"] = config.expressions
-        if self.observer is not None:
-            summary["convergence"] = self.observer.report()
-        summary["environment"] = environment()
-        workdir.write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        title = self._title()
-        figures.curves(rows, config.target_accuracy, title, self.folder / "curves.png")
-        figures.traffic(rows, title, self.folder / "traffic.png")
-        if self.experiment.scheme.pruner.names:
-            figures.masks(rows, title, self.folder / "masks.png")
-        if self.last is not None:
-            timeline(*self.last, f"Round {self.round}: {title}", self.folder / "timeline.png")
-        return {**summary, "workdir": str(self.folder)}
 
-    def _draw_labels(self) -> None:
-        picture = self.folder / "labels.png"
-        if picture.exists():
-            return
-        counts = self.experiment.label_counts
-        figures.labels(counts, f"Examples of {self._clients()}", picture)
+@jax.jit
+def _finite(state: State) -> tuple[Array, dict[str, Array]]:
+    """Which places' clients have finite numbers only, `[P]`, and whether server and aggregator."""
 
-    def _title(self) -> str:
-        config = self.config
-        return f"{config.algorithm}, {config.model} on {self._clients()}"
+    def rows(x: Array) -> Array:
+        return jnp.all(jnp.isfinite(x).reshape(len(x), -1), axis=1)
 
-    def _clients(self) -> str:
-        config = self.config
-        return f"{config.dataset}, {config.clients} clients ({config.partition})"
+    def all_of(tree: Any) -> Array:
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+
+    clients = jnp.all(jnp.stack([rows(x) for x in jax.tree.leaves(state.clients)]), axis=0)
+    parts = {"the server": state.server, "the aggregator": state.aggregator}
+    return clients, {name: all_of(tree) for name, tree in parts.items() if jax.tree.leaves(tree)}

@@ -31,8 +31,10 @@ from jfedsl.protocol.clients import default_chunk
 from jfedsl.protocol.evaluation import TestSet
 from jfedsl.protocol.participants import first_participants
 from jfedsl.protocol.placement import SPREAD, Placement, placed, put
+from jfedsl.protocol.population import fresh_client
+from jfedsl.protocol.portable import lay_out
 from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
-from jfedsl.protocol.state import Data, Links, Scheme, State, at_site
+from jfedsl.protocol.state import Client, Data, Links, Scheme, State, at_site
 from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
@@ -73,14 +75,24 @@ class Experiment(NamedTuple):
 
     def init(self) -> State:
         """The state before the first round, in buffers of its own: rounds donate them."""
-        init = jax.jit(functools.partial(fedsl.init, self.scheme))
-        return jax.tree.map(jnp.copy, init(self.key, self.initial, self.image))
+
+        def first(key: Array, initial: Variables, image: Array) -> State:
+            return lay_out(self.scheme, fedsl.init(self.scheme, key, initial, image))
+
+        return jax.tree.map(jnp.copy, jax.jit(first)(self.key, self.initial, self.image))
+
+    def fresh(self) -> Client:
+        """A client that has not taken part yet."""
+        own, stats = (tree[: self.scheme.cut] for tree in self.initial)
+        return fresh_client(self.scheme, own, stats, self.image)
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""
 
         def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-            return self.algorithm.run_round(at_site(self.scheme, data), data, key, state)
+            scheme = at_site(self.scheme, data)
+            state, record = self.algorithm.run_round(scheme, data, key, state)
+            return lay_out(scheme, state), scheme.placement.everywhere(record)
 
         return compile_rounds(one, capacity)
 
@@ -311,6 +323,7 @@ def _scheme(
         statistics=config.batch_norm_statistics,
         client_optimizer_state=config.client_optimizer_state,
         client_state=config.client_state,
+        collective_bits=config.collective_bits,
         placement=placement,
         chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
         augment=AUGMENTATIONS[config.augment],

@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jfedsl.compression.compressor import send_tree
-from jfedsl.compression.message import Message, kept_only, message_bytes
+from jfedsl.compression.message import FLOAT_BITS, Message, kept_only, message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
-from jfedsl.protocol.averaging import merge, moment_masks
+from jfedsl.protocol.averaging import kept_by, merge, moment_masks
+from jfedsl.protocol.collectives import weighted_sum
 from jfedsl.protocol.participants import period_start
 from jfedsl.protocol.population import turn_over
 from jfedsl.protocol.state import (
@@ -98,6 +100,9 @@ def end_period(
         share = present_weights(share, there)
         masks = where_rows(at(there), masks, jax.tree.map(jnp.zeros_like, masks))
     aggregator = merge(scheme, before, sent, placement.weights(share))
+    if placement.processes > 1 and scheme.collective_bits != FLOAT_BITS:
+        params = _merge_packed(scheme, key, state, sent, share)
+        aggregator = aggregator.replace(params=params)
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
     pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
     aggregator = aggregator.replace(pruning=pruning)
@@ -109,6 +114,42 @@ def end_period(
     overlap = jax.vmap(partial(_overlap, scheme))(clients, received)
     moved = jnp.mean(placement.to_participants(overlap))
     return state.replace(clients=received, holding=there), up, moved
+
+
+def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, share: Array) -> Any:
+    """The mean of `merge`, with less on the way between processes.
+
+    What crosses is the sum of clients' changes of the model. Who kept a weight is known everywhere,
+    as masks follow from the model; only if everyone draws its own it is summed up, as float32.
+
+    Args:
+      scheme: of the run.
+      key: run key.
+      state: at the end of a period.
+      clients: participants as the aggregator sees them, `[P, ...]`.
+      share: their weights, `[K]`.
+    """
+    placement, before = scheme.placement, state.aggregator.params
+    weights, kept = placement.weights(share), kept_by(scheme, clients).params
+    base = before if clients.received is None else clients.received
+    changes = jax.tree.map(jnp.subtract, clients.params, base)
+    if kept is not None:
+        changes = jax.tree.map(lambda m, x: jnp.where(m, x, 0.0), kept, changes)
+    own = fold(key, Purpose.COLLECTIVE, state.round)
+    assert placement.mesh is not None
+    total = weighted_sum(placement.mesh, scheme.collective_bits, own, weights, changes)
+    if kept is None:
+        whole = jnp.sum(share)
+        return jax.tree.map(lambda w, x: w + x / jnp.where(whole > 0, whole, 1.0), before, total)
+    if scheme.pruner.variant is not None:
+        _, first, member = np.unique(scheme.pruner.variant, return_index=True, return_inverse=True)
+        masks = jax.vmap(lambda n: masks_of(scheme, key, state, n))(first)
+        kept = jax.vmap(lambda m: scheme.pruner.kept(m).params)(masks)
+        weights = jnp.zeros(first.size).at[jnp.asarray(member)[state.participants]].add(share)
+    held = jax.tree.map(lambda m: jnp.tensordot(weights, m.astype(jnp.float32), 1), kept)
+    return jax.tree.map(
+        lambda w, x, h: w + jnp.where(h > 0, x / jnp.where(h > 0, h, 1.0), 0.0), before, total, held
+    )
 
 
 def hold_model(scheme: Scheme, key: Array, state: State) -> State:

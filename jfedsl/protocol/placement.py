@@ -43,6 +43,11 @@ class Placement(NamedTuple):
         return 1 if self.mesh is None else self.mesh.size
 
     @property
+    def processes(self) -> int:
+        """How many processes these belong to."""
+        return 1 if self.mesh is None else self.mesh.shape["process"]
+
+    @property
     def identical(self) -> bool:
         """Whether places are participants, in their order."""
         return np.array_equal(self.participant, np.arange(self.place.size))

@@ -9,7 +9,8 @@ from jax import Array
 
 from jfedsl.compression.compressor import init_tree
 from jfedsl.protocol.participants import draw_participants
-from jfedsl.protocol.state import Client, Links, Scheme, State, copies
+from jfedsl.protocol.portable import lay_out
+from jfedsl.protocol.state import Client, Links, Scheme, State, copies, where_rows
 from jfedsl.protocol.traffic import smashed_shape
 
 CLIENT_STATES = ("resident", "host", "stateless")
@@ -110,6 +111,28 @@ def come(scheme: Scheme, state: State, ids: Array, memory: Memory) -> State:
     kept = {name: value for name, value in vars(memory).items() if value is not None}
     clients = state.clients.replace(number=scheme.placement.to_places(ids), **kept)
     return state.replace(participants=ids, clients=scheme.placement.spread(clients))
+
+
+def exchange_memories(
+    scheme: Scheme, state: State, ids: Array, source: Array, coming: Memory
+) -> tuple[State, Memory]:
+    """The next period's participants in place of the last one's, whose memories are returned.
+
+    Args:
+      scheme: of the run.
+      state: between two periods.
+      ids: of the next participants, int32 `[K]`.
+      source: for each place the one that its client has now, or -1, int32 `[P]`.
+      coming: memories of the others, `[P, ...]`.
+
+    Returns:
+      The state, and the memories of the last participants, `[K, ...]`.
+    """
+    left = memory_of(scheme, state.clients)
+    stays = source >= 0
+    own = jax.tree.map(lambda x: x[jnp.maximum(source, 0)], left)
+    state = come(scheme, state, ids, where_rows(stays, own, coming))
+    return lay_out(scheme, state), scheme.placement.to_participants(left)
 
 
 def _write(scheme: Scheme, memory: Memory, ids: Array, rows: Memory) -> Memory:

@@ -65,6 +65,7 @@ class Scheme(NamedTuple):
       client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
       client_state: where clients' memories are while they do not take part: with the state
         (resident), on the host, or nowhere (stateless).
+      collective_bits: of an entry of models where these are averaged across processes.
       placement: of the participants on devices.
       chunk: clients whose layers run at once on a device.
       augment: `(key, images[B, ...]) -> images`, or None.
@@ -94,6 +95,7 @@ class Scheme(NamedTuple):
     statistics: str
     client_optimizer_state: str
     client_state: str
+    collective_bits: int
     placement: Placement
     chunk: int
     augment: Augmentation | None
@@ -109,9 +111,14 @@ class Scheme(NamedTuple):
         return 0 < self.cut < len(self.model)
 
     @property
+    def everyone(self) -> bool:
+        """Whether all clients take part in every period."""
+        return self.participants == self.clients
+
+    @property
     def remembers(self) -> bool:
         """Whether the state has memories of clients that do not take part."""
-        return self.client_state == "resident" and self.participants < self.clients
+        return self.client_state == "resident" and not self.everyone
 
 
 class Data(NamedTuple):

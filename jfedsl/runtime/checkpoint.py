@@ -1,29 +1,34 @@
-"""Checkpoints that survive a kill at any moment: Orbax, a checksum, and a fallback."""
+"""Checkpoints that survive a kill at any moment: Orbax, checksums, and a fallback.
+
+Of several processes, which have to see the same folder, each writes what its devices have.
+"""
 
 import contextlib
 import shutil
 import signal
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jfedsl.errors import UserError
 
 KEEP = 3
+VERSION = 2  # of how a state is laid out
 
 
 class Checkpoints:
     """The checkpoints of one run, the newest few of them kept.
 
-    The state is saved as a flat dict of arrays named by their place in the state; counters and
-    texts, with a checksum of every array, as JSON beside it.
+    The state is saved as a flat dict of arrays named by their place in the state, those of clients
+    in the order of participants; counters and texts, with a checksum of every array, as JSON beside
+    it. It is read as arrays of the host, as many devices as there may be now.
     """
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
@@ -37,21 +42,33 @@ class Checkpoints:
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
-            for step in _steps(self._directory, whole=False) - _steps(self._directory):
-                (self._directory / str(step)).rmdir()
+            if jax.process_index() == 0:
+                for step in _steps(self._directory, whole=False) - _steps(self._directory):
+                    (self._directory / str(step)).rmdir()
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=KEEP, cleanup_tmp_directories=True, enable_async_checkpointing=False
             )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
-    def save(self, round_: int, state: Any, counters: dict[str, Any]) -> None:
+    def save(
+        self, round_: int, state: Any, counters: dict[str, Any], more: dict[str, Any] | None = None
+    ) -> None:
         """Saves the state after `round_` rounds; returns once it is on disk.
+
+        Args:
+          round_: rounds completed.
+          state: tree of arrays on devices.
+          counters: plain values.
+          more: arrays of the host by names that the state does not have, none of them empty.
 
         Raises:
           KeyboardInterrupt: interrupted meanwhile; writing that had begun has been finished.
         """
-        arrays = flatten(state)
-        counters = {**counters, "checksums": {k: _checksum(v) for k, v in arrays.items()}}
+        arrays, more = flatten(state), more or {}
+        checksums = jax.device_get(_checksums(arrays))
+        checksums |= {name: _checksum(np, array) for name, array in more.items()}
+        plain = {name: int(checksum) for name, checksum in checksums.items()}
+        arrays, counters = arrays | more, {**counters, "checksums": plain, "version": VERSION}
         with _uninterrupted():
             saved = self._manager.save(
                 round_,
@@ -63,7 +80,7 @@ class Checkpoints:
         if not saved:  # Orbax says nothing else when the round is there already
             raise RuntimeError(f"checkpoint {self._directory / str(round_)} was there already")
 
-    def restore(self, template: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore(self, template: Any) -> tuple[int, Any, dict[str, Any], dict[str, Any]] | None:
         """The newest whole checkpoint; None if there is none at all.
 
         A damaged one is passed over with a warning and moved aside, so that the resumed run can
@@ -73,7 +90,8 @@ class Checkpoints:
           template: a state of the right structure, arrays or their shapes.
 
         Returns:
-          Rounds completed, state, counters.
+          Rounds completed, the state as arrays of the host, which may have other numbers of rows
+          than the template, the other arrays, and counters.
 
         Raises:
           UserError: there are checkpoints, all of them damaged; names the newest.
@@ -81,7 +99,7 @@ class Checkpoints:
         damaged: list[tuple[int, str]] = []
         for round_ in sorted(_steps(self._directory), reverse=True):
             try:
-                state, counters = self._read(round_, template)
+                state, more, counters = self._read(round_, template)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 damaged.append((round_, f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
@@ -89,7 +107,7 @@ class Checkpoints:
                 self._set_aside(bad, f"going back to round {round_} ({reason[:200]})")
             if damaged:
                 self._manager.reload()
-            return round_, state, counters
+            return round_, state, more, counters
         if damaged:
             round_, reason = damaged[0]
             path = self._directory / str(round_)
@@ -102,34 +120,29 @@ class Checkpoints:
         if self._read_only:
             warnings.warn(f"checkpoint {place} is damaged; {reason}", stacklevel=3)
             return
+        if jax.process_index() != 0:
+            return
         target = self._directory.with_name(f"{self._directory.name}-damaged") / str(round_)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         place.rename(target)
         warnings.warn(f"checkpoint {place} is damaged, moved to {target}; {reason}", stacklevel=3)
 
-    def _read(self, round_: int, template: Any) -> tuple[Any, dict[str, Any]]:
-        names = flatten(template)
-        wanted = {
-            name: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            )
-            for name, x in names.items()
-        }
-        restored = self._manager.restore(
-            round_,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(wanted), counters=ocp.args.JsonRestore()
-            ),
-        )
-        arrays, counters = restored.state, restored.counters
+    def _read(self, round_: int, template: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        counters = self._items(round_, counters=ocp.args.JsonRestore()).counters
+        if counters.pop("version", None) != VERSION:
+            raise ValueError(f"its layout is not {VERSION}, which this program reads")
         checksums = counters.pop("checksums")
-        for name, array in arrays.items():
-            if checksums[name] != _checksum(array):
+        plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
+        arrays = self._items(round_, state=ocp.args.PyTreeRestore(restore_args=plain)).state
+        for name, checksum in checksums.items():
+            if _checksum(np, arrays[name]) != checksum:
                 raise ValueError(f"checksum of {name} differs")
-        return jax.tree.unflatten(
-            jax.tree.structure(template), [arrays[n] for n in names]
-        ), counters
+        leaves = [_like(name, arrays.pop(name), x) for name, x in flatten(template).items()]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays, counters
+
+    def _items(self, round_: int, **items: Any) -> Any:
+        return self._manager.restore(round_, args=ocp.args.Composite(**items))
 
     def latest(self) -> int | None:
         """Rounds completed at the newest checkpoint."""
@@ -175,5 +188,33 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _checksum(array: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+def _like(name: str, array: np.ndarray, wanted: Any) -> np.ndarray:
+    """The array, if it is what is wanted but for the number of its rows.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if (array.dtype, array.shape[1:]) != (wanted.dtype, wanted.shape[1:]):
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+    return array
+
+
+@jax.jit
+def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _checksum(jnp, array) for name, array in arrays.items()}
+
+
+def _checksum(xp: Any, array: Any) -> Any:
+    """Changes with every bit: the words, each times an odd number of its own, summed up.
+
+    The same where devices have parts of the array, which are not brought together for it.
+    """
+    if array.dtype.itemsize == 4:
+        bits = array.view(xp.uint32)
+    elif array.dtype.itemsize == 2:
+        bits = array.view(xp.uint16).astype(xp.uint32)
+    else:
+        bits = array.astype(xp.uint32)
+    position = xp.arange(array.size, dtype=xp.uint32).reshape(array.shape)
+    mixed = (bits ^ (bits >> 15)) * (position * xp.uint32(2) + xp.uint32(0x9E3779B1))
+    return xp.sum(mixed, dtype=xp.uint32)

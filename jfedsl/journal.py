@@ -1,0 +1,100 @@
+"""What a run leaves in its folder beside checkpoints: metrics, events, summary and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfedsl.build import Experiment
+from jfedsl.config import Config
+from jfedsl.protocol.traffic import uncompressed_bytes
+from jfedsl.runtime import figures, workdir
+from jfedsl.runtime.events import Events
+from jfedsl.runtime.metrics import Metrics, Row, summarise
+from jfedsl.runtime.progress import Progress
+from jfedsl.runtime.timeline import timeline
+from jfedsl.summary import environment
+from jfedsl.wireless.cost import Cost
+
+
+class Journal:
+    """Written by one process of a run."""
+
+    def __init__(self, config: Config, experiment: Experiment, folder: Path, rounds: int) -> None:
+        """Opens the files; what is in them past `rounds` is cut off.
+
+        Args:
+          config: of the run.
+          experiment: of the run.
+          folder: of the run.
+          rounds: completed so far.
+        """
+        self._config, self._experiment, self._folder = config, experiment, folder
+        workdir.record(config, folder)
+        scheme = experiment.scheme
+        simulated = scheme.radio is not None
+        self._metrics = Metrics(folder / "metrics.csv", rounds, scheme.pruner.names, simulated)
+        self._events = Events(folder / "tensorboard", rounds)
+        self._progress = Progress(config.progress, rounds, config.rounds)
+        picture = folder / "labels.png"
+        if not picture.exists():
+            figures.labels(experiment.label_counts, f"Examples of {self._clients()}", picture)
+
+    def note(self, text: str) -> None:
+        """Says what is going on."""
+        self._progress.note(text)
+
+    def log(self, rows: list[Row]) -> None:
+        """Writes rows of metrics."""
+        self._metrics.append(rows)
+        self._events.append(rows)
+
+    def update(self, rounds: int, loss: float | None, accuracy: float | None) -> None:
+        """Shows how far the run is."""
+        self._progress.update(rounds, loss, accuracy)
+
+    def close(self) -> None:
+        """Ends the progress and the events."""
+        self._progress.close()
+        self._events.close()
+
+    def report(
+        self, convergence: dict[str, Any] | None, last: tuple[Cost, np.ndarray] | None
+    ) -> dict[str, Any]:
+        """Writes summary and pictures of the finished run.
+
+        Args:
+          convergence: the bound beside what was measured, if it was.
+          last: what the last round cost, with its participants, if there is a network.
+
+        Returns:
+          The summary, with the folder as `workdir`.
+        """
+        config, rows, scheme = self._config, self._metrics.rows(), self._experiment.scheme
+        params, stats = jax.eval_shape(lambda: self._experiment.initial)
+        summary = summarise(rows, config.target_accuracy)
+        summary["uncompressed_bytes"] = uncompressed_bytes(
+            scheme, params, stats, self._experiment.image.shape, len(rows)
+        )
+        summary["client_flops"] = self._experiment.client_flops._asdict()
+        summary["links"] = config.expressions
+        if config.measure_constants_every is not None:
+            summary["convergence"] = convergence
+        summary["environment"] = environment()
+        workdir.write_atomically(
+            self._folder / "summary.json", json.dumps(summary, indent=2) + "\n"
+        )
+        title = f"{config.algorithm}, {config.model} on {self._clients()}"
+        figures.curves(rows, config.target_accuracy, title, self._folder / "curves.png")
+        figures.traffic(rows, title, self._folder / "traffic.png")
+        if scheme.pruner.names:
+            figures.masks(rows, title, self._folder / "masks.png")
+        if last is not None:
+            timeline(*last, f"Round {len(rows)}: {title}", self._folder / "timeline.png")
+        return {**summary, "workdir": str(self._folder)}
+
+    def _clients(self) -> str:
+        config = self._config
+        return f"{config.dataset}, {config.clients} clients ({config.partition})"

@@ -1,0 +1,127 @@
+"""The processes and devices of a run: joining, who writes, and what if one is lost."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jfedsl.algorithms import ALGORITHMS
+from jfedsl.config import Config
+from jfedsl.errors import UserError, flag_error
+from jfedsl.protocol.placement import AXES
+from jfedsl.scale_knobs import BY_CLUSTER
+
+_JOIN_SECONDS = 120
+_SILENT_SECONDS = 30  # after which a process counts as lost
+_MOST_TEXT = 4096  # bytes
+
+
+def join(config: Config) -> None:
+    """Joins the other processes of the run, if there are to be any; once in a process.
+
+    Raises:
+      UserError: they cannot be reached, or a cluster says nothing of any.
+    """
+    if not config.coordinator or jax.distributed.is_initialized():
+        return
+    address = None if config.coordinator == BY_CLUSTER else config.coordinator
+    try:
+        jax.distributed.initialize(
+            address,
+            config.processes,
+            config.process,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_SILENT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        allowed = f"the address of a run whose other processes start now ({reason})"
+        raise flag_error("coordinator", config.coordinator, allowed) from error
+
+
+def mesh_of(config: Config) -> Mesh | None:
+    """The devices that a run is spread over; None for one.
+
+    Raises:
+      UserError: there are not so many, or the algorithm has no use for several processes.
+    """
+    local, processes = jax.local_device_count(), jax.process_count()
+    algorithm = ALGORITHMS[config.algorithm]
+    alone = algorithm.in_turns or algorithm.sides == "server"
+    if alone and processes > 1:
+        allowed = f"none with --algorithm={config.algorithm}: one client computes at a time"
+        raise flag_error("coordinator", config.coordinator, allowed)
+    if config.devices is not None and config.devices > local:
+        hint = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
+        allowed = f"at most the {local} here{hint if jax.default_backend() == 'cpu' else ''}"
+        raise flag_error("devices", config.devices, allowed)
+    count = config.devices or (1 if alone else local)
+    if count * processes == 1:
+        return None
+    rows = [
+        [device for device in jax.devices() if device.process_index == process][:count]
+        for process in range(processes)
+    ]
+    return Mesh(np.array(rows), AXES)
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def only_first(open_: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[str]:
+    """Enters a context in the first process; all get its text, or its error, as theirs.
+
+    Raises:
+      UserError: the first process's.
+    """
+    if jax.process_count() == 1:
+        with open_() as found:
+            yield str(found)
+        return
+    with contextlib.ExitStack() as stack:
+        error, text = None, ""
+        if first():
+            try:
+                text = str(stack.enter_context(open_()))
+            except UserError as raised:
+                error, text = raised, f"\0{raised}"
+        found = _told(text)
+        if error is not None:
+            raise error
+        if found.startswith("\0"):
+            raise UserError(found[1:])
+        yield found
+
+
+def _told(text: str) -> str:
+    """The first process's text, in all."""
+    room = np.zeros(_MOST_TEXT, np.uint8)
+    own = text.encode()[:_MOST_TEXT]
+    room[: len(own)] = np.frombuffer(own, np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(room).tobytes()).rstrip(b"\0").decode()
+
+
+@contextlib.contextmanager
+def losses_told() -> Iterator[None]:
+    """Ends this process with one line when another one of the run is lost."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} stops: another one of "
+            f"the run is lost ({reason}); the same commands go on from the last checkpoint",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(1)  # the way out through JAX would wait for the lost one
