@@ -7,6 +7,7 @@ from jfedsl import links, per_client
 from jfedsl.allowed import CAPACITY, MOST
 from jfedsl.compression.table import LEAST_BITS
 from jfedsl.errors import flag_error
+from jfedsl.scale_knobs import BY_CLUSTER
 from jfedsl.wireless_knobs import WirelessKnobs
 
 
@@ -24,6 +25,7 @@ def together(config: Any) -> None:
     _pruning(config)
     _links(config)
     _network(config)
+    _scale(config)
 
 
 def _counts(config: Any) -> None:
@@ -111,3 +113,26 @@ def _network(config: Any) -> None:
         if getattr(config, name) is not None and config.norm == "batch":
             # Who is missing would have to be left out of the server's statistics.
             raise flag_error(name, getattr(config, name), "nothing with --norm=batch")
+
+
+def _scale(config: Any) -> None:
+    if config.client_state == "stateless":
+        # Both mean that a client keeps something.
+        if config.norm == "batch" and config.batch_norm_statistics == "local":
+            allowed = "aggregate with --client_state=stateless"
+            raise flag_error("batch_norm_statistics", "local", allowed)
+        if config.expressions["model_down"] != "none":
+            allowed = "nothing with --client_state=stateless"
+            raise flag_error("model_down", config.model_down, allowed)
+    several = config.coordinator not in ("", BY_CLUSTER)
+    for name in ("processes", "process"):
+        value = getattr(config, name)
+        if several and value is None:
+            raise flag_error(name, "", "a number with --coordinator=HOST:PORT")
+        if not several and value is not None:
+            raise flag_error(name, value, "nothing without --coordinator=HOST:PORT")
+    if several and config.process >= config.processes:
+        allowed = f"a number below --processes={config.processes}"
+        raise flag_error("process", config.process, allowed)
+    if config.coordinator and not config.workdir:
+        raise flag_error("workdir", "", "a folder that all processes see, with --coordinator")

@@ -64,6 +64,8 @@ def _idle(config: Config) -> set[str]:
         found.add("momentum")
     if config.norm != "batch":
         found.add("batch_norm_statistics")
+    if config.participants in (None, config.clients) and config.client_state == "host":
+        found.add("client_state")  # nobody is at rest
     if config.network == "none":
         found |= {field.name for field in dataclasses.fields(WirelessKnobs)} - {"network"}
     if sides != "both":

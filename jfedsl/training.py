@@ -1,6 +1,7 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jfedsl.observer import Observer
 from jfedsl.protocol.placement import put
 from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.state import State
+from jfedsl.protocol.state import Scheme, State
 from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
@@ -76,6 +77,7 @@ class _Run:
     def __init__(self, config: Config, experiment: Experiment, folder: Path) -> None:
         self.config, self.experiment, self.folder = config, experiment, folder
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
+        self.finite = jax.jit(partial(_finite, experiment.scheme))
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
         stored: dict[str, np.ndarray] = {}
@@ -239,11 +241,9 @@ class _Run:
 
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""
-        clients, others = jax.device_get(_finite(self.state))
+        clients, others = jax.device_get(self.finite(self.state))
         if not clients.all():
-            places = self.experiment.scheme.placement.participant
-            who = np.asarray(self.state.participants)[places[np.argmin(clients)]]
-            return f"client {who}"
+            return f"client {np.asarray(self.state.participants)[np.argmin(clients)]}"
         return next((name for name, finite in others.items() if not finite), None)
 
     def _failure(self, what: str) -> TrainingError:
@@ -254,9 +254,8 @@ class _Run:
         return TrainingError(f"{what} is not finite; {kept} ({self.folder})")
 
 
-@jax.jit
-def _finite(state: State) -> tuple[Array, dict[str, Array]]:
-    """Which places' clients have finite numbers only, `[P]`, and whether server and aggregator."""
+def _finite(scheme: Scheme, state: State) -> tuple[Array, dict[str, Array]]:
+    """Which participants have finite numbers only, `[K]`, and whether server and aggregator."""
 
     def rows(x: Array) -> Array:
         return jnp.all(jnp.isfinite(x).reshape(len(x), -1), axis=1)
@@ -266,4 +265,6 @@ def _finite(state: State) -> tuple[Array, dict[str, Array]]:
 
     clients = jnp.all(jnp.stack([rows(x) for x in jax.tree.leaves(state.clients)]), axis=0)
     parts = {"the server": state.server, "the aggregator": state.aggregator}
-    return clients, {name: all_of(tree) for name, tree in parts.items() if jax.tree.leaves(tree)}
+    return scheme.placement.to_participants(clients), {
+        name: all_of(tree) for name, tree in parts.items() if jax.tree.leaves(tree)
+    }

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import plain
@@ -11,7 +12,6 @@ from helpers import plain
 from jfedsl import training
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, Split, load
-from jfedsl.data.partition import label_counts
 from jfedsl.errors import UserError
 from jfedsl.models import ZOO, Entry, layers, mlp
 from jfedsl.models.layers import Variables
@@ -50,6 +50,14 @@ def logits(arrays: dict[str, np.ndarray], manifest: dict) -> np.ndarray:
         x = x @ arrays[f"params.{layer}.Dense_0.kernel"] + arrays[f"params.{layer}.Dense_0.bias"]
         x = np.maximum(x, 0)
     return x @ arrays["params.logits.kernel"] + arrays["params.logits.bias"]
+
+
+def counted(run: Run) -> np.ndarray:
+    """Examples of each class with each client, where they lie."""
+    data, rows = run.experiment.data, []
+    for start, size in zip(*map(np.asarray, data.partition), strict=True):
+        rows.append(np.bincount(np.asarray(data.labels)[start : start + size], minlength=10))
+    return np.stack(rows)
 
 
 def exported(run: Run, folder: Path) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
@@ -96,8 +104,7 @@ def test_models_of_removed_channels_are_assessed_and_exported(tmp_path: Path) ->
     assert set(masks) == {f"params.dense1.Dense_0.{name}" for name in ("kernel", "bias")}
     kept = masks["params.dense1.Dense_0.bias"].mean(axis=1)[manifest["model_of_client"]]
     assert kept.tolist() == [1, 0.5, 0.5, 0.75, 1]
-    data = run.experiment.data
-    counts = label_counts(data.partition, data.labels, 10)
+    counts = counted(run)
     labels = load("digits", "").test.labels
     for client in (1, 3):
         correct = client_correct(run, tmp_path / "export", client)
@@ -112,8 +119,7 @@ def test_models_of_removed_channels_are_assessed_and_exported(tmp_path: Path) ->
 def test_a_client_is_assessed_with_its_own_masks_on_its_own_mix(run: Run, tmp_path: Path) -> None:
     result = assess(run)
     labels = load("digits", "").test.labels
-    data = run.experiment.data
-    counts = label_counts(data.partition, data.labels, 10)
+    counts = counted(run)
     for client in range(5):
         correct = client_correct(run, tmp_path, client)
         by_class = np.array([correct[labels == k].mean() for k in range(10)])
@@ -141,8 +147,8 @@ def test_masks_remove_the_rate_of_each_client_and_participants_hold_them(
     np.testing.assert_allclose(removed[manifest["model_of_client"]], RATES, atol=1 / masks[0].size)
     held = jax.tree.leaves(run.state.clients.masks)
     (held,) = [leaf for leaf in held if leaf.ndim == 3]
-    for client in np.asarray(run.state.participants):
-        np.testing.assert_array_equal(masks[manifest["model_of_client"][client]], held[client])
+    for client, own in zip(np.asarray(run.state.participants), held, strict=True):
+        np.testing.assert_array_equal(masks[manifest["model_of_client"][client]], own)
 
 
 def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
@@ -192,8 +198,12 @@ def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) 
     manifest, archives = exported(run, tmp_path / "export")
     assert manifest["model_of_client"] == list(range(5))
     cut = run.experiment.scheme.cut
-    own = Variables(({},) * cut, run.state.clients.stats)
-    held = export.named(run.experiment.scheme.model[:cut], own)
+    # One period: who did not take part has the statistics of the start.
+    held = jax.tree.map(
+        lambda first, own: jnp.stack([first] * 5).at[run.state.participants].set(own),
+        run.experiment.initial.stats[:cut], run.state.clients.stats,
+    )  # fmt: skip
+    held = export.named(run.experiment.scheme.model[:cut], Variables(({},) * cut, held))
     assert archives["client_statistics.npz"].keys() == held.keys() != set()
     for name, array in archives["client_statistics.npz"].items():
         np.testing.assert_array_equal(array, held[name])

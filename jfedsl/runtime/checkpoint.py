@@ -73,7 +73,7 @@ class Checkpoints:
             saved = self._manager.save(
                 round_,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), counters=ocp.args.JsonSave(counters)
+                    state=ocp.args.PyTreeSave(arrays), counters=ocp.args.JsonSave(counters)
                 ),
             )
             self._manager.wait_until_finished()
@@ -209,6 +209,7 @@ def _checksum(xp: Any, array: Any) -> Any:
 
     The same where devices have parts of the array, which are not brought together for it.
     """
+    array = array.reshape(array.shape or (1,))
     if array.dtype.itemsize == 4:
         bits = array.view(xp.uint32)
     elif array.dtype.itemsize == 2:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, setup
+from helpers import assert_close, assert_equal, setup
 from protocol import reference
 
 from jfedsl.algorithms import ALGORITHMS
@@ -142,9 +142,10 @@ def test_a_centralized_round_is_participants_times_local_steps_over_the_union():
     )
     assert e.scheme.clients == 1 and records[0].losses.shape == (6, 1)
     split, _, _ = setup(clients=4, partition="dirichlet")
-    union, one = split.data.partition.indices, e.data.partition
-    np.testing.assert_array_equal(one.indices, union)
-    assert one.starts.tolist() == [0] and one.sizes.tolist() == [union.size]
+    one = e.data.partition
+    assert_equal((e.data.images, e.data.labels), (split.data.images, split.data.labels))
+    assert one.starts.tolist() == [0] and one.sizes.tolist() == [split.data.labels.size]
+    assert split.data.labels.size == split.data.partition.sizes.sum()
     for record in records:
         for name in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
             assert not getattr(record, f"{name}_bytes").any()

@@ -12,7 +12,7 @@ from jax import Array
 from scipy import stats
 
 from jfedsl.data.batches import draw, shuffled
-from jfedsl.data.partition import Partition, pack
+from jfedsl.data.partition import Partition, Shares, pack
 
 shuffle = jax.jit(shuffled)
 # A test that compares with this rejects a uniform distribution once in a million.
@@ -104,15 +104,15 @@ SIZES = (13, 5, 13, 40)
 BATCH = 4
 
 
-def partition(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Partition:
-    """Shares scattered over the data set, so that positions are not mistaken for indices."""
+def shares(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Shares:
+    """Shares scattered over the data set, so that positions are not mistaken for examples."""
     order = np.random.default_rng(seed).permutation(sum(sizes))
-    return pack(np.split(order, np.cumsum(sizes)[:-1]))
+    return np.split(order, np.cumsum(sizes)[:-1])
 
 
-def share(parts: Partition, client: int) -> np.ndarray:
-    start, size = int(parts.starts[client]), int(parts.sizes[client])
-    return np.asarray(parts.indices)[start : start + size]
+def packed() -> tuple[np.ndarray, Partition]:
+    """Packed for two devices, so that they do not lie in the order of clients."""
+    return pack(shares(), np.array([1, 0, 0, 1]), 2)
 
 
 def draw_from(
@@ -128,9 +128,11 @@ draw_many = jax.jit(draw_from, static_argnums=(3, 4))
 
 
 def batches(client: int, count: int, sampling: str) -> np.ndarray:
-    found = draw_many(partition(), jnp.int32(client), positions(count), BATCH, sampling)
+    """The examples of a client's first batches, `[count, B]`."""
+    order, parts = packed()
+    found = draw_many(parts, jnp.int32(client), positions(count), BATCH, sampling)
     assert found.dtype == jnp.int32
-    return np.asarray(found)
+    return order[np.asarray(found)]
 
 
 def epochs(client: int, count: int) -> np.ndarray:
@@ -145,7 +147,7 @@ def test_a_client_draws_its_own_examples_and_misses_none_for_good(
     client: int, sampling: str
 ) -> None:
     found = batches(client, 120, sampling)
-    np.testing.assert_array_equal(np.unique(found), np.sort(share(partition(), client)))
+    np.testing.assert_array_equal(np.unique(found), np.sort(shares()[client]))
 
 
 @pytest.mark.parametrize("client", range(len(SIZES)))
@@ -161,8 +163,7 @@ def test_each_epoch_has_an_order_of_its_own(client: int) -> None:
 
 
 def test_examples_that_fill_no_batch_are_others_each_time() -> None:
-    own = share(partition(), 0)
-    left_out = [np.setdiff1d(own, epoch) for epoch in epochs(0, 40)]
+    left_out = [np.setdiff1d(shares()[0], epoch) for epoch in epochs(0, 40)]
     assert all(len(rest) == SIZES[0] % BATCH for rest in left_out)
     # 40 times one of 13: that 6 or fewer were ever left out has a chance below 1e-9.
     assert len(np.unique(left_out)) > 6
@@ -182,15 +183,16 @@ def test_replacement_draws_every_example_alike() -> None:
 
 
 def test_a_batch_size_may_exceed_the_share_under_replacement() -> None:
-    found = draw_many(partition(), jnp.int32(1), positions(3), 16, "replacement")
-    assert np.all(np.isin(found, share(partition(), 1)))
+    order, parts = packed()
+    found = draw_many(parts, jnp.int32(1), positions(3), 16, "replacement")
+    assert np.all(np.isin(order[np.asarray(found)], shares()[1]))
 
 
 @pytest.mark.parametrize("sampling", ["epoch", "replacement"])
 def test_clients_with_as_many_examples_draw_other_positions(sampling: str) -> None:
     places = []
     for client in (0, 2):
-        order = {example: i for i, example in enumerate(share(partition(), client).tolist())}
+        order = {example: i for i, example in enumerate(shares()[client].tolist())}
         places.append([order[e] for e in batches(client, 9, sampling).ravel().tolist()])
     assert places[0] != places[1]
 
@@ -200,17 +202,16 @@ def test_a_draw_depends_on_client_and_count_only(sampling: str) -> None:
     together = batches(3, 12, sampling)
     # Alone, out of turn, not vmapped, and with other shares around it.
     others = (9, 6, 7)
-    mine = share(partition(), 3)
-    parts = pack([np.arange(n) + 100 for n in others] + [mine])
+    order, parts = pack([np.arange(n) + 100 for n in others] + [shares()[3]])
     for count in (7, 0, 11):
         alone = draw(jax.random.key(0), parts, jnp.int32(3), jnp.int32(count), BATCH, sampling)
-        np.testing.assert_array_equal(alone, together[count])
+        np.testing.assert_array_equal(order[np.asarray(alone)], together[count])
 
 
 @pytest.mark.parametrize("sampling", ["epoch", "replacement"])
 def test_another_run_key_draws_other_batches(sampling: str) -> None:
     one, other = (
-        draw(jax.random.key(seed), partition(), jnp.int32(3), jnp.int32(0), BATCH, sampling)
+        draw(jax.random.key(seed), packed()[1], jnp.int32(3), jnp.int32(0), BATCH, sampling)
         for seed in (0, 1)
     )
     assert not np.array_equal(one, other)

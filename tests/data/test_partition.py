@@ -14,6 +14,7 @@ from jfedsl.data.partition import (
     Shares,
     dirichlet,
     iid,
+    label_counts,
     pack,
     quantity,
     shards,
@@ -203,14 +204,47 @@ def test_many_empty_clients_are_named_by_their_range() -> None:
         split("iid", np.zeros(1, int), 26, 0)
 
 
-@given(sizes=st.lists(st.integers(0, 6), min_size=1, max_size=8), seed=seeds)
+def scattered(sizes: list[int], seed: int) -> Shares:
+    return np.split(generator(seed).permutation(sum(sizes)), np.cumsum(sizes)[:-1])
+
+
+some_sizes = st.lists(st.integers(0, 6), min_size=1, max_size=8).filter(any)
+
+
+@given(sizes=some_sizes, seed=seeds)
 def test_pack_lays_shares_end_to_end(sizes: list[int], seed: int) -> None:
-    order = generator(seed).permutation(sum(sizes))
-    shares = np.split(order, np.cumsum(sizes)[:-1])
-    packed = pack(shares)
+    shares = scattered(sizes, seed)
+    order, packed = pack(shares)
     assert isinstance(packed, Partition)
-    assert {part.dtype for part in packed} == {np.dtype(np.int32)}
+    assert {order.dtype, *(part.dtype for part in packed)} == {np.dtype(np.int32)}
     np.testing.assert_array_equal(packed.sizes, sizes)
-    indices, starts = np.asarray(packed.indices), np.asarray(packed.starts)
-    for share, start, size in zip(shares, starts, sizes, strict=True):
-        np.testing.assert_array_equal(indices[start : start + size], share)
+    np.testing.assert_array_equal(packed.starts, np.cumsum(sizes) - sizes)
+    np.testing.assert_array_equal(order, np.concatenate(shares))
+
+
+@given(sizes=some_sizes, devices=st.integers(1, 4), seed=seeds)
+def test_pack_lays_shares_on_the_devices_of_their_clients_without_overlap(
+    sizes: list[int], devices: int, seed: int
+) -> None:
+    shares = scattered(sizes, seed)
+    owners = generator(seed + 1).integers(devices, size=len(sizes))
+    order, packed = pack(shares, owners, devices)
+    assert {order.dtype, *(part.dtype for part in packed)} == {np.dtype(np.int32)}
+    np.testing.assert_array_equal(packed.sizes, sizes)
+    # All have the room that the fullest one needs, filled up with any examples.
+    room = np.bincount(owners, sizes, minlength=devices).max()
+    assert order.size == devices * room and set(order) == set(range(sum(sizes)))
+    taken = []
+    for share, owner, start in zip(shares, owners, np.asarray(packed.starts), strict=True):
+        where = start + np.arange(share.size)
+        np.testing.assert_array_equal(order[where], share)
+        np.testing.assert_array_equal(where // room, owner)
+        taken += where.tolist()
+    assert len(set(taken)) == len(taken)
+
+
+@given(labels=label_lists, clients=st.integers(1, 9), seed=seeds)
+def test_labels_of_each_client_are_counted(labels: np.ndarray, clients: int, seed: int) -> None:
+    shares = iid(generator(seed), labels, clients)
+    expected = [[np.sum(labels[share] == label) for label in range(6)] for share in shares]
+    np.testing.assert_array_equal(label_counts(shares, labels, 6), expected)

@@ -20,10 +20,10 @@ def batch(experiment: Experiment, client: int, drawn: int) -> tuple[Any, Any]:
     scheme, data = experiment.scheme, experiment.data
     key = fold(experiment.key, Purpose.BATCHES)
     numbers = (jnp.int32(client), jnp.int32(drawn))
-    indices = batches.draw(key, data.partition, *numbers, scheme.batch_size, scheme.sampling)
-    images = np.asarray(data.images)[np.asarray(indices)]
+    where = batches.draw(key, data.partition, *numbers, scheme.batch_size, scheme.sampling)
+    images = np.asarray(data.images)[np.asarray(where)]
     mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
-    return jnp.asarray((images - mean) / std), data.labels[indices]
+    return jnp.asarray((images - mean) / std), data.labels[where]
 
 
 def mean_loss(model: layers.Model, params: Any, stats: Any, images: Any, labels: Any) -> Any:
@@ -42,7 +42,7 @@ def gradients(
     one = jax.jit(lambda *arguments: _one(experiment, *arguments))
     server_gradient, own, losses = None, [], []
     for slot, n in enumerate(np.asarray(state.participants).tolist()):
-        client = jax.tree.map(lambda x, n=n: x[n], state.clients)
+        client = jax.tree.map(lambda x, slot=slot: x[slot], state.clients)
         key = fold(experiment.key, Purpose.EXCHANGE, number, step, n)
         images, labels = batch(experiment, n, int(client.drawn))
         loss, gradient, quantized = one(state.server, client, images, labels, key)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jfedsl.protocol.averaging import weighted_mean
+from jfedsl.protocol.population import memories
 
 
 @given(st.integers(1, 6), st.integers(0, 2**20))
@@ -52,18 +53,22 @@ def test_clients_part_within_a_period_and_meet_at_its_end():
 
 
 def test_absent_clients_neither_compute_nor_send_nor_change():
-    _, state, run = setup(clients=7, participants=3, aggregate_every=2, momentum=0.9)
+    experiment, state, run = setup(clients=7, participants=3, aggregate_every=2, momentum=0.9)
+    kept = lambda state: memories(experiment.scheme, state)  # noqa: E731
     seen = set()
     for period in range(4):
-        before = state
+        before = kept(state)
         (_, state), records = run_rounds(state, run, 2)
+        after = kept(state)
         ids = records[0].participants.tolist()
         assert ids == sorted(set(ids)) and ids == records[1].participants.tolist()
         seen.add(tuple(ids))
         for n in range(7):
-            step = int(state.clients.drawn[n] - before.clients.drawn[n])
-            changed = differs(rows(state.clients, n), rows(before.clients, n))
-            assert (step, changed) == ((2, True) if n in ids else (0, False)), period
+            step = int(after.drawn[n] - before.drawn[n])
+            changed = differs(rows(after, n), rows(before, n))
+            moved = differs(rows(after.optimizer, n), rows(before.optimizer, n))
+            own = (2, True, True) if n in ids else (0, False, False)
+            assert (step, changed, moved) == own, period
     assert len(seen) > 1, "participants must be drawn anew"
 
 

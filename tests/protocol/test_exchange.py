@@ -206,12 +206,12 @@ def _run_with_key(experiment, state, key):
     from jfedsl.protocol.exchange import exchange
 
     scheme, data = experiment.scheme, experiment.data
-    ids = state.participants
-    batch = fedsl._next_batch(scheme, data, experiment.key, ids, state.clients.drawn)
+    clients = state.clients
+    batch = fedsl.next_batch(scheme, data, experiment.key, clients.number, clients.drawn)
     own = fold(key, Purpose.EXCHANGE)
-    share = weights(scheme, data.partition, ids)
+    share = weights(scheme, data.partition, state.participants)
     server, clients, _ = exchange(
-        scheme, scheme.pruner.forms, state.server, state.clients, batch, own, share, jnp.int32(0)
+        scheme, scheme.pruner.forms, state.server, clients, batch, own, share, jnp.int32(0)
     )
     return state.replace(server=server, clients=clients)
 

@@ -16,6 +16,8 @@ from jfedsl.protocol import client_side
 from jfedsl.protocol.aggregation import start_period
 from jfedsl.protocol.averaging import merge_participants
 from jfedsl.protocol.exchange import send_smashed
+from jfedsl.protocol.population import memories
+from jfedsl.protocol.state import State
 
 # mlp on digits, cut after dense1: see test_traffic.
 SMASHED, WEIGHTS, BIASES, LABELS = 8 * 256, 64 * 256, 256, 4
@@ -52,7 +54,7 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
         opened, down = start(experiment.key, state)
         ids = np.asarray(opened.participants)
         for slot, n in enumerate(ids.tolist()):
-            client = jax.tree.map(lambda x, n=n: x[n], opened.clients)
+            client = jax.tree.map(lambda x, slot=slot: x[slot], opened.clients)
             kept = scheme.pruner.kept(client.masks).params
             sent = sum(int(m.sum()) for m in jax.tree.leaves(kept))
             whole = jax.tree.map(lambda w, m: jnp.where(m, w, 0.0), state.aggregator.params, kept)
@@ -72,7 +74,7 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
             ):
                 old[n] = np.where(mask, new, old[n])
             seen[n] = True
-        assert_equal(opened.clients.received, received)
+        assert_equal(memories(scheme, opened).received, received)
         state, record = run(state)
         np.testing.assert_array_equal(record.model_down_bytes, down)
     assert seen.all()
@@ -105,30 +107,39 @@ def test_what_is_averaged_are_changes_of_what_really_arrived():
 
 @pytest.mark.parametrize("down", ["qsgd(2)", "topk(0.01)"])
 def test_what_a_download_loses_never_reaches_the_aggregator(down):
-    _, state, run = setup(
+    experiment, state, run = setup(
         model_down=down, clients=4, participants=2, client_learning_rate=0.0, aggregate_every=1
     )
     start = state.aggregator.params
     for _ in range(4):
         state, _ = run(state)
-    assert differs(state.clients.received, jax.tree.map(lambda w: jnp.stack([w] * 4), start))
+    received = memories(experiment.scheme, state).received
+    assert differs(received, jax.tree.map(lambda w: jnp.stack([w] * 4), start))
     assert_close(state.aggregator.params, start)
 
 
 def test_what_feedback_left_is_each_clients_own_and_survives_absence():
-    _, state, run = setup(
+    experiment, state, run = setup(
         client_gradient="feedback(topk(0.05))", clients=4, participants=2, local_steps=2
     )
-    left = [np.asarray(x) for x in jax.tree.leaves(state.clients.links.client_gradient)]
-    assert all((x == 0).all() for x in left) and [x.shape[0] for x in left] == [4, 4]
-    after, _ = run(state)
-    present = set(np.asarray(after.participants).tolist())
-    for n in range(4):
-        moved = any(
-            (np.asarray(x)[n] != 0).any()
-            for x in jax.tree.leaves(after.clients.links.client_gradient)
-        )
-        assert moved == (n in present)
+
+    def left(state: State) -> list[np.ndarray]:
+        kept = memories(experiment.scheme, state).links.client_gradient
+        return [np.asarray(x) for x in jax.tree.leaves(kept)]
+
+    before = left(state)
+    assert all((x == 0).all() for x in before) and [x.shape[0] for x in before] == [4, 4]
+    been: set[int] = set()
+    for _ in range(4):
+        state, _ = run(state)
+        present, after = set(np.asarray(state.participants).tolist()), left(state)
+        been |= present
+        for n in range(4):
+            assert any((x[n] != 0).any() for x in after) == (n in been)
+            moved = any(differs(x[n], y[n]) for x, y in zip(before, after, strict=True))
+            assert moved == (n in present)
+        before = after
+    assert len(been) > 2, "somebody must be absent after its period"
 
 
 STREAMS = {
@@ -142,7 +153,7 @@ STREAMS = {
 def test_counted_bytes_are_those_of_the_real_message(up):
     experiment, state, run = setup(smashed=up, cut_gradient=STREAMS[up], clients=2)
     scheme, data, key = experiment.scheme, experiment.data, experiment.key
-    batch = fedsl._next_batch(scheme, data, key, state.participants, state.clients.drawn)
+    batch = fedsl.next_batch(scheme, data, key, state.clients.number, state.clients.drawn)
     own = fold(key, Purpose.EXCHANGE, 0, 0)
     _, record = run(state)
     for n in range(2):

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close, assert_equal
+from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.protocol import evaluation
+from jfedsl.protocol.aggregation import draw_period, masks_of
+from jfedsl.protocol.population import memories
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import State
 
@@ -31,15 +34,27 @@ def experiment(**changes: Any) -> Experiment:
     return build(Config(**(settings | changes)))
 
 
-def rounds_without(e: Experiment, away: list[int]) -> Round:
-    """A compiled round in which these clients cannot be reached: nothing they send gets through."""
+def rounds_by_gain(e: Experiment) -> Callable[[Array, State], tuple[State, RoundRecord]]:
+    """A compiled round by the devices' gains; one of 0 gets nothing through."""
     radio = e.scheme.radio
     assert radio is not None
-    site = radio.site
-    gain = site.devices.gain.at[jnp.array(away, int)].set(0.0) if away else site.devices.gain
-    radio = radio._replace(site=site._replace(devices=site.devices._replace(gain=gain)))
-    run = jax.jit(functools.partial(fedsl.run_round, e.scheme._replace(radio=radio)))
-    return lambda state: run(e.data, e.key, state)
+
+    def run(gain: Array, state: State) -> tuple[State, RoundRecord]:
+        site = radio.site._replace(devices=radio.site.devices._replace(gain=gain))
+        scheme = e.scheme._replace(radio=radio._replace(site=site))
+        return fedsl.run_round(scheme, e.data, e.key, state)
+
+    return jax.jit(run)
+
+
+def gain_without(e: Experiment, away: list[int]) -> Array:
+    assert e.scheme.radio is not None
+    return e.scheme.radio.site.devices.gain.at[jnp.array(away, int)].set(0.0)
+
+
+def rounds_without(e: Experiment, away: list[int]) -> Round:
+    """A compiled round in which these clients cannot be reached: nothing they send gets through."""
+    return functools.partial(rounds_by_gain(e), gain_without(e, away))
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +209,25 @@ def test_evaluation_uses_the_current_masks_whoever_has_old_ones(setting, away):
     other = state.replace(clients=state.clients.replace(masks=shuffled))
     assert not bool(state.holding[0])
     assert_equal(*(evaluation.evaluate(e.scheme, e.key, e.data, s, e.test) for s in (state, other)))
+
+
+def test_who_is_drawn_out_of_reach_has_nothing_of_the_client_before_it():
+    e = experiment(participants=2, client_gradient="feedback(topk(0.05))", prune_score="random")
+    state, run, newcomers = e.init(), rounds_by_gain(e), 0
+    kept, draw, masks = (
+        jax.jit(functools.partial(f, e.scheme, *more))
+        for f, *more in ((memories,), (draw_period, e.key), (masks_of, e.key))
+    )
+    for period in range(3):
+        before, left = kept(state), set(state.participants.tolist())
+        ids = draw(state).participants.tolist()
+        new, away, slot = max((n not in left, n, slot) for slot, n in enumerate(ids))
+        newcomers += new
+        for _ in range(2):
+            state, _ = run(gain_without(e, [away]), state)
+            own = row(state.clients, slot)
+            assert own.number == away and not state.holding[slot]
+            assert_equal(row(kept(state), away), row(before, away))
+            start = state.replace(round=jnp.int32(2 * period))
+            assert_equal(own.masks, masks(start, jnp.int32(away)))
+    assert newcomers > 1

@@ -1,4 +1,4 @@
-"""Who takes part: as many of each group in every period, everybody in time; rows in place."""
+"""Who takes part: as many of each group in every period, everybody in time."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_equal, plain
+from helpers import plain
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jfedsl.build import build
 from jfedsl.protocol import participants
-from jfedsl.protocol.participants import by_group, draw_participants, group_sizes, put, take
+from jfedsl.protocol.participants import draw_participants, group_sizes
 from jfedsl.protocol.state import Scheme
 
 SCHEME = build(plain(clients=4)).scheme
@@ -59,31 +59,6 @@ def test_every_period_draws_as_many_of_each_group_and_in_time_everybody() -> Non
 def test_all_clients_come_group_by_group() -> None:
     own = scheme([[0, 3], [1, 2]], (2, 2))
     assert draw_participants(own, jax.random.key(0), jnp.int32(5)).tolist() == [0, 3, 1, 2]
-
-
-CASES: list[tuple[Any, Any, list[int]]] = [
-    ([[0, 1, 2, 3]], (4,), [0, 1, 2, 3]),
-    ([[0, 1], [2, 3]], (2, 2), [0, 1, 2, 3]),
-    ([[0, 3], [1, 2]], (2, 2), [0, 3, 1, 2]),
-    ([[0, 1, 2, 3]], (2,), [1, 3]),
-    ([[0, 1, 2], [3]], (1, 1), [2, 3]),
-]
-
-
-@pytest.mark.parametrize(("groups", "sizes", "ids"), CASES)
-def test_put_undoes_take_and_leaves_the_others(
-    groups: Any, sizes: tuple[int, ...], ids: list[int]
-) -> None:
-    own, tree = scheme(groups, sizes), {"a": jnp.arange(8.0).reshape(4, 2), "b": jnp.arange(4)}
-    rows = take(own, tree, jnp.array(ids))
-    np.testing.assert_array_equal(rows["b"], ids)
-    assert_equal(put(own, tree, jnp.array(ids), rows), tree)
-    moved = put(own, tree, jnp.array(ids), jax.tree.map(lambda x: -x - 1, rows))
-    expected = np.where(np.isin(np.arange(4), ids), -np.arange(4) - 1, np.arange(4))
-    np.testing.assert_array_equal(moved["b"], expected)
-    parts = by_group(own, rows)
-    assert [part["b"].size for part in parts] == list(sizes)
-    assert_equal(participants.together(parts), rows)
 
 
 def test_each_layout_calls_the_branch_with_its_forms() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from helpers import assert_equal, plain
 
 from jfedsl.build import build
+from jfedsl.protocol.aggregation import masks_of
 
 EVERYTHING = {
     "clients": 5,
@@ -56,9 +57,16 @@ def test_channels_move_and_widths_change_without_a_new_compilation():
     assert len(pruner.groups) == 3 and len(pruner.layouts) > 1
     run, state = experiment.rounds(capacity=10), experiment.init()
     seen, kept = set(), set()
+    everyone = jax.jit(
+        lambda state: jax.vmap(
+            lambda n: masks_of(experiment.scheme, experiment.key, state, n)
+        )(jnp.arange(5))
+    )  # fmt: skip
     for _ in range(5):
         state, records = run(experiment.data, experiment.key, state, 10)
-        seen.add(b"".join(np.asarray(m).tobytes() for m in state.clients.masks))
+        masks = everyone(state)
+        assert_equal(state.clients.masks, [m[state.participants] for m in masks])
+        seen.add(b"".join(np.asarray(m).tobytes() for m in masks))
         kept |= set(np.asarray(records.kept_fractions).reshape(-1).tolist())
     assert int(state.round) == 50 and len(seen) == 5 and run._cache_size() == 1
     assert len(kept) > 1, "the ramp goes over several widths"

@@ -81,7 +81,10 @@ def test_labels_of_every_client(
     figures.labels(counts, "title", tmp_path / "labels.png")
     mix, size = drawn[0].axes[:2]
     np.testing.assert_array_equal(mix.images[0].get_array(), counts)
-    assert [bar.get_width() for bar in size.patches] == counts.sum(axis=1).tolist()
+    (bars,) = size.patches
+    assert bars.orientation == "horizontal"
+    np.testing.assert_array_equal(bars.get_data().values, counts.sum(axis=1))
+    np.testing.assert_array_equal(bars.get_data().edges, np.arange(clients + 1) - 0.5)
     assert max(len(mix.get_xticks()), len(mix.get_yticks())) <= 20
 
 

@@ -17,7 +17,9 @@ from helpers import assert_close, assert_equal, differs, setup
 from jax.flatten_util import ravel_pytree
 from pruning import masked
 
+from jfedsl.data.partition import pack
 from jfedsl.models import ZOO, Entry, blocks, layers, mlp
+from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import joined
 from jfedsl.pruning.plan import trace
 from jfedsl.pruning.pruner import dense_form
@@ -52,14 +54,14 @@ class Case:
             self.experiment, self.start, self.round = setup(**changes)
         e = self.experiment
         self.scheme, self.data, self.key, (params, self.stats) = e.scheme, e.data, e.key, e.initial
-        data, indices, self.cut = self.data, self.data.partition.indices, self.scheme.cut
+        data, self.cut = self.data, self.scheme.cut
         self.measured = jax.jit(partial(measure, self.scheme, effort, STEP))
         self.unravel = ravel_pytree(params)[1]
         sizes = [sum(w.size for w in jax.tree.leaves(layer)) for layer in params]
         self.layer = np.repeat(np.arange(len(sizes)), sizes)
         mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
-        images = jnp.asarray((np.asarray(data.images)[indices] - mean) / std)
-        self.examples = images, data.labels[indices]
+        images = jnp.asarray((np.asarray(data.images) - mean) / std)
+        self.examples = images, data.labels
         self.owner = np.repeat(np.arange(self.scheme.clients), data.partition.sizes)
         if changes.get("prune_kind") == "channel":
             self.form = masked.form(trace(self.scheme.model[: self.cut], jax.typeof(images[:1])))
@@ -76,6 +78,13 @@ class Case:
             return self.round(self.start)[0]
         moved = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(next(keys), w.shape), own.params)
         return self.start.replace(round=jnp.int32(1), clients=own.replace(params=moved))
+
+    def within(self, first: int) -> Any:
+        """`middle` with the participants from this client on."""
+        state, ids = self.middle, first + jnp.arange(self.scheme.participants)
+        masks = jax.vmap(partial(masks_of, self.scheme, self.key, state))(ids)
+        clients = state.clients.replace(number=ids, masks=masks)
+        return state.replace(participants=ids, clients=clients)
 
     def measure(self, state: Any) -> Any:
         return jax.device_get(self.measured(self.data, self.key, state))
@@ -104,7 +113,7 @@ class Case:
         ids, rest = np.asarray(state.participants), flat(state.server.params)
         equal, sizes = self.scheme.aggregation == "equal", np.bincount(self.owner)[ids]
         share = np.full(len(ids), 1 / len(ids)) if equal else sizes / sizes.sum()
-        rows = [jax.tree.map(itemgetter(n), state.clients) for n in ids]
+        rows = [jax.tree.map(itemgetter(slot), state.clients) for slot in range(len(ids))]
         w = np.stack([np.append(flat(client.params), rest) for client in rows])
         kept = np.ones(w.shape, bool)
         if rows[0].masks is not None:
@@ -118,8 +127,8 @@ class Case:
     def exact(self, state: Any) -> dict[str, Any]:
         """What the fields of `Estimates` estimate; squares of both smoothnesses."""
         (v, share, w, kept), ids, found = self.joined(state), np.asarray(state.participants), []
-        for n, m, weight in zip(ids, kept, w, strict=True):
-            masks = jax.tree.map(itemgetter(n), state.clients.masks) if self.form else None
+        for slot, (n, m, weight) in enumerate(zip(ids, kept, w, strict=True)):
+            masks = jax.tree.map(itemgetter(slot), state.clients.masks) if self.form else None
             places = (v, None), (np.where(m, weight, v), None), (np.where(m, weight, 0.0), masks)
             means = [np.mean(self.gradients(x, n, given)[0], axis=0) for x, given in places]
             rows, chance = self.gradients(places[2][0], n, masks, self.rates[n])
@@ -201,11 +210,26 @@ def test_objective_weighs_clients_as_aggregation_does_and_their_examples_equally
     shares = {"examples": np.full(120, 1 / 120), "equal": 1 / (4 * np.bincount(c.owner)[c.owner])}
     for (aggregation, each), block in itertools.product(shares.items(), (1, 50, 120, 1000)):
         every = all_examples(c.scheme._replace(aggregation=aggregation), c.data, block)
-        indices, found = (np.ravel(x) for x in every)
-        np.testing.assert_array_equal(indices[:120], c.data.partition.indices)
+        where, found = (np.ravel(x) for x in every)
+        np.testing.assert_array_equal(where[:120], np.arange(120))
         np.testing.assert_allclose(found, np.pad(each, (0, len(found) - 120)), rtol=1e-6)
         loss, slope = jax.value_and_grad(c.mean_loss)(jnp.float32(flat(params)), jnp.float32(each))
         assert_close(whole(every), (loss, c.unravel(slope)), rtol=1e-4)
+
+
+def test_of_examples_on_several_devices_those_that_fill_up_have_no_weight():
+    c = case("uneven")
+    starts, sizes = map(np.asarray, c.data.partition)
+    shares = [start + np.arange(size) for start, size in zip(starts, sizes, strict=True)]
+    order, parts = pack(shares, np.array([1, 0, 2, 0]), 3)
+    data = c.data._replace(partition=parts, labels=c.data.labels[order])
+    for aggregation in ("examples", "equal"):
+        scheme, found = c.scheme._replace(aggregation=aggregation), np.zeros(120)
+        where, weights = all_examples(scheme, data, 50)
+        np.add.at(found, order[np.asarray(where)], weights)
+        one = all_examples(scheme, c.data, 120)
+        np.testing.assert_allclose(found[np.ravel(one.indices)], np.ravel(one.weights), rtol=1e-6)
+    assert len(order) > 120, "there must be room left to be tested"
 
 
 def test_some_examples_are_drawn_in_proportion_to_weights_and_all_taken_if_they_are_no_more():
@@ -285,7 +309,7 @@ def test_some_participants_with_masks(kind):
 
 def test_dropout_biases_and_quantizers_err_as_much_as_enumerated():
     c = case("masks")
-    less, more = (c.middle.replace(participants=first + jnp.arange(3)) for first in (3, 6))
+    less, more = c.within(3), c.within(6)
     found = [c.measure(state) for state in (less, more)]
     for state, (*_, beta, _, draws), top in zip((less, more), found, (7, 127), strict=True):
         assert_agrees(draws, c.exact(state))
@@ -296,7 +320,7 @@ def test_dropout_biases_and_quantizers_err_as_much_as_enumerated():
 
 def test_what_a_quantizer_does_to_the_cut_gradient_is_no_bias():
     c = case("masks")
-    state = c.middle.replace(participants=9 + jnp.arange(3))
+    state = c.within(9)
     found = c.measure(state).draws
     assert found.q.value > 20 * found.q.error > 0 and found.eps_d == (0, 0)
     assert_agrees(found._replace(q=(0, 0)), c.exact(state))
