@@ -83,6 +83,9 @@ def runs(
     """
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
+    if base.coordinator:
+        allowed = "nothing for many runs; experiments/sweep.py shares them by --shard"
+        raise flag_error("coordinator", base.coordinator, allowed)
     if base.seed != Config.seed:
         raise flag_error("seed", base.seed, "--seeds, for several runs")
 

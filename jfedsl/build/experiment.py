@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 
 from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
 from jfedsl.algorithms.centralized import pooled
+from jfedsl.build.limits import check_places, check_sizes
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
 from jfedsl.compression import expression
@@ -23,19 +23,17 @@ from jfedsl.data import datasets, partition
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.datasets import Dataset, Split
 from jfedsl.errors import flag_error
-from jfedsl.links import PLACES
 from jfedsl.models import ZOO, layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol import evaluation, optimizers
 from jfedsl.protocol.clients import default_chunk
 from jfedsl.protocol.evaluation import TestSet
-from jfedsl.protocol.participants import first_participants
+from jfedsl.protocol.examples import homes
 from jfedsl.protocol.placement import SPREAD, Placement, placed, put
 from jfedsl.protocol.population import fresh_client
 from jfedsl.protocol.portable import lay_out
 from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.protocol.state import Client, Data, Links, Scheme, State, at_site
-from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
     Effort,
@@ -140,12 +138,12 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     pruning = build_pruner(config, model, cut, initial, image.shape)
     placement = placed(pruning.group_sizes, mesh)
     scheme = _scheme(config, model, cut, dataset.classes, initial, pruning, placement)
-    _check_places(config, scheme, initial)
-    _check_sizes(config, scheme, initial, image.shape)
+    check_places(config, scheme, initial)
+    check_sizes(config, scheme, initial, image.shape)
     radio = build_radio(config, scheme, pruning, key, image.shape)
     scheme = scheme._replace(radio=radio)
     site = None if radio is None else radio.site
-    order, where = partition.pack(shares, _owners(scheme), placement.devices)
+    order, where = partition.pack(shares, homes(scheme), placement.devices)
     examples = put(mesh, dataset.train.at(order), SPREAD)
     test = evaluation.fold_test_set(*dataset.test, config.eval_batch_size)
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
@@ -161,50 +159,6 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         client_flops=pruning.flops,
         notes=pruning.notes,
     )
-
-
-def _owners(scheme: Scheme) -> np.ndarray:
-    """The device that each client's examples lie on, int `[C]`.
-
-    The one where it computes, if all take part; else any, all having as many clients, or one more.
-    """
-    placement = scheme.placement
-    if scheme.participants < scheme.clients:
-        return np.arange(scheme.clients) * placement.devices // scheme.clients
-    per_device = placement.participant.size // placement.devices
-    owners = np.empty(scheme.clients, int)
-    owners[np.asarray(first_participants(scheme))] = placement.place // per_device
-    return owners
-
-
-def _check_places(config: Config, scheme: Scheme, initial: Variables) -> None:
-    """Batch norm of the server runs over all places, also those that are left over."""
-    placement = scheme.placement
-    if not placement.identical and jax.tree.leaves(initial.stats[scheme.cut :]):
-        allowed = f"a multiple of the {placement.devices} devices with --norm=batch; or --devices=1"
-        raise flag_error("participants", scheme.participants, allowed)
-
-
-def _check_sizes(
-    config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]
-) -> None:
-    """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
-    own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
-    smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
-    weights = [leaf.size for leaf in jax.tree.leaves(own)]
-    for place, calls in config.links.items():
-        has_batch = PLACES[place].batch
-        sizes = [smashed] if has_batch else weights
-        # Moments may travel along. What tells positions takes a bit an entry at most.
-        each = 4 if has_batch or config.client_optimizer_state != "average" else 12
-        extra = sum(expression.most_extra_bytes(calls, n) for n in sizes)
-        most = sum(sizes) * each + extra
-        if most >= 2**31:
-            flag = "batch_size" if has_batch else "cut"
-            if most - extra < 2**31:  # headers are too many
-                flag = place if getattr(config, place) else "bucket_size"
-            allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
-            raise flag_error(flag, getattr(config, flag), allowed)
 
 
 def _subset(config: Config, dataset: Dataset) -> Dataset:

@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jfedsl.protocol.participants import first_participants
 from jfedsl.protocol.placement import AXES, EVERYWHERE, SPREAD
 from jfedsl.protocol.state import Data, Scheme
 
@@ -42,3 +44,17 @@ def fetch(scheme: Scheme, data: Data, positions: Array) -> tuple[Array, Array]:
         out_specs=SPREAD,
         check_vma=False,
     )(rows, positions)
+
+
+def homes(scheme: Scheme) -> np.ndarray:
+    """The device that each client's examples lie on, int `[C]`.
+
+    The one where it computes, if all take part; else any, all having as many clients, or one more.
+    """
+    placement = scheme.placement
+    if scheme.participants < scheme.clients:
+        return np.arange(scheme.clients) * placement.devices // scheme.clients
+    per_device = placement.participant.size // placement.devices
+    owners = np.empty(scheme.clients, int)
+    owners[np.asarray(first_participants(scheme))] = placement.place // per_device
+    return owners

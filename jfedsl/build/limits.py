@@ -1,0 +1,41 @@
+"""What a run may not exceed: counters of bytes, and places of a server with batch norm."""
+
+import math
+
+import jax
+
+from jfedsl.compression import expression
+from jfedsl.config import Config
+from jfedsl.errors import flag_error
+from jfedsl.links import PLACES
+from jfedsl.models.layers import Variables
+from jfedsl.protocol.state import Scheme
+from jfedsl.protocol.traffic import smashed_shape
+
+
+def check_places(config: Config, scheme: Scheme, initial: Variables) -> None:
+    """Batch norm of the server runs over all places, also those that are left over."""
+    placement = scheme.placement
+    if not placement.identical and jax.tree.leaves(initial.stats[scheme.cut :]):
+        allowed = f"a multiple of the {placement.devices} devices with --norm=batch; or --devices=1"
+        raise flag_error("participants", scheme.participants, allowed)
+
+
+def check_sizes(config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]) -> None:
+    """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
+    own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
+    smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
+    weights = [leaf.size for leaf in jax.tree.leaves(own)]
+    for place, calls in config.links.items():
+        has_batch = PLACES[place].batch
+        sizes = [smashed] if has_batch else weights
+        # Moments may travel along. What tells positions takes a bit an entry at most.
+        each = 4 if has_batch or config.client_optimizer_state != "average" else 12
+        extra = sum(expression.most_extra_bytes(calls, n) for n in sizes)
+        most = sum(sizes) * each + extra
+        if most >= 2**31:
+            flag = "batch_size" if has_batch else "cut"
+            if most - extra < 2**31:  # headers are too many
+                flag = place if getattr(config, place) else "bucket_size"
+            allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
+            raise flag_error(flag, getattr(config, flag), allowed)
