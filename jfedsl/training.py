@@ -14,6 +14,7 @@ from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, flag_error
 from jfedsl.journal import Journal
+from jfedsl.memories import Staging
 from jfedsl.observer import Observer
 from jfedsl.protocol.placement import put
 from jfedsl.protocol.portable import portable, settle
@@ -23,7 +24,6 @@ from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
-from jfedsl.runtime.memories import Staging
 from jfedsl.runtime.metrics import KEPT, STREAMS, Row
 from jfedsl.simulation import columns, costs_of
 from jfedsl.wireless.cost import Cost

@@ -25,6 +25,12 @@ GROUPS: dict[str, Any] = {
     "prune_rate": (0.5, 0.0, 0.0, 0.5, 0.0, 0.5, 0.5),
 }
 
+# What goes with clients that keep nothing.
+FORGETFUL: dict[str, Any] = {
+    **REMEMBERED, "norm": "none", "batch_norm_statistics": "aggregate", "model_down": "",
+    "client_state": "stateless",
+}  # fmt: skip
+
 
 def row(tree: Any, n: int) -> Any:
     return jax.tree.map(lambda x: np.array(x[n]), tree)
@@ -87,8 +93,7 @@ def test_where_all_take_part_memories_come_by_number(changes: dict[str, Any]) ->
 
 @pytest.mark.parametrize("participants", [3, 7])
 def test_who_keeps_nothing_starts_afresh_in_every_period(participants: int) -> None:
-    changes = {**REMEMBERED, "participants": participants, "client_state": "stateless"}
-    e, state, run = setup(**changes, aggregate_every=2)
+    e, state, run = setup(**{**FORGETFUL, "participants": participants}, aggregate_every=2)
     fresh = row(memory_of(e.scheme, state.clients), 0)
     for period in range(4):
         opened = turn_over(e.scheme, e.key, state)
@@ -105,7 +110,8 @@ def test_who_keeps_nothing_starts_afresh_in_every_period(participants: int) -> N
 
 @pytest.mark.parametrize("client_state", ["resident", "stateless"])
 def test_no_two_periods_draw_the_same_batch(client_state: str) -> None:
-    e, state, run = setup(**REMEMBERED, aggregate_every=2, client_state=client_state)
+    settings = FORGETFUL if client_state == "stateless" else REMEMBERED
+    e, state, run = setup(**settings, aggregate_every=2)
     drawn = set[tuple[int, int]]()
     for _ in range(10):
         state, record = run(state)
