@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
 from jfedsl.algorithms.centralized import pooled
+from jfedsl.build.examples import pixels_of, subset_of
 from jfedsl.build.limits import check_places, check_sizes
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
@@ -21,7 +22,7 @@ from jfedsl.compression import expression
 from jfedsl.config import Config, shown
 from jfedsl.data import datasets, partition
 from jfedsl.data.augment import AUGMENTATIONS
-from jfedsl.data.datasets import Dataset, Split
+from jfedsl.data.datasets import Dataset
 from jfedsl.errors import flag_error
 from jfedsl.models import ZOO, layers
 from jfedsl.models.layers import Model, Variables
@@ -121,13 +122,14 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     Raises:
       UserError: a setting that the data or the model cannot satisfy.
     """
-    whole = datasets.load(config.dataset, config.data_dir)
+    several = mesh is not None and mesh.shape["process"] > 1
+    whole = datasets.load(config.dataset, config.data_dir, lazily=several)
     shape = whole.train.images.shape[1:]
     if config.augment != "none" and len(shape) != 3:
         allowed = f"none with inputs of shape {list(shape)}; images are [H, W, C]"
         raise flag_error("augment", config.augment, allowed)
-    pixels = datasets.pixel_statistics(whole.train.images)
-    dataset = _subset(config, whole)
+    pixels = pixels_of(whole.train.images)
+    dataset = subset_of(config, whole)
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = _model(config, dataset)
     shares = _shares(config, dataset)
@@ -159,22 +161,6 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         client_flops=pruning.flops,
         notes=pruning.notes,
     )
-
-
-def _subset(config: Config, dataset: Dataset) -> Dataset:
-    """As many examples of each split as are asked for."""
-
-    def some(split: Split, flag: str) -> Split:
-        wanted = getattr(config, flag)
-        if wanted is None:
-            return split
-        if wanted > len(split.labels):
-            allowed = f"at most the {len(split.labels)} examples of {config.dataset}"
-            raise flag_error(flag, wanted, allowed)
-        return datasets.subset(split, wanted)
-
-    train, test = some(dataset.train, "train_examples"), some(dataset.test, "test_examples")
-    return dataset._replace(train=train, test=test)
 
 
 def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:

@@ -15,17 +15,39 @@ from jfedsl.data import preparation
 from jfedsl.errors import UserError
 
 _LARGEST, _MOST_CLASSES = 1e15, 1_000_000
+_PIECE = 2048  # images read at once
+
+
+class Stored:
+    """Images uint8 `[N, H, W, C]` of a prepared split, read when rows of them are asked for."""
+
+    def __init__(self, source: Any, positions: np.ndarray) -> None:
+        """Those at positions of a TFDS data source."""
+        self._source, self._positions = source, positions
+        self.shape = (len(positions), *source.dataset_info.features["image"].shape)
+
+    def at(self, positions: np.ndarray) -> "Stored":
+        """Those at positions of these."""
+        return Stored(self._source, self._positions[positions])
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Rows by a number or a slice, alone or as the first of several."""
+        chosen = self._positions[rows[0] if isinstance(rows, tuple) else rows]
+        images = _decode(self._source.__getitems__(np.atleast_1d(chosen).tolist()))
+        return images.reshape(*np.shape(chosen), *self.shape[1:])
 
 
 class Split(NamedTuple):
     """Examples: `images` uint8 `[N, H, W, C]` or float32 `[N, ...]`, `labels` int32 `[N]`."""
 
-    images: np.ndarray
+    images: Any  # NumPy, or Stored
     labels: np.ndarray
 
     def at(self, positions: np.ndarray) -> "Split":
         """The examples at these positions."""
-        return Split(self.images[positions], self.labels[positions])
+        images = self.images
+        chosen = images.at(positions) if isinstance(images, Stored) else images[positions]
+        return Split(chosen, self.labels[positions])
 
 
 class Dataset(NamedTuple):
@@ -56,6 +78,29 @@ def pixel_statistics(images: np.ndarray) -> Pixels:
     pieces = np.array_split(images, max(1, images.size >> 20))
     squares = sum(np.square(piece - mean).sum(0, dtype=np.float64) for piece in pieces)
     std = np.sqrt(np.sum(squares, axes) * (images.shape[-1] / images.size))
+    std = np.where(std > 0, std, 1.0)
+    return Pixels(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
+
+
+def pixel_sums(images: Stored, process: int, processes: int) -> np.ndarray:
+    """One process's part of the sums that `from_sums` needs, int64 `[2, C]`, exact.
+
+    Args:
+      images: of the training split.
+      process: number of the process.
+      processes: how many share the work.
+    """
+    total = np.zeros((2, images.shape[-1]), np.int64)
+    for first in range(process * _PIECE, images.shape[0], processes * _PIECE):
+        values = images[first : first + _PIECE].reshape(-1, images.shape[-1]).astype(np.int64)
+        total += np.stack([values.sum(0), np.square(values).sum(0)])
+    return total
+
+
+def from_sums(sums: np.ndarray, images: Stored) -> Pixels:
+    """`pixel_statistics` from the sum over all processes of values and of their squares."""
+    mean, square = sums / (np.prod(images.shape) / images.shape[-1])
+    std = np.sqrt(square - mean * mean)
     std = np.where(std > 0, std, 1.0)
     return Pixels(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
 
@@ -152,8 +197,8 @@ def _digits(data_dir: str) -> Dataset:
     )
 
 
-def _prepared(name: str, data_dir: str) -> Dataset:
-    """A set that `preparation.prepare` made, all of it decoded."""
+def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
+    """A set that `preparation.prepare` made, all of it decoded, or but for training images."""
     folder = preparation.prepared_folder(name, Path(data_dir))
     remedy = f"run: {preparation.command(name, Path(data_dir))}"
     if not preparation.is_prepared(folder):
@@ -168,7 +213,7 @@ def _prepared(name: str, data_dir: str) -> Dataset:
             decoders={"image": tfds.decode.SkipDecoding()},
         )
         classes = train.dataset_info.features["label"].num_classes
-        return Dataset(_decode(train), _decode(test), classes)
+        return Dataset(_split(train, lazily), _split(test, False), classes)
     except Exception as error:  # of array_record, protobuf, Pillow or TFDS, each with their own
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise UserError(
@@ -176,13 +221,24 @@ def _prepared(name: str, data_dir: str) -> Dataset:
         ) from error
 
 
-def _decode(source: Any) -> Split:
-    """All examples of a split; with Pillow at once, which takes half the time TFDS takes."""
-    examples = source.__getitems__(range(len(source)))
-    images = np.stack([np.asarray(Image.open(io.BytesIO(e["image"]))) for e in examples])
-    labels = np.array([e["label"] for e in examples], np.int32)
+def _split(source: Any, lazily: bool) -> Split:
+    """All examples of a split, their images decoded now, or when they are asked for."""
+    images, labels = [], []
+    for first in range(0, len(source), _PIECE):
+        examples = source.__getitems__(range(first, min(first + _PIECE, len(source))))
+        labels += [example["label"] for example in examples]
+        if not lazily:
+            images.append(_decode(examples))
+    kept = np.array(labels, np.int32)
+    if lazily:
+        return Split(Stored(source, np.arange(len(source))), kept)
     shape = source.dataset_info.features["image"].shape
-    return Split(images.reshape(-1, *shape), labels)
+    return Split(np.concatenate(images).reshape(-1, *shape), kept)
+
+
+def _decode(examples: Any) -> np.ndarray:
+    """Images of examples; with Pillow at once, which takes half the time TFDS takes."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(e["image"]))) for e in examples])
 
 
 DATASETS: dict[str, Callable[[str], Dataset]] = {
@@ -191,14 +247,17 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
 }
 
 
-def load(name: str, data_dir: str) -> Dataset:
+def load(name: str, data_dir: str, lazily: bool = False) -> Dataset:
     """Loads a set by name.
 
     Args:
       name: a key of `DATASETS`.
       data_dir: where prepared sets lie; unused by bundled ones.
+      lazily: leave training images of prepared sets where they are until they are asked for.
 
     Raises:
       UserError: the set has not been prepared, or is damaged; the text holds the command to run.
     """
+    if lazily and name in preparation.NAMES:
+        return _prepared(name, data_dir, lazily)
     return DATASETS[name](data_dir)

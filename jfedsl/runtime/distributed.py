@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +33,8 @@ def join(config: Config) -> None:
     if not config.coordinator or jax.distributed.is_initialized():
         return
     address = None if config.coordinator == BY_CLUSTER else config.coordinator
+    if address is not None and config.process:
+        _await(address)
     try:
         jax.distributed.initialize(
             address,
@@ -42,7 +46,29 @@ def join(config: Config) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         allowed = f"the address of a run whose other processes start now ({reason})"
+        if address is None:
+            allowed = f"HOST:PORT where no cluster that JAX knows started the program ({reason})"
         raise flag_error("coordinator", config.coordinator, allowed) from error
+
+
+def _await(address: str) -> None:
+    """Waits until somebody listens there; JAX, which waits too, ends the process if nobody does.
+
+    Raises:
+      UserError: nobody does in time, or it is no address.
+    """
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + _JOIN_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except (OSError, ValueError, OverflowError) as error:
+            hopeless = not isinstance(error, OSError) or isinstance(error, socket.gaierror)
+            if hopeless or time.monotonic() > until:
+                allowed = f"HOST:PORT of process 0, which starts at about the same time ({error})"
+                raise flag_error("coordinator", address, allowed) from None
+            time.sleep(0.2)
 
 
 def mesh_of(config: Config) -> Mesh | None:
@@ -108,6 +134,14 @@ def _told(text: str) -> str:
     own = text.encode()[:_MOST_TEXT]
     room[: len(own)] = np.frombuffer(own, np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(room).tobytes()).rstrip(b"\0").decode()
+
+
+def total(own: np.ndarray) -> np.ndarray:
+    """The sum of every process's int64 array, exact."""
+    if jax.process_count() == 1:
+        return own
+    every = multihost_utils.process_allgather(own.view(np.uint32))
+    return np.asarray(every).view(np.int64).sum(axis=0)
 
 
 @contextlib.contextmanager

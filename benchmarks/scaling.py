@@ -1,0 +1,244 @@
+r"""How seconds a round and memory grow with devices, processes and clients, and what links cost.
+
+    python benchmarks/scaling.py --question=devices
+    python benchmarks/scaling.py --question=processes
+    python benchmarks/scaling.py --question=population
+    python benchmarks/scaling.py --question=model
+    python benchmarks/scaling.py --question=collectives --model=mlp -- --prune_kind=none
+
+Runs are `experiments/train.py` in processes of their own, with what follows `--`; every round is an
+aggregation period. Seconds are of its metrics, medians over calls of --rounds rounds; memory is the
+greatest resident set of a process, start, checkpoints and pictures included.
+
+Virtual devices of a process share its cores, and a lone device uses them all: there more devices
+show what spreading and sums cost, no gain. Processes have --cores_each cores of their own where
+there are enough, and show scaling as far as that; beyond, they share. `model` fits the cost of a
+round to one device, checks it at other numbers of clients and with two processes, and predicts
+larger ones. `collectives` counts bytes on the loopback interface, a run's less those of one with
+half the rounds, each the least of --repeats runs, as whatever else uses the interface adds to them.
+Prints Markdown tables and one JSON line a case.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+from scaling_model import CostModel, Link, crossing, errors, fitted, loopback_link, parts_of
+from scaling_runs import Case, Plan, timed, trained
+
+_QUESTIONS = ("devices", "processes", "population", "model", "collectives")
+_QUESTION = flags.DEFINE_enum("question", "all", [*_QUESTIONS, "all"], "What to measure.")
+_MODEL = flags.DEFINE_string("model", "small", "Model.")
+_DATASET = flags.DEFINE_string("dataset", "fashion_mnist", "Data set.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Examples per client.")
+_LOCAL_STEPS = flags.DEFINE_integer("local_steps", 1, "Exchanges in a round.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds in a timed call.", 1, 25)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls, or runs for a count of bytes.", 1)
+_COUNTS = flags.DEFINE_list("counts", "1,2,4", "Devices, or processes, in turn.")
+_STRONG = flags.DEFINE_integer("strong", 48, "Clients in all, the same for any count.")
+_WEAK = flags.DEFINE_integer("weak", 12, "Clients of each device.")
+_CORES_EACH = flags.DEFINE_integer("cores_each", 1, "Cores of each process; 0 lets them share.", 0)
+_CLIENTS = flags.DEFINE_list("clients", "10,100,1000,10000", "Populations.")
+_PARTICIPANTS = flags.DEFINE_integer("participants", 10, "Participants of these, at most.")
+_FIT = flags.DEFINE_list("fit", "10,20,40,80", "Participants that the cost model is fitted to.")
+_CHECK = flags.DEFINE_list("check", "30,60,120", "Participants that it is checked at.")
+_BITS = flags.DEFINE_list("bits", "32,8,4", "Bits of an entry of averaged models.")
+_LATENCY = flags.DEFINE_float("latency", 2e-5, "Seconds of a message, for predictions.")
+
+_ROUNDS_OF_BYTES = (25, 50)
+_TEST_EXAMPLES = 360  # digits has as many
+
+
+def _flags() -> tuple[str, ...]:
+    """Of all runs."""
+    return (
+        f"--model={_MODEL.value}", f"--dataset={_DATASET.value}", f"--data_dir={_DATA_DIR.value}",
+        f"--batch_size={_BATCH_SIZE.value}", f"--local_steps={_LOCAL_STEPS.value}",
+        "--partition=iid", "--sampling=replacement", "--aggregate_every=1",
+        f"--test_examples={_TEST_EXAMPLES}", *_MORE,
+    )  # fmt: skip
+
+
+_MORE: list[str] = []  # what follows --
+
+
+def _ints(values: Sequence[str]) -> list[int]:
+    return [int(value) for value in values]
+
+
+class Table:
+    """Rows printed as they come, and the JSON lines that follow them."""
+
+    def __init__(self, title: str, *columns: str) -> None:
+        """Prints the head."""
+        print(f"\n{title}\n")
+        print(f"| {' | '.join(columns)} |\n|{' ---: |' * len(columns)}", flush=True)
+        self._lines: list[dict[str, Any]] = []
+
+    def row(self, *cells: Any, **facts: Any) -> None:
+        """Prints a row and keeps its facts."""
+        texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
+        print(f"| {' | '.join(texts)} |", flush=True)
+        self._lines.append(facts)
+
+    def end(self, question: str) -> None:
+        """Prints the JSON lines."""
+        print()
+        for line in self._lines:
+            print(json.dumps({"question": question, "flags": _flags(), **line}))
+
+
+def _measured(case: Case) -> dict[str, Any]:
+    """What is reported of a case."""
+    seconds, ended = timed(case, Plan(_ROUNDS.value, _REPEATS.value, _flags()))
+    return {
+        **dataclasses.asdict(case),
+        "pinned": case.pinned,
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+        "peak_mib": max(ended.peak_mib),
+        **ended.environment,
+    }
+
+
+_TIMES = ("s/round", "min", "max", "peak MiB")
+
+
+def _times(facts: dict[str, Any]) -> list[Any]:
+    return [facts["median"], facts["min"], facts["max"], round(facts["peak_mib"])]
+
+
+def _scaling(what: str, case: Callable[[int, int], Case]) -> None:
+    """Strong, then weak scaling: the same clients in all, then on each device."""
+    counts = _ints(_COUNTS.value)
+    weak = {n: n * _WEAK.value for n in counts}
+    for kind, clients in (("Strong", dict.fromkeys(counts, _STRONG.value)), ("Weak", weak)):
+        title = f"{kind} scaling over {what}, {len(os.sched_getaffinity(0))} cores"
+        table = Table(title, what, "clients", *_TIMES, "clients/s over first", "own cores")
+        first = 0.0
+        for n in counts:
+            facts = _measured(case(n, clients[n]))
+            rate = clients[n] / facts["median"]
+            first = first or rate
+            own = "yes" if facts["pinned"] else "no"
+            table.row(n, clients[n], *_times(facts), rate / first, own, scaling=kind, **facts)
+        table.end(what)
+
+
+def devices() -> None:
+    """Virtual devices of one process."""
+    _scaling("devices", lambda n, clients: Case(clients, devices=n))
+    print("Virtual devices share the cores: what differs is the cost of spreading, not a gain.")
+
+
+def processes() -> None:
+    """Processes on loopback, on cores of their own where there are enough."""
+    each = _CORES_EACH.value
+    _scaling("processes", lambda n, clients: Case(clients, processes=n, cores_each=each))
+    print("Only rows whose processes have their own cores show scaling; others share them.")
+
+
+def population() -> None:
+    """Clients in all, for each place of their memories."""
+    table = Table("Clients in all", "clients", "participants", "their memories", *_TIMES)
+    for clients in _ints(_CLIENTS.value):
+        count = min(clients, _PARTICIPANTS.value)
+        for place in ("resident", "host", "stateless"):
+            facts = _measured(Case(clients, count, client_state=place))
+            table.row(clients, count, place, *_times(facts), **facts)
+    table.end("population")
+
+
+def model() -> None:
+    """Fits the cost model to one device, checks it elsewhere, predicts."""
+    each, every = _CORES_EACH.value, 1
+    table = Table("Rounds that the cost model is fitted to, one device", "clients", *_TIMES)
+    found: dict[int, float] = {}
+    for clients in _ints(_FIT.value):
+        facts = _measured(Case(clients, cores_each=each))
+        found[clients] = facts["median"]
+        table.row(clients, *_times(facts), **facts)
+    table.end("model")
+    parts = parts_of(_MODEL.value, _DATASET.value, _DATA_DIR.value)
+    cost = fitted(found, parts, _LOCAL_STEPS.value, every)
+    link = loopback_link(each)
+    print(f"\n{json.dumps({**dataclasses.asdict(cost), 'loopback': link._asdict()})}")
+    _check(cost, link)
+    _predict(cost)
+
+
+def _check(cost: CostModel, loopback: Link) -> None:
+    """Predicted beside measured, at sizes that nothing was fitted to."""
+    columns = ("processes", "clients", "predicted s/round", "s/round", "min", "max", "error")
+    table, pairs = Table("The cost model checked at other sizes", *columns), []
+    most = max(_ints(_FIT.value))
+    cases = [(1, n) for n in _ints(_CHECK.value)] + [(2, most // 2), (2, most)]
+    for count, clients in cases:
+        case = Case(clients, processes=count, cores_each=_CORES_EACH.value)
+        facts, predicted = _measured(case), cost.seconds(clients, count, loopback)
+        pairs.append((predicted, facts["median"]))
+        error = f"{predicted / facts['median'] - 1:+.0%}"
+        times = (facts["median"], facts["min"], facts["max"])
+        table.row(count, clients, predicted, *times, error, predicted=predicted, **facts)
+    table.end("model")
+    print(f"\nGreatest error: {errors(pairs):.0%}")
+
+
+def _predict(cost: CostModel) -> None:
+    columns = ("clients", "devices", "link Gbit/s", "predicted s/round")
+    title = "PREDICTED, not measured: devices as the one fitted, each its own computer"
+    table = Table(title, *columns)
+    for clients in (100, 1000, 10000):
+        for count in (1, 8, 64):
+            for gigabits in (1, 10, 100) if count > 1 else (0,):
+                link = Link(gigabits * 1e9 / 8 or float("inf"), _LATENCY.value)
+                seconds = cost.seconds(clients, count, link)
+                facts = {"clients": clients, "devices": count, "gigabits": gigabits or None}
+                table.row(*facts.values(), seconds, **facts, predicted_seconds=seconds)
+    table.end("model, predicted")
+
+
+def collectives() -> None:
+    """Bytes between two processes a round, and what the entries alone would take."""
+    parts = parts_of(_MODEL.value, _DATASET.value, _DATA_DIR.value)
+    columns = ("bits", "bytes/round", "entries' bytes", "all of float32")
+    table = Table("Bytes on loopback, two processes", *columns)
+    each = _CORES_EACH.value
+    for bits in _ints(_BITS.value):
+        case = Case(2 * _WEAK.value, processes=2, cores_each=each, collective_bits=bits)
+        counts = {rounds: _crossed(case, rounds) for rounds in _ROUNDS_OF_BYTES}
+        few, many = _ROUNDS_OF_BYTES
+        found = (min(counts[many]) - min(counts[few])) / (many - few)
+        own, plain = (crossing(2, parts, _LOCAL_STEPS.value, b) for b in (bits, 32))
+        facts = {"bytes_a_round": found, "entries_bytes": own, "float32_bytes": plain}
+        numbers = (f"{n:,.0f}" for n in facts.values())
+        table.row(bits, *numbers, **dataclasses.asdict(case), **facts, bytes_by_rounds=counts)
+    table.end("collectives")
+    print(f"\nParts (entries, arrays): client {tuple(parts[0])}, server {tuple(parts[1])}")
+
+
+def _crossed(case: Case, rounds: int) -> list[int]:
+    """Bytes on loopback of runs of so many rounds: one call, one evaluation, one checkpoint."""
+    ends = [f"--{name}={rounds}" for name in ("rounds", "eval_every", "checkpoint_every")]
+    every = [*_flags(), *ends, "--progress=none", "--network=none"]
+    return [trained(case, every).loopback_bytes for _ in range(_REPEATS.value)]
+
+
+def main(arguments: list[str]) -> None:
+    """Measures and prints."""
+    _MORE.extend(arguments[1:])
+    jax.config.update("jax_platforms", "cpu")  # an accelerator is for the runs
+    questions = _QUESTIONS if _QUESTION.value == "all" else (_QUESTION.value,)
+    for question in questions:
+        globals()[question]()
+
+
+if __name__ == "__main__":
+    app.run(main)
