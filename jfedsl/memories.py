@@ -58,6 +58,32 @@ class Store:
             array[self._row[ids]] = row
 
 
+def _opened(experiment: Experiment, stored: dict[str, Any]) -> Store:
+    """The store of a checkpoint, or an empty one of nothing."""
+    scheme = experiment.scheme
+    fresh = jax.device_get(jax.jit(lambda: memory_of(scheme, experiment.fresh()))())
+    store = Store(fresh, scheme.clients)
+    if stored:
+        rows = [stored[f"{_PREFIX}{name}"] for name in flatten(fresh)]
+        store.write(stored[_IDS], jax.tree.unflatten(jax.tree.structure(fresh), rows))
+    return store
+
+
+def with_memories(experiment: Experiment, state: State, stored: dict[str, Any]) -> State:
+    """A state with memories of all clients, for what looks at their statistics.
+
+    Args:
+      experiment: of the run.
+      state: of a checkpoint.
+      stored: the checkpoint's other arrays.
+    """
+    scheme = experiment.scheme
+    if scheme.client_state != "host" or scheme.everyone or scheme.statistics != "local":
+        return state
+    rows = _opened(experiment, stored).read(np.arange(scheme.clients))
+    return state.replace(memory=put(scheme.placement.mesh, rows))
+
+
 class Staging:
     """Brings participants' memories in before a period and takes them out after it.
 
@@ -76,11 +102,7 @@ class Staging:
         """
         scheme = experiment.scheme
         self._every, self._placement = scheme.aggregate_every, scheme.placement
-        fresh = jax.device_get(jax.jit(lambda: memory_of(scheme, experiment.fresh()))())
-        self._store = Store(fresh, scheme.clients)
-        if stored:
-            rows = [stored[f"{_PREFIX}{name}"] for name in flatten(fresh)]
-            self._store.write(stored[_IDS], jax.tree.unflatten(jax.tree.structure(fresh), rows))
+        self._store = _opened(experiment, stored)
         self._draw = jax.jit(partial(draw_participants, scheme))
         self._key = experiment.key
         self._exchange = jax.jit(partial(exchange_memories, scheme), donate_argnums=0)

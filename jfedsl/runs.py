@@ -11,6 +11,7 @@ import numpy as np
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
+from jfedsl.memories import with_memories
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.portable import settle
@@ -53,7 +54,8 @@ def restore_run(workdir: Path, data_dir: str | None = None, flag: str = "workdir
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
-    return Run(config, experiment, settle(experiment.scheme, restored[1]))
+    state = settle(experiment.scheme, restored[1])
+    return Run(config, experiment, with_memories(experiment, state, restored[2]))
 
 
 def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> Variables:

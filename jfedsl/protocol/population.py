@@ -146,18 +146,11 @@ def _write(scheme: Scheme, memory: Memory, ids: Array, rows: Memory) -> Memory:
     return placement.spread(new)
 
 
-def memories(scheme: Scheme, state: State, stored: Memory | None = None) -> Memory:
-    """The memories of all clients as they are now, `[C, ...]`.
-
-    Args:
-      scheme: of the run.
-      state: of the run.
-      stored: of those who do not take part, `[C, ...]`, where the state does not have them.
-    """
+def memories(scheme: Scheme, state: State) -> Memory:
+    """The memories of all clients as they are now, `[C, ...]`; the state has to have them."""
     own = memory_of(scheme, state.clients)
-    stored = state.memory if stored is None else stored
-    if stored is None:  # all take part
+    if scheme.everyone:
         ids = jnp.argsort(state.participants)
         return jax.tree.map(lambda x: x[ids], scheme.placement.to_participants(own))
-    whole = _write(scheme, stored, state.participants, own)
+    whole = _write(scheme, state.memory, state.participants, own)
     return jax.tree.map(lambda x: x[: scheme.clients], whole)
