@@ -107,6 +107,7 @@ class Staging:
         self._key = experiment.key
         self._exchange = jax.jit(partial(exchange_memories, scheme), donate_argnums=0)
         self._participants = np.asarray(state.participants)
+        self._drawn: tuple[int, Any] | None = None
         self._next: tuple[int, np.ndarray, Any] | None = None
         self._leaving: tuple[np.ndarray, Any] | None = None
 
@@ -124,7 +125,9 @@ class Staging:
         self._settle()
         if round_ % self._every:
             return
-        ids = np.asarray(self._draw(self._key, np.int32(round_)))
+        if self._drawn is None or self._drawn[0] != round_:
+            self._drawn = round_, self._draw(self._key, np.int32(round_))
+        ids = np.asarray(self._drawn[1])
         rows = self._store.read(ids[self._placement.participant])
         self._next = round_, ids, put(self._placement.mesh, rows, SPREAD)
 
@@ -142,6 +145,9 @@ class Staging:
         small = put(self._placement.mesh, (ids, source))
         state, leaving = self._exchange(state, *small, coming)
         self._leaving, self._participants = (self._participants, leaving), ids
+        # Asked for now, as devices do one thing after the other and a period comes next.
+        following = round_ + self._every
+        self._drawn = following, self._draw(self._key, np.int32(following))
         return state
 
     def _settle(self) -> None:

@@ -14,6 +14,7 @@ from jfedsl.convergence import Row, report, shown, step_size
 from jfedsl.errors import UserError, flag_error
 from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
+from jfedsl.runtime import distributed
 from jfedsl.runtime.compilation import compiled
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.theory.measure import Effort, Measurement, Objective
@@ -41,7 +42,8 @@ class Observer:
         self._every = config.measure_constants_every
         self._config, self._experiment, self._path = config, experiment, folder / FILE
         self._rows = [row for row in read(self._path) if row["round"] <= rounds]
-        write_atomically(self._path, "".join(map(_line, self._rows)))
+        if distributed.first():
+            write_atomically(self._path, "".join(map(_line, self._rows)))
         self._functions: dict[str, Any] = {}
 
     def observe(self, state: State, rounds: int) -> None:
@@ -53,11 +55,13 @@ class Observer:
         whole = last or rounds % self._every == 0
         found = self._call("measure" if whole else "objective", state)
         row = {"round": rounds, **as_row(found)}
+        self._rows.append(row)
+        if not distributed.first():
+            return
         with open(self._path, "a") as file:
             file.write(_line(row))
             file.flush()
             os.fsync(file.fileno())
-        self._rows.append(row)
 
     def next_due(self, rounds: int) -> int:
         """The first round after `rounds` at which anything is measured, but for the last one.

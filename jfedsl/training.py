@@ -47,9 +47,10 @@ def train(config: Config) -> dict[str, Any]:
       TrainingError: a loss or a weight is not finite.
     """
     distributed.join(config)
-    workdir.check(config)
-    keep_programs(config.compilation_cache)
-    with distributed.losses_told():
+    with distributed.ending_together():
+        distributed.agree(config)
+        workdir.check(config)
+        keep_programs(config.compilation_cache)
         with without_noise():
             experiment = _prepare(config)
         with distributed.only_first(lambda: workdir.hold(config)) as folder:

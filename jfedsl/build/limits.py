@@ -17,7 +17,9 @@ def check_places(config: Config, scheme: Scheme, initial: Variables) -> None:
     """Batch norm of the server runs over all places, also those that are left over."""
     placement = scheme.placement
     if not placement.identical and jax.tree.leaves(initial.stats[scheme.cut :]):
-        allowed = f"a multiple of the {placement.devices} devices with --norm=batch; or --devices=1"
+        allowed = (
+            f"a multiple of the {placement.devices} devices with --norm=batch; or fewer --devices"
+        )
         raise flag_error("participants", scheme.participants, allowed)
 
 

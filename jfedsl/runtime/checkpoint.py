@@ -21,6 +21,7 @@ from jfedsl.errors import UserError
 
 KEEP = 3
 VERSION = 2  # of how a state is laid out
+_ROWS = ("clients.", "memory.", "server.")  # whose rows depend on devices, or can
 
 
 class Checkpoints:
@@ -194,7 +195,10 @@ def _like(name: str, array: np.ndarray, wanted: Any) -> np.ndarray:
     Raises:
       ValueError: it is not.
     """
-    if (array.dtype, array.shape[1:]) != (wanted.dtype, wanted.shape[1:]):
+    found, needed = array.shape, wanted.shape
+    if found and name.startswith(_ROWS):
+        found, needed = found[1:], needed[1:]
+    if array.dtype != wanted.dtype or array.ndim != len(wanted.shape) or found != needed:
         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
     return array
 

@@ -1,10 +1,14 @@
 """The processes and devices of a run: joining, who writes, and what if one is lost."""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,13 +19,17 @@ from jax.sharding import Mesh
 
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.config import Config
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.protocol.placement import AXES
 from jfedsl.scale_knobs import BY_CLUSTER
 
 _JOIN_SECONDS = 120
 _SILENT_SECONDS = 30  # after which a process counts as lost
-_MOST_TEXT = 4096  # bytes
+_MOST_TEXT = 16384  # bytes
+_MOST_REASON = 300  # characters
+_LOST = ("Gloo", "UNAVAILABLE", "DEADLINE", "ABORTED", "NCCL", "CANCELLED")
+# Settings that processes need not have in common.
+_OWN = ("process", "data_dir", "compilation_cache", "progress")
 
 
 def join(config: Config) -> None:
@@ -35,6 +43,8 @@ def join(config: Config) -> None:
     address = None if config.coordinator == BY_CLUSTER else config.coordinator
     if address is not None and config.process:
         _await(address)
+    # A process that is told to end has to end: the others stop, and a checkpoint is there.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             address,
@@ -83,6 +93,8 @@ def mesh_of(config: Config) -> Mesh | None:
     if alone and processes > 1:
         allowed = f"none with --algorithm={config.algorithm}: one client computes at a time"
         raise flag_error("coordinator", config.coordinator, allowed)
+    if alone and config.devices not in (None, 1):
+        raise flag_error("devices", config.devices, f"1 with --algorithm={config.algorithm}")
     if config.devices is not None and config.devices > local:
         hint = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
         allowed = f"at most the {local} here{hint if jax.default_backend() == 'cpu' else ''}"
@@ -133,7 +145,11 @@ def _told(text: str) -> str:
     room = np.zeros(_MOST_TEXT, np.uint8)
     own = text.encode()[:_MOST_TEXT]
     room[: len(own)] = np.frombuffer(own, np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(room).tobytes()).rstrip(b"\0").decode()
+    return (
+        bytes(multihost_utils.broadcast_one_to_all(room).tobytes())
+        .rstrip(b"\0")
+        .decode(errors="replace")
+    )
 
 
 def total(own: np.ndarray) -> np.ndarray:
@@ -144,18 +160,50 @@ def total(own: np.ndarray) -> np.ndarray:
     return np.asarray(every).view(np.int64).sum(axis=0)
 
 
+def agree(config: Config) -> None:
+    """Checks that all processes were started with the same settings and see as many devices.
+
+    Raises:
+      UserError: in all of them, if one differs.
+    """
+    if jax.process_count() == 1:
+        return
+    own = {n: v for n, v in dataclasses.asdict(config).items() if n not in _OWN}
+    text = json.dumps({**own, "number of devices": jax.local_device_count()}, sort_keys=True)
+    words = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+    every = np.asarray(multihost_utils.process_allgather(words))
+    if (every != every[0]).any():
+        firsts, ours = json.loads(_told(text)), json.loads(text)
+        names = [name for name in ours if firsts.get(name) != ours[name]]
+        what = ", ".join(names) or "not in this process"
+        allowed = f"one run: the same settings in all processes; differing: {what}"
+        raise flag_error("coordinator", config.coordinator, allowed)
+
+
 @contextlib.contextmanager
-def losses_told() -> Iterator[None]:
-    """Ends this process with one line when another one of the run is lost."""
+def ending_together() -> Iterator[None]:
+    """Ends this process with one line if it fails or another one of the run is lost.
+
+    Of a run of several processes, that is: the usual way out would wait for the others, and these
+    for this one. They notice that it is gone.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except BaseException as error:
         if jax.process_count() == 1:
             raise
-        reason = " ".join(str(error).split())[:200]
-        print(
-            f"error: process {jax.process_index()} of {jax.process_count()} stops: another one of "
-            f"the run is lost ({reason}); the same commands go on from the last checkpoint",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        os._exit(1)  # the way out through JAX would wait for the lost one
+        text, status = " ".join(str(error).split())[:_MOST_REASON], 1
+        if isinstance(error, UserError):
+            status = 2
+        elif isinstance(error, KeyboardInterrupt):
+            text, status = "interrupted; the same commands resume", 130
+        elif isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in _LOST):
+            text = (
+                f"process {jax.process_index()} of {jax.process_count()} stops: another one of the "
+                f"run is lost ({text}); the same commands go on from the last checkpoint"
+            )
+        elif not isinstance(error, TrainingError):
+            traceback.print_exc()
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)

@@ -1,0 +1,104 @@
+"""Runs and sums on meshes of four virtual devices, in a process of their own: prints JSON.
+
+Called with JSON as its argument: `cache` (folder of compiled programs), `train` (configs by name,
+with what `meshes` each is to run on) and `sums` (bits and meshes of `weighted_sum`).
+"""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jfedsl.build import build
+from jfedsl.config import Config
+from jfedsl.errors import UserError
+from jfedsl.protocol.collectives import weighted_sum
+from jfedsl.protocol.placement import AXES, SPREAD, put
+from jfedsl.runtime.metrics import STREAMS
+
+ROUNDS, DRAWS, ROWS = 3, 64, 8
+Shape = list[int]
+
+
+def mesh_of(shape: Shape | None) -> Mesh | None:
+    if shape is None:
+        return None
+    return Mesh(np.array(jax.devices()[: shape[0] * shape[1]]).reshape(shape), AXES)
+
+
+def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
+    """What a run of a few rounds came to."""
+    try:
+        experiment = build(Config(**settings), mesh_of(shape))
+    except UserError as error:
+        return {"error": str(error)}
+    data, key = experiment.data, experiment.key
+    state, record = experiment.rounds(ROUNDS)(data, key, experiment.init(), ROUNDS)
+    evaluation = experiment.evaluate()(data, state, experiment.test)
+    integers = {f"{stream}_bytes": getattr(record, f"{stream}_bytes") for stream in STREAMS}
+    integers |= {name: getattr(record, name) for name in ("participants", "arrived", "holding")}
+    floats = {name: getattr(record, name) for name in ("losses", "train_loss", "pruned_fraction")}
+    if record.conditions is not None:
+        floats |= {n: getattr(record.conditions, n) for n in ("up_rate", "down_rate", "forward")}
+        integers["reachable"] = record.conditions.reachable
+    floats |= vars(evaluation)
+    placement = experiment.scheme.placement
+    return {
+        "integers": {name: np.asarray(x).astype(int).tolist() for name, x in integers.items()},
+        "floats": {name: np.asarray(x, float).tolist() for name, x in floats.items()},
+        "left_over": int((~placement.needed).sum()),
+        "groups": len(placement.widths),
+    }
+
+
+def summands() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Weights and rows of unlike sizes; the same in every process."""
+    draw = np.random.default_rng(0)
+    weights = draw.uniform(0, 1, ROWS) * (np.arange(ROWS) != 3)
+    rows = {"a": draw.normal(size=(ROWS, 40, 30)), "b": 10 * draw.normal(size=(ROWS, 7))}
+    return weights.astype(np.float32), {n: x.astype(np.float32) for n, x in rows.items()}
+
+
+def summed(bits: int, shape: Shape) -> dict[str, Any]:
+    """Mean and greatest deviations of many sums, flat, and how many devices disagree."""
+    mesh = mesh_of(shape)
+    assert mesh is not None
+    weights, rows = put(mesh, summands(), SPREAD)
+    run = jax.jit(lambda key: weighted_sum(mesh, bits, key, weights, rows))
+    draws, disagree = [], 0
+    for n in range(DRAWS):
+        leaves = jax.tree.leaves(run(jax.random.key(n)))
+        draws.append(np.concatenate([np.asarray(x).ravel() for x in leaves]))
+        for x in leaves:
+            disagree += sum(not np.array_equal(s.data, x) for s in x.addressable_shards)
+    found = np.stack(draws).astype(float)
+    return {
+        "mean": found.mean(0).tolist(), "least": found.min(0).tolist(),
+        "greatest": found.max(0).tolist(), "disagree": disagree,
+    }  # fmt: skip
+
+
+def main(request: dict[str, Any]) -> dict[str, Any]:
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", request["cache"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    assert jax.device_count() == 4 and jnp.zeros(()).dtype == jnp.float32
+    train, sums = request.get("train", {}), request.get("sums", {})
+    return {
+        "train": {
+            name: {str(shape): trained(case["config"], shape) for shape in case["meshes"]}
+            for name, case in train.items()
+        },
+        "sums": {
+            f"{bits} {shape}": summed(bits, shape)
+            for bits in sums.get("bits", []) for shape in sums["meshes"]
+        },
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))
