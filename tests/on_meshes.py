@@ -83,6 +83,7 @@ def summed(bits: int, shape: Shape) -> dict[str, Any]:
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", request["cache"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

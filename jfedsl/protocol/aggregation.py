@@ -131,7 +131,9 @@ def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, sha
     """
     placement, before = scheme.placement, state.aggregator.params
     weights, kept = placement.weights(share), kept_by(scheme, clients).params
-    base = before if clients.received is None else clients.received
+    base = jax.tree.map(lambda w: w[None], before)
+    if clients.received is not None:
+        base = clients.received
     changes = jax.tree.map(jnp.subtract, clients.params, base)
     if kept is not None:
         changes = jax.tree.map(lambda m, x: jnp.where(m, x, 0.0), kept, changes)
