@@ -15,7 +15,7 @@ import pytest
 from flax import linen as nn
 from helpers import assert_equal, plain
 
-from jfedsl import summary, training
+from jfedsl import journal, summary, training
 from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, from_arrays
@@ -106,14 +106,14 @@ def test_masks_that_move_show_in_their_overlap_at_the_end_of_periods(finished):
 
 def interrupt_and_resume(config, monkeypatch, stop):
     """Runs until a round, is interrupted, and goes on."""
-    append = training.Metrics.append
+    append = journal.Metrics.append
 
     def interrupt(self, rows):
         append(self, rows)
         if rows[-1]["round"] >= stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Metrics, "append", interrupt)
+    monkeypatch.setattr(journal.Metrics, "append", interrupt)
     with pytest.raises(KeyboardInterrupt):
         training.train(config)
     monkeypatch.undo()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import assert_close, assert_equal, plain
 
-from jfedsl import training
+from jfedsl import journal, training
 from jfedsl.config import Config
 from jfedsl.protocol.averaging import joined
 from jfedsl.results import evaluate_run
@@ -59,7 +59,7 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
 ):
     straight, stopped, tuned = (tmp_path / name for name in ("straight", "stopped", "tuned"))
     summary = training.train(config(straight, algorithm))
-    append = training.Metrics.append
+    append = journal.Metrics.append
 
     def interrupt(self: Any, rows: Any) -> None:
         append(self, rows)
@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Metrics, "append", interrupt)
+        patch.setattr(journal.Metrics, "append", interrupt)
         with pytest.raises(KeyboardInterrupt):
             training.train(config(stopped, algorithm))
     training.train(config(stopped, algorithm))

@@ -1,6 +1,7 @@
 """Links in the protocol: differing clients, what goes down as a change, memory, and real bytes."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +112,14 @@ def test_what_a_download_loses_never_reaches_the_aggregator(down):
         model_down=down, clients=4, participants=2, client_learning_rate=0.0, aggregate_every=1
     )
     start = state.aggregator.params
+
+    def astray(rows: Any) -> Any:
+        """Who received something else before, so that there is a change to send."""
+        received = jax.tree.map(lambda r: r + 0.1 * jnp.sin(jnp.arange(r.size)).reshape(r.shape),
+                                rows.received)  # fmt: skip
+        return rows.replace(received=received, drawn=jnp.ones_like(rows.drawn))
+
+    state = state.replace(memory=astray(state.memory), clients=astray(state.clients))
     for _ in range(4):
         state, _ = run(state)
     received = memories(experiment.scheme, state).received
