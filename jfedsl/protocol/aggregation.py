@@ -70,7 +70,7 @@ def deliver(
         reachable = jnp.ones_like(waiting)
     else:
         down, before = jnp.where(waiting, down, 0), state.clients
-        if scheme.participants < scheme.clients:
+        if not scheme.everyone:
             # What is in a place until its client is reached would be another client's.
             before = where_rows(placement.to_places(waiting), model, before)
         clients = where_rows(placement.to_places(waiting & reachable), clients, before)

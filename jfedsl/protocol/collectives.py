@@ -42,20 +42,16 @@ def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -
         flat, unravel = ravel_pytree(sums)
         padded = jnp.pad(flat, (0, -flat.size % (processes * devices * _BUCKET)))
         part = lax.psum_scatter(padded, "device", tiled=True)
-        part = _across(uniform(bits, _BUCKET), bits, processes, fold_device(key), part)
+        mine = fold(key, lax.axis_index(AXES))
+        part = _across(uniform(bits, _BUCKET), bits, processes, mine, part)
         return unravel(lax.all_gather(part, "device", tiled=True)[: flat.size])
-
-    def fold_device(key: Array) -> Array:
-        return fold(key, lax.axis_index(AXES))
 
     return jax.shard_map(
         own, mesh=mesh, in_specs=(SPREAD, SPREAD, EVERYWHERE), out_specs=EVERYWHERE, check_vma=False
     )(weights, rows, key)
 
 
-def _across(
-    quantizer: Compressor, bits: int, processes: int, key: Array, part: Array
-) -> Array:  # fmt: skip
+def _across(quantizer: Compressor, bits: int, processes: int, key: Array, part: Array) -> Array:
     """The sum over processes of a vector that they have a version of each."""
     codes, headers, decode = _encode(quantizer, bits, fold(key, 0), part)
 

@@ -36,7 +36,7 @@ def fetch(scheme: Scheme, data: Data, positions: Array) -> tuple[Array, Array]:
 
         return jax.tree.map(gather, rows)
 
-    local = scheme.participants == scheme.clients
+    local = scheme.everyone
     return jax.shard_map(
         at_home if local else from_anywhere,
         mesh=mesh,
@@ -52,7 +52,7 @@ def homes(scheme: Scheme) -> np.ndarray:
     The one where it computes, if all take part; else any, all having as many clients, or one more.
     """
     placement = scheme.placement
-    if scheme.participants < scheme.clients:
+    if not scheme.everyone:
         return np.arange(scheme.clients) * placement.devices // scheme.clients
     per_device = placement.participant.size // placement.devices
     owners = np.empty(scheme.clients, int)

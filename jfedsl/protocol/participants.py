@@ -53,7 +53,7 @@ def _first(scheme: Scheme) -> list[np.ndarray]:
 
 def draw_participants(scheme: Scheme, key: Array, round_: Array) -> Array:
     """K of C clients without replacement, as many of each group in every period; int32 `[K]`."""
-    if scheme.participants == scheme.clients:
+    if scheme.everyone:
         return first_participants(scheme)
     key = fold(key, Purpose.PARTICIPANTS, round_)
     groups = scheme.pruner.groups

@@ -52,6 +52,10 @@ class Placement(NamedTuple):
         """Whether places are participants, in their order."""
         return np.array_equal(self.participant, np.arange(self.place.size))
 
+    def evenly(self, count: int) -> int:
+        """The least number of rows, for so many, that devices can share evenly."""
+        return -(-count // self.devices) * self.devices
+
     def to_places(self, rows: Any) -> Any:
         """Arrays `[K, ...]` of participants as `[P, ...]` of places."""
         if not self.identical:

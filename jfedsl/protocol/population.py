@@ -77,8 +77,7 @@ def first_memory(scheme: Scheme, fresh: Client) -> Memory | None:
         return copies(own, 1)
     if not scheme.remembers:
         return None
-    devices = scheme.placement.devices
-    return scheme.placement.spread(copies(own, -(-scheme.clients // devices) * devices))
+    return scheme.placement.spread(copies(own, scheme.placement.evenly(scheme.clients)))
 
 
 def turn_over(scheme: Scheme, key: Array, state: State) -> State:

@@ -1,7 +1,5 @@
 """States as checkpoints have them: the same on any number of devices."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,15 +48,14 @@ def settle(scheme: Scheme, state: State) -> State:
         return x[placement.participant]
 
     def all_clients(x: np.ndarray) -> np.ndarray:
-        rows = -(-scheme.clients // placement.devices) * placement.devices
-        return x[np.minimum(np.arange(rows), scheme.clients - 1)]
+        rows = np.arange(placement.evenly(scheme.clients))
+        return x[np.minimum(rows, scheme.clients - 1)]
 
-    for name in _spread(scheme):
-        rows: Any = all_clients if name == "memory" else at_places
-        parts[name] = jax.tree.map(rows, parts[name])
-    kept = _spread(scheme)
+    spread = _spread(scheme)
+    for name in spread:
+        parts[name] = jax.tree.map(all_clients if name == "memory" else at_places, parts[name])
     laid = {
-        name: put(placement.mesh, part, SPREAD if name in kept else EVERYWHERE)
+        name: put(placement.mesh, part, SPREAD if name in spread else EVERYWHERE)
         for name, part in parts.items()
     }
     # In buffers of its own: rounds donate them.
