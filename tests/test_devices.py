@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,7 +26,8 @@ def config(**changes: Any) -> Config:
 def first_conditions(**changes: Any) -> Conditions:
     """Of all clients in the first round."""
     e = build(config(**changes))
-    return round_conditions(e.scheme, e.key, jnp.int32(0), e.init().clients)
+    state = e.init()
+    return round_conditions(e.scheme, e.key, state.round, state.participants, state.clients)
 
 
 def test_flags_change_the_preset_and_nothing_else():

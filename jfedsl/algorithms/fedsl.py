@@ -69,7 +69,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
         return fresh.replace(number=number, masks=masks)
 
     ids = first_participants(scheme)
-    places = placement.participant.size
+    places = placement.places
     clients = jax.vmap(client, axis_size=places)(placement.to_places(ids))
     if scheme.server_copies:
         server = placement.spread(copies(server, places))
@@ -102,38 +102,43 @@ def run_round(
       serve: the server's step in an exchange.
       draw: who takes part in a period.
     """
-    number, every = state.round, scheme.aggregate_every
-    nothing = jnp.zeros(scheme.participants, jnp.int32)
+    number, every, placement = state.round, scheme.aggregate_every, scheme.placement
     state, down, conditions = _begin(scheme, key, state, draw)
     presence = _presence(scheme, state, conditions)
     start = period_start(scheme, number)
     state, records = in_layout(
         scheme, start, partial(_exchanges, scheme, serve), data, key, state, presence
     )
-    pruned, kept = _pruned(scheme, state.clients)
+    pruned = _pruned(scheme, state.clients)
     participants, holding = state.participants, state.holding
     reachable = None if presence is None or conditions is None else conditions.reachable
     state, up, overlap = lax.cond(
         (number + 1) % every == 0,
         lambda s: end_period(scheme, key, data.partition, s, reachable),
-        lambda s: (s, nothing, jnp.full((), jnp.nan)),
+        lambda s: (s, _nothing(scheme), jnp.full(placement.places, jnp.nan)),
         state,
     )
+    # What devices know of their participants comes together once a round, not after every step.
+    sent = (records.losses.T, records.smashed_up_bytes.T, records.cut_gradient_down_bytes.T)
+    sent, up, down, overlap, (lacking, kept) = placement.to_participants(
+        (sent, up, down, overlap, pruned)
+    )
+    losses, smashed, cut_gradient = (x.T for x in sent)
     share = weights(scheme, data.partition, participants)
     record = RoundRecord(
-        train_loss=_mean_loss(share, records, presence),
-        losses=records.losses,
-        smashed_up_bytes=records.smashed_up_bytes,
-        cut_gradient_down_bytes=records.cut_gradient_down_bytes,
+        train_loss=_mean_loss(share, losses, records.arrived, presence),
+        losses=losses,
+        smashed_up_bytes=smashed,
+        cut_gradient_down_bytes=cut_gradient,
         arrived=records.arrived,
         holding=holding,
         conditions=conditions,
         model_up_bytes=up,
         model_down_bytes=down,
         participants=participants,
-        pruned_fraction=pruned,
-        kept_fractions=kept,
-        mask_overlap=overlap,
+        pruned_fraction=jnp.mean(lacking),
+        kept_fractions=jnp.mean(kept, axis=0),
+        mask_overlap=jnp.mean(overlap),
     )
     return state.replace(round=number + 1), record
 
@@ -144,10 +149,10 @@ def _begin(
     """The state after the model has gone to who awaits it, the bytes of that, the conditions."""
 
     def now(state: State) -> Conditions:
-        return round_conditions(scheme, key, state.round, state.clients)
+        return round_conditions(scheme, key, state.round, state.participants, state.clients)
 
     starts, same = state.round % scheme.aggregate_every == 0, lambda state: state
-    unsent = lambda state: (state, jnp.zeros(scheme.participants, jnp.int32))  # noqa: E731
+    unsent = lambda state: (state, _nothing(scheme))  # noqa: E731
     if scheme.radio is None or not scheme.radio.can_fail:
         start = partial(start_period, scheme, key, draw=draw)
         state, down = lax.cond(starts, start, unsent, state)
@@ -170,13 +175,13 @@ def _presence(scheme: Scheme, state: State, conditions: Conditions | None) -> Pr
     return Presence(state.holding, conditions)
 
 
-def _mean_loss(share: Array, records: ExchangeRecord, presence: Presence | None) -> Array:
+def _mean_loss(share: Array, losses: Array, arrived: Array, presence: Presence | None) -> Array:
     """Weighted mean of who arrived, over the exchanges in which anyone did; NaN without any."""
     if presence is None:
-        return jnp.mean(jnp.sum(share[None] * records.losses, axis=1))
-    own = jax.vmap(partial(present_weights, share))(records.arrived)
-    any_ = jnp.any(records.arrived, axis=1)
-    return jnp.sum(own * records.losses) / jnp.sum(any_, dtype=jnp.float32)
+        return jnp.mean(jnp.sum(share[None] * losses, axis=1))
+    own = jax.vmap(partial(present_weights, share))(arrived)
+    any_ = jnp.any(arrived, axis=1)
+    return jnp.sum(own * losses) / jnp.sum(any_, dtype=jnp.float32)
 
 
 def _exchanges(
@@ -222,11 +227,17 @@ def next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array)
     return Batch(data.pixels.normalise(images), labels)
 
 
+def _nothing(scheme: Scheme) -> Array:
+    """No bytes, for each place."""
+    return jnp.zeros(scheme.placement.places, jnp.int32)
+
+
 def _pruned(scheme: Scheme, clients: Client) -> tuple[Array, Array]:
-    """How much participants lack of all weights that can be pruned, and have of each layer."""
+    """What each one lacks of all weights that can be pruned, `[P]`, and has of each layer."""
     pruner = scheme.pruner
     if not pruner.names:
-        return jnp.zeros(()), jnp.zeros(0)
+        places = scheme.placement.places
+        return jnp.zeros(places), jnp.zeros((places, 0))
 
     def one(client: Client) -> tuple[Array, Array]:
         flags = jax.tree.leaves(layers.prunable(client.params, len(scheme.model)))
@@ -236,5 +247,4 @@ def _pruned(scheme: Scheme, clients: Client) -> tuple[Array, Array]:
         shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.chosen(client.masks)]
         return lacking / sum(k.size for k in weights), jnp.stack(shares)
 
-    each = scheme.placement.to_participants(jax.vmap(one)(clients))
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+    return jax.vmap(one)(clients)

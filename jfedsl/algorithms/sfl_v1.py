@@ -26,7 +26,7 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
 
 def _average(scheme: Scheme, partition: Partition, state: State) -> State:
     merged, optimizer = serving(scheme, partition, state), state.server.optimizer
-    places = scheme.placement.participant.size
+    places = scheme.placement.places
     if scheme.client_optimizer_state == "reset":
         optimizer = copies(scheme.server_optimizer.init(merged.params), places)
     if scheme.client_optimizer_state == "average":

@@ -150,7 +150,7 @@ def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> C
         own = scheme._replace(radio=radio._replace(site=site))
         ids = draw_participants(own, key, round_)
         clients = jax.tree.map(lambda x: x[ids], start.clients)
-        there = round_conditions(own, key, round_, clients)
+        there = round_conditions(own, key, round_, ids, clients)
         holding = jnp.ones(ids.shape, bool)
         arrived = holding
         if radio.can_fail:

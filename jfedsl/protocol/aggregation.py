@@ -43,7 +43,7 @@ def start_period(
     """Draws the participants and sends them the aggregated model and their masks.
 
     Returns:
-      The state and the bytes sent to each participant, int32 `[K]`.
+      The state and the bytes sent to each participant, int32 `[P]`.
     """
     return deliver(scheme, key, draw(scheme, key, state), None)
 
@@ -60,20 +60,20 @@ def deliver(
       reachable: bool `[K]`, who receives what is sent; None: all.
 
     Returns:
-      The state and the bytes sent to each participant, in vain or not, int32 `[K]`.
+      The state and the bytes sent to each participant, in vain or not, int32 `[P]`.
     """
     waiting, placement = ~state.holding, scheme.placement
     model = _receive(scheme, key, state)
     clients, down = jax.vmap(partial(_download, scheme, key, state.round))(model)
-    down = placement.to_participants(down)
     if reachable is None:
         reachable = jnp.ones_like(waiting)
     else:
-        down, before = jnp.where(waiting, down, 0), state.clients
+        waits, reached = placement.to_places((waiting, waiting & reachable))
+        down, before = jnp.where(waits, down, 0), state.clients
         if not scheme.everyone:
             # What is in a place until its client is reached would be another client's.
-            before = where_rows(placement.to_places(waiting), model, before)
-        clients = where_rows(placement.to_places(waiting & reachable), clients, before)
+            before = where_rows(waits, model, before)
+        clients = where_rows(reached, clients, before)
     return state.replace(clients=clients, holding=state.holding | reachable), down
 
 
@@ -87,16 +87,15 @@ def end_period(
     Returns:
       The state, with the participants holding the new model and masks for evaluation (they are
       counted as sent when the next period starts), the bytes each one sent, in vain or not, int32
-      `[K]`, and the mean overlap of their masks so far with the new ones.
+      `[P]`, and the overlap of its masks so far with the new ones, float32 `[P]`.
     """
     before, clients, placement = state.aggregator, state.clients, scheme.placement
     sent, up = jax.vmap(partial(_upload, scheme, key, state))(clients)
-    up = placement.to_participants(up)
     share, there = weights(scheme, partition, state.participants), jnp.ones_like(state.holding)
     masks, at = sent.masks, placement.to_places
     if reachable is not None:
         there = state.holding & reachable
-        sent, up = where_rows(at(there), sent, clients), jnp.where(state.holding, up, 0)
+        sent, up = where_rows(at(there), sent, clients), jnp.where(at(state.holding), up, 0)
         share = present_weights(share, there)
         masks = where_rows(at(there), masks, jax.tree.map(jnp.zeros_like, masks))
     aggregator = merge(scheme, before, sent, placement.weights(share))
@@ -112,8 +111,7 @@ def end_period(
     if reachable is not None:
         received = where_rows(at(there), received, sent)
     overlap = jax.vmap(partial(_overlap, scheme))(clients, received)
-    moved = jnp.mean(placement.to_participants(overlap))
-    return state.replace(clients=received, holding=there), up, moved
+    return state.replace(clients=received, holding=there), up, overlap
 
 
 def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, share: Array) -> Any:

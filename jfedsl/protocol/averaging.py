@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Variables
+from jfedsl.protocol.collectives import sum_rows
 from jfedsl.protocol.optimizers import like_moments
 from jfedsl.protocol.state import (
     Aggregator,
@@ -56,14 +58,14 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
       clients: participants, `[P, ...]`.
       weights: float32 `[P]`.
     """
-    kept, params = kept_by(scheme, clients), clients.params
+    kept, params, mesh = kept_by(scheme, clients), clients.params, scheme.placement.mesh
     if clients.received is not None:
         params = jax.tree.map(
             lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
         )
-    after = before.replace(params=weighted_mean(params, weights, kept.params, before.params))
+    after = before.replace(params=weighted_mean(params, weights, kept.params, before.params, mesh))
     if scheme.statistics == "aggregate":
-        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats)
+        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh)
         after = after.replace(stats=stats)
     if scheme.client_optimizer_state == "average":
         after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
@@ -115,8 +117,9 @@ def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
     """
     clients, share, merged = merge_participants(scheme, partition, state)
     # Statistics that no participant updated are those it would go on with.
-    everyone = weighted_mean(clients.stats, share)
-    stats = weighted_mean(clients.stats, share, kept_by(scheme, clients).stats, everyone)
+    kept, mesh = kept_by(scheme, clients).stats, scheme.placement.mesh
+    everyone = weighted_mean(clients.stats, share, mesh=mesh)
+    stats = weighted_mean(clients.stats, share, kept, everyone, mesh)
     server = serving(scheme, partition, state)
     return Variables(merged.params + server.params, stats + server.stats)
 
@@ -133,32 +136,32 @@ def _mean_optimizer(
     return jax.tree.map(leaf, is_moment, clients.optimizer, entries, before.optimizer)
 
 
-def weighted_mean(tree: Any, weights: Array, masks: Any = None, old: Any = None) -> Any:
+def weighted_mean(
+    tree: Any, weights: Array, masks: Any = None, old: Any = None, mesh: Mesh | None = None
+) -> Any:
     """Weighted mean over the leading axis, of kept entries only where there are masks.
 
     Args:
-      tree: arrays `[K, ...]`.
-      weights: float32 `[K]`.
-      masks: None or bool arrays `[K, ...]`.
+      tree: arrays `[P, ...]`.
+      weights: float32 `[P]`.
+      masks: None or bool arrays `[P, ...]`.
       old: the value `[...]` of entries that nobody kept; without masks, of all entries where all
         weights are 0.
+      mesh: of devices that the leading axis is spread over; None for one.
     """
 
-    def per_client(x: Array) -> Array:
+    def shares(x: Array) -> Array:
         return weights.reshape(-1, *(1,) * (x.ndim - 1))
 
-    def plain(x: Array) -> Array:
-        return jnp.sum(per_client(x) * x, axis=0) / jnp.sum(weights)
-
-    def unless_nobody(x: Array, o: Array) -> Array:
-        return jnp.where(jnp.any(weights > 0), plain(x), o)
-
-    def masked(x: Array, m: Array, o: Array) -> Array:
-        share = jnp.where(m, per_client(x), 0.0)
-        total = jnp.sum(share, axis=0)
-        mean = jnp.sum(share * x, axis=0) / jnp.where(total > 0, total, 1.0)
-        return jnp.where(total > 0, mean, o)
+    def mean(x: Array, whole: Array, o: Array) -> Array:
+        return jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1.0), o)
 
     if masks is None:
-        return jax.tree.map(plain, tree) if old is None else jax.tree.map(unless_nobody, tree, old)
-    return jax.tree.map(masked, tree, masks, old)
+        products = jax.tree.map(lambda x: shares(x) * x, tree)
+        sums, whole = sum_rows(mesh, (products, weights))
+        if old is None:
+            return jax.tree.map(lambda x: x / whole, sums)
+        return jax.tree.map(lambda x, o: mean(x, whole, o), sums, old)
+    kept = jax.tree.map(lambda x, m: jnp.where(m, shares(x), 0.0), tree, masks)
+    sums, wholes = sum_rows(mesh, (jax.tree.map(jnp.multiply, kept, tree), kept))
+    return jax.tree.map(mean, sums, wholes, old)

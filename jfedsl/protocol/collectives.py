@@ -1,4 +1,4 @@
-"""Sums over all clients whose parts cross between processes as packed integers."""
+"""Sums over devices: in one message, or with packed integers between processes."""
 
 from typing import Any
 
@@ -16,6 +16,31 @@ from jfedsl.protocol.placement import AXES, EVERYWHERE, SPREAD
 
 COLLECTIVE_BITS = (4, 8, 16, FLOAT_BITS)
 _BUCKET = 512  # entries that share a header of two float32
+
+
+def sum_devices(tree: Any) -> Any:
+    """The sum over devices of what each has of a tree, in one message; where each has its own."""
+    flat, unravel = ravel_pytree(tree)
+    return unravel(lax.psum(flat, AXES)) if flat.size else tree
+
+
+def sum_rows(mesh: Mesh | None, rows: Any) -> Any:
+    """Sums over the leading axis of every array of a tree `[P, ...]`.
+
+    Args:
+      mesh: of devices that it is spread over; None for one.
+      rows: of one dtype.
+    """
+
+    def own(rows: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0), rows)
+
+    if mesh is None:
+        return own(rows)
+    return jax.shard_map(
+        lambda rows: sum_devices(own(rows)),
+        mesh=mesh, in_specs=SPREAD, out_specs=EVERYWHERE, check_vma=False,
+    )(rows)  # fmt: skip
 
 
 def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -> Any:

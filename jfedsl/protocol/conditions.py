@@ -12,17 +12,19 @@ from jfedsl.protocol.state import Client, Scheme
 from jfedsl.wireless.radio import Conditions, conditions
 
 
-def round_conditions(scheme: Scheme, key: Array, round_: Array, clients: Client) -> Conditions:
+def round_conditions(
+    scheme: Scheme, key: Array, round_: Array, ids: Array, clients: Client
+) -> Conditions:
     """The conditions of the participants `[K]` in a round.
 
     Args:
       scheme: of the run, with a radio.
       key: run key.
       round_: int32 scalar.
-      clients: the participants `[P, ...]`, with this period's masks where they are needed.
+      ids: of the participants, int32 `[K]`.
+      clients: these `[P, ...]`, with this period's masks where they are needed.
     """
-    radio, pruner, placement = scheme.radio, scheme.pruner, scheme.placement
-    ids = placement.to_participants(clients.number)
+    radio, pruner = scheme.radio, scheme.pruner
     assert radio is not None
     row = jnp.minimum(period_start(scheme, round_), len(pruner.layout) - 1)
     layout = jnp.asarray(pruner.layout)[row]
@@ -33,7 +35,7 @@ def round_conditions(scheme: Scheme, key: Array, round_: Array, clients: Client)
     shares = jnp.ones((ids.size, scheme.cut))
     if radio.sparse and pruner.names:
         kept = jax.vmap(lambda client: _kept_shares(scheme, client))(clients)
-        shares = placement.to_participants(kept)
+        shares = scheme.placement.to_participants(kept)
     speed = radio.site.devices.flops[ids]
     forward = jnp.sum(radio.work.forward[form] * shares, axis=1) / speed
     backward = jnp.sum(radio.work.backward[form] * shares, axis=1) / speed

@@ -54,7 +54,7 @@ def homes(scheme: Scheme) -> np.ndarray:
     placement = scheme.placement
     if not scheme.everyone:
         return np.arange(scheme.clients) * placement.devices // scheme.clients
-    per_device = placement.participant.size // placement.devices
+    per_device = placement.places // placement.devices
     owners = np.empty(scheme.clients, int)
     owners[np.asarray(first_participants(scheme))] = placement.place // per_device
     return owners

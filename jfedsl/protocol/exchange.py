@@ -34,12 +34,12 @@ class Batch(NamedTuple):
 
 
 class ExchangeRecord(struct.PyTreeNode):
-    """What one exchange cost, per participant.
+    """What one exchange cost, where participants compute.
 
     Attributes:
-      losses: float32 `[K]`, mean loss of each one's batch before the server's step.
-      smashed_up_bytes: int32 `[K]`, labels included.
-      cut_gradient_down_bytes: int32 `[K]`.
+      losses: float32 `[P]`, mean loss of each one's batch before the server's step.
+      smashed_up_bytes: int32 `[P]`, labels included.
+      cut_gradient_down_bytes: int32 `[P]`.
       arrived: bool `[K]`, whose activations the server had; the loss of others is 0.
     """
 
@@ -110,11 +110,11 @@ def exchange(
     labels = label_bits(scheme)
     up_bytes = jax.vmap(lambda message: message_bytes([message], labels))(smashed)
     up_bytes *= int(scheme.splits)  # else nothing travels
-    up_bytes = placement.to_participants(up_bytes)
     arrived, values, before, there = None, smashed.values, clients, jnp.ones(weights.shape, bool)
     if presence is not None:
         assert scheme.radio is not None
-        there = arrived = presence.arrived(scheme.radio.deadline, up_bytes)
+        sent = placement.to_participants(up_bytes)
+        there = arrived = presence.arrived(scheme.radio.deadline, sent)
         weights = present_weights(weights, arrived)
         values = where_rows(placement.to_places(arrived), values, jnp.zeros_like(values))
     server, losses, cut_gradient = serve(
@@ -132,11 +132,11 @@ def exchange(
     clients = client_side.step(scheme, clients, weight_gradient, keys, step)
     down_bytes = jax.vmap(lambda message: message_bytes([message]))(returned)
     down_bytes *= int(scheme.splits)
-    down_bytes = placement.to_participants(down_bytes)
     if presence is not None:
-        clients = where_rows(placement.to_places(there), clients, before)
-        losses, down_bytes = (jnp.where(there, x, jnp.zeros_like(x)) for x in (losses, down_bytes))
-        up_bytes = jnp.where(presence.holding, up_bytes, 0)
+        took_part, holding = placement.to_places((there, presence.holding))
+        clients = where_rows(took_part, clients, before)
+        losses, down_bytes = (jnp.where(took_part, x, 0) for x in (losses, down_bytes))
+        up_bytes = jnp.where(holding, up_bytes, 0)
     return server, placement.spread(clients), ExchangeRecord(losses, up_bytes, down_bytes, there)
 
 

@@ -4,6 +4,7 @@ Everything as large as clients' models is `[P, ...]`, a row for each place, spre
 small numbers about participants are `[K]`, on all devices. On one device places are participants.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,11 @@ class Placement(NamedTuple):
         return 1 if self.mesh is None else self.mesh.shape["process"]
 
     @property
+    def places(self) -> int:
+        """P."""
+        return self.participant.size
+
+    @property
     def identical(self) -> bool:
         """Whether places are participants, in their order."""
         return np.array_equal(self.participant, np.arange(self.place.size))
@@ -63,10 +69,19 @@ class Placement(NamedTuple):
         return self.spread(rows)
 
     def to_participants(self, rows: Any) -> Any:
-        """Arrays `[P, ...]` of places as `[K, ...]` of participants, on all devices."""
+        """Arrays `[P, ...]` of places as `[K, ...]` of participants, on all devices.
+
+        They travel as one message: on many a link starting one takes longer than a small one.
+        """
+        leaves, structure = jax.tree.flatten(rows)
+        if self.mesh is not None and leaves:
+            message = jnp.concatenate([_words(x) for x in leaves], axis=1)
+            ends = np.cumsum([math.prod(x.shape[1:]) for x in leaves])
+            parts = jnp.split(self.everywhere(message), ends[:-1], axis=1)
+            leaves = [_read(part, x) for part, x in zip(parts, leaves, strict=True)]
         if not self.identical:
-            rows = jax.tree.map(lambda x: x[self.place], rows)
-        return self.everywhere(rows)
+            leaves = [x[self.place] for x in leaves]
+        return jax.tree.unflatten(structure, leaves)
 
     def weights(self, weights: Array) -> Array:
         """Weights `[K]` of participants as `[P]` of places, 0 at the ones left over."""
@@ -76,7 +91,7 @@ class Placement(NamedTuple):
     @property
     def needed(self) -> np.ndarray:
         """Which places are some participant's own, bool `[P]`."""
-        own = np.zeros(self.participant.size, bool)
+        own = np.zeros(self.places, bool)
         own[self.place] = True
         return own
 
@@ -117,6 +132,25 @@ class Placement(NamedTuple):
             return jnp.concatenate(own, axis=1).reshape(-1, *shape)
 
         return jax.tree.map(join, *rows)
+
+
+def _words(x: Array) -> Array:
+    """An array `[P, ...]` of entries of up to four bytes as uint32 `[P, n]`."""
+    flat = x.reshape(len(x), math.prod(x.shape[1:]))
+    if x.dtype == bool:
+        return flat.astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(flat, _bits(x)).astype(jnp.uint32)
+
+
+def _read(words: Array, like: Array) -> Array:
+    """What `_words` made of an array like this one."""
+    if like.dtype == bool:
+        return words.astype(bool).reshape(like.shape)
+    return jax.lax.bitcast_convert_type(words.astype(_bits(like)), like.dtype).reshape(like.shape)
+
+
+def _bits(x: Array) -> np.dtype:
+    return np.dtype(f"uint{8 * x.dtype.itemsize}")
 
 
 def put(mesh: Mesh | None, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:

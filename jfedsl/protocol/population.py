@@ -87,7 +87,7 @@ def turn_over(scheme: Scheme, key: Array, state: State) -> State:
     """
     if scheme.client_state == "stateless":
         ids = draw_participants(scheme, key, state.round)
-        count = scheme.placement.participant.size
+        count = scheme.placement.places
         # As if it had been drawing batches all along, so that periods do not repeat each other.
         drawn = jnp.full(count, state.round * scheme.local_steps)
         memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), state.memory)

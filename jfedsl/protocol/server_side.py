@@ -11,7 +11,9 @@ from jax import Array, lax
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.protocol.clients import default_chunk, map_clients
+from jfedsl.protocol.collectives import sum_devices
 from jfedsl.protocol.optimizers import masked_step
+from jfedsl.protocol.placement import EVERYWHERE, SPREAD
 from jfedsl.protocol.state import Scheme, Server, where_rows
 
 _LEAST_WEIGHT = 1e-15
@@ -44,7 +46,7 @@ class ServerStep(Protocol):
           key: of this exchange.
 
         Returns:
-          The server after the step, every client's mean loss before it `[K]`, and the gradient of
+          The server after the step, every client's mean loss before it `[P]`, and the gradient of
           each client's own mean loss at what arrived from it, `[P, B, ...]`.
         """
 
@@ -55,25 +57,37 @@ def joint_step(
 ) -> tuple[Server, Array, Array]:  # fmt: skip
     """Steps on the weighted mean loss of what arrived, as one batch with one set of weights.
 
-    Where nothing arrived the server stays as it was. See `ServerStep`.
+    Each device passes its clients' part of the batch through the server's layers; gradients are
+    summed up. Where nothing arrived the server stays as it was. See `ServerStep`.
     """
     del key
-    placement = scheme.placement
-    after, losses, cut_gradient = _step_on(
-        scheme, step, server, smashed, labels, placement.weights(weights)
+    placement, gradients = scheme.placement, partial(_gradients, scheme)
+    if placement.mesh is not None and not jax.tree.leaves(server.stats):
+        # Else batch norm needs the whole batch: compilers see to that.
+        gradients = jax.shard_map(
+            partial(_over_devices, scheme),
+            mesh=placement.mesh,
+            in_specs=(EVERYWHERE, SPREAD, SPREAD, SPREAD),
+            out_specs=(EVERYWHERE, SPREAD, SPREAD, EVERYWHERE),
+            check_vma=False,
+        )
+    gradient, losses, cut_gradient, stats = gradients(
+        server, smashed, labels, placement.weights(weights)
     )
+    after = _stepped(scheme, step, server, gradient, stats)
     if arrived is not None:
         after = jax.tree.map(partial(jnp.where, jnp.any(arrived)), after, server)
-    return placement.everywhere(after), placement.to_participants(losses), cut_gradient
+    return placement.everywhere(after), losses, cut_gradient
 
 
-def _step_on(
-    scheme: Scheme, step: Array, server: Server, smashed: Array, labels: Array, weights: Array
-) -> tuple[Server, Array, Array]:
-    """A step on the weighted mean loss of activations `[n, B, ...]`, by weights `[n]`.
+def _gradients(
+    scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array
+) -> tuple[Any, Array, Array, Any]:
+    """A pass of activations `[n, B, ...]` through the server's layers and back.
 
     Returns:
-      The server, losses `[n]`, and gradients `[n, B, ...]` of every one's own loss.
+      The gradient of the mean loss by weights `[n]`, everyone's own losses `[n]`, the gradients of
+      these at the activations `[n, B, ...]`, and the server's statistics after the pass.
     """
 
     def own_losses(params: Any, smashed: Array) -> tuple[Array, Any]:
@@ -94,20 +108,32 @@ def _step_on(
         _, cut_gradient = back(jnp.ones_like(losses))
     else:
         cut_gradient /= weights.reshape(-1, *(1,) * (cut_gradient.ndim - 1))
+    return gradient, losses, cut_gradient, stats
+
+
+def _over_devices(
+    scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array
+) -> tuple[Any, Array, Array, Any]:
+    """`_gradients`, with that of the parameters summed over devices."""
+    gradient, *own = _gradients(scheme, server, smashed, labels, weights)
+    return sum_devices(gradient), *own
+
+
+def _stepped(scheme: Scheme, step: Array, server: Server, gradient: Any, stats: Any) -> Server:
     params, optimizer = masked_step(
         scheme.server_optimizer, None, gradient, server.optimizer, server.params, step
     )
-    return Server(params, stats, optimizer), losses, cut_gradient
+    return Server(params, stats, optimizer)
 
 
 def _alone(
     scheme: Scheme, step: Array, server: Server, smashed: Array, labels: Array
 ) -> tuple[Server, Array, Array]:
     """A step on one client's activation `[B, ...]`."""
-    server, loss, gradient = _step_on(
-        scheme, step, server, smashed[None], labels[None], jnp.ones(1)
+    gradient, losses, cut_gradient, stats = _gradients(
+        scheme, server, smashed[None], labels[None], jnp.ones(1)
     )
-    return server, loss[0], gradient[0]
+    return _stepped(scheme, step, server, gradient, stats), losses[0], cut_gradient[0]
 
 
 def step_in_turn(
@@ -131,8 +157,8 @@ def step_in_turn(
 
     server, rows = lax.scan(one, server, order)
     back = jnp.argsort(order)
-    losses, cut_gradient = jax.tree.map(lambda x: x[back], rows)
-    return server, losses, placement.to_places(cut_gradient)
+    losses, cut_gradient = placement.to_places(jax.tree.map(lambda x: x[back], rows))
+    return server, losses, cut_gradient
 
 
 def step_copies(
@@ -148,4 +174,4 @@ def step_copies(
     after, losses, cut_gradient = mapped(server, smashed, labels)
     if arrived is not None:
         after = where_rows(placement.to_places(arrived), after, server)
-    return after, placement.to_participants(losses), cut_gradient
+    return after, losses, cut_gradient

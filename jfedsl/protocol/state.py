@@ -224,7 +224,7 @@ def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:
     """Weights of the participants in every mean, float32 `[K]`, sum 1."""
     if scheme.aggregation == "equal":
         return jnp.full(participants.shape, 1.0 / participants.size)
-    sizes = partition.sizes[participants].astype(jnp.float32)
+    sizes = scheme.placement.everywhere(partition.sizes[participants].astype(jnp.float32))
     return sizes / jnp.sum(sizes)
 
 

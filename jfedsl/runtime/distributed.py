@@ -7,13 +7,17 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
+from unittest import mock
 
 import jax
 import numpy as np
+from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -46,19 +50,29 @@ def join(config: Config) -> None:
     # A process that is told to end has to end: the others stop, and a checkpoint is there.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            address,
-            config.processes,
-            config.process,
-            initialization_timeout=_JOIN_SECONDS,
-            heartbeat_timeout_seconds=_SILENT_SECONDS,
-        )
+        with _noticing():
+            jax.distributed.initialize(
+                address,
+                config.processes,
+                config.process,
+                initialization_timeout=_JOIN_SECONDS,
+                heartbeat_timeout_seconds=_SILENT_SECONDS,
+            )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         allowed = f"the address of a run whose other processes start now ({reason})"
         if address is None:
             allowed = f"HOST:PORT where no cluster that JAX knows started the program ({reason})"
         raise flag_error("coordinator", config.coordinator, allowed) from error
+
+
+def _noticing() -> contextlib.AbstractContextManager[Any]:
+    """Has JAX tell us when another process is lost, where it would abort this one.
+
+    The public function to join has no argument for it.
+    """
+    connect, name = _jax.get_distributed_runtime_client, "get_distributed_runtime_client"
+    return mock.patch.object(_jax, name, partial(connect, missed_heartbeat_callback=_stop))
 
 
 def _await(address: str) -> None:
@@ -198,12 +212,27 @@ def ending_together() -> Iterator[None]:
         elif isinstance(error, KeyboardInterrupt):
             text, status = "interrupted; the same commands resume", 130
         elif isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in _LOST):
-            text = (
-                f"process {jax.process_index()} of {jax.process_count()} stops: another one of the "
-                f"run is lost ({text}); the same commands go on from the last checkpoint"
-            )
+            _stop(error)
         elif not isinstance(error, TrainingError):
             traceback.print_exc()
-        print(f"error: {text}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(status)
+        _end(text, status)
+
+
+_ENDING = threading.Lock()  # never given back: there is one last line
+
+
+def _stop(reason: Any) -> NoReturn:
+    """Ends this process because another one is lost."""
+    text = " ".join(str(reason).split())[:_MOST_REASON]
+    _end(
+        f"process {jax.process_index()} of {jax.process_count()} stops: another one of the run is "
+        f"lost ({text}); the same commands go on from the last checkpoint",
+        1,
+    )
+
+
+def _end(text: str, status: int) -> NoReturn:
+    _ENDING.acquire()
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
