@@ -11,10 +11,10 @@ aggregation period. Seconds are of its metrics, medians over calls of --rounds r
 greatest resident set of a process, start, checkpoints and pictures included.
 
 Virtual devices of a process share its cores, and a lone device uses them all: there more devices
-show what spreading and sums cost, no gain. Processes have --cores_each cores of their own where
-there are enough, and show scaling as far as that; beyond, they share. `model` fits the cost of a
-round to one device, checks it at other numbers of clients and with two processes, and predicts
-larger ones. `collectives` counts bytes on the loopback interface, a run's less those of one with
+show what spreading and sums cost, no gain. Processes share --cores_each cores for each of them, and
+show scaling as far as there are as many; beyond, they share what there is. `model` fits the cost of
+a round to one device and that of a message to two processes with a client each, checks them at other
+numbers of clients, and predicts larger ones. `collectives` counts bytes on the loopback interface, a run's less those of one with
 half the rounds, each the least of --repeats runs, as whatever else uses the interface adds to them.
 Prints Markdown tables and one JSON line a case.
 """
@@ -28,7 +28,16 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from scaling_model import CostModel, Link, crossing, errors, fitted, loopback_link, parts_of
+from scaling_model import (
+    CostModel,
+    Link,
+    crossing,
+    errors,
+    fitted,
+    link_of,
+    loopback_bandwidth,
+    messages_of,
+)
 from scaling_runs import Case, Plan, timed, trained
 
 _QUESTIONS = ("devices", "processes", "population", "model", "collectives")
@@ -43,7 +52,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls, or runs for a count 
 _COUNTS = flags.DEFINE_list("counts", "1,2,4", "Devices, or processes, in turn.")
 _STRONG = flags.DEFINE_integer("strong", 48, "Clients in all, the same for any count.")
 _WEAK = flags.DEFINE_integer("weak", 12, "Clients of each device.")
-_CORES_EACH = flags.DEFINE_integer("cores_each", 1, "Cores of each process; 0 lets them share.", 0)
+_CORES_EACH = flags.DEFINE_integer("cores_each", 1, "Cores for each process; 0: all for all.", 0)
 _CLIENTS = flags.DEFINE_list("clients", "10,100,1000,10000", "Populations.")
 _PARTICIPANTS = flags.DEFINE_integer("participants", 10, "Participants of these, at most.")
 _FIT = flags.DEFINE_list("fit", "10,20,40,80", "Participants that the cost model is fitted to.")
@@ -99,7 +108,7 @@ def _measured(case: Case) -> dict[str, Any]:
     seconds, ended = timed(case, Plan(_ROUNDS.value, _REPEATS.value, _flags()))
     return {
         **dataclasses.asdict(case),
-        "pinned": case.pinned,
+        "cores_used": len(case.cores),
         "median": statistics.median(seconds),
         "min": min(seconds),
         "max": max(seconds),
@@ -121,14 +130,14 @@ def _scaling(what: str, case: Callable[[int, int], Case]) -> None:
     weak = {n: n * _WEAK.value for n in counts}
     for kind, clients in (("Strong", dict.fromkeys(counts, _STRONG.value)), ("Weak", weak)):
         title = f"{kind} scaling over {what}, {len(os.sched_getaffinity(0))} cores"
-        table = Table(title, what, "clients", *_TIMES, "clients/s over first", "own cores")
+        table = Table(title, what, "clients", *_TIMES, "clients/s over first", "cores")
         first = 0.0
         for n in counts:
             facts = _measured(case(n, clients[n]))
             rate = clients[n] / facts["median"]
             first = first or rate
-            own = "yes" if facts["pinned"] else "no"
-            table.row(n, clients[n], *_times(facts), rate / first, own, scaling=kind, **facts)
+            cells = [n, clients[n], *_times(facts), rate / first, facts["cores_used"]]
+            table.row(*cells, scaling=kind, **facts)
         table.end(what)
 
 
@@ -139,10 +148,10 @@ def devices() -> None:
 
 
 def processes() -> None:
-    """Processes on loopback, on cores of their own where there are enough."""
+    """Processes on loopback, on cores for each where there are enough."""
     each = _CORES_EACH.value
     _scaling("processes", lambda n, clients: Case(clients, processes=n, cores_each=each))
-    print("Only rows whose processes have their own cores show scaling; others share them.")
+    print("Only rows with more cores than the one before show a gain; others share as many.")
 
 
 def population() -> None:
@@ -166,9 +175,18 @@ def model() -> None:
         found[clients] = facts["median"]
         table.row(clients, *_times(facts), **facts)
     table.end("model")
-    parts = parts_of(_MODEL.value, _DATASET.value, _DATA_DIR.value)
-    cost = fitted(found, parts, _LOCAL_STEPS.value, every)
-    link = loopback_link(each)
+    run = ["--clients=2", "--network=none", *_flags()]
+    cost = fitted(found, messages_of(run), _LOCAL_STEPS.value, every)
+    smallest = _measured(Case(2, processes=2, cores_each=each))
+    table = Table(
+        "A round with hardly any work, from which a message's cost follows",
+        "processes",
+        "clients",
+        *_TIMES,
+    )
+    table.row(2, 2, *_times(smallest), **smallest)
+    table.end("model")
+    link = link_of(cost, smallest["median"], loopback_bandwidth(each))
     print(f"\n{json.dumps({**dataclasses.asdict(cost), 'loopback': link._asdict()})}")
     _check(cost, link)
     _predict(cost)
@@ -207,7 +225,7 @@ def _predict(cost: CostModel) -> None:
 
 def collectives() -> None:
     """Bytes between two processes a round, and what the entries alone would take."""
-    parts = parts_of(_MODEL.value, _DATASET.value, _DATA_DIR.value)
+    messages = messages_of(["--clients=2", "--network=none", *_flags()])
     columns = ("bits", "bytes/round", "entries' bytes", "all of float32")
     table = Table("Bytes on loopback, two processes", *columns)
     each = _CORES_EACH.value
@@ -216,12 +234,12 @@ def collectives() -> None:
         counts = {rounds: _crossed(case, rounds) for rounds in _ROUNDS_OF_BYTES}
         few, many = _ROUNDS_OF_BYTES
         found = (min(counts[many]) - min(counts[few])) / (many - few)
-        own, plain = (crossing(2, parts, _LOCAL_STEPS.value, b) for b in (bits, 32))
+        own, plain = (crossing(2, messages, _LOCAL_STEPS.value, b) for b in (bits, 32))
         facts = {"bytes_a_round": found, "entries_bytes": own, "float32_bytes": plain}
         numbers = (f"{n:,.0f}" for n in facts.values())
         table.row(bits, *numbers, **dataclasses.asdict(case), **facts, bytes_by_rounds=counts)
     table.end("collectives")
-    print(f"\nParts (entries, arrays): client {tuple(parts[0])}, server {tuple(parts[1])}")
+    print(f"\nSummed up: {messages}")
 
 
 def _crossed(case: Case, rounds: int) -> list[int]:

@@ -9,25 +9,27 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import flags
 from scaling_runs import Case, together
 
 from jfedsl.build import build
-from jfedsl.config import Config
+from jfedsl.runtime.flags import define_flags, from_flags
 
 _FLOAT = 4  # bytes
 _HEADERS = 8 / 512  # bytes an entry: two float32 a bucket
 
 
-class Part(NamedTuple):
-    """One side of the model: its entries, in so many arrays."""
+class Messages(NamedTuple):
+    """Float32 of what devices sum up, each in one message.
 
-    entries: int
-    arrays: int
+    Attributes:
+      gradient: of the server's part, in every exchange.
+      models: of the clients' part, with the sums of weights where masks are in play, in every
+        period.
+    """
 
-    @property
-    def bytes(self) -> int:
-        """As float32."""
-        return self.entries * _FLOAT
+    gradient: int
+    models: int
 
 
 class Link(NamedTuple):
@@ -36,64 +38,68 @@ class Link(NamedTuple):
     bandwidth: float
     latency: float
 
-    def all_reduce(self, devices: int, part: Part) -> float:
-        """Seconds to sum up a part, array by array, around a ring."""
+    def all_reduce(self, devices: int, floats: int) -> float:
+        """Seconds to sum up, around a ring."""
         steps = 2 * (devices - 1)
-        return steps * (part.bytes / devices / self.bandwidth + part.arrays * self.latency)
+        return steps * (floats * _FLOAT / devices / self.bandwidth + self.latency)
+
+    def all_gather(self, devices: int) -> float:
+        """Seconds to bring together a little from each, around a ring."""
+        return (devices - 1) * self.latency
 
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
-    """Seconds of a round, S exchanges and `1 / every` averagings of clients' models.
+    """Seconds of a round: S exchanges, `1 / every` averagings of clients' models, a record.
 
     An exchange takes a fixed time, time for each client on the fullest device (its share of the
-    server's work included), and a sum of the server's gradient over devices; an averaging takes a
-    sum of the clients' part. Nothing overlaps.
+    server's work included), and a sum over devices; so does an averaging, and the record of a round
+    is brought together. Nothing overlaps.
     """
 
     fixed: float
     per_client: float
-    server: Part
-    client: Part
+    messages: Messages
     exchanges: int
     every: int
 
     def seconds(self, participants: int, devices: int, link: Link) -> float:
         """Of a round."""
         computing = self.fixed + self.per_client * -(-participants // devices)
-        exchange = computing + link.all_reduce(devices, self.server)
-        return self.exchanges * exchange + link.all_reduce(devices, self.client) / self.every
+        exchange = computing + link.all_reduce(devices, self.messages.gradient)
+        averaging = link.all_reduce(devices, self.messages.models)
+        return self.exchanges * exchange + averaging / self.every + link.all_gather(devices)
 
 
-def fitted(
-    measured: dict[int, float], parts: tuple[Part, Part], exchanges: int, every: int
-) -> CostModel:
+def fitted(measured: dict[int, float], messages: Messages, exchanges: int, every: int) -> CostModel:
     """The model whose one-device rounds are nearest the measured ones, by their squares.
 
     Args:
       measured: seconds of a round by its participants.
-      parts: the client's and the server's.
+      messages: of the run.
       exchanges: in a round.
       every: rounds in a period.
     """
     slope, start = np.polyfit(list(measured), np.array(list(measured.values())) / exchanges, 1)
-    return CostModel(float(start), float(slope), parts[1], parts[0], exchanges, every)
+    return CostModel(float(start), float(slope), messages, exchanges, every)
 
 
-def parts_of(model: str, dataset: str, data_dir: str) -> tuple[Part, Part]:
-    """The client's and the server's part of a model at its cut."""
-    config = Config(model=model, dataset=dataset, data_dir=data_dir, clients=2, partition="iid")
-    experiment = build(config)
-    params, cut = experiment.initial.params, experiment.scheme.cut
-    client, server = (jax.tree.leaves(side) for side in (params[:cut], params[cut:]))
-    return (
-        Part(sum(x.size for x in client), len(client)),
-        Part(sum(x.size for x in server), len(server)),
+def messages_of(arguments: Sequence[str]) -> Messages:
+    """What devices sum up in a run with these flags."""
+    values = flags.FlagValues()
+    define_flags(values)
+    values(["train.py", *arguments])
+    experiment = build(from_flags(values))
+    params, scheme = experiment.initial.params, experiment.scheme
+    client, server = (
+        sum(x.size for x in jax.tree.leaves(side))
+        for side in (params[: scheme.cut], params[scheme.cut :])
     )
+    return Messages(server, client * (2 if scheme.pruner.names else 1))
 
 
-def loopback_link(cores_each: int) -> Link:
-    """Between two processes of this machine, from sums of a little and of much."""
+def loopback_bandwidth(cores_each: int) -> float:
+    """Bytes a second between two processes of this machine, from sums of a little and of much."""
     sizes = (1 << 10, 1 << 22)
     script = Path(__file__).with_name("all_reduce.py")
     case = Case(clients=2, processes=2, cores_each=cores_each)
@@ -102,18 +108,25 @@ def loopback_link(cores_each: int) -> Link:
         lines = (Path(folder) / "0.out").read_text().splitlines()
     found = json.loads(next(line for line in lines if line.startswith("{")))
     little, much = (found[str(size)] for size in sizes)
-    bandwidth = (sizes[1] - sizes[0]) / (much - little)
-    return Link(bandwidth, max(0.0, little - sizes[0] / bandwidth) / 2)
+    return float((sizes[1] - sizes[0]) / (much - little))
 
 
-def crossing(processes: int, parts: tuple[Part, Part], exchanges: int, bits: int) -> float:
-    """Bytes of a round of one period that all processes together send.
+def link_of(cost: CostModel, seconds: float, bandwidth: float) -> Link:
+    """The link whose latency makes two clients on two devices take so many seconds a round.
+
+    With it comes what else a message costs there, such as waking up who waits for it.
+    """
+    at_once, slow = (cost.seconds(2, 2, Link(bandwidth, latency)) for latency in (0.0, 1.0))
+    return Link(bandwidth, max(0.0, (seconds - at_once) / (slow - at_once)))
+
+
+def crossing(processes: int, messages: Messages, exchanges: int, bits: int) -> float:
+    """Bytes of a round of one period, without masks, that all processes together send.
 
     The server's gradient as float32, the clients' part in so many bits an entry.
     """
-    client, server = parts
     each = _FLOAT if bits == 32 else bits / 8 + _HEADERS
-    return 2 * (processes - 1) * (exchanges * server.bytes + client.entries * each)
+    return 2 * (processes - 1) * (exchanges * messages.gradient * _FLOAT + messages.models * each)
 
 
 def errors(rows: Sequence[tuple[float, float]]) -> float:
