@@ -13,10 +13,10 @@ greatest resident set of a process, start, checkpoints and pictures included.
 Virtual devices of a process share its cores, and a lone device uses them all: there more devices
 show what spreading and sums cost, no gain. Processes share --cores_each cores for each of them, and
 show scaling as far as there are as many; beyond, they share what there is. `model` fits the cost of
-a round to one device and that of a message to two processes with a client each, checks them at other
-numbers of clients, and predicts larger ones. `collectives` counts bytes on the loopback interface, a run's less those of one with
-half the rounds, each the least of --repeats runs, as whatever else uses the interface adds to them.
-Prints Markdown tables and one JSON line a case.
+a round to one device, and that of a message to two processes with a client each; it checks both at
+other numbers of clients, and predicts larger ones. `collectives` counts bytes on the loopback
+interface, a run's less those of one with half the rounds, each the least of --repeats runs, as
+whatever else uses the interface adds to them. Prints Markdown tables and one JSON line a case.
 """
 
 import dataclasses

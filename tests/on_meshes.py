@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from jfedsl.build import build
 from jfedsl.config import Config
-from jfedsl.errors import UserError
 from jfedsl.protocol.collectives import weighted_sum
 from jfedsl.protocol.placement import AXES, SPREAD, put
 from jfedsl.runtime.metrics import STREAMS
@@ -32,10 +31,7 @@ def mesh_of(shape: Shape | None) -> Mesh | None:
 
 def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
     """What a run of a few rounds came to."""
-    try:
-        experiment = build(Config(**settings), mesh_of(shape))
-    except UserError as error:
-        return {"error": str(error)}
+    experiment = build(Config(**settings), mesh_of(shape))
     data, key = experiment.data, experiment.key
     state, record = experiment.rounds(ROUNDS)(data, key, experiment.init(), ROUNDS)
     evaluation = experiment.evaluate()(data, state, experiment.test)

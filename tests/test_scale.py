@@ -63,6 +63,8 @@ SLOW: dict[str, dict[str, Any]] = {
         "algorithm": "fedavg", "norm": "batch", "batch_norm_statistics": "local",
     },
     "batch norm": {"norm": "batch", "participants": 4},
+    "batch norm, places left over": {"norm": "batch"},
+    "batch norm, in turn": {"norm": "batch", "algorithm": "sfl_v2"},
     "compressed models": {
         "optimizer": "adam", "client_learning_rate": 0.001, "server_learning_rate": 0.001,
         "model_up": "feedback(topk(0.2))", "model_down": "uniform(8)",
@@ -104,14 +106,12 @@ def wanted(cases: dict[str, dict[str, Any]], meshes: list[list[int] | None]) -> 
 @pytest.fixture(scope="module")
 def answers() -> Any:
     """Runs and sums of all quick tests."""
-    refused = {"refused": {"norm": "batch"}}
     train = wanted(CASES, [None, [2, 2]]) | wanted({"fedsl": {}}, ALL)
-    train |= wanted(PACKED, [[2, 2]]) | wanted(refused, [[2, 2]])
+    train |= wanted(PACKED, [[2, 2]])
     return ask({"train": train, "sums": {"bits": SUM_BITS, "meshes": SUM_MESHES}})
 
 
 def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert "error" not in found and "error" not in expected
     assert found["integers"] == expected["integers"]
     assert sum(map(np.sum, expected["integers"].values())) > 0
     for name, value in expected["floats"].items():
@@ -140,11 +140,6 @@ def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
     if name == "outage":
         reachable = np.array(alone["integers"]["reachable"])
         assert 0 < reachable.mean() < 1
-
-
-def test_batch_norm_with_places_left_over_is_refused(answers: Any) -> None:
-    error = answers["train"]["refused"]["[2, 2]"]["error"]
-    assert error.startswith("--participants=5: allowed is a multiple of the 4 devices")
 
 
 @pytest.mark.parametrize("name", ["fedsl", "fedavg"])  # with masks and without

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
 from jfedsl.algorithms.centralized import pooled
 from jfedsl.build.examples import pixels_of, subset_of
-from jfedsl.build.limits import check_places, check_sizes
+from jfedsl.build.limits import check_sizes
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
 from jfedsl.compression import expression
@@ -140,7 +140,6 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     pruning = build_pruner(config, model, cut, initial, image.shape)
     placement = placed(pruning.group_sizes, mesh)
     scheme = _scheme(config, model, cut, dataset.classes, initial, pruning, placement)
-    check_places(config, scheme, initial)
     check_sizes(config, scheme, initial, image.shape)
     radio = build_radio(config, scheme, pruning, key, image.shape)
     scheme = scheme._replace(radio=radio)

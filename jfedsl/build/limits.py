@@ -1,4 +1,4 @@
-"""What a run may not exceed: counters of bytes, and places of a server with batch norm."""
+"""What a run may not exceed: counters of bytes."""
 
 import math
 
@@ -11,16 +11,6 @@ from jfedsl.links import PLACES
 from jfedsl.models.layers import Variables
 from jfedsl.protocol.state import Scheme
 from jfedsl.protocol.traffic import smashed_shape
-
-
-def check_places(config: Config, scheme: Scheme, initial: Variables) -> None:
-    """Batch norm of the server runs over all places, also those that are left over."""
-    placement = scheme.placement
-    if not placement.identical and jax.tree.leaves(initial.stats[scheme.cut :]):
-        allowed = (
-            f"a multiple of the {placement.devices} devices with --norm=batch; or fewer --devices"
-        )
-        raise flag_error("participants", scheme.participants, allowed)
 
 
 def check_sizes(config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]) -> None:

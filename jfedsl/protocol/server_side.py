@@ -57,27 +57,39 @@ def joint_step(
 ) -> tuple[Server, Array, Array]:  # fmt: skip
     """Steps on the weighted mean loss of what arrived, as one batch with one set of weights.
 
-    Each device passes its clients' part of the batch through the server's layers; gradients are
-    summed up. Where nothing arrived the server stays as it was. See `ServerStep`.
+    Where nothing arrived the server stays as it was. See `ServerStep`.
     """
     del key
-    placement, gradients = scheme.placement, partial(_gradients, scheme)
-    if placement.mesh is not None and not jax.tree.leaves(server.stats):
-        # Else batch norm needs the whole batch: compilers see to that.
-        gradients = jax.shard_map(
+    gradient, losses, cut_gradient, stats = _pass(scheme, server, smashed, labels, weights)
+    after = _stepped(scheme, step, server, gradient, stats)
+    if arrived is not None:
+        after = jax.tree.map(partial(jnp.where, jnp.any(arrived)), after, server)
+    return scheme.placement.everywhere(after), losses, cut_gradient
+
+
+def _pass(
+    scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array
+) -> tuple[Any, Array, Array, Any]:
+    """`_gradients` of all places' activations, by weights `[K]` of participants.
+
+    Each device passes its own ones, and the gradients of the server's weights are summed up. Batch
+    norm, however, needs them all at once, without those of places left over.
+    """
+    placement = scheme.placement
+    if not jax.tree.leaves(server.stats) and placement.mesh is not None:
+        spread = jax.shard_map(
             partial(_over_devices, scheme),
             mesh=placement.mesh,
             in_specs=(EVERYWHERE, SPREAD, SPREAD, SPREAD),
             out_specs=(EVERYWHERE, SPREAD, SPREAD, EVERYWHERE),
             check_vma=False,
         )
-    gradient, losses, cut_gradient, stats = gradients(
-        server, smashed, labels, placement.weights(weights)
-    )
-    after = _stepped(scheme, step, server, gradient, stats)
-    if arrived is not None:
-        after = jax.tree.map(partial(jnp.where, jnp.any(arrived)), after, server)
-    return placement.everywhere(after), losses, cut_gradient
+        return spread(server, smashed, labels, placement.weights(weights))
+    if placement.needed.all():
+        return _gradients(scheme, server, smashed, labels, placement.to_places(weights))
+    smashed, labels = placement.to_participants((smashed, labels))
+    gradient, losses, cut_gradient, stats = _gradients(scheme, server, smashed, labels, weights)
+    return gradient, *placement.to_places((losses, cut_gradient)), stats
 
 
 def _gradients(

@@ -1,9 +1,11 @@
 """Checkpoints that survive a kill at any moment: Orbax, checksums, and a fallback.
 
-Of several processes, which have to see the same folder, each writes what its devices have.
+Of several processes, which have to see the same folder, each writes what its devices have. All go
+on from the same checkpoint: the newest one that every process can read.
 """
 
 import contextlib
+import json
 import shutil
 import signal
 import threading
@@ -18,8 +20,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jfedsl.errors import UserError
+from jfedsl.runtime import distributed
 
 KEEP = 3
+_MOST_REASON = 200  # characters
 VERSION = 2  # of how a state is laid out
 _ROWS = ("clients.", "memory.", "server.")  # whose rows depend on devices, or can
 
@@ -43,7 +47,7 @@ class Checkpoints:
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
-            if jax.process_index() == 0:
+            if distributed.first():
                 for step in _steps(self._directory, whole=False) - _steps(self._directory):
                     (self._directory / str(step)).rmdir()
             options = ocp.CheckpointManagerOptions(
@@ -98,30 +102,39 @@ class Checkpoints:
           UserError: there are checkpoints, all of them damaged; names the newest.
         """
         damaged: list[tuple[int, str]] = []
-        for round_ in sorted(_steps(self._directory), reverse=True):
+        for round_ in json.loads(distributed.texts(json.dumps(self._newest_first()))[0]):
+            found, reason = None, ""
             try:
-                state, more, counters = self._read(round_, template)
+                found = self._read(round_, template)
             except Exception as error:  # whatever a damaged file makes the reader raise
-                damaged.append((round_, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_REASON]
+            reason = next(filter(None, distributed.texts(reason)), "")
+            if reason:
+                damaged.append((round_, reason))
                 continue
             for bad, reason in damaged:
-                self._set_aside(bad, f"going back to round {round_} ({reason[:200]})")
+                self._set_aside(bad, f"going back to round {round_} ({reason})")
             if damaged:
+                distributed.texts("")  # else others would see the damaged ones still
                 self._manager.reload()
-            return round_, state, more, counters
+            assert found is not None
+            return round_, *found
         if damaged:
             round_, reason = damaged[0]
             path = self._directory / str(round_)
-            reason = f"damaged, or of another version ({reason[:200]})"
+            reason = f"damaged, or of another version ({reason})"
             raise UserError(f"no whole checkpoint is left; {path} is {reason}")
         return None
+
+    def _newest_first(self) -> list[int]:
+        return sorted(_steps(self._directory), reverse=True)
 
     def _set_aside(self, round_: int, reason: str) -> None:
         place = self._directory / str(round_)
         if self._read_only:
             warnings.warn(f"checkpoint {place} is damaged; {reason}", stacklevel=3)
             return
-        if jax.process_index() != 0:
+        if not distributed.first():
             return
         target = self._directory.with_name(f"{self._directory.name}-damaged") / str(round_)
         shutil.rmtree(target, ignore_errors=True)
@@ -130,20 +143,22 @@ class Checkpoints:
         warnings.warn(f"checkpoint {place} is damaged, moved to {target}; {reason}", stacklevel=3)
 
     def _read(self, round_: int, template: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        counters = self._items(round_, counters=ocp.args.JsonRestore()).counters
-        if counters.pop("version", None) != VERSION:
-            raise ValueError(f"its layout is not {VERSION}, which this program reads")
-        checksums = counters.pop("checksums")
-        plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
-        arrays = self._items(round_, state=ocp.args.PyTreeRestore(restore_args=plain)).state
+        with _reader(self._directory) as manager:
+
+            def item(**arguments: Any) -> Any:
+                return manager.restore(round_, args=ocp.args.Composite(**arguments))
+
+            counters = item(counters=ocp.args.JsonRestore()).counters
+            if counters.pop("version", None) != VERSION:
+                raise ValueError(f"its layout is not {VERSION}, which this program reads")
+            checksums = counters.pop("checksums")
+            plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
+            arrays = item(state=ocp.args.PyTreeRestore(restore_args=plain)).state
         for name, checksum in checksums.items():
             if _checksum(np, arrays[name]) != checksum:
                 raise ValueError(f"checksum of {name} differs")
         leaves = [_like(name, arrays.pop(name), x) for name, x in flatten(template).items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays, counters
-
-    def _items(self, round_: int, **items: Any) -> Any:
-        return self._manager.restore(round_, args=ocp.args.Composite(**items))
 
     def latest(self) -> int | None:
         """Rounds completed at the newest checkpoint."""
@@ -152,6 +167,16 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being saved and releases the folder."""
         self._manager.close()
+
+
+def _reader(directory: Path) -> ocp.CheckpointManager:
+    """Reads for this process alone: if it cannot, the others are not left waiting."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+    )
+    options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
+    return ocp.CheckpointManager(directory, options=options)
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ def only_first(open_: Callable[[], contextlib.AbstractContextManager[Any]]) -> I
                 text = str(stack.enter_context(open_()))
             except UserError as raised:
                 error, text = raised, f"\0{raised}"
-        found = _told(text)
+        found = texts(text)[0]
         if error is not None:
             raise error
         if found.startswith("\0"):
@@ -154,16 +154,14 @@ def only_first(open_: Callable[[], contextlib.AbstractContextManager[Any]]) -> I
         yield found
 
 
-def _told(text: str) -> str:
-    """The first process's text, in all."""
-    room = np.zeros(_MOST_TEXT, np.uint8)
-    own = text.encode()[:_MOST_TEXT]
-    room[: len(own)] = np.frombuffer(own, np.uint8)
-    return (
-        bytes(multihost_utils.broadcast_one_to_all(room).tobytes())
-        .rstrip(b"\0")
-        .decode(errors="replace")
-    )
+def texts(own: str) -> list[str]:
+    """What every process has to say, in their order; all wait for each other."""
+    if jax.process_count() == 1:
+        return [own]
+    room, words = np.zeros(_MOST_TEXT, np.uint8), own.encode()[:_MOST_TEXT]
+    room[: len(words)] = np.frombuffer(words, np.uint8)
+    every = np.asarray(multihost_utils.process_allgather(room))
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in every]
 
 
 def total(own: np.ndarray) -> np.ndarray:
@@ -187,7 +185,7 @@ def agree(config: Config) -> None:
     words = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
     every = np.asarray(multihost_utils.process_allgather(words))
     if (every != every[0]).any():
-        firsts, ours = json.loads(_told(text)), json.loads(text)
+        firsts, ours = json.loads(texts(text)[0]), json.loads(text)
         names = [name for name in ours if firsts.get(name) != ours[name]]
         what = ", ".join(names) or "not in this process"
         allowed = f"one run: the same settings in all processes; differing: {what}"
