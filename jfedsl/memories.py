@@ -78,7 +78,7 @@ def with_memories(experiment: Experiment, state: State, stored: dict[str, Any]) 
       stored: the checkpoint's other arrays.
     """
     scheme = experiment.scheme
-    if scheme.client_state != "host" or scheme.everyone or scheme.statistics != "local":
+    if not scheme.stages or scheme.statistics != "local":
         return state
     rows = _opened(experiment, stored).read(np.arange(scheme.clients))
     return state.replace(memory=put(scheme.placement.mesh, rows))

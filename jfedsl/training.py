@@ -79,6 +79,7 @@ class _Run:
         self.config, self.experiment, self.folder = config, experiment, folder
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.finite = jax.jit(partial(_finite, experiment.scheme))
+        self.portable = portable(experiment.scheme)
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
         stored: dict[str, np.ndarray] = {}
@@ -94,7 +95,7 @@ class _Run:
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         self.staging = None
-        if experiment.scheme.client_state == "host" and not experiment.scheme.everyone:
+        if experiment.scheme.stages:
             self.staging = Staging(experiment, self.state, stored)
         self.journal = None
         if distributed.first():
@@ -237,8 +238,7 @@ class _Run:
             "cumulative_seconds": self.cumulative_seconds,
         }
         stored = {} if self.staging is None else self.staging.stored()
-        state = portable(self.experiment.scheme, self.state)
-        self.checkpoints.save(self.round, state, counters, stored)
+        self.checkpoints.save(self.round, self.portable(self.state), counters, stored)
 
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""

@@ -1,5 +1,7 @@
 """States as checkpoints have them: the same on any number of devices."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,14 +28,14 @@ def _spread(scheme: Scheme) -> list[str]:
     return ["clients", *memory, *(["server"] if scheme.server_copies else [])]
 
 
-def portable(scheme: Scheme, state: State) -> State:
-    """The state with rows of participants, in their order, before those of places left over."""
+def portable(scheme: Scheme) -> Callable[[State], State]:
+    """Makes states have rows of participants, in their order, before those of places left over."""
     order = _order(scheme.placement)
     if np.array_equal(order, np.arange(order.size)):
-        return state
+        return lambda state: state
     moved = jax.jit(lambda tree: scheme.placement.spread(jax.tree.map(lambda x: x[order], tree)))
     names = [name for name in _spread(scheme) if name != "memory"]
-    return state.replace(**{name: moved(getattr(state, name)) for name in names})
+    return lambda state: state.replace(**{name: moved(getattr(state, name)) for name in names})
 
 
 def _order(placement: Placement) -> np.ndarray:

@@ -120,6 +120,11 @@ class Scheme(NamedTuple):
         """Whether the state has memories of clients that do not take part."""
         return self.client_state == "resident" and not self.everyone
 
+    @property
+    def stages(self) -> bool:
+        """Whether memories of clients that do not take part are on the host."""
+        return self.client_state == "host" and not self.everyone
+
 
 class Data(NamedTuple):
     """What lies on the device and differs between runs of one compiled program.

@@ -2,13 +2,15 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from helpers import assert_equal
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
-from jfedsl.protocol.placement import Placement, placed, put
+from jfedsl.protocol.placement import AXES, Placement, placed, put
 
 
 class Devices(NamedTuple):
@@ -95,6 +97,24 @@ def test_what_goes_to_places_comes_back_and_weighs_as_much(
     weights = placement.weights(share)
     assert_equal(placement.to_participants(weights), share)
     np.testing.assert_array_equal(weights[~placement.needed], 0)
+
+
+def test_one_message_brings_rows_of_every_type_back_to_the_bit() -> None:
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES)
+    placement = on(3, [5, 2])._replace(mesh=mesh)
+    draw = np.random.default_rng(0)
+    words = draw.integers(0, 2**32, (7, 4, 2), dtype=np.uint32)  # NaNs among the floats
+    rows = {
+        "float32": words.view(np.float32), "int32": words[:, 0].view(np.int32), "uint32": words,
+        "bool": words[:, 0, 0] % 2 == 0, "uint8": words.astype(np.uint8),
+        "bfloat16": words.astype(np.uint16).view(jnp.bfloat16), "empty": np.zeros((7, 0, 3)),
+    }  # fmt: skip
+    there = jax.tree.map(lambda x: jnp.asarray(x)[placement.participant], rows)
+    found = jax.jit(placement.to_participants)(there)
+    for name, row in rows.items():
+        assert found[name].dtype == jnp.asarray(row).dtype and found[name].shape == row.shape
+        expected = np.asarray(jnp.asarray(row)).tobytes()
+        assert np.asarray(found[name]).tobytes() == expected, name
 
 
 def test_without_a_mesh_arrays_are_put_as_they_are() -> None:
