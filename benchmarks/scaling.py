@@ -10,8 +10,8 @@ Runs are `experiments/train.py` in processes of their own, with what follows `--
 aggregation period. Seconds are of its metrics, medians over calls of --rounds rounds; memory is the
 greatest resident set of a process, start, checkpoints and pictures included.
 
-Virtual devices of a process share its cores, and a lone device uses them all: there more devices
-show what spreading and sums cost, no gain. Processes share --cores_each cores for each of them, and
+Virtual devices of a process share its cores, all of which a lone device uses, too: more of them
+show what spreading and sums cost. Processes share --cores_each cores for each of them, and
 show scaling as far as there are as many; beyond, they share what there is. `model` fits the cost of
 a round to one device, and that of a message to two processes with a client each; it checks both at
 other numbers of clients, and predicts larger ones. `collectives` counts bytes on the loopback
@@ -40,8 +40,8 @@ from scaling_model import (
 )
 from scaling_runs import Case, Plan, timed, trained
 
-_QUESTIONS = ("devices", "processes", "population", "model", "collectives")
-_QUESTION = flags.DEFINE_enum("question", "all", [*_QUESTIONS, "all"], "What to measure.")
+_NAMES = ("devices", "processes", "population", "model", "collectives")
+_QUESTION = flags.DEFINE_enum("question", "all", [*_NAMES, "all"], "What to measure.")
 _MODEL = flags.DEFINE_string("model", "small", "Model.")
 _DATASET = flags.DEFINE_string("dataset", "fashion_mnist", "Data set.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")
@@ -144,7 +144,7 @@ def _scaling(what: str, case: Callable[[int, int], Case]) -> None:
 def devices() -> None:
     """Virtual devices of one process."""
     _scaling("devices", lambda n, clients: Case(clients, devices=n))
-    print("Virtual devices share the cores: what differs is the cost of spreading, not a gain.")
+    print("Virtual devices share the cores, all of which a lone device uses, too.")
 
 
 def processes() -> None:
@@ -253,9 +253,9 @@ def main(arguments: list[str]) -> None:
     """Measures and prints."""
     _MORE.extend(arguments[1:])
     jax.config.update("jax_platforms", "cpu")  # an accelerator is for the runs
-    questions = _QUESTIONS if _QUESTION.value == "all" else (_QUESTION.value,)
-    for question in questions:
-        globals()[question]()
+    for question in (devices, processes, population, model, collectives):
+        if _QUESTION.value in ("all", question.__name__):
+            question()
 
 
 if __name__ == "__main__":

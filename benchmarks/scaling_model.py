@@ -24,12 +24,13 @@ class Messages(NamedTuple):
 
     Attributes:
       gradient: of the server's part, in every exchange.
-      models: of the clients' part, with the sums of weights where masks are in play, in every
-        period.
+      models: of the clients' part, in every period.
+      weights: that go with these, where clients are pruned.
     """
 
     gradient: int
     models: int
+    weights: int
 
 
 class Link(NamedTuple):
@@ -67,7 +68,7 @@ class CostModel:
         """Of a round."""
         computing = self.fixed + self.per_client * -(-participants // devices)
         exchange = computing + link.all_reduce(devices, self.messages.gradient)
-        averaging = link.all_reduce(devices, self.messages.models)
+        averaging = link.all_reduce(devices, self.messages.models + self.messages.weights)
         return self.exchanges * exchange + averaging / self.every + link.all_gather(devices)
 
 
@@ -95,7 +96,7 @@ def messages_of(arguments: Sequence[str]) -> Messages:
         sum(x.size for x in jax.tree.leaves(side))
         for side in (params[: scheme.cut], params[scheme.cut :])
     )
-    return Messages(server, client * (2 if scheme.pruner.names else 1))
+    return Messages(server, client, client if scheme.pruner.names else 0)
 
 
 def loopback_bandwidth(cores_each: int) -> float:
@@ -121,12 +122,15 @@ def link_of(cost: CostModel, seconds: float, bandwidth: float) -> Link:
 
 
 def crossing(processes: int, messages: Messages, exchanges: int, bits: int) -> float:
-    """Bytes of a round of one period, without masks, that all processes together send.
+    """Bytes of a round of one period that all processes together send.
 
-    The server's gradient as float32, the clients' part in so many bits an entry.
+    The server's gradient as float32, the clients' part in so many bits an entry; weights that go
+    with that only as float32, as packed sums do without.
     """
-    each = _FLOAT if bits == 32 else bits / 8 + _HEADERS
-    return 2 * (processes - 1) * (exchanges * messages.gradient * _FLOAT + messages.models * each)
+    models = messages.models * (bits / 8 + _HEADERS)
+    if bits == 32:
+        models = (messages.models + messages.weights) * _FLOAT
+    return 2 * (processes - 1) * (exchanges * messages.gradient * _FLOAT + models)
 
 
 def errors(rows: Sequence[tuple[float, float]]) -> float:

@@ -117,13 +117,16 @@ def _network(config: Any) -> None:
 
 def _scale(config: Any) -> None:
     if config.client_state == "stateless":
-        # Both mean that a client keeps something.
+        # All of these mean that a client keeps something from one period to another.
         if config.norm == "batch" and config.batch_norm_statistics == "local":
             allowed = "aggregate with --client_state=stateless"
             raise flag_error("batch_norm_statistics", "local", allowed)
         if config.expressions["model_down"] != "none":
             allowed = "nothing with --client_state=stateless"
             raise flag_error("model_down", config.model_down, allowed)
+        if "feedback" in config.expressions["model_up"]:
+            allowed = "one without feedback(...) with --client_state=stateless"
+            raise flag_error("model_up", config.model_up, allowed)
     several = config.coordinator not in ("", BY_CLUSTER)
     for name in ("processes", "process"):
         value = getattr(config, name)

@@ -11,6 +11,7 @@ from jfedsl.protocol.participants import draw_participants
 from jfedsl.protocol.placement import SPREAD, put
 from jfedsl.protocol.population import exchange_memories, memory_of
 from jfedsl.protocol.state import State
+from jfedsl.runtime import distributed
 from jfedsl.runtime.checkpoint import flatten
 
 _ROOM = 64  # rows at first
@@ -154,5 +155,6 @@ class Staging:
         """Takes the memories of those who left; waits until the devices have them."""
         if self._leaving is not None:
             ids, rows = self._leaving
-            self._store.write(ids, jax.device_get(rows))
+            place = self._placement.place
+            self._store.write(ids, jax.tree.map(lambda x: x[place], distributed.fetched(rows)))
             self._leaving = None

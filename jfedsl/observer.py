@@ -41,9 +41,12 @@ class Observer:
         assert config.measure_constants_every is not None
         self._every = config.measure_constants_every
         self._config, self._experiment, self._path = config, experiment, folder / FILE
-        self._rows = [row for row in read(self._path) if row["round"] <= rounds]
+        kept = []
         if distributed.first():
-            write_atomically(self._path, "".join(map(_line, self._rows)))
+            kept = [row for row in read(self._path) if row["round"] <= rounds]
+            write_atomically(self._path, "".join(map(_line, kept)))
+        # What is measured next depends on it, in all processes.
+        self._rows = json.loads(distributed.texts(json.dumps(kept))[0])
         self._functions: dict[str, Any] = {}
 
     def observe(self, state: State, rounds: int) -> None:

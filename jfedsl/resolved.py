@@ -64,8 +64,10 @@ def _idle(config: Config) -> set[str]:
         found.add("momentum")
     if config.norm != "batch":
         found.add("batch_norm_statistics")
-    if config.participants in (None, config.clients) and config.client_state == "host":
+    if config.participants in (None, config.clients) and config.client_state != "stateless":
         found.add("client_state")  # nobody is at rest
+    if not config.coordinator:
+        found.add("collective_bits")
     if config.network == "none":
         found |= {field.name for field in dataclasses.fields(WirelessKnobs)} - {"network"}
     if sides != "both":

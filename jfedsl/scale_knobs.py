@@ -1,6 +1,7 @@
 """The knobs of where and how a run is computed, a part of `Config`."""
 
 import dataclasses
+import re
 
 from jfedsl.allowed import COUNT, Allowed, OneOf, knob, whole
 from jfedsl.protocol.collectives import COLLECTIVE_BITS
@@ -24,7 +25,10 @@ class ScaleKnobs:
         f"--processes and --process; or {BY_CLUSTER}: all three as SLURM, Open MPI or a TPU slice "
         "tells.",
         Allowed(
-            f"HOST:PORT or {BY_CLUSTER}", lambda value: value in ("", BY_CLUSTER) or ":" in value
+            f"HOST:PORT or {BY_CLUSTER}",
+            lambda value: (
+                value in ("", BY_CLUSTER) or re.fullmatch(r".+:\d{1,5}", value) is not None
+            ),
         ),
         free=True,
     )

@@ -1,5 +1,6 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -63,8 +64,10 @@ def _prepare(config: Config) -> Experiment:
     """The run put together, with the weights it starts from."""
     mesh = distributed.mesh_of(config)
     experiment = build(config, mesh)
-    started = config.workdir and any_in(Path(config.workdir) / CHECKPOINTS)
-    if not config.init_from or started:
+    if not config.init_from:
+        return experiment
+    started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)
+    if json.loads(distributed.texts(json.dumps(started))[0]):
         return experiment
     initial = weights_of(
         Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial

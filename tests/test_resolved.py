@@ -22,6 +22,7 @@ from jfedsl.resolved import cut_name, resolved
         ({"partition": "iid", "dirichlet_alpha": 0.1}, {"partition": "iid"}),
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, {"algorithm": "fedavg"}),
         ({"optimizer": "adam", "momentum": 0.5}, {"optimizer": "adam"}),
+        ({"client_state": "host", "collective_bits": 8}, {}),
     ],
 )
 def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
@@ -33,7 +34,7 @@ def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
     [
         {"prune_rate": (0.1,)}, {"cut": "conv1"}, {"dropout_rate": "0.3"}, {"algorithm": "sl"},
         {"dirichlet_alpha": 0.1}, {"server_learning_rate": 1.0}, {"momentum": 0.5},
-        {"outage_snr_db": 3.0}, {"rounds": 3},
+        {"outage_snr_db": 3.0}, {"rounds": 3}, {"client_state": "stateless"},
     ],
     ids=str,
 )  # fmt: skip

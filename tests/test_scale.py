@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from on_meshes import summands
 
 from jfedsl import training
+from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.memories import Store
@@ -71,7 +72,9 @@ SLOW: dict[str, dict[str, Any]] = {
     },
     "stateless": {"client_state": "stateless"},
     "remat": {"remat_clients": True},
-    "everyone": {"participants": None},
+    "everyone": {"participants": None, "clients": 5},
+    "crop and flip": {"model": "cnn", "norm": "group", "augment": "crop_flip"},
+    "int8": {"client_backward": "int8"},
     "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
     "convolutions": {"model": "cnn", "norm": "group"},
 }  # fmt: skip
@@ -240,16 +243,20 @@ def check_same_metrics(workdir: Path, expected: Path, rounds: int) -> None:
                 assert row[name] == text, name
 
 
-def test_two_processes_train_as_one_and_go_on_as_four_devices(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_go_on_as_four_devices(
+    tmp_path: Path, generated: Path
+) -> None:
+    """On images of which each process reads those of its clients only."""
     alone, both = tmp_path / "alone", tmp_path / "runs" / "both"
+    data = {"dataset": "fashion_mnist", "data_dir": generated}
     _, first, second = finished(
-        started(alone, [], rounds=6), *two_started(both, client_state="host")
+        started(alone, [], rounds=6, **data), *two_started(both, client_state="host", **data)
     )
     assert "test accuracy" in first and "pictures" in first
     assert "test accuracy" not in second and "workdir" not in second
     assert [path.name for path in both.parent.iterdir()] == ["both"]
     check_same_metrics(both, alone, 4)
-    finished(started(both, [], 4, rounds=6, client_state="host"))
+    finished(started(both, [], 4, rounds=6, client_state="host", **data))
     check_same_metrics(both, alone, 6)
 
 
@@ -264,24 +271,25 @@ def wait_for(rounds: int, workdir: Path, processes: list[Any]) -> None:
     raise RuntimeError([p.communicate()[1][-2000:] for p in processes if p.poll() is not None])
 
 
-def check_stop(processes: list[Any], victim: int) -> None:
-    """Kills one; the other says that in one line and ends."""
+def check_stop(processes: list[Any], victim: int, saving: bool = False) -> None:
+    """Kills one; the other says that and ends, in JAX's words where that hears of it first."""
     other = processes[1 - victim]
     os.kill(processes[victim].pid, signal.SIGKILL)
     _, error = other.communicate(timeout=60)
     processes[victim].communicate()
-    assert processes[victim].returncode == -signal.SIGKILL and other.returncode > 0
+    assert processes[victim].returncode == -signal.SIGKILL
+    assert "Traceback" not in error and "Fatal Python" not in error
+    if other.returncode == -signal.SIGABRT and (saving or victim == 0):
+        assert "Terminating process because the JAX distributed service detected" in error
+        assert "another task died" in error
+        return
+    assert other.returncode == 1
     line = error.splitlines()[-1]
     assert line.startswith(f"error: process {1 - victim} of 2 stops: another one of the run is lo")
     assert line.endswith("the same commands go on from the last checkpoint")
-    assert "Traceback" not in error
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="JAX aborts a process that waits for the lost one at a save's barrier",
-)
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: int) -> None:
     lasting = {"client_state": "host", "checkpoint_every": 4, "rounds": 500_000}
@@ -291,7 +299,7 @@ def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: 
         while not list((tmp_path / "checkpoints").glob("*tmp*")):
             if any(process.poll() is not None for process in processes):
                 raise RuntimeError("ended before a save")
-        check_stop(processes, victim)
+        check_stop(processes, victim, saving=True)
     finally:
         for process in processes:
             process.kill()
@@ -299,20 +307,20 @@ def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_killed_process_stops_the_other_and_both_go_on_later(tmp_path: Path, victim: int) -> None:
-    workdir, lasting = tmp_path / "run", {"client_state": "host", "checkpoint_every": 40}
+    workdir, lasting = tmp_path / "run", {"client_state": "host", "checkpoint_every": 150}
     processes = two_started(workdir, **lasting, rounds=500_000)
     try:
-        wait_for(42, workdir, processes)  # past a save, long before another one
+        wait_for(152, workdir, processes)  # past a save, long before another one
         check_stop(processes, victim)
     finally:
         for process in processes:
             process.kill()
     before = metrics(workdir)
-    assert len(before) > 40 and [p.name for p in (workdir / "checkpoints").iterdir()] == ["40"]
-    finished(*two_started(workdir, **lasting, rounds=50))
+    assert len(before) > 150 and [p.name for p in (workdir / "checkpoints").iterdir()] == ["150"]
+    finished(*two_started(workdir, **lasting, rounds=160))
     after = metrics(workdir)
-    assert [int(row["round"]) for row in after] == list(range(1, 51))
-    assert after[:40] == before[:40]
+    assert [int(row["round"]) for row in after] == list(range(1, 161))
+    assert after[:150] == before[:150]
 
 
 # Memories on the host.
@@ -378,6 +386,18 @@ def test_memories_on_the_host_train_to_the_same_bits(
     assert_equal(*(memories(run.experiment.scheme, run.state) for run in runs))
 
 
+@pytest.mark.parametrize("place", ["host", "stateless"])
+def test_what_lies_on_the_devices_does_not_grow_with_clients(place: str) -> None:
+    def shapes(clients: int) -> Any:
+        settings: dict[str, Any] = {"model": "mlp", "norm": "none", "sampling": "replacement"}
+        config = plain(
+            **settings, partition="iid", clients=clients, participants=5, client_state=place
+        )
+        return jax.tree.map(lambda x: x.shape, jax.eval_shape(build(config).init))
+
+    assert shapes(10) == shapes(500)
+
+
 # What cannot work.
 
 TWO = {"coordinator": "127.0.0.1:1", "processes": 2, "process": 0, "workdir": "run"}
@@ -393,12 +413,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**TWO, "process": 2}, "--process=2: allowed is a number below --processes=2"),
     ({**TWO, "process": -1}, "--process=-1: allowed is a whole number from 0"),
     ({**TWO, "coordinator": "localhost"}, "--coordinator=localhost: allowed is HOST:PORT or clus"),
+    ({**TWO, "coordinator": "host:"}, "--coordinator=host:: allowed is HOST:PORT or cluster"),
+    ({**TWO, "coordinator": "host:x"}, "--coordinator=host:x: allowed is HOST:PORT or cluster"),
     ({"devices": 0}, "--devices=0: allowed is a whole number from 1"),
     ({"collective_bits": 12}, "--collective_bits=12: allowed is one of 4, 8, 16, 32"),
     ({"client_state": "disk"}, "--client_state=disk: allowed is one of resident, host, stateless"),
     (
         {"client_state": "stateless", "model_down": "uniform(8)"},
         "--model_down=uniform(8): allowed is nothing with --client_state=stateless",
+    ),
+    (
+        {"client_state": "stateless", "model_up": "feedback(topk(0.1))"},
+        "--model_up=feedback(topk(0.1)): allowed is one without feedback(...) with --client_state",
     ),
     (
         {"client_state": "stateless", **LOCAL},

@@ -120,7 +120,7 @@ def run_round(
     )
     # What devices know of their participants comes together once a round, not after every step.
     sent = (records.losses.T, records.smashed_up_bytes.T, records.cut_gradient_down_bytes.T)
-    sent, up, down, overlap, (lacking, kept) = placement.to_participants(
+    sent, up, down, overlap, (lacking, kept) = placement.in_one_message(
         (sent, up, down, overlap, pruned)
     )
     losses, smashed, cut_gradient = (x.T for x in sent)

@@ -16,6 +16,7 @@ from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.averaging import kept_by, merge, moment_masks
 from jfedsl.protocol.collectives import weighted_sum
 from jfedsl.protocol.participants import period_start
+from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.population import turn_over
 from jfedsl.protocol.state import (
     Client,
@@ -24,7 +25,6 @@ from jfedsl.protocol.state import (
     copies,
     present_weights,
     weights,
-    where_rows,
 )
 
 
@@ -98,10 +98,10 @@ def end_period(
         sent, up = where_rows(at(there), sent, clients), jnp.where(at(state.holding), up, 0)
         share = present_weights(share, there)
         masks = where_rows(at(there), masks, jax.tree.map(jnp.zeros_like, masks))
-    aggregator = merge(scheme, before, sent, placement.weights(share))
+    packed = None
     if placement.processes > 1 and scheme.collective_bits != FLOAT_BITS:
-        params = _merge_packed(scheme, key, state, sent, share)
-        aggregator = aggregator.replace(params=params)
+        packed = _merge_packed(scheme, key, state, sent, share)
+    aggregator = merge(scheme, before, sent, placement.weights(share), packed)
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
     pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
     aggregator = aggregator.replace(pruning=pruning)

@@ -12,6 +12,7 @@ from jfedsl.data.partition import Partition
 from jfedsl.models.layers import Variables
 from jfedsl.protocol.collectives import sum_rows
 from jfedsl.protocol.optimizers import like_moments
+from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.state import (
     Aggregator,
     Client,
@@ -45,7 +46,9 @@ def kept_by(scheme: Scheme, clients: Client) -> Kept:
     return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
 
 
-def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -> Aggregator:
+def merge(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, params: Any = None
+) -> Aggregator:
     """The weighted mean of the participants' models; statistics and moments where they are shared.
 
     Each weight is averaged over the participants that kept it and keeps its old value where none
@@ -57,19 +60,29 @@ def merge(scheme: Scheme, before: Aggregator, clients: Client, weights: Array) -
       before: the aggregator as of the last aggregation.
       clients: participants, `[P, ...]`.
       weights: float32 `[P]`.
+      params: the mean of the models, where it is known already.
     """
-    kept, params, mesh = kept_by(scheme, clients), clients.params, scheme.placement.mesh
-    if clients.received is not None:
-        params = jax.tree.map(
-            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
-        )
-    after = before.replace(params=weighted_mean(params, weights, kept.params, before.params, mesh))
+    kept, mesh = kept_by(scheme, clients), scheme.placement.mesh
+    if params is None:
+        params = _mean_params(scheme, before, clients, weights, kept)
+    after = before.replace(params=params)
     if scheme.statistics == "aggregate":
         stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh)
         after = after.replace(stats=stats)
     if scheme.client_optimizer_state == "average":
         after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
     return after
+
+
+def _mean_params(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+) -> Any:
+    params = clients.params
+    if clients.received is not None:
+        params = jax.tree.map(
+            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
+        )
+    return weighted_mean(params, weights, kept.params, before.params, scheme.placement.mesh)
 
 
 def _shares(scheme: Scheme, partition: Partition, state: State) -> tuple[Array, Array]:
@@ -86,11 +99,13 @@ def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
     if not scheme.server_copies:
         return state.server
     share = scheme.placement.weights(_shares(scheme, partition, state)[0])
+    zeros = jax.tree.map(jnp.zeros_like, state.server)
+    copies = where_rows(share > 0, state.server, zeros)  # places left over may hold anything
 
     def mean(x: Array) -> Array:
         return jnp.tensordot(share, x, 1) if jnp.issubdtype(x.dtype, jnp.floating) else x.max(0)
 
-    return jax.tree.map(mean, state.server)
+    return jax.tree.map(mean, copies)
 
 
 def merge_participants(
@@ -129,11 +144,13 @@ def _mean_optimizer(
 ) -> Any:
     """Moments averaged as the weights they belong to; of step counts the greatest."""
     is_moment, entries = moment_masks(scheme, clients, kept)
-
-    def leaf(flag: bool, x: Array, mask: Array, old: Array) -> Array:
-        return weighted_mean(x, weights, mask, old) if flag else x.max(axis=0)
-
-    return jax.tree.map(leaf, is_moment, clients.optimizer, entries, before.optimizer)
+    flags, structure = jax.tree.flatten(is_moment)
+    every = (clients.optimizer, entries, before.optimizer)
+    rows = list(zip(flags, *map(jax.tree.leaves, every), strict=True))
+    moments, masks, old = ([row[i] for row in rows if row[0]] for i in (1, 2, 3))
+    means = iter(weighted_mean(moments, weights, masks, old, scheme.placement.mesh))
+    leaves = [next(means) if flag else x.max(axis=0) for flag, x, *_ in rows]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def weighted_mean(
@@ -153,15 +170,18 @@ def weighted_mean(
     def shares(x: Array) -> Array:
         return weights.reshape(-1, *(1,) * (x.ndim - 1))
 
+    def product(share: Array, x: Array) -> Array:
+        return jnp.where(share > 0, share * x, 0.0)  # places left over may hold anything
+
     def mean(x: Array, whole: Array, o: Array) -> Array:
         return jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1.0), o)
 
     if masks is None:
-        products = jax.tree.map(lambda x: shares(x) * x, tree)
+        products = jax.tree.map(lambda x: product(shares(x), x), tree)
         sums, whole = sum_rows(mesh, (products, weights))
         if old is None:
             return jax.tree.map(lambda x: x / whole, sums)
         return jax.tree.map(lambda x, o: mean(x, whole, o), sums, old)
     kept = jax.tree.map(lambda x, m: jnp.where(m, shares(x), 0.0), tree, masks)
-    sums, wholes = sum_rows(mesh, (jax.tree.map(jnp.multiply, kept, tree), kept))
+    sums, wholes = sum_rows(mesh, (jax.tree.map(product, kept, tree), kept))
     return jax.tree.map(mean, sums, wholes, old)

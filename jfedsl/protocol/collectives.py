@@ -12,7 +12,7 @@ from jfedsl.compression.compressor import Compressor
 from jfedsl.compression.message import FLOAT_BITS, Message
 from jfedsl.compression.quantization import uniform
 from jfedsl.keys import fold
-from jfedsl.protocol.placement import AXES, EVERYWHERE, SPREAD
+from jfedsl.protocol.placement import AXES, EVERYWHERE, SPREAD, where_rows
 
 COLLECTIVE_BITS = (4, 8, 16, FLOAT_BITS)
 _BUCKET = 512  # entries that share a header of two float32
@@ -63,6 +63,8 @@ def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -
     processes, devices = mesh.devices.shape
 
     def own(weights: Array, rows: Any, key: Array) -> Any:
+        # Places left over may hold anything.
+        rows = where_rows(weights > 0, rows, jax.tree.map(jnp.zeros_like, rows))
         sums = jax.tree.map(lambda x: jnp.tensordot(weights, x, 1), rows)
         flat, unravel = ravel_pytree(sums)
         padded = jnp.pad(flat, (0, -flat.size % (processes * devices * _BUCKET)))

@@ -13,8 +13,8 @@ from jfedsl.protocol.state import Data, Scheme
 def fetch(scheme: Scheme, data: Data, positions: Array) -> tuple[Array, Array]:
     """Images `[P, B, ...]` and labels `[P, B]` at `positions[P, B]` of the data.
 
-    Where all clients take part, each computes on the device that has its examples. Else they come
-    from wherever the client belongs.
+    Where all clients take part, each computes on the device that has its examples; a place left
+    over gets some of those there. Else they come from wherever the client belongs.
     """
     mesh, rows = scheme.placement.mesh, (data.images, data.labels)
     if mesh is None:
@@ -23,7 +23,7 @@ def fetch(scheme: Scheme, data: Data, positions: Array) -> tuple[Array, Array]:
 
     def at_home(rows: tuple[Array, Array], positions: Array) -> tuple[Array, Array]:
         own = positions - lax.axis_index(AXES) * width
-        return jax.tree.map(lambda x: x[own], rows)
+        return jax.tree.map(lambda x: x[jnp.clip(own, 0, width - 1)], rows)
 
     def from_anywhere(rows: tuple[Array, Array], positions: Array) -> tuple[Array, Array]:
         own = positions - lax.axis_index(AXES) * width

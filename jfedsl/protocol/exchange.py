@@ -12,6 +12,7 @@ from jax import Array
 from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
 from jfedsl.keys import Stage, fold
 from jfedsl.protocol import client_side
+from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.server_side import ServerStep, joint_step
 from jfedsl.protocol.state import (
     Client,
@@ -19,7 +20,6 @@ from jfedsl.protocol.state import (
     Scheme,
     Server,
     present_weights,
-    where_rows,
 )
 from jfedsl.protocol.traffic import label_bits
 from jfedsl.pruning.pruner import Form

@@ -24,7 +24,7 @@ class Placement(NamedTuple):
 
     Each device has as many places for participants of each of the pruner's groups as any other.
     Where there are more places than participants of a group, its last one has the others too: it
-    computes there in vain, with weight 0.
+    computes there in vain, with weight 0, and maybe on others' examples.
 
     Attributes:
       mesh: the devices, with `AXES`; None for one.
@@ -69,19 +69,22 @@ class Placement(NamedTuple):
         return self.spread(rows)
 
     def to_participants(self, rows: Any) -> Any:
-        """Arrays `[P, ...]` of places as `[K, ...]` of participants, on all devices.
+        """Arrays `[P, ...]` of places as `[K, ...]` of participants, on all devices."""
+        rows = self.everywhere(rows)
+        return rows if self.identical else jax.tree.map(lambda x: x[self.place], rows)
 
-        They travel as one message: on many a link starting one takes longer than a small one.
+    def in_one_message(self, rows: Any) -> Any:
+        """What `to_participants` makes of small arrays.
+
+        On many a link starting a message takes longer than such a one.
         """
+        if self.mesh is None:
+            return self.to_participants(rows)
         leaves, structure = jax.tree.flatten(rows)
-        if self.mesh is not None and leaves:
-            message = jnp.concatenate([_words(x) for x in leaves], axis=1)
-            ends = np.cumsum([math.prod(x.shape[1:]) for x in leaves])
-            parts = jnp.split(self.everywhere(message), ends[:-1], axis=1)
-            leaves = [_read(part, x) for part, x in zip(parts, leaves, strict=True)]
-        if not self.identical:
-            leaves = [x[self.place] for x in leaves]
-        return jax.tree.unflatten(structure, leaves)
+        message = self.to_participants(jnp.concatenate([_words(x) for x in leaves], axis=1))
+        ends = np.cumsum([math.prod(x.shape[1:]) for x in leaves])
+        parts = zip(jnp.split(message, ends[:-1], axis=1), leaves, strict=True)
+        return jax.tree.unflatten(structure, [_read(part, x) for part, x in parts])
 
     def weights(self, weights: Array) -> Array:
         """Weights `[K]` of participants as `[P]` of places, 0 at the ones left over."""
@@ -143,10 +146,11 @@ def _words(x: Array) -> Array:
 
 
 def _read(words: Array, like: Array) -> Array:
-    """What `_words` made of an array like this one."""
+    """Rows of what `_words` made of an array like this one."""
+    shape = (len(words), *like.shape[1:])
     if like.dtype == bool:
-        return words.astype(bool).reshape(like.shape)
-    return jax.lax.bitcast_convert_type(words.astype(_bits(like)), like.dtype).reshape(like.shape)
+        return words.astype(bool).reshape(shape)
+    return jax.lax.bitcast_convert_type(words.astype(_bits(like)), like.dtype).reshape(shape)
 
 
 def _bits(x: Array) -> np.dtype:
@@ -187,3 +191,10 @@ def placed(group_sizes: Sequence[int], mesh: Mesh | None = None) -> Placement:
         first += size
     participant = np.concatenate(columns, axis=1).ravel()
     return Placement(mesh, participant, np.unique(participant, return_index=True)[1], widths)
+
+
+def where_rows(rows: Array, new: Any, old: Any) -> Any:
+    """Rows of `new` where `rows[K]` says so, else of `old`, in every array `[K, ...]` of a tree."""
+    return jax.tree.map(
+        lambda n, o: jnp.where(rows.reshape(-1, *(1,) * (n.ndim - 1)), n, o), new, old
+    )

@@ -9,8 +9,9 @@ from jax import Array
 
 from jfedsl.compression.compressor import init_tree
 from jfedsl.protocol.participants import draw_participants
+from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.portable import lay_out
-from jfedsl.protocol.state import Client, Links, Scheme, State, copies, where_rows
+from jfedsl.protocol.state import Client, Links, Scheme, State, copies
 from jfedsl.protocol.traffic import smashed_shape
 
 CLIENT_STATES = ("resident", "host", "stateless")
@@ -125,13 +126,13 @@ def exchange_memories(
       coming: memories of the others, `[P, ...]`.
 
     Returns:
-      The state, and the memories of the last participants, `[K, ...]`.
+      The state, and the memories of the last participants, `[P, ...]`.
     """
     left = memory_of(scheme, state.clients)
     stays = source >= 0
     own = jax.tree.map(lambda x: x[jnp.maximum(source, 0)], left)
     state = come(scheme, state, ids, where_rows(stays, own, coming))
-    return lay_out(scheme, state), scheme.placement.to_participants(left)
+    return lay_out(scheme, state), scheme.placement.spread(left)
 
 
 def _write(scheme: Scheme, memory: Memory, ids: Array, rows: Memory) -> Memory:

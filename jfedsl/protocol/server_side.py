@@ -13,8 +13,8 @@ from jfedsl.models import layers
 from jfedsl.protocol.clients import default_chunk, map_clients
 from jfedsl.protocol.collectives import sum_devices
 from jfedsl.protocol.optimizers import masked_step
-from jfedsl.protocol.placement import EVERYWHERE, SPREAD
-from jfedsl.protocol.state import Scheme, Server, where_rows
+from jfedsl.protocol.placement import EVERYWHERE, SPREAD, where_rows
+from jfedsl.protocol.state import Scheme, Server
 
 _LEAST_WEIGHT = 1e-15
 
@@ -84,6 +84,8 @@ def _pass(
             out_specs=(EVERYWHERE, SPREAD, SPREAD, EVERYWHERE),
             check_vma=False,
         )
+        if not placement.needed.all():  # places left over may hold anything
+            smashed = where_rows(jnp.asarray(placement.needed), smashed, jnp.zeros_like(smashed))
         return spread(server, smashed, labels, placement.weights(weights))
     if placement.needed.all():
         return _gradients(scheme, server, smashed, labels, placement.to_places(weights))

@@ -239,13 +239,6 @@ def present_weights(share: Array, present: Array) -> Array:
     return own / jnp.where(jnp.any(present), jnp.sum(own), 1.0)
 
 
-def where_rows(rows: Array, new: Any, old: Any) -> Any:
-    """Rows of `new` where `rows[K]` says so, else of `old`, in every array `[K, ...]` of a tree."""
-    return jax.tree.map(
-        lambda n, o: jnp.where(rows.reshape(-1, *(1,) * (n.ndim - 1)), n, o), new, old
-    )
-
-
 def copies(tree: Any, count: int) -> Any:
     """Every array repeated on a new leading axis of `count`."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfedsl.errors import UserError
+from jfedsl.errors import UserError, flag_error
 from jfedsl.runtime import distributed
 
 KEEP = 3
@@ -99,10 +99,11 @@ class Checkpoints:
           than the template, the other arrays, and counters.
 
         Raises:
-          UserError: there are checkpoints, all of them damaged; names the newest.
+          UserError: there are checkpoints, all of them damaged; names the newest. Or processes see
+            different ones.
         """
         damaged: list[tuple[int, str]] = []
-        for round_ in json.loads(distributed.texts(json.dumps(self._newest_first()))[0]):
+        for round_ in self._seen_by_all():
             found, reason = None, ""
             try:
                 found = self._read(round_, template)
@@ -126,8 +127,18 @@ class Checkpoints:
             raise UserError(f"no whole checkpoint is left; {path} is {reason}")
         return None
 
-    def _newest_first(self) -> list[int]:
-        return sorted(_steps(self._directory), reverse=True)
+    def _seen_by_all(self) -> list[int]:
+        """Rounds that have a checkpoint, the newest first.
+
+        Raises:
+          UserError: not all processes see the same.
+        """
+        own = sorted(_steps(self._directory), reverse=True)
+        every = [json.loads(text) for text in distributed.texts(json.dumps(own))]
+        if any(found != every[0] for found in every):
+            allowed = f"a folder that all processes see; checkpoints in {self._directory}: {every}"
+            raise flag_error("workdir", self._directory.parent, allowed)
+        return own
 
     def _set_aside(self, round_: int, reason: str) -> None:
         place = self._directory / str(round_)

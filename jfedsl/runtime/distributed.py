@@ -2,22 +2,19 @@
 
 import contextlib
 import dataclasses
+import faulthandler
 import hashlib
 import json
 import os
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NoReturn
-from unittest import mock
+from typing import Any
 
 import jax
 import numpy as np
-from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -29,7 +26,6 @@ from jfedsl.scale_knobs import BY_CLUSTER
 
 _JOIN_SECONDS = 120
 _SILENT_SECONDS = 30  # after which a process counts as lost
-_MOST_TEXT = 16384  # bytes
 _MOST_REASON = 300  # characters
 _LOST = ("Gloo", "UNAVAILABLE", "DEADLINE", "ABORTED", "NCCL", "CANCELLED")
 # Settings that processes need not have in common.
@@ -47,32 +43,25 @@ def join(config: Config) -> None:
     address = None if config.coordinator == BY_CLUSTER else config.coordinator
     if address is not None and config.process:
         _await(address)
+    # Where JAX is the first to hear that another process is lost, it says so and aborts this one:
+    # a dump of all threads, which absl asks for, would hide that.
+    faulthandler.disable()
     # A process that is told to end has to end: the others stop, and a checkpoint is there.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        with _noticing():
-            jax.distributed.initialize(
-                address,
-                config.processes,
-                config.process,
-                initialization_timeout=_JOIN_SECONDS,
-                heartbeat_timeout_seconds=_SILENT_SECONDS,
-            )
+        jax.distributed.initialize(
+            address,
+            config.processes,
+            config.process,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_SILENT_SECONDS,
+        )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         allowed = f"the address of a run whose other processes start now ({reason})"
         if address is None:
             allowed = f"HOST:PORT where no cluster that JAX knows started the program ({reason})"
         raise flag_error("coordinator", config.coordinator, allowed) from error
-
-
-def _noticing() -> contextlib.AbstractContextManager[Any]:
-    """Has JAX tell us when another process is lost, where it would abort this one.
-
-    The public function to join has no argument for it.
-    """
-    connect, name = _jax.get_distributed_runtime_client, "get_distributed_runtime_client"
-    return mock.patch.object(_jax, name, partial(connect, missed_heartbeat_callback=_stop))
 
 
 def _await(address: str) -> None:
@@ -158,10 +147,19 @@ def texts(own: str) -> list[str]:
     """What every process has to say, in their order; all wait for each other."""
     if jax.process_count() == 1:
         return [own]
-    room, words = np.zeros(_MOST_TEXT, np.uint8), own.encode()[:_MOST_TEXT]
-    room[: len(words)] = np.frombuffer(words, np.uint8)
+    words = np.frombuffer(own.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(words.size)))
+    room = np.zeros(max(1, sizes.max()), np.uint8)
+    room[: words.size] = words
     every = np.asarray(multihost_utils.process_allgather(room))
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in every]
+    return [bytes(row[:size]).decode() for row, size in zip(every, sizes, strict=True)]
+
+
+def fetched(rows: Any) -> Any:
+    """Arrays spread over the devices of all processes as arrays of the host, in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(rows)
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), rows)
 
 
 def total(own: np.ndarray) -> np.ndarray:
@@ -204,33 +202,17 @@ def ending_together() -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        text, status = " ".join(str(error).split())[:_MOST_REASON], 1
+        text, status = " ".join(str(error).split()), 1
         if isinstance(error, UserError):
             status = 2
         elif isinstance(error, KeyboardInterrupt):
             text, status = "interrupted; the same commands resume", 130
-        elif isinstance(error, jax.errors.JaxRuntimeError) and any(s in text for s in _LOST):
-            _stop(error)
+        elif any(word in text for word in _LOST):
+            reason, text = text[:_MOST_REASON], f"process {jax.process_index()}"
+            text += f" of {jax.process_count()} stops: another one of the run is lost ({reason})"
+            text += "; the same commands go on from the last checkpoint"
         elif not isinstance(error, TrainingError):
             traceback.print_exc()
-        _end(text, status)
-
-
-_ENDING = threading.Lock()  # never given back: there is one last line
-
-
-def _stop(reason: Any) -> NoReturn:
-    """Ends this process because another one is lost."""
-    text = " ".join(str(reason).split())[:_MOST_REASON]
-    _end(
-        f"process {jax.process_index()} of {jax.process_count()} stops: another one of the run is "
-        f"lost ({text}); the same commands go on from the last checkpoint",
-        1,
-    )
-
-
-def _end(text: str, status: int) -> NoReturn:
-    _ENDING.acquire()
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(status)
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)

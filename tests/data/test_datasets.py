@@ -1,6 +1,7 @@
 """Data sets: sizes, a fixed and stratified split, and pixels with zero mean and unit variance."""
 
 from functools import cache
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,12 @@ from sklearn.datasets import load_digits
 from jfedsl.data.datasets import (
     DATASETS,
     Dataset,
+    Stored,
     from_arrays,
+    from_sums,
     load,
     pixel_statistics,
+    pixel_sums,
     subset,
 )
 from jfedsl.data.preparation import NAMES
@@ -124,6 +128,24 @@ def test_statistics_of_a_large_set_go_through_it_in_pieces() -> None:
     assert images.size > 2 << 20, "more than one piece"
     pixels = pixel_statistics(images)
     np.testing.assert_allclose(pixels.std, images.std((0, 1, 2), dtype=np.float64), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_images_read_when_asked_for_are_those_read_at_once(generated: Path, name: str) -> None:
+    whole, lazy = (load(name, str(generated), lazily=n).train for n in (False, True))
+    images = lazy.images
+    assert isinstance(images, Stored) and images.shape == whole.images.shape
+    np.testing.assert_array_equal(lazy.labels, whole.labels)
+    order = np.random.default_rng(0).permutation(8000)[:300]
+    some = lazy.at(order)
+    np.testing.assert_array_equal(some.labels, whole.labels[order])
+    for rows in (7, slice(20, 45), (slice(0, 3), slice(None))):
+        np.testing.assert_array_equal(some.images[rows], whole.images[order][rows])
+    parts = [pixel_sums(images, process, 3) for process in range(3)]
+    assert all(part.any() for part in parts)
+    expected = pixel_statistics(whole.images)
+    for found, wanted in zip(from_sums(sum(parts), images), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_subsets_are_fixed_nested_and_in_order() -> None:

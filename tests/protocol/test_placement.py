@@ -110,7 +110,7 @@ def test_one_message_brings_rows_of_every_type_back_to_the_bit() -> None:
         "bfloat16": words.astype(np.uint16).view(jnp.bfloat16), "empty": np.zeros((7, 0, 3)),
     }  # fmt: skip
     there = jax.tree.map(lambda x: jnp.asarray(x)[placement.participant], rows)
-    found = jax.jit(placement.to_participants)(there)
+    found = jax.jit(placement.in_one_message)(there)
     for name, row in rows.items():
         assert found[name].dtype == jnp.asarray(row).dtype and found[name].shape == row.shape
         expected = np.asarray(jnp.asarray(row)).tobytes()

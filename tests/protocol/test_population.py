@@ -28,6 +28,7 @@ GROUPS: dict[str, Any] = {
 # What goes with clients that keep nothing.
 FORGETFUL: dict[str, Any] = {
     **REMEMBERED, "norm": "none", "batch_norm_statistics": "aggregate", "model_down": "",
+    "model_up": "topk(0.3)", "smashed": "feedback(topk(0.3))",
     "client_state": "stateless",
 }  # fmt: skip
 
