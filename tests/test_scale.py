@@ -260,6 +260,23 @@ def test_two_processes_train_as_one_and_go_on_as_four_devices(
     check_same_metrics(both, alone, 6)
 
 
+@pytest.mark.slow
+def test_constants_are_measured_alike_by_two_processes_and_one(tmp_path: Path) -> None:
+    settings = {"measure_constants_every": 2, "momentum": 0.0, "sampling": "replacement"}
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    finished(started(alone, [], **settings), *two_started(both, **settings))
+    found, expected = (
+        [json.loads(line) for line in (folder / "constants.jsonl").read_text().splitlines()]
+        for folder in (both, alone)
+    )
+    assert [row["round"] for row in found] == [row["round"] for row in expected] == [0, 1, 2, 3, 4]
+    for row, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
+        assert ("beta" in row) == (row["round"] % 2 == 0)
+        if "beta" in row:
+            np.testing.assert_allclose(row["beta"][0], other["beta"][0], rtol=0.01)
+
+
 def wait_for(rounds: int, workdir: Path, processes: list[Any]) -> None:
     """Until that many rounds have been logged."""
     deadline = time.monotonic() + 120
