@@ -11,7 +11,6 @@ from jfedsl.protocol.participants import draw_participants
 from jfedsl.protocol.placement import SPREAD, put
 from jfedsl.protocol.population import exchange_memories, memory_of
 from jfedsl.protocol.state import State
-from jfedsl.runtime import distributed
 from jfedsl.runtime.checkpoint import flatten
 
 _ROOM = 64  # rows at first
@@ -156,5 +155,5 @@ class Staging:
         if self._leaving is not None:
             ids, rows = self._leaving
             place = self._placement.place
-            self._store.write(ids, jax.tree.map(lambda x: x[place], distributed.fetched(rows)))
+            self._store.write(ids, jax.tree.map(lambda x: x[place], jax.device_get(rows)))
             self._leaving = None

@@ -5,6 +5,7 @@ with what `meshes` each is to run on) and `sums` (bits and meshes of `weighted_s
 """
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -20,6 +21,7 @@ from jfedsl.protocol.placement import AXES, SPREAD, put
 from jfedsl.runtime.metrics import STREAMS
 
 ROUNDS, DRAWS, ROWS = 3, 64, 8
+MESSAGE = re.compile(r" (?:all-|reduce-scatter|collective-)[a-z-]*\(")
 Shape = list[int]
 
 
@@ -32,8 +34,9 @@ def mesh_of(shape: Shape | None) -> Mesh | None:
 def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
     """What a run of a few rounds came to."""
     experiment = build(Config(**settings), mesh_of(shape))
-    data, key = experiment.data, experiment.key
-    state, record = experiment.rounds(ROUNDS)(data, key, experiment.init(), ROUNDS)
+    data, key, state = experiment.data, experiment.key, experiment.init()
+    run = experiment.rounds(ROUNDS).lower(data, key, state, ROUNDS).compile()
+    state, record = run(data, key, state, ROUNDS)
     evaluation = experiment.evaluate()(data, state, experiment.test)
     integers = {f"{stream}_bytes": getattr(record, f"{stream}_bytes") for stream in STREAMS}
     integers |= {name: getattr(record, name) for name in ("participants", "arrived", "holding")}
@@ -48,6 +51,7 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
         "floats": {name: np.asarray(x, float).tolist() for name, x in floats.items()},
         "left_over": int((~placement.needed).sum()),
         "groups": len(placement.widths),
+        "messages": len(MESSAGE.findall(run.as_text())),
     }
 
 

@@ -60,6 +60,11 @@ PACKED: dict[str, dict[str, Any]] = {
 SLOW: dict[str, dict[str, Any]] = {
     "outage": {"algorithm": "sfl_v2", "outage_snr_db": 5.0},
     "sfl_v1": {"algorithm": "sfl_v1"},
+    "sfl_v1, outage": {"algorithm": "sfl_v1", "outage_snr_db": 5.0},
+    "deadline": {"outage_snr_db": 5.0, "deadline_s": 0.5},
+    "averaged moments": {"client_optimizer_state": "average"},
+    "taylor": {"prune_score": "taylor", "prune_rate": (0.3,)},
+    "sparse kernels": {"mask_compute": "ideal"},
     "local statistics": {
         "algorithm": "fedavg", "norm": "batch", "batch_norm_statistics": "local",
     },
@@ -140,6 +145,8 @@ def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
     alone, *spread = found.values()
     for run in spread:
         check_same(run, alone)
+    if name == "everyone":  # the gradient, the models, the record
+        assert [run["messages"] for run in found.values()] == [0, 3, 3]
     if name == "outage":
         reachable = np.array(alone["integers"]["reachable"])
         assert 0 < reachable.mean() < 1
@@ -277,6 +284,17 @@ def test_constants_are_measured_alike_by_two_processes_and_one(tmp_path: Path) -
             np.testing.assert_allclose(row["beta"][0], other["beta"][0], rtol=0.01)
 
 
+@pytest.mark.slow
+def test_two_processes_go_back_to_the_same_whole_checkpoint(tmp_path: Path) -> None:
+    finished(*two_started(tmp_path / "run"), started(tmp_path / "alone", [], rounds=6))
+    arrays = [f for f in (tmp_path / "run/checkpoints/4/state").rglob("*") if f.is_file()]
+    for file in arrays:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    finished(*two_started(tmp_path / "run", rounds=6))
+    assert [path.name for path in (tmp_path / "run/checkpoints-damaged").iterdir()] == ["4"]
+    check_same_metrics(tmp_path / "run", tmp_path / "alone", 6)
+
+
 def wait_for(rounds: int, workdir: Path, processes: list[Any]) -> None:
     """Until that many rounds have been logged."""
     deadline = time.monotonic() + 120
@@ -404,7 +422,7 @@ def test_memories_on_the_host_train_to_the_same_bits(
 
 
 @pytest.mark.parametrize("place", ["host", "stateless"])
-def test_what_lies_on_the_devices_does_not_grow_with_clients(place: str) -> None:
+def test_the_state_on_the_devices_does_not_grow_with_clients(place: str) -> None:
     def shapes(clients: int) -> Any:
         settings: dict[str, Any] = {"model": "mlp", "norm": "none", "sampling": "replacement"}
         config = plain(

@@ -81,7 +81,8 @@ class Placement(NamedTuple):
         if self.mesh is None:
             return self.to_participants(rows)
         leaves, structure = jax.tree.flatten(rows)
-        message = self.to_participants(jnp.concatenate([_words(x) for x in leaves], axis=1))
+        words = self.spread(jnp.concatenate([_words(x) for x in leaves], axis=1))
+        message = self.to_participants(words)
         ends = np.cumsum([math.prod(x.shape[1:]) for x in leaves])
         parts = zip(jnp.split(message, ends[:-1], axis=1), leaves, strict=True)
         return jax.tree.unflatten(structure, [_read(part, x) for part, x in parts])

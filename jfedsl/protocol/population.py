@@ -126,13 +126,16 @@ def exchange_memories(
       coming: memories of the others, `[P, ...]`.
 
     Returns:
-      The state, and the memories of the last participants, `[P, ...]`.
+      The state, and the memories of the last participants, `[P, ...]`, where every process can
+      fetch them.
     """
     left = memory_of(scheme, state.clients)
     stays = source >= 0
     own = jax.tree.map(lambda x: x[jnp.maximum(source, 0)], left)
     state = come(scheme, state, ids, where_rows(stays, own, coming))
-    return lay_out(scheme, state), scheme.placement.spread(left)
+    placement = scheme.placement
+    out = placement.everywhere if placement.processes > 1 else placement.spread
+    return lay_out(scheme, state), out(left)
 
 
 def _write(scheme: Scheme, memory: Memory, ids: Array, rows: Memory) -> Memory:

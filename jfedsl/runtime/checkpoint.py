@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError
 from jfedsl.runtime import distributed
 
 KEEP = 3
@@ -135,10 +135,13 @@ class Checkpoints:
         """
         own = sorted(_steps(self._directory), reverse=True)
         every = [json.loads(text) for text in distributed.texts(json.dumps(own))]
-        if any(found != every[0] for found in every):
-            allowed = f"a folder that all processes see; checkpoints in {self._directory}: {every}"
-            raise flag_error("workdir", self._directory.parent, allowed)
-        return own
+        common = set(own).intersection(*every)
+        # Of a run that goes on, checkpoints may come and go in between.
+        if any(set(found) != common for found in every) and not (self._read_only and common):
+            raise UserError(
+                f"{self._directory}: all processes have to see the same checkpoints, not {every}"
+            )
+        return sorted(common, reverse=True)
 
     def _set_aside(self, round_: int, reason: str) -> None:
         place = self._directory / str(round_)

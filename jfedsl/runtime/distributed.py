@@ -155,13 +155,6 @@ def texts(own: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(every, sizes, strict=True)]
 
 
-def fetched(rows: Any) -> Any:
-    """Arrays spread over the devices of all processes as arrays of the host, in every process."""
-    if jax.process_count() == 1:
-        return jax.device_get(rows)
-    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), rows)
-
-
 def total(own: np.ndarray) -> np.ndarray:
     """The sum of every process's int64 array, exact."""
     if jax.process_count() == 1:
@@ -207,7 +200,7 @@ def ending_together() -> Iterator[None]:
             status = 2
         elif isinstance(error, KeyboardInterrupt):
             text, status = "interrupted; the same commands resume", 130
-        elif any(word in text for word in _LOST):
+        elif isinstance(error, (RuntimeError, ValueError)) and any(w in text for w in _LOST):
             reason, text = text[:_MOST_REASON], f"process {jax.process_index()}"
             text += f" of {jax.process_count()} stops: another one of the run is lost ({reason})"
             text += "; the same commands go on from the last checkpoint"

@@ -103,7 +103,8 @@ def test_one_message_brings_rows_of_every_type_back_to_the_bit() -> None:
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES)
     placement = on(3, [5, 2])._replace(mesh=mesh)
     draw = np.random.default_rng(0)
-    words = draw.integers(0, 2**32, (7, 4, 2), dtype=np.uint32)  # NaNs among the floats
+    words = draw.integers(0, 2**32, (7, 4, 2), dtype=np.uint32)
+    words[0, 0] = 0x7FC01234, 0xFFA07FB1  # NaNs, quiet and signalling
     rows = {
         "float32": words.view(np.float32), "int32": words[:, 0].view(np.int32), "uint32": words,
         "bool": words[:, 0, 0] % 2 == 0, "uint8": words.astype(np.uint8),
