@@ -17,6 +17,7 @@ from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.aggregation import Draw, deliver, draw_period, end_period, start_period
+from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.conditions import round_conditions
 from jfedsl.protocol.examples import fetch
 from jfedsl.protocol.exchange import Batch, ExchangeRecord, Presence, exchange
@@ -217,8 +218,12 @@ def _exchanges(
 def next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
     """Next mini-batches of clients `ids[P]`, gathered, augmented and normalised on the devices."""
     order, augmentation = fold(key, Purpose.BATCHES), fold(key, Purpose.AUGMENTATION)
-    positions = jax.vmap(
-        lambda n, d: batches.draw(order, data.partition, n, d, scheme.batch_size, scheme.sampling)
+    placement = scheme.placement
+    # Each device by itself: how long drawing takes depends on what is drawn.
+    positions = map_clients(
+        lambda n, d: batches.draw(order, data.partition, n, d, scheme.batch_size, scheme.sampling),
+        placement.places,
+        placement.mesh,
     )(ids, drawn)
     images, labels = fetch(scheme, data, positions)
     if scheme.augment is not None:
