@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import faulthandler
-import hashlib
 import json
 import os
 import socket
@@ -172,14 +171,11 @@ def agree(config: Config) -> None:
     if jax.process_count() == 1:
         return
     own = {n: v for n, v in dataclasses.asdict(config).items() if n not in _OWN}
-    text = json.dumps({**own, "number of devices": jax.local_device_count()}, sort_keys=True)
-    words = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
-    every = np.asarray(multihost_utils.process_allgather(words))
-    if (every != every[0]).any():
-        firsts, ours = json.loads(texts(text)[0]), json.loads(text)
-        names = [name for name in ours if firsts.get(name) != ours[name]]
-        what = ", ".join(names) or "not in this process"
-        allowed = f"one run: the same settings in all processes; differing: {what}"
+    own["number of devices"] = jax.local_device_count()
+    every = [json.loads(text) for text in texts(json.dumps(own))]
+    names = [name for name in own if any(one.get(name) != every[0].get(name) for one in every)]
+    if names:
+        allowed = f"one run: the same settings in all processes; differing: {', '.join(names)}"
         raise flag_error("coordinator", config.coordinator, allowed)
 
 
