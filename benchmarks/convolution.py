@@ -1,11 +1,14 @@
-"""What the forms of models/ops.py are worth: forward and backward inside a loop over clients.
+"""What the forms of models/ops.py are worth: forward and backward over clients.
 
     python benchmarks/convolution.py
+    python benchmarks/convolution.py --clients=100 --cases=small
 
 Each case is one 3x3 convolution or 2x2 pooling, forward and gradient of both operands, for every
 client in turn inside `lax.map`, our form against the plain one, in alternation; `ours, twice` is
-the derivative of the squared gradient, reverse over reverse. Prints a table and one JSON line a
-case; a multiply-add counts as 2 FLOPs, padding taps included.
+the derivative of the squared gradient, reverse over reverse. `vmapped` forms compute all clients
+at once: `plain vmapped` is a grouped convolution, `patches vmapped` one batched product of all
+shifted copies, `taps vmapped` nine batched products, one a tap of the kernel. Prints a table and
+one JSON line a case; a multiply-add counts as 2 FLOPs, padding taps included.
 """
 
 import json
@@ -24,6 +27,7 @@ from jfedsl.models import ops, pooling
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 _CLIENTS = flags.DEFINE_integer("clients", 8, "Clients in the loop.", lower_bound=1)
+_CASES = flags.DEFINE_enum("cases", "vgg", ["vgg", "small"], "Layers of which model.")
 
 Op = Callable[..., Array]
 
@@ -38,12 +42,22 @@ class Case(NamedTuple):
     channels: int
 
 
-CASES = (
-    Case("early convolution", 16, 32, 64, 64),
-    Case("middle convolution", 16, 8, 256, 256),
-    Case("map smaller than kernel", 16, 2, 512, 512),
-    Case("pooling", 16, 32, 64, 0),
-)
+CASES = {
+    "vgg": (
+        Case("early convolution", 16, 32, 64, 64),
+        Case("middle convolution", 16, 8, 256, 256),
+        Case("map smaller than kernel", 16, 2, 512, 512),
+        Case("pooling", 16, 32, 64, 0),
+    ),
+    "small": (
+        Case("conv1", 8, 32, 3, 16),
+        Case("conv2", 8, 16, 16, 32),
+        Case("conv3", 8, 8, 32, 32),
+        Case("conv4", 8, 4, 32, 64),
+        Case("conv5", 8, 2, 64, 64),
+        Case("pool1", 8, 32, 16, 0),
+    ),
+}
 
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -55,6 +69,22 @@ def _plain_conv(x: Array, w: Array) -> Array:
 
 def _our_conv(x: Array, w: Array) -> Array:
     return ops.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+
+
+def _shifted(x: Array) -> list[Array]:
+    """The nine views of `x[B, H, W, C]` that the taps of a 3x3 kernel see."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+
+
+def _patches(x: Array, w: Array) -> Array:
+    return jnp.concatenate(_shifted(x), axis=3) @ w.reshape(-1, w.shape[3])
+
+
+def _taps(x: Array, w: Array) -> Array:
+    taps = w.reshape(9, *w.shape[2:])
+    return sum((v @ tap for v, tap in zip(_shifted(x), taps, strict=True)), jnp.zeros(()))
 
 
 def _plain_pool(x: Array, w: Array) -> Array:
@@ -85,7 +115,7 @@ def _twice(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
 
 
 def _vmapped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The same for all clients at once: convolutions become grouped ones."""
+    """The same for all clients at once: plain convolutions become grouped ones."""
     return jax.jit(jax.vmap(jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))))
 
 
@@ -117,8 +147,11 @@ def measure(case: Case, clients: int, repeats: int) -> Result:
         "ours in a loop": _looped(ours),
         "ours, twice": _twice(ours),
         "plain in a loop": _looped(plain),
+        "ours vmapped": _vmapped(ours),
         "plain vmapped": _vmapped(plain),
     }
+    if case.channels:
+        forms |= {"patches vmapped": _vmapped(_patches), "taps vmapped": _vmapped(_taps)}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for form in forms.values():
         jax.block_until_ready(form(x, w))
@@ -134,7 +167,7 @@ def measure(case: Case, clients: int, repeats: int) -> Result:
 def main(_: list[str]) -> None:
     """Measures every case."""
     logging.set_verbosity(logging.ERROR)
-    results = [measure(case, _CLIENTS.value, _REPEATS.value) for case in CASES]
+    results = [measure(case, _CLIENTS.value, _REPEATS.value) for case in CASES[_CASES.value]]
     print(f"{'case':<26}{'form':<18}{'ms':>9}{'GFLOP/s':>9}{'times ours':>12}")
     for case, flops, seconds in results:
         least = statistics.median(seconds["ours in a loop"])

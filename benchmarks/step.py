@@ -137,9 +137,10 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _matmul_peak(dtype: str, size: int = 2048) -> float:
-    """FLOP/s of the best of five products of square matrices."""
-    product, a = jax.jit(jnp.matmul), jnp.ones((size, size), dtype)
+def _matmul_peak(dtype: str) -> float:
+    """FLOP/s of the best of five products of square matrices, large enough for the device."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    product, a = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
     product(a, a).block_until_ready()
     times = []
     for _ in range(5):
