@@ -1,9 +1,10 @@
 """Strict settings for every test: no silent promotion, no key used twice."""
 
-import atexit
-import shutil
+import getpass
+import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import image_sets
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+from jax._src.lru_cache import LRUCache
 from matplotlib.figure import Figure
 
 from jfedsl.data.builders import BUILDERS
@@ -28,11 +30,27 @@ jax.config.update("jax_debug_key_reuse", True)
 # scripts that tests run in processes of their own.
 jax.config.update("jax_disable_most_optimizations", True)
 
-# The same small programs are compiled again and again.
-_cache = tempfile.mkdtemp(prefix="jfedsl-tests-")
-atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", _cache)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# The same small programs are compiled again and again: all workers share what they compile, and so
+# do later runs. JAX's keys name versions and flags. Entries unused for a week are removed.
+_cache = Path(tempfile.gettempdir()) / f"jfedsl-tests-{getpass.getuser()}"
+_WEEK = 7 * 24 * 3600
+
+
+def _put(self: LRUCache, key: str, value: bytes) -> None:
+    """Writes an entry whole or not at all: JAX's own writing can be met half done."""
+    part = _cache / f"{key}.{os.getpid()}"
+    part.write_bytes(value)
+    part.rename(_cache / f"{key}-cache")
+
+
+LRUCache.put = _put
+_cache.mkdir(exist_ok=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    for entry in _cache.iterdir():
+        if entry.stat().st_atime < time.time() - _WEEK:
+            entry.unlink(missing_ok=True)
+jax.config.update("jax_compilation_cache_dir", str(_cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Few examples, the same each time; --hypothesis-profile=many has more, and others each time.
 for name, examples in (("few", 8), ("many", 100)):
