@@ -131,14 +131,14 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     )
     files: dict[str, export.Arrays] = {
         export.JOINED: export.named(scheme.model, whole),
-        "client.npz": export.named(scheme.model[:cut], halves[0]),
-        "server.npz": export.named(scheme.model[cut:], halves[1]),
+        export.CLIENT: export.named(scheme.model[:cut], halves[0]),
+        export.SERVER: export.named(scheme.model[cut:], halves[1]),
     }
     groups, model = evaluation.distinct_models(scheme, run.state)
     first = np.concatenate(groups)
     own = {
-        "client_masks.npz": _masks(run, first.astype(np.int32)),
-        "client_statistics.npz": _statistics(run, first),
+        export.CLIENT_MASKS: _masks(run, first.astype(np.int32)),
+        export.CLIENT_STATISTICS: _statistics(run, first),
     }
     files |= {name: arrays for name, arrays in own.items() if arrays}
     facts = {**_facts(run, result), "model_of_client": model.tolist()}

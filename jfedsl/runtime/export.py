@@ -17,7 +17,9 @@ from jfedsl.runtime.checkpoint import flatten
 from jfedsl.runtime.workdir import write_atomically
 
 FORMAT = "jfedsl export 1"
-MANIFEST, JOINED = "manifest.json", "joined.npz"
+MANIFEST, JOINED, CLIENT, SERVER = "manifest.json", "joined.npz", "client.npz", "server.npz"
+CLIENT_MASKS, CLIENT_STATISTICS = "client_masks.npz", "client_statistics.npz"
+_ARCHIVES = (JOINED, CLIENT, SERVER, CLIENT_MASKS, CLIENT_STATISTICS)
 
 Arrays = Mapping[str, Any]
 
@@ -37,7 +39,7 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
 
     Args:
       folder: made if need be; an earlier export is replaced once all archives are on the disk.
-      files: arrays by name, by the name of the archive.
+      files: arrays by name, by the name of the archive, one of those above.
       facts: plain values for the manifest.
 
     Raises:
@@ -46,6 +48,8 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
+    # A manifest may be anybody's: it never names a file to remove that is not one of ours.
+    stale = [name for name in _ARCHIVES if name in earlier and name not in files]
     with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
         for file, arrays in files.items():
             plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
@@ -54,7 +58,7 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
         (folder / MANIFEST).unlink(missing_ok=True)  # none of other files, were this killed
         for file in files:
             os.replace(Path(temporary) / file, folder / file)
-    for file in earlier.keys() - files.keys():
+    for file in stale:
         (folder / file).unlink(missing_ok=True)
     contents = {file: _contents(folder / file, arrays) for file, arrays in files.items()}
     write_atomically(folder / MANIFEST, _text({"format": FORMAT, **facts, "files": contents}))

@@ -20,7 +20,7 @@ ARRAYS = {
 
 def make(folder: Path) -> Path:
     half = {"params.a.kernel": ARRAYS["params.a.kernel"]}
-    export.write(folder, {"joined.npz": ARRAYS, "half.npz": half}, {"classes": 3})
+    export.write(folder, {"joined.npz": ARRAYS, "server.npz": half}, {"classes": 3})
     return folder
 
 
@@ -33,11 +33,11 @@ def test_round_trip_and_manifest(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == export.FORMAT and manifest["classes"] == 3
-    assert manifest["files"]["half.npz"]["arrays"] == {
+    assert manifest["files"]["server.npz"]["arrays"] == {
         "params.a.kernel": {"shape": [2, 3], "dtype": "float32"}
     }
     names = {p.name for p in folder.iterdir()}
-    assert names == {"joined.npz", "half.npz", "manifest.json"}
+    assert names == {"joined.npz", "server.npz", "manifest.json"}
 
 
 def test_writing_again_replaces(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_full_disk_leaves_the_earlier_export(
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space"):
         export.write(tmp_path, {"joined.npz": {"x": np.zeros(1)}}, {})
-    assert {p.name for p in tmp_path.iterdir()} == {"joined.npz", "half.npz", "manifest.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"joined.npz", "server.npz", "manifest.json"}
     assert export.read(tmp_path).keys() == ARRAYS.keys()
 
 
@@ -81,6 +81,25 @@ def test_a_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="manifest.json: not the manifest of an export"):
         make(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_no_name_in_a_manifest_removes_a_file_that_is_not_the_exports(tmp_path: Path) -> None:
+    folder, foreign = make(tmp_path / "export"), tmp_path / "foreign.txt"
+    for path in (foreign, folder / "notes.txt", folder / "config.json"):
+        path.write_text("kept")
+    (folder / "client_masks.npz").symlink_to(foreign)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    names = [
+        str(foreign), "../foreign.txt", "x/../../foreign.txt", "notes.txt", "config.json", "",
+        ".", "..", "manifest.json", "client_masks.npz", "a\0b", "~/x", "x" * 300,
+    ]  # fmt: skip
+    manifest["files"] |= dict.fromkeys(names)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    export.write(folder, {"joined.npz": {"x": np.zeros(1)}}, {})
+    assert {p.name for p in tmp_path.iterdir()} == {"export", "foreign.txt"}
+    here = {"joined.npz", "manifest.json", "notes.txt", "config.json"}
+    assert {p.name for p in folder.iterdir()} == here
+    assert foreign.read_text() == "kept"
 
 
 def damage(path: Path) -> None:
