@@ -14,6 +14,7 @@ class Allowed(NamedTuple):
 
     text: str
     test: Callable[[Any], bool]
+    names: Collection[str] = ()
 
 
 class OneOf(NamedTuple):

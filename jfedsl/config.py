@@ -231,7 +231,7 @@ class Config(ScaleKnobs, WirelessKnobs):
             value, allowed = getattr(self, field.name), field.metadata["allowed"]
             optional = value is None and field.default is None
             if not optional and (value is None or not allowed.test(value)):
-                raise flag_error(field.name, shown(value), allowed.text)
+                raise flag_error(field.name, shown(value), allowed.text, allowed.names)
         checks.together(self)
 
     @property

@@ -1,10 +1,54 @@
 """Errors that are printed as a single clear line, without a traceback."""
 
+import difflib
+import re
+from collections.abc import Collection
 from typing import Any
+
+_LONGEST_VALUE = 200  # characters; paths on clusters are long
+_LONGEST_LINE = 1000
+
+
+def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
+    r"""A text as one printable line: line ends become spaces, and a long middle is left out.
+
+    >>> one_line("a\n  b\x07")
+    'a b\\x07'
+    >>> one_line("0123456789", 5)
+    '0123…9'
+    """
+    return _printable(re.sub(r"\s*[\r\n]\s*", " ", _cut(text.strip(), longest)))
+
+
+def as_text(value: Any) -> str:
+    r"""A value for a message: line ends are written as such, and a long middle is left out.
+
+    >>> as_text("two\nlines")
+    'two\\nlines'
+    """
+    try:
+        text = str(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = hex(value)
+    return _printable(_cut(text, _LONGEST_VALUE))
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    return f"{text[: longest - end]}…{text[-end:]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UserError(ValueError):
     """Something the user can put right."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 class BusyError(UserError):
@@ -14,11 +58,32 @@ class BusyError(UserError):
 class TrainingError(RuntimeError):
     """Training cannot go on, such as a loss that is not finite."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
-def flag_error(flag: str, value: Any, allowed: str) -> UserError:
+
+def close_to(word: str, names: Collection[str], prefix: str = "") -> str:
+    """A question that names what was perhaps meant, to follow an error; "" if nothing is close.
+
+    >>> close_to("pool4", ["conv1", "pool1", "dense"])
+    '; did you mean pool1?'
+    """
+    lower = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(as_text(word).lower(), lower, n=2)
+    return f"; did you mean {' or '.join(prefix + lower[name] for name in found)}?" if found else ""
+
+
+def flag_error(flag: str, value: Any, allowed: str, names: Collection[str] = ()) -> UserError:
     """Returns an error that names the flag, the value given and what is allowed.
+
+    Args:
+      flag: its name, without dashes.
+      value: as it was given.
+      allowed: in words.
+      names: one of which the value may have been meant to be.
 
     >>> print(flag_error("dropout_rate", 1.5, "a rate in [0, 1)"))
     --dropout_rate=1.5: allowed is a rate in [0, 1)
     """
-    return UserError(f"--{flag}={value}: allowed is {allowed}")
+    text = as_text(value)
+    return UserError(f"--{flag}={text}: allowed is {allowed}{close_to(text, names)}")

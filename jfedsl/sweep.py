@@ -14,7 +14,7 @@ from absl import flags
 
 from jfedsl import links
 from jfedsl.config import Config, shown
-from jfedsl.errors import BusyError, UserError, flag_error
+from jfedsl.errors import BusyError, UserError, as_text, flag_error, one_line
 from jfedsl.resolved import resolved
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
@@ -59,7 +59,7 @@ def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str,
     for (case, arguments), values in product(named, list(product(*pairs))):
         name = ", ".join([*([case] if case else []), *values]) or "base"
         if name in found:
-            raise UserError(f"two settings of the grid are named {name}")
+            raise UserError(f"two settings of the grid are named {as_text(name)}")
         config = _config(base, name, [*arguments, *(f"--{value}" for value in values)])
         first = known.setdefault(tuple(resolved(config).items()), name)
         if first != name:
@@ -94,7 +94,7 @@ def _known(flag: str, name: str) -> str:
     names = [f.name for f in dataclasses.fields(Config) if f.name not in _OWN]
     if name not in names:
         allowed = "a flag of a run" + (", seeds by --seeds" if name == "seed" else "")
-        raise flag_error(flag, name, allowed)
+        raise flag_error(flag, name, allowed, names)
     return name
 
 
@@ -111,7 +111,7 @@ def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
         if idle:
             raise UserError(f"{idle[0]}: allowed is nothing here, where it means nothing")
     except (flags.Error, UserError) as error:
-        raise UserError(f"setting {name!r}: {' '.join(str(error).split())}") from None
+        raise UserError(f"setting {as_text(name)!r}: {error}") from None
     return config
 
 
@@ -174,7 +174,7 @@ def conduct(
             except (UserError, RuntimeError) as error:  # of JAX too, such as too little memory
                 failures += 1
                 _note_failure(config, error)
-                print(f"{what}: failed: {error}", flush=True)
+                print(f"{what}: failed: {one_line(str(error))}", flush=True)
             jax.clear_caches()  # what other runs can use is in --compilation_cache
         if summary is not None:
             print(f"{what}: test accuracy {summary['final_accuracy']:.4f}", flush=True)
@@ -186,7 +186,7 @@ def _note_failure(config: Config, error: Exception) -> None:
     """Leaves why a run failed in its folder, for the rows that other shards write."""
     folder = Path(config.workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _FAILED, " ".join(str(error).split()))
+    write_atomically(folder / _FAILED, one_line(str(error)))
 
 
 def _state(config: Config, summary: Any) -> str:

@@ -12,6 +12,8 @@ from jfedsl.runtime.workdir import differences
 
 WRONG = [
     ({"dataset": "cats"}, "--dataset=cats: allowed is one of digits"),
+    ({"model": "cnm"}, "allowed is one of cnn, mlp"),
+    ({"model": "cnm"}, "; did you mean cnn?"),
     ({"model": "gpt"}, "--model=gpt: allowed is one of cnn, mlp"),
     ({"train_examples": 0}, "--train_examples=0: allowed is a whole number from 1"),
     ({"augment": "rotate"}, "--augment=rotate: allowed is one of none, crop_flip"),
@@ -96,6 +98,7 @@ WRONG = [
     ({"model_down": "splitfc(0.1)"}, "--model_down=splitfc(0.1): allowed is splitfc for activ"),
     ({"smashed": "uniform([4,8])"}, "allowed is one for all, or 10, one for each client as bits"),
     ({"model_down": "feedback(sign)"}, "--model_down=feedback(sign): allowed is a chain without"),
+    ({"smashed": "unifrom(8)"}, "at character 1 (unifrom(8)); did you mean uniform?"),
     ({"client_backward": "int4"}, "--client_backward=int4: allowed is one of float, int8"),
     ({"participants": 11}, "--participants=11: allowed is at most --clients=10"),
     ({"participants": 0}, "--participants=0: allowed is a whole number from 1 to 2147483647"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from jfedsl import per_client
 from jfedsl.config import Config
-from jfedsl.errors import flag_error
+from jfedsl.errors import as_text, close_to, flag_error
 from jfedsl.wireless.network import DEVICES, NETWORKS, Network
 
 
@@ -80,17 +80,17 @@ def _by_class(config: Config) -> Hardware:
         allowed = f"numbers of {', '.join(DEVICES)}, such as 6*phone,4*sensor; {why}"
         return flag_error("device_classes", text, allowed)
 
-    rows = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*\*\s*(\w+)\s*", part)
+    counts: list[tuple[int, str]] = []
+    for part in map(str.strip, text.split(",")):
+        found = re.fullmatch(r"(\d{1,9})\s*\*\s*(\w+)", part)
         if found is None or found[2] not in DEVICES:
-            raise refuse(f"{part.strip() or 'an empty part'} is none of that")
-        rows += int(found[1]) * [DEVICES[found[2]]]
-        if len(rows) > config.clients:
-            break
-    if len(rows) != config.clients:
-        more = "more" if len(rows) > config.clients else f"{len(rows)}"
-        raise refuse(f"--clients={config.clients}, and these are {more}")
+            close = close_to(part.partition("*")[2].strip(), DEVICES)
+            raise refuse(f"{as_text(part) or 'an empty part'} is none of that{close}")
+        counts.append((int(found[1]), found[2]))
+    total = sum(count for count, _ in counts)
+    if total != config.clients:
+        raise refuse(f"--clients={config.clients}, and these are {total}")
+    rows = [DEVICES[name] for count, name in counts for _ in range(count)]
     order = np.random.default_rng((config.seed, config.clients)).permutation(len(rows))
     numbers = np.array(rows, np.float64)[order]
     return Hardware(*numbers.T)

@@ -6,7 +6,7 @@ number may differ by client: `uniform([4,8,8])` lists them, `uniform(4-8)` sprea
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import Array
 from jfedsl.compression.buckets import DEFAULT_BUCKET
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.table import COMPRESSORS, Entry, Parameter, fault
+from jfedsl.errors import as_text, close_to
 from jfedsl.per_client import PerClient
 
 # From a client's number, which may be traced, to its link.
@@ -125,11 +126,14 @@ class _Reader(NamedTuple):
     lead: int = 0
     remembers: bool = False
 
-    def wrong(self, allowed: str, node: ast.expr | ast.keyword) -> ExpressionError:
+    def wrong(
+        self, allowed: str, node: ast.expr | ast.keyword, names: Collection[str] = ()
+    ) -> ExpressionError:
         source = self.text.strip()
         before = source.encode()[: node.col_offset].decode(errors="ignore")
-        snippet = ast.get_source_segment(source, node) or ""
-        return ExpressionError(f"{allowed}, at character {self.lead + len(before) + 1} ({snippet})")
+        snippet = as_text(ast.get_source_segment(source, node) or "")
+        where = f"at character {self.lead + len(before) + 1} ({snippet})"
+        return ExpressionError(f"{allowed}, {where}{close_to(snippet.partition('(')[0], names)}")
 
     def wrong_at(self, place: int) -> ExpressionError:
         allowed = "compressors joined by |, as in dropout(0.2)|uniform(8)"
@@ -151,7 +155,7 @@ class _Reader(NamedTuple):
         named = node.func if isinstance(node, ast.Call) else node
         known = f"one of {', '.join(COMPRESSORS)}, or none alone"
         if not isinstance(named, ast.Name) or named.id not in COMPRESSORS:
-            raise self.wrong(known, node)
+            raise self.wrong(known, node, [*COMPRESSORS, "none"])
         entry = COMPRESSORS[named.id]
         given = node if isinstance(node, ast.Call) else ast.Call(named, [], [])
         if entry.batch and not self.place.batch:

@@ -80,7 +80,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
       UserError: names the file or folder at fault and what to do.
     """
     if name not in NAMES:
-        raise flag_error("dataset", name, f"one of {', '.join(NAMES)}")
+        raise flag_error("dataset", name, f"one of {', '.join(NAMES)}", NAMES)
     data_dir, folder = data_dir.expanduser(), prepared_folder(name, data_dir)
     if is_prepared(folder):
         return folder

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
+from jfedsl.errors import close_to
 from jfedsl.keys import fold
 
 Params = Any
@@ -208,10 +209,11 @@ def cut_index(model: Model, cut: str) -> int:
         allowed, ready for an error line.
     """
     names = [layer.name for layer in model]
-    index = int(cut) if re.fullmatch("-?[0-9]+", cut) else [*names, cut].index(cut) + 1
+    index = int(cut) if re.fullmatch("-?[0-9]{1,9}", cut) else [*names, cut].index(cut) + 1
     if not 0 < index < len(model):
         listed = ", ".join(names[:-1])
-        raise ValueError(f"a layer to cut after ({listed}) or a number from 1 to {len(model) - 1}")
+        allowed = f"a layer to cut after ({listed}) or a number from 1 to {len(model) - 1}"
+        raise ValueError(allowed + close_to(cut, names[:-1]))
     return index
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, UserError
+from jfedsl.errors import TrainingError, UserError, as_text, close_to
 from jfedsl.runtime.flags import define_flags, from_flags
 
 
@@ -18,8 +18,13 @@ def _parse(arguments: list[str], operands: bool) -> list[str]:
         if len(rest) > 1 and not operands:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
         return rest
+    except SystemExit:  # the help has been printed, to which absl gives status 1
+        sys.exit(0)
+    except flags.UnrecognizedFlagError as error:
+        close = close_to(error.flagname, list(flags.FLAGS), "--")
+        raise UserError(f"unknown flag --{as_text(error.flagname)}{close}") from error
     except flags.Error as error:
-        raise UserError(" ".join(str(error).removeprefix("flag ").split())) from error
+        raise UserError(str(error).removeprefix("flag ")) from error
 
 
 def run(main: Callable[[Config], object]) -> None:
