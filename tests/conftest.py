@@ -13,11 +13,11 @@ import image_sets
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
-from jax._src.lru_cache import LRUCache
 from matplotlib.figure import Figure
 
 from jfedsl.data.builders import BUILDERS
 from jfedsl.data.preparation import prepare
+from jfedsl.runtime import program_cache
 
 # Started as a job in the background, tests and the scripts that they start would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,16 +34,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 # do later runs. JAX's keys name versions and flags. Entries unused for a week are removed.
 _cache = Path(tempfile.gettempdir()) / f"jfedsl-tests-{getpass.getuser()}"
 _WEEK = 7 * 24 * 3600
-
-
-def _put(self: LRUCache, key: str, value: bytes) -> None:
-    """Writes an entry whole or not at all: JAX's own writing can be met half done."""
-    part = _cache / f"{key}.{os.getpid()}"
-    part.write_bytes(value)
-    part.rename(_cache / f"{key}-cache")
-
-
-LRUCache.put = _put
+program_cache.mend()  # workers meet each other's entries
 _cache.mkdir(exist_ok=True)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     for entry in _cache.iterdir():

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from jfedsl.runtime import program_cache
+
 # XLA logs this as an error about every program that it loads on CPU, as its own tuning hints are
 # no features of a processor; the results are right. Other lines pass.
 _NOISE = b"cpu_aot_loader.cc"
@@ -29,6 +31,7 @@ def keep_programs(folder: str) -> None:
       folder: may start with `~`; empty for none.
     """
     global _ours
+    program_cache.mend()
     if _folder() not in (None, _ours):
         return
     _ours = str(Path(folder).expanduser().absolute() / _processor()) if folder else None

@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax._src.lru_cache import LRUCache
+from jax.experimental.compilation_cache import compilation_cache
 
 from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
 
@@ -65,6 +70,42 @@ def test_the_last_call_decides_and_a_folder_of_another_hand_stays(tmp_path: Path
     finally:
         keep_programs("")
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_damaged_program_is_replaced_and_one_that_cannot_be_read_now_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX would report it, and compile it again, in every run to come."""
+    settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in settings]
+
+    def call() -> None:
+        jax.clear_caches()
+        x = np.ones(3, np.float32)
+        assert np.all(np.asarray(jax.jit(lambda x: x * 2.5).lower(x).compile()(x)) == 2.5)
+
+    try:
+        for name, value in zip(settings, (str(tmp_path), 0.0), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        call()
+        (entry,) = tmp_path.iterdir()
+        whole = entry.read_bytes()
+        with warnings.catch_warnings(action="error"):
+            for damage in (b"", whole[:100], whole[:50] + b"?" + whole[51:]):
+                entry.write_bytes(damage)
+                call()
+                assert list(tmp_path.iterdir()) == [entry]
+                assert abs(len(entry.read_bytes()) - len(whole)) < 100  # the time it took differs
+        changed = entry.stat().st_mtime_ns
+        with pytest.warns(match="Input/output"), monkeypatch.context() as patch:
+            patch.setattr(LRUCache, "get", Mock(side_effect=OSError(5, "Input/output error")))
+            call()
+        assert entry.stat().st_mtime_ns == changed
+    finally:
+        for name, value in zip(settings, before, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path: Path) -> None:
