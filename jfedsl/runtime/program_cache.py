@@ -43,8 +43,9 @@ def _removing(load: Callable[..., Any]) -> Callable[..., Any]:
         except (OSError, MemoryError):
             raise  # says nothing of the entry
         except Exception:  # whatever the decoder or XLA make of it
+            folder = getattr(jax.config, "jax_compilation_cache_dir", None)
             try:
-                Path(str(jax.config.jax_compilation_cache_dir), _NAME.format(key)).unlink()
+                Path(str(folder), _NAME.format(key)).unlink()
             except OSError:
                 pass  # no file of ours, or not ours to remove
             else:
