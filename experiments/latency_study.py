@@ -50,4 +50,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, one_run=False)

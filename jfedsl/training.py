@@ -97,6 +97,8 @@ class _Run:
         self.last: tuple[Cost, np.ndarray] | None = None  # round, with its participants
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
+        if restored is not None and config.progress != "none" and distributed.first():
+            print(f"resuming after round {self.round} of {config.rounds}", flush=True)
         self.staging = None
         if experiment.scheme.stages:
             self.staging = Staging(experiment, self.state, stored)

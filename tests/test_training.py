@@ -180,10 +180,11 @@ def test_a_finished_run_changes_nothing(finished):
     assert summary["bytes"] == finished[1]["bytes"]
 
 
-def test_more_rounds_continue_and_fewer_are_refused(finished, tmp_path):
+def test_more_rounds_continue_and_fewer_are_refused(finished, tmp_path, capsys):
     workdir = tmp_path / "longer"
     shutil.copytree(finished[0], workdir)
-    training.train(small(workdir, rounds=12))
+    training.train(small(workdir, rounds=12, progress="lines"))
+    assert "resuming after round 10 of 12\n" in capsys.readouterr().out
     assert metrics(workdir)[:10] == metrics(finished[0])
     assert len(metrics(workdir)) == 12
     config = (workdir / "config.json").read_text()

@@ -63,3 +63,9 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
         field.name: flag_values[field.name].value for field in dataclasses.fields(Config)
     }
     return Config(**values)
+
+
+def set_defaults(config: Config, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Makes the settings of a config the defaults of their flags."""
+    for field in dataclasses.fields(Config):
+        flag_values.set_default(field.name, getattr(config, field.name))

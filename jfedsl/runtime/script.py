@@ -9,11 +9,14 @@ from absl import app, flags, logging
 
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, as_text, close_to
-from jfedsl.runtime.flags import define_flags, from_flags
+from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
+from jfedsl.runtime.sources import defaults, define_sources
+from jfedsl.runtime.workdir import check
 
 
-def _parse(arguments: list[str], operands: bool) -> list[str]:
+def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], None]) -> list[str]:
     try:
+        define(arguments)
         rest = flags.FLAGS(arguments)
         if len(rest) > 1 and not operands:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
@@ -27,23 +30,52 @@ def _parse(arguments: list[str], operands: bool) -> list[str]:
         raise UserError(str(error).removeprefix("flag ")) from error
 
 
-def run(main: Callable[[Config], object]) -> None:
-    """Runs `main` on the config that the command line describes, as `start` does."""
-    define_flags()
-    for field in dataclasses.fields(Config):  # so that --help shows them
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
+def run(main: Callable[[Config], object], one_run: bool = True) -> None:
+    """Runs `main` on the config that the command line describes, as `start` does.
+
+    Args:
+      main: takes the config.
+      one_run: whether it trains one run, which `--resume` can go on with.
+    """
+
+    def define(arguments: list[str]) -> None:
+        base = defaults(arguments, one_run)  # may add to the tables that the flags' help lists
+        define_flags()
+        for name in [field.name for field in dataclasses.fields(Config)] + define_sources(one_run):
+            # So that --help shows it.
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        set_defaults(base)
+
+    def configured(_: list[str]) -> None:
+        config = from_flags()
+        if one_run and flags.FLAGS["resume"].value:
+            check(config, "resume")
+        main(config)
+
     start(
-        lambda _: main(from_flags()),
+        configured,
         "interrupted; the same command with the run's --workdir resumes",
+        define=define,
     )
 
 
-def start(main: Callable[[list[str]], object], interrupted: str, operands: bool = False) -> None:
+def start(
+    main: Callable[[list[str]], object],
+    interrupted: str,
+    operands: bool = False,
+    define: Callable[[list[str]], None] = lambda _: None,
+) -> None:
     """Parses the command line, then runs `main` on what is no flag.
 
     That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
     and exits with status 2, a failed training with 1, an interruption prints `interrupted` and
     exits with 130; none of them prints a traceback.
+
+    Args:
+      main: takes the arguments that are no flags.
+      interrupted: what to say then.
+      operands: whether there may be such arguments.
+      define: defines flags that depend on the command line, which it gets first.
     """
 
     def guarded(arguments: list[str]) -> None:
@@ -58,7 +90,7 @@ def start(main: Callable[[list[str]], object], interrupted: str, operands: bool 
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            return _parse(arguments, operands)
+            return _parse(arguments, operands, define)
         except UserError as error:
             _exit(str(error), 2)
 

@@ -23,8 +23,15 @@ def read_config(workdir: Path) -> Config | None:
       UserError: its config cannot be read.
     """
     path = workdir / CONFIG
-    if not path.exists():
-        return None
+    return read_settings(path) if path.exists() else None
+
+
+def read_settings(path: Path) -> Config:
+    """The config in a file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     try:
         return Config.from_json(path.read_text())
     except (UserError, OSError, UnicodeDecodeError) as error:
@@ -52,8 +59,12 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def check(config: Config) -> None:
+def check(config: Config, flag: str = "workdir") -> None:
     """Refuses a folder that this config may not use; touches nothing.
+
+    Args:
+      config: of the run.
+      flag: that named the folder, for errors.
 
     Raises:
       UserError: the folder holds a run of another config, or something that is no run.
@@ -62,16 +73,16 @@ def check(config: Config) -> None:
         return
     path = Path(config.workdir)
     if path.exists() and not path.is_dir():
-        raise flag_error("workdir", path, "a folder; this is a file")
+        raise flag_error(flag, path, "a folder; this is a file")
     old = read_config(path)
     if old is not None:
         differing = differences(old, config)
         if differing:
             raise flag_error(
-                "workdir", path, f"a run of the same settings; differing: {', '.join(differing)}"
+                flag, path, f"a run of the same settings; differing: {', '.join(differing)}"
             )
     elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-        raise flag_error("workdir", path, "a new or empty folder, or one of an earlier run")
+        raise flag_error(flag, path, "a new or empty folder, or one of an earlier run")
 
 
 @contextlib.contextmanager
