@@ -10,11 +10,10 @@ import numpy as np
 from jfedsl.build import Experiment
 from jfedsl.config import Config
 from jfedsl.protocol.traffic import uncompressed_bytes
-from jfedsl.runtime import figures, workdir
+from jfedsl.runtime import workdir
 from jfedsl.runtime.events import Events
 from jfedsl.runtime.metrics import Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
-from jfedsl.runtime.timeline import timeline
 from jfedsl.summary import environment
 from jfedsl.wireless.cost import Cost
 
@@ -37,27 +36,30 @@ class Journal:
         simulated = scheme.radio is not None
         self._metrics = Metrics(folder / "metrics.csv", rounds, scheme.pruner.names, simulated)
         self._events = Events(folder / "tensorboard", rounds)
+        self._pending: list[Row] = []
         self._progress = Progress(config.progress, rounds, config.rounds)
-        picture = folder / "labels.png"
-        if not picture.exists():
-            figures.labels(experiment.label_counts, f"Examples of {self._clients()}", picture)
 
     def note(self, text: str) -> None:
         """Says what is going on."""
         self._progress.note(text)
 
     def log(self, rows: list[Row]) -> None:
-        """Writes rows of metrics."""
+        """Writes rows of metrics; events follow with the next `update` or at the end."""
         self._metrics.append(rows)
-        self._events.append(rows)
+        self._pending += rows
 
     def update(self, rounds: int, loss: float | None, accuracy: float | None) -> None:
         """Shows how far the run is."""
         self._progress.update(rounds, loss, accuracy)
+        # After the first rounds are shown, as the libraries for both take long to import.
+        self._write_events()
+        self._draw_labels()
+        self._progress.start(rounds)
 
     def close(self) -> None:
         """Ends the progress and the events."""
         self._progress.close()
+        self._write_events()
         self._events.close()
 
     def report(
@@ -72,6 +74,9 @@ class Journal:
         Returns:
           The summary, with the folder as `workdir`.
         """
+        from jfedsl.runtime import figures  # here, as Matplotlib takes long to import
+        from jfedsl.runtime.timeline import timeline
+
         config, rows, scheme = self._config, self._metrics.rows(), self._experiment.scheme
         params, stats = jax.eval_shape(lambda: self._experiment.initial)
         summary = summarise(rows, config.target_accuracy)
@@ -94,6 +99,18 @@ class Journal:
         if last is not None:
             timeline(*last, f"Round {len(rows)}: {title}", self._folder / "timeline.png")
         return {**summary, "workdir": str(self._folder)}
+
+    def _write_events(self) -> None:
+        if self._pending:
+            self._events.append(self._pending)
+            self._pending = []
+
+    def _draw_labels(self) -> None:
+        picture = self._folder / "labels.png"
+        if not picture.exists():
+            from jfedsl.runtime import figures  # here, as Matplotlib takes long to import
+
+            figures.labels(self._experiment.label_counts, f"Examples of {self._clients()}", picture)
 
     def _clients(self) -> str:
         config = self._config

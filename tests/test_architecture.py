@@ -1,6 +1,8 @@
 """Each room imports only from rooms above it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
@@ -48,6 +50,15 @@ def test_only_the_builders_see_the_config():
     for room in below:
         for path in [*PACKAGE.glob(f"{room}.py"), *PACKAGE.glob(f"{room}/*.py")]:
             assert "config" not in imported(path), path
+
+
+def test_a_run_begins_without_libraries_that_only_its_end_or_others_need():
+    """Importing them takes longer than all that the package itself imports."""
+    late = {"matplotlib", "PIL", "sklearn", "scipy", "tensorboardX", "tensorflow_datasets", "torch"}
+    begin = "import sys, jfedsl.training; from jfedsl.data.datasets import load; load('digits', '')"
+    command = [sys.executable, "-c", f"{begin}; print(*({late} & set(sys.modules)))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_files_stay_short():

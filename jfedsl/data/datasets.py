@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from PIL import Image
 
-from jfedsl.data import preparation
+from jfedsl.data import digits, preparation
 from jfedsl.errors import UserError
 
 _LARGEST, _MOST_CLASSES = 1e15, 1_000_000
@@ -183,15 +182,8 @@ def subset(split: Split, examples: int) -> Split:
 def _digits(data_dir: str) -> Dataset:
     """The 1797 8x8 digits bundled with scikit-learn; a fixed fifth of each class is for testing."""
     del data_dir
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    bunch = load_digits()
-    images = bunch.images.astype(np.uint8)[..., None]
-    labels = bunch.target.astype(np.int32)
-    train, test = train_test_split(
-        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
-    )
+    images, labels = digits.read()
+    train, test = digits.split(labels)
     return Dataset(
         Split(images[train], labels[train]), Split(images[test], labels[test]), classes=10
     )
@@ -238,6 +230,8 @@ def _split(source: Any, lazily: bool) -> Split:
 
 def _decode(examples: Any) -> np.ndarray:
     """Images of examples; with Pillow at once, which takes half the time TFDS takes."""
+    from PIL import Image  # here, as the default data set needs none
+
     return np.stack([np.asarray(Image.open(io.BytesIO(e["image"]))) for e in examples])
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from jfedsl.data.datasets import (
     DATASETS,
@@ -45,19 +46,14 @@ def test_digits_have_1437_training_and_360_test_images_of_8x8() -> None:
     assert digits().test.images.shape == (360, 8, 8, 1)
 
 
-def rows(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Each image with its label as one row, sorted, to compare as multisets."""
-    flat = np.column_stack([images.reshape(len(images), -1), labels]).astype(int)
-    return flat[np.lexsort(flat.T)]
-
-
-def test_digits_are_all_there_once() -> None:
-    train, test = digits().train, digits().test
+def test_digits_are_those_of_scikit_learn_in_the_order_of_its_split() -> None:
     bunch = load_digits()
-    np.testing.assert_array_equal(
-        rows(np.concatenate([train.images, test.images]), np.append(train.labels, test.labels)),
-        rows(bunch.images, bunch.target),
-    )
+    images, labels = bunch.images.astype(np.uint8)[..., None], bunch.target
+    split = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    train, test = digits().train, digits().test
+    own = (train.images, test.images, train.labels, test.labels)
+    for found, expected in zip(own, split, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_no_digit_is_in_both_splits() -> None:

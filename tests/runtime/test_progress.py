@@ -1,6 +1,7 @@
 """Progress as lines, as a bar, and not at all."""
 
 import pytest
+from tqdm import tqdm
 
 from jfedsl.runtime.progress import Progress
 
@@ -8,8 +9,9 @@ from jfedsl.runtime.progress import Progress
 def show(style):
     progress = Progress(style, 2, 6)
     progress.note("compiling")
-    progress.update(4, 0.5, 0.75)
-    progress.update(5, 0.25, None)
+    for round_, loss, accuracy in ((4, 0.5, 0.75), (5, 0.25, None)):
+        progress.update(round_, loss, accuracy)
+        progress.start(round_)
     progress.close()
 
 
@@ -17,8 +19,26 @@ def test_lines_name_round_loss_and_the_last_accuracy(capsys):
     show("lines")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "compiling"
-    assert lines[1].startswith("round 4/6: loss 0.5000, accuracy 0.7500, ")
+    assert lines[1] == "round 4/6: loss 0.5000, accuracy 0.7500"
     assert lines[2].startswith("round 5/6: loss 0.2500, accuracy 0.7500, ")
+
+
+def test_time_left_leaves_out_what_came_before_the_start(capsys, monkeypatch):
+    now = iter([500.0, 507.0])  # 7 s for one round, after 500 that compiled and did two
+    monkeypatch.setattr("jfedsl.runtime.progress.time.monotonic", lambda: next(now))
+    show("lines")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "round 5/6: loss 0.2500, accuracy 0.7500, 7 s left"
+
+
+def test_a_bar_counts_from_the_start(monkeypatch):
+    bars = []
+    monkeypatch.setattr(
+        "jfedsl.runtime.progress.tqdm",
+        lambda *args, **kwargs: bars.append(tqdm(*args, **kwargs)) or bars[-1],
+    )
+    show("bar")
+    assert [bar.initial for bar in bars] == [2, 4]
 
 
 def test_bar_counts_rounds(capsys):
