@@ -24,7 +24,7 @@ from jfedsl.protocol.state import Scheme, State
 from jfedsl.runs import CHECKPOINTS, weights_of
 from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
-from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
+from jfedsl.runtime.compilation import compiled, keep_programs
 from jfedsl.runtime.metrics import KEPT, STREAMS, Row
 from jfedsl.simulation import columns, costs_of
 from jfedsl.wireless.cost import Cost
@@ -52,8 +52,7 @@ def train(config: Config) -> dict[str, Any]:
         distributed.agree(config)
         workdir.check(config)
         keep_programs(config.compilation_cache)
-        with without_noise():
-            experiment = _prepare(config)
+        experiment = _prepare(config)
         with distributed.only_first(lambda: workdir.hold(config)) as folder:
             if config.progress != "none" and distributed.first():
                 print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
@@ -86,14 +85,13 @@ class _Run:
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
         stored: dict[str, np.ndarray] = {}
-        with without_noise():
-            if restored is None:
-                self.state = experiment.init()
-            else:
-                self.round, state, stored, counters = restored
-                self.state = settle(experiment.scheme, state)
-                self.cumulative_bytes = counters["cumulative_bytes"]
-                self.cumulative_seconds = counters["cumulative_seconds"]
+        if restored is None:
+            self.state = experiment.init()
+        else:
+            self.round, state, stored, counters = restored
+            self.state = settle(experiment.scheme, state)
+            self.cumulative_bytes = counters["cumulative_bytes"]
+            self.cumulative_seconds = counters["cumulative_seconds"]
         self.last: tuple[Cost, np.ndarray] | None = None  # round, with its participants
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")

@@ -15,7 +15,7 @@ from jfedsl.planner.outlook import Outlook, Survey
 from jfedsl.planner.settings import Changes, configs_of
 from jfedsl.planner.source import Measured, effects_of, measured
 from jfedsl.runtime import pareto_figure
-from jfedsl.runtime.compilation import keep_programs, without_noise
+from jfedsl.runtime.compilation import keep_programs
 from jfedsl.runtime.pareto_figure import Panel
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.theory.bound import best_step_size, bound
@@ -141,8 +141,7 @@ def make(
     keep_programs(base.compilation_cache)
     configs, soonest = list(grid_of.flat), isinstance(source, Path) or goal.target is not None
     rounds = settings.rounds_in(source, configs) if isinstance(source, Path) else None
-    with without_noise():
-        survey = planning.survey(grid_of)
+    survey = planning.survey(grid_of)
     grid = survey.grid
     if isinstance(source, Path):
         assert rounds is not None

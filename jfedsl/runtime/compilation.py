@@ -1,11 +1,8 @@
 """Compiled programs, kept on the disk from one start to the next."""
 
-import contextlib
 import hashlib
-import os
 import platform
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +10,6 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jfedsl.runtime import program_cache
-
-# XLA logs this as an error about every program that it loads on CPU, as its own tuning hints are
-# no features of a processor; the results are right. Other lines pass.
-_NOISE = b"cpu_aot_loader.cc"
 
 _ours: str | None = None  # the folder that keep_programs set, as that is a setting of the process
 
@@ -47,45 +40,10 @@ def _folder() -> str | None:
 
 def _processor() -> str:
     """A name for what programs compiled on this processor can run on."""
-    features = platform.processor()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    features = platform.processor() + program_cache.processor_features()
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
     """Compiles a jitted function for arguments of these shapes, or loads it from the folder."""
-    with without_noise():
-        return function.lower(*arguments).compile()
-
-
-@contextlib.contextmanager
-def without_noise() -> Iterator[None]:
-    """Passes on what the process writes to standard error, line by line, but for noise."""
-    if jax.default_backend() != "cpu" or _folder() is None:
-        yield
-        return
-    try:
-        kept = os.dup(2)
-    except OSError:  # standard error is closed
-        yield
-        return
-    reading, writing = os.pipe()
-    os.dup2(writing, 2)
-    os.close(writing)
-    thread = threading.Thread(target=_pass_on, args=(reading, kept))
-    thread.start()
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)  # closes the last end of the pipe to write to, and so ends the thread
-        thread.join()
-        os.close(kept)
-
-
-def _pass_on(source: int, target: int) -> None:
-    with os.fdopen(source, "rb") as lines, contextlib.suppress(OSError):
-        for line in lines:
-            if _NOISE not in line:
-                os.write(target, line)
+    return function.lower(*arguments).compile()

@@ -1,4 +1,4 @@
-"""Programs kept on the disk, and the one line of noise that is held back."""
+"""Programs kept on the disk, and what XLA says of them."""
 
 import os
 import subprocess
@@ -14,13 +14,15 @@ import pytest
 from jax._src.lru_cache import LRUCache
 from jax.experimental.compilation_cache import compilation_cache
 
-from jfedsl.runtime.compilation import compiled, keep_programs, without_noise
+from jfedsl.runtime import program_cache
+from jfedsl.runtime.compilation import compiled, keep_programs
 
 PROGRAM = """
 import sys
 import jax
 import numpy as np
 jax.numpy.zeros(3).sum()  # JAX has looked for a folder, and found none
+from jfedsl.runtime import program_cache
 from jfedsl.runtime.compilation import compiled, keep_programs
 keep_programs(sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -114,11 +116,28 @@ def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path: Path) -> N
     assert done.returncode == 0 and "Error" in done.stderr
 
 
-def test_only_noise_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), without_noise():
-        os.write(2, b"E1 cpu_aot_loader.cc:195] Loading\nsomething real\n")
-        raise KeyError
-    assert capfd.readouterr().err == "something real\n"
+def test_standard_error_stays_what_it_is_while_something_compiles(tmp_path: Path) -> None:
+    seen = []
+
+    def function(x: jax.Array) -> jax.Array:  # a helper process started here would inherit it
+        seen.append(os.fstat(2))
+        return x + 1
+
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        compiled(jax.jit(function), jnp.ones(3))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert (seen[0].st_dev, seen[0].st_ino) == (os.fstat(2).st_dev, os.fstat(2).st_ino)
+
+
+def test_features_that_the_processor_lacks_stay_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_cache, "processor_features", lambda: "flags : avx512f avx512_vnni")
+    extract = program_cache._unhinted(lambda entry: (entry, 7))
+    entry = b"+64bit,+avx512f,+avx512fp16,+avx512vnni,+prefer-no-gather,+sse2,-avx512bf16"
+    listed = b"+64bit,-avx512f,+avx512fp16,-avx512vnni,-prefer-no-gather,+sse2,-avx512bf16"
+    assert extract(entry) == (listed, 7)
 
 
 def test_compiled_is_the_function_for_those_shapes() -> None:
