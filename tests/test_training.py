@@ -149,7 +149,8 @@ def test_rates_become_rungs_and_the_log_says_so(tmp_path, capsys):
     changes = {**MOVING, "prune_rate": (0.45,), "prune_ramp_rounds": 0, "rounds": 1}
     training.train(small(tmp_path / "rungs", **changes, progress="lines"))
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1] == "pruning rate 0.45: 4 clients keep 0.5 of the channels"
+    assert printed[1] == "4 clients, 3 of them in a period, on 1 cpu device"
+    assert printed[2] == "pruning rate 0.45: 4 clients keep 0.5 of the channels"
     flops = json.loads((tmp_path / "rungs" / "summary.json").read_text())["client_flops"]
     dense = 2 * 2 * 64 * 256
     assert flops == {"dense": dense, "pruned": dense / 2}
@@ -158,7 +159,7 @@ def test_rates_become_rungs_and_the_log_says_so(tmp_path, capsys):
 def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path):
     changes = {**MOVING, "prune_policy": "by_resource", "client_capacity": "1,0.5,0.6,0.1"}
     experiment = build(small(tmp_path, **changes))
-    assert experiment.notes == [
+    assert experiment.notes[1:] == [
         "client_capacity: 1 below 0.25 get the narrowest rung all the same",
         "pruning rate 0: 1 client keeps 1 of the channels",
         "pruning rate 0.5: 2 clients keep 0.5 of the channels",

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
 from jfedsl.algorithms.centralized import pooled
 from jfedsl.build.examples import pixels_of, subset_of
+from jfedsl.build.layout import layout_of
 from jfedsl.build.limits import check_sizes
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
@@ -58,7 +59,7 @@ class Experiment(NamedTuple):
       initial: parameters and statistics of the whole model before the first round.
       label_counts: examples of each class that each client has, int `[C, classes]`.
       client_flops: of a client's products.
-      notes: what became of settings, a line each.
+      notes: where clients compute, and what became of settings, a line each.
     """
 
     algorithm: Algorithm
@@ -158,7 +159,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         initial=initial,
         label_counts=partition.label_counts(shares, dataset.train.labels, dataset.classes),
         client_flops=pruning.flops,
-        notes=pruning.notes,
+        notes=[layout_of(algorithm, scheme), *pruning.notes],
     )
 
 
