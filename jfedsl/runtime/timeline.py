@@ -23,9 +23,11 @@ COLOURS = {
     "backward": "tab:cyan",
     "model up": "tab:red",
     "waiting": "0.9",
+    "sent in vain": "#ff3fa4",
+    "exchange lost": "#ffc9e4",
 }
 
-_MOST = 16  # participants in a picture
+_MOST, _LOST = 16, 4  # participants in a picture, and those of them that lost an exchange
 _ROUNDING = 1e-6  # of a stage: who is waited for does not wait that long
 _THICK = 0.8  # of a row
 
@@ -40,6 +42,8 @@ class Segment(NamedTuple):
 
 def segments(cost: Cost, participant: int) -> list[Segment]:
     """A participant's round, segment after segment; the server's computing is one of them.
+
+    What it sends or receives in vain is a kind of its own, and so is the rest of such an exchange.
 
     Args:
       cost: of one round, NumPy arrays.
@@ -73,30 +77,49 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
     """Kinds and seconds of a round in order, also of what takes 0 s."""
     first, up, server, down, last = stages
 
-    def spent(stage: Stage, *step: int) -> tuple[float, float, float]:
-        """Seconds that one computes, sends or receives, and waits in a stage."""
+    def spent(stage: Stage, *step: int) -> tuple[bool, float, float, float]:
+        """Whether one managed a stage; seconds that it computes, sends or receives, and waits."""
         whole = float(stage.seconds[step])
         computes = float(stage.computing[(*step, participant)])
         sends = float(stage.sending[(*step, participant)])
         waits = whole - computes - sends
-        return computes, sends, waits if waits > _ROUNDING * whole else 0.0
+        done = bool(stage.done[(*step, participant)])
+        return done, computes, sends, waits if waits > _ROUNDING * whole else 0.0
 
-    _, receives, waits = spent(first)
-    yield "model down", receives
-    yield "waiting", waits
-    for i in range(len(server)):
-        computes, sends, waits = spent(up, i)
-        yield "forward", computes
-        yield "activations up", sends
+    def alone(kind: str, stage: Stage) -> Iterator[tuple[str, float]]:
+        done, _, sends, waits = spent(stage)
+        yield kind if done else "sent in vain", sends
         yield "waiting", waits
+
+    yield from alone("model down", first)
+    for i in range(len(server)):
+        done, computes, sends, waits = spent(up, i)
+        yield "forward", computes
+        yield "activations up" if done else "sent in vain", sends
+        yield "waiting" if done else "exchange lost", waits
         yield "server", float(server[i])
-        computes, receives, waits = spent(down, i)
+        _, computes, receives, waits = spent(down, i)
         yield "gradients down", receives
         yield "backward", computes
-        yield "waiting", waits
-    _, sends, waits = spent(last)
-    yield "model up", sends
-    yield "waiting", waits
+        yield "waiting" if done else "exchange lost", waits
+    yield from alone("model up", last)
+
+
+def _drawn(cost: Cost) -> tuple[list[int], str]:
+    """Places among the `[K]` of who is drawn, and what is said of that: of few participants, all.
+
+    Of many those who wait least, as they are waited for, and some of those who lost an exchange.
+    """
+    order = np.argsort(cost.waiting, kind="stable").tolist()
+    if len(order) <= _MOST:
+        return order, ""
+    done = cost.stages[1].done  # `[S, K]`, or in turns `[K, S, 1]`
+    every = done.all(axis=(1, 2)) if done.ndim == 3 else done.all(axis=0)
+    out = [n for n in order if not every[n]]
+    some = out[:_LOST]
+    least = [n for n in order if n not in some][: _MOST - len(some)]
+    text = f"the {len(least)} of {len(order)} that wait least"
+    return least + some, f"{text}, {len(some)} of {len(out)} that lost exchanges" if out else text
 
 
 def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
@@ -104,12 +127,12 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
 
     Args:
       cost: of one round, NumPy arrays.
-      ids: numbers of the participants, int `[K]`; of many only those are drawn who wait least.
+      ids: numbers of the participants, int `[K]`; of many only some are drawn.
       title: over the picture.
       path: of the picture.
     """
-    drawn = np.argsort(cost.waiting, kind="stable")[:_MOST]
-    rows = {f"client {ids[n]}": segments(cost, int(n)) for n in drawn}
+    drawn, text = _drawn(cost)
+    rows = {f"client {ids[n]}": segments(cost, n) for n in drawn}
     serving = [s for s in next(iter(rows.values())) if s.kind == "server"]
     whole = Segment("waiting", 0.0, float(cost.seconds))
     figure = Figure(figsize=(10, 1.9 + 0.28 * (1 + len(rows))), layout="constrained")
@@ -122,8 +145,7 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
     axis.set_ylim(len(rows) + 0.6, -0.6)
     axis.set_xlim(0, whole.seconds or None)
     axis.set_xlabel("simulated seconds")
-    if len(drawn) < len(ids):
-        axis.set_ylabel(f"the {len(drawn)} of {len(ids)} that wait least")
+    axis.set_ylabel(text)
     axis.grid(alpha=0.3, axis="x")
     axis.set_axisbelow(True)
     seen = {"waiting"} | {s.kind for found in rows.values() for s in found}

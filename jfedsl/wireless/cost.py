@@ -46,12 +46,14 @@ class Stage(NamedTuple):
       computing: seconds `[K]` of it that each one computes.
       sending: seconds `[K]` of it that each one sends or receives.
       critical: seconds that the one waited for computes, scalar.
+      done: bool `[K]`, who managed; the others did nothing, or what they sent was in vain.
     """
 
     seconds: Array
     computing: Array
     sending: Array
     critical: Array
+    done: Array
 
 
 Stages = tuple[Stage, Stage, Array, Stage, Stage]
@@ -196,7 +198,7 @@ def _stage(
     sent = jnp.where(tried, jnp.minimum(sending, end - computed), 0.0)
     last = jnp.argmax(jnp.where(done, attempt, -1.0))
     critical = jnp.where(jnp.any(done), computed[last], _largest(computed, tried))
-    return Stage(end, computed, sent, critical)
+    return Stage(end, computed, sent, critical, done)
 
 
 def _largest(values: Array, among: Array) -> Array:

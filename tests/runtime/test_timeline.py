@@ -18,6 +18,7 @@ from jfedsl.wireless.cost import Cost, Sent, Stage, round_cost
 from jfedsl.wireless.network import MACRO_CELL
 from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work
 
+ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sent in vain"}
 ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
 
 
@@ -48,7 +49,8 @@ def handmade(count: int, steps: int) -> Cost:
     def stage(*lead: int, computes: float, sends: float) -> Stage:
         whole = np.full(lead, (computes + sends) * count)
         spread = np.ones((*lead, count)) * own
-        return Stage(whole, computes * spread, sends * spread, np.full(lead, computes * count))
+        critical, done = np.full(lead, computes * count), np.ones((*lead, count), bool)
+        return Stage(whole, computes * spread, sends * spread, critical, done)
 
     first, last = stage(computes=0, sends=2), stage(computes=0, sends=3)
     up, down = stage(steps, computes=1, sends=4), stage(steps, computes=2, sends=0.5)
@@ -75,12 +77,11 @@ def assert_is_the_cost(cost: Cost, participant: int) -> None:
         "seconds": now,
         "server": total["server"],
         "compute": total["forward"] + total["backward"],
-        "uplink": total["activations up"] + total["model up"],
-        "downlink": total["model down"] + total["gradients down"],
-        "waiting": total["waiting"],
+        "on the air": sum(seconds for kind, seconds in total.items() if kind in ON_THE_AIR),
+        "waiting": total["waiting"] + total["exchange lost"],
     }
     for name, seconds in parts.items():
-        expected = getattr(cost, name)
+        expected = cost.uplink + cost.downlink if name == "on the air" else getattr(cost, name)
         expected = expected[participant] if np.ndim(expected) else expected
         np.testing.assert_allclose(
             seconds, expected, rtol=1e-5, atol=1e-5 * cost.seconds, err_msg=name
@@ -107,6 +108,21 @@ def test_segments_come_in_order() -> None:
     assert all(quick[quick.index(kind) + 1] == "waiting" for kind in ("model down", "backward"))
 
 
+def test_lost_exchanges_are_seen() -> None:
+    cost = handmade(2, 2)
+    first, up, _, down, last = cost.stages
+    for stage, step in ((first, ()), (up, (0,)), (down, (0,)), (last, ())):
+        stage.done[(*step, 0)] = False
+    down.computing[0, 0] = down.sending[0, 0] = 0
+    vain, lost = "sent in vain", "exchange lost"
+    first_exchange = ["forward", vain, lost, "server", lost]
+    second = [kind for one in ORDER for kind in ([one, "waiting"] if one in ORDER[1::3] else [one])]
+    expected = [vain, "waiting", *first_exchange, *second, vain, "waiting"]
+    assert [s.kind for s in segments(cost, 0)] == expected
+    assert {vain, lost}.isdisjoint(s.kind for s in segments(cost, 1))
+    assert_is_the_cost(cost, 1)
+
+
 def test_who_takes_no_part_waits() -> None:
     cost = handmade(2, 1)
     for stage in cost.stages:
@@ -127,17 +143,21 @@ def test_a_picture(count: int, steps: int, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Figure, "savefig", spy)
     ids = np.arange(count) + 100
-    timeline(handmade(count, steps), ids, "Round 7", tmp_path / "timeline.png")
+    cost = handmade(count, steps)
+    cost.stages[1].done[0, : count // 5] = False
+    timeline(cost, ids, "Round 7", tmp_path / "timeline.png")
     assert [p.name for p in tmp_path.iterdir()] == ["timeline.png"]
     height, width, _ = matplotlib.image.imread(tmp_path / "timeline.png").shape
     assert 1000 <= width <= 2000 and 250 <= height <= 1200
     (axis,) = saved[0].axes
     drawn = min(count, 16)
     names = [label.get_text() for label in axis.get_yticklabels()]
-    assert names == ["server", *(f"client {i}" for i in ids[::-1][:drawn])], "slowest first"
-    assert (axis.get_ylabel() == "the 16 of 40 that wait least") == (count == 40)
+    shown = ids[::-1][:drawn] if count < 40 else [*ids[::-1][:12], *ids[7:3:-1]]
+    assert names == ["server", *(f"client {i}" for i in shown)], "slowest first"
+    said = "the 12 of 40 that wait least, 4 of 8 that lost exchanges" if count == 40 else ""
+    assert axis.get_ylabel() == said
     legend = [text.get_text() for text in saved[0].legends[0].get_texts()]
-    assert legend == list(COLOURS)
+    assert legend == list(COLOURS)[: None if count > 1 else -2]
 
 
 def test_a_round_of_nothing_can_be_drawn(tmp_path: Path) -> None:
