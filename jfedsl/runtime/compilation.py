@@ -15,7 +15,7 @@ _ours: str | None = None  # the folder that keep_programs set, as that is a sett
 
 
 def keep_programs(folder: str) -> None:
-    """Keeps programs that took a second or more to compile in a folder, made if need be.
+    """Keeps compiled programs in a folder, made if need be.
 
     Each kind of processor has a folder of its own there, as a home directory may be shared between
     machines. A folder set elsewhere, in the environment or by JAX's own setting, stays.
@@ -30,6 +30,8 @@ def keep_programs(folder: str) -> None:
     _ours = str(Path(folder).expanduser().absolute() / _processor()) if folder else None
     if _folder() != _ours:
         jax.config.update("jax_compilation_cache_dir", _ours)
+        # Small ones too: putting a run together takes dozens, together seconds.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         compilation_cache.reset_cache()  # it remembers which folder there was, or that none was
 
 

@@ -25,7 +25,6 @@ jax.numpy.zeros(3).sum()  # JAX has looked for a folder, and found none
 from jfedsl.runtime import program_cache
 from jfedsl.runtime.compilation import compiled, keep_programs
 keep_programs(sys.argv[1])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 x = np.ones((9, 9), np.float32)
 print(compiled(jax.jit(lambda x: jax.numpy.sin(x @ x).sum()), x)(x))
 """
@@ -52,12 +51,15 @@ def test_programs_are_found_again_without_noise(tmp_path: Path) -> None:
 def test_empty_is_off_and_a_folder_set_before_stays(tmp_path: Path) -> None:
     assert run("").returncode == 0
     own = tmp_path / "own"
-    assert run(str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR=str(own)).returncode == 0
+    theirs = {"COMPILATION_CACHE_DIR": str(own), "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {f"JAX_{name}": value for name, value in theirs.items()}
+    assert run(str(tmp_path / "cache"), **environment).returncode == 0
     assert own.is_dir() and not (tmp_path / "cache").exists()
 
 
 def test_the_last_call_decides_and_a_folder_of_another_hand_stays(tmp_path: Path) -> None:
-    before = jax.config.jax_compilation_cache_dir
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
     try:
         for name in ("one", "two"):
@@ -71,7 +73,8 @@ def test_the_last_call_decides_and_a_folder_of_another_hand_stays(tmp_path: Path
             assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
     finally:
         keep_programs("")
-        jax.config.update("jax_compilation_cache_dir", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_a_damaged_program_is_replaced_and_one_that_cannot_be_read_now_stays(
