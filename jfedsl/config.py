@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from jfedsl import checks, links
+from jfedsl import checks, links, plugins
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.allowed import (
     BITS,
@@ -51,6 +51,10 @@ class Config(ScaleKnobs, WirelessKnobs):
 
     algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
     workdir: str = knob("", "Folder of the run; default a new dated one under runs/.", free=True)
+    plugin: str = knob(
+        "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
+        "and other entries to their tables.", free=True,
+    )  # fmt: skip
     dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
     data_dir: str = knob("data", "Folder of prepared data sets.", free=True)
     train_examples: int | None = knob(
@@ -223,6 +227,8 @@ class Config(ScaleKnobs, WirelessKnobs):
         Raises:
           UserError: names the flag, its value and what is allowed.
         """
+        object.__setattr__(self, "plugin", plugins.absolute(self.plugin))
+        plugins.load(self.plugin)  # before any value is looked up in a table
         for name in links.shorthands():
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -261,8 +267,12 @@ class Config(ScaleKnobs, WirelessKnobs):
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> "Config":
+    def from_json(cls, text: str, plugin: str = "") -> "Config":
         """The config that `to_json` wrote; fields added since get their defaults.
+
+        Args:
+          text: as `to_json` wrote it.
+          plugin: where its plugins are now, as far as they are not where they were.
 
         Raises:
           UserError: the text is no config of this program.
@@ -272,6 +282,8 @@ class Config(ScaleKnobs, WirelessKnobs):
             for name in ("prune_rate", "prune_ladder"):
                 if name in values:
                     values[name] = tuple(values[name])
+            if plugin:
+                values["plugin"] = plugins.moved(values.get("plugin", ""), plugin)
             return cls(**values)
         except (TypeError, json.JSONDecodeError) as error:
             raise UserError(f"not a config of this program: {error}") from error

@@ -20,13 +20,16 @@ from jfedsl.runtime.workdir import write_atomically
 Result = dict[str, Any]
 
 
-def evaluate_run(workdir: Path, export_dir: Path, data_dir: str | None = None) -> Result:
+def evaluate_run(
+    workdir: Path, export_dir: Path, data_dir: str | None = None, plugin: str = ""
+) -> Result:
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
     Args:
       workdir: of the run, which may be going on.
       export_dir: for the model's files.
       data_dir: where the run's data set lies now; default where it lay then.
+      plugin: where the run's plugins are now, as far as they are not where they were.
 
     Returns:
       What `assess` found.
@@ -34,7 +37,7 @@ def evaluate_run(workdir: Path, export_dir: Path, data_dir: str | None = None) -
     Raises:
       UserError: no run, or a folder that cannot be written.
     """
-    run = restore_run(workdir, data_dir)
+    run = restore_run(workdir, data_dir, plugin)
     result = assess(run)
     try:
         write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
