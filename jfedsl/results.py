@@ -184,7 +184,7 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
 def _facts(run: Run, result: Result) -> dict[str, Any]:
     """What a program needs to know to use the arrays."""
     config, experiment, _ = run
-    scheme, pixels = experiment.scheme, experiment.data.pixels
+    scheme, scale = experiment.scheme, experiment.scale or experiment.data.pixels
     return {
         "model": config.model,
         "norm": config.norm,
@@ -195,8 +195,9 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "dataset": config.dataset,
         "input": {
             "shape": list(experiment.image.shape),
-            "mean": np.asarray(pixels.mean).tolist(),
-            "standard_deviation": np.asarray(pixels.std).tolist(),
+            # None where the model is given inputs as they are.
+            "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
+            "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
         },
         **{name: value for name, value in result.items() if name != "clients"},
     }
