@@ -25,8 +25,7 @@ class OneOf(NamedTuple):
     @property
     def text(self) -> str:
         """What is allowed, in words."""
-        others = "; --plugin adds others" if isinstance(self.names, dict) else ""
-        return f"one of {', '.join(self.names)}{others}"
+        return f"one of {', '.join(self.names)}"
 
     def test(self, value: Any) -> bool:
         """Whether the table has that name."""
@@ -34,6 +33,7 @@ class OneOf(NamedTuple):
 
 
 ANY = Allowed("any text", lambda value: True)
+FOLDER = Allowed("a folder on this machine", lambda value: True)
 
 
 def knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:

@@ -4,13 +4,14 @@ import dataclasses
 import json
 from typing import Any
 
-from jfedsl import checks, links, plugins
+from jfedsl import checks, links, values
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.allowed import (
     BITS,
     CAPACITY,
     COUNT,
     DROPOUT_RATES,
+    FOLDER,
     LADDER,
     NOT_NEGATIVE,
     POSITIVE,
@@ -27,7 +28,8 @@ from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError, close_to, flag_error
+from jfedsl.folders import local
 from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
@@ -50,13 +52,11 @@ class Config(ScaleKnobs, WirelessKnobs):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
-    workdir: str = knob("", "Folder of the run; default a new dated one under runs/.", free=True)
-    plugin: str = knob(
-        "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
-        "and other entries to their tables.", free=True,
-    )  # fmt: skip
+    workdir: str = knob(
+        "", "Folder of the run; default a new dated one under runs/.", FOLDER, free=True
+    )
     dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
-    data_dir: str = knob("data", "Folder of prepared data sets.", free=True)
+    data_dir: str = knob("data", "Folder of prepared data sets.", FOLDER, free=True)
     train_examples: int | None = knob(
         None, "Training examples used, a fixed choice whatever the seed; default all.", COUNT
     )
@@ -205,7 +205,9 @@ class Config(ScaleKnobs, WirelessKnobs):
     learning_rate_schedule: str = knob(
         "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
-    init_from: str = knob("", "Workdir or export of an earlier run whose weights to start from.")
+    init_from: str = knob(
+        "", "Workdir or export of an earlier run whose weights to start from.", FOLDER
+    )
     seed: int = knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
     eval_every: int = knob(5, "Rounds between evaluations.", COUNT, free=True)
     checkpoint_every: int = knob(20, "Rounds between checkpoints.", COUNT, free=True)
@@ -222,22 +224,23 @@ class Config(ScaleKnobs, WirelessKnobs):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Checks every field alone and together.
+        """Takes every field as the plain value it means; checks it alone and with the others.
 
         Raises:
           UserError: names the flag, its value and what is allowed.
         """
-        object.__setattr__(self, "plugin", plugins.absolute(self.plugin))
-        plugins.load(self.plugin)  # before any value is looked up in a table
-        for name in links.shorthands():
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, str(value))
         for field in dataclasses.fields(self):
-            value, allowed = getattr(self, field.name), field.metadata["allowed"]
-            optional = value is None and field.default is None
-            if not optional and (value is None or not allowed.test(value)):
-                raise flag_error(field.name, shown(value), allowed.text, allowed.names)
+            kind, allowed = values.kinds(Config)[field.name], field.metadata["allowed"]
+            value = getattr(self, field.name)
+            if value is None and kind.optional:
+                continue
+            value = values.read(field.name, value, kind, allowed.text)
+            if allowed is FOLDER and value not in ("", field.default):
+                value = str(local(field.name, value))
+            if not allowed.test(value):
+                text = shown(value) if kind.several else value
+                raise flag_error(field.name, text, allowed.text, allowed.names)
+            object.__setattr__(self, field.name, value)
         checks.together(self)
 
     @property
@@ -267,24 +270,19 @@ class Config(ScaleKnobs, WirelessKnobs):
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str, plugin: str = "") -> "Config":
+    def from_json(cls, text: str) -> "Config":
         """The config that `to_json` wrote; fields added since get their defaults.
-
-        Args:
-          text: as `to_json` wrote it.
-          plugin: where its plugins are now, as far as they are not where they were.
 
         Raises:
           UserError: the text is no config of this program.
         """
         try:
-            values = json.loads(text)
-            for name in ("prune_rate", "prune_ladder"):
-                if name in values:
-                    values[name] = tuple(values[name])
-            if plugin:
-                values["plugin"] = plugins.moved(values.get("plugin", ""), plugin)
-            return cls(**values)
+            found = json.loads(text)
+            known = [field.name for field in dataclasses.fields(cls)]
+            for name in found:
+                if name not in known:
+                    raise TypeError(f"there is no setting {name}{close_to(name, known)}")
+            return cls(**found)
         except (TypeError, json.JSONDecodeError) as error:
             raise UserError(f"not a config of this program: {error}") from error
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jfedsl.values import number
+
 
 class PerClient(NamedTuple):
     """What a setting says of clients' numbers.
@@ -46,10 +48,11 @@ def parse(text: str) -> PerClient | None:
     >>> parse("0.25-1"), parse("8,4")
     (PerClient(values=(0.25, 1.0), is_range=True), PerClient(values=(8.0, 4.0), is_range=False))
     """
-    number = r"\s*(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*"
-    limits = re.fullmatch(f"{number}-{number}", text)
+    end = r"\s*((?:\d+\.?|\d*\.\d+)(?:[eE][+-]?\d+)?)\s*"
+    limits = re.fullmatch(f"{end}-{end}", text)
     try:
-        values = tuple(float(part) for part in (limits.groups() if limits else text.split(",")))
+        parts = limits.groups() if limits else text.split(",")
+        values = tuple(number(part, float) for part in parts)
     except ValueError:
         return None
     ordered = limits is None or values[0] <= values[1]

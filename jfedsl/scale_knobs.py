@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from jfedsl.allowed import COUNT, Allowed, OneOf, knob, whole
+from jfedsl.allowed import COUNT, FOLDER, Allowed, OneOf, knob, whole
 from jfedsl.protocol.collectives import COLLECTIVE_BITS
 from jfedsl.protocol.population import CLIENT_STATES
 
@@ -61,5 +61,5 @@ class ScaleKnobs:
     )  # fmt: skip
     compilation_cache: str = knob(
         "~/.cache/jfedsl", "Folder of compiled programs, kept between runs; empty for none.",
-        free=True,
+        FOLDER, free=True,
     )  # fmt: skip

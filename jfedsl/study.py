@@ -112,8 +112,7 @@ def _folder(name: str) -> str:
 
 def finished(config: Config) -> dict[str, Any] | None:
     """The summary of a run that has been trained to its end with these settings, or None."""
-    folder = Path(config.workdir)
-    summary, old = folder / "summary.json", read_config(folder, config.plugin)
+    summary, old = Path(config.workdir) / "summary.json", read_config(Path(config.workdir))
     if not summary.exists() or old is None or differences(old, config):
         return None
     if (old.rounds, old.eval_every) != (config.rounds, config.eval_every):

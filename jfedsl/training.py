@@ -69,11 +69,7 @@ def _prepare(config: Config) -> Experiment:
     if json.loads(distributed.texts(json.dumps(started))[0]):
         return experiment
     initial = weights_of(
-        Path(config.init_from),
-        config.data_dir,
-        experiment.scheme.model,
-        experiment.initial,
-        config.plugin,
+        Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial
     )
     return experiment._replace(initial=put(mesh, initial))
 

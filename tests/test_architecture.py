@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "plugins", "keys", "per_client", "models", "data", "compression", "pruning",
-    "wireless", "protocol", "algorithms", "theory", "allowed", "links", "scale_knobs",
+    "errors", "keys", "values", "folders", "per_client", "models", "data", "compression",
+    "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links", "scale_knobs",
     "wireless_knobs", "checks", "config", "resolved", "runtime", "build", "memories", "runs",
     "results", "convergence", "observer", "simulation", "summary", "planner", "journal",
     "training", "study", "bound_study", "sweep", "report", "paper",

@@ -1,14 +1,22 @@
 """Every knob: flags, JSON, and one clear line for every wrong value."""
 
 import dataclasses
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
+from helpers import parse
 
+from jfedsl.allowed import FOLDER
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.workdir import differences
+from jfedsl.values import kinds
 
 WRONG = [
     ({"dataset": "cats"}, "--dataset=cats: allowed is one of digits"),
@@ -142,11 +150,82 @@ def test_flags_reach_the_config():
 
 
 def test_flag_of_numbers_refuses_words():
-    values = flags.FlagValues()
-    define_flags(values)
     for flag, allowed in (("prune_rate", "a rate"), ("clients", "a whole number from 1")):
-        with pytest.raises(flags.Error, match=f"{flag}=much: allowed is {allowed}"):
-            values(["program", f"--{flag}=much"])
+        with pytest.raises(UserError, match=f"{flag}=much: allowed is {allowed}"):
+            parse([f"--{flag}=much"])
+
+
+MEANT: list[tuple[str, Any, Any]] = [
+    ("workdir", Path("runs/a"), "runs/a"),
+    ("workdir", "~/a", "/home/me/a"),
+    ("init_from", Path("~"), "/home/me"),
+    ("compilation_cache", "~/b", "/home/me/b"),
+    ("clients", np.int64(7), 7),
+    ("clients", "7", 7),
+    ("rounds", 4.0, 4),
+    ("seed", np.arange(3)[1], 1),
+    ("client_learning_rate", np.float32(0.1), 0.1),
+    ("client_learning_rate", jnp.float32(0.1), 0.1),
+    ("client_learning_rate", jnp.bfloat16(0.5), 0.5),
+    ("momentum", 0, 0.0),
+    ("momentum", Fraction(1, 2), 0.5),
+    ("remat_clients", np.bool_(True), True),
+    ("prune_rate", 0.3, (0.3,)),
+    ("prune_rate", [0.3], (0.3,)),
+    ("prune_rate", np.linspace(0.0, 0.5, 10), tuple(np.linspace(0.0, 0.5, 10).tolist())),
+    ("prune_ladder", "1,0.5", (1.0, 0.5)),
+    ("cut", 2, "2"),
+    ("cut", np.int32(2), "2"),
+    ("model", np.str_("mlp"), "mlp"),
+    ("dropout_rate", np.float32(0.1), "0.1"),
+    ("smashed_bits", [8] * 10, "8,8,8,8,8,8,8,8,8,8"),
+    ("device_flops", 1e9, "1000000000.0"),
+    ("bandwidth_hz", 1_000_000, 1e6),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "meant"), MEANT)
+def test_values_of_scripts_become_the_plain_ones_they_mean(name, given, meant, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = Config(**{name: given})
+    assert getattr(config, name) == meant and type(getattr(config, name)) is type(meant)
+    assert differences(Config.from_json(config.to_json()), config) == []
+    assert Config.from_json(config.to_json()) == config
+
+
+STRANGE: list[Any] = [
+    True, b"x", {}, object(), [[1]], np.zeros((2, 2)), float("nan"), 1j, 10**5000, "9" * 100_000,
+    "a\udcff", "gs://bucket/x", Path("s3://bucket/x"), "~nobody-has-this-name/x", "a\0b", "x" * 300,
+    "y/" * 4000, None, 1.5, -1, (), [None], jnp.ones(2), np.datetime64("2020-01-01"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Config)])
+def test_every_field_takes_a_strange_value_as_a_plain_one_or_refuses_it_in_one_line(name):
+    for value in STRANGE:
+        try:
+            config = Config(**{name: value})
+        except UserError as error:
+            assert str(error).isprintable() and len(str(error)) <= 1000
+        else:
+            assert Config.from_json(config.to_json()) == config
+    field = Config.__dataclass_fields__[name]
+    if field.metadata["allowed"] is FOLDER:
+        for value in STRANGE[10:17]:
+            with pytest.raises(UserError, match=f"--{name}="):
+                Config(**{name: value})
+    elif kinds(Config)[name].of in (int, float):
+        with pytest.raises(UserError, match=f"--{name}=True: allowed is"):
+            Config(**{name: True})
+
+
+def test_a_field_of_another_kind_is_a_mistake_of_the_program():
+    @dataclasses.dataclass
+    class Odd:
+        table: dict[str, int]
+
+    with pytest.raises(TypeError, match="a setting cannot be dict"):
+        kinds(Odd)
 
 
 def test_shorthands_stand_for_expressions():
@@ -188,6 +267,11 @@ def test_json_round_trip():
         clients=3, prune_rate=(0.1, 0.2, 0.3), cut="2", participants=2, smashed="uniform([4,8,8])"
     )
     assert Config.from_json(settings.to_json()) == settings
+
+
+def test_an_unknown_setting_in_json_is_named():
+    with pytest.raises(UserError, match="no setting round; did you mean rounds"):
+        Config.from_json('{"round": 1}')
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"rounds": 1, "nonsense": 2}'])

@@ -1,33 +1,27 @@
 """The config of a run as absl command-line flags, one a field."""
 
 import dataclasses
-import types
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from absl import flags
 
-from jfedsl.allowed import ANY, Allowed, OneOf
+from jfedsl.allowed import ANY, FOLDER
 from jfedsl.config import Config, shown
+from jfedsl.values import Kind, kinds
 
 
 class _Parser(flags.ArgumentParser):
-    """Reads a number, or several with commas, and says what is allowed where it cannot."""
+    """Leaves what was typed to `Config`, which reads it."""
 
-    def __init__(self, kind: type, allowed: Allowed | OneOf) -> None:
-        self._kind, self._allowed = kind, allowed
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
 
     def parse(self, argument: Any) -> Any:
-        if not isinstance(argument, str):
-            return argument
-        try:
-            if get_origin(self._kind) is tuple:
-                return tuple(float(part) for part in argument.split(","))
-            return self._kind(argument)
-        except ValueError:
-            raise ValueError(f"allowed is {self._allowed.text}") from None
+        return argument
 
     def flag_type(self) -> str:
-        return {int: "whole number", float: "number", str: "text"}.get(self._kind, "numbers")
+        names = {int: "whole number", float: "number", str: "text"}
+        return "numbers" if self._kind.several else names[self._kind.of]
 
 
 class _Serializer(flags.ArgumentSerializer):
@@ -37,20 +31,15 @@ class _Serializer(flags.ArgumentSerializer):
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one absl flag for each field of `Config`."""
-    hints = get_type_hints(Config)
     for field in dataclasses.fields(Config):
-        allowed = field.metadata["allowed"]
+        allowed, kind = field.metadata["allowed"], kinds(Config)[field.name]
         text = field.metadata["help"]
-        if allowed is not ANY:
+        if allowed not in (ANY, FOLDER):
             text += f" Allowed: {allowed.text}."
-        kind = hints[field.name]
-        if get_origin(kind) in (Union, types.UnionType):
-            kind = get_args(kind)[0]
-        if kind is bool:
+        if kind.of is bool:
             flags.DEFINE_boolean(field.name, bool(field.default), text, flag_values)
             continue
-        parser = _Parser(kind, allowed)
-        flags.DEFINE(parser, field.name, field.default, text, flag_values, _Serializer())
+        flags.DEFINE(_Parser(kind), field.name, field.default, text, flag_values, _Serializer())
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:

@@ -16,32 +16,24 @@ from jfedsl.errors import BusyError, UserError, flag_error
 CONFIG, LOCK = "config.json", ".lock"
 
 
-def read_config(workdir: Path, plugin: str = "") -> Config | None:
+def read_config(workdir: Path) -> Config | None:
     """The config of the run in a folder; None if there is no run.
-
-    Args:
-      workdir: of the run.
-      plugin: where its plugins are now, as far as they are not where they were.
 
     Raises:
       UserError: its config cannot be read.
     """
     path = workdir / CONFIG
-    return read_settings(path, plugin) if path.exists() else None
+    return read_settings(path) if path.exists() else None
 
 
-def read_settings(path: Path, plugin: str = "") -> Config:
+def read_settings(path: Path) -> Config:
     """The config in a file.
-
-    Args:
-      path: of the file.
-      plugin: where its plugins are now, as far as they are not where they were.
 
     Raises:
       UserError: it cannot be read.
     """
     try:
-        return Config.from_json(path.read_text(), plugin)
+        return Config.from_json(path.read_text())
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -82,7 +74,7 @@ def check(config: Config, flag: str = "workdir") -> None:
     path = Path(config.workdir)
     if path.exists() and not path.is_dir():
         raise flag_error(flag, path, "a folder; this is a file")
-    old = read_config(path, config.plugin)
+    old = read_config(path)
     if old is not None:
         differing = differences(old, config)
         if differing:

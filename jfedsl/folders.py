@@ -1,0 +1,37 @@
+"""Folders as a user names them."""
+
+import os
+import re
+from pathlib import Path
+
+from jfedsl.errors import flag_error
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 3000  # bytes; a run's own files need room in the system's 4096
+
+
+def local(flag: str, folder: str | os.PathLike[str]) -> Path:
+    """The folder, or file, on this machine that a name means; `~` is a user's home.
+
+    Args:
+      flag: that named it, for errors.
+      folder: as named.
+
+    Raises:
+      UserError: a URL, a home that there is not, or no name that a file can have.
+    """
+    text = os.fspath(folder)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # a Path makes one slash of two
+        raise flag_error(flag, text, "a folder on this machine, or mounted there; not a URL")
+    try:
+        path = Path(text).expanduser()
+        parts = [part.encode() for part in path.parts]
+    except RuntimeError:
+        raise flag_error(flag, text, "a folder; that home folder is not known") from None
+    except UnicodeEncodeError:
+        raise flag_error(flag, text, "a name in UTF-8") from None
+    if max(map(len, parts), default=0) > _LONGEST_NAME or sum(map(len, parts)) > _LONGEST_PATH:
+        allowed = f"names of at most {_LONGEST_NAME} bytes, in all {_LONGEST_PATH}"
+        raise flag_error(flag, text, allowed)
+    if b"\0" in b"".join(parts):
+        raise flag_error(flag, text, "a name without a zero byte")
+    return path
