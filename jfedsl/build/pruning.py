@@ -162,7 +162,6 @@ def _capacities(config: Config) -> np.ndarray:
 
 def _flops(model: Model, image: tuple[int, ...]) -> int:
     """Of the products of these layers in an exchange, for one example."""
-    shapes = jax.eval_shape(
-        lambda x: layers.init(model, jax.random.key(0), x), jnp.zeros((1, *image))
-    )
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
     return sum(map(sum, product_flops(model, shapes.params, shapes.stats, image)))

@@ -12,9 +12,10 @@ from jfedsl.errors import flag_error
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.flops import layer_flops
-from jfedsl.models.layers import Model
+from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.nominal import expected_bits
 from jfedsl.protocol.state import Scheme
+from jfedsl.protocol.traffic import smashed_shape
 from jfedsl.wireless import channel
 from jfedsl.wireless.memory import Memory, client_memory
 from jfedsl.wireless.network import Network
@@ -68,10 +69,11 @@ def _site(
 
 def _work(config: Config, scheme: Scheme, pruning: Pruning, image: tuple[int, ...]) -> Work:
     x = _batch(config, image)
-    each = [_flops(side, x, False)[0] for side in pruning.sides]
+    each = [_flops(side, x, False) for side in pruning.sides]
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
-    _, smashed = _flops(scheme.model[: scheme.cut], x, False)
-    server, _ = _flops(scheme.model[scheme.cut :], smashed, scheme.cut > 0)
+    client = scheme.model[: scheme.cut]
+    smashed = smashed_shape(scheme, *_shapes(client, x), image)
+    server = _flops(scheme.model[scheme.cut :], smashed, scheme.cut > 0)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     return Work(
         jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
@@ -82,11 +84,12 @@ def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
 
 
-def _flops(
-    model: Model, x: jax.ShapeDtypeStruct, trained_input: bool
-) -> tuple[np.ndarray, jax.ShapeDtypeStruct]:
-    shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
-    return layer_flops(model, shapes.params, shapes.stats, x, trained_input)
+def _flops(model: Model, x: jax.ShapeDtypeStruct, trained_input: bool) -> np.ndarray:
+    return layer_flops(model, *_shapes(model, x), x, trained_input)
+
+
+def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
+    return jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
 
 
 def memory_of(config: Config, scheme: Scheme, side: Model, image: tuple[int, ...]) -> Memory:
@@ -99,11 +102,8 @@ def memory_of(config: Config, scheme: Scheme, side: Model, image: tuple[int, ...
       image: shape of an input.
     """
     x = _batch(config, image)
-    shapes = jax.eval_shape(lambda x: layers.init(side, jax.random.key(0), x), x)
-    return client_memory(
-        side, shapes.params, shapes.stats, scheme.client_optimizer.init, x,
-        jnp.dtype(scheme.dtype).itemsize,
-    )  # fmt: skip
+    itemsize = jnp.dtype(scheme.dtype).itemsize
+    return client_memory(side, *_shapes(side, x), scheme.client_optimizer.init, x, itemsize)
 
 
 def _check_memory(

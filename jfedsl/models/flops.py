@@ -45,7 +45,7 @@ def product_flops(
 
 def layer_flops(
     model: Model, params: Params, stats: Stats, x: jax.ShapeDtypeStruct, trained_input: bool
-) -> tuple[np.ndarray, jax.ShapeDtypeStruct]:
+) -> np.ndarray:
     """FLOPs of each layer on one batch, as XLA's cost analysis counts them in plain lax operations.
 
     A multiply-add is 2 FLOPs; of a convolution only taps inside of the image count; elementwise
@@ -59,7 +59,7 @@ def layer_flops(
       trained_input: whether something before these layers needs the gradient of their input.
 
     Returns:
-      float64 `[L, 2]`, the forward and the backward pass of each layer, and their output.
+      float64 `[L, 2]`, the forward and the backward pass of each layer.
     """
     counts = []
     needs_input = trained_input
@@ -85,7 +85,7 @@ def layer_flops(
             x = jax.eval_shape(forward, p, x, s)
         counts.append((there, back))
         needs_input = needs_input or own
-    return np.array(counts, np.float64).reshape(-1, 2), x
+    return np.array(counts, np.float64).reshape(-1, 2)
 
 
 def _lowered_flops(function: Callable[..., Any], *arguments: Any) -> float:

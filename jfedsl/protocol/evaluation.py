@@ -40,16 +40,25 @@ class TestSet(struct.PyTreeNode):
 
 
 def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
-    """Folds NumPy `images[N, ...]` and `labels[N]` into batches of at most `batch_size`."""
+    """Folds NumPy `images[N, ...]` and `labels[N]` into batches of at most `batch_size`.
+
+    Args:
+      images: as in `Split`.
+      labels: likewise.
+      batch_size: at most so many examples together.
+
+    Returns:
+      Arrays of the host still: nothing is compiled for this.
+    """
     batch_size = min(batch_size, len(labels))
     batches = -(-len(labels) // batch_size)
     missing = batches * batch_size - len(labels)
 
-    def fold(x: Any) -> Array:
-        padded = jnp.concatenate([jnp.asarray(x), jnp.zeros((missing, *x.shape[1:]), x.dtype)])
+    def fold(x: np.ndarray) -> Any:
+        padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
         return padded.reshape(batches, batch_size, *x.shape[1:])
 
-    valid = jnp.arange(batches * batch_size) < len(labels)
+    valid: Any = np.arange(batches * batch_size) < len(labels)
     return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
 
 

@@ -58,7 +58,7 @@ def counted_of(
     model: Model, shapes: Variables, shape: tuple[int, ...], trained_input: bool
 ) -> np.ndarray:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return layer_flops(model, shapes.params, shapes.stats, x, trained_input)[0]
+    return layer_flops(model, shapes.params, shapes.stats, x, trained_input)
 
 
 def taps(size: int, kernel: int, stride: int) -> int:
