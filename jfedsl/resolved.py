@@ -1,13 +1,15 @@
 """What a config comes to: two that come to the same are one setting."""
 
 import dataclasses
+import json
 from typing import Any
 
 from jfedsl import links
 from jfedsl.algorithms import ALGORITHMS
+from jfedsl.allowed import OneOf
 from jfedsl.config import Config, shown
 from jfedsl.data.partition import PARTITIONS
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, flag_error
 from jfedsl.models import ZOO, layers
 from jfedsl.wireless_knobs import WirelessKnobs
 
@@ -34,25 +36,73 @@ def resolved(config: Config) -> dict[str, str]:
 
     Compressors are those of each place, in full; flags that stand for them are left out, and so is
     what nothing looks at: options of another partition or optimizer, of pruning where nothing is
-    pruned, of the side that an algorithm does not have.
+    pruned, of the side that an algorithm does not have. What names of a `recorded` config stand for
+    may be unknown; all that they might look at is then kept.
 
     Raises:
       UserError: the model has no such cut.
     """
     values: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     values |= {"prune_kind": config.pruning, **config.expressions}
-    if ALGORITHMS[config.algorithm].sides == "both":
+    if _sides(config) == "both" and config.model in ZOO:
         values["cut"] = cut_name(config)
     for name in _idle(config):
         del values[name]
     return {name: shown(value) for name, value in values.items() if value is not None}
 
 
+def recorded(text: str) -> Config:
+    """The config of a run as its folder has it, whatever tables know of its names.
+
+    A model, data set, compressor or the like that its user added is kept as written. That is enough
+    to tell runs from each other, not to run them.
+
+    Args:
+      text: as `Config.to_json` writes it.
+
+    Raises:
+      UserError: the text is no config of this program.
+    """
+    try:
+        values = json.loads(text)
+        foreign = {name: values[name] for name in _foreign(values)}
+    except (ValueError, TypeError, AttributeError):
+        return Config.from_json(text)  # which says what is wrong
+    known = {name: value for name, value in values.items() if name not in foreign}
+    config = Config.from_json(json.dumps(known))
+    for name, value in foreign.items():
+        object.__setattr__(config, name, value)
+    return config
+
+
+def _foreign(values: dict[str, Any]) -> list[str]:
+    """Settings that name something that no table has."""
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    clients = values.get("clients", Config.clients)
+    checks = {field.name: field.metadata["allowed"] for field in dataclasses.fields(Config)}
+    found = [
+        name
+        for name, value in texts.items()
+        if isinstance(checks.get(name), OneOf) and not checks[name].test(value)
+    ]
+    for place in links.PLACES:
+        try:
+            links.read(place, texts.get(place) or "none", clients)
+        except UserError:
+            found.append(place)
+    return found
+
+
+def _sides(config: Config) -> str:
+    return ALGORITHMS[config.algorithm].sides if config.algorithm in ALGORITHMS else "both"
+
+
 def _idle(config: Config) -> set[str]:
-    sides = ALGORITHMS[config.algorithm].sides
+    sides = _sides(config)
     found = {*links.shorthands(), "quantizer", "bucket_size"}
-    found |= {kind.option for kind in PARTITIONS.values() if kind.option is not None}
-    found -= {PARTITIONS[config.partition].option or ""}
+    if config.partition in PARTITIONS:
+        found |= {kind.option for kind in PARTITIONS.values() if kind.option is not None}
+        found -= {PARTITIONS[config.partition].option or ""}
     if config.pruning == "none":
         names = [field.name for field in dataclasses.fields(config)]
         found |= {name for name in names if name.startswith("prune_")} - {"prune_kind"}
@@ -76,6 +126,6 @@ def _idle(config: Config) -> set[str]:
         found |= {"server_learning_rate", "deadline_s"}
     if sides == "server":
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
-    if ALGORITHMS[config.algorithm].in_turns:
+    if config.algorithm in ALGORITHMS and ALGORITHMS[config.algorithm].in_turns:
         found.add("aggregate_every")
     return found

@@ -15,6 +15,7 @@ from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
+from jfedsl.runtime.page import escaped
 from jfedsl.runtime.workdir import differences, read_config, write_atomically
 from jfedsl.training import train
 
@@ -35,6 +36,7 @@ MEGABYTES = Axis("megabytes sent, all streams", lambda rows: rows[-1]["cumulativ
 SECONDS = Axis("simulated seconds", lambda rows: rows[-1]["cumulative_simulated_seconds"])
 JOULES = Axis("joules of all devices", lambda rows: sum(row["energy_joules"] for row in rows))
 Axes = Sequence[Axis]
+RESULTS = "results.csv"  # of a sweep
 _LONGEST = 100  # name of a folder
 
 
@@ -90,7 +92,7 @@ def runs(
         raise flag_error("seed", base.seed, "--seeds, for several runs")
 
     def one(name: str, changes: Changes, seed: int) -> Config:
-        folder = Path(base.workdir) / _folder(name) / f"seed_{seed}"
+        folder = Path(base.workdir) / folder_name(name) / f"seed_{seed}"
         return dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
 
     found = {
@@ -103,10 +105,10 @@ def runs(
     return found
 
 
-def _folder(name: str) -> str:
+def folder_name(name: str) -> str:
     """A setting's name as that of a folder: short, and of characters that no shell minds."""
     plain = re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "setting"
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}_{digest}"
 
 
@@ -213,7 +215,7 @@ def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     for name, summaries, _ in outcomes:
         every: list[Column] = [lambda s: s["final_accuracy"], *columns.values()]
         cells = [mean([column(s) if s else None for s in summaries]) for column in every]
-        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+        lines.append(" | ".join([f"| {escaped(name)}", *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from jfedsl.resolved import resolved
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import check, write_atomically
-from jfedsl.study import Changes, finished, runs
+from jfedsl.study import RESULTS, Changes, finished, runs
 from jfedsl.training import train
 
 _FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's
@@ -215,7 +215,7 @@ def write_results(base: Config, order: Sequence[tuple[str, Config]]) -> None:
         writer.writerow(
             {**row, "state": _state(config, summary), **(_numbers(summary) if summary else {})}
         )
-    write_atomically(Path(base.workdir, "results.csv"), buffer.getvalue())
+    write_atomically(Path(base.workdir, RESULTS), buffer.getvalue())
 
 
 def _differing(base: Config, config: Config) -> list[str]:

@@ -1,7 +1,9 @@
 """A report says what the runs' own files say, shows their pictures, and stands alone."""
 
 import base64
+import csv
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -10,11 +12,13 @@ from typing import Any
 
 import pytest
 from helpers import plain, script
+from matplotlib.figure import Figure
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.report import find, settings_of, write
-from jfedsl.study import compare
+from jfedsl.runtime import figures
+from jfedsl.study import compare, folder_name
 from jfedsl.training import train
 
 COMMON: dict[str, Any] = {
@@ -75,6 +79,75 @@ def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
     assert len(find([tmp_path, tmp_path / "run0"])[0]) == 2, "each once"
     both = settings_of(find([runs, tmp_path])[0])
     assert [len(own.runs) for own in both] == [2, 2], "the same seed elsewhere is no other"
+
+
+def renamed(run: Path, folder: Path, **values: object) -> None:
+    """A copy of a run with other values in its config.json, which no table knows."""
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def test_a_report_needs_no_tables(runs: Path, tmp_path: Path) -> None:
+    names = ("algorithm", "model", "dataset", "partition", "norm", "optimizer", "network")
+    own = {name: f"my_{name}" for name in names}
+    link = {"smashed": "positive(3)", "dropout_rate": None, "smashed_bits": None}
+    for seed in (0, 1):
+        renamed(runs / "one_step" / f"seed_{seed}", tmp_path / "runs" / f"{seed}", **own)
+    renamed(runs / "one_step" / "seed_0", tmp_path / "runs" / "2", **own, **link)
+    _, text = write([tmp_path / "runs"], tmp_path / "report", "title", None)
+    lines = text.read_text().splitlines()
+    assert "3 runs of 2 settings." in lines
+    assert all(f"| `{name}` | my_{name} |" in lines for name in names)
+    settings = settings_of(find([tmp_path / "runs"])[0])
+    assert [own.name for own in settings] == ["smashed=none", "smashed=positive(3)"]
+    (tmp_path / "runs" / "2" / "config.json").write_text('{"model": "mine", "rounds": "many"}')
+    with pytest.raises(UserError, match="2/config.json: "):
+        find([tmp_path / "runs"])
+
+
+WEIRD = [
+    "$x", "a $x_ b$", 'src="pictures/none.png"', '<img src="x.png">', "[a](javascript:alert(1))",
+    "<javascript:x>", "b\nc | d", "`code` *em* _em_ ~~no~~", "# title", "&lt;", "\udcff\x02", "_z",
+    "x" * 300, "word " * 60, "word " * 59 + "other", "10", "9",
+]  # fmt: skip
+
+
+def test_names_neither_break_the_page_nor_put_anything_into_it(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, source = tmp_path / "sweep", runs / "one_step" / "seed_0"
+    rows = [{"setting": name} for name in WEIRD]
+    for n, name in enumerate(WEIRD):
+        renamed(source, sweep / folder_name(name) / "seed_0", model=name, momentum=n / 100)
+        (sweep / folder_name(name) / "seed_0" / "labels.png").write_text("no picture: a secret")
+    with open(sweep / "results.csv", "w", newline="", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, ["setting"])
+        writer.writeheader()
+        writer.writerows(rows)
+    drawn: list[Figure] = []
+    save = figures.save
+    monkeypatch.setattr(figures, "save", lambda f, *a: (drawn.append(f), save(f, *a)))
+    page, text = write([sweep], tmp_path / "report $", "a $title$ <b>", None)
+    html_text = page.read_text()
+    assert "javascript" in html_text and "secret" not in html_text
+    addresses = re.findall(r"<(?!img)[^>]* (?:src|href)=", html_text)
+    assert not addresses and html_text.count("<img ") == len(re.findall("!\\[", text.read_text()))
+    assert all(
+        source.startswith("data:") for source in re.findall(r'<img [^>]*src="([^"]*)"', html_text)
+    )
+    tables = html_text.split("<h2>")[1:3]
+    for table in tables:
+        cells = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", table)
+        assert [html.unescape(cell) for cell in cells] == [
+            "".join(c if c.isprintable() else " " for c in name).strip() for name in WEIRD
+        ], "names and order as given"
+    (figure,) = drawn
+    legend = figure.legends[0].get_window_extent()
+    assert all(axis.get_tightbbox().ymin > legend.ymax for axis in figure.axes)
+    assert min(axis.get_window_extent().height for axis in figure.axes) > 200
+    entries = [entry.get_text() for entry in figure.legends[0].get_texts()]
+    assert len(set(entries)) == len(WEIRD)
 
 
 def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):

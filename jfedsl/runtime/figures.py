@@ -1,5 +1,6 @@
 """Pictures of a run."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +80,7 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
     _line(moving, rows, "round", 1, "mask_overlap", "overlap", marker=".")
     moving.set_ylabel("overlap with the masks before")
     for column in (name for name in rows[-1] if name.startswith(KEPT)):
-        _line(kept, rows, "round", 1, column, column.removeprefix(KEPT))
+        _line(kept, rows, "round", 1, column, literal(column.removeprefix(KEPT)))
     kept.set_ylabel("fraction kept")
     kept.set_ylim(0, 1.05)
     kept.set_xlabel("round")
@@ -110,10 +111,15 @@ def spread(
     """
     columns = min(2, len(labels))
     rows = -(-len(labels) // columns)
-    figure = Figure(figsize=(4.7 * columns + 3.1, 4.2 * rows + 0.6), layout="constrained")
+    entries = _entries(list(curves))
+    beside = _fit_beside(entries, rows)
+    extra = (3.1, 0.6) if beside else (0.6, 0.6 + _height(entries, columns))
+    size = (4.7 * columns + extra[0], 4.2 * rows + extra[1])
+    figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     curves = {name: [run for run in runs if run] for name, runs in curves.items()}
-    for number, (name, runs) in enumerate(curves.items()):
+    handles: dict[str, Artist] = {}
+    for number, (entry, runs) in enumerate(zip(entries, curves.values(), strict=True)):
         if not runs:
             continue
         points = np.array(runs)  # [seeds, evaluations, things and accuracy]
@@ -123,7 +129,8 @@ def spread(
             x = points[:, :, column].mean(axis=0)
             if not x.any():
                 continue
-            axis.plot(x, accuracy.mean(axis=0), marker=".", label=name, **style)
+            (line,) = axis.plot(x, accuracy.mean(axis=0), marker=".", label=entry, **style)
+            handles.setdefault(entry, line)
             low, high = accuracy.min(axis=0), accuracy.max(axis=0)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
     for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
@@ -139,8 +146,46 @@ def spread(
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[::columns]:
         axis.set_ylabel("test accuracy")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    place, font = ("right center", None) if beside else ("lower left", _SMALL)
+    arguments = (list(handles.values()), list(handles))
+    figure.legend(*arguments, loc=f"outside {place}", fontsize=font, ncols=1 if beside else columns)
     save(figure, title, path)
+
+
+_WIDE, _LINES = 60, 3  # of a legend's entry: characters, and lines of them
+_SMALL = 8  # points
+_BESIDE, _ROWS = 30, 20  # characters that fit beside the panels, and lines for each row of those
+
+
+def literal(text: str) -> str:
+    """A text that Matplotlib draws as it is: dollars begin no formula."""
+    shown = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    return shown.replace("$", r"\$")
+
+
+def _entries(names: Sequence[str]) -> list[str]:
+    """Names as entries of a legend, in a few lines each; numbered where the rest is one text."""
+    short = [
+        "\n".join(textwrap.wrap(name, _WIDE, max_lines=_LINES, placeholder=" ...")) or name
+        for name in names
+    ]
+    return [
+        literal(text if short.count(text) == 1 else f"{number}: {text}")
+        for number, text in enumerate(short, 1)
+    ]
+
+
+def _fit_beside(entries: Sequence[str], rows: int) -> bool:
+    """Whether a legend has room to the right of so many rows of panels."""
+    lines = [line for entry in entries for line in entry.split("\n")]
+    return max(map(len, lines), default=0) <= _BESIDE and len(lines) <= _ROWS * rows
+
+
+def _height(entries: Sequence[str], columns: int) -> float:
+    """Inches that a legend of small print takes, with half a line between its entries."""
+    parts = np.array_split(np.array([entry.count("\n") + 1 for entry in entries]), columns)
+    lines = max(1.2 * part.sum() + 0.5 * len(part) for part in parts)
+    return float(lines + 2) * _SMALL / 72
 
 
 def _use_logarithm(axis: Axes) -> None:
@@ -231,7 +276,8 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
 
 def save(figure: Figure, title: str, path: Path) -> None:
     """Writes the picture, PNG or PDF, at once: a kill leaves the old one or the new one."""
-    figure.suptitle(title)
+    wide = int(10 * figure.get_figwidth())  # characters that fit
+    figure.suptitle(literal(textwrap.fill(title, wide, max_lines=_LINES, placeholder=" ...")))
     temporary, kind = path.with_name(f".{path.name}"), path.suffix.removeprefix(".")
     undated = {"CreationDate": None} if kind == "pdf" else None  # the same bits every time
     figure.savefig(temporary, dpi=150, format=kind, metadata=undated)

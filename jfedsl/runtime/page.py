@@ -3,7 +3,7 @@
 import base64
 import html
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 import markdown
 
@@ -34,22 +34,29 @@ code {{ background: #f2f2f2; padding: 0 0.2rem; }}
 """
 
 
-def page(text: str, title: str, folder: Path) -> str:
+def escaped(text: str) -> str:
+    """A text on one line that neither Markdown nor HTML read anything into."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    # An underscore between letters means nothing, and names are full of them.
+    return re.sub(r"""[\\`*\[\]|<>&"'#~$]|\b_+|_+\b""", _as_numbers, line)
+
+
+def _as_numbers(match: re.Match[str]) -> str:
+    return "".join(f"&#{ord(c)};" for c in match[0])
+
+
+def page(text: str, title: str, pictures: Mapping[str, bytes]) -> str:
     """Markdown as a page that stands alone: pictures become part of it.
 
     Args:
-      text: the Markdown.
+      text: the Markdown; what is not the program's own is `escaped` in it.
       title: of the page.
-      folder: that pictures are relative to.
+      pictures: PNGs by the addresses that the text has for them.
     """
     body = markdown.markdown(text, extensions=["tables"])
     body = body.replace("<table>", '<div class="table"><table>')
     body = body.replace("</table>", "</table></div>")
-
-    def embedded(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
-
-    return _PAGE.format(
-        title=html.escape(title), body=re.sub(r'src="([^"]+\.png)"', embedded, body)
-    )
+    for address, picture in pictures.items():
+        data = base64.b64encode(picture).decode()
+        body = body.replace(f'src="{address}"', f'src="data:image/png;base64,{data}"')
+    return _PAGE.format(title=html.escape(title), body=body)

@@ -6,7 +6,7 @@ import datetime
 import fcntl
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jfedsl import links
@@ -16,8 +16,12 @@ from jfedsl.errors import BusyError, UserError, flag_error
 CONFIG, LOCK = "config.json", ".lock"
 
 
-def read_config(workdir: Path) -> Config | None:
+def read_config(workdir: Path, parse: Callable[[str], Config] = Config.from_json) -> Config | None:
     """The config of the run in a folder; None if there is no run.
+
+    Args:
+      workdir: the folder.
+      parse: makes a config of the text in the file.
 
     Raises:
       UserError: its config cannot be read.
@@ -33,7 +37,7 @@ def read_settings(path: Path) -> Config:
       UserError: it cannot be read.
     """
     try:
-        return Config.from_json(path.read_text())
+        return parse(path.read_text())
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
