@@ -11,7 +11,7 @@ ROOMS = [
     "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links", "scale_knobs",
     "wireless_knobs", "checks", "config", "resolved", "runtime", "build", "memories", "runs",
     "results", "convergence", "observer", "simulation", "summary", "planner", "journal",
-    "training", "study", "bound_study", "sweep", "report", "paper",
+    "training", "study", "bound_study", "sweep", "collected", "report", "paper",
 ]  # fmt: skip
 
 

@@ -143,6 +143,7 @@ def test_names_neither_break_the_page_nor_put_anything_into_it(
             "".join(c if c.isprintable() else " " for c in name).strip() for name in WEIRD
         ], "names and order as given"
     (figure,) = drawn
+    figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert all(axis.get_tightbbox().ymin > legend.ymax for axis in figure.axes)
     assert min(axis.get_window_extent().height for axis in figure.axes) > 200

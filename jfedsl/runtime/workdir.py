@@ -27,11 +27,11 @@ def read_config(workdir: Path, parse: Callable[[str], Config] = Config.from_json
       UserError: its config cannot be read.
     """
     path = workdir / CONFIG
-    return read_settings(path) if path.exists() else None
+    return read_settings(path, parse) if path.exists() else None
 
 
-def read_settings(path: Path) -> Config:
-    """The config in a file.
+def read_settings(path: Path, parse: Callable[[str], Config] = Config.from_json) -> Config:
+    """The config in a file, as `read_config`.
 
     Raises:
       UserError: it cannot be read.
