@@ -15,7 +15,7 @@ from helpers import plain, script
 from matplotlib.figure import Figure
 
 from jfedsl.config import Config
-from jfedsl.errors import UserError
+from jfedsl.errors import UserError, one_line
 from jfedsl.report import find, settings_of, write
 from jfedsl.runtime import figures
 from jfedsl.study import compare, folder_name
@@ -139,9 +139,9 @@ def test_names_neither_break_the_page_nor_put_anything_into_it(
     tables = html_text.split("<h2>")[1:3]
     for table in tables:
         cells = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", table)
-        assert [html.unescape(cell) for cell in cells] == [
-            "".join(c if c.isprintable() else " " for c in name).strip() for name in WEIRD
-        ], "names and order as given"
+        assert [html.unescape(cell) for cell in cells] == [one_line(name) for name in WEIRD], (
+            "names and order as given"
+        )
     (figure,) = drawn
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from jfedsl.errors import one_line
 from jfedsl.runtime.metrics import KEPT, STREAMS, Row
 
 
@@ -159,20 +160,21 @@ _BESIDE, _ROWS = 30, 20  # characters that fit beside the panels, and lines for 
 
 def literal(text: str) -> str:
     """A text that Matplotlib draws as it is: dollars begin no formula."""
-    shown = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
-    return shown.replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
 def _entries(names: Sequence[str]) -> list[str]:
     """Names as entries of a legend, in a few lines each; numbered where the rest is one text."""
-    short = [
-        "\n".join(textwrap.wrap(name, _WIDE, max_lines=_LINES, placeholder=" ...")) or name
-        for name in names
-    ]
+    short = [_wrapped(name, _WIDE) or "-" for name in names]  # no layout with an empty one
     return [
-        literal(text if short.count(text) == 1 else f"{number}: {text}")
+        text if short.count(text) == 1 else f"{number}: {text}"
         for number, text in enumerate(short, 1)
     ]
+
+
+def _wrapped(text: str, wide: int) -> str:
+    """A text in a few lines of so many characters, ready to be drawn."""
+    return literal(textwrap.fill(one_line(text), wide, max_lines=_LINES, placeholder=" ..."))
 
 
 def _fit_beside(entries: Sequence[str], rows: int) -> bool:
@@ -277,7 +279,7 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
 def save(figure: Figure, title: str, path: Path) -> None:
     """Writes the picture, PNG or PDF, at once: a kill leaves the old one or the new one."""
     wide = int(10 * figure.get_figwidth())  # characters that fit
-    figure.suptitle(literal(textwrap.fill(title, wide, max_lines=_LINES, placeholder=" ...")))
+    figure.suptitle(_wrapped(title, wide))
     temporary, kind = path.with_name(f".{path.name}"), path.suffix.removeprefix(".")
     undated = {"CreationDate": None} if kind == "pdf" else None  # the same bits every time
     figure.savefig(temporary, dpi=150, format=kind, metadata=undated)

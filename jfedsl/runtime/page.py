@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import markdown
 
+from jfedsl.errors import one_line
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -36,9 +38,8 @@ code {{ background: #f2f2f2; padding: 0 0.2rem; }}
 
 def escaped(text: str) -> str:
     """A text on one line that neither Markdown nor HTML read anything into."""
-    line = "".join(c if c.isprintable() else " " for c in text)
     # An underscore between letters means nothing, and names are full of them.
-    return re.sub(r"""[\\`*\[\]|<>&"'#~$]|\b_+|_+\b""", _as_numbers, line)
+    return re.sub(r"""[\\`*\[\]|<>&"'#~$]|\b_+|_+\b""", _as_numbers, one_line(text))
 
 
 def _as_numbers(match: re.Match[str]) -> str:
