@@ -143,6 +143,7 @@ def test_names_neither_break_the_page_nor_put_anything_into_it(
             "names and order as given"
         )
     (figure,) = drawn
+    figure.set_layout_engine("constrained")  # which tests do without elsewhere
     figure.draw_without_rendering()
     legend = figure.legends[0].get_window_extent()
     assert all(axis.get_tightbbox().ymin > legend.ymax for axis in figure.axes)
