@@ -12,6 +12,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of prepared data sets; default as in the run."
 )
+_PLUGIN = flags.DEFINE_string(
+    "plugin", "", "Plugins of the run that are not where they were, separated by commas."
+)
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "Folder for the model's files; default export/ in the workdir."
 )
@@ -23,7 +26,7 @@ def main(_: list[str]) -> None:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = Path(_WORKDIR.value)
     folder = Path(_EXPORT_DIR.value) if _EXPORT_DIR.value else workdir / "export"
-    result = evaluate_run(workdir, folder, _DATA_DIR.value)
+    result = evaluate_run(workdir, folder, _DATA_DIR.value, _PLUGIN.value)
     print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
 
 

@@ -16,6 +16,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of prepared data sets; default as in the run."
 )
+_PLUGIN = flags.DEFINE_string(
+    "plugin", "", "Plugins of the run that are not where they were, separated by commas."
+)
 
 
 def _count(name: str, text: str, least: int = 1) -> flags.FlagHolder[int]:
@@ -35,7 +38,7 @@ def main(_: list[str]) -> None:
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     effort = Effort(*(count.value for count in _EFFORT))
-    print(measure_run(Path(_WORKDIR.value), effort, _DATA_DIR.value))
+    print(measure_run(Path(_WORKDIR.value), effort, _DATA_DIR.value, _PLUGIN.value))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ class OneOf(NamedTuple):
     @property
     def text(self) -> str:
         """What is allowed, in words."""
-        return f"one of {', '.join(self.names)}"
+        others = "; --plugin adds others" if isinstance(self.names, dict) else ""
+        return f"one of {', '.join(self.names)}{others}"
 
     def test(self, value: Any) -> bool:
         """Whether the table has that name."""

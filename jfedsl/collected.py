@@ -57,7 +57,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     for path in paths:
         folders = _folders(path)
         for folder, case in folders.items():
-            config, rows = read_config(folder, recorded), _rows(folder / "metrics.csv")
+            config, rows = read_config(folder, parse=recorded), _rows(folder / "metrics.csv")
             evaluated = config is not None and any(r["test_accuracy"] is not None for r in rows)
             run = Found(folder, config, rows, case) if config is not None and evaluated else folder
             found.setdefault(folder.resolve(), run)

@@ -4,19 +4,16 @@ import dataclasses
 import json
 from typing import Any
 
-from jfedsl import checks, links, values
+from jfedsl import checks, links, plugins, values
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.allowed import (
     BITS,
-    CAPACITY,
     COUNT,
     DROPOUT_RATES,
     FOLDER,
-    LADDER,
     NOT_NEGATIVE,
     POSITIVE,
     RATE,
-    RATES,
     Allowed,
     OneOf,
     knob,
@@ -34,13 +31,10 @@ from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
 from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
-from jfedsl.pruning.pruner import SCORES
-from jfedsl.pruning.weights import SCOPES
+from jfedsl.pruning_knobs import PruningKnobs
 from jfedsl.scale_knobs import ScaleKnobs
 from jfedsl.wireless_knobs import WirelessKnobs
 
-PRUNE_KINDS = ("none", "mask", "channel")
-PRUNE_POLICIES = ("uniform", "by_resource")
 PROGRESS = ("auto", "bar", "lines", "none")
 CLIENT_BACKWARDS = ("float", "int8")
 
@@ -48,13 +42,17 @@ Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ScaleKnobs, WirelessKnobs):
+class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
     workdir: str = knob(
         "", "Folder of the run; default a new dated one under runs/.", FOLDER, free=True
     )
+    plugin: str = knob(
+        "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
+        "and other entries to their tables.", free=True,
+    )  # fmt: skip
     dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
     data_dir: str = knob("data", "Folder of prepared data sets.", FOLDER, free=True)
     train_examples: int | None = knob(
@@ -94,43 +92,6 @@ class Config(ScaleKnobs, WirelessKnobs):
     classes_per_client: int = knob(2, "Classes of each client in --partition=shards.", COUNT)
     quantity_alpha: float = knob(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
-    )
-    prune_kind: str | None = knob(
-        None,
-        "What is pruned on clients: single weights, zeroed, or whole channels, removed. Default "
-        "mask; none with another algorithm than fedsl.",
-        OneOf(PRUNE_KINDS),
-    )
-    prune_rate: tuple[float, ...] = knob(
-        (0.3,),
-        "Fraction of client-side weights or channels removed; one, or one for each client. Unused "
-        "with --prune_policy=by_resource.",
-        RATES,
-    )
-    prune_ladder: tuple[float, ...] = knob(
-        (1.0, 0.75, 0.5, 0.25),
-        "Fractions of channels that may stay under --prune_kind=channel; a rate means the nearest.",
-        LADDER,
-    )
-    prune_policy: str = knob(
-        "uniform", "Where rates come from: --prune_rate, or each client's --client_capacity.",
-        OneOf(PRUNE_POLICIES),
-    )  # fmt: skip
-    client_capacity: str = knob(
-        "", "Compute of clients relative to one for the dense model; a range is spread evenly over "
-        "clients in a random order. For --prune_policy=by_resource; default that of its device.",
-        CAPACITY,
-    )  # fmt: skip
-    prune_score: str = knob(
-        "magnitude", "What decides which weights or channels stay.", OneOf(SCORES)
-    )
-    prune_scope: str = knob(
-        "global",
-        "Rank all client-side weights together or within layers; channels always within.",
-        OneOf(SCOPES),
-    )
-    prune_ramp_rounds: int = knob(
-        0, "Rounds over which the rate grows from 0 on a cubic ramp.", whole(0, 10_000)
     )
     smashed: str = knob(
         "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
@@ -229,6 +190,9 @@ class Config(ScaleKnobs, WirelessKnobs):
         Raises:
           UserError: names the flag, its value and what is allowed.
         """
+        plugin = values.read("plugin", self.plugin, values.kinds(Config)["plugin"], "a text")
+        object.__setattr__(self, "plugin", plugins.absolute(str(plugin)))
+        plugins.load(self.plugin)  # before any value is looked up in a table
         for field in dataclasses.fields(self):
             kind, allowed = values.kinds(Config)[field.name], field.metadata["allowed"]
             value = getattr(self, field.name)
@@ -270,8 +234,12 @@ class Config(ScaleKnobs, WirelessKnobs):
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> "Config":
+    def from_json(cls, text: str, plugin: str = "") -> "Config":
         """The config that `to_json` wrote; fields added since get their defaults.
+
+        Args:
+          text: as `to_json` wrote it.
+          plugin: where its plugins are now, as far as they are not where they were.
 
         Raises:
           UserError: the text is no config of this program.
@@ -282,6 +250,8 @@ class Config(ScaleKnobs, WirelessKnobs):
             for name in found:
                 if name not in known:
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
+            if plugin:
+                found["plugin"] = plugins.moved(found.get("plugin", ""), plugin)
             return cls(**found)
         except (TypeError, json.JSONDecodeError) as error:
             raise UserError(f"not a config of this program: {error}") from error

@@ -134,18 +134,21 @@ def _plain(value: Any) -> Any:
     return listed if values.ndim else listed[0]
 
 
-def measure_run(workdir: Path, effort: Effort, data_dir: str | None = None) -> str:
+def measure_run(
+    workdir: Path, effort: Effort, data_dir: str | None = None, plugin: str = ""
+) -> str:
     """Measures the constants of a run at its newest checkpoint; returns them as `table` does.
 
     Args:
       workdir: of the run.
       effort: how much to compute.
       data_dir: where its data set lies now; default where it lay then.
+      plugin: where its plugins are now, as far as they are not where they were.
 
     Raises:
       UserError: there is no run, it has no checkpoint that can be read, or is not of FedSL.
     """
-    config, experiment, state = restore_run(workdir, data_dir)
+    config, experiment, state = restore_run(workdir, data_dir, plugin)
     if config.algorithm != "fedsl":
         allowed = f"a run of fedsl, which the bound is of; this is {config.algorithm}"
         raise flag_error("workdir", workdir, allowed)

@@ -51,14 +51,15 @@ def resolved(config: Config) -> dict[str, str]:
     return {name: shown(value) for name, value in values.items() if value is not None}
 
 
-def recorded(text: str) -> Config:
+def recorded(text: str, plugin: str = "") -> Config:
     """The config of a run as its folder has it, whatever tables know of its names.
 
     A model, data set, compressor or the like that its user added is kept as written. That is enough
-    to tell runs from each other, not to run them.
+    to tell runs from each other, not to run them, and no plugin is loaded.
 
     Args:
       text: as `Config.to_json` writes it.
+      plugin: as `Config.from_json` takes it, which says what is wrong with the text.
 
     Raises:
       UserError: the text is no config of this program.
@@ -66,8 +67,9 @@ def recorded(text: str) -> Config:
     try:
         values = json.loads(text)
         foreign = {name: values[name] for name in _foreign(values)}
+        foreign["plugin"] = values.get("plugin", "")
     except (ValueError, TypeError, AttributeError):
-        return Config.from_json(text)  # which says what is wrong
+        return Config.from_json(text, plugin)
     known = {name: value for name, value in values.items() if name not in foreign}
     config = Config.from_json(json.dumps(known))
     for name, value in foreign.items():

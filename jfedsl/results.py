@@ -20,13 +20,16 @@ from jfedsl.runtime.workdir import write_atomically
 Result = dict[str, Any]
 
 
-def evaluate_run(workdir: Path, export_dir: Path, data_dir: str | None = None) -> Result:
+def evaluate_run(
+    workdir: Path, export_dir: Path, data_dir: str | None = None, plugin: str = ""
+) -> Result:
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
     Args:
       workdir: of the run, which may be going on.
       export_dir: for the model's files.
       data_dir: where the run's data set lies now; default where it lay then.
+      plugin: where the run's plugins are now, as far as they are not where they were.
 
     Returns:
       What `assess` found.
@@ -34,7 +37,7 @@ def evaluate_run(workdir: Path, export_dir: Path, data_dir: str | None = None) -
     Raises:
       UserError: no run, or a folder that cannot be written.
     """
-    run = restore_run(workdir, data_dir)
+    run = restore_run(workdir, data_dir, plugin)
     result = assess(run)
     try:
         write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
@@ -181,7 +184,7 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
 def _facts(run: Run, result: Result) -> dict[str, Any]:
     """What a program needs to know to use the arrays."""
     config, experiment, _ = run
-    scheme, pixels = experiment.scheme, experiment.data.pixels
+    scheme, scale = experiment.scheme, experiment.scale or experiment.data.pixels
     return {
         "model": config.model,
         "norm": config.norm,
@@ -192,8 +195,9 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "dataset": config.dataset,
         "input": {
             "shape": list(experiment.image.shape),
-            "mean": np.asarray(pixels.mean).tolist(),
-            "standard_deviation": np.asarray(pixels.std).tolist(),
+            # None where the model is given inputs as they are.
+            "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
+            "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
         },
         **{name: value for name, value in result.items() if name != "clients"},
     }

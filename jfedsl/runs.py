@@ -31,18 +31,21 @@ class Run(NamedTuple):
     state: State
 
 
-def restore_run(workdir: Path, data_dir: str | None = None, flag: str = "workdir") -> Run:
+def restore_run(
+    workdir: Path, data_dir: str | None = None, plugin: str = "", flag: str = "workdir"
+) -> Run:
     """The newest state of a run.
 
     Args:
       workdir: of the run.
       data_dir: where its data set lies now; default where it lay then.
+      plugin: where its plugins are now, as far as they are not where they were.
       flag: that named the folder, for errors.
 
     Raises:
       UserError: there is no run, or it has no checkpoint that can be read.
     """
-    config = read_config(workdir)
+    config = read_config(workdir, plugin)
     if config is None or not any_in(workdir / CHECKPOINTS):
         wanted = "the workdir of a run with a checkpoint"
         if flag == "init_from":
@@ -58,7 +61,9 @@ def restore_run(workdir: Path, data_dir: str | None = None, flag: str = "workdir
     return Run(config, experiment, with_memories(experiment, state, restored[2]))
 
 
-def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> Variables:
+def weights_of(
+    folder: Path, data_dir: str, model: Model, fresh: Variables, plugin: str = ""
+) -> Variables:
     """The whole dense model of an earlier run, wherever that was cut.
 
     Args:
@@ -66,6 +71,7 @@ def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> V
       data_dir: where the data set of an earlier run lies.
       model: that the weights are for.
       fresh: variables of the model, for their structure and shapes.
+      plugin: where an earlier run's plugins are now, as far as they are not where they were.
 
     Raises:
       UserError: no run or export, or one of another model.
@@ -73,7 +79,7 @@ def weights_of(folder: Path, data_dir: str, model: Model, fresh: Variables) -> V
     if (folder / export.MANIFEST).exists() and not (folder / CONFIG).exists():
         found = _exported(folder)
     else:
-        _, experiment, state = restore_run(folder, data_dir, "init_from")
+        _, experiment, state = restore_run(folder, data_dir, plugin, "init_from")
         weights = jax.jit(lambda p, s: joined(experiment.scheme, p, s))
         there = weights(experiment.data.partition, state)
         found = export.named(experiment.scheme.model, there)

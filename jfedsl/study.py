@@ -114,7 +114,8 @@ def folder_name(name: str) -> str:
 
 def finished(config: Config) -> dict[str, Any] | None:
     """The summary of a run that has been trained to its end with these settings, or None."""
-    summary, old = Path(config.workdir) / "summary.json", read_config(Path(config.workdir))
+    folder = Path(config.workdir)
+    summary, old = folder / "summary.json", read_config(folder, config.plugin)
     if not summary.exists() or old is None or differences(old, config):
         return None
     if (old.rounds, old.eval_every) != (config.rounds, config.eval_every):

@@ -23,8 +23,8 @@ from jfedsl.study import RESULTS, Changes, finished, runs
 from jfedsl.training import train
 
 _FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's
-# Of a run, not of a setting.
-_OWN = ("workdir", "seed")
+# Of a run, or of all of them, not of a setting.
+_OWN = ("workdir", "plugin", "seed")
 _NUMBERS = ("final_accuracy", "best_accuracy", "rounds_to_target", "bytes_to_target")
 _CLOCK = ("seconds", "seconds_to_target", "energy_joules", "joules_to_target")
 COLUMNS = (

@@ -69,7 +69,11 @@ def _prepare(config: Config) -> Experiment:
     if json.loads(distributed.texts(json.dumps(started))[0]):
         return experiment
     initial = weights_of(
-        Path(config.init_from), config.data_dir, experiment.scheme.model, experiment.initial
+        Path(config.init_from),
+        config.data_dir,
+        experiment.scheme.model,
+        experiment.initial,
+        config.plugin,
     )
     return experiment._replace(initial=put(mesh, initial))
 

@@ -15,8 +15,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 
+from jfedsl import plugins
+from jfedsl.compression.table import COMPRESSORS
 from jfedsl.data.builders import BUILDERS
+from jfedsl.data.datasets import DATASETS
+from jfedsl.data.partition import PARTITIONS
 from jfedsl.data.preparation import prepare
+from jfedsl.models import ZOO
 from jfedsl.runtime import program_cache
 
 # Started as a job in the background, tests and the scripts that they start would ignore it.
@@ -85,6 +90,17 @@ def standard_promotion() -> Iterator[None]:
     """For tests of Adam: Optax itself raises a float to an integer power there."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """What a test adds to the tables is taken out again, and plugins are forgotten."""
+    before = [(table, dict(table)) for table in (ZOO, DATASETS, PARTITIONS, COMPRESSORS)]
+    yield
+    plugins._loaded.clear()
+    for table, entries in before:
+        table.clear()
+        table.update(entries)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "keys", "values", "folders", "per_client", "models", "data", "compression",
-    "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links", "scale_knobs",
-    "wireless_knobs", "checks", "config", "resolved", "runtime", "build", "memories", "runs",
-    "results", "convergence", "observer", "simulation", "summary", "planner", "journal",
-    "training", "study", "bound_study", "sweep", "collected", "report", "paper",
+    "errors", "plugins", "keys", "values", "folders", "per_client", "models", "data",
+    "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links",
+    "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved", "runtime",
+    "build", "memories", "runs", "results", "convergence", "observer", "simulation", "summary",
+    "planner", "journal", "training", "study", "bound_study", "sweep", "collected", "report", "paper",
 ]  # fmt: skip
 
 

@@ -286,7 +286,7 @@ def test_what_may_change_on_resume():
     assert differences(old, free) == []
     changed = Config(clients=12, seed=1, prune_rate=(0.5,))
     assert differences(old, changed) == [
-        "clients (10 -> 12)", "prune_rate (0.3 -> 0.5)", "seed (0 -> 1)"
+        "prune_rate (0.3 -> 0.5)", "clients (10 -> 12)", "seed (0 -> 1)"
     ]  # fmt: skip
     same = Config(smashed="dropout(rate=0.2)", cut_gradient="uniform(bucket=512, bits=8)")
     assert differences(old, same) == [], "the same compressors, asked for otherwise"

@@ -2,18 +2,20 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from helpers import parse, script
 
-from jfedsl.compression.table import COMPRESSORS
+from jfedsl import plugins
 from jfedsl.config import Config, shown
 from jfedsl.data.datasets import DATASETS
 from jfedsl.errors import UserError
 from jfedsl.models import ZOO
 from jfedsl.runtime import metrics
+from jfedsl.runtime.workdir import read_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,22 +26,27 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture
-def tables():
-    """What an example adds to the tables is taken out again."""
-    before = [(table, dict(table)) for table in (ZOO, DATASETS, COMPRESSORS)]
-    yield
-    for table, entries in before:
-        table.clear()
-        table.update(entries)
-
-
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
 def test_code_runs(code, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out
+    assert capsys.readouterr().out or "print(" not in code
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_plugin_runs_with_its_command_and_is_found_again(tmp_path, monkeypatch):
+    code = next(block for block in blocks("python") if 'ZOO["mine"]' in block)
+    command = next(block for block in blocks("bash") if "--plugin=mine.py" in block)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    script("train").main(parse([*shlex.split(command)[2:], "--rounds=1", "--progress=none"]))
+    ZOO.pop("mine"), DATASETS.pop("wine")
+    plugins._loaded.clear()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = read_config(Path("../runs/wine"))
+    assert found.plugin == str(tmp_path / "mine.py") and found.model in ZOO
 
 
 def test_ci_runs_what_the_readme_says():

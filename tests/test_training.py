@@ -18,7 +18,7 @@ from helpers import assert_equal, plain
 from jfedsl import journal, summary, training
 from jfedsl.build import build
 from jfedsl.config import Config
-from jfedsl.data.datasets import DATASETS, from_arrays
+from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
 from jfedsl.errors import TrainingError, UserError
 from jfedsl.models import ZOO, Entry, mlp
 from jfedsl.models.layers import from_function, from_linen
@@ -432,6 +432,22 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
         monkeypatch.setitem(ZOO, "own", Entry(lambda classes, norm, m=model: m, "own"))
         with pytest.raises(UserError, match=text):
             training.train(small(tmp_path / "never", model="own"))
+    conv = (from_linen("conv", nn.Conv(2, (3, 3))), *mlp(10))
+    embed = (from_linen("embed", nn.Embed(9, 2)), *mlp(10))
+    grey = load("digits", "")
+    grey = grey._replace(train=Split(grey.train.images[..., 0], grey.train.labels))
+    monkeypatch.setitem(DATASETS, "grey", lambda data_dir: grey)
+    for model, dataset, text in (
+        (conv, "grey", r"--model=own: .* conv mixes inputs \[8, 8\] of --dataset=grey; .*None\]"),
+        (embed, "digits", r"--model=own: .* from_arrays\(..., normalise=False\) leaves whole"),
+    ):
+        monkeypatch.setitem(ZOO, "own", Entry(lambda classes, norm, m=model: m, model[0].name))
+        with pytest.raises(UserError, match=text):
+            training.train(small(tmp_path / "never", model="own", dataset=dataset))
+    with pytest.raises(
+        UserError, match="--batch_size=1: allowed is 2 or more .* of dense1 has one"
+    ):
+        training.train(small(tmp_path / "never", norm="batch", batch_size=1))
     with pytest.raises(
         UserError, match=r"convolution and pooling take images \[H, W, C\], not \[6"
     ):

@@ -18,16 +18,18 @@ class Algorithm(NamedTuple):
       sides: who has layers: both clients and server, clients, or the server.
       server_copies: whether each participant has its own copy of the server's part.
       in_turns: whether participants exchange one after another, not side by side.
+      joint: whether the server takes the activations of all participants for one batch.
     """
 
     run_round: Callable[[Scheme, Data, Array, State], tuple[State, RoundRecord]]
     sides: str = "both"
     server_copies: bool = False
     in_turns: bool = False
+    joint: bool = False
 
 
 ALGORITHMS = {
-    "fedsl": Algorithm(fedsl.run_round),
+    "fedsl": Algorithm(fedsl.run_round, joint=True),
     "sfl_v1": Algorithm(sfl_v1.run_round, server_copies=True),
     "sfl_v2": Algorithm(sfl_v2.run_round),
     "sl": Algorithm(sl.run_round, in_turns=True),

@@ -1,7 +1,6 @@
 """The examples that a run uses, and the statistics of all training images."""
 
 import jax
-import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.data import datasets
@@ -10,8 +9,11 @@ from jfedsl.errors import flag_error
 from jfedsl.runtime import distributed
 
 
-def pixels_of(images: np.ndarray | datasets.Stored) -> Pixels:
+def pixels_of(dataset: Dataset) -> Pixels:
     """Statistics of all training images; of stored ones each process reads its part."""
+    images = dataset.train.images
+    if not dataset.normalise:
+        return Pixels(None, None)
     if not isinstance(images, datasets.Stored):
         return datasets.pixel_statistics(images)
     own = datasets.pixel_sums(images, jax.process_index(), jax.process_count())

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
 from jax import Array
 from jax.sharding import Mesh
 
@@ -17,15 +16,17 @@ from jfedsl.algorithms.centralized import pooled
 from jfedsl.build.examples import pixels_of, subset_of
 from jfedsl.build.layout import layout_of
 from jfedsl.build.limits import check_sizes
+from jfedsl.build.model import check_examples, initial_of, model_of
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
 from jfedsl.compression import expression
 from jfedsl.config import Config, shown
 from jfedsl.data import datasets, partition
+from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.datasets import Dataset
 from jfedsl.errors import flag_error
-from jfedsl.models import ZOO, layers
+from jfedsl.models import ZOO
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol import evaluation, optimizers
 from jfedsl.protocol.clients import default_chunk
@@ -59,6 +60,7 @@ class Experiment(NamedTuple):
       initial: parameters and statistics of the whole model before the first round.
       label_counts: examples of each class that each client has, int `[C, classes]`.
       client_flops: of a client's products.
+      scale: what inputs were normalised with before they came here, if they were.
       notes: where clients compute, and what became of settings, a line each.
     """
 
@@ -71,6 +73,7 @@ class Experiment(NamedTuple):
     initial: Variables
     label_counts: np.ndarray
     client_flops: Flops
+    scale: Scale | None
     notes: list[str]
 
     def init(self) -> State:
@@ -129,15 +132,18 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     if config.augment != "none" and len(shape) != 3:
         allowed = f"none with inputs of shape {list(shape)}; images are [H, W, C]"
         raise flag_error("augment", config.augment, allowed)
-    pixels = pixels_of(whole.train.images)
+    pixels = pixels_of(whole)
     dataset = subset_of(config, whole)
     algorithm = ALGORITHMS[config.algorithm]
-    model, cut = _model(config, dataset)
+    model, cut = model_of(config, dataset)
     shares = _shares(config, dataset)
     if algorithm.sides == "server":
         shares, config = pooled(shares), _as_one_client(config)
     key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
-    initial = _initial(config, model, key, image, dataset.classes)
+    initial = initial_of(config, model, cut, key, image, dataset)
+    if not ZOO[config.model].tried:
+        ends = pixels.normalise(jnp.asarray(whole.train.images[np.array([0, -1])]))
+        check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape)
     placement = placed(pruning.group_sizes, mesh)
     scheme = _scheme(config, model, cut, dataset.classes, initial, pruning, placement)
@@ -146,33 +152,23 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     scheme = scheme._replace(radio=radio)
     site = None if radio is None else radio.site
     order, where = partition.pack(shares, homes(scheme), placement.devices)
-    examples = put(mesh, dataset.train.at(order), SPREAD)
-    test = evaluation.fold_test_set(*dataset.test, config.eval_batch_size)
+    split, tested = dataset.train.at(order), dataset.test
+    images, labels = put(mesh, (split.images, split.labels), SPREAD)
+    test = evaluation.fold_test_set(tested.images, tested.labels, config.eval_batch_size)
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
     return Experiment(
         algorithm=algorithm,
         scheme=scheme,
-        data=Data(examples.images, examples.labels, pixels, where, site),
+        data=Data(images, labels, pixels, where, site),
         test=put(mesh, test, evaluation.test_spec(test, placement)),
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
         label_counts=partition.label_counts(shares, dataset.train.labels, dataset.classes),
         client_flops=pruning.flops,
-        notes=[layout_of(algorithm, scheme), *pruning.notes],
+        scale=whole.scale,
+        notes=[layout_of(algorithm, scheme), *whole.notes, *pruning.notes],
     )
-
-
-def _model(config: Config, dataset: Dataset) -> tuple[Model, int]:
-    entry, sides = ZOO[config.model], ALGORITHMS[config.algorithm].sides
-    model = entry.build(dataset.classes, config.norm)
-    if sides != "both":
-        return model, len(model) if sides == "clients" else 0
-    cut = entry.default_cut if config.cut is None else config.cut
-    try:
-        return model, layers.cut_index(model, cut)
-    except ValueError as error:
-        raise flag_error("cut", cut, str(error)) from None
 
 
 def _as_one_client(config: Config) -> Config:
@@ -181,24 +177,6 @@ def _as_one_client(config: Config) -> Config:
     return dataclasses.replace(
         config, local_steps=steps, clients=1, participants=None, prune_rate=Config.prune_rate
     )
-
-
-def _initial(config: Config, model: Model, key: Array, image: Array, classes: int) -> Variables:
-    """Initial variables, if the model can take such inputs and tell that many classes apart."""
-
-    def run(variables: Variables) -> Array:
-        return layers.apply(model, variables.params, variables.stats, image[None], True)[0]
-
-    try:
-        initial = fedsl.initial_variables(model, key, image)
-        logits = jax.eval_shape(run, initial)
-    except (ValueError, FlaxError) as error:
-        allowed = f"one for inputs {list(image.shape)}; {' '.join(str(error).split())}"
-        raise flag_error("model", config.model, allowed) from error
-    if logits.shape != (1, classes):
-        allowed = f"one whose last layer makes [B, {classes}], not {list(logits.shape)}"
-        raise flag_error("model", config.model, allowed)
-    return initial
 
 
 def _shares(config: Config, dataset: Dataset) -> partition.Shares:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jfedsl.data import digits, preparation
+from jfedsl.data import arrays, digits, preparation
+from jfedsl.data.arrays import ArrayError, Scale
 from jfedsl.errors import UserError
 
-_LARGEST, _MOST_CLASSES = 1e15, 1_000_000
 _PIECE = 2048  # images read at once
 
 
@@ -37,34 +37,64 @@ class Stored:
 
 
 class Split(NamedTuple):
-    """Examples: `images` uint8 `[N, H, W, C]` or float32 `[N, ...]`, `labels` int32 `[N]`."""
+    """Examples.
 
-    images: Any  # NumPy, or Stored
+    Attributes:
+      images: uint8 `[N, H, W, C]`, or uint8, float32 or int32 `[N, ...]`; NumPy, or `Stored`.
+      labels: int32 `[N]`.
+      owners: numbers of the clients whose examples they are, `[N]`; None where nobody said.
+    """
+
+    images: Any
     labels: np.ndarray
+    owners: np.ndarray | None = None
 
     def at(self, positions: np.ndarray) -> "Split":
         """The examples at these positions."""
         images = self.images
         chosen = images.at(positions) if isinstance(images, Stored) else images[positions]
-        return Split(chosen, self.labels[positions])
+        owners = None if self.owners is None else self.owners[positions]
+        return Split(chosen, self.labels[positions], owners)
 
 
 class Dataset(NamedTuple):
-    """A training and a test split and the number of classes."""
+    """A training and a test split.
+
+    Attributes:
+      train: the training split.
+      test: the test split.
+      classes: how many.
+      normalise: whether a run normalises inputs, with the statistics of the training split.
+      scale: what inputs have been normalised with before, if they have.
+      notes: what was lost of inputs, a line each.
+    """
 
     train: Split
     test: Split
     classes: int
+    normalise: bool = True
+    scale: Scale | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether a model is given whole numbers, such as token ids."""
+        return not self.normalise and self.train.images.dtype.kind in "iu"
 
 
 class Pixels(NamedTuple):
-    """Statistics of the training images per channel, in their own units: float32 `[C]`."""
+    """Statistics of the training images per channel, in their own units: float32 `[C]`.
 
-    mean: Array
-    std: Array
+    None of both leaves inputs as they are.
+    """
+
+    mean: Array | None
+    std: Array | None
 
     def normalise(self, images: Array) -> Array:
         """Maps images `[..., C]` to float32 with zero mean and unit variance over the set."""
+        if self.mean is None or self.std is None:
+            return images.astype(jnp.float32)
         shape = (1,) * (images.ndim - 1) + self.mean.shape
         return (images.astype(jnp.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
 
@@ -105,72 +135,44 @@ def from_sums(sums: np.ndarray, images: Stored) -> Pixels:
 
 
 def from_arrays(
-    train: tuple[Any, Any], test: tuple[Any, Any], classes: int | None = None
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    classes: int | None = None,
+    clients: Any = None,
+    normalise: bool = True,
 ) -> Dataset:
     """A data set of a user's own arrays, for the table `DATASETS`.
 
     Args:
-      train: inputs `[N, ..., C]`, uint8 as they are, other real numbers as float32; and labels
-        `[N]`, whole numbers from 0.
+      train: inputs `[N, ..., C]`, held as uint8 if they are, else as float32; and labels `[N]`,
+        whole numbers from 0.
       test: likewise.
       classes: how many; default one more than the greatest label.
+      clients: who owns each training example, `[N]` whole numbers or names, for
+        `--partition=natural`.
+      normalise: False gives the model inputs as they are, whole numbers as int32, such as token
+        ids.
 
     Raises:
-      ValueError: names the array and what is wrong with it.
+      ArrayError: names the array and what is wrong with it.
     """
-    train_images, test_images = _inputs("train", train[0]), _inputs("test", test[0])
-    kinds = [f"{x.dtype} {list(x.shape[1:])}" for x in (train_images, test_images)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"test inputs: {kinds[0]} as the train inputs are allowed, not {kinds[1]}")
-    train_labels = _labels("train", train[1], len(train_images))
-    test_labels = _labels("test", test[1], len(test_images))
+    held = arrays.hold(train[0], test[0], normalise)
+    train_labels = arrays.labels("train", train[1], len(held.train))
+    test_labels = arrays.labels("test", test[1], len(held.test))
     if classes is None:
         classes = int(max(train_labels.max(), test_labels.max())) + 1
     for name, labels in (("train", train_labels), ("test", test_labels)):
         if labels.max() >= classes:
-            raise ValueError(f"{name} labels: 0 to {classes - 1} are allowed, not {labels.max()}")
-    return Dataset(Split(train_images, train_labels), Split(test_images, test_labels), classes)
-
-
-def _inputs(name: str, values: Any) -> np.ndarray:
-    """Inputs as they are held, uint8 or float32.
-
-    Raises:
-      ValueError: what training would stumble over later.
-    """
-    array = _array(f"{name} inputs", values)
-    if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
-        what = f"{array.dtype} {list(array.shape)}"
-        raise ValueError(f"{name} inputs: real numbers [N, ..., C] are allowed, not {what}")
-    if array.dtype == np.uint8:
-        return array
-    # Squares of larger ones, and sums of those, overflow float32.
-    if not np.all(np.abs(array.astype(np.float64)) < _LARGEST):
-        raise ValueError(f"{name} inputs: finite numbers below {_LARGEST:g} are allowed")
-    return array.astype(np.float32)
-
-
-def _labels(name: str, values: Any, examples: int) -> np.ndarray:
-    """Labels as int32 `[examples]`.
-
-    Raises:
-      ValueError: they are something else.
-    """
-    array = _array(f"{name} labels", values)
-    if array.shape != (examples,) or array.dtype.kind not in "ui":
-        what = f"{array.dtype} {list(array.shape)}"
-        raise ValueError(f"{name} labels: whole numbers [{examples}] are allowed, not {what}")
-    if array.min() < 0 or array.max() >= _MOST_CLASSES:
-        found = f"{array.min()} to {array.max()}"
-        raise ValueError(f"{name} labels: 0 to {_MOST_CLASSES - 1} are allowed, not {found}")
-    return array.astype(np.int32)
-
-
-def _array(what: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except ValueError as error:  # rows of unequal length
-        raise ValueError(f"{what}: {error}") from error
+            raise ArrayError(f"{name} labels: 0 to {classes - 1} are allowed, not {labels.max()}")
+    owners = None if clients is None else arrays.owners(clients, len(train_labels))
+    return Dataset(
+        Split(held.train, train_labels, owners),
+        Split(held.test, test_labels),
+        classes,
+        normalise=normalise and held.scale is None,
+        scale=held.scale,
+        notes=held.notes,
+    )
 
 
 def subset(split: Split, examples: int) -> Split:
@@ -250,8 +252,12 @@ def load(name: str, data_dir: str, lazily: bool = False) -> Dataset:
       lazily: leave training images of prepared sets where they are until they are asked for.
 
     Raises:
-      UserError: the set has not been prepared, or is damaged; the text holds the command to run.
+      UserError: the set has not been prepared, or is damaged, and the text holds the command to
+        run; or it is made of arrays that cannot be used.
     """
     if lazily and name in preparation.NAMES:
         return _prepared(name, data_dir, lazily)
-    return DATASETS[name](data_dir)
+    try:
+        return DATASETS[name](data_dir)
+    except ArrayError as error:
+        raise UserError(f"--dataset={name}: {error}") from error

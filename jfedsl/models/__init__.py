@@ -13,16 +13,23 @@ from jfedsl.models.vgg import DEPTHS, vgg
 
 
 class Entry(NamedTuple):
-    """A model of the zoo: `build(classes, norm)` and the layer it is cut after by default."""
+    """A model by name.
+
+    Attributes:
+      build: `(classes, norm) -> model`.
+      default_cut: the layer it is cut after by default.
+      tried: whether it is known to keep examples apart; others are tried when a run starts.
+    """
 
     build: Callable[[int, str], Model]
     default_cut: str
+    tried: bool = False
 
 
 ZOO = {
-    "cnn": Entry(cnn, "pool1"),
-    "mlp": Entry(mlp, "dense1"),
-    "resnet18": Entry(resnet18, "block2"),
-    "small": Entry(small, "pool2"),
-    **{f"vgg{depth}": Entry(partial(vgg, depth), "pool2") for depth in DEPTHS},
+    "cnn": Entry(cnn, "pool1", tried=True),
+    "mlp": Entry(mlp, "dense1", tried=True),
+    "resnet18": Entry(resnet18, "block2", tried=True),
+    "small": Entry(small, "pool2", tried=True),
+    **{f"vgg{depth}": Entry(partial(vgg, depth), "pool2", tried=True) for depth in DEPTHS},
 }

@@ -57,6 +57,7 @@ class Layer(NamedTuple):
       keeps_order: whether `apply` commutes with all such functions, as taking maxima does; an
         activation right before it then runs right after it, on fewer entries.
       channels: that can be removed; None where all have to stay.
+      whole: whether it is given whole numbers, see `of_whole_numbers`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Layer(NamedTuple):
     activation: Activation | None = None
     keeps_order: bool = False
     channels: Channels | None = None
+    whole: bool = False
 
 
 Model = tuple[Layer, ...]
@@ -135,6 +137,22 @@ def from_function(
     )
 
 
+def of_whole_numbers(layer: Layer) -> Layer:
+    """The layer given int32, which travels as float32 until there, and so below 2^24."""
+
+    def init(key: Array, x: Array) -> tuple[Params, Stats]:
+        return layer.init(key, x.astype(jnp.int32))
+
+    def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
+        return layer.apply(params, stats, x.astype(jnp.int32), train)
+
+    channels = layer.channels
+    if channels is not None:
+        resized = channels.resized
+        channels = channels._replace(resized=lambda size: of_whole_numbers(resized(size)))
+    return layer._replace(init=init, apply=apply, channels=channels, whole=True)
+
+
 def init(model: Model, key: Array, x: Array) -> Variables:
     """Initial parameters and statistics; layer i draws from fold_in(key, i), whatever the cut.
 
@@ -184,8 +202,12 @@ def apply(
 
     Returns:
       The output, float32, and the new statistics.
+
+    Raises:
+      ValueError: the last of these layers makes whole numbers, which have no gradient.
     """
-    x, params = x.astype(dtype), jax.tree.map(lambda w: w.astype(dtype), params)
+    params = jax.tree.map(lambda w: w.astype(dtype), params)
+    x = x.astype(dtype) if model and not model[0].whole else x
     updated, activation = [], None
     for layer, p, s in zip(model, params, stats, strict=True):
         if activation and (layer.activation or not layer.keeps_order):
@@ -194,6 +216,8 @@ def apply(
         updated.append(s)
         activation = layer.activation or activation
     x = activation(x) if activation else x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{model[-1].name} makes {x.dtype}, where real numbers are needed")
     return x.astype(jnp.float32), tuple(updated)
 
 

@@ -36,7 +36,8 @@ def measured(base: Config, workdir: str) -> Measured:
     Raises:
       UserError: no run with measurements there, or one of another problem.
     """
-    run, rows = read_config(Path(workdir)), observer.read(Path(workdir, observer.FILE))
+    run = read_config(Path(workdir), base.plugin)
+    rows = observer.read(Path(workdir, observer.FILE))
     if run is None or not any("beta" in row for row in rows):
         allowed = "the workdir of a run with --measure_constants_every"
         raise flag_error("constants", workdir, allowed)

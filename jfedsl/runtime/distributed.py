@@ -28,7 +28,7 @@ _SILENT_SECONDS = 30  # after which a process counts as lost
 _MOST_REASON = 300  # characters
 _LOST = ("Gloo", "UNAVAILABLE", "DEADLINE", "ABORTED", "NCCL", "CANCELLED")
 # Settings that processes need not have in common.
-_OWN = ("process", "data_dir", "compilation_cache", "progress")
+_OWN = ("process", "data_dir", "plugin", "compilation_cache", "progress")
 
 
 def join(config: Config) -> None:

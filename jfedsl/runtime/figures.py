@@ -147,9 +147,11 @@ def spread(
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[::columns]:
         axis.set_ylabel("test accuracy")
-    place, font = ("right center", None) if beside else ("lower left", _SMALL)
-    arguments = (list(handles.values()), list(handles))
-    figure.legend(*arguments, loc=f"outside {place}", fontsize=font, ncols=1 if beside else columns)
+    lines, names = list(handles.values()), list(handles)
+    if beside:
+        figure.legend(lines, names, loc="outside right center")
+    else:
+        figure.legend(lines, names, loc="outside lower left", fontsize=_SMALL, ncols=columns)
     save(figure, title, path)
 
 

@@ -1,7 +1,8 @@
-"""Settings that a command line takes from files: `--config` and `--resume`."""
+"""Settings that a command line takes from files: `--config`, `--resume` and `--plugin`."""
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
@@ -29,7 +30,8 @@ def define_sources(one_run: bool, flag_values: flags.FlagValues = flags.FLAGS) -
 def defaults(arguments: list[str], one_run: bool = True) -> Config:
     """What the files that a command line names make of the defaults of all flags.
 
-    Where a run is and on which processes is never taken from a file: it may have moved.
+    Plugins are loaded, so that their entries are among what flags allow. Where a run is and on
+    which processes is never taken from a file: it may have moved.
 
     Args:
       arguments: the command line, with the name of the program.
@@ -38,32 +40,43 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
     Raises:
       UserError: there is no such file or folder, or it holds no config.
     """
-    found = _named(arguments, one_run)
-    if found["resume"] and found["config"]:
-        raise flag_error("config", found["config"], "nothing with --resume")
-    if found["resume"] and found["workdir"]:
-        raise flag_error("workdir", found["workdir"], "nothing with --resume, which names it")
-    if found["resume"]:
-        path = Path(found["resume"], CONFIG)
-        if not path.is_file():
-            raise flag_error("resume", found["resume"], f"the folder of a run; it has no {CONFIG}")
-    elif found["config"]:
-        path = Path(found["config"])
-        if not path.is_file():
-            raise flag_error("config", path, f"a file, the {CONFIG} of a run")
-    else:
-        return Config()
+    named = _named(arguments, one_run)
+    config, resume, plugin = named.config, named.resume, named.plugin
+    if resume and config:
+        raise flag_error("config", config, "nothing with --resume")
+    if resume and named.workdir:
+        raise flag_error("workdir", named.workdir, "nothing with --resume, which names it")
+    if resume and not Path(resume, CONFIG).is_file():
+        raise flag_error("resume", resume, f"the folder of a run; it has no {CONFIG}")
+    if config and not Path(config).is_file():
+        raise flag_error("config", config, f"a file, the {CONFIG} of a run")
+    if not (resume or config):
+        return Config(plugin=plugin)
+    path = Path(resume, CONFIG) if resume else Path(config)
     return dataclasses.replace(
-        read_settings(path), workdir=found["resume"], coordinator="", processes=None, process=None
+        read_settings(path, plugin), workdir=resume, coordinator="", processes=None, process=None
     )
 
 
-def _named(arguments: list[str], one_run: bool) -> dict[str, str]:
-    """The flags of a command line, its flag files included, that are needed before all others."""
-    early, names = flags.FlagValues(), ("config", *(("resume", "workdir") if one_run else ()))
+class _Named(NamedTuple):
+    """The flags that are needed before all others."""
+
+    config: str = ""
+    plugin: str = ""
+    resume: str = ""
+    workdir: str = ""
+
+
+def _named(arguments: list[str], one_run: bool) -> _Named:
+    """Those of a command line, its flag files included."""
+    early, names = (
+        flags.FlagValues(),
+        ("config", "plugin", *(("resume", "workdir") if one_run else ())),
+    )
     for name in names:
-        flags.DEFINE_string(name, "", "", early)
+        flags.DEFINE_string(name, _Named._field_defaults[name], "", early)
     early.set_gnu_getopt(True)  # goes on after the values of flags that are unknown here
     early(arguments, known_only=True)
-    given = {name: early[name].value for name in names}
-    return {"resume": "", **{name: str(local(name, v)) if v else "" for name, v in given.items()}}
+    given = {name: str(early[name].value) for name in names}
+    folders = {n: str(local(n, v)) if v else "" for n, v in given.items() if n != "plugin"}
+    return _Named(**{**given, **folders})

@@ -16,28 +16,38 @@ from jfedsl.errors import BusyError, UserError, flag_error
 CONFIG, LOCK = "config.json", ".lock"
 
 
-def read_config(workdir: Path, parse: Callable[[str], Config] = Config.from_json) -> Config | None:
+def read_config(
+    workdir: Path, plugin: str = "", parse: Callable[[str, str], Config] = Config.from_json
+) -> Config | None:
     """The config of the run in a folder; None if there is no run.
 
     Args:
-      workdir: the folder.
-      parse: makes a config of the text in the file.
+      workdir: of the run.
+      plugin: where its plugins are now, as far as they are not where they were.
+      parse: makes a config of the text in the file and `plugin`.
 
     Raises:
       UserError: its config cannot be read.
     """
     path = workdir / CONFIG
-    return read_settings(path, parse) if path.exists() else None
+    return read_settings(path, plugin, parse) if path.exists() else None
 
 
-def read_settings(path: Path, parse: Callable[[str], Config] = Config.from_json) -> Config:
+def read_settings(
+    path: Path, plugin: str = "", parse: Callable[[str, str], Config] = Config.from_json
+) -> Config:
     """The config in a file, as `read_config`.
+
+    Args:
+      path: of the file.
+      plugin: where its plugins are now, as far as they are not where they were.
+      parse: makes a config of the text in the file and `plugin`.
 
     Raises:
       UserError: it cannot be read.
     """
     try:
-        return parse(path.read_text())
+        return parse(path.read_text(), plugin)
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -78,7 +88,7 @@ def check(config: Config, flag: str = "workdir") -> None:
     path = Path(config.workdir)
     if path.exists() and not path.is_dir():
         raise flag_error(flag, path, "a folder; this is a file")
-    old = read_config(path)
+    old = read_config(path, config.plugin)
     if old is not None:
         differing = differences(old, config)
         if differing:

@@ -1,0 +1,115 @@
+"""What trying a model finds: examples that are mixed, ids that are rounded, lone values."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from jfedsl.models import ZOO, Entry, layers, trial
+from jfedsl.models.layers import Layer, from_function, from_linen
+from jfedsl.models.mlp import mlp
+
+
+class Ids(nn.Module):
+    """Makes ids of what it is given."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Embed(9, 4)(jnp.clip(jnp.round(x), 0, 8).astype(jnp.int32)).reshape(len(x), -1)
+
+
+class Normed(nn.Module):
+    """Batch norm, as it should be."""
+
+    @nn.compact
+    def __call__(self, x: Any, train: bool) -> Any:
+        return nn.BatchNorm(use_running_average=not train)(x)
+
+
+def some(x: Any) -> Any:
+    """Reads ids, and real numbers too."""
+    return x + x.astype(jnp.int32).astype(x.dtype)
+
+
+FLAT = from_function("flatten", lambda x: x.reshape(x.shape[0], -1))
+HEAD = from_linen("head", nn.Dense(3))
+ZERO = from_linen("zero", nn.Dense(4, kernel_init=nn.initializers.zeros))
+
+
+def tried(model: tuple[Layer, ...], shape: tuple[int, ...]) -> Any:
+    x = jax.random.normal(jax.random.key(1), (2, *shape))
+    return model, jax.jit(lambda x: layers.init(model, jax.random.key(0), x))(x), x
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "name"),
+    [
+        ((from_linen("conv", nn.Conv(4, (3, 3))), FLAT, HEAD), (6, 6), "conv"),
+        ((from_linen("conv", nn.Conv(4, (3, 3))), FLAT, HEAD), (6, 6, 1), None),
+        ((from_linen("row", nn.Conv(4, (3,))), FLAT, HEAD), (6, 6), None),
+        ((from_function("centre", lambda x: x - x.mean(0, keepdims=True)), HEAD), (5,), "centre"),
+        ((from_function("fold", lambda x: x.reshape(-1, 4)), HEAD), (4, 4), "fold"),
+        ((from_linen("norm", Normed()), HEAD), (5,), None),
+        ((HEAD, from_linen("soft", nn.Dense(3), lambda x: jax.nn.softmax(x, 0))), (5,), "soft"),
+        ((from_function("roll", lambda x: jnp.roll(x, 1, 0)), ZERO, HEAD), (5,), "roll"),
+        ((from_linen("ids", Ids()), HEAD), (5,), None),
+    ],
+)
+def test_a_layer_that_mixes_examples_is_found(
+    model: tuple[Layer, ...], shape: tuple[int, ...], name: str | None
+) -> None:
+    assert trial.mixing(*tried(model, shape)) == name
+
+
+def test_models_of_the_zoo_need_no_trial() -> None:
+    assert all(entry.tried for entry in ZOO.values())
+    assert not Entry(mlp, "dense1").tried
+
+
+@pytest.mark.parametrize(
+    ("model", "rounded"),
+    [
+        ((from_linen("ids", Ids()), HEAD), True),
+        ((FLAT, HEAD), False),
+        ((from_function("sign", lambda x: jnp.where(x > 0, 1.0, -1.0)), HEAD), False),
+        (
+            (
+                from_function("both", lambda x: x + jnp.round(x).astype(jnp.int32).astype(x.dtype)),
+                HEAD,
+            ),
+            False,
+        ),
+    ],
+)
+def test_a_model_that_reads_whole_numbers_of_real_ones_is_found(
+    model: tuple[Layer, ...], rounded: bool
+) -> None:
+    assert trial.rounds(*tried(model, (5,))) == rounded
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "name"),
+    [((5,), 1, "norm"), ((5,), 2, None), ((1, 1, 5), 1, "norm"), ((2, 1, 5), 1, None)],
+)
+def test_batch_norm_of_one_value_a_channel_is_found(
+    shape: tuple[int, ...], batch: int, name: str | None
+) -> None:
+    model, (params, stats), x = tried((from_linen("norm", Normed()), FLAT, HEAD), shape)
+    given = jax.ShapeDtypeStruct((batch, *shape), x.dtype)
+    found, output = trial.lone_values(model, params, stats, given)
+    assert found == name and (found or output.shape == (batch, 3))
+
+
+def test_a_first_layer_is_given_whole_numbers_whatever_activations_are_rounded_to() -> None:
+    model = (layers.of_whole_numbers(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
+    ids = jnp.array([[999, 257], [3, 998]], jnp.float32)
+    params, stats = layers.init(model, jax.random.key(0), ids)
+    expected = params[0]["embedding"][ids.astype(jnp.int32)].reshape(2, -1)
+    found, _ = layers.apply(model[:2], params[:2], stats[:2], ids, True, jnp.bfloat16)
+    assert jnp.array_equal(found, expected.astype(jnp.bfloat16).astype(jnp.float32))
+    assert jnp.array_equal(layers.apply((), (), (), ids, True, jnp.bfloat16)[0], ids)
+    with pytest.raises(ValueError, match="whole makes int32, where real numbers are needed"):
+        whole = layers.of_whole_numbers(from_function("whole", lambda x: x))
+        layers.apply((whole,), ({},), ({},), ids, True)
