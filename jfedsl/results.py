@@ -1,5 +1,6 @@
 """What a run has reached, client by client, and its model as files for other programs."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from jfedsl.runtime import export
 from jfedsl.runtime.workdir import write_atomically
 
 Result = dict[str, Any]
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def evaluate_run(
     workdir: Path, export_dir: Path, data_dir: str | None = None, plugin: str = ""
 ) -> Result:
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
+
+    Where the run may be read but not written, evaluation.json comes to lie with the export.
 
     Args:
       workdir: of the run, which may be going on.
@@ -39,11 +43,14 @@ def evaluate_run(
     """
     run = restore_run(workdir, data_dir, plugin)
     result = assess(run)
-    try:
-        write_atomically(workdir / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    except OSError as error:
-        raise flag_error("workdir", workdir, f"a folder to write to ({error})") from error
     export_model(run, result, export_dir)
+    text = json.dumps(result, indent=2) + "\n"
+    try:
+        write_atomically(workdir / "evaluation.json", text)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise flag_error("workdir", workdir, f"a folder to write to ({error})") from error
+        write_atomically(export_dir / "evaluation.json", text)
     return result
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import plain
 
-from jfedsl import training
+from jfedsl import results, training
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, Split, load
 from jfedsl.errors import UserError
@@ -289,6 +289,23 @@ def test_a_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--export_dir=.*file: allowed is a folder to write to"):
         export_model(run, assess(run), tmp_path / "file")
+
+
+def test_a_run_that_may_only_be_read_is_evaluated_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, workdir, there = results.write_atomically, tmp_path / "run", tmp_path / "own"
+
+    def refused(path: Path, text: str) -> None:
+        if path.parent == workdir:
+            raise PermissionError(13, "Permission denied")
+        write(path, text)
+
+    monkeypatch.setattr(results, "write_atomically", refused)
+    monkeypatch.setattr(results, "restore_run", lambda *_: run)
+    found = results.evaluate_run(workdir, there)
+    assert json.loads((there / "evaluation.json").read_text()) == found
+    assert (there / "joined.npz").exists() and not workdir.exists()
 
 
 def test_halves_of_the_export_are_the_layers_of_the_model(run: Run, tmp_path: Path) -> None:
