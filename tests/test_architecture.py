@@ -11,7 +11,8 @@ ROOMS = [
     "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links",
     "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved", "runtime",
     "build", "memories", "runs", "results", "convergence", "observer", "simulation", "summary",
-    "planner", "journal", "training", "study", "bound_study", "sweep", "collected", "report", "paper",
+    "planner", "journal", "training", "study", "bound_study", "sweep", "collected", "report",
+    "paper",
 ]  # fmt: skip
 
 
