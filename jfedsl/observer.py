@@ -121,7 +121,7 @@ def _line(row: Row) -> str:
 
 
 def as_row(measured: Measurement | Objective) -> Row:
-    """What was measured as plain values: `[value, standard error]` by name, None for NaN."""
+    """What was measured as plain values: `[value, standard error]` by name, None if unknown."""
     estimates = jax.device_get(measured)._asdict()
     if "draws" in estimates:
         estimates |= estimates.pop("draws")._asdict()

@@ -22,6 +22,7 @@ Result = dict[str, Any]
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+@jax.enable_x64(False)  # as `train`
 def evaluate_run(
     workdir: Path, export_dir: Path, data_dir: str | None = None, plugin: str = ""
 ) -> Result:
@@ -99,7 +100,7 @@ def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Means over classes, weighted by each client's examples of those that were tested.
 
     Args:
-      accuracies: `[C, classes]`, NaN for a class without test examples.
+      accuracies: `[C, classes]`, not finite for a class without test examples.
       counts: examples, `[C, classes]`.
 
     Returns:

@@ -33,6 +33,7 @@ from jfedsl.wireless.cost import Cost
 MOST_ROUNDS_A_CALL = 50
 
 
+@jax.enable_x64(False)  # a run has the same numbers whatever JAX_ENABLE_X64 is
 def train(config: Config) -> dict[str, Any]:
     """Trains or resumes a run and leaves its metrics, checkpoints, summary and pictures.
 
@@ -48,6 +49,7 @@ def train(config: Config) -> dict[str, Any]:
       TrainingError: a loss or a weight is not finite.
     """
     distributed.join(config)
+    distributed.start_devices()
     with distributed.ending_together():
         distributed.agree(config)
         workdir.check(config)
@@ -222,7 +224,7 @@ class _Run:
             **clock,
             "participants": record.participants.shape[1],
             "pruned_fraction": float(record.pruned_fraction[i]),
-            "mask_overlap": overlap if names and np.isfinite(overlap) else None,
+            "mask_overlap": overlap if names and overlap >= 0 else None,
             **{f"{KEPT}{name}": fraction for name, fraction in kept},
         }
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,8 @@ def metrics(workdir, drop=("host_seconds",)):
 def finished(tmp_path_factory):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
-    return workdir, training.train(small(workdir))
+    with jax.debug_nans(True):  # none is made on purpose
+        return workdir, training.train(small(workdir))
 
 
 def test_what_a_run_leaves(finished):
@@ -582,9 +584,24 @@ def test_closing_twice_is_harmless(tmp_path):
 def test_a_run_in_which_everyone_is_out_goes_on(tmp_path):
     workdir = tmp_path / "out"
     away = {"network": "macro_cell", "outage_snr_db": 200.0, "progress": "lines"}
-    found = training.train(plain(**away, rounds=2, workdir=str(workdir)))
+    with jax.debug_nans(True):
+        found = training.train(plain(**away, rounds=2, workdir=str(workdir)))
     assert found["simulated"]["lost_fraction"] == 1
     assert [row["train_loss"] for row in metrics(workdir)] == ["", ""]
+
+
+def test_64_bits_asked_of_jax_and_devices_that_are_not_there(tmp_path, monkeypatch):
+    def prepare(config):
+        raise UserError(str(jnp.zeros(1).dtype))
+
+    monkeypatch.setattr(training, "_prepare", prepare)
+    with jax.enable_x64(True), pytest.raises(UserError, match="^float32$"):
+        training.train(small(tmp_path / "run"))
+    for error in (AssertionError(), RuntimeError("Unable to\ninitialize")):
+        monkeypatch.setattr(jax, "devices", Mock(side_effect=error))
+        with pytest.raises(UserError, match=r"JAX_PLATFORMS=.*: allowed is one that can .*\)$"):
+            training.train(small(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):

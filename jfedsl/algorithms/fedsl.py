@@ -116,7 +116,7 @@ def run_round(
     state, up, overlap = lax.cond(
         (number + 1) % every == 0,
         lambda s: end_period(scheme, key, data.partition, s, reachable),
-        lambda s: (s, _nothing(scheme), jnp.full(placement.places, jnp.nan)),
+        lambda s: (s, _nothing(scheme), jnp.full(placement.places, -1, jnp.float32)),
         state,
     )
     # What devices know of their participants comes together once a round, not after every step.
@@ -177,12 +177,12 @@ def _presence(scheme: Scheme, state: State, conditions: Conditions | None) -> Pr
 
 
 def _mean_loss(share: Array, losses: Array, arrived: Array, presence: Presence | None) -> Array:
-    """Weighted mean of who arrived, over the exchanges in which anyone did; NaN without any."""
+    """Weighted mean of who arrived, over the exchanges in which anyone did; 0 without any."""
     if presence is None:
         return jnp.mean(jnp.sum(share[None] * losses, axis=1))
     own = jax.vmap(partial(present_weights, share))(arrived)
     any_ = jnp.any(arrived, axis=1)
-    return jnp.sum(own * losses) / jnp.sum(any_, dtype=jnp.float32)
+    return jnp.sum(own * losses) / jnp.maximum(1, jnp.sum(any_, dtype=jnp.float32))
 
 
 def _exchanges(

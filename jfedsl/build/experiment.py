@@ -37,6 +37,8 @@ from jfedsl.protocol.population import fresh_client
 from jfedsl.protocol.portable import lay_out
 from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.protocol.state import Client, Data, Links, Scheme, State, at_site
+from jfedsl.runtime.distributed import start_devices
+from jfedsl.theory.estimates import without_nan
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
     Effort,
@@ -106,14 +108,14 @@ class Experiment(NamedTuple):
     def measure(
         self, step_size: float, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Measurement]:
-        """The compiled measurement of the convergence bound's constants."""
-        return jax.jit(functools.partial(measure, self.scheme, effort, step_size))
+        """The compiled measurement of the convergence bound's constants; infinite if unknown."""
+        return jax.jit(without_nan(functools.partial(measure, self.scheme, effort, step_size)))
 
     def objective(
         self, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Objective]:
-        """The compiled measurement of f and its gradient alone."""
-        return jax.jit(functools.partial(measure_objective, self.scheme, effort))
+        """The compiled measurement of f and its gradient alone; infinite if unknown."""
+        return jax.jit(without_nan(functools.partial(measure_objective, self.scheme, effort)))
 
 
 def build(config: Config, mesh: Mesh | None = None) -> Experiment:
@@ -126,6 +128,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     Raises:
       UserError: a setting that the data or the model cannot satisfy.
     """
+    start_devices()
     several = mesh is not None and mesh.shape["process"] > 1
     whole = datasets.load(config.dataset, config.data_dir, lazily=several)
     shape = whole.train.images.shape[1:]

@@ -218,7 +218,7 @@ def class_accuracies(
       clients: of each group, see `distinct_models`.
 
     Returns:
-      float32 `[V, classes]`, NaN for a class without test examples.
+      float32 `[V, classes]`, infinite for a class without test examples.
     """
     _, _, merged = merge_participants(scheme, data.partition, state)
     server = serving(scheme, data.partition, state)
@@ -233,7 +233,8 @@ def class_accuracies(
         masks = masks_of(scheme, key, state, number)
         own = jax.tree.map(lambda x: x[0], state.clients)
         client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
-        return _class_sums(scheme, data.pixels, form, client, server, test)[1] / examples
+        correct = _class_sums(scheme, data.pixels, form, client, server, test)[1]
+        return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
     def every(forms: Sequence[Form]) -> Array:
         pairs = zip(forms, clients, strict=True)

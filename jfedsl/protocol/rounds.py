@@ -29,7 +29,7 @@ class RoundRecord(struct.PyTreeNode):
       pruned_fraction: float32, of prunable client-side weights, mean over participants.
       kept_fractions: float32, one for each of the pruner's names, mean over participants.
       mask_overlap: float32, how much of a participant's masks stays at the end of a period, mean
-        over participants; NaN in other rounds.
+        over participants; -1 in other rounds.
     """
 
     train_loss: Array

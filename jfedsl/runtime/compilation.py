@@ -47,5 +47,11 @@ def _processor() -> str:
 
 
 def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
-    """Compiles a jitted function for arguments of these shapes, or loads it from the folder."""
+    """Compiles a jitted function for arguments of these shapes, or loads it from the folder.
+
+    Under JAX_DISABLE_JIT it stays as it is, for a debugger to step through.
+    """
+    if getattr(jax.config, "jax_disable_jit", False):
+        run: Callable[..., Any] = function
+        return run
     return function.lower(*arguments).compile()

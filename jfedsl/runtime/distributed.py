@@ -83,6 +83,21 @@ def _await(address: str) -> None:
             time.sleep(0.2)
 
 
+def start_devices() -> None:
+    """Starts the devices that JAX is to use, unless they have been started.
+
+    Raises:
+      UserError: there are none such here, or they cannot start.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of CUDA without its plugin
+        reason = " ".join(str(error).split())[:_MOST_REASON] or "its plugin is not installed"
+        asked = getattr(jax.config, "jax_platforms", None) or ""
+        allowed = "one that can start here, such as cpu, or nothing to let JAX choose"
+        raise UserError(f"JAX_PLATFORMS={asked}: allowed is {allowed} ({reason})") from None
+
+
 def mesh_of(config: Config) -> Mesh | None:
     """The devices that a run is spread over; None for one.
 

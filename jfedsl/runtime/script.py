@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from jfedsl.config import Config
@@ -94,6 +95,7 @@ def start(
         except UserError as error:
             _exit(str(error), 2)
 
+    jax.config.update("jax_enable_x64", False)  # a run has the same numbers either way
     logging.set_verbosity(logging.ERROR)
     app.run(guarded, flags_parser=parse)
 

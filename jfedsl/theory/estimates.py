@@ -1,7 +1,9 @@
 """Values with their standard errors, from independent repetitions along the first axis."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -11,6 +13,16 @@ class Estimate(NamedTuple):
 
     value: Array
     error: Array
+
+
+def without_nan(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with infinity for NaN, which JAX_DEBUG_NANS would take for a mistake."""
+
+    def given(*arguments: Any) -> Any:
+        found = function(*arguments)
+        return jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.inf, x), found)
+
+    return given
 
 
 def exact(value: Array) -> Estimate:

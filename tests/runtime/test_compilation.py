@@ -146,4 +146,10 @@ def test_features_that_the_processor_lacks_stay_listed(monkeypatch: pytest.Monke
 def test_compiled_is_the_function_for_those_shapes() -> None:
     program = compiled(jax.jit(lambda x, n: x * n), jnp.ones(3), 1)
     assert program(jnp.arange(3.0), 4).tolist() == [0.0, 4.0, 8.0]
+
+
+def test_without_compilation_the_function_itself_runs() -> None:
+    with jax.disable_jit():
+        program = compiled(jax.jit(lambda x: x if x > 1 else -x), 2)  # asks for a value
+        assert program(2) == 2
     keep_programs("")
