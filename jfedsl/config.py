@@ -93,6 +93,10 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
     quantity_alpha: float = knob(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
     )
+    min_examples: int | None = knob(
+        None, "Examples that every client has at least; dirichlet and quantity are drawn again "
+        "until then, 200 times at most. Default: drawn once.", COUNT,
+    )  # fmt: skip
     smashed: str = knob(
         "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
         "of --dropout_rate and --smashed_bits.",

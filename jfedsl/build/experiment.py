@@ -19,12 +19,12 @@ from jfedsl.build.limits import check_sizes
 from jfedsl.build.model import check_examples, initial_of, model_of
 from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
+from jfedsl.build.shares import notes_on_classes, shares_of
 from jfedsl.compression import expression
 from jfedsl.config import Config, shown
 from jfedsl.data import datasets, partition
 from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
-from jfedsl.data.datasets import Dataset
 from jfedsl.errors import flag_error
 from jfedsl.models import ZOO
 from jfedsl.models.layers import Model, Variables
@@ -139,7 +139,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     dataset = subset_of(config, whole)
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = model_of(config, dataset)
-    shares = _shares(config, dataset)
+    shares = shares_of(config, dataset)
     if algorithm.sides == "server":
         shares, config = pooled(shares), _as_one_client(config)
     key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
@@ -159,6 +159,9 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     images, labels = put(mesh, (split.images, split.labels), SPREAD)
     test = evaluation.fold_test_set(tested.images, tested.labels, config.eval_batch_size)
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
+    counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
+    tests = np.bincount(tested.labels, minlength=dataset.classes)
+    lacking = notes_on_classes(counts.sum(axis=0), tests)
     return Experiment(
         algorithm=algorithm,
         scheme=scheme,
@@ -167,10 +170,10 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
-        label_counts=partition.label_counts(shares, dataset.train.labels, dataset.classes),
+        label_counts=counts,
         client_flops=pruning.flops,
         scale=whole.scale,
-        notes=[layout_of(algorithm, scheme), *whole.notes, *pruning.notes],
+        notes=[layout_of(algorithm, scheme), *whole.notes, *lacking, *pruning.notes],
     )
 
 
@@ -180,30 +183,6 @@ def _as_one_client(config: Config) -> Config:
     return dataclasses.replace(
         config, local_steps=steps, clients=1, participants=None, prune_rate=Config.prune_rate
     )
-
-
-def _shares(config: Config, dataset: Dataset) -> partition.Shares:
-    """Index lists of all clients, each long enough for a batch where that is needed."""
-    kind, labels = config.partition, dataset.train.labels
-    classes = len(np.unique(labels))
-    if kind == "shards" and config.classes_per_client > classes:
-        allowed = f"at most the {classes} classes among the training examples"
-        raise flag_error("classes_per_client", config.classes_per_client, allowed)
-    option = partition.PARTITIONS[kind].option
-    value = None if option is None else getattr(config, option)
-    try:
-        shares = partition.split(kind, labels, config.clients, config.seed, value)
-    except partition.EmptyClients as error:
-        allowed = f"as many as --partition={kind} can feed from {len(labels)} examples; {error}"
-        raise flag_error("clients", config.clients, allowed) from None
-    least = int(np.argmin([len(share) for share in shares]))
-    if config.sampling == "epoch" and len(shares[least]) < config.batch_size:
-        allowed = (
-            f"at most {len(shares[least])}, the examples of client {least}, "
-            f"under --sampling=epoch (--sampling=replacement has no limit)"
-        )
-        raise flag_error("batch_size", config.batch_size, allowed)
-    return shares
 
 
 def _scheme(

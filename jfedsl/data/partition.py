@@ -1,11 +1,11 @@
 """How the training examples are spread over clients.
 
 Every partition is a list of index lists, drawn with NumPy from the seed alone, so that it does not
-depend on the model, the cut or the compression. Dirichlet and shards after arXiv 1909.06335 and
-arXiv 1602.05629.
+depend on the model, the cut or the compression. Dirichlet after arXiv 1905.12022, section 5, where
+sizes differ as much as mixes of classes do; shards after arXiv 1602.05629.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,8 +15,30 @@ from jax import Array
 Shares = list[np.ndarray]
 
 
+_TRIES = 200  # draws of a partition until every client has enough
+_MOST_RANGES = 8  # of numbers in a line
+
+
 class EmptyClients(ValueError):
     """A partition left clients without examples; the text names them."""
+
+
+class BadShares(ValueError):
+    """A user's own partition made something else than shares; the text says what."""
+
+
+class SmallClients(ValueError):
+    """Some client has fewer examples than asked for, however often it was drawn.
+
+    Attributes:
+      reached: the most that every client had in one of the draws.
+      draws: how many there were.
+    """
+
+    def __init__(self, reached: int, draws: int) -> None:
+        """After so many draws."""
+        super().__init__(f"at most {reached} in {draws} draws")
+        self.reached, self.draws = reached, draws
 
 
 class Partition(NamedTuple):
@@ -127,6 +149,17 @@ def quantity(rng: np.random.Generator, labels: np.ndarray, clients: int, alpha: 
     return _split(rng.permutation(len(labels)), _proportions(rng, clients, alpha))
 
 
+def natural(
+    rng: np.random.Generator, labels: np.ndarray, clients: int, owners: np.ndarray
+) -> Shares:
+    """Each client has its own examples; `owners[N]` has as many distinct numbers as clients."""
+    del rng, labels
+    order = np.argsort(owners, kind="stable")
+    sizes = np.unique(owners, return_counts=True)[1]
+    assert len(sizes) == clients
+    return np.split(order, np.cumsum(sizes)[:-1])
+
+
 def label_counts(shares: Shares, labels: np.ndarray, classes: int) -> np.ndarray:
     """How many examples of each class each client has, int `[C, classes]`.
 
@@ -141,21 +174,39 @@ def label_counts(shares: Shares, labels: np.ndarray, classes: int) -> np.ndarray
 
 
 class Kind(NamedTuple):
-    """A partition `(rng, labels, clients[, option]) -> shares` and its option's flag, if any."""
+    """A partition `(rng, labels, clients[, option][, owners]) -> shares`.
+
+    Attributes:
+      split: the function; labels are those of the examples in use, and shares positions among them.
+      option: the flag of its option, if it has one.
+      owned: whether it is told who owns which example.
+      redraws: whether sizes are random, so that `--min_examples` may draw again.
+    """
 
     split: Callable[..., Shares]
-    option: str | None
+    option: str | None = None
+    owned: bool = False
+    redraws: bool = False
 
 
 PARTITIONS = {
-    "iid": Kind(iid, None),
-    "dirichlet": Kind(dirichlet, "dirichlet_alpha"),
+    "iid": Kind(iid),
+    "dirichlet": Kind(dirichlet, "dirichlet_alpha", redraws=True),
     "shards": Kind(shards, "classes_per_client"),
-    "quantity": Kind(quantity, "quantity_alpha"),
+    "quantity": Kind(quantity, "quantity_alpha", redraws=True),
+    "natural": Kind(natural, owned=True),
 }
 
 
-def split(kind: str, labels: np.ndarray, clients: int, seed: int, option: Any = None) -> Shares:
+def split(
+    kind: str,
+    labels: np.ndarray,
+    clients: int,
+    seed: int,
+    option: Any = None,
+    owners: np.ndarray | None = None,
+    least: int | None = None,
+) -> Shares:
     """Index lists of all clients, each sorted.
 
     Args:
@@ -164,24 +215,52 @@ def split(kind: str, labels: np.ndarray, clients: int, seed: int, option: Any = 
       clients: how many.
       seed: of the run; the same seed gives the same partition.
       option: alpha or classes per client, where the kind has one.
+      owners: of the examples, int `[N]`, where the kind asks for them.
+      least: examples that every client has at least; drawn again until then, a bounded number of
+        times. None: drawn once.
 
     Raises:
-      EmptyClients: some clients would get no example.
+      EmptyClients: some clients would get no example, and nobody asked for more.
+      SmallClients: no draw gave every client so many.
+      BadShares: the kind, a user's own, made something else than shares.
     """
-    rng = np.random.default_rng([seed, len(labels), clients])
-    arguments = () if PARTITIONS[kind].option is None else (option,)
-    shares = PARTITIONS[kind].split(rng, labels, clients, *arguments)
-    empty = [n for n, share in enumerate(shares) if len(share) == 0]
-    if empty:
-        raise EmptyClients(f"{len(empty)} clients would be without examples: {_ranges(empty)}")
-    return [np.sort(share) for share in shares]
+    entry, reached = PARTITIONS[kind], 0
+    arguments = [*([option] if entry.option else []), *([owners] if entry.owned else [])]
+    tries = _TRIES if entry.redraws and least is not None else 1
+    for number in range(tries):
+        again = [number] if number else []
+        rng = np.random.default_rng([seed, len(labels), clients, *again])
+        shares = [np.asarray(share) for share in entry.split(rng, labels, clients, *arguments)]
+        _check(shares, len(labels), clients)
+        sizes = [len(share) for share in shares]
+        if min(sizes) >= (least or 1):
+            return [np.sort(share) for share in shares]
+        reached = max(reached, min(sizes))
+    if least is not None:
+        raise SmallClients(reached, tries)
+    empty = [n for n, size in enumerate(sizes) if size == 0]
+    raise EmptyClients(f"{len(empty)} clients would be without examples: {ranges(empty)}")
 
 
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers with runs as ranges.
+def _check(shares: Shares, examples: int, clients: int) -> None:
+    """Raises BadShares unless these are a list of positions for every client."""
+    if len(shares) != clients:
+        raise BadShares(f"{len(shares)} lists")
+    for share in shares:
+        if share.ndim != 1 or (share.size and share.dtype.kind not in "iu"):
+            raise BadShares(f"{share.dtype} {list(share.shape)}")
+        if share.size and not 0 <= share.min() <= share.max() < examples:
+            raise BadShares(f"positions {share.min()} to {share.max()}")
 
-    >>> _ranges([1, 3, 4, 5, 9])
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers with runs as ranges, the first of them where they are many.
+
+    >>> ranges([1, 3, 4, 5, 9])
     '1, 3-5, 9'
+    >>> ranges(range(0, 40, 2))
+    '0, 2, 4, 6, 8, 10, 12, 14, ...'
     """
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+    shown = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs[:_MOST_RANGES]]
+    return ", ".join([*shown, *(["..."] if len(runs) > _MOST_RANGES else [])])

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from jfedsl.data.partition import (
     PARTITIONS,
+    BadShares,
     EmptyClients,
+    Kind,
     Partition,
     Shares,
+    SmallClients,
     dirichlet,
     iid,
     label_counts,
@@ -22,6 +25,7 @@ from jfedsl.data.partition import (
 )
 
 OPTIONS = {"iid": None, "dirichlet": 0.5, "shards": 2, "quantity": 5.0}
+DRAWN = sorted(OPTIONS)  # not told by the data
 LABELS = np.random.default_rng(0).integers(0, 10, 600)
 
 label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
@@ -46,12 +50,12 @@ def class_counts(shares: Shares, labels: np.ndarray) -> np.ndarray:
 
 
 def test_every_kind_is_tested_with_an_option_where_it_has_one() -> None:
-    assert set(OPTIONS) == set(PARTITIONS)
+    assert {*OPTIONS, "natural"} == set(PARTITIONS)
     for kind, option in OPTIONS.items():
         assert (PARTITIONS[kind].option is None) == (option is None)
 
 
-@pytest.mark.parametrize("kind", PARTITIONS)
+@pytest.mark.parametrize("kind", DRAWN)
 @given(labels=label_lists, clients=st.integers(1, 9), seed=seeds)
 def test_no_example_has_two_owners_and_none_is_forgotten(
     kind: str, labels: np.ndarray, clients: int, seed: int
@@ -181,14 +185,14 @@ def test_quantity_mixes_the_labels_of_every_client() -> None:
     assert np.all(np.abs(counts - sizes / 4) <= 5 * np.sqrt(sizes * 3 / 16))
 
 
-@pytest.mark.parametrize("kind", PARTITIONS)
+@pytest.mark.parametrize("kind", DRAWN)
 def test_the_same_seed_gives_the_same_partition_and_another_another(kind: str) -> None:
     first, again, other = (split(kind, LABELS, 4, seed, OPTIONS[kind]) for seed in (1, 1, 2))
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
 
 
-@pytest.mark.parametrize("kind", PARTITIONS)
+@pytest.mark.parametrize("kind", DRAWN)
 def test_shares_come_sorted(kind: str) -> None:
     for share in split(kind, LABELS, 4, 0, OPTIONS[kind]):
         assert np.all(np.diff(share) > 0)
@@ -202,6 +206,58 @@ def test_empty_clients_are_named() -> None:
 def test_many_empty_clients_are_named_by_their_range() -> None:
     with pytest.raises(EmptyClients, match=r"^25 clients .*: 1-25$"):
         split("iid", np.zeros(1, int), 26, 0)
+
+
+def test_natural_clients_have_what_they_own_in_the_order_of_their_numbers() -> None:
+    owners = np.array([7, 2, 7, 9, 2, 7])  # 3 of many, as a subset leaves them
+    found = split("natural", np.zeros(6, int), 3, 0, owners=owners)
+    assert [share.tolist() for share in found] == [[1, 4], [0, 2, 5], [3]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "least"), [("dirichlet", 0.5, 25), ("quantity", 1.0, 10)]
+)
+def test_a_partition_is_drawn_again_until_every_client_has_enough(
+    kind: str, option: float, least: int
+) -> None:
+    again = 0
+    for seed in range(10):
+        first, enough, repeated = (
+            split(kind, LABELS, 10, seed, option, least=n) for n in (None, least, least)
+        )
+        assert min(map(len, enough)) >= least
+        assert all(map(np.array_equal, enough, repeated))
+        same = all(map(np.array_equal, first, enough))
+        assert same == (min(map(len, first)) >= least), "the first draw is that without a least"
+        again += not same
+    assert again > 1
+
+
+def test_what_no_draw_reaches_is_said() -> None:
+    with pytest.raises(SmallClients) as error:
+        split("quantity", LABELS, 10, 0, 0.5, least=60)
+    assert 0 < error.value.reached < 60 and error.value.draws == 200
+    with pytest.raises(SmallClients) as error:
+        split("iid", LABELS, 7, 0, least=90)
+    assert (error.value.reached, error.value.draws) == (600 // 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("shares", "text"),
+    [
+        ([[0, 1]], "1 lists"),
+        ([[0, 1], [2, 600]], "positions 2 to 600"),
+        ([[0, 1], [-1]], "positions -1 to -1"),
+        ([[0, 1], [2.0]], "float64"),
+        ([[0, 1], [[2]]], "int64"),
+    ],
+)
+def test_an_own_partition_that_makes_no_shares_is_refused(
+    shares: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PARTITIONS, "own", Kind(lambda rng, labels, clients: shares))
+    with pytest.raises(BadShares, match=f"^{text}"):
+        split("own", LABELS, 2, 0)
 
 
 def scattered(sizes: list[int], seed: int) -> Shares:

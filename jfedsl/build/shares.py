@@ -1,0 +1,105 @@
+"""Which client has which examples, and what is said of classes that nobody has."""
+
+import numpy as np
+
+from jfedsl.config import Config, shown
+from jfedsl.data import partition
+from jfedsl.data.datasets import Dataset
+from jfedsl.data.partition import PARTITIONS, Shares, ranges
+from jfedsl.errors import UserError, flag_error
+
+
+def shares_of(config: Config, dataset: Dataset) -> Shares:
+    """Index lists of all clients, each long enough for a batch where that is needed.
+
+    Raises:
+      UserError: names the flag that the data cannot satisfy.
+    """
+    _check_classes(config, dataset)
+    kind, train, least = config.partition, dataset.train, config.min_examples
+    if PARTITIONS[kind].owned:
+        _check_owners(config, train.owners)
+    option = PARTITIONS[kind].option
+    value = None if option is None else getattr(config, option)
+    arguments = (kind, train.labels, config.clients, config.seed, value, train.owners, least)
+    try:
+        shares = partition.split(*arguments)
+    except partition.EmptyClients as error:
+        allowed = f"as many as --partition={kind} can feed from {len(train.labels)} examples"
+        raise flag_error("clients", config.clients, f"{allowed}; {error}") from None
+    except partition.SmallClients as error:
+        raise _too_few(config, error) from None
+    except partition.BadShares as error:
+        allowed = f"--clients={config.clients} lists of positions below {len(train.labels)}"
+        raise flag_error("partition", kind, f"one that makes {allowed}, not {error}") from error
+    small = int(np.argmin([len(share) for share in shares]))
+    if config.sampling == "epoch" and len(shares[small]) < config.batch_size:
+        allowed = (
+            f"at most {len(shares[small])}, the examples of client {small}, "
+            f"under --sampling=epoch (--sampling=replacement has no limit"
+        )
+        more = f"; --min_examples={config.batch_size} draws again" if _draws(config) else ""
+        raise flag_error("batch_size", config.batch_size, f"{allowed}{more})")
+    return shares
+
+
+def _draws(config: Config) -> bool:
+    return config.min_examples is None and PARTITIONS[config.partition].redraws
+
+
+def _check_classes(config: Config, dataset: Dataset) -> None:
+    classes = len(np.unique(dataset.train.labels))
+    if config.partition == "shards" and config.classes_per_client > classes:
+        allowed = f"at most the {classes} classes among the training examples"
+        raise flag_error("classes_per_client", config.classes_per_client, allowed)
+
+
+def _check_owners(config: Config, owners: np.ndarray | None) -> None:
+    if owners is None:
+        others = ", ".join(name for name, kind in PARTITIONS.items() if not kind.owned)
+        allowed = (
+            f"one of {others} with --dataset={config.dataset}, which does not say who owns which "
+            "example, as from_arrays(..., clients=owners) does"
+        )
+        raise flag_error("partition", config.partition, allowed)
+    count = len(np.unique(owners))
+    if count != config.clients:
+        allowed = f"{count} with --partition={config.partition}, as many as own the "
+        raise flag_error("clients", config.clients, f"{allowed}{len(owners)} training examples")
+
+
+def _too_few(config: Config, error: partition.SmallClients) -> UserError:
+    kind = PARTITIONS[config.partition]
+    allowed = f"at most {error.reached} with --partition={config.partition}"
+    if not kind.redraws:
+        allowed += f" and --clients={config.clients}"
+        return flag_error("min_examples", config.min_examples, allowed)
+    other, larger = "", ""
+    if kind.option is not None:
+        other = f", --{kind.option}={shown(getattr(config, kind.option))}"
+        larger = f" or a larger --{kind.option}"
+    allowed += f"{other} and --clients={config.clients}, the best of {error.draws} draws; "
+    return flag_error(
+        "min_examples", config.min_examples, f"{allowed}fewer --clients{larger} would allow more"
+    )
+
+
+def notes_on_classes(held: np.ndarray, tested: np.ndarray) -> list[str]:
+    """Which classes lack examples, a line for each lack.
+
+    Args:
+      held: training examples of clients by class, int `[classes]`.
+      tested: test examples by class, int `[classes]`.
+    """
+    unseen, empty = (np.flatnonzero((held == 0) & there) for there in (tested > 0, tested == 0))
+    notes = []
+    if unseen.size:
+        share = f"{tested[unseen].sum()} of {tested.sum()} test examples"
+        notes.append(f"no client has examples of {_classes(unseen)}, which are {share}")
+    if empty.size:
+        notes.append(f"no examples at all of {_classes(empty)}")
+    return notes
+
+
+def _classes(numbers: np.ndarray) -> str:
+    return f"class{'' if len(numbers) == 1 else 'es'} {ranges(numbers.tolist())}"
