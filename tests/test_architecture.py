@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "plugins", "keys", "values", "folders", "per_client", "models", "data",
+    "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models", "data",
     "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links",
     "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved", "runtime",
     "build", "memories", "runs", "results", "convergence", "observer", "simulation", "summary",

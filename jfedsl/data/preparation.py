@@ -5,7 +5,6 @@ killed leaves nothing that passes for a prepared set, and the next one clears aw
 """
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import io
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from jfedsl.errors import UserError, flag_error
+from jfedsl.locks import lock, warn
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -115,15 +115,17 @@ def _alone(name: str, data_dir: Path) -> Iterator[None]:
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(data_dir / f".{name}.lock", "a")
+        file = open(data_dir / f".{name}.lock", "a")
     except OSError as error:
         raise flag_error("data_dir", data_dir, f"a folder to write to ({_line(error)})") from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = lock(file.fileno())
         except BlockingIOError:
             print(f"{name} is being prepared by another process; waiting", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = lock(file.fileno(), wait=True)
+        if not found:
+            warn(data_dir)
         yield
 
 

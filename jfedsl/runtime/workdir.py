@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, flag_error
+from jfedsl.locks import lock, warn
 
 CONFIG, LOCK = "config.json", ".lock"
 
@@ -86,6 +86,13 @@ def check(config: Config, flag: str = "workdir") -> None:
     if not config.workdir:
         return
     path = Path(config.workdir)
+    try:
+        _check(config, path, flag)
+    except OSError as error:
+        raise flag_error(flag, path, f"a folder to read and write ({error})") from error
+
+
+def _check(config: Config, path: Path, flag: str) -> None:
     if path.exists() and not path.is_dir():
         raise flag_error(flag, path, "a folder; this is a file")
     old = read_config(path, config.plugin)
@@ -107,22 +114,44 @@ def hold(config: Config) -> Iterator[Path]:
       BusyError: another run holds it.
       UserError: `check` refuses it, or it cannot be written.
     """
-    try:
-        path = Path(config.workdir).absolute() if config.workdir else _dated(config)
-        path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "a")
-    except OSError as error:
-        raise flag_error("workdir", config.workdir, f"a folder to write to ({error})") from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = Path(config.workdir).absolute() if config.workdir else _dated(config)
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(path))
         except BlockingIOError:
             allowed = "a folder that no other run is using"
             raise BusyError(str(flag_error("workdir", path, allowed))) from None
+        except OSError as error:
+            allowed = f"a folder to write to ({error})"
+            raise flag_error("workdir", config.workdir, allowed) from error
         check(config)  # again, now that nobody else can change it
         if not (path / CONFIG).exists():
             record(config, path)
         yield path
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Locks a folder while the block runs, or says that there are no locks.
+
+    The folder itself, as a lock on a file is gone from the path when the file is deleted; and a
+    file in it, as NFS has no locks on folders.
+
+    Raises:
+      BlockingIOError: another run has it.
+      OSError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path / LOCK, "a"))
+        found = lock(file.fileno())
+        with contextlib.suppress(PermissionError):  # Windows opens no folders
+            folder = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            found |= lock(folder)
+        if not found:
+            warn(path)
+        yield
 
 
 def record(config: Config, path: Path) -> None:

@@ -1,6 +1,12 @@
 """The folder of a run."""
 
+import errno
+import fcntl
+import importlib
 import os
+import stat
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +30,55 @@ def test_the_hold_ends_with_the_block_also_after_an_error(tmp_path):
         raise RuntimeError
     with workdir.hold(config), pytest.raises(UserError, match="no other run"), workdir.hold(config):
         pass
+
+
+def test_a_deleted_lock_lets_nobody_in(tmp_path):
+    config = Config(workdir=str(tmp_path / "run"))
+    with workdir.hold(config) as path:
+        (path / ".lock").unlink()
+        with pytest.raises(UserError, match="no other run"), workdir.hold(config):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with workdir.hold(Config(workdir=str(tmp_path / "run"))) as path:
+        assert (path / "config.json").exists()
+    assert capsys.readouterr().err.startswith(f"note: {path}: no locks on this file system")
+
+
+def test_nfs_has_locks_on_files_alone(tmp_path, monkeypatch, capsys):
+    real = fcntl.flock
+
+    def flock(descriptor, kind):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "no folder can be written to")
+        real(descriptor, kind)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    config = Config(workdir=str(tmp_path / "run"))
+    with workdir.hold(config), pytest.raises(UserError, match="no other run"), workdir.hold(config):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_without_fcntl_as_on_windows(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delitem(sys.modules, "jfedsl.locks")
+    assert not importlib.import_module("jfedsl.locks").lock(0)
+
+
+def test_a_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
+    def fail(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", fail)
+    with pytest.raises(UserError, match="--workdir=.*: allowed is a folder to read and write"):
+        workdir.check(Config(workdir=str(tmp_path)))
 
 
 def test_a_folder_left_by_a_kill_before_the_config_is_taken(tmp_path):
