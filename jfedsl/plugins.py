@@ -59,6 +59,19 @@ def checksums(plugins: str) -> dict[str, str]:
     return {Path(p).name if _is_file(p) else p: _loaded[p] for p in _places(plugins)}
 
 
+def notes(plugins: str) -> list[str]:
+    """Says which files have changed since this process imported them."""
+    return [
+        f"{place} has changed since this process imported it; what was imported goes on"
+        for place in _places(plugins)
+        if _is_file(place) and _digest(Path(place)) != _loaded[place]
+    ]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def _places(plugins: str) -> list[str]:
     return [place.strip() for place in plugins.split(",") if place.strip()]
 

@@ -1,6 +1,7 @@
 """Earlier runs, opened again by their workdir."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.portable import settle
 from jfedsl.protocol.state import State
-from jfedsl.runtime import export
+from jfedsl.runtime import export, fingerprints
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.workdir import CONFIG, read_config
 
@@ -34,7 +35,7 @@ class Run(NamedTuple):
 def restore_run(
     workdir: Path, data_dir: str | None = None, plugin: str = "", flag: str = "workdir"
 ) -> Run:
-    """The newest state of a run.
+    """The newest state of a run; data or plugins that are not as they were are named in a warning.
 
     Args:
       workdir: of the run.
@@ -54,6 +55,8 @@ def restore_run(
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=data_dir)
     experiment = build(config)
+    for change in fingerprints.changes(workdir, experiment.fingerprint):
+        warnings.warn(f"{workdir}: {change}", stacklevel=2)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None

@@ -1,7 +1,9 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Scheme, State
 from jfedsl.runs import CHECKPOINTS, weights_of
-from jfedsl.runtime import distributed, workdir
+from jfedsl.runtime import distributed, fingerprints, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs
 from jfedsl.runtime.metrics import KEPT, STREAMS, Row
@@ -55,10 +57,19 @@ def train(config: Config) -> dict[str, Any]:
         workdir.check(config)
         keep_programs(config.compilation_cache)
         experiment = _prepare(config)
-        with distributed.only_first(lambda: workdir.hold(config)) as folder:
+        fingerprints.agree(experiment.fingerprint)
+        with distributed.only_first(lambda: _hold(config, experiment)) as folder:
             if config.progress != "none" and distributed.first():
                 print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
             return _Run(config, experiment, Path(folder)).finish()
+
+
+@contextlib.contextmanager
+def _hold(config: Config, experiment: Experiment) -> Iterator[Path]:
+    """Holds the run's folder, if its data and plugins are as they were."""
+    with workdir.hold(config) as folder:
+        fingerprints.keep(folder, experiment.fingerprint)
+        yield folder
 
 
 def _prepare(config: Config) -> Experiment:

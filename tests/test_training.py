@@ -1,6 +1,7 @@
 """Whole runs in a workdir: what they leave, how they resume, what they refuse."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import signal
@@ -390,11 +391,18 @@ def own_vectors(monkeypatch):
     monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: own)
 
 
-def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path):
+def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path, monkeypatch):
     config = small(tmp_path / "run", dataset="vectors", participants=None, rounds=20)
     summary = training.train(config)
     assert summary["final_accuracy"] > 0.9
     assert Config.from_json((tmp_path / "run" / "config.json").read_text()) == config
+    own = DATASETS["vectors"]("data")
+    fewer = own._replace(train=own.train.at(np.arange(80)))
+    monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: fewer)
+    before = tree_of(tmp_path)
+    with pytest.raises(UserError, match="the training split has 80 examples, 90 when the run beg"):
+        training.train(dataclasses.replace(config, rounds=30))
+    assert tree_of(tmp_path) == before
 
 
 class Counting(nn.Module):

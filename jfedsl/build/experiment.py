@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from jfedsl import plugins
 from jfedsl.algorithms import ALGORITHMS, Algorithm, fedsl
 from jfedsl.algorithms.centralized import pooled
 from jfedsl.build.examples import pixels_of, subset_of
@@ -25,6 +26,7 @@ from jfedsl.config import Config, shown
 from jfedsl.data import datasets, partition
 from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
+from jfedsl.data.fingerprint import Fingerprint, fingerprint
 from jfedsl.errors import flag_error
 from jfedsl.models import ZOO
 from jfedsl.models.layers import Model, Variables
@@ -63,6 +65,7 @@ class Experiment(NamedTuple):
       label_counts: examples of each class that each client has, int `[C, classes]`.
       client_flops: of a client's products.
       scale: what inputs were normalised with before they came here, if they were.
+      fingerprint: what tells its data and plugins from others.
       notes: where clients compute, and what became of settings, a line each.
     """
 
@@ -76,6 +79,7 @@ class Experiment(NamedTuple):
     label_counts: np.ndarray
     client_flops: Flops
     scale: Scale | None
+    fingerprint: Fingerprint
     notes: list[str]
 
     def init(self) -> State:
@@ -140,6 +144,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = model_of(config, dataset)
     shares = shares_of(config, dataset)
+    marks = fingerprint(whole, shares, plugins.checksums(config.plugin))
     if algorithm.sides == "server":
         shares, config = pooled(shares), _as_one_client(config)
     key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
@@ -173,7 +178,14 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         label_counts=counts,
         client_flops=pruning.flops,
         scale=whole.scale,
-        notes=[layout_of(algorithm, scheme), *whole.notes, *lacking, *pruning.notes],
+        fingerprint=marks,
+        notes=[
+            layout_of(algorithm, scheme),
+            *whole.notes,
+            *lacking,
+            *pruning.notes,
+            *plugins.notes(config.plugin),
+        ],
     )
 
 

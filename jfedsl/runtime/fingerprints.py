@@ -1,0 +1,59 @@
+"""fingerprint.json, which tells whether a run's data and plugins are as they were."""
+
+import json
+from pathlib import Path
+
+from jfedsl.data.fingerprint import Fingerprint, differences
+from jfedsl.errors import UserError
+from jfedsl.runtime import distributed
+from jfedsl.runtime.workdir import write_atomically
+
+FINGERPRINT = "fingerprint.json"
+
+
+def changes(folder: Path, now: Fingerprint) -> list[str]:
+    """What is not as it was when the run in a folder began; nothing where that is not known.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = folder / FINGERPRINT
+    if not path.exists():
+        return []
+    try:
+        return differences(json.loads(path.read_text()), now)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it to go "
+            "on without knowing whether the data are as they were"
+        ) from error
+
+
+def keep(folder: Path, now: Fingerprint) -> None:
+    """Writes the fingerprint of a run that begins; compares that of one that goes on.
+
+    Raises:
+      UserError: data or a plugin are not as they were; nothing has been changed.
+    """
+    found = changes(folder, now)
+    if found:
+        raise UserError(
+            f"{folder}: this run cannot go on: {'; '.join(found)}. Put it back as it was, or start "
+            f"a new run (--init_from={folder} takes the weights of this one)"
+        )
+    if not (folder / FINGERPRINT).exists():
+        write_atomically(folder / FINGERPRINT, json.dumps(now, indent=1) + "\n")
+
+
+def agree(own: Fingerprint) -> None:
+    """Checks that all processes of a run found the same data and plugins.
+
+    Raises:
+      UserError: in all of them, if one differs from the first.
+    """
+    every = [json.loads(text) for text in distributed.texts(json.dumps(own))]
+    for process, other in enumerate(every):
+        found = differences(every[0], other)
+        if found:
+            what = "; ".join(found).replace("when the run began", "in process 0")
+            raise UserError(f"process {process} has other data than process 0: {what}")
