@@ -1,10 +1,9 @@
 """Evaluates the newest checkpoint of a run, client by client, and exports its model."""
 
-from pathlib import Path
-
 from absl import flags
 
 from jfedsl.errors import flag_error
+from jfedsl.folders import local
 from jfedsl.results import evaluate_run, table
 from jfedsl.runtime.script import start
 
@@ -24,8 +23,8 @@ def main(_: list[str]) -> None:
     """Prints what the run reached; writes evaluation.json and the model's files."""
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
-    workdir = Path(_WORKDIR.value)
-    folder = Path(_EXPORT_DIR.value) if _EXPORT_DIR.value else workdir / "export"
+    workdir = local("workdir", _WORKDIR.value)
+    folder = local("export_dir", _EXPORT_DIR.value or workdir / "export")
     result = evaluate_run(workdir, folder, _DATA_DIR.value, _PLUGIN.value)
     print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
 

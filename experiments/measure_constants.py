@@ -3,8 +3,6 @@
 python experiments/measure_constants.py --workdir=runs/first
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from jfedsl.errors import flag_error
@@ -38,7 +36,7 @@ def main(_: list[str]) -> None:
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     effort = Effort(*(count.value for count in _EFFORT))
-    print(measure_run(Path(_WORKDIR.value), effort, _DATA_DIR.value, _PLUGIN.value))
+    print(measure_run(_WORKDIR.value, effort, _DATA_DIR.value, _PLUGIN.value))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from absl import flags
 
 from jfedsl.data.preparation import NAMES, prepare, restore_debian
 from jfedsl.errors import flag_error
+from jfedsl.folders import local
 from jfedsl.runtime.script import start
 
 _DATASET = flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.")
@@ -25,7 +26,7 @@ _DEBIAN = flags.DEFINE_boolean(
 
 def main(_: list[str]) -> None:
     """Prepares the set and prints where it is and how to train on it."""
-    name, data_dir = _DATASET.value, Path(_DATA_DIR.value)
+    name, data_dir = _DATASET.value, local("data_dir", _DATA_DIR.value)
     if _DEBIAN.value and name != "fashion_mnist":
         raise flag_error("dataset", name, "fashion_mnist with --debian")
     if _DEBIAN.value and _MANUAL_DIR.value is not None:
@@ -35,8 +36,7 @@ def main(_: list[str]) -> None:
             restore_debian(Path(raw))
             folder = prepare(name, data_dir, Path(raw))
     else:
-        manual_dir = None if _MANUAL_DIR.value is None else Path(_MANUAL_DIR.value)
-        folder = prepare(name, data_dir, manual_dir)
+        folder = prepare(name, data_dir, _MANUAL_DIR.value)
     place = shlex.quote(str(data_dir))
     print(f"{name} is prepared in {folder}")
     print(f"to train: python experiments/train.py --dataset={name} --data_dir={place}")

@@ -6,8 +6,6 @@ Names folders of runs, or with runs below. Leaves report.html, which needs no ot
 report.md with pictures/ beside it.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from jfedsl.errors import UserError, flag_error
@@ -27,8 +25,7 @@ def main(folders: list[str]) -> None:
         raise UserError("no folders of runs: experiments/report.py WORKDIR... --output=FOLDER")
     if not _OUTPUT.value:
         raise flag_error("output", "", "a folder for the report")
-    paths = [Path(folder) for folder in folders]
-    for path in write(paths, Path(_OUTPUT.value), _TITLE.value, _TARGET.value):
+    for path in write(folders, _OUTPUT.value, _TITLE.value, _TARGET.value):
         print(path)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from jfedsl.errors import flag_error
 
+Name = str | os.PathLike[str]
+
 _LONGEST_NAME, _LONGEST_PATH = 255, 3000  # bytes; a run's own files need room in the system's 4096
 
 
-def local(flag: str, folder: str | os.PathLike[str]) -> Path:
+def local(flag: str, folder: Name) -> Path:
     """The folder, or file, on this machine that a name means; `~` is a user's home.
 
     Args:

@@ -12,6 +12,7 @@ from jfedsl.build import Experiment
 from jfedsl.config import Config
 from jfedsl.convergence import Row, report, shown, step_size
 from jfedsl.errors import UserError, flag_error
+from jfedsl.folders import Name
 from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
 from jfedsl.runtime import distributed
@@ -135,7 +136,7 @@ def _plain(value: Any) -> Any:
 
 
 def measure_run(
-    workdir: Path, effort: Effort, data_dir: str | None = None, plugin: str = ""
+    workdir: Name, effort: Effort, data_dir: Name | None = None, plugin: str = ""
 ) -> str:
     """Measures the constants of a run at its newest checkpoint; returns them as `table` does.
 

@@ -8,6 +8,7 @@ from jfedsl import links
 from jfedsl.collected import FREE, Found, Setting, find, settings_of, written
 from jfedsl.config import Config, shown
 from jfedsl.errors import flag_error
+from jfedsl.folders import Name, local
 from jfedsl.resolved import resolved
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import STREAMS, summarise
@@ -138,7 +139,7 @@ def _unready(runs: Sequence[Found], never: Sequence[Path]) -> list[str]:
     return [text, "\n".join(lines)]
 
 
-def write(paths: Sequence[Path], output: Path, title: str, target: float | None) -> list[Path]:
+def write(paths: Sequence[Name], output: Name, title: str, target: float | None) -> list[Path]:
     """Writes `report.html`, one page with all pictures in it, and `report.md` beside `pictures/`.
 
     Args:
@@ -153,7 +154,8 @@ def write(paths: Sequence[Path], output: Path, title: str, target: float | None)
     Raises:
       UserError: no runs, or no target that they share.
     """
-    runs, never = find(paths)
+    runs, never = find([local("folder", path) for path in paths])
+    output = local("output", output)
     targets = {run.config.target_accuracy for run in runs} if target is None else {target}
     if len(targets) > 1:
         raise flag_error("target", None, f"one accuracy; runs have {sorted(targets)}")

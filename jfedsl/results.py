@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jfedsl.errors import flag_error
+from jfedsl.folders import Name, local
 from jfedsl.models.layers import Variables
 from jfedsl.protocol import evaluation
 from jfedsl.protocol.aggregation import masks_of
@@ -24,7 +25,7 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @jax.enable_x64(False)  # as `train`
 def evaluate_run(
-    workdir: Path, export_dir: Path, data_dir: str | None = None, plugin: str = ""
+    workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: str = ""
 ) -> Result:
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
@@ -42,6 +43,7 @@ def evaluate_run(
     Raises:
       UserError: no run, or a folder that cannot be written.
     """
+    workdir, export_dir = local("workdir", workdir), local("export_dir", export_dir)
     run = restore_run(workdir, data_dir, plugin)
     result = assess(run)
     export_model(run, result, export_dir)

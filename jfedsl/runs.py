@@ -12,6 +12,7 @@ import numpy as np
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
+from jfedsl.folders import Name, local
 from jfedsl.memories import with_memories
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.averaging import joined
@@ -33,7 +34,7 @@ class Run(NamedTuple):
 
 
 def restore_run(
-    workdir: Path, data_dir: str | None = None, plugin: str = "", flag: str = "workdir"
+    workdir: Name, data_dir: Name | None = None, plugin: str = "", flag: str = "workdir"
 ) -> Run:
     """The newest state of a run; data or plugins that are not as they were are named in a warning.
 
@@ -46,6 +47,7 @@ def restore_run(
     Raises:
       UserError: there is no run, or it has no checkpoint that can be read.
     """
+    workdir = local(flag, workdir)
     config = read_config(workdir, plugin)
     if config is None or not any_in(workdir / CHECKPOINTS):
         wanted = "the workdir of a run with a checkpoint"
@@ -53,7 +55,7 @@ def restore_run(
             wanted += ", or an export"
         raise flag_error(flag, workdir, wanted)
     if data_dir is not None:
-        config = dataclasses.replace(config, data_dir=data_dir)
+        config = dataclasses.replace(config, data_dir=str(data_dir))
     experiment = build(config)
     for change in fingerprints.changes(workdir, experiment.fingerprint):
         warnings.warn(f"{workdir}: {change}", stacklevel=2)
@@ -65,7 +67,7 @@ def restore_run(
 
 
 def weights_of(
-    folder: Path, data_dir: str, model: Model, fresh: Variables, plugin: str = ""
+    folder: Name, data_dir: Name, model: Model, fresh: Variables, plugin: str = ""
 ) -> Variables:
     """The whole dense model of an earlier run, wherever that was cut.
 
@@ -79,6 +81,7 @@ def weights_of(
     Raises:
       UserError: no run or export, or one of another model.
     """
+    folder = local("init_from", folder)
     if (folder / export.MANIFEST).exists() and not (folder / CONFIG).exists():
         found = _exported(folder)
     else:

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -193,8 +192,8 @@ def _digits(data_dir: str) -> Dataset:
 
 def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
     """A set that `preparation.prepare` made, all of it decoded, or but for training images."""
-    folder = preparation.prepared_folder(name, Path(data_dir))
-    remedy = f"run: {preparation.command(name, Path(data_dir))}"
+    folder = preparation.prepared_folder(name, data_dir)
+    remedy = f"run: {preparation.command(name, data_dir)}"
     if not preparation.is_prepared(folder):
         raise UserError(f"--dataset={name}: not prepared in {data_dir}; {remedy}")
     import tensorflow_datasets as tfds

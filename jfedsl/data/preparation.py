@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from jfedsl.errors import UserError, flag_error
+from jfedsl.folders import Name, local
 from jfedsl.locks import lock, warn
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
@@ -47,11 +48,11 @@ def raw_files(name: str) -> list[RawFile]:
     return [RawFile(info.filename, url, info.checksum) for url, info in infos.items()]
 
 
-def prepared_folder(name: str, data_dir: Path) -> Path:
+def prepared_folder(name: str, data_dir: Name) -> Path:
     """Where the prepared set `name` is, or would be, in `data_dir`."""
     from jfedsl.data.builders import BUILDERS
 
-    return data_dir.expanduser() / name / str(BUILDERS[name].VERSION)
+    return local("data_dir", data_dir) / name / str(BUILDERS[name].VERSION)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -59,13 +60,13 @@ def is_prepared(folder: Path) -> bool:
     return (folder / "dataset_info.json").is_file() and any(folder.glob("*.array_record*"))
 
 
-def command(name: str, data_dir: Path) -> str:
+def command(name: str, data_dir: Name) -> str:
     """The command that prepares the set `name` in `data_dir`."""
     place = shlex.quote(str(data_dir))
     return f"python experiments/prepare_data.py --dataset={name} --data_dir={place}"
 
 
-def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
+def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:
     """Prepares the set `name` in `data_dir`, unless it is there.
 
     Args:
@@ -81,12 +82,12 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
     """
     if name not in NAMES:
         raise flag_error("dataset", name, f"one of {', '.join(NAMES)}", NAMES)
-    data_dir, folder = data_dir.expanduser(), prepared_folder(name, data_dir)
+    data_dir, folder = local("data_dir", data_dir), prepared_folder(name, data_dir)
     if is_prepared(folder):
         return folder
     raw = data_dir / "downloads" / name
     if manual_dir is not None:
-        raw = manual_dir.expanduser()
+        raw = local("manual_dir", manual_dir)
         _check_manual(name, raw)
     with _alone(name, data_dir):
         if is_prepared(folder):  # by another process, meanwhile

@@ -9,6 +9,7 @@ import numpy as np
 from jfedsl.config import Config, shown
 from jfedsl.convergence import scope, setting_of, step_size
 from jfedsl.errors import flag_error
+from jfedsl.folders import local
 from jfedsl.planner import outlook as planning
 from jfedsl.planner import settings
 from jfedsl.planner.outlook import Outlook, Survey
@@ -74,9 +75,10 @@ def source_of(
     if constants and goal == Goal():
         allowed = "a squared gradient norm; or else --budget_seconds or --budget_joules"
         raise flag_error("target", None, allowed)
-    if not output or (Path(output).exists() and not Path(output).is_dir()):
+    folder = local("output", output)
+    if not output or (folder.exists() and not folder.is_dir()):
         raise flag_error("output", output, "a folder for the plan")
-    return Path(table) if table else measured(base, constants), Path(output)
+    return local("rounds_table", table) if table else measured(base, constants), folder
 
 
 def predict(

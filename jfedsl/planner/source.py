@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.convergence import constants_of
 from jfedsl.errors import flag_error
+from jfedsl.folders import local
 from jfedsl.planner import outlook as planning
 from jfedsl.planner.outlook import Survey
 from jfedsl.runtime.workdir import read_config
@@ -36,8 +36,9 @@ def measured(base: Config, workdir: str) -> Measured:
     Raises:
       UserError: no run with measurements there, or one of another problem.
     """
-    run = read_config(Path(workdir), base.plugin)
-    rows = observer.read(Path(workdir, observer.FILE))
+    folder = local("constants", workdir)
+    run = read_config(folder, base.plugin)
+    rows = observer.read(folder / observer.FILE)
     if run is None or not any("beta" in row for row in rows):
         allowed = "the workdir of a run with --measure_constants_every"
         raise flag_error("constants", workdir, allowed)

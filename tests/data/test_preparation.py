@@ -71,7 +71,7 @@ def examples(images: np.ndarray, labels: np.ndarray) -> Counter[tuple[bytes, int
 
 def check_same(data: datasets.Dataset, expected: Any) -> None:
     for name in ("train", "test"):
-        assert examples(*getattr(data, name)) == examples(*expected[name])
+        assert examples(*getattr(data, name)[:2]) == examples(*expected[name])
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
