@@ -10,7 +10,8 @@ import numpy as np
 
 from jfedsl.errors import flag_error
 from jfedsl.folders import Name, local
-from jfedsl.models.layers import Variables
+from jfedsl.models.layers import Variables, described
+from jfedsl.models.steps import MEANINGS
 from jfedsl.protocol import evaluation
 from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import joined
@@ -20,6 +21,10 @@ from jfedsl.runtime import export
 from jfedsl.runtime.workdir import write_atomically
 
 Result = dict[str, Any]
+_MASKS = (
+    "A client's model is the joined one, each parameter of client_masks.npz times its mask. A "
+    "channel whose norm scale is masked is absent: statistics of its group are over the others."
+)
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -195,6 +200,8 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
     """What a program needs to know to use the arrays."""
     config, experiment, _ = run
     scheme, scale = experiment.scheme, experiment.scale or experiment.data.pixels
+    whole = described(scheme.model, experiment.image[None])
+    meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
     return {
         "model": config.model,
         "norm": config.norm,
@@ -208,7 +215,11 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
             # None where the model is given inputs as they are.
             "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
             "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
+            "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
         },
+        "layers": whole,
+        "meanings": meanings,
+        "masks": _MASKS,
         **{name: value for name, value in result.items() if name != "clients"},
     }
 

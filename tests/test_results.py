@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rebuilt
 from helpers import plain
 
 from jfedsl import results, training
@@ -42,14 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def logits(arrays: dict[str, np.ndarray], manifest: dict) -> np.ndarray:
-    """The exported mlp on the test images, by another program: NumPy alone, in float64."""
-    facts = manifest["input"]
-    x = load("digits", "").test.images.astype(np.float64)
-    x = ((x - facts["mean"]) / facts["standard_deviation"]).reshape(len(x), -1)
-    for layer in ("dense1", "dense2"):
-        x = x @ arrays[f"params.{layer}.Dense_0.kernel"] + arrays[f"params.{layer}.Dense_0.bias"]
-        x = np.maximum(x, 0)
-    return x @ arrays["params.logits.kernel"] + arrays["params.logits.bias"]
+    """The exported model on the test images, by another program."""
+    return rebuilt.logits(manifest, arrays, load("digits", "").test.images)
 
 
 def counted(run: Run) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Layers the zoo is built of: convolution or dense with normalisation and activation; pooling."""
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,6 +9,7 @@ from jax import Array
 
 from jfedsl.models import ops, pooling
 from jfedsl.models.layers import Layer, Params, Stats, from_function, from_linen
+from jfedsl.models.steps import Step
 
 NORMS = ("none", "group", "batch")
 
@@ -57,6 +59,10 @@ class Convolution(nn.Module):
         x = _same(self.features, self.norm)(x)
         return _normalise(x, self.norm, self.groups, train)
 
+    def steps(self, parts: Sequence[Step]) -> list[Step]:
+        """What it computes, of the steps of the modules it calls."""
+        return list(parts)
+
 
 class Dense(nn.Module):
     """Dense layer with normalisation: `[B, D] -> [B, features]`."""
@@ -71,6 +77,10 @@ class Dense(nn.Module):
         init = nn.initializers.he_normal()
         x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
         return _normalise(x, self.norm, self.groups, train)
+
+    def steps(self, parts: Sequence[Step]) -> list[Step]:
+        """What it computes, of the steps of the modules it calls."""
+        return list(parts)
 
 
 class Residual(nn.Module):
@@ -97,6 +107,12 @@ class Residual(nn.Module):
             x = _same(self.features, self.norm, 1, self.stride)(x)
             x = _normalise(x, self.norm, groups(self.features), train)
         return x + y
+
+    def steps(self, parts: Sequence[Step]) -> list[Step]:
+        """What it computes, of the steps of the modules it calls."""
+        each = 1 if self.norm == "none" else 2  # modules that stand for a convolution
+        main = [*parts[:each], {"op": "relu"}, *parts[each : 2 * each]]
+        return [{"op": "residual", "main": main, "shortcut": list(parts[2 * each :])}]
 
 
 def _groups(features: int, norm: str) -> int:
@@ -135,11 +151,17 @@ def logits(classes: int) -> Layer:
 def padded(layer: Layer, size: int) -> Layer:
     """The layer on images zero-padded on all sides to `size` x `size`; larger ones stay."""
 
+    def margins(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        missing = [max(0, size - n) for n in shape[1:3]]
+        return [(m // 2, m - m // 2) for m in missing]
+
     def pad(x: Array) -> Array:
         pooling.check_images(x)
-        missing = [max(0, size - n) for n in x.shape[1:3]]
-        pads = [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)]
-        return jnp.pad(x, pads)
+        return jnp.pad(x, [(0, 0), *margins(x.shape), (0, 0)])
+
+    def steps(shape: tuple[int, ...], parts: Sequence[Step]) -> list[Step]:
+        inner = layer.steps(shape, parts) if layer.steps else [{"op": "own"}]
+        return [{"op": "zero_pad", "padding": margins(shape)}, *inner]
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:
         return layer.init(key, pad(x))
@@ -151,19 +173,24 @@ def padded(layer: Layer, size: int) -> Layer:
     if channels is not None:
         resized = channels.resized
         channels = channels._replace(resized=lambda count: padded(resized(count), size))
-    return layer._replace(init=init, apply=apply, keeps_order=False, channels=channels)
+    return layer._replace(init=init, apply=apply, keeps_order=False, channels=channels, steps=steps)
 
 
 def pool(name: str) -> Layer:
     """2x2 max-pooling; crops odd edges."""
-    return from_function(name, pooling.max_pool, keeps_order=True)
+    step = {"op": "max_pool", "window": [2, 2], "strides": [2, 2]}
+    return from_function(name, pooling.max_pool, keeps_order=True, step=step)
 
 
 def average(name: str) -> Layer:
     """Mean over all pixels: `[B, H, W, C] -> [B, C]`."""
-    return from_function(name, lambda x: x.mean((1, 2)))
+    return from_function(name, lambda x: x.mean((1, 2)), step={"op": "mean", "axes": [1, 2]})
 
 
 def flatten() -> Layer:
     """`[B, ...] -> [B, D]`."""
-    return from_function("flatten", lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])))
+
+    def flat(x: Array) -> Array:
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    return from_function("flatten", flat, step={"op": "flatten"})

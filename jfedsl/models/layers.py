@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jfedsl.errors import close_to
 from jfedsl.keys import fold
+from jfedsl.models.steps import Describe, Step, of_function, of_module, recording
 
 Params = Any
 Stats = Any
@@ -58,6 +59,7 @@ class Layer(NamedTuple):
         activation right before it then runs right after it, on fewer entries.
       channels: that can be removed; None where all have to stay.
       whole: whether it is given whole numbers, see `of_whole_numbers`.
+      steps: what `apply` does, for other programs; None where nobody said.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Layer(NamedTuple):
     keeps_order: bool = False
     channels: Channels | None = None
     whole: bool = False
+    steps: Describe | None = None
 
 
 Model = tuple[Layer, ...]
@@ -122,18 +125,26 @@ def from_linen(
         return from_linen(name, module.clone(**changed), activation, width, groups)
 
     channels = None if width is None else Channels(getattr(module, width), groups, resized)
-    return Layer(name, init, apply, activation, channels=channels)
+    return Layer(name, init, apply, activation, channels=channels, steps=of_module(module))
 
 
 def from_function(
-    name: str, function: Callable[[Array], Array], keeps_order: bool = False
+    name: str,
+    function: Callable[[Array], Array],
+    keeps_order: bool = False,
+    step: Step | None = None,
 ) -> Layer:
-    """Wraps a function without parameters, such as pooling; `keeps_order` as in `Layer`."""
+    """Wraps a function without parameters, such as pooling; `keeps_order` as in `Layer`.
+
+    `step` says what it does, as `steps.MEANINGS` has it; default that it is the user's own.
+    """
+    steps = of_function(function) if step is None else [step]
     return Layer(
         name,
         lambda key, x: ({}, {}),
         lambda params, stats, x, train: (function(x), stats),
         keeps_order=keeps_order,
+        steps=lambda shape, parts: steps,
     )
 
 
@@ -219,6 +230,30 @@ def apply(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{model[-1].name} makes {x.dtype}, where real numbers are needed")
     return x.astype(jnp.float32), tuple(updated)
+
+
+def described(model: Model, x: Array) -> list[dict[str, Any]]:
+    """The layers in order, each with its `name` and `steps`, see `jfedsl.models.steps`.
+
+    Args:
+      model: the whole model.
+      x: a sample batch `[1, ...]`; only its shape and dtype matter.
+    """
+    found: list[dict[str, Any]] = []
+
+    def traced(x: Array) -> Array:
+        for layer in model:
+            params, stats = layer.init(jax.random.key(0), x)
+            with recording(layer.name) as parts:
+                y, _ = layer.apply(params, stats, x, False)
+            own: list[Step] = [{"op": "own"}]
+            steps = own if layer.steps is None else layer.steps(x.shape, parts)
+            found.append({"name": layer.name, "steps": [*steps, *of_function(layer.activation)]})
+            x = y
+        return x
+
+    jax.eval_shape(traced, x)
+    return found
 
 
 def cut_index(model: Model, cut: str) -> int:
