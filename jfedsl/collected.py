@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError
 from jfedsl.resolved import recorded, resolved
-from jfedsl.runtime.metrics import COLUMNS, Row, read
+from jfedsl.runtime import ledger
+from jfedsl.runtime.metrics import METRICS, Row, read
 from jfedsl.runtime.workdir import CONFIG, read_config
 from jfedsl.study import RESULTS, folder_name
 
@@ -57,7 +58,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
     for path in paths:
         folders = _folders(path)
         for folder, case in folders.items():
-            config, rows = read_config(folder, parse=recorded), _rows(folder / "metrics.csv")
+            config, metrics = read_config(folder, parse=recorded), folder / METRICS
+            rows = read(metrics) if ledger.exists(metrics) else []
             evaluated = config is not None and any(r["test_accuracy"] is not None for r in rows)
             run = Found(folder, config, rows, case) if config is not None and evaluated else folder
             found.setdefault(folder.resolve(), run)
@@ -72,7 +74,8 @@ def _folders(path: Path) -> dict[Path, str | None]:
 
     Those of a sweep come in its order, others by name.
     """
-    folders = [config.parent for config in path.rglob(CONFIG)] if path.is_dir() else []
+    found = [file for name in (CONFIG, METRICS) for file in path.rglob(name)]  # one may be gone
+    folders = {file.parent for file in found}
     sweeps = {folder: folder.resolve().parent.parent for folder in folders}
     cases = {sweep: _cases(sweep / RESULTS) for sweep in set(sweeps.values())}
 
@@ -101,17 +104,6 @@ def _cases(results: Path) -> dict[str, str]:
 def _natural(text: str) -> list[str | int]:
     """A key that sorts numbers in texts by their size."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    try:
-        rows = read(path)
-        _ = [row[name] for row in rows for name in COLUMNS]
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not the metrics of a run ({error!r})") from None
-    return rows
 
 
 def settings_of(runs: Sequence[Found]) -> list[Setting]:

@@ -257,7 +257,7 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
             if plugin:
                 found["plugin"] = plugins.moved(found.get("plugin", ""), plugin)
             return cls(**found)
-        except (TypeError, json.JSONDecodeError) as error:
+        except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error
 
 

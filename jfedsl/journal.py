@@ -1,6 +1,5 @@
 """What a run leaves in its folder beside checkpoints: metrics, events, summary and pictures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from jfedsl.config import Config
 from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runtime import workdir
 from jfedsl.runtime.events import Events
-from jfedsl.runtime.metrics import Metrics, Row, summarise
+from jfedsl.runtime.ledger import Seal
+from jfedsl.runtime.metrics import METRICS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
 from jfedsl.summary import environment
 from jfedsl.wireless.cost import Cost
@@ -21,7 +21,14 @@ from jfedsl.wireless.cost import Cost
 class Journal:
     """Written by one process of a run."""
 
-    def __init__(self, config: Config, experiment: Experiment, folder: Path, rounds: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        experiment: Experiment,
+        folder: Path,
+        rounds: int,
+        seal: Seal | None,
+    ) -> None:
         """Opens the files; what is in them past `rounds` is cut off.
 
         Args:
@@ -29,12 +36,13 @@ class Journal:
           experiment: of the run.
           folder: of the run.
           rounds: completed so far.
+          seal: of the metrics then; None for a run that begins.
         """
         self._config, self._experiment, self._folder = config, experiment, folder
         workdir.record(config, folder)
         scheme = experiment.scheme
         simulated = scheme.radio is not None
-        self._metrics = Metrics(folder / "metrics.csv", rounds, scheme.pruner.names, simulated)
+        self._metrics = Metrics(folder / METRICS, scheme.pruner.names, simulated, seal)
         self._events = Events(folder / "tensorboard", rounds)
         self._pending: list[Row] = []
         self._progress = Progress(config.progress, rounds, config.rounds)
@@ -47,6 +55,10 @@ class Journal:
         """Writes rows of metrics; events follow with the next `update` or at the end."""
         self._metrics.append(rows)
         self._pending += rows
+
+    def seals(self) -> dict[str, Seal]:
+        """Of the metrics by the name of their file, for a checkpoint."""
+        return {METRICS: self._metrics.seal()}
 
     def update(self, rounds: int, loss: float | None, accuracy: float | None) -> None:
         """Shows how far the run is."""
@@ -88,9 +100,7 @@ class Journal:
         if config.measure_constants_every is not None:
             summary["convergence"] = convergence
         summary["environment"] = environment()
-        workdir.write_atomically(
-            self._folder / "summary.json", json.dumps(summary, indent=2) + "\n"
-        )
+        workdir.write_summary(self._folder, summary)
         title = f"{config.algorithm}, {config.model} on {self._clients()}"
         figures.curves(rows, config.target_accuracy, title, self._folder / "curves.png")
         figures.traffic(rows, title, self._folder / "traffic.png")

@@ -1,7 +1,6 @@
 """Measuring the convergence bound's constants: along a run, and of a run as it stands."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.folders import Name
 from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
-from jfedsl.runtime import distributed
+from jfedsl.runtime import distributed, ledger
 from jfedsl.runtime.compilation import compiled
-from jfedsl.runtime.workdir import write_atomically
 from jfedsl.theory.measure import Effort, Measurement, Objective
 
 FILE = "constants.jsonl"
@@ -30,24 +28,29 @@ class Observer:
     One line of constants.jsonl each.
     """
 
-    def __init__(self, config: Config, experiment: Experiment, folder: Path, rounds: int) -> None:
-        """Opens the file; lines past `rounds`, whole or torn, are cut off.
+    def __init__(
+        self, config: Config, experiment: Experiment, folder: Path, seal: ledger.Seal | None
+    ) -> None:
+        """Opens the file; lines past the seal, whole or torn, are cut off.
 
         Args:
           config: of the run, with `measure_constants_every`.
           experiment: of the run.
           folder: of the run.
-          rounds: completed so far.
+          seal: of the lines at the checkpoint to go on from; None starts a new file.
+
+        Raises:
+          UserError: the lines are not as they were, and the checkpoint has no copy of them.
         """
         assert config.measure_constants_every is not None
         self._every = config.measure_constants_every
-        self._config, self._experiment, self._path = config, experiment, folder / FILE
-        kept = []
+        self._config, self._experiment = config, experiment
+        self._ledger, kept = None, ""
         if distributed.first():
-            kept = [row for row in read(self._path) if row["round"] <= rounds]
-            write_atomically(self._path, "".join(map(_line, kept)))
+            self._ledger = ledger.Ledger(folder / FILE, "", seal)
+            kept = self._ledger.text
         # What is measured next depends on it, in all processes.
-        self._rows = json.loads(distributed.texts(json.dumps(kept))[0])
+        self._rows = _parsed(distributed.texts(kept)[0])
         self._functions: dict[str, Any] = {}
 
     def observe(self, state: State, rounds: int) -> None:
@@ -60,12 +63,12 @@ class Observer:
         found = self._call("measure" if whole else "objective", state)
         row = {"round": rounds, **as_row(found)}
         self._rows.append(row)
-        if not distributed.first():
-            return
-        with open(self._path, "a") as file:
-            file.write(_line(row))
-            file.flush()
-            os.fsync(file.fileno())
+        if self._ledger is not None:
+            self._ledger.append(json.dumps(row) + "\n")
+
+    def seals(self) -> dict[str, ledger.Seal]:
+        """Of the lines by the name of their file, for a checkpoint; nothing where none is."""
+        return {} if self._ledger is None else {FILE: self._ledger.seal()}
 
     def next_due(self, rounds: int) -> int:
         """The first round after `rounds` at which anything is measured, but for the last one.
@@ -103,22 +106,22 @@ def read(path: Path) -> list[Row]:
     """Lines of a file of measurements; none if there is no file. A torn last line is none.
 
     Raises:
-      UserError: another line cannot be read.
+      UserError: the file is not as the run wrote it, or not one of measurements.
     """
-    if not path.exists():
+    if not ledger.exists(path):
         return []
-    whole, _, _ = path.read_text().rpartition("\n")
+    text = ledger.read(path)
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
-    except json.JSONDecodeError as error:
+        rows = _parsed(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a file of measurements ({error})") from error
     if not all(isinstance(row, dict) and {"round", "loss"} <= row.keys() for row in rows):
         raise UserError(f"{path}: not a file of measurements; put the file back or delete it")
     return rows
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row) + "\n"
+def _parsed(text: str) -> list[Row]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def as_row(measured: Measurement | Objective) -> Row:

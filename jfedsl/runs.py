@@ -20,9 +20,8 @@ from jfedsl.protocol.portable import settle
 from jfedsl.protocol.state import State
 from jfedsl.runtime import export, fingerprints
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
+from jfedsl.runtime.kept import CHECKPOINTS
 from jfedsl.runtime.workdir import CONFIG, read_config
-
-CHECKPOINTS = "checkpoints"
 
 
 class Run(NamedTuple):
@@ -59,7 +58,7 @@ def restore_run(
     experiment = build(config)
     for change in fingerprints.changes(workdir, experiment.fingerprint):
         warnings.warn(f"{workdir}: {change}", stacklevel=2)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
     state = settle(experiment.scheme, restored[1])

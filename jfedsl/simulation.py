@@ -6,11 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jfedsl.build import Experiment
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Data, at_site
-from jfedsl.wireless.cost import Cost, Sent, in_turn, round_cost
+from jfedsl.wireless.cost import Cost, Sent, Stage, in_turn, round_cost
+
+Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
+_ANY: Any = 0.0
+_STAGE = Stage(*[_ANY] * len(Stage._fields))
 
 
 def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | None]:
@@ -71,3 +76,22 @@ def columns(cost: Cost, i: int) -> dict[str, Any]:
         "energy_joules": float(cost.compute_joules[i].sum() + cost.transmit_joules[i].sum()),
         "lost_fraction": float(cost.lost[i]),
     }
+
+
+def to_plain(last: Last | None) -> dict[str, Any] | None:
+    """As plain values, for a checkpoint: the timeline is drawn after the last one."""
+    if last is None:
+        return None
+    cost, participants = last
+    leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cost)]
+    return {"cost": leaves, "participants": np.asarray(participants).tolist()}
+
+
+def from_plain(found: dict[str, Any] | None) -> Last | None:
+    """What `to_plain` was given."""
+    if found is None:
+        return None
+    numbers = {name: _ANY for name in Cost.__dataclass_fields__}
+    like = Cost(**{**numbers, "stages": (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)})
+    cost = jax.tree.unflatten(jax.tree.structure(like), map(np.asarray, found["cost"]))
+    return cost, np.asarray(found["participants"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
 from jfedsl.runtime.page import escaped
-from jfedsl.runtime.workdir import differences, read_config, write_atomically
+from jfedsl.runtime.workdir import differences, read_config, read_summary, write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
@@ -115,14 +114,13 @@ def folder_name(name: str) -> str:
 def finished(config: Config) -> dict[str, Any] | None:
     """The summary of a run that has been trained to its end with these settings, or None."""
     folder = Path(config.workdir)
-    summary, old = folder / "summary.json", read_config(folder, config.plugin)
-    if not summary.exists() or old is None or differences(old, config):
+    found, old = read_summary(folder), read_config(folder, config.plugin)
+    if found is None or old is None or differences(old, config):
         return None
     if (old.rounds, old.eval_every) != (config.rounds, config.eval_every):
         return None
-    found: dict[str, Any] = json.loads(summary.read_text())
-    same = found["target_accuracy"] == config.target_accuracy
-    return found if same and found["rounds"] == config.rounds else None
+    same = found.get("target_accuracy") == config.target_accuracy
+    return found if same and found.get("rounds") == config.rounds else None
 
 
 def compare(

@@ -18,17 +18,20 @@ from jfedsl.config import Config
 from jfedsl.errors import TrainingError, flag_error
 from jfedsl.journal import Journal
 from jfedsl.memories import Staging
+from jfedsl.observer import FILE as MEASURED
 from jfedsl.observer import Observer
 from jfedsl.protocol.placement import put
 from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Scheme, State
-from jfedsl.runs import CHECKPOINTS, weights_of
+from jfedsl.runs import weights_of
 from jfedsl.runtime import distributed, fingerprints, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs
-from jfedsl.runtime.metrics import KEPT, STREAMS, Row
-from jfedsl.simulation import columns, costs_of
+from jfedsl.runtime.kept import CHECKPOINTS
+from jfedsl.runtime.ledger import Seal
+from jfedsl.runtime.metrics import KEPT, METRICS, STREAMS, Row
+from jfedsl.simulation import Last, columns, costs_of, from_plain, to_plain
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
@@ -96,12 +99,14 @@ class _Run:
 
     def __init__(self, config: Config, experiment: Experiment, folder: Path) -> None:
         self.config, self.experiment, self.folder = config, experiment, folder
-        self.checkpoints = Checkpoints(folder / CHECKPOINTS)
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
         self.finite = jax.jit(partial(_finite, experiment.scheme))
         self.portable = portable(experiment.scheme)
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
         stored: dict[str, np.ndarray] = {}
+        self.last: Last | None = None  # round
+        self.seals: dict[str, Seal] = {}  # of files at the last checkpoint, by name
         if restored is None:
             self.state = experiment.init()
         else:
@@ -109,7 +114,7 @@ class _Run:
             self.state = settle(experiment.scheme, state)
             self.cumulative_bytes = counters["cumulative_bytes"]
             self.cumulative_seconds = counters["cumulative_seconds"]
-        self.last: tuple[Cost, np.ndarray] | None = None  # round, with its participants
+            self.seals, self.last = counters["files"], from_plain(counters["last"])
         if self.round > config.rounds:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         if restored is not None and config.progress != "none" and distributed.first():
@@ -119,10 +124,10 @@ class _Run:
             self.staging = Staging(experiment, self.state, stored)
         self.journal = None
         if distributed.first():
-            self.journal = Journal(config, experiment, folder, self.round)
+            self.journal = Journal(config, experiment, folder, self.round, self.seals.get(METRICS))
         self.observer = None
         if config.measure_constants_every is not None:
-            self.observer = Observer(config, experiment, folder, self.round)
+            self.observer = Observer(config, experiment, folder, self.seals.get(MEASURED))
 
     def finish(self) -> dict[str, Any]:
         """Runs the rounds that are left; writes summary and pictures."""
@@ -253,9 +258,13 @@ class _Run:
         where = self._not_finite()
         if where is not None:
             raise self._failure(f"round {self.round}: a weight or moment of {where}")
+        for writer in (self.journal, self.observer):
+            self.seals |= {} if writer is None else writer.seals()
         counters = {
             "cumulative_bytes": self.cumulative_bytes,
             "cumulative_seconds": self.cumulative_seconds,
+            "files": self.seals,
+            "last": to_plain(self.last),
         }
         stored = {} if self.staging is None else self.staging.stored()
         self.checkpoints.save(self.round, self.portable(self.state), counters, stored)

@@ -14,6 +14,7 @@ from jfedsl.config import Config
 from jfedsl.convergence import constants_of, report, scope, setting_of, table
 from jfedsl.errors import UserError
 from jfedsl.observer import FILE, Observer, measure_run, read
+from jfedsl.runtime.ledger import Ledger
 from jfedsl.theory.measure import DEFAULT_EFFORT
 from jfedsl.training import train
 
@@ -167,10 +168,10 @@ def test_with_one_participant_of_many_the_bound_is_not_known(tmp_path: Path):
 def test_without_steps_there_is_no_bound(tmp_path: Path):
     still = observed(tmp_path, client_learning_rate=0.0, server_learning_rate=0.0)
     rows = "".join(json.dumps(r) + "\n" for r in (row(0), row(3)))
-    (tmp_path / FILE).write_text(rows)
-    assert Observer(still, build(still), tmp_path, 3).report() is None
+    seal = Ledger(tmp_path / FILE, rows, None).seal()
+    assert Observer(still, build(still), tmp_path, seal).report() is None
     moving = dataclasses.replace(still, client_learning_rate=0.1)
-    assert Observer(moving, build(moving), tmp_path, 0).report() is None, "one measurement is left"
+    assert Observer(moving, build(moving), tmp_path, None).report() is None, "there are none yet"
 
 
 def test_the_setting_counts_exchanges_and_knows_the_largest_weight(tmp_path: Path):

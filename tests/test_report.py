@@ -83,7 +83,7 @@ def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
 
 def renamed(run: Path, folder: Path, **values: object) -> None:
     """A copy of a run with other values in its config.json, which no table knows."""
-    shutil.copytree(run, folder)
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | values))
 
@@ -190,7 +190,7 @@ def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
 
 
 def test_unfinished_runs_are_named_and_left_out(runs: Path, tmp_path: Path):
-    shutil.copytree(runs, tmp_path / "runs")
+    shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns(".*.seal"))
     stopped = tmp_path / "runs" / "one_step" / "seed_1"
     rows = (stopped / "metrics.csv").read_text().splitlines(keepends=True)
     (stopped / "metrics.csv").write_text("".join(rows[:2]))

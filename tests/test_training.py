@@ -17,7 +17,7 @@ import pytest
 from flax import linen as nn
 from helpers import assert_equal, plain
 
-from jfedsl import journal, summary, training
+from jfedsl import journal, study, summary, training
 from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
@@ -26,6 +26,7 @@ from jfedsl.models import ZOO, Entry, mlp
 from jfedsl.models.layers import from_function, from_linen
 from jfedsl.runs import restore_run, weights_of
 from jfedsl.runtime.checkpoint import Checkpoints
+from jfedsl.runtime.workdir import read_config, read_summary
 
 SMALL = {
     "clients": 4,
@@ -71,6 +72,7 @@ def test_what_a_run_leaves(finished):
     assert names == {
         "config.json", "metrics.csv", "summary.json", "curves.png", "traffic.png", "labels.png",
         "masks.png", "timeline.png", "checkpoints", "tensorboard", ".lock",
+        ".metrics.csv.seal",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)
@@ -83,7 +85,7 @@ def test_what_a_run_leaves(finished):
         total += sum(int(row[f"{stream}_bytes"]) for stream in streams)
         assert int(row["cumulative_bytes"]) == total
     assert sum(summary["bytes"].values()) == total
-    written = json.loads((workdir / "summary.json").read_text())
+    written = read_summary(workdir)
     assert written == {k: v for k, v in summary.items() if k != "workdir"}
     assert written["final_accuracy"] == float(rows[-1]["test_accuracy"])
     assert written["environment"]["jax"] == jax.__version__
@@ -244,6 +246,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, h
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         training.train(small(workdir))
+
+
+def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(finished, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "timeline.png").unlink()  # as after a kill between checkpoint and pictures
+    (workdir / "config.json").write_bytes(b"\xff{}")
+    (workdir / "summary.json").write_text('{"rounds": 10')
+    rows = (workdir / "metrics.csv").read_text()
+    (workdir / "metrics.csv").write_text(rows.replace("\n4,", "\n4,9"))
+    with pytest.warns() as told:
+        assert study.finished(small(workdir)) is None
+        training.train(small(workdir))
+    names = {"config.json is damaged or gone", "metrics.csv was damaged or changed"}
+    assert names <= {n for n in names for one in told if n in str(one.message)}
+    assert metrics(workdir) == metrics(finished[0])
+    assert (workdir / "timeline.png").is_file()
+    assert read_config(workdir) == small(workdir)
+    assert read_summary(workdir) == read_summary(finished[0])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -522,14 +543,6 @@ def test_init_from_is_looked_at_whatever_lies_in_the_current_folder(tmp_path, mo
         training.train(plain(init_from="/nonexistent"))
 
 
-def test_a_run_without_its_metrics_is_refused(finished, tmp_path):
-    workdir = tmp_path / "robbed"
-    shutil.copytree(finished[0], workdir)
-    (workdir / "metrics.csv").unlink()
-    with pytest.raises(UserError, match="metrics.csv: not the rows of rounds 1 to 10"):
-        training.train(small(workdir))
-
-
 def test_a_cut_that_leaves_clients_without_weights(tmp_path):
     changes = {"cut": "flatten", "participants": None, "optimizer": "sgd"}
     summary = training.train(small(tmp_path / "weightless", **changes, rounds=2))
@@ -583,7 +596,7 @@ def test_checkpoints_of_a_live_run_are_read_without_being_touched(finished, tmp_
 
 
 def test_closing_twice_is_harmless(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, Config())
     assert checkpoints.restore({"a": np.zeros(2)}) is None and checkpoints.latest() is None
     checkpoints.close()
     checkpoints.close()
@@ -622,7 +635,7 @@ def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):
     monkeypatch.setattr(ocp.CheckpointManager, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         training.train(small(tmp_path / "run", rounds=3))
-    assert Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).latest() == 3
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         training.train(small(tmp_path / "deaf", rounds=3))

@@ -15,16 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jfedsl.config import Config
+from jfedsl.data import fingerprint
+from jfedsl.data.fingerprint import Fingerprint
 from jfedsl.errors import UserError
 from jfedsl.runtime import distributed
+from jfedsl.runtime.checksums import checksum, checksums_of
+from jfedsl.runtime.damage import means_damage
+from jfedsl.runtime.kept import VERSION
+from jfedsl.runtime.signed import CRC, signed, verified
+from jfedsl.runtime.workdir import differences
 
 KEEP = 3
 _MOST_REASON = 200  # characters
-VERSION = 2  # of how a state is laid out
 _ROWS = ("clients.", "memory.", "server.")  # whose rows depend on devices, or can
 
 
@@ -36,14 +42,23 @@ class Checkpoints:
     it. It is read as arrays of the host, as many devices as there may be now.
     """
 
-    def __init__(self, directory: Path, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        data: Fingerprint | None = None,
+        read_only: bool = False,
+    ) -> None:
         """Opens a folder, made if need be; folders of unfinished saves are removed.
 
         Args:
           directory: of the checkpoints.
+          config: of the run. Checkpoints hold it, and those of another run are refused.
+          data: what tells the run's data from others, likewise; None where that is not known.
           read_only: change nothing, for the folder of a run that may be going on.
         """
         self._directory, self._read_only = directory.absolute(), read_only
+        self._config, self._data = config, data
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
@@ -70,10 +85,12 @@ class Checkpoints:
           KeyboardInterrupt: interrupted meanwhile; writing that had begun has been finished.
         """
         arrays, more = flatten(state), more or {}
-        checksums = jax.device_get(_checksums(arrays))
-        checksums |= {name: _checksum(np, array) for name, array in more.items()}
-        plain = {name: int(checksum) for name, checksum in checksums.items()}
-        arrays, counters = arrays | more, {**counters, "checksums": plain, "version": VERSION}
+        checksums = jax.device_get(checksums_of(arrays))
+        checksums |= {name: checksum(np, array) for name, array in more.items()}
+        plain = {name: int(value) for name, value in checksums.items()}
+        owner = {"config": self._config.to_json(), "data": self._data}
+        counters = {**counters, **owner, "checksums": plain, "version": VERSION}
+        arrays, counters = arrays | more, signed(counters)
         with _uninterrupted():
             saved = self._manager.save(
                 round_,
@@ -99,17 +116,17 @@ class Checkpoints:
           than the template, the other arrays, and counters.
 
         Raises:
-          UserError: there are checkpoints, all of them damaged; names the newest. Or processes see
-            different ones.
+          UserError: there are checkpoints, all of them damaged; names the newest. Or the newest
+            whole one is of another run or version. Or reading fails for a reason that says nothing
+            of the checkpoint, such as too many open files. Or processes see different ones.
         """
         damaged: list[tuple[int, str]] = []
         for round_ in self._seen_by_all():
-            found, reason = None, ""
-            try:
-                found = self._read(round_, template)
-            except Exception as error:  # whatever a damaged file makes the reader raise
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_REASON]
-            reason = next(filter(None, distributed.texts(reason)), "")
+            found, problem = self._try(round_, template)
+            every = map(json.loads, distributed.texts(json.dumps(problem)))
+            stops, reason = max(filter(None, every), default=(False, ""))
+            if stops:
+                raise UserError(f"checkpoint {self._directory / str(round_)} {reason}")
             if reason:
                 damaged.append((round_, reason))
                 continue
@@ -123,9 +140,20 @@ class Checkpoints:
         if damaged:
             round_, reason = damaged[0]
             path = self._directory / str(round_)
-            reason = f"damaged, or of another version ({reason})"
-            raise UserError(f"no whole checkpoint is left; {path} is {reason}")
+            raise UserError(f"no whole checkpoint is left; {path} is damaged ({reason})")
         return None
+
+    def _try(self, round_: int, template: Any) -> tuple[Any, tuple[bool, str] | None]:
+        """A checkpoint, or whether the run has to stop and why the checkpoint cannot be used."""
+        try:
+            return self._read(round_, template), None
+        except UserError as error:
+            return None, (True, str(error))
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_REASON]
+            if means_damage(error):
+                return None, (False, reason)
+            return None, (True, f"cannot be read now ({reason}); nothing was changed, try again")
 
     def _seen_by_all(self) -> list[int]:
         """Rounds that have a checkpoint, the newest first.
@@ -162,17 +190,37 @@ class Checkpoints:
             def item(**arguments: Any) -> Any:
                 return manager.restore(round_, args=ocp.args.Composite(**arguments))
 
-            counters = item(counters=ocp.args.JsonRestore()).counters
-            if counters.pop("version", None) != VERSION:
-                raise ValueError(f"its layout is not {VERSION}, which this program reads")
+            found = item(counters=ocp.args.JsonRestore()).counters
+            counters = verified(found)
+            self._check_owner(counters, CRC in found)
             checksums = counters.pop("checksums")
             plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
             arrays = item(state=ocp.args.PyTreeRestore(restore_args=plain)).state
-        for name, checksum in checksums.items():
-            if _checksum(np, arrays[name]) != checksum:
+        for name, wanted in checksums.items():
+            if checksum(np, arrays[name]) != wanted:
                 raise ValueError(f"checksum of {name} differs")
         leaves = [_like(name, arrays.pop(name), x) for name, x in flatten(template).items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays, counters
+
+    def _check_owner(self, counters: dict[str, Any], signed_: bool) -> None:
+        """Takes out of a checkpoint's plain values what tells whose they are, and checks it.
+
+        Raises:
+          UserError: they are of another layout or run.
+          ValueError: they are damaged.
+        """
+        version = counters.pop("version")
+        if version != VERSION:
+            age = "an earlier" if version < VERSION else "a later"
+            raise UserError(f"is of {age} version (layout {version}; this one reads {VERSION})")
+        if not signed_:
+            raise ValueError("it has lost its checksum")
+        differing = differences(Config.from_json(counters.pop("config")), self._config)
+        data = counters.pop("data")
+        if data is not None and self._data is not None:
+            differing += fingerprint.differences(data, self._data)
+        if differing:
+            raise UserError(f"is of another run; differing: {', '.join(differing)}")
 
     def latest(self) -> int | None:
         """Rounds completed at the newest checkpoint."""
@@ -240,25 +288,3 @@ def _like(name: str, array: np.ndarray, wanted: Any) -> np.ndarray:
     if array.dtype != wanted.dtype or array.ndim != len(wanted.shape) or found != needed:
         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
     return array
-
-
-@jax.jit
-def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: _checksum(jnp, array) for name, array in arrays.items()}
-
-
-def _checksum(xp: Any, array: Any) -> Any:
-    """Changes with every bit: the words, each times an odd number of its own, summed up.
-
-    The same where devices have parts of the array, which are not brought together for it.
-    """
-    array = array.reshape(array.shape or (1,))
-    if array.dtype.itemsize == 4:
-        bits = array.view(xp.uint32)
-    elif array.dtype.itemsize == 2:
-        bits = array.view(xp.uint16).astype(xp.uint32)
-    else:
-        bits = array.astype(xp.uint32)
-    position = xp.arange(array.size, dtype=xp.uint32).reshape(array.shape)
-    mixed = (bits ^ (bits >> 15)) * (position * xp.uint32(2) + xp.uint32(0x9E3779B1))
-    return xp.sum(mixed, dtype=xp.uint32)

@@ -6,6 +6,7 @@ from pathlib import Path
 from jfedsl.data.fingerprint import Fingerprint, differences
 from jfedsl.errors import UserError
 from jfedsl.runtime import distributed
+from jfedsl.runtime.signed import signed, verified
 from jfedsl.runtime.workdir import write_atomically
 
 FINGERPRINT = "fingerprint.json"
@@ -21,7 +22,7 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
     if not path.exists():
         return []
     try:
-        return differences(json.loads(path.read_text()), now)
+        return differences(verified(json.loads(path.read_bytes())), now)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it to go "
@@ -42,7 +43,7 @@ def keep(folder: Path, now: Fingerprint) -> None:
             f"a new run (--init_from={folder} takes the weights of this one)"
         )
     if not (folder / FINGERPRINT).exists():
-        write_atomically(folder / FINGERPRINT, json.dumps(now, indent=1) + "\n")
+        write_atomically(folder / FINGERPRINT, json.dumps(signed(now), indent=1) + "\n")
 
 
 def agree(own: Fingerprint) -> None:

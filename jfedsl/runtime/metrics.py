@@ -2,14 +2,14 @@
 
 import csv
 import io
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jfedsl.errors import UserError
-from jfedsl.runtime.workdir import write_atomically
+from jfedsl.runtime import ledger
 
+METRICS = "metrics.csv"
 COLUMNS = (
     "round",
     "train_loss",
@@ -52,56 +52,73 @@ class Metrics:
     """The metrics of one run."""
 
     def __init__(
-        self, path: Path, rounds: int, pruned: Sequence[str] = (), simulated: bool = False
+        self,
+        path: Path,
+        pruned: Sequence[str] = (),
+        simulated: bool = False,
+        seal: ledger.Seal | None = None,
     ) -> None:
-        """Opens the file, made if need be; rows past `rounds`, whole or torn, are cut off.
+        """Opens the file; rows past the seal, whole or torn, are cut off.
 
         Args:
           path: of the file.
-          rounds: completed so far.
           pruned: names of the leaves or layers that are pruned, which have a column each.
           simulated: whether there is a network to have columns of.
+          seal: of the rows at the checkpoint to go on from; None starts a new file.
 
         Raises:
-          UserError: the rows up to `rounds` are not all there.
+          UserError: the rows are not as they were, and the checkpoint has no copy of them.
         """
-        self._path = path
-        self._columns = (
+        columns = (
             *COLUMNS,
             *(SIMULATED if simulated else ()),
             *(f"{KEPT}{name}" for name in pruned),
         )
-        kept = [row for row in read(path) if row["round"] <= rounds] if path.exists() else []
-        if [row["round"] for row in kept] != list(range(1, rounds + 1)):
-            raise UserError(f"{path}: not the rows of rounds 1 to {rounds}; put the file back")
-        write_atomically(path, ",".join(self._columns) + "\n" + self._format(kept))
+        self._ledger = ledger.Ledger(path, _lines([columns]), seal)
+        self._columns = next(csv.reader(self._ledger.text.splitlines()))
 
     def append(self, rows: list[Row]) -> None:
         """Adds rows; they are on disk when this returns."""
-        with open(self._path, "a") as file:
-            file.write(self._format(rows))
-            file.flush()
-            os.fsync(file.fileno())
+        self._ledger.append(_lines([[row.get(c) for c in self._columns] for row in rows]))
 
     def rows(self) -> list[Row]:
         """All rows."""
-        return read(self._path)
+        return _parsed(self._ledger.text)
 
-    def _format(self, rows: list[Row]) -> str:
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        for row in rows:
-            values = (row.get(column) for column in self._columns)
-            # Nine digits tell any two float32 apart.
-            writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
-        return buffer.getvalue()
+    def seal(self) -> ledger.Seal:
+        """Of all rows, for a checkpoint."""
+        return self._ledger.seal()
+
+
+def _lines(records: Iterable[Iterable[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for values in records:
+        # Nine digits tell any two float32 apart.
+        writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
+    return buffer.getvalue()
 
 
 def read(path: Path) -> list[Row]:
-    """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row."""
-    whole, _, _ = path.read_text().rpartition("\n")
-    lines = list(csv.reader(whole.splitlines()))
-    return [dict(zip(lines[0], map(_number, values), strict=True)) for values in lines[1:]]
+    """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row.
+
+    Raises:
+      UserError: it is not as the run wrote it, or not the metrics of a run.
+    """
+    text = ledger.read(path)
+    try:
+        rows = _parsed(text)
+        _ = [row[name] for row in rows for name in COLUMNS]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path}: not the metrics of a run ({error!r})") from None
+    if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
+        raise UserError(f"{path}: not the rows of rounds 1 to {len(rows)}; put the file back")
+    return rows
+
+
+def _parsed(text: str) -> list[Row]:
+    columns, *lines = list(csv.reader(text.splitlines())) or [[]]
+    return [dict(zip(columns, map(_number, values), strict=True)) for values in lines]
 
 
 def _number(text: str) -> int | float | None:

@@ -9,7 +9,7 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.folders import local
-from jfedsl.runtime.workdir import CONFIG, read_settings
+from jfedsl.runtime.workdir import CONFIG, read_config, read_settings
 
 _HELP = {
     "config": "The config.json of a run, whose settings are the defaults of the other flags. A new "
@@ -46,16 +46,14 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
         raise flag_error("config", config, "nothing with --resume")
     if resume and named.workdir:
         raise flag_error("workdir", named.workdir, "nothing with --resume, which names it")
-    if resume and not Path(resume, CONFIG).is_file():
-        raise flag_error("resume", resume, f"the folder of a run; it has no {CONFIG}")
     if config and not Path(config).is_file():
         raise flag_error("config", config, f"a file, the {CONFIG} of a run")
     if not (resume or config):
         return Config(plugin=plugin)
-    path = Path(resume, CONFIG) if resume else Path(config)
-    return dataclasses.replace(
-        read_settings(path, plugin), workdir=resume, coordinator="", processes=None, process=None
-    )
+    found = read_config(Path(resume), plugin) if resume else read_settings(Path(config), plugin)
+    if found is None:
+        raise flag_error("resume", resume, f"the folder of a run; it has no {CONFIG}")
+    return dataclasses.replace(found, workdir=resume, coordinator="", processes=None, process=None)
 
 
 class _Named(NamedTuple):

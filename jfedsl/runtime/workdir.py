@@ -3,17 +3,22 @@
 import contextlib
 import dataclasses
 import datetime
+import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, flag_error
 from jfedsl.locks import lock, warn
+from jfedsl.runtime import kept
+from jfedsl.runtime.signed import signed, verified
 
-CONFIG, LOCK = "config.json", ".lock"
+CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".lock"
 
 
 def read_config(
@@ -21,16 +26,36 @@ def read_config(
 ) -> Config | None:
     """The config of the run in a folder; None if there is no run.
 
+    Without one that can be read, it is the copy in the newest checkpoint.
+
     Args:
       workdir: of the run.
       plugin: where its plugins are now, as far as they are not where they were.
       parse: makes a config of the text in the file and `plugin`.
 
     Raises:
-      UserError: its config cannot be read.
+      UserError: there is none that can be read, or it is not that of the checkpoint.
     """
-    path = workdir / CONFIG
-    return read_settings(path, plugin, parse) if path.exists() else None
+    path, checkpoint = workdir / CONFIG, kept.newest(workdir)
+    found = None
+    try:
+        found = read_settings(path, plugin, parse) if path.exists() else None
+    except UserError:
+        if checkpoint is None:
+            raise
+    if checkpoint is None:
+        return found
+    copy = parse(checkpoint["config"], plugin)
+    if found is None:
+        warnings.warn(f"{path} is damaged or gone; going by the checkpoint's copy", stacklevel=2)
+        return copy
+    differing = differences(copy, found)
+    if differing:
+        raise UserError(
+            f"{path} and the newest checkpoint are of different runs; differing: "
+            f"{', '.join(differing)}; take the wrong one out of the folder"
+        )
+    return found
 
 
 def read_settings(
@@ -47,7 +72,7 @@ def read_settings(
       UserError: it cannot be read.
     """
     try:
-        return parse(path.read_text(), plugin)
+        return parse(path.read_text(encoding="utf-8-sig"), plugin)
     except (UserError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -170,6 +195,20 @@ def _dated(config: Config) -> Path:
             path.mkdir()
             return path
     raise OSError(f"too many runs named {name}")
+
+
+def write_summary(workdir: Path, summary: Mapping[str, Any]) -> None:
+    """Writes the summary of a finished run into its folder."""
+    write_atomically(workdir / SUMMARY, json.dumps(signed(summary), indent=2) + "\n")
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """The summary of the run in a folder; None without a whole one: training writes it anew."""
+    try:
+        text = (workdir / SUMMARY).read_text(encoding="utf-8-sig")
+        return verified(json.loads(text))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def write_atomically(path: Path, text: str) -> None:
