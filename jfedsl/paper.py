@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
+from jfedsl.models import ZOO
 from jfedsl.resolved import cut_name, resolved
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import STREAMS
@@ -29,6 +30,7 @@ from jfedsl.study import (
     compare,
     megabytes,
     megabytes_to_target,
+    runs,
     simulated,
     table,
 )
@@ -45,6 +47,7 @@ COLUMNS: dict[str, Column] = {
 }
 RATES, BITS, DROPOUTS, PERIODS = (0.0, 0.25, 0.5, 0.75), (4, 8, 32), (0.0, 0.2, 0.5), (1, 2, 5)
 ALPHAS = (0.5, 0.1)
+_CUTS = 3  # compared by default
 _LEARNING_RATES = ("client_learning_rate", "server_learning_rate")
 RIVALS = [name for name in ALGORITHMS if name != "fedsl"]
 _DENSE: Changes = {"prune_kind": "none"}
@@ -109,7 +112,7 @@ def questions(
 
     spread: dict[str, Changes] = {"iid": {"partition": "iid"}}
     for alpha in ALPHAS:
-        spread[f"Dirichlet {alpha:g}"] = {"partition": "dirichlet", "dirichlet_alpha": alpha}
+        spread[f"Dirichlet {alpha:g}"] = _dirichlet(base, alpha)
     off: Changes = {**_DENSE, **_FLOAT, **_WHOLE}
     both: tuple[tuple[str, Changes], ...] = (("light", {}), ("plain", off))
     return {
@@ -153,6 +156,28 @@ def questions(
     }
 
 
+def _dirichlet(base: Config, alpha: float) -> Changes:
+    changes = {"partition": "dirichlet", "dirichlet_alpha": alpha}
+    as_base = all(getattr(base, name) == value for name, value in changes.items())
+    if as_base or base.sampling != "epoch" or base.min_examples is not None:
+        return changes
+    return {**changes, "min_examples": base.batch_size}  # else some seeds leave clients too few
+
+
+def default_cuts(base: Config) -> list[str]:
+    """Cuts to compare for the base's model: the first poolings, or its cut and those after it.
+
+    >>> default_cuts(Config(model="mlp"))
+    ['dense1', 'dense2']
+    """
+    names = [layer.name for layer in ZOO[base.model].build(2, base.norm)[:-1]]
+    pools = [name for name in names if name.startswith("pool")]
+    if len(pools) > 1:
+        return pools[:_CUTS]
+    first = names.index(cut_name(base)) if cut_name(base) in names else 0
+    return names[first : first + _CUTS]
+
+
 def rates_of(texts: Sequence[str]) -> dict[str, float]:
     """Learning rates of rivals from a flag's entries, each `ALGORITHM=RATE`.
 
@@ -180,43 +205,70 @@ def conduct(
     cuts: Sequence[str],
     seeds: Sequence[int],
     rates: Mapping[str, float] | None = None,
+    only: Sequence[str] = (),
 ) -> str:
-    """Trains every setting of all questions once a seed; a figure, CSV and table a question.
+    """Trains every setting once a seed; a figure, CSV and table for each question.
+
+    These are written as soon as the question's own runs are there.
 
     Args:
       base: the light setting; its `workdir` is the folder of the study.
       cuts: to compare.
       seeds: of the runs.
       rates: as in `questions`.
+      only: names of the questions to ask; empty for all.
 
     Returns:
       The tables as Markdown.
 
     Raises:
-      UserError: as `questions` and `compare`.
+      UserError: as `questions` and `compare`, or unknown questions.
     """
-    asked = questions(base, cuts, rates)
-    # Equal settings are trained once, under their first label.
+    every = questions(base, cuts, rates)
+    asked = _only(every, only)
+    names, settings = _distinct(base, every)
+    runs(base, settings, seeds)  # raises before anything is trained
+    trained: dict[str, Outcome] = {}
+    texts: list[str] = []
+    for name, question in asked.items():
+        first = {label: names[_key(base, own)] for label, own in question.settings.items()}
+        missing = {name: settings[name] for name in first.values() if name not in trained}
+        trained |= {outcome.name: outcome for outcome in compare(base, missing, seeds, AXES)}
+        outcomes = [trained[first[label]]._replace(name=label) for label in question.settings]
+        texts.append(_report(base, name, question.title, outcomes, seeds))
+        write_atomically(Path(base.workdir, "tables.md"), "\n\n".join(texts) + "\n")
+        if base.progress != "none":
+            print(f"drawn: {Path(base.workdir, name)}.png", flush=True)
+    return "\n\n".join(texts)
+
+
+def _distinct(
+    base: Config, questions: Mapping[str, Question]
+) -> tuple[dict[tuple[Any, ...], str], dict[str, Changes]]:
+    """Equal settings under their first label: that label by what they come to, and what it changes.
+
+    Of all questions, whatever is asked, so that runs have the same folders.
+    """
     names: dict[tuple[Any, ...], str] = {}
     settings: dict[str, Changes] = {}
-    for question in asked.values():
+    for question in questions.values():
         for label, changes in question.settings.items():
             known = _key(base, changes)
             if known not in names:
                 names[known] = label
                 settings[label] = changes
-    trained = {outcome.name: outcome for outcome in compare(base, settings, seeds, AXES)}
+    return names, settings
 
-    def outcome(label: str, changes: Changes) -> Outcome:
-        return trained[names[_key(base, changes)]]._replace(name=label)
 
-    texts = []
-    for name, question in asked.items():
-        own = [outcome(*setting) for setting in question.settings.items()]
-        texts.append(_report(base, name, question.title, own, seeds))
-    text = "\n\n".join(texts)
-    write_atomically(Path(base.workdir, "tables.md"), text + "\n")
-    return text
+def _only(questions: Mapping[str, Question], names: Sequence[str]) -> Mapping[str, Question]:
+    """Those of these names, in their own order; all if there are none."""
+    allowed = f"{', '.join(questions)}, separated by commas, each once"
+    for name in names:
+        if name not in questions:
+            raise flag_error("only", name, allowed, questions)
+    if len(set(names)) < len(names):
+        raise flag_error("only", ",".join(names), allowed)
+    return {name: own for name, own in questions.items() if not names or name in names}
 
 
 def _key(base: Config, changes: Changes) -> tuple[Any, ...]:

@@ -10,9 +10,14 @@ import pytest
 from helpers import parse, plain, script
 
 from jfedsl import paper
+from jfedsl.build.shares import shares_of
 from jfedsl.config import Config
+from jfedsl.data.datasets import load
 from jfedsl.errors import UserError
-from jfedsl.paper import conduct, questions, rates_of
+from jfedsl.models import ZOO
+from jfedsl.paper import RIVALS, conduct, default_cuts, questions, rates_of
+from jfedsl.runtime import figures
+from jfedsl.study import Outcome
 
 ROOT = Path(__file__).parents[1]
 LIGHT: dict[str, Any] = {
@@ -94,6 +99,47 @@ def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
     assert pair[0].split("|")[2:] == pair[1].split("|")[2:]
 
 
+def test_questions_asked_are_drawn_as_soon_as_their_runs_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[tuple[list[str], list[str]]] = []
+
+    def compare(base: Config, settings: Any, seeds: Any, axes: Any) -> list[Outcome]:
+        calls.append((list(settings), sorted(path.name for path in tmp_path.glob("*.png"))))
+        return [Outcome(name, [None], [[]]) for name in settings]
+
+    monkeypatch.setattr(paper, "compare", compare)
+    monkeypatch.setattr(figures, "spread", lambda curves, labels, title, path: path.touch())
+    text = conduct(light(tmp_path), ["dense1"], [0], only=["rivals", "ablation"])
+    own = ["none", "+ pruning", "+ quantization", "+ dropout", "rate 0.5"]
+    assert calls == [(own, []), (RIVALS, ["ablation.png"])], "in the study's order and its names"
+    assert (tmp_path / "tables.md").read_text() == text + "\n"
+    assert text.count("### ") == 2 and "| all | - |" in text and "| light fedsl | - |" in text
+
+
+@pytest.mark.parametrize(
+    ("only", "ending"), [(["ablatoin"], "did you mean ablation[?]"), (["cut", "cut"], "each once")]
+)
+def test_unknown_questions_are_refused(tmp_path: Path, only: list[str], ending: str):
+    with pytest.raises(UserError, match=f"--only={','.join(only)}: allowed is .*{ending}$"):
+        conduct(light(tmp_path), ["dense1"], [0], only=only)
+
+
+@pytest.mark.parametrize("model", sorted(ZOO))
+def test_every_model_can_be_studied_by_default(model: str):
+    base = Config(model=model)
+    cuts = default_cuts(base)
+    assert len(cuts) > 1
+    questions(base, cuts)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_client_has_a_batch_in_the_default_study(seed: int):
+    whole, base = load("digits", ""), Config(seed=seed)
+    for changes in questions(base, default_cuts(base))["partition"].settings.values():
+        assert len(shares_of(paper.dataclasses.replace(base, **changes), whole)) == base.clients
+
+
 def flags_of(preset: Path) -> tuple[list[str], dict[str, float]]:
     """The flags of a run in a preset, and rivals' learning rates."""
     lines = [line for line in preset.read_text().splitlines() if not line.startswith("#")]
@@ -136,7 +182,8 @@ def test_presets_run(
 
     study = script("paper_study")
     monkeypatch.setattr(paper, "questions", few)
-    for flag, value in (("_SEEDS", ["3"]), ("_CUTS", ["pool2"]), ("_RATES", [])):
+    values = {"_SEEDS": ["3"], "_CUTS": ["pool2"], "_RATES": [], "_ONLY": []}
+    for flag, value in values.items():
         monkeypatch.setattr(study, flag, SimpleNamespace(value=value))
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]
