@@ -14,9 +14,8 @@ from jfedsl.models.layers import Variables, described
 from jfedsl.models.steps import MEANINGS
 from jfedsl.protocol import evaluation
 from jfedsl.protocol.aggregation import masks_of
-from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.population import memories
-from jfedsl.runs import Run, restore_run
+from jfedsl.runs import Run, restore_run, whole_of
 from jfedsl.runtime import export
 from jfedsl.runtime.workdir import write_atomically
 
@@ -140,8 +139,7 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     Raises:
       UserError: the folder cannot be written, or holds a manifest of something else.
     """
-    scheme, data = run.experiment.scheme, run.experiment.data
-    whole = jax.jit(lambda data, state: joined(scheme, data.partition, state))(data, run.state)
+    scheme, whole = run.experiment.scheme, whole_of(run)
     cut = scheme.cut
     halves = (
         Variables(whole.params[:cut], whole.stats[:cut]),
@@ -216,6 +214,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
             "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
             "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
             "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
+            "whole_numbers": scheme.model[0].whole,
         },
         "layers": whole,
         "meanings": meanings,

@@ -84,17 +84,38 @@ def weights_of(
     if (folder / export.MANIFEST).exists() and not (folder / CONFIG).exists():
         found = _exported(folder)
     else:
-        _, experiment, state = restore_run(folder, data_dir, plugin, "init_from")
-        weights = jax.jit(lambda p, s: joined(experiment.scheme, p, s))
-        there = weights(experiment.data.partition, state)
-        found = export.named(experiment.scheme.model, there)
+        run = restore_run(folder, data_dir, plugin, "init_from")
+        found = export.named(run.experiment.scheme.model, whole_of(run))
+    try:
+        return fitted(found, model, fresh)
+    except ValueError as error:
+        allowed = f"a run or export of the same model; {error}"
+        raise flag_error("init_from", folder, allowed) from None
+
+
+def whole_of(run: Run) -> Variables:
+    """The whole dense model of a run."""
+    scheme, where = run.experiment.scheme, run.experiment.data.partition
+    return jax.jit(lambda partition, state: joined(scheme, partition, state))(where, run.state)
+
+
+def fitted(found: export.Arrays, model: Model, fresh: Variables) -> Variables:
+    """Arrays by name as variables of a model.
+
+    Args:
+      found: by the names of `export.named`.
+      model: that they are for.
+      fresh: variables of the model, for their structure and shapes.
+
+    Raises:
+      ValueError: names one that is missing, of another shape or too many.
+    """
     wanted = export.named(model, fresh)
     shapes, needed = ({k: np.shape(v) for k, v in tree.items()} for tree in (found, wanted))
     if shapes != needed:
         name = min({k for k in shapes | needed if shapes.get(k) != needed.get(k)})
         here, there = (str(list(s[name])) if name in s else "missing" for s in (needed, shapes))
-        allowed = f"a run or export of the same model; {name} is {there} there, {here} here"
-        raise flag_error("init_from", folder, allowed)
+        raise ValueError(f"{name} is {there} there, {here} here")
     leaves = [jnp.asarray(found[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 

@@ -10,9 +10,9 @@ ROOMS = [
     "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models", "data",
     "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links",
     "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved", "runtime",
-    "build", "memories", "runs", "results", "convergence", "observer", "simulation", "summary",
-    "planner", "journal", "training", "study", "bound_study", "sweep", "collected", "report",
-    "paper",
+    "build", "memories", "runs", "loading", "results", "convergence", "observer", "simulation",
+    "summary", "planner", "journal", "training", "study", "bound_study", "sweep", "collected",
+    "report", "paper",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import rebuilt
 from helpers import plain
 
-from jfedsl import results, training
+from jfedsl import loading, results, training
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, Split, load
 from jfedsl.errors import UserError
@@ -279,6 +279,41 @@ def test_exports_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--init_from=.* a whole export; .*joined.npz: damaged"):
         training.train(settings(tmp_path / "never", init_from=str(folder)))
     assert not (tmp_path / "never").exists()
+
+
+def test_a_run_and_its_export_answer_in_python(run: Run, tmp_path: Path) -> None:
+    result, images = assess(run), load("digits", "").test.images
+    export_model(run, result, tmp_path / "export")
+    there, here = (loading.load(f) for f in (run.config.workdir, str(tmp_path / "export")))
+    for trained in (there, here):
+        correct = trained.predict(images) == load("digits", "").test.labels
+        assert correct.mean() == pytest.approx(result["test_accuracy_dense"], abs=1e-6)
+    np.testing.assert_allclose(here.logits(images[:3]), there.logits(images[:3]), atol=1e-5)
+    for wrong in (images[0], images[..., 0], [["a"]], 1.0):
+        with pytest.raises(UserError, match=r"inputs: allowed are numbers \[N, 8, 8, 1\], not"):
+            here.predict(wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"model": "mine"}, "of a model 'mine'; known are .*; plugin=FILE adds"),
+        ({"model": ["mlp"]}, "not an export"),
+        ({"norm": "group"}, "not an export of this model .params.dense1.Dense_0.bias is"),
+        ({"input": 3}, "not an export"),
+    ],
+    ids=str,
+)
+def test_exports_that_say_something_else_are_not_loaded(
+    run: Run, tmp_path: Path, change: dict, text: str
+) -> None:
+    export_model(run, {}, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError, match=text):
+        loading.load(tmp_path)
+    with pytest.raises(UserError, match="nowhere: allowed is the workdir of a run"):
+        loading.load(tmp_path / "nowhere")
 
 
 def test_a_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
       OSError: the folder cannot be written; an earlier export is still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = _manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
+    earlier = read_manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
     # A manifest may be anybody's: it never names a file to remove that is not one of ours.
     stale = [name for name in _ARCHIVES if name in earlier and name not in files]
     with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
@@ -79,7 +79,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: names the file that is missing or damaged.
     """
-    manifest, path = _manifest(folder), folder / JOINED
+    manifest, path = read_manifest(folder), folder / JOINED
     try:
         whole = _sha256(path) == manifest["files"][JOINED]["sha256"]
     except OSError as error:
@@ -90,7 +90,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an export.
 
     Raises:
