@@ -3,6 +3,7 @@
 import getpass
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -94,9 +95,11 @@ def standard_promotion() -> Iterator[None]:
 
 @pytest.fixture
 def tables() -> Iterator[None]:
-    """What a test adds to the tables is taken out again, and plugins are forgotten."""
+    """What a test adds to the tables and to the path is taken out again; plugins are forgotten."""
+    path = sys.path[:]
     before = [(table, dict(table)) for table in (ZOO, DATASETS, PARTITIONS, COMPRESSORS)]
     yield
+    sys.path[:] = path
     plugins._loaded.clear()
     for table, entries in before:
         table.clear()

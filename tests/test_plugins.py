@@ -24,7 +24,6 @@ PARTITIONS["mine"] = Kind(iid, None)
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
     Path("mine.py").write_text(MINE)
     return tmp_path / "mine.py"
 
