@@ -12,10 +12,11 @@ import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, flag_error
+from jfedsl.finished import finished
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
 from jfedsl.runtime.page import escaped
-from jfedsl.runtime.workdir import differences, read_config, read_summary, write_atomically
+from jfedsl.runtime.workdir import write_atomically
 from jfedsl.training import train
 
 Changes = Mapping[str, Any]
@@ -109,18 +110,6 @@ def folder_name(name: str) -> str:
     plain = re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "setting"
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}_{digest}"
-
-
-def finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has been trained to its end with these settings, or None."""
-    folder = Path(config.workdir)
-    found, old = read_summary(folder), read_config(folder, config.plugin)
-    if found is None or old is None or differences(old, config):
-        return None
-    if (old.rounds, old.eval_every) != (config.rounds, config.eval_every):
-        return None
-    same = found.get("target_accuracy") == config.target_accuracy
-    return found if same and found.get("rounds") == config.rounds else None
 
 
 def compare(

@@ -15,11 +15,12 @@ from absl import flags
 from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, as_text, flag_error, one_line
+from jfedsl.finished import finished
 from jfedsl.resolved import resolved
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import check, write_atomically
-from jfedsl.study import RESULTS, Changes, finished, runs
+from jfedsl.study import RESULTS, Changes, runs
 from jfedsl.training import train
 
 _FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's

@@ -1,33 +1,31 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, flag_error
+from jfedsl.finished import already_done
 from jfedsl.journal import Journal
 from jfedsl.memories import Staging
 from jfedsl.observer import FILE as MEASURED
 from jfedsl.observer import Observer
+from jfedsl.protocol.finite import finite
 from jfedsl.protocol.placement import put
 from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.state import Scheme, State
 from jfedsl.runs import weights_of
-from jfedsl.runtime import distributed, fingerprints, workdir
+from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs
+from jfedsl.runtime.fingerprints import agree, hold
 from jfedsl.runtime.kept import CHECKPOINTS
 from jfedsl.runtime.ledger import Seal
 from jfedsl.runtime.metrics import KEPT, METRICS, STREAMS, Row
@@ -53,6 +51,11 @@ def train(config: Config) -> dict[str, Any]:
       UserError: a setting that cannot work; no folder has been made or changed.
       TrainingError: a loss or a weight is not finite.
     """
+    done = already_done(config)
+    if done is not None:
+        if config.progress != "none":
+            print(f"workdir: {done['workdir']}\nall {config.rounds} rounds are done", flush=True)
+        return done
     distributed.join(config)
     distributed.start_devices()
     with distributed.ending_together():
@@ -60,19 +63,11 @@ def train(config: Config) -> dict[str, Any]:
         workdir.check(config)
         keep_programs(config.compilation_cache)
         experiment = _prepare(config)
-        fingerprints.agree(experiment.fingerprint)
-        with distributed.only_first(lambda: _hold(config, experiment)) as folder:
+        agree(experiment.fingerprint)
+        with distributed.only_first(lambda: hold(config, experiment.fingerprint)) as folder:
             if config.progress != "none" and distributed.first():
                 print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
             return _Run(config, experiment, Path(folder)).finish()
-
-
-@contextlib.contextmanager
-def _hold(config: Config, experiment: Experiment) -> Iterator[Path]:
-    """Holds the run's folder, if its data and plugins are as they were."""
-    with workdir.hold(config) as folder:
-        fingerprints.keep(folder, experiment.fingerprint)
-        yield folder
 
 
 def _prepare(config: Config) -> Experiment:
@@ -100,7 +95,7 @@ class _Run:
     def __init__(self, config: Config, experiment: Experiment, folder: Path) -> None:
         self.config, self.experiment, self.folder = config, experiment, folder
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
-        self.finite = jax.jit(partial(_finite, experiment.scheme))
+        self.finite = jax.jit(partial(finite, experiment.scheme))
         self.portable = portable(experiment.scheme)
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
@@ -282,19 +277,3 @@ class _Run:
             "there is no checkpoint" if last is None else f"the last checkpoint is of round {last}"
         )
         return TrainingError(f"{what} is not finite; {kept} ({self.folder})")
-
-
-def _finite(scheme: Scheme, state: State) -> tuple[Array, dict[str, Array]]:
-    """Which participants have finite numbers only, `[K]`, and whether server and aggregator."""
-
-    def rows(x: Array) -> Array:
-        return jnp.all(jnp.isfinite(x).reshape(len(x), -1), axis=1)
-
-    def all_of(tree: Any) -> Array:
-        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
-
-    clients = jnp.all(jnp.stack([rows(x) for x in jax.tree.leaves(state.clients)]), axis=0)
-    parts = {"the server": state.server, "the aggregator": state.aggregator}
-    return scheme.placement.to_participants(clients), {
-        name: all_of(tree) for name, tree in parts.items() if jax.tree.leaves(tree)
-    }

@@ -11,8 +11,8 @@ ROOMS = [
     "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links",
     "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved", "runtime",
     "build", "memories", "runs", "loading", "results", "convergence", "observer", "simulation",
-    "summary", "planner", "journal", "training", "study", "bound_study", "sweep", "collected",
-    "report", "paper",
+    "summary", "planner", "journal", "finished", "training", "study", "bound_study", "sweep",
+    "collected", "report", "paper",
 ]  # fmt: skip
 
 

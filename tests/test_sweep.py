@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from helpers import parse, plain
 
-from jfedsl import study, sweep
+from jfedsl import sweep
 from jfedsl.config import Config
 from jfedsl.errors import UserError
+from jfedsl.finished import finished
 from jfedsl.resolved import resolved
 from jfedsl.runtime import workdir
 from jfedsl.study import seeds_of
@@ -122,7 +123,7 @@ def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monk
     assert [row["aggregate_every"] for row in found] == ["1", "1", "2", "2"]
     assert [row["seed"] for row in found] == ["0", "1", "0", "1"]
     for row in found:
-        summary = study.finished(
+        summary = finished(
             plain(**{
                 **TINY, "workdir": str(tmp_path / row["folder"]), "seed": int(row["seed"]),
                 "aggregate_every": int(row["aggregate_every"]),

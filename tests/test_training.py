@@ -22,6 +22,7 @@ from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
 from jfedsl.errors import TrainingError, UserError
+from jfedsl.finished import already_done
 from jfedsl.models import ZOO, Entry, mlp
 from jfedsl.models.layers import from_function, from_linen
 from jfedsl.runs import restore_run, weights_of
@@ -179,11 +180,27 @@ def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path
     np.testing.assert_allclose(masks.mean((1, 2)), [1, 0.5, 0.6, 0.1], atol=1e-4)
 
 
-def test_a_finished_run_changes_nothing(finished):
-    before = (finished[0] / "metrics.csv").read_text()
-    summary = training.train(small(finished[0]))
-    assert (finished[0] / "metrics.csv").read_text() == before
-    assert summary["bytes"] == finished[1]["bytes"]
+def test_a_finished_run_says_what_it_said_without_building_anything(finished, monkeypatch):
+    monkeypatch.setattr(training, "build", None)
+    monkeypatch.setattr(training.distributed, "start_devices", None)
+    before = tree_of(finished[0])
+    assert training.train(small(finished[0])) == finished[1]
+    assert tree_of(finished[0]) == before
+
+
+def test_a_finished_run_that_lacks_something_is_not_done(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    assert already_done(small(workdir)) == {**finished[1], "workdir": str(workdir)}
+    for changes in ({"rounds": 12}, {"target_accuracy": 0.5}, {"eval_every": 5}, {"seed": 1}):
+        assert already_done(small(workdir, **changes)) is None
+    pictures = {path.name for path in workdir.glob("*.png")}
+    for name in pictures | {"metrics.csv", "summary.json"}:
+        kept = (workdir / name).read_bytes()
+        (workdir / name).unlink()
+        assert already_done(small(workdir)) is None, name
+        (workdir / name).write_bytes(kept)
+    assert already_done(small(workdir)) is not None
 
 
 def test_more_rounds_continue_and_fewer_are_refused(finished, tmp_path, capsys):

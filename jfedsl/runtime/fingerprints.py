@@ -1,11 +1,14 @@
 """fingerprint.json, which tells whether a run's data and plugins are as they were."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from jfedsl.config import Config
 from jfedsl.data.fingerprint import Fingerprint, differences
 from jfedsl.errors import UserError
-from jfedsl.runtime import distributed
+from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.signed import signed, verified
 from jfedsl.runtime.workdir import write_atomically
 
@@ -28,6 +31,18 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
             f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it to go "
             "on without knowing whether the data are as they were"
         ) from error
+
+
+@contextlib.contextmanager
+def hold(config: Config, now: Fingerprint) -> Iterator[Path]:
+    """`workdir.hold`, of a folder whose run had the same data and plugins, or is new.
+
+    Raises:
+      UserError: of `workdir.hold`, or of `keep`.
+    """
+    with workdir.hold(config) as folder:
+        keep(folder, now)
+        yield folder
 
 
 def keep(folder: Path, now: Fingerprint) -> None:

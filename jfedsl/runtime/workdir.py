@@ -45,7 +45,8 @@ def read_config(
             raise
     if checkpoint is None:
         return found
-    copy = parse(checkpoint["config"], plugin)
+    # Its plugins may have moved since.
+    copy = parse(checkpoint["config"], plugin or ("" if found is None else found.plugin))
     if found is None:
         warnings.warn(f"{path} is damaged or gone; going by the checkpoint's copy", stacklevel=2)
         return copy
