@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import flag_error
 from jfedsl.folders import local
 from jfedsl.results import evaluate_run, table
@@ -30,4 +31,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    start(main, "interrupted; the same command starts again")
+    start(main)

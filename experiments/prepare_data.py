@@ -6,6 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
+from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.data.preparation import NAMES, prepare, restore_debian
 from jfedsl.errors import flag_error
 from jfedsl.folders import local
@@ -43,4 +44,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    start(main, "interrupted; the same command starts again")
+    start(main)

@@ -8,6 +8,7 @@ report.md with pictures/ beside it.
 
 from absl import flags
 
+from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import UserError, flag_error
 from jfedsl.report import write
 from jfedsl.runtime.script import start
@@ -30,4 +31,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    start(main, "interrupted; the same command starts again", operands=True)
+    start(main, operands=True)

@@ -73,6 +73,20 @@ def close_to(word: str, names: Collection[str], prefix: str = "") -> str:
     return f"; did you mean {' or '.join(prefix + lower[name] for name in found)}?" if found else ""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked a run to stop; its folder has the state to go on from."""
+
+    def __init__(self, text: str, number: int) -> None:
+        """As `KeyboardInterrupt`, which one of the signals makes elsewhere.
+
+        Args:
+          text: how far the run has come.
+          number: of the signal.
+        """
+        super().__init__(text)
+        self.number, self.folder = number, ""  # the folder is that of the run, if it has one
+
+
 def flag_error(flag: str, value: Any, allowed: str, names: Collection[str] = ()) -> UserError:
     """Returns an error that names the flag, the value given and what is allowed.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, flag_error
+from jfedsl.errors import Stopped, TrainingError, flag_error
 from jfedsl.finished import already_done
 from jfedsl.journal import Journal
 from jfedsl.memories import Staging
@@ -29,11 +29,13 @@ from jfedsl.runtime.fingerprints import agree, hold
 from jfedsl.runtime.kept import CHECKPOINTS
 from jfedsl.runtime.ledger import Seal
 from jfedsl.runtime.metrics import KEPT, METRICS, STREAMS, Row
+from jfedsl.runtime.stopping import Stop
 from jfedsl.simulation import Last, columns, costs_of, from_plain, to_plain
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
 MOST_ROUNDS_A_CALL = 50
+_MOST_SECONDS_A_CALL = 5  # as signals wait for it; a single round may take longer
 
 
 @jax.enable_x64(False)  # a run has the same numbers whatever JAX_ENABLE_X64 is
@@ -50,24 +52,36 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
       UserError: a setting that cannot work; no folder has been made or changed.
       TrainingError: a loss or a weight is not finite.
+      Stopped: told so by SIGINT or SIGTERM, a `KeyboardInterrupt`; a checkpoint has been saved
+        unless no round was done.
     """
     done = already_done(config)
     if done is not None:
         if config.progress != "none":
             print(f"workdir: {done['workdir']}\nall {config.rounds} rounds are done", flush=True)
         return done
-    distributed.join(config)
-    distributed.start_devices()
-    with distributed.ending_together():
-        distributed.agree(config)
-        workdir.check(config)
-        keep_programs(config.compilation_cache)
-        experiment = _prepare(config)
-        agree(experiment.fingerprint)
-        with distributed.only_first(lambda: hold(config, experiment.fingerprint)) as folder:
-            if config.progress != "none" and distributed.first():
-                print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
-            return _Run(config, experiment, Path(folder)).finish()
+    with Stop() as stop:
+        distributed.join(config)
+        distributed.start_devices()
+        with distributed.ending_together():
+            return _train(config, stop)
+
+
+def _train(config: Config, stop: Stop) -> dict[str, Any]:
+    """As `train`, in processes that have joined."""
+    distributed.agree(config)
+    workdir.check(config)
+    keep_programs(config.compilation_cache)
+    experiment = _prepare(config)
+    agree(experiment.fingerprint)
+    with distributed.only_first(lambda: hold(config, experiment.fingerprint)) as folder:
+        if config.progress != "none" and distributed.first():
+            print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
+        try:
+            return _Run(config, experiment, Path(folder), stop).finish()
+        except Stopped as error:
+            error.folder = folder
+            raise
 
 
 def _prepare(config: Config) -> Experiment:
@@ -92,11 +106,12 @@ def _prepare(config: Config) -> Experiment:
 class _Run:
     """One run in its folder: what the host keeps beside the state on the devices."""
 
-    def __init__(self, config: Config, experiment: Experiment, folder: Path) -> None:
-        self.config, self.experiment, self.folder = config, experiment, folder
+    def __init__(self, config: Config, experiment: Experiment, folder: Path, stop: Stop) -> None:
+        self.config, self.experiment, self.folder, self.stop = config, experiment, folder, stop
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
         self.finite = jax.jit(partial(finite, experiment.scheme))
         self.portable = portable(experiment.scheme)
+        self.rounds_a_call = 1  # as long as nobody knows how long a round takes
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
         stored: dict[str, np.ndarray] = {}
@@ -138,7 +153,7 @@ class _Run:
         return self.journal.report(convergence, self.last)
 
     def _rounds(self) -> None:
-        """Compiled calls between absolute multiples of eval_every and checkpoint_every."""
+        """Compiles what is called again and again, and calls it."""
         config = self.config
         if self.round == config.rounds:
             return
@@ -152,6 +167,12 @@ class _Run:
         evaluate = compiled(self.experiment.evaluate(), data, self.state, self.experiment.test)
         self._observe()
         self._note("training")
+        with self.stop.later():
+            self._calls(run, costs, evaluate)
+
+    def _calls(self, run: Any, costs: Any, evaluate: Any) -> None:
+        """Compiled calls between absolute multiples of eval_every and checkpoint_every."""
+        config, data, key = self.config, self.experiment.data, self.experiment.key
         while self.round < config.rounds:
             began = time.perf_counter()
             end = self._next_boundary()
@@ -174,8 +195,25 @@ class _Run:
                 accuracy = evaluation.get("test_accuracy")
                 self.journal.update(end, rows[-1]["train_loss"], accuracy)
             self._observe()
-            if end % config.checkpoint_every == 0 or end == config.rounds:
+            due = end % config.checkpoint_every == 0 or end == config.rounds
+            if due:
                 self._save()
+            self._agree_to_go_on(seconds, saved=due)
+
+    def _agree_to_go_on(self, seconds: float, saved: bool) -> None:
+        """Ends all processes of the run with a checkpoint if a signal asked one of them to.
+
+        Args:
+          seconds: that a round of the last call took.
+          saved: whether there is a checkpoint of this round.
+        """
+        asked, micros = distributed.largest([self.stop.asked, min(int(seconds * 1e6), 2**30)])
+        self.rounds_a_call = max(1, int(_MOST_SECONDS_A_CALL * 1e6 / max(1, micros)))
+        if not asked:
+            return
+        if not saved:
+            self._save()
+        raise Stopped(f"interrupted after round {self.round}; checkpoint saved", asked)
 
     def _note(self, text: str) -> None:
         if self.journal is not None:
@@ -198,7 +236,8 @@ class _Run:
     def _next_boundary(self) -> int:
         following = [(self.round // every + 1) * every for every in self._every()]
         measured = () if self.observer is None else (self.observer.next_due(self.round),)
-        return min(*following, *measured, self.config.rounds)
+        most = self.round + self.rounds_a_call
+        return min(*following, *measured, most, self.config.rounds)
 
     def _rows(self, record: RoundRecord, cost: Cost | None, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.

@@ -4,6 +4,7 @@ import atexit
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -182,10 +183,14 @@ def test_interrupting_says_how_to_go_on(tmp_path):
     rows = tmp_path / "run" / "metrics.csv"
     while process.poll() is None and not (rows.exists() and rows.read_text().count("\n") > 1):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
-    line = "error: interrupted; the same command with the run's --workdir resumes\n"
-    assert process.returncode == 130 and error == line
+    assert process.returncode == 143
+    found = re.fullmatch(
+        r"error: interrupted after round (\d+); checkpoint saved; go on with: (.*)\n", error
+    )
+    assert found and (tmp_path / "run" / "checkpoints" / found[1]).is_dir()
+    assert found[2] == f"python {TRAIN[1]} --resume={tmp_path / 'run'}"
 
 
 SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
@@ -207,7 +212,7 @@ def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
-    assert process.returncode == 130 and error.startswith("error: interrupted; ")
+    assert process.returncode == 130 and error.startswith("error: interrupted after round ")
     assert results(workdir) == ["finished", "not finished"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ import dataclasses
 import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -169,6 +170,16 @@ def texts(own: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(every, sizes, strict=True)]
 
 
+def largest(own: list[int]) -> list[int]:
+    """The largest of every process's int32 numbers, each; all wait for each other."""
+    if jax.process_count() == 1:
+        return own
+    found: list[int] = np.max(
+        multihost_utils.process_allgather(np.array(own, np.int32)), axis=0
+    ).tolist()
+    return found
+
+
 def total(own: np.ndarray) -> np.ndarray:
     """The sum of every process's int64 array, exact."""
     if jax.process_count() == 1:
@@ -210,7 +221,8 @@ def ending_together() -> Iterator[None]:
         if isinstance(error, UserError):
             status = 2
         elif isinstance(error, KeyboardInterrupt):
-            text, status = "interrupted; the same commands resume", 130
+            status = 128 + getattr(error, "number", signal.SIGINT)
+            text = f"{text or 'interrupted'}; the same commands resume"
         elif isinstance(error, (RuntimeError, ValueError)) and any(w in text for w in _LOST):
             reason, text = text[:_MOST_REASON], f"process {jax.process_index()}"
             text += f" of {jax.process_count()} stops: another one of the run is lost ({reason})"

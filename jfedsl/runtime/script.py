@@ -1,6 +1,8 @@
 """How every experiment script starts: flags, one-line errors, exit status."""
 
 import dataclasses
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -8,6 +10,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
+from jfedsl import ctrl_c
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, as_text, close_to
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
@@ -53,28 +56,28 @@ def run(main: Callable[[Config], object], one_run: bool = True) -> None:
             check(config, "resume")
         main(config)
 
-    start(
-        configured,
-        "interrupted; the same command with the run's --workdir resumes",
-        define=define,
-    )
+    def go_on(folder: str) -> str:
+        flags = [f"--resume={folder}"] if one_run and folder else sys.argv[1:]
+        return f"go on with: {shlex.join(['python', sys.argv[0], *flags])}"
+
+    start(configured, go_on, define=define)
 
 
 def start(
     main: Callable[[list[str]], object],
-    interrupted: str,
+    go_on: Callable[[str], str] = lambda _: "the same command starts again",
     operands: bool = False,
     define: Callable[[list[str]], None] = lambda _: None,
 ) -> None:
     """Parses the command line, then runs `main` on what is no flag.
 
     That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
-    and exits with status 2, a failed training with 1, an interruption prints `interrupted` and
-    exits with 130; none of them prints a traceback.
+    and exits with status 2, a failed training with 1, an interruption prints how to go on and exits
+    with 130, or 143 if it was SIGTERM; none of them prints a traceback.
 
     Args:
       main: takes the arguments that are no flags.
-      interrupted: what to say then.
+      go_on: what to say after an interruption, given the folder of the run, empty if there is none.
       operands: whether there may be such arguments.
       define: defines flags that depend on the command line, which it gets first.
     """
@@ -86,8 +89,11 @@ def start(
             _exit(str(error), 2)
         except TrainingError as error:
             _exit(str(error), 1)
-        except KeyboardInterrupt:
-            _exit(interrupted, 130)
+        except KeyboardInterrupt as error:
+            folder, number = getattr(error, "folder", ""), getattr(error, "number", signal.SIGINT)
+            _exit(
+                f"{error.args[0] if error.args else 'interrupted'}; {go_on(folder)}", 128 + number
+            )
 
     def parse(arguments: list[str]) -> list[str]:
         try:
@@ -95,6 +101,7 @@ def start(
         except UserError as error:
             _exit(str(error), 2)
 
+    ctrl_c.restore()
     jax.config.update("jax_enable_x64", False)  # a run has the same numbers either way
     logging.set_verbosity(logging.ERROR)
     app.run(guarded, flags_parser=parse)

@@ -1,0 +1,57 @@
+"""Signals that ask to stop, and Ctrl-C while a script imports."""
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jfedsl.errors import Stopped
+from jfedsl.runtime.stopping import Stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_where_it_may_and_the_second_does_not(number: int) -> None:
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        with pytest.raises(Stopped), stop.later():
+            signal.raise_signal(number)
+            assert stop.asked == number
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt) as raised, Stop():
+            signal.raise_signal(number)
+        assert raised.value.number == number  # type: ignore[attr-defined]
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_and_another_thread_s_stay(capfd: pytest.CaptureFixture) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Stop() as stop, stop.later():
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.asked == 0
+        thread = threading.Thread(target=lambda: Stop().__enter__().__exit__())
+        thread.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interruption_of_imports_is_one_line() -> None:
+    script = Path(__file__).parents[2] / "experiments" / "train.py"
+    code = f"""
+import signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "jfedsl.config":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import runpy
+runpy.run_path({str(script)!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted before anything was done\n")
