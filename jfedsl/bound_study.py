@@ -16,7 +16,7 @@ from jfedsl.runtime import figures
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.study import Changes, runs
 from jfedsl.theory.bound import Terms, Verdict
-from jfedsl.training import train
+from jfedsl.training import train_setting
 
 Sweeps = Mapping[str, Mapping[str, Changes]]  # by what is varied, its values and what they change
 
@@ -73,7 +73,7 @@ def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dic
 
 def _report(config: Config) -> dict[str, Any]:
     try:
-        found: dict[str, Any] | None = train(config)["convergence"]
+        found: dict[str, Any] | None = train_setting(config)["convergence"]
     except TrainingError as error:
         if config.progress != "none":
             print(error, flush=True)

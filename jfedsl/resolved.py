@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from jfedsl import links
@@ -11,6 +12,7 @@ from jfedsl.config import Config, shown
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError, flag_error
 from jfedsl.models import ZOO, layers
+from jfedsl.pruning_knobs import PruningKnobs
 from jfedsl.wireless_knobs import WirelessKnobs
 
 _CLIENTS = ("client_learning_rate", "client_gradient", "client_backward", "client_optimizer_state")
@@ -46,7 +48,7 @@ def resolved(config: Config) -> dict[str, str]:
     values |= {"prune_kind": config.pruning, **config.expressions}
     if _sides(config) == "both" and config.model in ZOO:
         values["cut"] = cut_name(config)
-    for name in _idle(config):
+    for name in {*links.shorthands(), "quantizer", "bucket_size", *idle(config)}:
         del values[name]
     return {name: shown(value) for name, value in values.items() if value is not None}
 
@@ -99,29 +101,59 @@ def _sides(config: Config) -> str:
     return ALGORITHMS[config.algorithm].sides if config.algorithm in ALGORITHMS else "both"
 
 
-def _idle(config: Config) -> set[str]:
-    sides = _sides(config)
-    found = {*links.shorthands(), "quantizer", "bucket_size"}
+def refuse_idle(configs: Iterable[Config]) -> None:
+    """Refuses settings that were changed, though nothing looks at them in any of these runs.
+
+    Raises:
+      UserError: names the flag, its value and the setting that leaves it without effect.
+    """
+    first, *others = configs
+    reasons = idle(first)
+    for field in dataclasses.fields(Config):
+        name, value = field.name, getattr(first, field.name)
+        if name not in reasons or value in (field.default, ""):
+            continue
+        if all(name in idle(c) and getattr(c, name) == value for c in others):
+            raise flag_error(name, shown(value), f"nothing {reasons[name]}")
+
+
+def idle(config: Config) -> dict[str, str]:
+    """Settings that nothing looks at, by name, with what leaves them without effect."""
+    algorithm = f"with --algorithm={config.algorithm}"
+    found = {name: algorithm for name in _without_use(config)}
     if config.partition in PARTITIONS:
-        found |= {kind.option for kind in PARTITIONS.values() if kind.option is not None}
-        found -= {PARTITIONS[config.partition].option or ""}
-    if config.pruning == "none":
-        names = [field.name for field in dataclasses.fields(config)]
-        found |= {name for name in names if name.startswith("prune_")} - {"prune_kind"}
-        found.add("mask_compute")
-    if config.pruning != "channel":
-        found.add("prune_ladder")
-    found.add("client_capacity" if config.prune_policy == "uniform" else "prune_rate")
+        options = {kind.option for kind in PARTITIONS.values()} - {
+            None,
+            PARTITIONS[config.partition].option,
+        }
+        found |= {str(name): f"with --partition={config.partition}" for name in options}
+    found |= _idle_pruning(config)
     if config.optimizer != "sgd":
-        found.add("momentum")
+        found["momentum"] = f"with --optimizer={config.optimizer}"
     if config.norm != "batch":
-        found.add("batch_norm_statistics")
+        found["batch_norm_statistics"] = f"with --norm={config.norm}"
     if config.participants in (None, config.clients) and config.client_state != "stateless":
-        found.add("client_state")  # nobody is at rest
+        found["client_state"] = "where all clients take part"  # nobody is at rest
     if not config.coordinator:
-        found.add("collective_bits")
+        found["collective_bits"] = "without --coordinator"
     if config.network == "none":
-        found |= {field.name for field in dataclasses.fields(WirelessKnobs)} - {"network"}
+        names = [field.name for field in dataclasses.fields(WirelessKnobs)]
+        found |= {name: "with --network=none" for name in names if name != "network"}
+    if not _quantizes(config):
+        found |= {name: "where no bits choose it" for name in ("quantizer", "bucket_size")}
+    return found
+
+
+def _quantizes(config: Config) -> bool:
+    """Whether `--quantizer` is that of any place."""
+    settings = {name: getattr(config, name) for name in (*links.PLACES, *links.shorthands())}
+    found = (links.expression(p, settings, "?", 1, config.light) for p in links.PLACES)
+    return any("?(" in expression for expression in found)
+
+
+def _without_use(config: Config) -> set[str]:
+    """Settings that the algorithm has no use for."""
+    sides, found = _sides(config), set[str]()
     if sides != "both":
         found |= {"cut", "smashed", "cut_gradient"}
     if sides == "clients":
@@ -129,5 +161,24 @@ def _idle(config: Config) -> set[str]:
     if sides == "server":
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
     if config.algorithm in ALGORITHMS and ALGORITHMS[config.algorithm].in_turns:
-        found.add("aggregate_every")
+        found |= {"aggregate_every", "allocation"}  # each has the band to itself
     return found
+
+
+def _idle_pruning(config: Config) -> dict[str, str]:
+    kind = f"with --prune_kind={config.pruning}"
+    if config.prune_kind is None and not config.light:
+        kind = f"with --algorithm={config.algorithm}, which prunes nothing"
+    found = {}
+    if config.prune_policy == "uniform":
+        found["client_capacity"] = "with --prune_policy=uniform"
+    else:
+        found["prune_rate"] = f"with --prune_policy={config.prune_policy}"
+    names: list[str] = []
+    if config.pruning == "none":
+        names = [field.name for field in dataclasses.fields(PruningKnobs)]
+    if config.pruning != "mask":
+        names += ["mask_compute", "prune_scope"]  # channels are ranked within layers
+    if config.pruning != "channel":
+        names.append("prune_ladder")
+    return found | {name: kind for name in names if name != "prune_kind"}

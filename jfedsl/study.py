@@ -17,7 +17,7 @@ from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
 from jfedsl.runtime.page import escaped
 from jfedsl.runtime.workdir import write_atomically
-from jfedsl.training import train
+from jfedsl.training import train_setting
 
 Changes = Mapping[str, Any]
 # A number of a summary, as in summary.json, if the run came to it.
@@ -146,7 +146,7 @@ def _trained(name: str, config: Config) -> dict[str, Any] | None:
     """The summary of a run, trained if need be; None if it diverged."""
     summary = finished(config)
     try:
-        summary = summary or train(config)
+        summary = summary or train_setting(config)
         result = f"test accuracy {summary['final_accuracy']:.4f}"
     except TrainingError as error:
         result = str(error)

@@ -12,16 +12,15 @@ from typing import Any
 import jax
 from absl import flags
 
-from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, as_text, flag_error, one_line
 from jfedsl.finished import finished
-from jfedsl.resolved import resolved
+from jfedsl.resolved import idle, resolved
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.workdir import check, write_atomically
 from jfedsl.study import RESULTS, Changes, runs
-from jfedsl.training import train
+from jfedsl.training import train_setting
 
 _FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's
 # Of a run, or of all of them, not of a setting.
@@ -107,10 +106,10 @@ def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
     try:
         values(["sweep", *arguments])
         config = from_flags(values)
-        known = {*resolved(config), *links.shorthands(), "quantizer", "bucket_size", "prune_kind"}
-        idle = [argument for argument in arguments if _flag_of(argument) not in known]
-        if idle:
-            raise UserError(f"{idle[0]}: allowed is nothing here, where it means nothing")
+        reasons = idle(config)
+        for argument in arguments:
+            if _flag_of(argument) in reasons:
+                raise UserError(f"{argument}: allowed is nothing {reasons[_flag_of(argument)]}")
     except (flags.Error, UserError) as error:
         raise UserError(f"setting {as_text(name)!r}: {error}") from None
     return config
@@ -169,7 +168,7 @@ def conduct(
             print(f"{what}: training", flush=True)
             Path(config.workdir, _FAILED).unlink(missing_ok=True)
             try:
-                summary = train(config)
+                summary = train_setting(config)
             except BusyError:
                 print(f"{what}: another process trains it", flush=True)
             except (UserError, RuntimeError) as error:  # of JAX too, such as too little memory

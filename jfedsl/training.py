@@ -1,6 +1,7 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from jfedsl.protocol.finite import finite
 from jfedsl.protocol.placement import put
 from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.resolved import refuse_idle
 from jfedsl.runs import weights_of
 from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
@@ -38,7 +40,6 @@ MOST_ROUNDS_A_CALL = 50
 _MOST_SECONDS_A_CALL = 5  # as signals wait for it; a single round may take longer
 
 
-@jax.enable_x64(False)  # a run has the same numbers whatever JAX_ENABLE_X64 is
 def train(config: Config) -> dict[str, Any]:
     """Trains or resumes a run and leaves its metrics, checkpoints, summary and pictures.
 
@@ -50,11 +51,21 @@ def train(config: Config) -> dict[str, Any]:
       the run than the first.
 
     Raises:
-      UserError: a setting that cannot work; no folder has been made or changed.
+      UserError: a setting that cannot work, or that has no effect on a new run; no folder has been
+        made or changed.
       TrainingError: a loss or a weight is not finite.
       Stopped: told so by SIGINT or SIGTERM, a `KeyboardInterrupt`; a checkpoint has been saved
         unless no round was done.
     """
+    kept = (Path(config.workdir, name) for name in (workdir.CONFIG, CHECKPOINTS))
+    if not (config.workdir and any(map(os.path.exists, kept))):
+        refuse_idle([config])
+    return train_setting(config)
+
+
+@jax.enable_x64(False)  # a run has the same numbers whatever JAX_ENABLE_X64 is
+def train_setting(config: Config) -> dict[str, Any]:
+    """As `train`, for one of several settings: flags of them all may mean nothing in one."""
     done = already_done(config)
     if done is not None:
         if config.progress != "none":

@@ -7,7 +7,7 @@ from helpers import plain
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
-from jfedsl.resolved import cut_name, resolved
+from jfedsl.resolved import cut_name, idle, refuse_idle, resolved
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,46 @@ def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
 )  # fmt: skip
 def test_what_is_another(change: dict[str, Any]):
     assert resolved(Config(**change)) != resolved(Config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"prune_kind": "none", "prune_rate": (0.5,)}, "prune_rate=0.5: .* --prune_kind=none"),
+        ({"algorithm": "sl", "prune_score": "taylor"}, "prune_score=taylor: .*=sl, which prunes n"),
+        ({"prune_kind": "channel", "prune_scope": "layer"}, "prune_scope=layer: .*=channel"),
+        ({"prune_ladder": (1.0, 0.5)}, "prune_ladder=1,0.5: .* --prune_kind=mask"),
+        ({"prune_policy": "by_resource", "prune_rate": (0.5,)}, "prune_rate=0.5: .* --prune_p"),
+        ({"partition": "iid", "dirichlet_alpha": 0.1}, "dirichlet_alpha=0.1: .* --partition=iid"),
+        ({"classes_per_client": 3}, "classes_per_client=3: .* --partition=dirichlet"),
+        ({"optimizer": "adam", "momentum": 0.5}, "momentum=0.5: .* --optimizer=adam"),
+        ({"batch_norm_statistics": "local"}, "batch_norm_statistics=local: .* --norm=group"),
+        ({"client_state": "host"}, "client_state=host: .* where all clients take part"),
+        ({"collective_bits": 8}, "collective_bits=8: .* without --coordinator"),
+        ({"algorithm": "fedavg", "server_learning_rate": 1.0}, "server_learning_rate=1.0: .*=fed"),
+        ({"algorithm": "centralized", "aggregate_every": 1}, "aggregate_every=1: .*=centralized"),
+        ({"algorithm": "sl", "aggregate_every": 1}, "aggregate_every=1: .* --algorithm=sl"),
+        ({"algorithm": "sl", "allocation": "minmax"}, "allocation=minmax: .* --algorithm=sl"),
+        ({"algorithm": "sl", "quantizer": "qsgd"}, "quantizer=qsgd: .* where no bits choose it"),
+        ({"cut_gradient": "none", "client_gradient_bits": 32, "bucket_size": 8}, "bucket_size=8: "),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_without_effect_are_refused_with_the_reason(changes: dict[str, Any], text: str):
+    config = Config(**changes)
+    with pytest.raises(UserError, match=f"^--{text}"):
+        refuse_idle([config])
+    refuse_idle([config, Config(participants=5, norm="batch", clients=9)] * 2)
+
+
+def test_defaults_and_shorthands_that_are_off_are_no_settings_without_effect():
+    for name in ("fedsl", "sfl_v1", "sl", "fedavg", "centralized"):
+        refuse_idle([Config(algorithm=name)])
+    refuse_idle(
+        [Config(prune_kind="none", dropout_rate="0", cut_gradient_bits="32", network="none")]
+    )
+    refuse_idle([Config(quantizer="qsgd", bucket_size=8, participants=3, client_state="host")])
+    assert "prune_rate" not in idle(Config())
 
 
 def test_an_unknown_cut_is_refused():

@@ -170,7 +170,9 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
 ) -> None:
     # On as many examples of each class a client's expected accuracy is that of the whole test set,
     # and test_accuracy is the equally weighted mean over clients.
-    common = {"rounds": 2, "participants": None, "aggregation": "equal", "partition": "iid"}
+    common: dict = {"rounds": 2, "participants": None, "aggregation": "equal", "partition": "iid"}
+    if "prune_kind" in changes:
+        common["prune_rate"] = (0.3,)
     training.train(settings(tmp_path / "run", **{**common, **changes}))
     run = restore_run(tmp_path / "run")
     scheme, data, test = run.experiment.scheme, run.experiment.data, run.experiment.test
@@ -188,7 +190,7 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
 
 def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) -> None:
     local = {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"}
-    training.train(settings(tmp_path / "run", **local, rounds=2))
+    training.train(settings(tmp_path / "run", **local, prune_rate=(0.3,), rounds=2))
     run = restore_run(tmp_path / "run")
     manifest, archives = exported(run, tmp_path / "export")
     assert manifest["model_of_client"] == list(range(5))

@@ -101,7 +101,7 @@ def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monk
     config = base(tmp_path)
     settings = grid(config, [], ["aggregate_every=1 2"])
     trained: list[str] = []
-    train = sweep.train
+    train = sweep.train_setting
 
     def interrupted(config: Config) -> dict[str, Any]:
         if len(trained) == 1:
@@ -109,14 +109,14 @@ def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monk
         trained.append(config.workdir)
         return train(config)
 
-    monkeypatch.setattr(sweep, "train", interrupted)
+    monkeypatch.setattr(sweep, "train_setting", interrupted)
     assert conduct(config, settings, [0, 1], (2, 4)) == 0
     states = [row["state"] for row in rows(tmp_path)]
     assert states == ["not finished", "finished", "not finished", "not finished"]
     with pytest.raises(KeyboardInterrupt):
         conduct(config, settings, [0, 1], (1, 1))
     trained.clear()
-    monkeypatch.setattr(sweep, "train", lambda c: trained.append(c.workdir) or train(c))
+    monkeypatch.setattr(sweep, "train_setting", lambda c: trained.append(c.workdir) or train(c))
     assert conduct(config, settings, [0, 1], (1, 1)) == 0
     assert len(trained) == 3, "one was finished"
     found = rows(tmp_path)

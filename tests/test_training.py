@@ -49,6 +49,8 @@ SMALL = {
     "network": "macro_cell",
 }
 
+DENSE = {"prune_kind": "none", "prune_score": "magnitude", "prune_ramp_rounds": 0}
+
 
 def small(workdir, **changes) -> Config:
     return plain(**{**SMALL, "workdir": str(workdir), **changes})
@@ -321,7 +323,7 @@ def test_leftovers_of_a_killed_save_do_no_harm(finished, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     workdir = tmp_path / "diverged"
-    changes = {"server_learning_rate": 1e9, "client_learning_rate": 1e9, "prune_kind": "none"}
+    changes = {"server_learning_rate": 1e9, "client_learning_rate": 1e9, **DENSE}
     with pytest.raises(TrainingError, match=r"round \d+: the loss of client \d+ is not finite"):
         training.train(small(workdir, **changes, checkpoint_every=1))
     for path in (workdir / "checkpoints").iterdir():
@@ -509,6 +511,19 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
         small(tmp_path, model="gone")
 
 
+def test_a_setting_without_effect_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "train_setting", lambda config: {})
+    folder = tmp_path / "run"
+    config = small(folder, optimizer="adam")
+    with pytest.raises(UserError, match="--prune_score=taylor: allowed is nothing with --prune_k"):
+        training.train(dataclasses.replace(config, momentum=0.9, prune_kind="none"))
+    assert not folder.exists()
+    assert training.train(config) == {}  # momentum has its default
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")  # a run of before
+    assert training.train(dataclasses.replace(config, momentum=0.5)) == {}
+
+
 def test_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -518,7 +533,7 @@ def test_workdir_that_cannot_be_made(tmp_path):
 
 def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "fine-tuned"
-    light = {"prune_kind": "none", "dropout_rate": 0.0, "cut_gradient_bits": 32}
+    light = {**DENSE, "dropout_rate": 0.0, "cut_gradient_bits": 32}
     other = {**light, "client_gradient_bits": 32, "model_bits": 32, "network": "none"}
     config = small(workdir, **other, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
@@ -539,7 +554,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
 
 @pytest.mark.slow
 def test_init_from_takes_the_mean_of_statistics_that_stay_with_clients(tmp_path):
-    local = {"norm": "batch", "batch_norm_statistics": "local", "prune_kind": "none"}
+    local = {"norm": "batch", "batch_norm_statistics": "local", **DENSE}
     origin = training.train(small(tmp_path / "origin", **local, rounds=30, participants=None))
     still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "dropout_rate": 0.0}
     again = training.train(

@@ -11,7 +11,7 @@ import numpy as np
 from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error
-from jfedsl.resolved import cut_name
+from jfedsl.resolved import cut_name, idle, refuse_idle
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 
@@ -90,6 +90,7 @@ def configs_of(base: Config, lists: list[list[Changes]]) -> np.ndarray:
         for entries, i in zip(lists, place, strict=True):
             changes |= entries[i]
         found[place] = dataclasses.replace(base, **changes)
+    refuse_idle(found.flat)
     for config in found[:, 0, 0, 0, 0, 0]:
         cut_name(config)
     return found
@@ -177,6 +178,8 @@ def table(configs: Sequence[Config], numbers: Mapping[str, np.ndarray], chosen: 
 def flag_file(config: Config, names: Collection[str], comments: Sequence[str]) -> str:
     """A config as a file for --flagfile: a flag a line where it differs from its default.
 
+    What has no effect is left out, as `train` refuses it.
+
     Args:
       config: of a run.
       names: of flags that are written even so.
@@ -184,7 +187,7 @@ def flag_file(config: Config, names: Collection[str], comments: Sequence[str]) -
     """
     lines = [f"# {' '.join(comment.split())}" for comment in comments]
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value = None if field.name in idle(config) else getattr(config, field.name)
         if value is not None and (value != field.default or field.name in names):
             lines.append(f"--{field.name}={shown(value)}")
     return "\n".join(lines) + "\n"

@@ -35,7 +35,7 @@ RIVALS: dict[str, dict[str, Any]] = {
         "prune_kind": "channel", "model_up": "feedback(topk(0.3)|uniform(8))", "norm": "group",
         "outage_snr_db": 3.0, "participants": 2, "client_gradient_bits": 8,
     },
-    "centralized": {"norm": "batch"},
+    "centralized": {"norm": "batch", "aggregation": "examples"},
 }  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
     # From the export, with nothing learnt: the model that the run came to.
     still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "rounds": 1}
     dense = {"prune_kind": "none", "prune_rate": (0.3,), "init_from": str(tmp_path / "export")}
-    training.train(config(tuned, algorithm, **still, **dense))
+    training.train_setting(config(tuned, algorithm, **still, **dense))
     reached = [
         joined(r.experiment.scheme, r.experiment.data.partition, r.state).params
         for r in (run, restore_run(tuned))
