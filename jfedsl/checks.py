@@ -8,6 +8,7 @@ from jfedsl.allowed import CAPACITY, MOST
 from jfedsl.compression.table import LEAST_BITS
 from jfedsl.errors import flag_error
 from jfedsl.scale_knobs import BY_CLUSTER
+from jfedsl.wireless.network import device_counts
 from jfedsl.wireless_knobs import WirelessKnobs
 
 
@@ -103,6 +104,7 @@ def _network(config: Any) -> None:
             if value not in (None, WirelessKnobs.__dataclass_fields__[name].default):
                 raise flag_error(name, value, "nothing with --network=none")
     if config.device_classes:
+        _classes(config)
         for name in ("device_flops", "device_power_dbm", "device_memory"):
             if getattr(config, name) is not None:
                 raise flag_error(name, getattr(config, name), "nothing with --device_classes")
@@ -113,6 +115,16 @@ def _network(config: Any) -> None:
         if getattr(config, name) is not None and config.norm == "batch":
             # Who is missing would have to be left out of the server's statistics.
             raise flag_error(name, getattr(config, name), "nothing with --norm=batch")
+
+
+def _classes(config: Any) -> None:
+    try:
+        total = sum(count for count, _ in device_counts(config.device_classes))
+    except ValueError as error:
+        raise flag_error("device_classes", config.device_classes, str(error)) from None
+    if total != config.clients:
+        allowed = f"one device for each of --clients={config.clients}; these are {total}"
+        raise flag_error("device_classes", config.device_classes, allowed)
 
 
 def _scale(config: Any) -> None:

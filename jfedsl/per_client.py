@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfedsl.values import number
-
 
 class PerClient(NamedTuple):
     """What a setting says of clients' numbers.
@@ -52,7 +50,7 @@ def parse(text: str) -> PerClient | None:
     limits = re.fullmatch(f"{end}-{end}", text)
     try:
         parts = limits.groups() if limits else text.split(",")
-        values = tuple(number(part, float) for part in parts)
+        values = tuple(float(part) for part in parts)
     except ValueError:
         return None
     ordered = limits is None or values[0] <= values[1]

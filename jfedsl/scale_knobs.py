@@ -11,6 +11,11 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 BY_CLUSTER = "cluster"
 
 
+def _is_coordinator(text: str) -> bool:
+    address = re.fullmatch(r"\S+:([0-9]{1,5})", text)
+    return text in ("", BY_CLUSTER) or (address is not None and 0 < int(address[1]) < 2**16)
+
+
 @dataclasses.dataclass(frozen=True)
 class ScaleKnobs:
     """Settings of devices, processes and memory."""
@@ -24,12 +29,7 @@ class ScaleKnobs:
         "For a run of several processes HOST:PORT of the first, the same in all, with "
         f"--processes and --process; or {BY_CLUSTER}: all three as SLURM, Open MPI or a TPU slice "
         "tells.",
-        Allowed(
-            f"HOST:PORT or {BY_CLUSTER}",
-            lambda value: (
-                value in ("", BY_CLUSTER) or re.fullmatch(r".+:\d{1,5}", value) is not None
-            ),
-        ),
+        Allowed(f"HOST:PORT, a port from 1 to 65535, or {BY_CLUSTER}", _is_coordinator),
         free=True,
     )
     processes: int | None = knob(None, "How many processes.", COUNT, free=True)

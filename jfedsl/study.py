@@ -64,7 +64,7 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
     if (
         not texts
         or len(set(texts)) < len(texts)
-        or not all(text.isascii() and text.isdigit() for text in texts)
+        or not all(re.fullmatch("[0-9]{1,10}", text) for text in texts)
     ):
         raise flag_error("seeds", ",".join(texts), "whole numbers separated by commas, each once")
     return [int(text) for text in texts]

@@ -124,7 +124,7 @@ def shard_of(text: str) -> tuple[int, int]:
     Raises:
       UserError: something else.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     part, parts = map(int, match.groups()) if match else (0, 0)
     if not 1 <= part <= parts:
         raise flag_error("shard", text, "i/n with i from 1 to n")

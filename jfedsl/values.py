@@ -6,14 +6,11 @@ import numbers
 import os
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from jfedsl.errors import flag_error
-
-_Number = TypeVar("_Number", int, float)
-_LONGEST_NUMBER = 100  # characters; Python takes seconds for 100,000 digits
 
 
 class Kind(NamedTuple):
@@ -70,17 +67,6 @@ def read(name: str, value: Any, kind: Kind, allowed: str) -> Any:
         raise flag_error(name, value, allowed) from None
 
 
-def number(text: str, of: type[_Number]) -> _Number:
-    """A number from text.
-
-    Raises:
-      ValueError: it is none, or far too long for one.
-    """
-    if len(text) > _LONGEST_NUMBER:
-        raise ValueError(f"a number of {len(text)} characters")
-    return of(text)
-
-
 def _plain(value: Any) -> Any:
     """A path as text, an array as a number or a list of numbers; all else as it is."""
     if isinstance(value, os.PathLike):
@@ -123,14 +109,14 @@ def _number(value: Any) -> int | float:
 
 
 def _whole(value: Any) -> int:
-    found = number(value, int) if isinstance(value, str) else _number(value)
+    found = int(value) if isinstance(value, str) else _number(value)
     if found != int(found):
         raise ValueError("no whole number")
     return int(found)
 
 
 def _float(value: Any) -> float:
-    return number(value, float) if isinstance(value, str) else float(_number(value))
+    return float(value) if isinstance(value, str) else float(_number(value))
 
 
 def _truth(value: Any) -> bool:

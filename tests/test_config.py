@@ -58,6 +58,9 @@ WRONG = [
         {"device_classes": "10*phone", "device_flops": "1e9"},
         "--device_flops=1e9: allowed is nothing with --device_classes",
     ),
+    ({"device_classes": "10*phnoe"}, "10*phnoe is none of that; did you mean phone?"),
+    ({"coordinator": "host:65536"}, "--coordinator=host:65536: allowed is HOST:PORT, a port from"),
+    ({"coordinator": "host:0"}, "--coordinator=host:0: allowed is HOST:PORT, a port from 1 to"),
     ({"outage_timeout_s": 1.0}, "--outage_timeout_s=1.0: allowed is nothing without --outage_snr"),
     ({"outage_snr_db": 1.0, "norm": "batch"}, "--outage_snr_db=1.0: allowed is nothing with --nor"),
     (

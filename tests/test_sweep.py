@@ -76,13 +76,13 @@ def test_bad_grids_are_refused(tmp_path: Path, cases: Any, varied: Any, text: st
     assert text in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("texts", [[], ["0", "0"], ["-1"], ["a"], [""]])
+@pytest.mark.parametrize("texts", [[], ["0", "0"], ["-1"], ["a"], [""], ["9" * 5000]])
 def test_bad_seeds_are_refused(texts: list[str]):
     with pytest.raises(UserError, match="--seeds="):
         seeds_of(texts)
 
 
-@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/b", "-1/2", f"1/{'9' * 5000}"])
 def test_bad_shards_are_refused(text: str):
     with pytest.raises(UserError, match="--shard="):
         shard_of(text)

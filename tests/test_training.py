@@ -363,7 +363,7 @@ CANNOT_WORK = [
     ({"cut": "0"}, "--cut=0: allowed is"),
     ({"cut": "4"}, "or a number from 1 to 3"),
     ({"cut": "logits"}, "--cut=logits: allowed is"),
-    ({"clients": 2000, "participants": None}, "--clients=2000: allowed is as many as"),
+    ({"clients": 2000, "participants": None}, "--clients=2000: allowed is at most 1"),
     ({"partition": "dirichlet", "dirichlet_alpha": 1e-3, "clients": 50}, "without examples: "),
     ({"batch_size": 500}, "--batch_size=500: allowed is at most 359, the examples of client"),
     ({"partition": "shards", "classes_per_client": 11}, "--classes_per_client=11: allowed is"),

@@ -1,14 +1,13 @@
 """Which devices the clients of a run have, and the network they are in."""
 
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jfedsl import per_client
 from jfedsl.config import Config
-from jfedsl.errors import as_text, close_to, flag_error
-from jfedsl.wireless.network import DEVICES, NETWORKS, Network
+from jfedsl.errors import flag_error
+from jfedsl.wireless.network import DEVICES, NETWORKS, Network, device_counts
 
 
 class Hardware(NamedTuple):
@@ -46,11 +45,7 @@ def network_of(config: Config) -> Network | None:
 
 
 def hardware_of(config: Config) -> Hardware:
-    """The devices of all clients: by class, or from the network's ranges and the flags'.
-
-    Raises:
-      UserError: classes that are unknown or do not cover the clients.
-    """
+    """The devices of all clients: by class, or from the network's ranges and the flags'."""
     if config.device_classes:
         return _by_class(config)
     network = NETWORKS[config.network]
@@ -74,22 +69,7 @@ def _spread(config: Config, text: str | None, preset: tuple[float, float]) -> np
 
 def _by_class(config: Config) -> Hardware:
     """Devices of the classes asked for, dealt to the clients at random."""
-    text = config.device_classes
-
-    def refuse(why: str) -> Exception:
-        allowed = f"numbers of {', '.join(DEVICES)}, such as 6*phone,4*sensor; {why}"
-        return flag_error("device_classes", text, allowed)
-
-    counts: list[tuple[int, str]] = []
-    for part in map(str.strip, text.split(",")):
-        found = re.fullmatch(r"(\d{1,9})\s*\*\s*(\w+)", part)
-        if found is None or found[2] not in DEVICES:
-            close = close_to(part.partition("*")[2].strip(), DEVICES)
-            raise refuse(f"{as_text(part) or 'an empty part'} is none of that{close}")
-        counts.append((int(found[1]), found[2]))
-    total = sum(count for count, _ in counts)
-    if total != config.clients:
-        raise refuse(f"--clients={config.clients}, and these are {total}")
+    counts = device_counts(config.device_classes)
     rows = [DEVICES[name] for count, name in counts for _ in range(count)]
     order = np.random.default_rng((config.seed, config.clients)).permutation(len(rows))
     numbers = np.array(rows, np.float64)[order]

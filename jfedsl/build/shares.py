@@ -19,6 +19,9 @@ def shares_of(config: Config, dataset: Dataset) -> Shares:
     kind, train, least = config.partition, dataset.train, config.min_examples
     if PARTITIONS[kind].owned:
         _check_owners(config, train.owners)
+    if config.clients > len(train.labels):  # before anything is allocated for each of them
+        allowed = f"at most {len(train.labels)}, the number of training examples"
+        raise flag_error("clients", config.clients, allowed)
     option = PARTITIONS[kind].option
     value = None if option is None else getattr(config, option)
     arguments = (kind, train.labels, config.clients, config.seed, value, train.owners, least)

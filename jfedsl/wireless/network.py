@@ -1,7 +1,9 @@
 """Radio networks by name, in SI units."""
 
+import re
 from typing import NamedTuple
 
+from jfedsl.errors import as_text, close_to
 from jfedsl.wireless.channel import from_dbm
 
 Range = tuple[float, float]
@@ -89,3 +91,23 @@ DEVICES = {
     "camera": Device(3e9, 20.0, 5e8),
     "sensor": Device(1e9, 14.0, 1e8),
 }
+
+
+def device_counts(text: str) -> list[tuple[int, str]]:
+    """How many devices of which class, from `6*phone,4*sensor`.
+
+    >>> device_counts("6*phone,4*sensor")
+    [(6, 'phone'), (4, 'sensor')]
+
+    Raises:
+      ValueError: it is something else; the text is what is allowed.
+    """
+    counts = []
+    for part in map(str.strip, text.split(",")):
+        found = re.fullmatch(r"(\d{1,10})\s*\*\s*(\w+)", part)
+        if found is None or found[2] not in DEVICES:
+            allowed = f"numbers of {', '.join(DEVICES)}, such as 6*phone,4*sensor; "
+            close = close_to(part.partition("*")[2].strip(), DEVICES)
+            raise ValueError(f"{allowed}{as_text(part) or 'an empty part'} is none of that{close}")
+        counts.append((int(found[1]), found[2]))
+    return counts

@@ -42,6 +42,10 @@ def own(rng: Any, labels: Any, clients: int) -> Any:
             r"--min_examples=51: allowed is at most \d+ with --partition=dirichlet, "
             r"--dirichlet_alpha=0.5 and --clients=4, the best of 200 draws; fewer --clients or a ",
         ),
+        (
+            {"partition": "iid", "clients": 2**31 - 1},
+            "--clients=2147483647: allowed is at most 200",
+        ),
         ({"partition": "own"}, "--partition=own: allowed is one that makes --clients=4 lists of "),
         (
             {"partition": "dirichlet", "dirichlet_alpha": 0.01, "clients": 9},
