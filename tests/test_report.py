@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from jfedsl.config import Config
 from jfedsl.errors import UserError, one_line
 from jfedsl.report import find, settings_of, write
+from jfedsl.resolved import recorded
 from jfedsl.runtime import figures
+from jfedsl.runtime.workdir import differences
 from jfedsl.study import compare, folder_name
 from jfedsl.training import train
 
@@ -101,6 +103,9 @@ def test_a_report_needs_no_tables(runs: Path, tmp_path: Path) -> None:
     assert all(f"| `{name}` | my_{name} |" in lines for name in names)
     settings = settings_of(find([tmp_path / "runs"])[0])
     assert [own.name for own in settings] == ["smashed=none", "smashed=positive(3)"]
+    written = (tmp_path / "runs" / "2" / "config.json").read_text()
+    copies = recorded(written), recorded(written)
+    assert differences(*copies) == [], "as a run's own and its checkpoint's are compared"
     (tmp_path / "runs" / "2" / "config.json").write_text('{"model": "mine", "rounds": "many"}')
     with pytest.raises(UserError, match="2/config.json: "):
         find([tmp_path / "runs"])

@@ -89,7 +89,8 @@ def differences(old: Config, new: Config) -> list[str]:
         free.add("rounds")
     if old.pruning == new.pruning:
         free.add("prune_kind")
-    if old.links == new.links:
+    # Texts first: of compressors that no table has there is nothing else.
+    if old.expressions == new.expressions or old.links == new.links:
         free |= {*links.PLACES, *links.shorthands(), "quantizer", "bucket_size"}
     pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
     return [
