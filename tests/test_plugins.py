@@ -11,6 +11,8 @@ from jfedsl.config import Config
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError
 from jfedsl.runtime import workdir
+from jfedsl.runtime.checkpoint import Checkpoints
+from jfedsl.runtime.kept import VERSION
 from jfedsl.runtime.sources import defaults
 
 pytestmark = pytest.mark.usefixtures("tables")
@@ -59,6 +61,16 @@ def test_a_plugin_that_has_moved_is_named_and_told(mine, tmp_path):
     with pytest.raises(UserError, match=rf"--plugin={mine}: .* is there; if it has moved, --plug"):
         workdir.read_config(tmp_path)
     assert workdir.read_config(tmp_path, "other.py").plugin == str(tmp_path / "other.py")
+
+
+def test_a_checkpoint_is_known_as_the_runs_whose_plugin_has_moved(mine, tmp_path):
+    text = Config(plugin="mine.py", partition="mine").to_json()
+    mine.rename(tmp_path / "other.py")
+    forget()
+    now = Config.from_json(text, str(tmp_path / "other.py"))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", now)
+    checkpoints._check_owner({"version": VERSION, "config": text, "data": None}, signed_=True)
+    checkpoints.close()
 
 
 def test_a_config_without_its_plugin_says_that_there_are_plugins(mine, tmp_path):

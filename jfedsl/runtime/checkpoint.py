@@ -215,7 +215,8 @@ class Checkpoints:
             raise UserError(f"is of {age} version (layout {version}; this one reads {VERSION})")
         if not signed_:
             raise ValueError("it has lost its checksum")
-        differing = differences(Config.from_json(counters.pop("config")), self._config)
+        own = Config.from_json(counters.pop("config"), self._config.plugin)
+        differing = differences(own, self._config)
         data = counters.pop("data")
         if data is not None and self._data is not None:
             differing += fingerprint.differences(data, self._data)
