@@ -254,8 +254,8 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
             for name in found:
                 if name not in known:
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
-            if plugin:
-                found["plugin"] = plugins.moved(found.get("plugin", ""), plugin)
+            if plugin and isinstance(found, dict):
+                found["plugin"] = plugins.moved(str(found.get("plugin", "")), plugin)
             return cls(**found)
         except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error

@@ -63,7 +63,7 @@ def test_a_plugin_that_has_moved_is_named_and_told(mine, tmp_path):
     assert workdir.read_config(tmp_path, "other.py").plugin == str(tmp_path / "other.py")
 
 
-def test_a_checkpoint_is_known_as_the_runs_whose_plugin_has_moved(mine, tmp_path):
+def test_a_checkpoint_is_known_as_the_runs_whose_plugin_has_moved(mine, tmp_path, monkeypatch):
     text = Config(plugin="mine.py", partition="mine").to_json()
     mine.rename(tmp_path / "other.py")
     forget()
@@ -71,6 +71,9 @@ def test_a_checkpoint_is_known_as_the_runs_whose_plugin_has_moved(mine, tmp_path
     checkpoints = Checkpoints(tmp_path / "checkpoints", now)
     checkpoints._check_owner({"version": VERSION, "config": text, "data": None}, signed_=True)
     checkpoints.close()
+    workdir.record(now, tmp_path)
+    monkeypatch.setattr(workdir.kept, "newest", lambda folder: {"config": text})
+    assert workdir.read_config(tmp_path) == workdir.read_config(tmp_path, "other.py") == now
 
 
 def test_a_config_without_its_plugin_says_that_there_are_plugins(mine, tmp_path):

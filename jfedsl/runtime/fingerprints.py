@@ -28,8 +28,8 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
         return differences(verified(json.loads(path.read_bytes())), now)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it to go "
-            "on without knowing whether the data are as they were"
+            f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it: "
+            "checkpoints have copies"
         ) from error
 
 
