@@ -25,7 +25,7 @@ from jfedsl.errors import UserError
 from jfedsl.runtime import distributed
 from jfedsl.runtime.checksums import checksum, checksums_of
 from jfedsl.runtime.damage import means_damage
-from jfedsl.runtime.kept import VERSION
+from jfedsl.runtime.kept import VERSION, steps
 from jfedsl.runtime.signed import CRC, signed, verified
 from jfedsl.runtime.workdir import differences
 
@@ -267,8 +267,9 @@ def any_in(directory: Path) -> bool:
 
 def _steps(directory: Path, whole: bool = True) -> set[int]:
     """Rounds that have a folder; `whole` leaves out the empty ones that a kill can leave."""
-    folders = [f for f in directory.iterdir() if f.name.isdigit()] if directory.is_dir() else []
-    return {int(f.name) for f in folders if not whole or any(f.iterdir())}
+    return {
+        step for step in steps(directory) if not whole or any((directory / str(step)).iterdir())
+    }
 
 
 def flatten(tree: Any) -> dict[str, Any]:

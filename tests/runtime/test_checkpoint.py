@@ -163,3 +163,13 @@ def caused(error, cause):
 )
 def test_what_means_damage(error, damage):
     assert means_damage(error) == damage
+
+
+def test_folders_that_only_look_like_checkpoints_are_none(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for name in ("\u00b2", "\u0663", "007", "1e3", "-1"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").write_text("")
+    (folder / "5").write_text("no folder")
+    assert kept.steps(folder) == [] and not checkpoint.any_in(folder)
+    assert kept.newest(tmp_path) is None
