@@ -90,8 +90,8 @@ def _train(config: Config, stop: Stop) -> dict[str, Any]:
             print("\n".join([f"workdir: {folder}", *experiment.notes]), flush=True)
         try:
             return _Run(config, experiment, Path(folder), stop).finish()
-        except Stopped as error:
-            error.folder = folder
+        except (Stopped, OSError) as error:
+            setattr(error, "folder", folder)  # noqa: B010 (no field of an OSError)
             raise
 
 

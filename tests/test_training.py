@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import shutil
 import signal
 import warnings
@@ -655,6 +656,25 @@ def test_64_bits_asked_of_jax_and_devices_that_are_not_there(tmp_path, monkeypat
         with pytest.raises(UserError, match=r"JAX_PLATFORMS=.*: allowed is one that can .*\)$"):
             training.train(small(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, monkeypatch, capfd):
+    save = ocp.CheckpointManager.save
+
+    def full(self, round_, **named):
+        if round_ == 2:
+            logging.getLogger("absl").error("a traceback")
+            raise ValueError("RESOURCE_EXHAUSTED:\nNo space left on device")
+        return save(self, round_, **named)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    changes = {"rounds": 2, "checkpoint_every": 1, "progress": "none"}
+    with pytest.raises(TrainingError, match=r"checkpoints/2 cannot be written \(.* No space left"):
+        training.train(small(tmp_path / "run", **changes))
+    assert capfd.readouterr().err == ""
+    monkeypatch.undo()
+    training.train(small(tmp_path / "run", **changes))
+    assert [int(row["round"]) for row in metrics(tmp_path / "run")] == [1, 2]
 
 
 def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):

@@ -5,7 +5,10 @@ on from the same checkpoint: the newest one that every process can read.
 """
 
 import contextlib
+import gc
+import io
 import json
+import logging
 import shutil
 import signal
 import threading
@@ -21,7 +24,7 @@ import orbax.checkpoint as ocp
 from jfedsl.config import Config
 from jfedsl.data import fingerprint
 from jfedsl.data.fingerprint import Fingerprint
-from jfedsl.errors import UserError
+from jfedsl.errors import TrainingError, UserError, one_line
 from jfedsl.runtime import distributed
 from jfedsl.runtime.checksums import checksum, checksums_of
 from jfedsl.runtime.damage import means_damage
@@ -83,6 +86,7 @@ class Checkpoints:
 
         Raises:
           KeyboardInterrupt: interrupted meanwhile; writing that had begun has been finished.
+          TrainingError: it cannot be written; those before it are as they were.
         """
         arrays, more = flatten(state), more or {}
         checksums = jax.device_get(checksums_of(arrays))
@@ -92,15 +96,26 @@ class Checkpoints:
         counters = {**counters, **owner, "checksums": plain, "version": VERSION}
         arrays, counters = arrays | more, signed(counters)
         with _uninterrupted():
-            saved = self._manager.save(
-                round_,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(arrays), counters=ocp.args.JsonSave(counters)
-                ),
-            )
-            self._manager.wait_until_finished()
+            saved = self._write(round_, arrays, counters)
         if not saved:  # Orbax says nothing else when the round is there already
             raise RuntimeError(f"checkpoint {self._directory / str(round_)} was there already")
+
+    def _write(self, round_: int, arrays: dict[str, Any], counters: dict[str, Any]) -> bool:
+        state, plain = ocp.args.PyTreeSave(arrays), ocp.args.JsonSave(counters)
+        with _without_logs():
+            try:
+                saved: bool = self._manager.save(
+                    round_, args=ocp.args.Composite(state=state, counters=plain)
+                )
+                self._manager.wait_until_finished()
+                return saved
+            except (OSError, ValueError, RuntimeError) as error:  # such as a full disk
+                if distributed.lost(error):
+                    raise
+                reason = one_line(str(error), _MOST_REASON)
+            gc.collect()  # asyncio speaks of what failed as it is collected
+        what = f"checkpoint {self._directory / str(round_)} cannot be written ({reason})"
+        raise TrainingError(f"{what}; those before it are whole")
 
     def restore(self, template: Any) -> tuple[int, Any, dict[str, Any], dict[str, Any]] | None:
         """The newest whole checkpoint; None if there is none at all.
@@ -240,6 +255,21 @@ def _reader(directory: Path) -> ocp.CheckpointManager:
     )
     options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
     return ocp.CheckpointManager(directory, options=options)
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Without the tracebacks of Orbax, asyncio and tensorstore for every array not written."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

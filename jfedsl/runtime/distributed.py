@@ -205,6 +205,12 @@ def agree(config: Config) -> None:
         raise flag_error("coordinator", config.coordinator, allowed)
 
 
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    of_jax = jax.process_count() > 1 and isinstance(error, (RuntimeError, ValueError))
+    return of_jax and any(word in str(error) for word in _LOST)
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Ends this process with one line if it fails or another one of the run is lost.
@@ -223,7 +229,7 @@ def ending_together() -> Iterator[None]:
         elif isinstance(error, KeyboardInterrupt):
             status = 128 + getattr(error, "number", signal.SIGINT)
             text = f"{text or 'interrupted'}; the same commands resume"
-        elif isinstance(error, (RuntimeError, ValueError)) and any(w in text for w in _LOST):
+        elif lost(error):
             reason, text = text[:_MOST_REASON], f"process {jax.process_index()}"
             text += f" of {jax.process_count()} stops: another one of the run is lost ({reason})"
             text += "; the same commands go on from the last checkpoint"

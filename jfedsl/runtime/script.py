@@ -1,6 +1,7 @@
 """How every experiment script starts: flags, one-line errors, exit status."""
 
 import dataclasses
+import os
 import shlex
 import signal
 import sys
@@ -73,7 +74,8 @@ def start(
 
     That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
     and exits with status 2, a failed training with 1, an interruption prints how to go on and exits
-    with 130, or 143 if it was SIGTERM; none of them prints a traceback.
+    with 130, or 143 if it was SIGTERM; so does, with 1, a file that cannot be written or read, or
+    standard output that is full or closed. None of them prints a traceback.
 
     Args:
       main: takes the arguments that are no flags.
@@ -85,15 +87,16 @@ def start(
     def guarded(arguments: list[str]) -> None:
         try:
             main(arguments[1:])
+            sys.stdout.flush()
         except UserError as error:
             _exit(str(error), 2)
         except TrainingError as error:
             _exit(str(error), 1)
         except KeyboardInterrupt as error:
-            folder, number = getattr(error, "folder", ""), getattr(error, "number", signal.SIGINT)
-            _exit(
-                f"{error.args[0] if error.args else 'interrupted'}; {go_on(folder)}", 128 + number
-            )
+            number = getattr(error, "number", signal.SIGINT)
+            _exit(f"{str(error) or 'interrupted'}; {go_on(_folder(error))}", 128 + number)
+        except OSError as error:
+            _exit(f"{error}; {go_on(_folder(error))}", 1)
 
     def parse(arguments: list[str]) -> list[str]:
         try:
@@ -107,6 +110,16 @@ def start(
     app.run(guarded, flags_parser=parse)
 
 
+def _folder(error: BaseException) -> str:
+    """The run's folder, if the error came out of one."""
+    folder: str = getattr(error, "folder", "")
+    return folder
+
+
 def _exit(message: str, status: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:  # full or closed; Python would try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

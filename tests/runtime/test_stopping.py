@@ -1,4 +1,4 @@
-"""Signals that ask to stop, and Ctrl-C while a script imports."""
+"""Signals that ask to stop, Ctrl-C while a script imports, output that goes nowhere."""
 
 import signal
 import subprocess
@@ -55,3 +55,13 @@ runpy.run_path({str(script)!r}, run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (130, "error: interrupted before anything was done\n")
+
+
+def test_full_standard_output_is_one_line() -> None:
+    code = "from jfedsl.runtime.script import start; start(lambda _: print('text'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    line = "error: [Errno 28] No space left on device; the same command starts again\n"
+    assert (done.returncode, done.stderr) == (1, line)
