@@ -15,7 +15,7 @@ from jfedsl import ctrl_c
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, as_text, close_to
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
-from jfedsl.runtime.sources import defaults, define_sources
+from jfedsl.runtime.sources import defaults, define_sources, without_idle
 from jfedsl.runtime.workdir import check
 
 
@@ -52,7 +52,7 @@ def run(main: Callable[[Config], object], one_run: bool = True) -> None:
         set_defaults(base)
 
     def configured(_: list[str]) -> None:
-        config = from_flags()
+        config = without_idle(from_flags())
         if one_run and flags.FLAGS["resume"].value:
             check(config, "resume")
         main(config)

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.folders import local
+from jfedsl.resolved import idle
 from jfedsl.runtime.workdir import CONFIG, read_config, read_settings
 
 _HELP = {
@@ -54,6 +55,18 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
     if found is None:
         raise flag_error("resume", resume, f"the folder of a run; it has no {CONFIG}")
     return dataclasses.replace(found, workdir=resume, coordinator="", processes=None, process=None)
+
+
+def without_idle(config: Config, flag_values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The config without settings of the file of `--config` that flags have left without effect.
+
+    Those that a flag gave stay, to be refused.
+    """
+    if not flag_values["config"].value:
+        return config
+    names = [name for name in idle(config) if not flag_values[name].present]
+    unset: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Config)}
+    return dataclasses.replace(config, **{name: unset[name] for name in names})
 
 
 class _Named(NamedTuple):

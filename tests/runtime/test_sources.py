@@ -8,9 +8,10 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
+from jfedsl.resolved import refuse_idle
 from jfedsl.runtime import workdir
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
-from jfedsl.runtime.sources import defaults, define_sources
+from jfedsl.runtime.sources import defaults, define_sources, without_idle
 
 OLD = Config(
     clients=3, cut="pool2", prune_rate=(0.1, 0.2, 0.3), rounds=7, remat_clients=True,
@@ -32,7 +33,7 @@ def parse(*arguments: str) -> Config:
     define_sources(True, values)
     set_defaults(base, values)
     values(command)
-    return from_flags(values)
+    return without_idle(from_flags(values), values)
 
 
 def test_resume_takes_all_settings_but_the_place(run: Path):
@@ -51,6 +52,9 @@ def test_a_config_is_the_base_of_a_run_elsewhere(run: Path):
     found = parse(f"--config={path}", "--rounds=9", "--noremat_clients")
     assert found.workdir == "" and found.coordinator == "" and found.cut == "pool2"
     assert found.rounds == 9 and not found.remat_clients and found.prune_rate == (0.1, 0.2, 0.3)
+    dense = ["--prune_kind=none", "--optimizer=adam", f"--config={path}"]
+    refuse_idle([parse(*dense)])
+    assert parse(*dense, "--momentum=0.5").momentum == 0.5, "given, and so refused"
     (run / "some.flags").write_text(f"--config={path}\n--cut=pool1\n")
     assert parse(f"--flagfile={run / 'some.flags'}", "--workdir=new").cut == "pool1"
 
