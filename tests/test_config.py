@@ -158,6 +158,14 @@ def test_flag_of_numbers_refuses_words():
             parse([f"--{flag}=much"])
 
 
+def test_flag_of_truth_refuses_words():
+    assert (
+        parse(["--remat_clients"]).remat_clients and not parse(["--noremat_clients"]).remat_clients
+    )
+    with pytest.raises(flags.Error, match="--remat_clients=maybe: allowed is true or false"):
+        parse(["--remat_clients=maybe"])
+
+
 MEANT: list[tuple[str, Any, Any]] = [
     ("workdir", Path("runs/a"), "runs/a"),
     ("workdir", "~/a", "/home/me/a"),

@@ -24,6 +24,14 @@ class _Parser(flags.ArgumentParser):
         return "numbers" if self._kind.several else names[self._kind.of]
 
 
+class _TrueOrFalse(flags.BooleanParser):
+    def parse(self, argument: Any) -> bool:
+        try:
+            return bool(super().parse(argument))
+        except (ValueError, TypeError):
+            raise ValueError("allowed is true or false") from None
+
+
 class _Serializer(flags.ArgumentSerializer):
     def serialize(self, value: Any) -> str:
         return shown(value)
@@ -37,7 +45,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         if allowed not in (ANY, FOLDER):
             text += f" Allowed: {allowed.text}."
         if kind.of is bool:
-            flags.DEFINE_boolean(field.name, bool(field.default), text, flag_values)
+            flag = flags.BooleanFlag(field.name, bool(field.default), text)
+            flag.parser = _TrueOrFalse()
+            flags.DEFINE_flag(flag, flag_values)
             continue
         flags.DEFINE(_Parser(kind), field.name, field.default, text, flag_values, _Serializer())
 

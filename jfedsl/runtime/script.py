@@ -13,13 +13,16 @@ from absl import app, flags, logging
 
 from jfedsl import ctrl_c
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, UserError, as_text, close_to
+from jfedsl.errors import TrainingError, UserError, as_text, close_to, one_line
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
 from jfedsl.runtime.sources import defaults, define_sources, without_idle
 from jfedsl.runtime.workdir import check
 
 
 def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], None]) -> list[str]:
+    for argument in arguments:
+        if argument != argument.encode(errors="replace").decode():
+            raise UserError(f"{as_text(argument)}: allowed is text in UTF-8")
     try:
         define(arguments)
         rest = flags.FLAGS(arguments)
@@ -28,8 +31,12 @@ def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], N
         return rest
     except SystemExit:  # the help has been printed, to which absl gives status 1
         sys.exit(0)
+    except UnicodeEncodeError:
+        raise UserError(
+            "not UTF-8 on the command line; allowed is text, and names, in UTF-8"
+        ) from None
     except flags.UnrecognizedFlagError as error:
-        close = close_to(error.flagname, list(flags.FLAGS), "--")
+        close = close_to(error.flagname, list(flags.FLAGS), "--") or "; --help lists all"
         raise UserError(f"unknown flag --{as_text(error.flagname)}{close}") from error
     except flags.Error as error:
         raise UserError(str(error).removeprefix("flag ")) from error
@@ -92,6 +99,10 @@ def start(
             _exit(str(error), 2)
         except TrainingError as error:
             _exit(str(error), 1)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            _exit(one_line(f"not enough memory: {error}"), 1)
         except KeyboardInterrupt as error:
             number = getattr(error, "number", signal.SIGINT)
             _exit(f"{str(error) or 'interrupted'}; {go_on(_folder(error))}", 128 + number)
