@@ -76,7 +76,7 @@ def test_what_a_run_leaves(finished):
     assert names == {
         "config.json", "metrics.csv", "summary.json", "curves.png", "traffic.png", "labels.png",
         "masks.png", "timeline.png", "checkpoints", "tensorboard", ".lock",
-        ".metrics.csv.seal",
+        ".metrics.csv.seal", "fingerprint.json",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)
