@@ -11,9 +11,9 @@ from jfedsl.config import Config
 from jfedsl.protocol.traffic import uncompressed_bytes
 from jfedsl.runtime import workdir
 from jfedsl.runtime.events import Events
-from jfedsl.runtime.ledger import Seal
 from jfedsl.runtime.metrics import METRICS, Metrics, Row, summarise
 from jfedsl.runtime.progress import Progress
+from jfedsl.runtime.seals import Seal
 from jfedsl.summary import environment
 from jfedsl.wireless.cost import Cost
 

@@ -16,6 +16,7 @@ from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
 from jfedsl.runtime import distributed, ledger
 from jfedsl.runtime.compilation import compiled
+from jfedsl.runtime.signed import parsed
 from jfedsl.theory.measure import Effort, Measurement, Objective
 
 FILE = "constants.jsonl"
@@ -113,7 +114,7 @@ def read(path: Path) -> list[Row]:
     text = ledger.read(path)
     try:
         rows = _parsed(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not a file of measurements ({error})") from error
     if not all(isinstance(row, dict) and {"round", "loss"} <= row.keys() for row in rows):
         raise UserError(f"{path}: not a file of measurements; put the file back or delete it")
@@ -121,7 +122,7 @@ def read(path: Path) -> list[Row]:
 
 
 def _parsed(text: str) -> list[Row]:
-    return [json.loads(line) for line in text.splitlines()]
+    return [parsed(line) for line in text.splitlines()]
 
 
 def as_row(measured: Measurement | Objective) -> Row:

@@ -70,7 +70,7 @@ def recorded(text: str, plugin: str = "") -> Config:
         values = json.loads(text)
         foreign = {name: values[name] for name in _foreign(values)}
         foreign["plugin"] = values.get("plugin", "")
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return Config.from_json(text, plugin)
     known = {name: value for name, value in values.items() if name not in foreign}
     config = Config.from_json(json.dumps(known))

@@ -193,7 +193,7 @@ def _state(config: Config, summary: Any) -> str:
     note = Path(config.workdir, _FAILED)
     if summary:
         return "finished"
-    return f"failed: {note.read_text()}" if note.exists() else "not finished"
+    return f"failed: {note.read_text(errors='replace')}" if note.exists() else "not finished"
 
 
 def write_results(base: Config, order: Sequence[tuple[str, Config]]) -> None:

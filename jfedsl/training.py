@@ -29,8 +29,8 @@ from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.compilation import compiled, keep_programs
 from jfedsl.runtime.fingerprints import agree, hold
 from jfedsl.runtime.kept import CHECKPOINTS
-from jfedsl.runtime.ledger import Seal
 from jfedsl.runtime.metrics import KEPT, METRICS, STREAMS, Row
+from jfedsl.runtime.seals import Seal
 from jfedsl.runtime.stopping import Stop
 from jfedsl.simulation import Last, columns, costs_of, from_plain, to_plain
 from jfedsl.wireless.cost import Cost

@@ -13,6 +13,7 @@ from jfedsl.errors import UserError
 from jfedsl.runtime import workdir
 from jfedsl.runtime.checkpoint import Checkpoints
 from jfedsl.runtime.kept import VERSION
+from jfedsl.runtime.seals import beside
 from jfedsl.runtime.sources import defaults
 
 pytestmark = pytest.mark.usefixtures("tables")
@@ -80,6 +81,7 @@ def test_a_config_without_its_plugin_says_that_there_are_plugins(mine, tmp_path)
     workdir.record(Config(plugin="mine.py", partition="mine"), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace(str(mine), ""))
+    beside(path).unlink()
     forget()
     with pytest.raises(UserError, match="--partition=mine: allowed is .*; --plugin adds others"):
         workdir.read_config(tmp_path)

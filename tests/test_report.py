@@ -85,7 +85,7 @@ def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
 
 def renamed(run: Path, folder: Path, **values: object) -> None:
     """A copy of a run with other values in its config.json, which no table knows."""
-    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", ".*.seal"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | values))
 

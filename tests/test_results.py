@@ -21,6 +21,7 @@ from jfedsl.protocol.state import weights
 from jfedsl.results import _expected, assess, export_model, table
 from jfedsl.runs import Run, restore_run
 from jfedsl.runtime import export, metrics
+from jfedsl.runtime.signed import signed
 
 RATES = (0.0, 0.6, 0.6, 0.3, 0.0)
 
@@ -311,7 +312,7 @@ def test_exports_that_say_something_else_are_not_loaded(
 ) -> None:
     export_model(run, {}, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | change))
+    (tmp_path / "manifest.json").write_text(json.dumps(signed(manifest | change)))
     with pytest.raises(UserError, match=text):
         loading.load(tmp_path)
     with pytest.raises(UserError, match="nowhere: allowed is the workdir of a run"):

@@ -76,7 +76,7 @@ def test_what_a_run_leaves(finished):
     assert names == {
         "config.json", "metrics.csv", "summary.json", "curves.png", "traffic.png", "labels.png",
         "masks.png", "timeline.png", "checkpoints", "tensorboard", ".lock",
-        ".metrics.csv.seal", "fingerprint.json",
+        ".metrics.csv.seal", ".config.json.seal", "fingerprint.json",
     }  # fmt: skip
     assert Config.from_json((workdir / "config.json").read_text()) == small(workdir)
     rows = metrics(workdir)
@@ -279,7 +279,7 @@ def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(fi
     with pytest.warns() as told:
         assert study.finished(small(workdir)) is None
         training.train(small(workdir))
-    names = {"config.json is damaged or gone", "metrics.csv was damaged or changed"}
+    names = {"config.json is damaged, changed or gone", "metrics.csv was damaged or changed"}
     assert names <= {n for n in names for one in told if n in str(one.message)}
     assert metrics(workdir) == metrics(finished[0])
     assert (workdir / "timeline.png").is_file()

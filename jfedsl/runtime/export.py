@@ -14,6 +14,7 @@ import numpy as np
 from jfedsl.errors import UserError
 from jfedsl.models.layers import Model, Variables
 from jfedsl.runtime.checkpoint import flatten
+from jfedsl.runtime.signed import parsed, signed, verified
 from jfedsl.runtime.workdir import write_atomically
 
 FORMAT = "jfedsl export 1"
@@ -61,7 +62,8 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
     for file in stale:
         (folder / file).unlink(missing_ok=True)
     contents = {file: _contents(folder / file, arrays) for file, arrays in files.items()}
-    write_atomically(folder / MANIFEST, _text({"format": FORMAT, **facts, "files": contents}))
+    manifest = signed({"format": FORMAT, **facts, "files": contents})
+    write_atomically(folder / MANIFEST, _text(manifest))
 
 
 def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
-        if manifest["format"] == FORMAT and JOINED in manifest["files"]:
+        manifest = verified(parsed(path.read_text(encoding="utf-8-sig")))
+        if manifest["format"] == FORMAT and manifest["files"][JOINED]["sha256"]:
             return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the manifest of an export ({error!r})") from error

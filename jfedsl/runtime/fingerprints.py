@@ -9,7 +9,7 @@ from jfedsl.config import Config
 from jfedsl.data.fingerprint import Fingerprint, differences
 from jfedsl.errors import UserError
 from jfedsl.runtime import distributed, workdir
-from jfedsl.runtime.signed import signed, verified
+from jfedsl.runtime.signed import parsed, signed, verified
 from jfedsl.runtime.workdir import write_atomically
 
 FINGERPRINT = "fingerprint.json"
@@ -25,7 +25,7 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
     if not path.exists():
         return []
     try:
-        return differences(verified(json.loads(path.read_bytes())), now)
+        return differences(verified(parsed(path.read_bytes())), now)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it: "

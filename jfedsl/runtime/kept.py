@@ -1,11 +1,10 @@
 """What the newest checkpoint says of its run in plain values, read without Orbax."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from jfedsl.runtime.signed import CRC, verified
+from jfedsl.runtime.signed import CRC, parsed, verified
 
 CHECKPOINTS = "checkpoints"
 VERSION = 3  # of how a checkpoint is laid out
@@ -23,9 +22,9 @@ def newest(workdir: Path) -> dict[str, Any] | None:
     folder = workdir / CHECKPOINTS
     for step in sorted(steps(folder), reverse=True):
         try:
-            found = json.loads((folder / str(step) / _FILE).read_bytes())
+            found = parsed((folder / str(step) / _FILE).read_bytes())
             content = verified(found)
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue
         if CRC in found and content.get("version") == VERSION:
             return content

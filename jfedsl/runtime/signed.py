@@ -10,7 +10,20 @@ CRC = "crc32"
 
 def signed(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same with its checksum as `crc32`."""
-    return {**content, CRC: _checksum(json.loads(json.dumps(content)))}
+    own = {name: value for name, value in content.items() if name != CRC}
+    return {**own, CRC: _checksum(json.loads(json.dumps(own)))}
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+      ValueError: it is none, or nested without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def verified(found: Any) -> dict[str, Any]:

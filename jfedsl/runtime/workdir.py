@@ -15,8 +15,8 @@ from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, flag_error
 from jfedsl.locks import lock, warn
-from jfedsl.runtime import kept
-from jfedsl.runtime.signed import signed, verified
+from jfedsl.runtime import kept, seals
+from jfedsl.runtime.signed import parsed, signed, verified
 
 CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".lock"
 
@@ -39,7 +39,7 @@ def read_config(
     path, checkpoint = workdir / CONFIG, kept.newest(workdir)
     found = None
     try:
-        found = read_settings(path, plugin, parse) if path.exists() else None
+        found = _own(path, plugin, parse) if path.exists() else None
     except UserError:
         if checkpoint is None:
             raise
@@ -48,7 +48,9 @@ def read_config(
     # Its plugins may have moved since.
     copy = parse(checkpoint["config"], plugin or ("" if found is None else found.plugin))
     if found is None:
-        warnings.warn(f"{path} is damaged or gone; going by the checkpoint's copy", stacklevel=2)
+        warnings.warn(
+            f"{path} is damaged, changed or gone; going by the checkpoint's copy", stacklevel=2
+        )
         return copy
     differing = differences(copy, found)
     if differing:
@@ -57,6 +59,15 @@ def read_config(
             f"{', '.join(differing)}; take the wrong one out of the folder"
         )
     return found
+
+
+def _own(path: Path, plugin: str, parse: Callable[[str, str], Config]) -> Config:
+    """The config in a file, as the run wrote it."""
+    sealed = seals.found_beside(path)
+    with contextlib.suppress(OSError):  # which is said below
+        if sealed is not None and seals.seal(seals.content(path)) != sealed:
+            raise UserError(f"{path} was damaged or changed after the run wrote it; put it back")
+    return read_settings(path, plugin, parse)
 
 
 def read_settings(
@@ -183,7 +194,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 def record(config: Config, path: Path) -> None:
     """Writes the config of a run into its folder."""
-    write_atomically(path / CONFIG, config.to_json() + "\n")
+    text = config.to_json() + "\n"
+    seals.beside(path / CONFIG).unlink(missing_ok=True)  # a kill leaves none, not a wrong one
+    write_atomically(path / CONFIG, text)
+    seals.put_beside(path / CONFIG, text.encode())
 
 
 def _dated(config: Config) -> Path:
@@ -208,8 +222,8 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     """The summary of the run in a folder; None without a whole one: training writes it anew."""
     try:
         text = (workdir / SUMMARY).read_text(encoding="utf-8-sig")
-        return verified(json.loads(text))
-    except (OSError, ValueError, RecursionError):
+        return verified(parsed(text))
+    except (OSError, ValueError):
         return None
 
 

@@ -10,6 +10,7 @@ from jfedsl.errors import UserError
 from jfedsl.models import blocks
 from jfedsl.models.layers import Variables
 from jfedsl.runtime import export
+from jfedsl.runtime.signed import signed
 
 ARRAYS = {
     "params.a.kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -94,7 +95,7 @@ def test_no_name_in_a_manifest_removes_a_file_that_is_not_the_exports(tmp_path: 
         ".", "..", "manifest.json", "client_masks.npz", "a\0b", "~/x", "x" * 300,
     ]  # fmt: skip
     manifest["files"] |= dict.fromkeys(names)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
     export.write(folder, {"joined.npz": {"x": np.zeros(1)}}, {})
     assert {p.name for p in tmp_path.iterdir()} == {"export", "foreign.txt"}
     here = {"joined.npz", "manifest.json", "notes.txt", "config.json"}
@@ -108,6 +109,11 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+def edit(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("harm", "text"),
     [
@@ -115,6 +121,12 @@ def damage(path: Path) -> None:
         (lambda folder: (folder / "joined.npz").unlink(), "joined.npz: cannot be read: .*No such"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: not the"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: not the"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "manifest.json: not"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff"), "manifest.json: not the"),
+        (
+            lambda folder: edit(folder / "manifest.json", '"sha256": "', '"sha256": "0'),
+            "manifest.json: not the manifest of an export .*its checksum differs",
+        ),
         (
             lambda folder: (folder / "manifest.json").write_text('{"format": "2"}'),
             "manifest.json: not the manifest of an export .jfedsl export 1",
