@@ -35,24 +35,20 @@ def already_done(config: Config) -> dict[str, Any] | None:
         return None
     try:
         columns = ledger.read(folder / METRICS).partition("\n")[0].split(",")
+        if config.measure_constants_every is not None:
+            ledger.read(folder / MEASURED)
     except UserError:
         return None
-    files = [folder / name for name in files_of(config, columns)]
+    files = [folder / name for name in pictures_of(columns)]
     return {**summary, "workdir": str(folder)} if all(f.exists() for f in files) else None
 
 
-def files_of(config: Config, columns: list[str]) -> list[str]:
-    """Pictures and measurements that a finished run has.
-
-    Args:
-      config: of the run.
-      columns: of its metrics.
-    """
+def pictures_of(columns: list[str]) -> list[str]:
+    """Pictures that a finished run with these columns of metrics has."""
     return [
         "labels.png",
         "curves.png",
         "traffic.png",
         *(["masks.png"] if any(name.startswith(KEPT) for name in columns) else []),
         *(["timeline.png"] if SIMULATED[0] in columns else []),
-        *([MEASURED] if config.measure_constants_every is not None else []),
     ]

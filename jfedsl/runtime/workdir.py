@@ -48,9 +48,8 @@ def read_config(
     # Its plugins may have moved since.
     copy = parse(checkpoint["config"], plugin or ("" if found is None else found.plugin))
     if found is None:
-        warnings.warn(
-            f"{path} is damaged, changed or gone; going by the checkpoint's copy", stacklevel=2
-        )
+        text = f"{path} is damaged, changed or gone; going by the checkpoint's copy"
+        warnings.warn(text, stacklevel=1)  # said once, however often it is read
         return copy
     differing = differences(copy, found)
     if differing:
