@@ -78,6 +78,8 @@ def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
         shutil.copytree(runs / name / "seed_0", tmp_path / f"run{n}")
     names = [s.name for s in settings_of(find([tmp_path / "run0", tmp_path / "run1"])[0])]
     assert names == ["prune_kind=none", "prune_kind=channel, prune_rate=0.5"]
+    turned = settings_of(find([tmp_path / "run1", tmp_path / "run0"])[0])
+    assert [own.name for own in turned] == names[::-1], "in the order given"
     assert len(find([tmp_path, tmp_path / "run0"])[0]) == 2, "each once"
     both = settings_of(find([runs, tmp_path])[0])
     assert [len(own.runs) for own in both] == [2, 2], "the same seed elsewhere is no other"
@@ -133,7 +135,7 @@ def test_names_neither_break_the_page_nor_put_anything_into_it(
     drawn: list[Figure] = []
     save = figures.save
     monkeypatch.setattr(figures, "save", lambda f, *a: (drawn.append(f), save(f, *a)))
-    page, text = write([sweep], tmp_path / "report $", "a $title$ <b>", None)
+    page, text = write([sweep], tmp_path / "report $", "a $title$ <b>\udcff", None)
     html_text = page.read_text()
     assert "javascript" in html_text and "secret" not in html_text
     addresses = re.findall(r"<(?!img)[^>]* (?:src|href)=", html_text)

@@ -39,7 +39,7 @@ code {{ background: #f2f2f2; padding: 0 0.2rem; }}
 def escaped(text: str) -> str:
     """A text on one line that neither Markdown nor HTML read anything into."""
     # An underscore between letters means nothing, and names are full of them.
-    return re.sub(r"""[\\`*\[\]|<>&"'#~$]|\b_+|_+\b""", _as_numbers, one_line(text))
+    return re.sub(r"""[\\`*\[\]|<>&"#~$]|\b_+|_+\b""", _as_numbers, one_line(text))
 
 
 def _as_numbers(match: re.Match[str]) -> str:
@@ -60,4 +60,4 @@ def page(text: str, title: str, pictures: Mapping[str, bytes]) -> str:
     for address, picture in pictures.items():
         data = base64.b64encode(picture).decode()
         body = body.replace(f'src="{address}"', f'src="data:image/png;base64,{data}"')
-    return _PAGE.format(title=html.escape(title), body=body)
+    return _PAGE.format(title=html.escape(one_line(title)), body=body)
