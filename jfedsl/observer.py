@@ -11,7 +11,7 @@ from jfedsl.build import Experiment
 from jfedsl.config import Config
 from jfedsl.convergence import Row, report, shown, step_size
 from jfedsl.errors import UserError, flag_error
-from jfedsl.folders import Name
+from jfedsl.folders import Name, local
 from jfedsl.protocol.state import State
 from jfedsl.runs import restore_run
 from jfedsl.runtime import distributed, ledger
@@ -103,12 +103,13 @@ class Observer:
         return report(self._config, self._experiment, rows)
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Name) -> list[Row]:
     """Lines of a file of measurements; none if there is no file. A torn last line is none.
 
     Raises:
       UserError: the file is not as the run wrote it, or not one of measurements.
     """
+    path = local("measurements", path)
     if not ledger.exists(path):
         return []
     text = ledger.read(path)

@@ -159,9 +159,8 @@ def test_flag_of_numbers_refuses_words():
 
 
 def test_flag_of_truth_refuses_words():
-    assert (
-        parse(["--remat_clients"]).remat_clients and not parse(["--noremat_clients"]).remat_clients
-    )
+    assert parse(["--remat_clients"]).remat_clients
+    assert not parse(["--noremat_clients"]).remat_clients
     with pytest.raises(flags.Error, match="--remat_clients=maybe: allowed is true or false"):
         parse(["--remat_clients=maybe"])
 

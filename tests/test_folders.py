@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
-from jfedsl import report
+from jfedsl import observer, report
 from jfedsl.config import Config
 from jfedsl.data import preparation
 from jfedsl.errors import UserError
 from jfedsl.folders import local
+from jfedsl.loading import load
 from jfedsl.observer import measure_run
 from jfedsl.planner.plan import Goal, source_of
 from jfedsl.results import evaluate_run
 from jfedsl.runs import restore_run, weights_of
+from jfedsl.runtime import export, metrics
+from jfedsl.runtime.workdir import read_config
 from jfedsl.theory.measure import DEFAULT_EFFORT
 
 BUCKET = "gs://bucket/x"
@@ -60,6 +63,11 @@ def plan(constants: str, table: str, output: str) -> Any:
         ("workdir", measure_run, (BUCKET, DEFAULT_EFFORT)),
         ("workdir", restore_run, (BUCKET,)),
         ("init_from", weights_of, (BUCKET, "data", (), None)),
+        ("workdir", read_config, (BUCKET,)),
+        ("metrics", metrics.read, (BUCKET,)),
+        ("measurements", observer.read, (BUCKET,)),
+        ("export", export.read, (BUCKET,)),
+        ("workdir", load, (BUCKET,)),
         ("folder", report.write, ([BUCKET], "x", "", None)),
         ("data_dir", preparation.prepare, ("mnist", BUCKET)),
         ("manual_dir", preparation.prepare, ("mnist", "x", BUCKET)),

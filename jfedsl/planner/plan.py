@@ -9,7 +9,7 @@ import numpy as np
 from jfedsl.config import Config, shown
 from jfedsl.convergence import scope, setting_of, step_size
 from jfedsl.errors import flag_error
-from jfedsl.folders import local
+from jfedsl.folders import Name, local
 from jfedsl.planner import outlook as planning
 from jfedsl.planner import settings
 from jfedsl.planner.outlook import Outlook, Survey
@@ -194,7 +194,7 @@ def _notes(
     return notes
 
 
-def conduct(plan: Plan, output: Path, command: str) -> None:
+def conduct(plan: Plan, output: Name, command: str) -> None:
     """Prints the choice and its table; writes `plan.flags`, `plan.md` and `pareto.png`.
 
     Args:
@@ -202,6 +202,7 @@ def conduct(plan: Plan, output: Path, command: str) -> None:
       output: folder for them.
       command: that asked for the plan.
     """
+    output = local("output", output)
     configs, survey, outlook, chosen, notes, panels = plan
     rows = np.flatnonzero(np.any([pareto_figure.pareto(panel.points) for panel in panels], axis=0))
     rows = np.union1d(rows, chosen)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jfedsl.errors import UserError
+from jfedsl.folders import Name, local
 from jfedsl.models.layers import Model, Variables
 from jfedsl.runtime.checkpoint import flatten
 from jfedsl.runtime.signed import parsed, signed, verified
@@ -75,12 +76,13 @@ def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
     return {"sha256": _sha256(path), "arrays": listed}
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
+def read(folder: Name) -> dict[str, np.ndarray]:
     """The arrays of the joined model.
 
     Raises:
       UserError: names the file that is missing or damaged.
     """
+    folder = local("export", folder)
     manifest, path = read_manifest(folder), folder / JOINED
     try:
         whole = _sha256(path) == manifest["files"][JOINED]["sha256"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jfedsl.errors import UserError
+from jfedsl.folders import Name, local
 from jfedsl.runtime import ledger
 
 METRICS = "metrics.csv"
@@ -99,12 +100,13 @@ def _lines(records: Iterable[Iterable[Any]]) -> str:
     return buffer.getvalue()
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Name) -> list[Row]:
     """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row.
 
     Raises:
       UserError: it is not as the run wrote it, or not the metrics of a run.
     """
+    path = local("metrics", path)
     text = ledger.read(path)
     try:
         rows = _parsed(text)

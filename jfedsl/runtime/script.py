@@ -31,10 +31,6 @@ def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], N
         return rest
     except SystemExit:  # the help has been printed, to which absl gives status 1
         sys.exit(0)
-    except UnicodeEncodeError:
-        raise UserError(
-            "not UTF-8 on the command line; allowed is text, and names, in UTF-8"
-        ) from None
     except flags.UnrecognizedFlagError as error:
         close = close_to(error.flagname, list(flags.FLAGS), "--") or "; --help lists all"
         raise UserError(f"unknown flag --{as_text(error.flagname)}{close}") from error

@@ -14,6 +14,7 @@ from typing import Any
 from jfedsl import links
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, flag_error
+from jfedsl.folders import Name, local
 from jfedsl.locks import lock, warn
 from jfedsl.runtime import kept, seals
 from jfedsl.runtime.signed import parsed, signed, verified
@@ -22,7 +23,7 @@ CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".lock"
 
 
 def read_config(
-    workdir: Path, plugin: str = "", parse: Callable[[str, str], Config] = Config.from_json
+    workdir: Name, plugin: str = "", parse: Callable[[str, str], Config] = Config.from_json
 ) -> Config | None:
     """The config of the run in a folder; None if there is no run.
 
@@ -36,6 +37,7 @@ def read_config(
     Raises:
       UserError: there is none that can be read, or it is not that of the checkpoint.
     """
+    workdir = local("workdir", workdir)
     path, checkpoint = workdir / CONFIG, kept.newest(workdir)
     found = None
     try:
