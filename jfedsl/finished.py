@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from jfedsl import plugins
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.observer import FILE as MEASURED
 from jfedsl.runtime import ledger
+from jfedsl.runtime.fingerprints import plugins_changed
 from jfedsl.runtime.metrics import KEPT, METRICS, SIMULATED
 from jfedsl.runtime.workdir import differences, read_config, read_summary
 
@@ -15,10 +17,15 @@ _COMPUTED = ("rounds", "eval_every", "target_accuracy", "measure_constants_every
 
 
 def finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has been trained to its end with these settings, or None."""
+    """The summary of a run that has been trained to its end with these settings, or None.
+
+    One whose plugins have changed is none: training it again says so.
+    """
     folder = Path(config.workdir)
     found, old = read_summary(folder), read_config(folder, config.plugin)
     if found is None or old is None or differences(old, config):
+        return None
+    if plugins_changed(folder, plugins.checksums(config.plugin)):
         return None
     same = all(getattr(old, name) == getattr(config, name) for name in _COMPUTED)
     # What a run that was killed at its end left may be of settings before.

@@ -62,17 +62,22 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
       old: when the run began.
       new: now.
     """
-    found = [
-        f"plugin {name} " + ("has changed" if name in new["plugins"] else f"was there {_BEGAN}")
-        for name, checksum in old["plugins"].items()
-        if checksum not in new["plugins"].values()
-    ]
+    found = plugin_differences(old["plugins"], new["plugins"])
     for split, name in _SPLITS.items():
         what = _difference(old[split], new[split])
         found += [f"the {name} {what}"] if what else []
     if not found and old["partition"] != new["partition"]:
         found.append(f"clients have other examples than {_BEGAN}")
     return found
+
+
+def plugin_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Which plugins are not as they were, in words, by checksums; some may have been added."""
+    return [
+        f"plugin {name} " + ("has changed" if name in new else f"was there {_BEGAN}")
+        for name, checksum in old.items()
+        if checksum not in new.values()
+    ]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

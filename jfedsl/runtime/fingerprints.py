@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jfedsl.config import Config
-from jfedsl.data.fingerprint import Fingerprint, differences
+from jfedsl.data.fingerprint import Fingerprint, differences, plugin_differences
 from jfedsl.errors import UserError
 from jfedsl.runtime import distributed, workdir
 from jfedsl.runtime.signed import parsed, signed, verified
@@ -31,6 +31,17 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
             f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it: "
             "checkpoints have copies"
         ) from error
+
+
+def plugins_changed(folder: Path, now: Mapping[str, str]) -> bool:
+    """Whether plugins are not those of the run in a folder, by checksums, as far as is known."""
+    try:
+        then = verified(json.loads((folder / FINGERPRINT).read_bytes()))["plugins"]
+        return bool(plugin_differences(then, now))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 from jfedsl.data.datasets import Dataset, Split, from_arrays
 from jfedsl.data.fingerprint import differences, fingerprint
 from jfedsl.errors import UserError
-from jfedsl.runtime.fingerprints import changes, keep
+from jfedsl.runtime.fingerprints import changes, keep, plugins_changed
 
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
 Y = np.arange(20) % 4
@@ -63,8 +63,16 @@ def test_the_same_data_go_on_from_any_program(tmp_path):
     assert changes(tmp_path, lazily) == [] and changes(tmp_path / "older", OLD) == []
 
 
+def test_a_finished_run_is_of_its_plugins(tmp_path):
+    assert not plugins_changed(tmp_path, {}), "of an earlier version"
+    keep(tmp_path, OLD)
+    assert not plugins_changed(tmp_path, {"b.py": "3", "moved.py": "1"})
+    assert plugins_changed(tmp_path, {"a.py": "2"}) and plugins_changed(tmp_path, {})
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\0", '{"plugins": 3}'])
 def test_a_damaged_file_is_named(text, tmp_path: Path):
     (tmp_path / "fingerprint.json").write_text(text)
     with pytest.raises(UserError, match="fingerprint.json: damaged"):
         keep(tmp_path, OLD)
+    assert plugins_changed(tmp_path, {"a.py": "1"})
