@@ -160,6 +160,8 @@ def _without_use(config: Config) -> set[str]:
         found |= {"server_learning_rate", "deadline_s"}
     if sides == "server":
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
+        radio = {field.name for field in dataclasses.fields(WirelessKnobs)}
+        found |= radio - {"network", "server_flops"}  # nothing is sent
     if config.algorithm in ALGORITHMS and ALGORITHMS[config.algorithm].in_turns:
         found |= {"aggregate_every", "allocation"}  # each has the band to itself
     return found

@@ -58,6 +58,7 @@ def test_what_is_another(change: dict[str, Any]):
         ({"collective_bits": 8}, "collective_bits=8: .* without --coordinator"),
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, "server_learning_rate=1.0: .*=fed"),
         ({"algorithm": "centralized", "aggregate_every": 1}, "aggregate_every=1: .*=centralized"),
+        ({"algorithm": "centralized", "fading": "none"}, "fading=none: .*=centralized"),
         ({"algorithm": "sl", "aggregate_every": 1}, "aggregate_every=1: .* --algorithm=sl"),
         ({"algorithm": "sl", "allocation": "minmax"}, "allocation=minmax: .* --algorithm=sl"),
         ({"algorithm": "sl", "quantizer": "qsgd"}, "quantizer=qsgd: .* where no bits choose it"),

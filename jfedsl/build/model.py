@@ -71,7 +71,7 @@ _AS_THEY_ARE = "a data set of from_arrays(..., normalise=False) leaves whole num
 
 
 def _unsuited(config: Config, image: Array, dataset: Dataset, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
+    reason = " ".join(str(error).split()).rstrip(".")
     if "must be an integer" in reason and not dataset.whole:  # as nn.Embed says
         reason += f"; {_AS_THEY_ARE}"
     return flag_error("model", config.model, f"one for inputs {list(image.shape)}; {reason}")

@@ -29,7 +29,8 @@ _CHOICE = (
 # Settings that constants depend on.
 _AROUND = (
     "batch_size", "clients", "participants", "partition", "dirichlet_alpha", "quantity_alpha",
-    "classes_per_client", "train_examples", "aggregation", "optimizer", "momentum", "sampling",
+    "classes_per_client", "min_examples", "train_examples", "aggregation", "optimizer", "momentum",
+    "sampling",
 )  # fmt: skip
 
 
