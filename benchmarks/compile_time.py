@@ -3,7 +3,7 @@
     python benchmarks/compile_time.py
 
 Prints seconds to trace and compile (median), and to trace and load the program that a first start
-left on the disk (if that took a second or more), as a table and JSON lines. Batches of 16, no norm;
+left on the disk, as a table and JSON lines. Batches of 16, no norm;
 all compression off, and all on in the last column.
 """
 
