@@ -67,10 +67,14 @@ def close_to(word: str, names: Collection[str], prefix: str = "") -> str:
 
     >>> close_to("pool4", ["conv1", "pool1", "dense"])
     '; did you mean pool1?'
+    >>> close_to("rates", ["client_rate", "server_rate", "rated"])
+    '; did you mean rated?'
     """
-    lower = {name.lower(): name for name in names}
-    found = difflib.get_close_matches(as_text(word).lower(), lower, n=2)
-    return f"; did you mean {' or '.join(prefix + lower[name] for name in found)}?" if found else ""
+    lower, meant = {name.lower(): name for name in names}, as_text(word).lower()
+    found = difflib.get_close_matches(meant, lower, n=2)
+    likeness = [difflib.SequenceMatcher(None, name, meant).ratio() for name in found]
+    close = [lower[n] for n, one in zip(found, likeness, strict=True) if one > likeness[0] - 0.1]
+    return f"; did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
 
 
 class Stopped(KeyboardInterrupt):
