@@ -16,7 +16,7 @@ from jfedsl.errors import UserError
 from jfedsl.planner import outlook as planning
 from jfedsl.planner.outlook import Grid, best, to_target, whole_periods, within
 from jfedsl.planner.plan import Goal, Plan, conduct, make, predict, source_of
-from jfedsl.planner.settings import axes, check_budgets, configs_of, rounds_in
+from jfedsl.planner.settings import axes, check_budgets, configs_of, flag_file, rounds_in
 from jfedsl.planner.source import Measured, effects_of
 from jfedsl.runtime.pareto_figure import pareto
 from jfedsl.theory.bound import Constants, Effects, Setting, bound, steps_needed
@@ -231,3 +231,9 @@ def test_the_flags_describe_the_choice(tmp_path: Path, plan: Plan, capsys: pytes
     assert (tmp_path / "new" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "new" / "plan.md").read_text()
     assert text.strip() in capsys.readouterr().out and text.count("| chosen |") == 1
+
+
+def test_a_flag_file_has_nothing_that_training_would_refuse() -> None:
+    config = Config(prune_kind="none", prune_rate=(0.0,), partition="iid", dirichlet_alpha=0.1)
+    lines = flag_file(config, ("cut_gradient_bits", "prune_rate"), ["a\nplan"]).splitlines()
+    assert lines == ["# a plan", "--partition=iid", "--prune_kind=none"]
