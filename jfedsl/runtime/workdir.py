@@ -42,8 +42,8 @@ def read_config(
     found = None
     try:
         found = _own(path, plugin, parse) if path.exists() else None
-    except UserError:
-        if checkpoint is None:
+    except UserError as error:
+        if checkpoint is None or isinstance(error.__cause__, OSError):
             raise
     if checkpoint is None:
         return found
