@@ -258,6 +258,7 @@ def damage_newest(workdir, how):
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, how):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)
+    (workdir / "summary.json").unlink()  # else there is nothing to go on with
     steps = damage_newest(workdir, how)
     with pytest.warns(UserWarning, match=f"checkpoints/{steps[-1]} is damaged.*round {steps[-2]}"):
         training.train(small(workdir))
@@ -303,6 +304,7 @@ def test_only_damaged_checkpoints_fail_with_their_path(finished, tmp_path):
     shutil.copytree(finished[0], workdir)
     for step in (workdir / "checkpoints").iterdir():
         shutil.rmtree(step / "state")
+    (workdir / "summary.json").unlink()
     before = tree_of(workdir)
     with pytest.raises(
         UserError, match="no whole checkpoint is left; .*/checkpoints/10 is damaged"
