@@ -1,6 +1,7 @@
 """Earlier runs, opened again by their workdir."""
 
 import dataclasses
+import json
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,10 @@ from jfedsl.folders import Name, local
 from jfedsl.memories import with_memories
 from jfedsl.models.layers import Model, Variables
 from jfedsl.protocol.averaging import joined
+from jfedsl.protocol.placement import put
 from jfedsl.protocol.portable import settle
 from jfedsl.protocol.state import State
-from jfedsl.runtime import export, fingerprints
+from jfedsl.runtime import distributed, export, fingerprints
 from jfedsl.runtime.checkpoint import Checkpoints, any_in
 from jfedsl.runtime.kept import CHECKPOINTS
 from jfedsl.runtime.workdir import CONFIG, read_config
@@ -125,3 +127,26 @@ def _exported(folder: Path) -> dict[str, np.ndarray]:
         return export.read(folder)
     except UserError as error:
         raise flag_error("init_from", folder, f"a whole export; {error}") from error
+
+
+def prepared(config: Config) -> Experiment:
+    """A run put together, with the weights it starts from.
+
+    Raises:
+      UserError: a setting that cannot work.
+    """
+    mesh = distributed.mesh_of(config)
+    experiment = build(config, mesh)
+    if not config.init_from:
+        return experiment
+    started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)
+    if json.loads(distributed.texts(json.dumps(started))[0]):
+        return experiment
+    initial = weights_of(
+        Path(config.init_from),
+        config.data_dir,
+        experiment.scheme.model,
+        experiment.initial,
+        config.plugin,
+    )
+    return experiment._replace(initial=put(mesh, initial))

@@ -1,6 +1,5 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
-import json
 import os
 import time
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfedsl.build import Experiment, build
+from jfedsl.build import Experiment
 from jfedsl.config import Config
 from jfedsl.errors import Stopped, TrainingError, flag_error
 from jfedsl.finished import already_done
@@ -18,14 +17,13 @@ from jfedsl.journal import Journal
 from jfedsl.memories import Staging
 from jfedsl.observer import FILE as MEASURED
 from jfedsl.observer import Observer
-from jfedsl.protocol.finite import finite
-from jfedsl.protocol.placement import put
+from jfedsl.protocol.finite import finite, first_not_finite
 from jfedsl.protocol.portable import portable, settle
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.resolved import refuse_idle
-from jfedsl.runs import weights_of
+from jfedsl.runs import prepared
 from jfedsl.runtime import distributed, workdir
-from jfedsl.runtime.checkpoint import Checkpoints, any_in
+from jfedsl.runtime.checkpoint import Checkpoints
 from jfedsl.runtime.compilation import compiled, keep_programs
 from jfedsl.runtime.fingerprints import agree, hold
 from jfedsl.runtime.kept import CHECKPOINTS
@@ -83,7 +81,7 @@ def _train(config: Config, stop: Stop) -> dict[str, Any]:
     distributed.agree(config)
     workdir.check(config)
     keep_programs(config.compilation_cache)
-    experiment = _prepare(config)
+    experiment = prepared(config)
     agree(experiment.fingerprint)
     with distributed.only_first(lambda: hold(config, experiment.fingerprint)) as folder:
         if config.progress != "none" and distributed.first():
@@ -93,25 +91,6 @@ def _train(config: Config, stop: Stop) -> dict[str, Any]:
         except (Stopped, OSError) as error:
             setattr(error, "folder", folder)  # noqa: B010 (no field of an OSError)
             raise
-
-
-def _prepare(config: Config) -> Experiment:
-    """The run put together, with the weights it starts from."""
-    mesh = distributed.mesh_of(config)
-    experiment = build(config, mesh)
-    if not config.init_from:
-        return experiment
-    started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)
-    if json.loads(distributed.texts(json.dumps(started))[0]):
-        return experiment
-    initial = weights_of(
-        Path(config.init_from),
-        config.data_dir,
-        experiment.scheme.model,
-        experiment.initial,
-        config.plugin,
-    )
-    return experiment._replace(initial=put(mesh, initial))
 
 
 class _Run:
@@ -203,8 +182,7 @@ class _Run:
             self._log([{**row, "host_seconds": seconds} for row in rows])
             self.round = end
             if self.journal is not None:
-                accuracy = evaluation.get("test_accuracy")
-                self.journal.update(end, rows[-1]["train_loss"], accuracy)
+                self.journal.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
             self._observe()
             due = end % config.checkpoint_every == 0 or end == config.rounds
             if due:
@@ -212,12 +190,7 @@ class _Run:
             self._agree_to_go_on(seconds, saved=due)
 
     def _agree_to_go_on(self, seconds: float, saved: bool) -> None:
-        """Ends all processes of the run with a checkpoint if a signal asked one of them to.
-
-        Args:
-          seconds: that a round of the last call took.
-          saved: whether there is a checkpoint of this round.
-        """
+        """Ends all processes, with a checkpoint unless `saved`, if a signal asked one of them to."""
         asked, micros = distributed.largest([self.stop.asked, min(int(seconds * 1e6), 2**30)])
         self.rounds_a_call = max(1, int(_MOST_SECONDS_A_CALL * 1e6 / max(1, micros)))
         if not asked:
@@ -236,9 +209,8 @@ class _Run:
 
     def _every(self) -> list[int]:
         """Rounds of which no compiled call crosses a multiple."""
-        config = self.config
         periods = [] if self.staging is None else [self.experiment.scheme.aggregate_every]
-        return [config.eval_every, config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
+        return [self.config.eval_every, self.config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
 
     def _observe(self) -> None:
         if self.observer is not None:
@@ -317,9 +289,7 @@ class _Run:
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""
         clients, others = jax.device_get(self.finite(self.state))
-        if not clients.all():
-            return f"client {np.asarray(self.state.participants)[np.argmin(clients)]}"
-        return next((name for name, finite in others.items() if not finite), None)
+        return first_not_finite(clients, others, np.asarray(self.state.participants))
 
     def _failure(self, what: str) -> TrainingError:
         last = self.checkpoints.latest()

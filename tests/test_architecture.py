@@ -7,12 +7,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models", "data",
-    "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed", "links",
-    "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved", "runtime",
-    "build", "memories", "runs", "loading", "results", "convergence", "observer", "simulation",
-    "summary", "planner", "journal", "finished", "training", "study", "bound_study", "sweep",
-    "collected", "report", "paper",
+    "ctrl_c", "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models",
+    "data", "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed",
+    "links", "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved",
+    "runtime", "build", "memories", "runs", "loading", "results", "convergence", "observer",
+    "simulation", "summary", "planner", "journal", "finished", "training", "study",
+    "bound_study", "sweep", "collected", "report", "paper",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import pytest
 from flax import linen as nn
 from helpers import assert_equal, plain
 
-from jfedsl import journal, study, summary, training
+from jfedsl import journal, runs, study, summary, training
 from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
@@ -184,7 +184,7 @@ def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path
 
 
 def test_a_finished_run_says_what_it_said_without_building_anything(finished, monkeypatch):
-    monkeypatch.setattr(training, "build", None)
+    monkeypatch.setattr(training, "prepared", None)
     monkeypatch.setattr(training.distributed, "start_devices", None)
     before = tree_of(finished[0])
     assert training.train(small(finished[0])) == finished[1]
@@ -411,7 +411,7 @@ def test_what_cannot_work_is_refused_before_any_folder_is_made(tmp_path, change,
 
 def test_a_fixed_part_of_the_data_whatever_the_seed(tmp_path):
     few = {"train_examples": 200, "test_examples": 50}
-    first, other = (training.build(small(tmp_path, **few, seed=seed)) for seed in (0, 1))
+    first, other = (build(small(tmp_path, **few, seed=seed)) for seed in (0, 1))
     assert first.data.images.shape == (200, 8, 8, 1) and first.test.valid.sum() == 50
 
     def examples(experiment):
@@ -420,7 +420,7 @@ def test_a_fixed_part_of_the_data_whatever_the_seed(tmp_path):
 
     assert examples(first) == examples(other)
     np.testing.assert_array_equal(first.test.images, other.test.images)
-    whole = training.build(small(tmp_path))
+    whole = build(small(tmp_path))
     np.testing.assert_array_equal(first.data.pixels.mean, whole.data.pixels.mean)
 
 
@@ -540,7 +540,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
     other = {**light, "client_gradient_bits": 32, "model_bits": 32, "network": "none"}
     config = small(workdir, **other, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
-    experiment = training.build(config)
+    experiment = build(config)
     start = weights_of(finished[0], "data", experiment.scheme.model, experiment.initial)
     state = restore_run(finished[0]).state
     merged = state.aggregator.params + state.server.params
@@ -551,7 +551,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
     first = float(metrics(workdir)[0]["train_loss"])
     assert first < 0.5 * float(metrics(finished[0])[0]["train_loss"])
     # Once it has a checkpoint of its own, a run does not need its origin.
-    monkeypatch.setattr(training, "weights_of", None)
+    monkeypatch.setattr(runs, "weights_of", None)
     training.train(config)
 
 
@@ -650,7 +650,7 @@ def test_64_bits_asked_of_jax_and_devices_that_are_not_there(tmp_path, monkeypat
     def prepare(config):
         raise UserError(str(jnp.zeros(1).dtype))
 
-    monkeypatch.setattr(training, "_prepare", prepare)
+    monkeypatch.setattr(training, "prepared", prepare)
     with jax.enable_x64(True), pytest.raises(UserError, match="^float32$"):
         training.train(small(tmp_path / "run"))
     for error in (AssertionError(), RuntimeError("Unable to\ninitialize")):

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jfedsl.protocol.state import Scheme, State
@@ -23,3 +24,18 @@ def finite(scheme: Scheme, state: State) -> tuple[Array, dict[str, Array]]:
     return scheme.placement.to_participants(clients), {
         name: all_of(tree) for name, tree in parts.items() if jax.tree.leaves(tree)
     }
+
+
+def first_not_finite(
+    clients: np.ndarray, others: dict[str, np.ndarray], participants: np.ndarray
+) -> str | None:
+    """The first part of a state with a number that is not finite.
+
+    Args:
+      clients: whether those of each participant are, bool `[K]`.
+      others: whether those of other parts are, by name.
+      participants: numbers of the clients, int `[K]`.
+    """
+    if not clients.all():
+        return f"client {participants[np.argmin(clients)]}"
+    return next((name for name, finite_ in others.items() if not finite_), None)
