@@ -190,7 +190,7 @@ class _Run:
             self._agree_to_go_on(seconds, saved=due)
 
     def _agree_to_go_on(self, seconds: float, saved: bool) -> None:
-        """Ends all processes, with a checkpoint unless `saved`, if a signal asked one of them to."""
+        """Ends all processes if a signal asked one to, with a checkpoint unless it is `saved`."""
         asked, micros = distributed.largest([self.stop.asked, min(int(seconds * 1e6), 2**30)])
         self.rounds_a_call = max(1, int(_MOST_SECONDS_A_CALL * 1e6 / max(1, micros)))
         if not asked:

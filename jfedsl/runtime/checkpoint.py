@@ -10,8 +10,6 @@ import io
 import json
 import logging
 import shutil
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +24,11 @@ from jfedsl.data import fingerprint
 from jfedsl.data.fingerprint import Fingerprint
 from jfedsl.errors import TrainingError, UserError, one_line
 from jfedsl.runtime import distributed
-from jfedsl.runtime.checksums import checksum, checksums_of
+from jfedsl.runtime.checksums import checksums_of, verify
 from jfedsl.runtime.damage import means_damage
 from jfedsl.runtime.kept import VERSION, steps
 from jfedsl.runtime.signed import CRC, signed, verified
+from jfedsl.runtime.stopping import uninterrupted
 from jfedsl.runtime.workdir import differences
 
 KEEP = 3
@@ -89,13 +88,11 @@ class Checkpoints:
           TrainingError: it cannot be written; those before it are as they were.
         """
         arrays, more = flatten(state), more or {}
-        checksums = jax.device_get(checksums_of(arrays))
-        checksums |= {name: checksum(np, array) for name, array in more.items()}
-        plain = {name: int(value) for name, value in checksums.items()}
+        plain = checksums_of(arrays, more)
         owner = {"config": self._config.to_json(), "data": self._data}
         counters = {**counters, **owner, "checksums": plain, "version": VERSION}
         arrays, counters = arrays | more, signed(counters)
-        with _uninterrupted():
+        with uninterrupted():
             saved = self._write(round_, arrays, counters)
         if not saved:  # Orbax says nothing else when the round is there already
             raise RuntimeError(f"checkpoint {self._directory / str(round_)} was there already")
@@ -211,9 +208,7 @@ class Checkpoints:
             checksums = counters.pop("checksums")
             plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
             arrays = item(state=ocp.args.PyTreeRestore(restore_args=plain)).state
-        for name, wanted in checksums.items():
-            if checksum(np, arrays[name]) != wanted:
-                raise ValueError(f"checksum of {name} differs")
+        verify(arrays, checksums)
         leaves = [_like(name, arrays.pop(name), x) for name, x in flatten(template).items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays, counters
 
@@ -270,24 +265,6 @@ def _without_logs() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Holds an interruption back until the end; Orbax's threads fail noisily in the middle."""
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or before in (None, signal.SIG_IGN):
-        yield
-        return
-    held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            signal.raise_signal(signal.SIGINT)
 
 
 def any_in(directory: Path) -> bool:

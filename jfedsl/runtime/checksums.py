@@ -1,14 +1,33 @@
 """Checksums of arrays, the same on the host and on devices."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def checksums_of(arrays: Mapping[str, jax.Array], more: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The checksums of arrays on devices and of more on the host, by name."""
+    found = jax.device_get(_on_devices(dict(arrays)))
+    found |= {name: checksum(np, array) for name, array in more.items()}
+    return {name: int(value) for name, value in found.items()}
+
+
+def verify(arrays: Mapping[str, np.ndarray], checksums: Mapping[str, int]) -> None:
+    """Compares arrays of the host with their checksums.
+
+    Raises:
+      ValueError: names the first that differs.
+    """
+    for name, wanted in checksums.items():
+        if checksum(np, arrays[name]) != wanted:
+            raise ValueError(f"checksum of {name} differs")
 
 
 @jax.jit
-def checksums_of(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The checksum of every array, uint32."""
+def _on_devices(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: checksum(jnp, array) for name, array in arrays.items()}
 
 
