@@ -6,9 +6,7 @@ import faulthandler
 import json
 import os
 import signal
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,9 +20,10 @@ from jfedsl.algorithms import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.protocol.placement import AXES
+from jfedsl.runtime import rollcall
 from jfedsl.scale_knobs import BY_CLUSTER
 
-_JOIN_SECONDS = 120
+_JOIN_SECONDS = 30
 _SILENT_SECONDS = 30  # after which a process counts as lost
 _MOST_REASON = 300  # characters
 _LOST = ("Gloo", "UNAVAILABLE", "DEADLINE", "ABORTED", "NCCL", "CANCELLED")
@@ -41,8 +40,12 @@ def join(config: Config) -> None:
     if not config.coordinator or jax.distributed.is_initialized():
         return
     address = None if config.coordinator == BY_CLUSTER else config.coordinator
-    if address is not None and config.process:
-        _await(address)
+    if address is not None:
+        assert config.processes is not None and config.process is not None  # checked in the config
+        if config.process:
+            rollcall.come(address, config.processes, config.process)
+        else:
+            rollcall.answer_all(address, config.processes)
     # Where JAX is the first to hear that another process is lost, it says so and aborts this one:
     # a dump of all threads, which absl asks for, would hide that.
     faulthandler.disable()
@@ -62,26 +65,6 @@ def join(config: Config) -> None:
         if address is None:
             allowed = f"HOST:PORT where no cluster that JAX knows started the program ({reason})"
         raise flag_error("coordinator", config.coordinator, allowed) from error
-
-
-def _await(address: str) -> None:
-    """Waits until somebody listens there; JAX, which waits too, ends the process if nobody does.
-
-    Raises:
-      UserError: nobody does in time, or it is no address.
-    """
-    host, _, port = address.rpartition(":")
-    until = time.monotonic() + _JOIN_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except (OSError, ValueError, OverflowError) as error:
-            hopeless = not isinstance(error, OSError) or isinstance(error, socket.gaierror)
-            if hopeless or time.monotonic() > until:
-                allowed = f"HOST:PORT of process 0, which starts at about the same time ({error})"
-                raise flag_error("coordinator", address, allowed) from None
-            time.sleep(0.2)
 
 
 def start_devices() -> None:
