@@ -1,6 +1,7 @@
 """Pictures of a run."""
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -284,5 +285,8 @@ def save(figure: Figure, title: str, path: Path) -> None:
     figure.suptitle(_wrapped(title, wide))
     temporary, kind = path.with_name(f".{path.name}"), path.suffix.removeprefix(".")
     undated = {"CreationDate": None} if kind == "pdf" else None  # the same bits every time
-    figure.savefig(temporary, dpi=150, format=kind, metadata=undated)
+    with warnings.catch_warnings():
+        # Characters that the font lacks are boxes; tables have them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(temporary, dpi=150, format=kind, metadata=undated)
     temporary.replace(path)
