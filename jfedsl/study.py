@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ import numpy as np
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.finished import finished
-from jfedsl.resolved import refuse_idle
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import Row, read
 from jfedsl.runtime.page import escaped
-from jfedsl.runtime.workdir import CONFIG, write_atomically
+from jfedsl.runtime.workdir import write_atomically
 from jfedsl.training import train_setting
 
 Changes = Mapping[str, Any]
@@ -83,8 +81,7 @@ def runs(
       seeds: of the runs.
 
     Raises:
-      UserError: no folder, settings that cannot be or have no effect in any of the runs, or two
-        that would share a folder.
+      UserError: no folder, settings that cannot be, or two that would share a folder.
     """
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
@@ -101,10 +98,7 @@ def runs(
     found = {
         name: [one(name, changes, seed) for seed in seeds] for name, changes in settings.items()
     }
-    every = [config for configs in found.values() for config in configs]
-    if not any(os.path.exists(Path(config.workdir, CONFIG)) for config in every):
-        refuse_idle(every)
-    folders = [config.workdir for config in every]
+    folders = [config.workdir for configs in found.values() for config in configs]
     twice = next((folder for folder in folders if folders.count(folder) > 1), None)
     if twice is not None:
         raise UserError(f"two runs of the study would share {twice}; name settings and seeds apart")

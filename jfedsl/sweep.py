@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -15,10 +16,10 @@ from absl import flags
 from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, as_text, flag_error, one_line
 from jfedsl.finished import finished
-from jfedsl.resolved import idle, resolved
+from jfedsl.resolved import idle, refuse_idle, resolved
 from jfedsl.runtime.flags import define_flags, from_flags
 from jfedsl.runtime.metrics import STREAMS
-from jfedsl.runtime.workdir import check, write_atomically
+from jfedsl.runtime.workdir import CONFIG, check, write_atomically
 from jfedsl.study import RESULTS, Changes, runs
 from jfedsl.training import train_setting
 
@@ -152,6 +153,8 @@ def conduct(
     """
     every = runs(base, settings, seeds)
     order = [(name, config) for name, configs in every.items() for config in configs]
+    if not any(os.path.exists(Path(config.workdir, CONFIG)) for _, config in order):
+        refuse_idle(config for _, config in order)
     for _, config in order:
         check(config)
     try:

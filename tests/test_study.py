@@ -76,10 +76,3 @@ def test_long_and_odd_names_are_folders(tmp_path: Path) -> None:
     folders = [Path(c[0].workdir).parent for c in runs(base, {n: {} for n in names}, [0]).values()]
     assert [f.name for f in folders[:4]] == ["snr=-5", "snr=5", "setting", "pruning"]
     assert all(len(f.name) < 120 and f.parent == tmp_path for f in folders)
-
-
-def test_a_setting_without_effect_in_all_runs_is_refused(tmp_path: Path) -> None:
-    base = plain(workdir=str(tmp_path), optimizer="adam", momentum=0.5)
-    with pytest.raises(UserError, match="--momentum=0.5: allowed is nothing with --optimizer=adam"):
-        runs(base, {"one": {}, "two": {"rounds": 2}}, [0, 1])
-    assert len(runs(base, {"adam": {}, "sgd": {"optimizer": "sgd"}}, [0])) == 2

@@ -180,3 +180,12 @@ def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
     mine = dataclasses.replace(config, **found["light 0.05"], workdir=light.workdir)
     assert resolved(mine) == resolved(light)
     assert len(found) == 28
+
+
+def test_a_setting_without_effect_in_all_runs_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    own = plain(workdir=str(tmp_path), optimizer="adam", momentum=0.5)
+    with pytest.raises(UserError, match="--momentum=0.5: allowed is nothing with --optimizer=adam"):
+        conduct(own, grid(own, [], ["rounds=1 2"]), [0, 1], (1, 1))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sweep, "train_setting", lambda config: {"final_accuracy": 1.0})
+    assert conduct(own, grid(own, [], ["optimizer=adam sgd"]), [0], (1, 1)) == 0
