@@ -78,13 +78,13 @@ def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
             settings={k: whole["ablation"].settings[k] for k in ("none", "all")}
         ),
         "rivals": whole["rivals"]._replace(
-            settings={k: whole["rivals"].settings[k] for k in ("light fedsl", "plain fedsl", "sl")}
+            settings={k: whole["rivals"].settings[k] for k in ("light fedsl", "plain fedsl")}
         ),
     }
     monkeypatch.setattr(paper, "questions", lambda *_: few)
     text = conduct(light(tmp_path), [], [0, 1])
     runs = [p.parent.parent.name for p in tmp_path.rglob("summary.json")]
-    assert Counter(runs) == {"none": 2, "all": 2, "sl": 2}
+    assert Counter(runs) == {"none": 2, "all": 2}
     assert (tmp_path / "tables.md").read_text() == text + "\n"
     for name, question in few.items():
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
