@@ -27,9 +27,9 @@ from jfedsl.study import (
     Changes,
     Column,
     Outcome,
-    compare,
     megabytes,
     megabytes_to_target,
+    outcome_of,
     runs,
     simulated,
     table,
@@ -222,18 +222,18 @@ def conduct(
       The tables as Markdown.
 
     Raises:
-      UserError: as `questions` and `compare`, or unknown questions.
+      UserError: as `questions` and `runs`, or unknown questions.
     """
     every = questions(base, cuts, rates)
     asked = _only(every, only)
     names, settings = _distinct(base, every)
-    runs(base, settings, seeds)  # raises before anything is trained
+    planned = runs(base, settings, seeds)  # raises before anything is trained
     trained: dict[str, Outcome] = {}
     texts: list[str] = []
     for name, question in asked.items():
         first = {label: names[_key(base, own)] for label, own in question.settings.items()}
-        missing = {name: settings[name] for name in first.values() if name not in trained}
-        trained |= {outcome.name: outcome for outcome in compare(base, missing, seeds, AXES)}
+        missing = [own for own in first.values() if own not in trained]
+        trained |= {own: outcome_of(own, planned[own], AXES) for own in missing}
         outcomes = [trained[first[label]]._replace(name=label) for label in question.settings]
         texts.append(_report(base, name, question.title, outcomes, seeds))
         write_atomically(Path(base.workdir, "tables.md"), "\n\n".join(texts) + "\n")

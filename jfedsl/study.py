@@ -131,15 +131,24 @@ def compare(
     Raises:
       UserError: no folder, or settings that cannot work.
     """
-    outcomes = []
-    for name, configs in runs(base, settings, seeds).items():
-        summaries = [_trained(name, config) for config in configs]
-        rows = [
-            read(Path(config.workdir, "metrics.csv")) if summary else []
-            for config, summary in zip(configs, summaries, strict=True)
-        ]
-        outcomes.append(Outcome(name, summaries, curves(rows, axes)))
-    return outcomes
+    planned = runs(base, settings, seeds)
+    return [outcome_of(name, configs, axes) for name, configs in planned.items()]
+
+
+def outcome_of(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
+    """Trains the runs of one setting, those that are not finished.
+
+    Args:
+      name: of the setting.
+      configs: of its runs, as from `runs`.
+      axes: that accuracy is followed along.
+    """
+    summaries = [_trained(name, config) for config in configs]
+    rows = [
+        read(Path(config.workdir, "metrics.csv")) if summary else []
+        for config, summary in zip(configs, summaries, strict=True)
+    ]
+    return Outcome(name, summaries, curves(rows, axes))
 
 
 def _trained(name: str, config: Config) -> dict[str, Any] | None:

@@ -102,17 +102,18 @@ def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
 def test_questions_asked_are_drawn_as_soon_as_their_runs_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    calls: list[tuple[list[str], list[str]]] = []
+    calls: list[tuple[str, list[str]]] = []
 
-    def compare(base: Config, settings: Any, seeds: Any, axes: Any) -> list[Outcome]:
-        calls.append((list(settings), sorted(path.name for path in tmp_path.glob("*.png"))))
-        return [Outcome(name, [None], [[]]) for name in settings]
+    def outcome_of(name: str, configs: Any, axes: Any) -> Outcome:
+        calls.append((name, sorted(path.name for path in tmp_path.glob("*.png"))))
+        return Outcome(name, [None], [[]])
 
-    monkeypatch.setattr(paper, "compare", compare)
+    monkeypatch.setattr(paper, "outcome_of", outcome_of)
     monkeypatch.setattr(figures, "spread", lambda curves, labels, title, path: path.touch())
     text = conduct(light(tmp_path), ["dense1"], [0], only=["rivals", "ablation"])
     own = ["none", "+ pruning", "+ quantization", "+ dropout", "rate 0.5"]
-    assert calls == [(own, []), (RIVALS, ["ablation.png"])], "in the study's order and its names"
+    expected = [(name, []) for name in own] + [(name, ["ablation.png"]) for name in RIVALS]
+    assert calls == expected, "in the study's order and its names"
     assert (tmp_path / "tables.md").read_text() == text + "\n"
     assert text.count("### ") == 2 and "| all | - |" in text and "| light fedsl | - |" in text
 
