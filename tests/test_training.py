@@ -317,6 +317,7 @@ def test_leftovers_of_a_killed_save_do_no_harm(finished, tmp_path):
     workdir = tmp_path / "killed"
     shutil.copytree(finished[0], workdir)
     (workdir / "checkpoints" / "11.orbax-checkpoint-tmp").mkdir()
+    (workdir / "summary.json").unlink()
     with open(workdir / "metrics.csv", "a") as file:
         last = Path(workdir, "metrics.csv").read_text().splitlines()[-1]
         file.write(f"11{last.removeprefix('10')}\n12,0.25,0.")
