@@ -18,7 +18,7 @@ class Progress:
             style = "bar" if sys.stderr.isatty() else "lines"
         self._style, self._rounds = style, rounds
         self._start: tuple[int, float] | None = None  # rounds done by then, and when that was
-        self._text, self._accuracy = "", float("nan")
+        self._text, self._accuracy = "", "-"  # until the first evaluation
         self._bar = self._new_bar(done) if style == "bar" else None
 
     def note(self, text: str) -> None:
@@ -41,9 +41,9 @@ class Progress:
     def update(self, round_: int, loss: float | None, accuracy: float | None) -> None:
         """Shows that `round_` rounds are done; `accuracy` None repeats the last one."""
         if accuracy is not None:
-            self._accuracy = accuracy
+            self._accuracy = f"{accuracy:.4f}"
         shown = "-" if loss is None else f"{loss:.4f}"
-        self._text = f"loss {shown}, accuracy {self._accuracy:.4f}"
+        self._text = f"loss {shown}, accuracy {self._accuracy}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._text, refresh=False)
             self._bar.update(round_ - self._bar.n)

@@ -31,6 +31,11 @@ def test_time_left_leaves_out_what_came_before_the_start(capsys, monkeypatch):
     assert lines[2] == "round 5/6: loss 0.2500, accuracy 0.7500, 7 s left"
 
 
+def test_an_accuracy_not_known_yet_is_a_dash(capsys):
+    Progress("lines", 0, 6).update(1, None, None)
+    assert capsys.readouterr().out == "round 1/6: loss -, accuracy -\n"
+
+
 def test_a_bar_counts_from_the_start(monkeypatch):
     bars = []
     monkeypatch.setattr(
