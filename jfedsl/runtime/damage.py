@@ -8,10 +8,10 @@ _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _DECODING = (
     ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, RecursionError,
 )  # fmt: skip
-# Tensorstore wraps what the system says; these are of the machine, not of the file.
+# Tensorstore has errors of the system as text, with a code of these for all that is not of the file.
 _PASSING = re.compile(
-    r"RESOURCE_EXHAUSTED|UNAVAILABLE|PERMISSION_DENIED|DEADLINE_EXCEEDED|CANCELLED|ABORTED|"
-    r"OS error (?!2:|20:|21:)"  # but for no such file, no folder, a folder
+    "(RESOURCE_EXHAUSTED|UNAVAILABLE|PERMISSION_DENIED|DEADLINE_EXCEEDED|CANCELLED|ABORTED|"
+    "UNKNOWN):"
 )
 
 
@@ -27,7 +27,7 @@ def means_damage(error: BaseException) -> bool:
 def _passes(error: BaseException) -> bool:
     """Whether an error is of the machine at this moment."""
     system = isinstance(error, (OSError, MemoryError)) and not isinstance(error, _MISSING)
-    return system or bool(_PASSING.search(str(error)))
+    return system or bool(_PASSING.match(str(error)))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -136,6 +136,14 @@ def test_of_several_processes_all_stop_where_one_cannot_read(folder, monkeypatch
         restored(folder)
 
 
+def test_what_tensorstore_cannot_open_now_is_not_damaged(folder):
+    manifest = folder / "2" / "state" / "manifest.ocdbt"
+    manifest.unlink()
+    manifest.symlink_to(manifest)  # as root may open any file
+    with pytest.raises(UserError, match="checkpoints/2 cannot be read now .*try again"):
+        restored(folder)
+
+
 def caused(error, cause):
     error.__cause__ = cause
     return error
@@ -150,10 +158,11 @@ def caused(error, cause):
         (FileNotFoundError(errno.ENOENT, "No such file"), True),
         (IsADirectoryError(errno.EISDIR, "Is a directory"), True),
         (ValueError("DATA_LOSS: Error decoding manifest: CRC-32C checksum"), True),
-        (ValueError("NOT_FOUND: Error opening x [OS error 2: ENOENT No such file]"), True),
-        (ValueError("RESOURCE_EXHAUSTED: Failed to open [OS error 24: EMFILE Too many]"), False),
-        (ValueError("FAILED_PRECONDITION: Error reading x [OS error 5: EIO Input/output]"), False),
-        (ValueError("PERMISSION_DENIED: Failed to open x"), False),
+        (ValueError('NOT_FOUND: Failed to open: "x": No such file'), True),
+        (ValueError('RESOURCE_EXHAUSTED: Failed to open: "x": Too many open files'), False),
+        (ValueError('UNKNOWN: Failed to read: "x": Input/output error'), False),
+        (ValueError('ABORTED: Failed to read: "x": Stale file handle'), False),
+        (ValueError('PERMISSION_DENIED: Failed to open: "x": Permission denied'), False),
         (caused(ValueError("cannot be decoded"), OSError(errno.EIO, "Input/output error")), False),
         (OSError(errno.ESTALE, "Stale file handle"), False),
         (PermissionError(errno.EACCES, "Permission denied"), False),
