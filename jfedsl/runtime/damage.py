@@ -8,7 +8,7 @@ _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _DECODING = (
     ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, RecursionError,
 )  # fmt: skip
-# Tensorstore has errors of the system as text, with a code of these for all that is not of the file.
+# Tensorstore's codes for errors of the system that are not the file's fault.
 _PASSING = re.compile(
     "(RESOURCE_EXHAUSTED|UNAVAILABLE|PERMISSION_DENIED|DEADLINE_EXCEEDED|CANCELLED|ABORTED|"
     "UNKNOWN):"
