@@ -31,8 +31,9 @@ def define_sources(one_run: bool, flag_values: flags.FlagValues = flags.FLAGS) -
 def defaults(arguments: list[str], one_run: bool = True) -> Config:
     """What the files that a command line names make of the defaults of all flags.
 
-    Plugins are loaded, so that their entries are among what flags allow. Where a run is and on
-    which processes is never taken from a file: it may have moved.
+    Plugins are loaded, so that their entries are among what flags allow. Where a run is, on which
+    processes and where it keeps compiled programs is never taken from a file, which may be another
+    machine's or another user's.
 
     Args:
       arguments: the command line, with the name of the program.
@@ -54,7 +55,9 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
     found = read_config(Path(resume), plugin) if resume else read_settings(Path(config), plugin)
     if found is None:
         raise flag_error("resume", resume, f"the folder of a run; it has no {CONFIG}")
-    return dataclasses.replace(found, workdir=resume, coordinator="", processes=None, process=None)
+    here: dict[str, Any] = {"coordinator": "", "processes": None, "process": None}
+    cache = Config.compilation_cache
+    return dataclasses.replace(found, workdir=resume, compilation_cache=cache, **here)
 
 
 def without_idle(config: Config, flag_values: flags.FlagValues = flags.FLAGS) -> Config:

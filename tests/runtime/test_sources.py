@@ -16,6 +16,7 @@ from jfedsl.runtime.sources import defaults, define_sources, without_idle
 OLD = Config(
     clients=3, cut="pool2", prune_rate=(0.1, 0.2, 0.3), rounds=7, remat_clients=True,
     smashed="topk(0.1)", coordinator="host:1", processes=2, process=1, workdir="where/it/began",
+    compilation_cache="of/another/user",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ def parse(*arguments: str) -> Config:
 
 def test_resume_takes_all_settings_but_the_place(run: Path):
     alone = {"coordinator": "", "processes": None, "process": None, "workdir": str(run)}
+    alone["compilation_cache"] = Config.compilation_cache
     here = dataclasses.replace(OLD, **alone)
     assert parse(f"--resume={run}") == here
     longer = parse("--rounds", "9", "--resume", str(run))
