@@ -8,7 +8,7 @@ Leaves a table and a picture in --workdir; the same command goes on after an int
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.script import run

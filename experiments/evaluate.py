@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import flag_error
 from jfedsl.folders import local
 from jfedsl.results import evaluate_run, table

@@ -5,7 +5,7 @@ python experiments/measure_constants.py --workdir=runs/first
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import flag_error
 from jfedsl.observer import measure_run
 from jfedsl.runtime.script import start

@@ -12,7 +12,7 @@ import dataclasses
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.paper import conduct, default_cuts, rates_of
 from jfedsl.runtime.script import run

@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.planner.plan import Goal, conduct, make, source_of
 from jfedsl.planner.settings import axes

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.runtime.metrics import STREAMS
 from jfedsl.runtime.script import run

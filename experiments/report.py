@@ -8,7 +8,7 @@ report.md with pictures/ beside it.
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import UserError, flag_error
 from jfedsl.report import write
 from jfedsl.runtime.script import start

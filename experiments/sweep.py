@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.runtime.script import run
 from jfedsl.study import seeds_of

@@ -1,6 +1,6 @@
 """Trains one federated split learning run; the same command with its --workdir resumes it."""
 
-from jfedsl import ctrl_c  # noqa: F401 (first: what follows takes seconds)
+from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.runtime.script import run
 from jfedsl.summary import table

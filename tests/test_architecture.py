@@ -7,11 +7,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "ctrl_c", "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models",
+    "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models",
     "data", "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed",
     "links", "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved",
-    "runtime", "build", "memories", "runs", "loading", "results", "convergence", "observer",
-    "simulation", "summary", "planner", "journal", "finished", "training", "study",
+    "runtime", "startup", "build", "memories", "runs", "loading", "results", "convergence",
+    "observer", "simulation", "summary", "planner", "journal", "finished", "training", "study",
     "bound_study", "sweep", "collected", "report", "paper",
 ]  # fmt: skip
 

@@ -89,7 +89,7 @@ class Checkpoints:
         """
         arrays, more = flatten(state), more or {}
         plain = checksums_of(arrays, more)
-        owner = {"config": self._config.to_json(), "data": self._data}
+        owner = {"round": round_, "config": self._config.to_json(), "data": self._data}
         counters = {**counters, **owner, "checksums": plain, "version": VERSION}
         arrays, counters = arrays | more, signed(counters)
         with uninterrupted():
@@ -204,7 +204,7 @@ class Checkpoints:
 
             found = item(counters=ocp.args.JsonRestore()).counters
             counters = verified(found)
-            self._check_owner(counters, CRC in found)
+            self._check_owner(round_, counters, CRC in found)
             checksums = counters.pop("checksums")
             plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
             arrays = item(state=ocp.args.PyTreeRestore(restore_args=plain)).state
@@ -212,7 +212,7 @@ class Checkpoints:
         leaves = [_like(name, arrays.pop(name), x) for name, x in flatten(template).items()]
         return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays, counters
 
-    def _check_owner(self, counters: dict[str, Any], signed_: bool) -> None:
+    def _check_owner(self, round_: int, counters: dict[str, Any], signed_: bool) -> None:
         """Takes out of a checkpoint's plain values what tells whose they are, and checks it.
 
         Raises:
@@ -223,8 +223,8 @@ class Checkpoints:
         if version != VERSION:
             age = "an earlier" if version < VERSION else "a later"
             raise UserError(f"is of {age} version (layout {version}; this one reads {VERSION})")
-        if not signed_:
-            raise ValueError("it has lost its checksum")
+        if not signed_ or counters.pop("round") != round_:
+            raise ValueError("it has lost its checksum, or is of another round")
         own = Config.from_json(counters.pop("config"), self._config.plugin)
         differing = differences(own, self._config)
         data = counters.pop("data")

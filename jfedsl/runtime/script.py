@@ -5,17 +5,19 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
-from jfedsl import ctrl_c
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, UserError, as_text, close_to, one_line
+from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
 from jfedsl.runtime.sources import defaults, define_sources, without_idle
+from jfedsl.runtime.stopping import take_signals
 from jfedsl.runtime.workdir import check
 
 
@@ -77,8 +79,9 @@ def start(
 
     That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
     and exits with status 2, a failed training with 1, an interruption prints how to go on and exits
-    with 130, or 143 if it was SIGTERM; so does, with 1, a file that cannot be written or read, or
-    standard output that is full or closed. None of them prints a traceback.
+    with 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP. A file that
+    cannot be written or read, or standard output that is full, exits with 1. None of them prints a
+    traceback.
 
     Args:
       main: takes the arguments that are no flags.
@@ -110,11 +113,31 @@ def start(
             return _parse(arguments, operands, define)
         except UserError as error:
             _exit(str(error), 2)
+        except OSError as error:  # the help has nowhere to go
+            _exit(str(error), 1)
 
-    ctrl_c.restore()
+    _take_over()
+    warnings.formatwarning = _warning
     jax.config.update("jax_enable_x64", False)  # a run has the same numbers either way
     logging.set_verbosity(logging.ERROR)
     app.run(guarded, flags_parser=parse)
+
+
+def _take_over() -> None:
+    """From now on, signals raise an exception and other errors are Python's again."""
+    take_signals(_stop)
+    if startup := sys.modules.get("jfedsl.startup"):
+        take_signals(_stop, (startup.end,))
+        sys.excepthook = sys.__excepthook__
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped("interrupted", number)
+
+
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as one line, without the place in the program that it comes from."""
+    return f"warning: {one_line(str(message))}\n"
 
 
 def _folder(error: BaseException) -> str:
@@ -124,6 +147,7 @@ def _folder(error: BaseException) -> str:
 
 
 def _exit(message: str, status: int) -> NoReturn:
+    take_signals(signal.SIG_IGN, (_stop,))  # one line is enough
     try:
         sys.stdout.flush()
     except OSError:  # full or closed; Python would try again at its end

@@ -9,7 +9,11 @@ from typing import Any
 
 from jfedsl.errors import Stopped
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; preemption, the end of a job's time
+# Ctrl-C; preemption, or the end of a job's time; a terminal that is gone.
+SIGNALS = [
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+_PLAIN = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stop:
@@ -25,7 +29,7 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 before = signal.getsignal(number)
                 if before not in (None, signal.SIG_IGN):
                     self._before[number] = signal.signal(number, self._note)
@@ -36,20 +40,31 @@ class Stop:
             signal.signal(number, before)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.asked or not self._later:
-            raise Stopped("interrupted", number)
-        self.asked = number
+        first, self.asked = not self.asked, self.asked or number
+        if not (first and self._later):
+            raise Stopped("interrupted", number)  # a destructor swallows it, but `asked` stays
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
         """Within, the first signal only sets `asked`; a second one raises."""
+        self._obey()
         self._later = True
         try:
             yield
         finally:
             self._later = False
+        self._obey()
+
+    def _obey(self) -> None:
         if self.asked:  # since somebody last looked
             raise Stopped("interrupted", self.asked)
+
+
+def take_signals(handler: "signal._HANDLER", instead_of: tuple[object, ...] = _PLAIN) -> None:
+    """Sets a handler where one of these others is in place; a signal that is ignored stays so."""
+    for number in SIGNALS:
+        if signal.getsignal(number) in instead_of:
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Signals that ask to stop, Ctrl-C while a script imports, output that goes nowhere."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from jfedsl.errors import Stopped
 from jfedsl.runtime.stopping import Stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_waits_where_it_may_and_the_second_does_not(number: int) -> None:
     before = signal.getsignal(number)
     with Stop() as stop:
@@ -38,6 +39,27 @@ def test_a_signal_that_is_ignored_and_another_thread_s_stay(capfd: pytest.Captur
     finally:
         signal.signal(signal.SIGTERM, before)
     assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_a_destructor_swallows_is_obeyed_at_the_next_step() -> None:
+    with Stop() as stop:
+        with contextlib.suppress(Stopped):  # as Python does there
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped), stop.later():
+            pytest.fail("went on")
+
+
+def test_closed_streams_lead_nowhere_and_unreadable_settings_are_one_line() -> None:
+    script = Path(__file__).parents[2] / "experiments" / "report.py"
+    command = f"{sys.executable} {script}"
+    closed = subprocess.run(["bash", "-c", f"{command} --help <&- >&- 2>&-"], timeout=60)
+    assert closed.returncode == 0
+    full = subprocess.run(
+        ["bash", "-c", f"{command} --help > /dev/full; JAX_ENABLE_X64=maybe {command} x"],
+        stderr=subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    first, second = full.stderr.splitlines()
+    assert "No space left" in first and "JAX_ENABLE_X64" in second and full.returncode == 2
 
 
 def test_an_interruption_of_imports_is_one_line() -> None:
