@@ -70,7 +70,8 @@ def test_a_checkpoint_is_known_as_the_runs_whose_plugin_has_moved(mine, tmp_path
     forget()
     now = Config.from_json(text, str(tmp_path / "other.py"))
     checkpoints = Checkpoints(tmp_path / "checkpoints", now)
-    checkpoints._check_owner({"version": VERSION, "config": text, "data": None}, signed_=True)
+    plain = {"version": VERSION, "round": 2, "config": text, "data": None}
+    checkpoints._check_owner(2, plain, signed_=True)
     checkpoints.close()
     workdir.record(now, tmp_path)
     monkeypatch.setattr(workdir.kept, "newest", lambda folder: {"config": text})

@@ -73,6 +73,12 @@ def test_one_of_another_run_is_refused_and_stays(folder, config, data, differing
     assert kept.newest(folder.parent) is not None and not list(folder.parent.glob("*damaged"))
 
 
+def test_one_in_the_folder_of_another_round_is_passed_over(folder):
+    shutil.copytree(folder / "2", folder / "5")
+    with pytest.warns(match="is of another round"):
+        assert restored(folder)[0] == 2
+
+
 @pytest.mark.parametrize(("number", "age"), [(2, "an earlier"), (99, "a later")])
 def test_one_of_another_version_is_refused_and_stays(folder, monkeypatch, number, age):
     monkeypatch.setattr(checkpoint, "VERSION", number)
