@@ -1,14 +1,29 @@
 """How scripts end."""
 
 import os
-from collections.abc import Callable
+import signal
+import warnings
+from collections.abc import Callable, Iterator
 
 import jax
 import pytest
-from absl import app
+from absl import app, logging
 
 from jfedsl.errors import UserError
 from jfedsl.runtime import script
+from jfedsl.runtime.stopping import SIGNALS
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was() -> Iterator[None]:
+    """Starting a script changes signals, warnings and logs of the whole process."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    formatted, verbosity = warnings.formatwarning, logging.get_verbosity()
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    warnings.formatwarning = formatted
+    logging.set_verbosity(verbosity)
 
 
 def test_a_command_line_that_is_no_utf_8_is_refused() -> None:
@@ -30,7 +45,7 @@ def test_too_little_memory_is_one_line(
 
     monkeypatch.setattr(app, "run", run)
     with pytest.raises(SystemExit) as exit_:
-        script.start(fail, "")
+        script.start(fail)
     text = capsys.readouterr().err
     assert exit_.value.code == 1 and text.startswith("error: not enough memory")
     assert text.count("\n") == 1
