@@ -130,7 +130,8 @@ def idle(config: Config) -> dict[str, str]:
     found |= _idle_pruning(config)
     if config.optimizer != "sgd":
         found["momentum"] = f"with --optimizer={config.optimizer}"
-    if config.norm != "batch":
+    # A user's own model may have batch norm whatever --norm is.
+    if config.norm != "batch" and config.model in ZOO and ZOO[config.model].tried:
         found["batch_norm_statistics"] = f"with --norm={config.norm}"
     if config.participants in (None, config.clients) and config.client_state != "stateless":
         found["client_state"] = "where all clients take part"  # nobody is at rest

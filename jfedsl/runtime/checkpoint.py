@@ -23,6 +23,7 @@ from jfedsl.config import Config
 from jfedsl.data import fingerprint
 from jfedsl.data.fingerprint import Fingerprint
 from jfedsl.errors import TrainingError, UserError, one_line
+from jfedsl.resolved import recorded
 from jfedsl.runtime import distributed
 from jfedsl.runtime.checksums import checksums_of, verify
 from jfedsl.runtime.damage import means_damage
@@ -225,7 +226,7 @@ class Checkpoints:
             raise UserError(f"is of {age} version (layout {version}; this one reads {VERSION})")
         if not signed_ or counters.pop("round") != round_:
             raise ValueError("it has lost its checksum, or is of another round")
-        own = Config.from_json(counters.pop("config"), self._config.plugin)
+        own = recorded(counters.pop("config"))  # which runs no plugin that it names
         differing = differences(own, self._config)
         data = counters.pop("data")
         if data is not None and self._data is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jfedsl.config import Config
 from jfedsl.data.fingerprint import Fingerprint, differences, plugin_differences
 from jfedsl.errors import UserError
-from jfedsl.runtime import distributed, workdir
+from jfedsl.runtime import distributed, kept, workdir
 from jfedsl.runtime.signed import parsed, signed, verified
 from jfedsl.runtime.workdir import write_atomically
 
@@ -62,7 +62,11 @@ def keep(folder: Path, now: Fingerprint) -> None:
     Raises:
       UserError: data or a plugin are not as they were; nothing has been changed.
     """
-    found = changes(folder, now)
+    checkpoint = kept.newest(folder)
+    if (folder / FINGERPRINT).exists() or checkpoint is None or not checkpoint["data"]:
+        found = changes(folder, now)
+    else:  # the file is gone
+        found = differences(checkpoint["data"], now)
     if found:
         raise UserError(
             f"{folder}: this run cannot go on: {'; '.join(found)}. Put it back as it was, or start "

@@ -70,16 +70,18 @@ def take_signals(handler: "signal._HANDLER", instead_of: tuple[object, ...] = _P
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Holds an interruption back until the end; Orbax's threads fail noisily in the middle."""
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or before in (None, signal.SIG_IGN):
-        yield
-        return
     held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        # One that ends the process at once, as by default, still does.
+        before = {n: h for n, h in before.items() if callable(h)}
+    for number in before:
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if held:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(held[0])

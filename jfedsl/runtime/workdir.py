@@ -16,6 +16,7 @@ from jfedsl.config import Config, shown
 from jfedsl.errors import BusyError, UserError, flag_error
 from jfedsl.folders import Name, local
 from jfedsl.locks import lock, warn
+from jfedsl.resolved import recorded
 from jfedsl.runtime import kept, seals
 from jfedsl.runtime.signed import parsed, signed, verified
 
@@ -47,13 +48,13 @@ def read_config(
             raise
     if checkpoint is None:
         return found
-    # Its plugins may have moved since.
-    copy = parse(checkpoint["config"], plugin or ("" if found is None else found.plugin))
     if found is None:
+        copy = parse(checkpoint["config"], plugin)
         text = f"{path} is damaged, changed or gone; going by the checkpoint's copy"
         warnings.warn(text, stacklevel=1)  # said once, however often it is read
         return copy
-    differing = differences(copy, found)
+    # No plugin that the checkpoint names is run: it may be another's.
+    differing = differences(recorded(checkpoint["config"]), found)
     if differing:
         raise UserError(
             f"{path} and the newest checkpoint are of different runs; differing: "

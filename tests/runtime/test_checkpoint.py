@@ -12,7 +12,7 @@ import pytest
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
-from jfedsl.runtime import checkpoint, kept
+from jfedsl.runtime import checkpoint, fingerprints, kept, workdir
 from jfedsl.runtime.checkpoint import Checkpoints
 from jfedsl.runtime.damage import means_damage
 
@@ -71,6 +71,28 @@ def test_one_of_another_run_is_refused_and_stays(folder, config, data, differing
     with pytest.raises(UserError, match=f"checkpoints/2 is of another run; differing: {differing}"):
         restored(folder, config, data)
     assert kept.newest(folder.parent) is not None and not list(folder.parent.glob("*damaged"))
+
+
+def test_no_plugin_that_a_checkpoint_names_is_run(folder, tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+    other = dataclasses.replace(CONFIG, seed=7)
+    object.__setattr__(other, "plugin", str(tmp_path / "evil.py"))  # as another's config says
+    checkpoints = Checkpoints(folder, other)
+    checkpoints.save(3, STATE, {})
+    checkpoints.close()
+    with pytest.raises(UserError, match=r"is of another run; differing: seed \(7 -> 0\)"):
+        restored(folder)
+    workdir.record(CONFIG, folder.parent)
+    with pytest.raises(UserError, match=r"are of different runs; differing: seed \(7 -> 0\)"):
+        workdir.read_config(folder.parent)
+
+
+def test_a_fingerprint_that_is_gone_is_taken_from_the_checkpoint(folder):
+    with pytest.raises(UserError, match="cannot go on: the training split has 8 examples, 9 when"):
+        fingerprints.keep(folder.parent, OTHER)
+    assert not (folder.parent / fingerprints.FINGERPRINT).exists()
+    fingerprints.keep(folder.parent, DATA)
+    assert fingerprints.changes(folder.parent, DATA) == []
 
 
 def test_one_in_the_folder_of_another_round_is_passed_over(folder):
