@@ -18,7 +18,7 @@ from jfedsl.study import RESULTS, folder_name
 
 # Runs that differ in these alone are of one setting.
 FREE = (
-    "workdir", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
+    "workdir", "plugin", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
     "target_accuracy", "client_chunk",
 )  # fmt: skip
 
