@@ -1,5 +1,6 @@
 """A trained model to ask in Python, from the folder of a run or from an export."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,8 @@ from jfedsl.errors import UserError
 from jfedsl.folders import Name, local
 from jfedsl.models import ZOO, layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.runs import fitted, restore_run, whole_of
+from jfedsl.runs import fitted, is_export, restore_run, whole_of
 from jfedsl.runtime import export
-from jfedsl.runtime.workdir import CONFIG
 
 _PIECE = 500  # examples at once
 _ENDS = ("mean", "standard_deviation")
@@ -27,8 +27,8 @@ class Trained(NamedTuple):
       model: all layers.
       variables: of these.
       shape: of one input, without the axis of examples.
-      mean: that is subtracted from inputs, by the last axis; None where they are used as they are.
-      std: that they are then divided by.
+      mean: `[C]`, subtracted from inputs by the last axis; None where they are used as they are.
+      std: `[C]`, that they are then divided by; None likewise.
     """
 
     model: Model
@@ -55,10 +55,9 @@ class Trained(NamedTuple):
             allowed = f"numbers [N, {', '.join(map(str, self.shape))}]"
             found = f"{inputs.dtype} {list(inputs.shape)}"
             raise UserError(f"inputs: allowed are {allowed}, not {found}")
-        run = jax.jit(lambda v, x: layers.apply(self.model, v.params, v.stats, x, False)[0])
         pieces = np.split(inputs, range(_PIECE, len(inputs), _PIECE))
-        made = [np.asarray(run(self.variables, self._normalised(piece))) for piece in pieces]
-        return np.concatenate(made)
+        made = [_apply(self.model, self.variables, self._normalised(piece)) for piece in pieces]
+        return np.concatenate([np.asarray(part) for part in made])
 
     def predict(self, x: Any) -> np.ndarray:
         """The class of each input, int `[N]`; `x` as for `logits`."""
@@ -68,6 +67,12 @@ class Trained(NamedTuple):
         if self.mean is None or self.std is None:
             return x.astype(np.float32)
         return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: Model, variables: Variables, x: Any) -> Any:
+    """Logits; compiled once for a model and a number of inputs."""
+    return layers.apply(model, variables.params, variables.stats, x, False)[0]
 
 
 @jax.enable_x64(False)
@@ -83,16 +88,13 @@ def load(folder: Name, data_dir: Name | None = None, plugin: str = "") -> Traine
       UserError: neither a run nor an export, one that is damaged, or of a model that is not known.
     """
     folder = local("workdir", folder)
-    if (folder / CONFIG).exists():
+    if not is_export(folder):
         run = restore_run(folder, data_dir, plugin)
         scale = run.experiment.scale or run.experiment.data.pixels
         ends = (None if end is None else np.asarray(end) for end in (scale.mean, scale.std))
         return Trained(
             run.experiment.scheme.model, whole_of(run), run.experiment.image.shape, *ends
         )
-    if not (folder / export.MANIFEST).exists():
-        allowed = "the workdir of a run with a checkpoint, or an export"
-        raise UserError(f"{folder}: allowed is {allowed}")
     plugins.load(plugins.absolute(plugin))
     return _of_export(folder)
 

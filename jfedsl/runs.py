@@ -83,7 +83,7 @@ def weights_of(
       UserError: no run or export, or one of another model.
     """
     folder = local("init_from", folder)
-    if (folder / export.MANIFEST).exists() and not (folder / CONFIG).exists():
+    if is_export(folder):
         found = _exported(folder)
     else:
         run = restore_run(folder, data_dir, plugin, "init_from")
@@ -93,6 +93,12 @@ def weights_of(
     except ValueError as error:
         allowed = f"a run or export of the same model; {error}"
         raise flag_error("init_from", folder, allowed) from None
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export, and not that of a run, whose config may be gone."""
+    run = (folder / CONFIG).exists() or any_in(folder / CHECKPOINTS)
+    return (folder / export.MANIFEST).exists() and not run
 
 
 def whole_of(run: Run) -> Variables:

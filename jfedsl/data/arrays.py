@@ -22,7 +22,12 @@ class ArrayError(ValueError):
 
 
 class Scale(NamedTuple):
-    """What inputs were normalised with: mean and deviation of each feature, float64 `[C]`."""
+    """What inputs were normalised with, float64.
+
+    Attributes:
+      mean: of each feature, `[C]`, in its own unit.
+      std: standard deviation of each feature, `[C]`, 1 for a constant one.
+    """
 
     mean: np.ndarray
     std: np.ndarray
@@ -66,8 +71,7 @@ def hold(train: Any, test: Any, normalise: bool) -> Held:
     if types[0] != np.float32:
         own, other = (array.astype(types[0], copy=False) for array in arrays)
         return Held(own, other, None, ())
-    scale = _scale_of(arrays[0]) if normalise else None
-    notes = _merged(arrays[0], scale)[1]
+    scale, notes = _scale_of(arrays[0], normalise)
     return Held(_float32(arrays[0], scale), _float32(arrays[1], scale), scale, notes)
 
 
@@ -163,8 +167,17 @@ def _float32(array: np.ndarray, scale: Scale | None) -> np.ndarray:
     return out
 
 
-def _scale_of(array: np.ndarray) -> Scale | None:
-    """Mean and deviation in float64, if float32 cannot hold what tells examples apart.
+def _scale_of(array: np.ndarray, normalise: bool) -> tuple[Scale | None, tuple[str, ...]]:
+    """What to normalise with before the run if float32 blurs inputs; what is lost all the same."""
+    notes = _merged(array, None)
+    if not normalise:
+        return None, notes
+    scale, blurred = _moments(array)
+    return (scale, _merged(array, scale)) if blurred or notes else (None, ())
+
+
+def _moments(array: np.ndarray) -> tuple[Scale, bool]:
+    """Mean and deviation of each feature, and whether float32 is too coarse for any.
 
     From the first example on, so that a constant feature has its own value as its mean.
     """
@@ -178,26 +191,27 @@ def _scale_of(array: np.ndarray) -> Scale | None:
     centre = first + mean(lambda x: x - first)
     std = np.sqrt(mean(lambda x: np.square(x - centre)))
     blurred = (std > 0) & ((np.abs(centre) > _STEEP * std) | (std < _FAINT))
-    if not blurred.any() and not _merged(array, None)[0]:
-        return None
-    return Scale(centre, np.where(std > 0, std, 1.0))
+    return Scale(centre, np.where(std > 0, std, 1.0)), bool(blurred.any())
 
 
-def _merged(array: np.ndarray, scale: Scale | None) -> tuple[bool, tuple[str, ...]]:
-    """Whether distinct values of a feature become equal, more than a few, and a line on it."""
+def _merged(array: np.ndarray, scale: Scale | None) -> tuple[str, ...]:
+    """A line on features of which distinct values become equal, more than a few; or none."""
     features = array.shape[-1]
     rows = array[: max(2, _SAMPLE * len(array) // array.size)].reshape(-1, features)
-    found = {}
-    for feature in range(features):
+    block = max(1, _PIECE // len(rows))  # features at once
+    counts = []
+    for first in range(0, features, block):
+        own = slice(first, first + block)
+        part = None if scale is None else Scale(scale.mean[own], scale.std[own])
         # Both steps leave the order as it is: what becomes equal lies side by side.
-        values = np.unique(rows[:, feature].astype(np.float64))
-        own = None if scale is None else Scale(scale.mean[feature], scale.std[feature])
-        lost = int(np.sum(np.diff(_float32(values[:, None], own)[:, 0]) == 0))
-        if lost > _LOST * len(values):
-            found[feature] = (
-                f"{len(values)} values of feature {feature} become {len(values) - lost}"
-            )
-    if not found:
-        return False, ()
-    more = f", and so in {len(found) - 1} more features" if len(found) > 1 else ""
-    return True, (f"inputs: in float32 {next(iter(found.values()))}{more}",)
+        values = np.sort(rows[:, own].astype(np.float64), axis=0)
+        distinct = np.diff(values, axis=0) != 0
+        lost = distinct & (np.diff(_float32(values, part), axis=0) == 0)
+        counts.append(np.stack([1 + distinct.sum(0), lost.sum(0)]))
+    whole, gone = np.concatenate(counts, axis=1)
+    (found,) = np.nonzero(gone > _LOST * whole)
+    if not found.size:
+        return ()
+    n, more = found[0], f", and so in {len(found) - 1} more features" if len(found) > 1 else ""
+    become = f"{whole[n]} values of feature {n} become {whole[n] - gone[n]}"
+    return (f"inputs: in float32 {become}{more}",)
