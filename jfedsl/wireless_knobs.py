@@ -55,9 +55,11 @@ class WirelessKnobs:
     device_flops: str | None = knob(None, f"FLOP/s of devices; {_OWN}.", AMOUNTS)
     device_power_dbm: str | None = knob(None, f"Power that devices send with, dBm; {_OWN}.", POWERS)
     device_memory: str | None = knob(
-        None, "Bytes of memory of devices, which have to hold their part; default unlimited.",
+        None,
+        "Bytes of memory of devices, which have to hold parameters, gradients, optimizer state and "
+        "everything the backward pass keeps of one batch; default unlimited.",
         AMOUNTS,
-    )  # fmt: skip
+    )
     mask_compute: str = knob(
         "dense", "Whether single pruned weights save devices no arithmetic, or all of it.",
         OneOf(MASK_COMPUTES),

@@ -80,11 +80,23 @@ def test_memory_adds_up_and_is_asked_for():
     side, image = scheme.model[: scheme.cut], experiment.image.shape
     memory = memory_of(config(), scheme, side, image)
     weights = 64 * 256 + 256
-    units = 2 * 64 + 256  # image, flattened, hidden
-    assert memory == (4 * weights, 4 * weights, 4 * weights, 4 * 4 * units)
+    batch, signs, cut_gradient = 4 * 4 * 64, 4 * 256, 4 * 4 * 256
+    assert memory == (4 * weights, 4 * weights, 4 * weights, batch, signs, cut_gradient)
     build(config(device_memory=str(memory.total), prune_kind="none"))
     with pytest.raises(UserError, match=f"device_memory={memory.total - 1}: allowed is at least"):
         build(config(device_memory=str(memory.total - 1), prune_kind="none"))
+
+
+def test_memory_of_other_ways_to_compute():
+    def residuals(**changes: Any) -> int:
+        scheme = build(config(prune_kind="none", **changes)).scheme
+        return memory_of(config(), scheme, scheme.model[: scheme.cut], (8, 8, 1)).residuals
+
+    signs, entries = 4 * 256, 4 * 64
+    assert residuals() == residuals(remat_clients=True) == signs
+    assert residuals(compute_dtype="bfloat16") == signs + 2 * entries
+    assert residuals(client_backward="int8") > signs + entries
+    assert residuals(algorithm="fedavg") > 2 * signs, "the whole model"
 
 
 def test_a_pruned_part_fits_where_the_dense_one_does_not():

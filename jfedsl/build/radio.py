@@ -102,8 +102,8 @@ def memory_of(config: Config, scheme: Scheme, side: Model, image: tuple[int, ...
       image: shape of an input.
     """
     x = _batch(config, image)
-    itemsize = jnp.dtype(scheme.dtype).itemsize
-    return client_memory(side, *_shapes(side, x), scheme.client_optimizer.init, x, itemsize)
+    optimizer = scheme.client_optimizer.init
+    return client_memory(side, *_shapes(side, x), optimizer, x, scheme.dtype, scheme.integers)
 
 
 def _check_memory(

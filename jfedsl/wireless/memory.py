@@ -1,29 +1,46 @@
 """What a client's part takes of its device's memory, from shapes alone."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax import Array
+from jax.typing import DTypeLike
 
+from jfedsl.models import layers
+from jfedsl.models.integer import int8_backward
 from jfedsl.models.layers import Model, Params, Stats
+from jfedsl.models.residuals import residual_bytes
 
 
 class Memory(NamedTuple):
     """Bytes that a client needs to train its part.
 
+    They are needed when the backward pass begins and all that it reads is there. Recomputation
+    saves none of them: it frees memory only while the server computes, as the whole forward pass
+    is computed again before the backward pass begins.
+
+    Not counted: what single operations need while they run, and the gradient that passes from layer
+    to layer; messages as they are packed; what compressors remember; masks; the data set.
+
     Attributes:
       parameters: weights and normalisation statistics, float32.
       gradients: as many as weights.
       optimizer: moments and counters.
-      activations: what every layer makes of one batch, and the batch itself, kept for the backward
-        pass.
+      batch: the inputs of one batch.
+      residuals: what the forward pass computes and the backward pass reads.
+      cut_gradient: of the activations at the cut, float32, as the backward pass receives it. The
+        activations themselves take as much when the forward pass ends, and are gone by then.
     """
 
     parameters: int
     gradients: int
     optimizer: int
-    activations: int
+    batch: int
+    residuals: int
+    cut_gradient: int
 
     @property
     def total(self) -> int:
@@ -37,25 +54,36 @@ def client_memory(
     stats: Stats,
     init_optimizer: Callable[[Params], Any],
     x: jax.ShapeDtypeStruct,
-    activation_bytes: int,
+    dtype: DTypeLike,
+    integers: bool = False,
 ) -> Memory:
-    """The memory of a client with these layers, at the widths they have.
+    """The memory of a client with these layers, at the widths they have, in plain operations.
 
     Args:
-      model: the client-side layers.
+      model: the client-side layers; all layers where nothing is cut.
       params: of these, shapes.
       stats: likewise.
       init_optimizer: `params -> state`.
       x: a batch `[B, ...]`.
-      activation_bytes: of an entry of an activation.
+      dtype: that parameters and activations are rounded to; the rounded copies count.
+      integers: whether products of the backward pass are of int8, whose operands wait as codes.
     """
-    activations = math.prod(x.shape) * x.dtype.itemsize
-    for layer, p, s in zip(model, params, stats, strict=True):
-        x = jax.eval_shape(lambda p, s, x, f=layer.apply: f(p, s, x, True)[0], p, s, x)
-        activations += math.prod(x.shape) * activation_bytes
+
+    def run(params: Params, stats: Stats, x: Array) -> tuple[Array, Stats]:
+        mode = int8_backward(jax.random.key(0)) if integers else contextlib.nullcontext()
+        with mode:
+            return layers.apply(model, params, stats, x, True, dtype)
+
+    residuals, output = residual_bytes(run, params, stats, x)
     weights = _bytes(params)
-    optimizer = _bytes(jax.eval_shape(init_optimizer, params))
-    return Memory(weights + _bytes(stats), weights, optimizer, activations)
+    return Memory(
+        parameters=weights + _bytes(stats),
+        gradients=weights,
+        optimizer=_bytes(jax.eval_shape(init_optimizer, params)),
+        batch=math.prod(x.shape) * x.dtype.itemsize,
+        residuals=residuals,
+        cut_gradient=output,
+    )
 
 
 def _bytes(tree: Any) -> int:

@@ -1,0 +1,136 @@
+"""What backward passes keep, against counts by hand and against XLA."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from jax import Array
+
+from jfedsl.models import layers, resnet18, small
+from jfedsl.models.layers import Model, Variables
+from jfedsl.models.plain import plain_operations
+from jfedsl.models.residuals import residual_bytes
+from jfedsl.models.vgg import vgg
+
+CUTS = [("small", small(10, "group"), 4), ("vgg11", vgg(11, 10), 4),
+        ("resnet18", resnet18(10, "batch"), 4)]  # fmt: skip
+
+
+def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def residuals(function: Any, params: Any, *inputs: Any) -> int:
+    return residual_bytes(lambda *given: (function(*given), ()), params, *inputs)[0]
+
+
+def test_inputs_and_parameters_do_not_count_in_any_shape():
+    def run(w: Array, x: Array) -> Array:
+        x, w = x.reshape(6, 4), jax.jit(lambda w: w[None])(w)
+        x = jax.jit(lambda x: jnp.pad(x, [(0, 0), (0, 0)]))(x)
+        return (x @ w.T) @ w
+
+    assert residuals(run, array(4), array(2, 3, 4)) == 4 * 6, "x @ w.T, but neither x nor w"
+
+
+def test_copies_in_another_type_count():
+    def run(w: Array, x: Array) -> Array:
+        return (x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)) @ jnp.eye(5, dtype=jnp.bfloat16)
+
+    eye = 2 * 5 * 5
+    assert residuals(run, array(4, 5), array(3, 4)) == 2 * 3 * 4 + eye
+
+    def deep(w: Array, x: Array) -> Array:
+        w = w.astype(jnp.bfloat16)
+        return (x.astype(jnp.bfloat16) @ w) @ w
+
+    assert residuals(deep, array(4, 4), array(3, 4)) == 2 * (2 * 3 * 4 + 4 * 4)
+
+
+def test_padding_makes_an_array_of_its_own():
+    def run(w: Array, x: Array) -> Array:
+        return jnp.pad(x, [(1, 0), (0, 0)]) @ w
+
+    assert residuals(run, array(4, 5), array(3, 4)) == 4 * 4 * 4
+
+    def shifted(w: Array, x: Array) -> Array:
+        return jax.lax.pad(x, 0.0, [(1, -1, 0), (0, 0, 0)]) @ w
+
+    assert residuals(shifted, array(4, 5), array(3, 4)) == 4 * 3 * 4
+
+
+def test_an_array_kept_twice_counts_once():
+    def run(w: Array, x: Array) -> Array:
+        hidden = jnp.sinh(w[0] * x)
+        again = jax.jit(lambda h: (h, h[None], h))(hidden)
+        return w[1] * again[0] + w[2] * again[1][0] + w[3] * again[2] + w[4] * hidden
+
+    cosh = 4 * 7
+    scalars = 4 * 4  # entries of w, taken out
+    assert residuals(run, array(5), array(7)) == 4 * 7 + cosh + scalars
+
+
+def test_a_function_that_is_compiled_alone_returns_one_array_twice():
+    def pair(x: Array) -> tuple[Array, Array]:
+        y = jnp.sinh(x)
+        return y, y
+
+    def run(w: Array, x: Array) -> Array:
+        one, other = jax.jit(pair)(x)
+        return w[0] * one * one + w[1] * other
+
+    assert residuals(run, array(2), array(7)) == 4 * 7
+
+
+def test_two_dense_layers_by_hand():
+    def run(params: Any, x: Array) -> Array:
+        return nn.relu(x @ params[0]) @ params[1]
+
+    batch, inputs, units, outputs = 3, 5, 7, 2
+    params = [array(inputs, units), array(units, outputs)]
+    expected = batch * units * (4 + 1)  # what the second layer reads, and the sign of each entry
+    assert residual_bytes(lambda p, x: (run(p, x), ()), params, array(batch, inputs)) == (
+        expected, 4 * batch * outputs,
+    )  # fmt: skip
+
+
+def shapes_of(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
+    return jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
+
+
+def test_a_convolution_and_pooling_by_hand():
+    model = small(10, "none")[:2]
+    x = array(2, 32, 32, 3)
+    params, stats = shapes_of(model, x)
+    found, output = residual_bytes(
+        lambda p, s, x: layers.apply(model, p, s, x, True), params, stats, x
+    )
+    before, after = 2 * 32 * 32 * 16, 2 * 16 * 16 * 16
+    assert found == 4 * before + after, "what is pooled, and the signs of the maxima"
+    assert output == 4 * after
+
+
+@pytest.mark.parametrize("model, cut", [case[1:] for case in CUTS], ids=[c[0] for c in CUTS])
+def test_xla_takes_the_same_arrays(model, cut):
+    """The arguments of the compiled backward pass: XLA drops those that it does not read."""
+    side, x = model[:cut], array(2, 32, 32, 3)
+    params, stats = shapes_of(side, x)
+
+    def forward(p: Any, s: Any, x: Any) -> Any:
+        y, back, _ = jax.vjp(lambda p: layers.apply(side, p, s, x, True), p, has_aux=True)
+        return y, back
+
+    with plain_operations():
+        y, back = jax.eval_shape(forward, params, stats, x)
+        compiled = jax.jit(lambda back, y: back(y)).lower(back, y).compile()
+    found, output = residual_bytes(
+        lambda p, s, x: layers.apply(side, p, s, x, True), params, stats, x
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = [(path[-1].key, 4 * leaf.size) for path, leaf in leaves]
+    _, *kernels = [size for name, size in names if name == "kernel"]  # images have no gradient
+    scales = [size for name, size in names if name == "scale"]
+    given = 4 * x.size + sum(kernels) + sum(scales)
+    assert compiled.memory_analysis().argument_size_in_bytes == found + output + given

@@ -1,0 +1,114 @@
+"""Memory of clients by hand, and against one output a layer."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfedsl.models import layers, mlp, resnet18, small
+from jfedsl.models.layers import Model, Variables
+from jfedsl.models.plain import plain_operations
+from jfedsl.models.vgg import vgg
+from jfedsl.wireless.memory import Memory, client_memory
+
+BATCH = 16
+
+
+def shapes_of(model: Model, image: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, Variables]:
+    x = jax.ShapeDtypeStruct((BATCH, *image), jnp.float32)
+    return x, jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
+
+
+def memory(
+    model: Model, image: tuple[int, ...], dtype: Any = jnp.float32, integers: bool = False
+) -> Memory:
+    x, variables = shapes_of(model, image)
+    return client_memory(model, *variables, optax.adam(0.1).init, x, dtype, integers)
+
+
+PIXELS, UNITS = 64, 256
+WEIGHTS = PIXELS * UNITS + UNITS
+SIGNS = BATCH * UNITS
+
+
+def test_a_dense_layer_by_hand():
+    expected = Memory(
+        parameters=4 * WEIGHTS, gradients=4 * WEIGHTS, optimizer=2 * 4 * WEIGHTS + 4,
+        batch=4 * BATCH * PIXELS, residuals=SIGNS, cut_gradient=4 * BATCH * UNITS,
+    )  # fmt: skip
+    found = memory(mlp(10)[:2], (8, 8, 1))
+    assert found == expected
+    assert found.total == sum(expected)
+
+
+def test_the_whole_model_where_nothing_is_cut():
+    found = memory(mlp(10), (8, 8, 1))
+    hidden = [layer.channels.size for layer in mlp(10) if layer.channels]
+    assert found.residuals == BATCH * sum(hidden) * (4 + 1)
+    assert found.cut_gradient == 4 * BATCH * 10
+
+
+def test_bfloat16_keeps_rounded_copies():
+    found = memory(mlp(10)[:2], (8, 8, 1), jnp.bfloat16)
+    full = memory(mlp(10)[:2], (8, 8, 1))
+    assert found == full._replace(residuals=2 * BATCH * PIXELS + SIGNS), "the batch, rounded"
+    deep, whole = (memory(mlp(10)[:3], (8, 8, 1), d) for d in (jnp.bfloat16, jnp.float32))
+    _, variables = shapes_of(mlp(10)[:3], (8, 8, 1))
+    kernel = max(leaf.size for leaf in jax.tree.leaves(variables.params[2]))
+    rounded = 2 * (BATCH * PIXELS + kernel)
+    assert deep.residuals == whole.residuals - 2 * BATCH * UNITS + rounded
+
+
+def test_int8_keeps_codes_for_products():
+    found = memory(mlp(10)[:2], (8, 8, 1), integers=True)
+    key, scale = 8, 4
+    full = memory(mlp(10)[:2], (8, 8, 1))
+    assert found == full._replace(residuals=BATCH * PIXELS + SIGNS + key + scale)
+
+
+# Bytes over those of the batch and one output a layer: all that `jax.vjp` keeps, and what counts.
+ZOO = {
+    "small": (small(10, "group")[:4], 2.63, 2.44),
+    "vgg11": (vgg(11, 10, "group")[:4], 2.78, 2.55),
+    "resnet18": (resnet18(10, "group")[:3], 6.71, 5.03),
+}
+
+
+def outputs_of(model: Model, image: tuple[int, ...]) -> int:
+    """Bytes of the batch and of one output a layer."""
+    x, variables = shapes_of(model, image)
+    entries = math.prod(x.shape)
+    for layer, p, s in zip(model, *variables, strict=True):
+        x = jax.eval_shape(lambda p, s, x, f=layer.apply: f(p, s, x, True)[0], p, s, x)
+        entries += math.prod(x.shape)
+    return 4 * entries
+
+
+def leaves_of(model: Model, image: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
+    """All that `jax.vjp` keeps."""
+
+    def back(p: Any, s: Any, x: Any) -> Any:
+        return jax.vjp(lambda p: layers.apply(model, p, s, x, True), p, has_aux=True)[1]
+
+    x, variables = shapes_of(model, image)
+    with plain_operations():
+        return jax.tree.leaves(jax.eval_shape(back, *variables, x))
+
+
+@pytest.mark.parametrize("model, all_leaves, counted", ZOO.values(), ids=ZOO)
+def test_backward_passes_keep_several_times_the_outputs_of_layers(model, all_leaves, counted):
+    image = (32, 32, 3)
+    leaves, found = leaves_of(model, image), memory(model, image)
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    zeros = sum(4 * leaf.size for leaf in leaves if leaf.dtype == bool)  # of ReLU, never read
+    _, variables = shapes_of(model, image)
+    named = jax.tree_util.tree_leaves_with_path(variables.params)
+    _, *kernels = [w.size for path, w in named if path[-1].key == "kernel"]
+    scales = [w.size for path, w in named if path[-1].key == "scale"]
+    assert found.batch + found.residuals == total - zeros - 4 * sum(kernels + scales)
+    ratios = np.array([total, found.batch + found.residuals]) / outputs_of(model, image)
+    np.testing.assert_allclose(ratios, [all_leaves, counted], atol=0.01)
