@@ -91,7 +91,7 @@ class Journal:
 
         config, rows, scheme = self._config, self._metrics.rows(), self._experiment.scheme
         params, stats = jax.eval_shape(lambda: self._experiment.initial)
-        summary = summarise(rows, config.target_accuracy)
+        summary = summarise(rows, config.target_accuracy, scheme.aggregate_every)
         summary["uncompressed_bytes"] = uncompressed_bytes(
             scheme, params, stats, self._experiment.image.shape, len(rows)
         )

@@ -9,7 +9,7 @@ from jfedsl.collected import FREE, Found, Setting, find, settings_of, written
 from jfedsl.config import Config, shown
 from jfedsl.errors import flag_error
 from jfedsl.folders import Name, local
-from jfedsl.resolved import resolved
+from jfedsl.resolved import period_of, resolved
 from jfedsl.runtime import figures
 from jfedsl.runtime.metrics import STREAMS, summarise
 from jfedsl.runtime.page import escaped, page
@@ -46,7 +46,7 @@ def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: f
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
     for name, _, runs in settings:
-        summaries = [summarise(run.rows, target) for run in runs]
+        summaries = [summarise(run.rows, target, period_of(run.config)) for run in runs]
         cells = [mean([column(s) for s in summaries]) for column in columns.values()]
         lines.append(f"| {escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)

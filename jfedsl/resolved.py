@@ -33,6 +33,11 @@ def cut_name(config: Config) -> str:
         raise flag_error("cut", cut, str(error)) from None
 
 
+def period_of(config: Config) -> int:
+    """Rounds in an aggregation period: 1 where an algorithm hands a whole model on every round."""
+    return 1 if "aggregate_every" in _without_use(config) else config.aggregate_every
+
+
 def resolved(config: Config) -> dict[str, str]:
     """The flags that mean something in a run, with what they come to, as written in a flag.
 

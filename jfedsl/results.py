@@ -13,7 +13,7 @@ from jfedsl.folders import Name, local
 from jfedsl.models.layers import Variables, described
 from jfedsl.models.steps import MEANINGS
 from jfedsl.protocol import evaluation
-from jfedsl.protocol.aggregation import masks_of
+from jfedsl.protocol.aggregation import trained_masks
 from jfedsl.protocol.population import memories
 from jfedsl.runs import Run, restore_run, whole_of
 from jfedsl.runtime import export
@@ -171,7 +171,7 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
     scheme = experiment.scheme
 
     def kept(client: Any) -> Any:
-        return scheme.pruner.kept(masks_of(scheme, experiment.key, state, client)).params
+        return scheme.pruner.kept(trained_masks(scheme, experiment.key, state, client)).params
 
     masks = jax.jit(jax.vmap(kept))(clients)
     named = {} if masks is None else _named_params(run, masks)

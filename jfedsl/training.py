@@ -19,7 +19,7 @@ from jfedsl.observer import FILE as MEASURED
 from jfedsl.observer import Observer
 from jfedsl.protocol.finite import finite, first_not_finite
 from jfedsl.protocol.portable import portable, settle
-from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.rounds import RoundRecord, next_tested
 from jfedsl.resolved import refuse_idle
 from jfedsl.runs import prepared
 from jfedsl.runtime import distributed, workdir
@@ -161,11 +161,11 @@ class _Run:
             self._calls(run, costs, evaluate)
 
     def _calls(self, run: Any, costs: Any, evaluate: Any) -> None:
-        """Compiled calls between absolute multiples of eval_every and checkpoint_every."""
+        """Compiled calls from one round to test, or to save, to the next."""
         config, data, key = self.config, self.experiment.data, self.experiment.key
         while self.round < config.rounds:
             began = time.perf_counter()
-            end = self._next_boundary()
+            tested, end = self._next_tested(), self._next_boundary()
             count = end - self.round
             if self.staging is not None:
                 self.state = self.staging.before(self.state, self.round)
@@ -175,7 +175,7 @@ class _Run:
             record, cost = jax.device_get((record, costs(data, record)))
             rows = self._rows(record, cost, count)
             evaluation = {}
-            if end % config.eval_every == 0 or end == config.rounds:
+            if end in (tested, config.rounds):
                 evaluation = self._evaluate(evaluate, rows)
             seconds = (time.perf_counter() - began) / count
             rows[-1].update(evaluation)
@@ -210,7 +210,11 @@ class _Run:
     def _every(self) -> list[int]:
         """Rounds of which no compiled call crosses a multiple."""
         periods = [] if self.staging is None else [self.experiment.scheme.aggregate_every]
-        return [self.config.eval_every, self.config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
+        return [self.config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
+
+    def _next_tested(self) -> int:
+        period = self.experiment.scheme.aggregate_every
+        return next_tested(self.round, self.config.eval_every, period)
 
     def _observe(self) -> None:
         if self.observer is not None:
@@ -220,7 +224,7 @@ class _Run:
         following = [(self.round // every + 1) * every for every in self._every()]
         measured = () if self.observer is None else (self.observer.next_due(self.round),)
         most = self.round + self.rounds_a_call
-        return min(*following, *measured, most, self.config.rounds)
+        return min(*following, *measured, most, self._next_tested(), self.config.rounds)
 
     def _rows(self, record: RoundRecord, cost: Cost | None, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.

@@ -16,7 +16,14 @@ from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.protocol.aggregation import Draw, deliver, draw_period, end_period, start_period
+from jfedsl.protocol.aggregation import (
+    Draw,
+    deliver,
+    draw_period,
+    end_period,
+    open_period,
+    start_period,
+)
 from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.conditions import round_conditions
 from jfedsl.protocol.examples import fetch
@@ -77,7 +84,7 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     return State(
         round=zero,
         server=server,
-        aggregator=Aggregator(own, stats, shared, pruning),
+        aggregator=Aggregator(own, stats, shared, pruning, pruning.replace(scores=None)),
         clients=placement.spread(clients),
         memory=first_memory(scheme, fresh),
         participants=ids,
@@ -158,7 +165,7 @@ def _begin(
         start = partial(start_period, scheme, key, draw=draw)
         state, down = lax.cond(starts, start, unsent, state)
         return state, down, None if scheme.radio is None else now(state)
-    state = lax.cond(starts, partial(draw, scheme, key), same, state)
+    state = lax.cond(starts, partial(open_period, scheme, key, draw=draw), same, state)
     reachable = now(state).reachable
     send = partial(deliver, scheme, key, reachable=reachable)
     state, down = lax.cond(jnp.all(state.holding), unsent, send, state)

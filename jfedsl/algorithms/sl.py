@@ -48,7 +48,7 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     state, records = lax.scan(turn, state, order)
     # All hold what the last one left, for evaluation; it is counted as sent at their next turns.
     state = state.replace(round=number + 1, holding=jnp.ones_like(state.holding))
-    return hold_model(scheme, key, state), _round_of(records)
+    return state.replace(clients=hold_model(scheme, state)), _round_of(records)
 
 
 _MEANS = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")

@@ -39,6 +39,7 @@ from jfedsl.protocol.population import fresh_client
 from jfedsl.protocol.portable import lay_out
 from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.protocol.state import Client, Data, Links, Scheme, State, at_site
+from jfedsl.resolved import period_of
 from jfedsl.runtime.distributed import start_devices
 from jfedsl.theory.estimates import without_nan
 from jfedsl.theory.measure import (
@@ -205,16 +206,14 @@ def _scheme(
     if algorithm.in_turns and len(pruning.group_sizes) > 1:
         allowed = f"one number of channels for all with --algorithm={config.algorithm}"
         raise flag_error("prune_rate", shown(config.prune_rate), allowed)
+    exchanges = config.rounds * config.local_steps
+    client_rate, server_rate = (
+        optimizers.schedule(config.learning_rate_schedule, peak, exchanges)
+        for peak in (config.client_learning_rate, config.server_learning_rate)
+    )
     client, server = (
-        optimizers.build(
-            config.optimizer,
-            optimizers.schedule(
-                config.learning_rate_schedule, rate, config.rounds * config.local_steps
-            ),
-            config.momentum,
-            config.weight_decay,
-        )
-        for rate in (config.client_learning_rate, config.server_learning_rate)
+        optimizers.build(config.optimizer, rate, config.momentum, config.weight_decay)
+        for rate in (client_rate, server_rate)
     )
     return Scheme(
         model=model,
@@ -222,13 +221,14 @@ def _scheme(
         links=_links(config),
         pruner=pruning.pruner,
         client_optimizer=client,
+        client_rate=client_rate,
         server_optimizer=server,
         classes=classes,
         clients=config.clients,
         participants=config.participants or config.clients,
         group_sizes=pruning.group_sizes,
         local_steps=config.local_steps,
-        aggregate_every=1 if algorithm.in_turns else config.aggregate_every,
+        aggregate_every=period_of(config),
         batch_size=config.batch_size,
         sampling=config.sampling,
         aggregation=config.aggregation,

@@ -15,7 +15,7 @@ from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.averaging import kept_by, merge, moment_masks
 from jfedsl.protocol.collectives import weighted_sum
-from jfedsl.protocol.participants import period_start
+from jfedsl.protocol.participants import last_round, period_start
 from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.population import turn_over
 from jfedsl.protocol.state import (
@@ -26,15 +26,22 @@ from jfedsl.protocol.state import (
     present_weights,
     weights,
 )
+from jfedsl.pruning.pruner import PruningState
+
+Draw = Callable[[Scheme, Array, State], State]
 
 
 def draw_period(scheme: Scheme, key: Array, state: State) -> State:
-    """Draws the participants of a period, who do not hold its model yet."""
+    """Draws the participants of a period; none of them holds its model yet."""
     state = turn_over(scheme, key, state)
     return state.replace(holding=jnp.zeros_like(state.holding))
 
 
-Draw = Callable[[Scheme, Array, State], State]
+def open_period(scheme: Scheme, key: Array, state: State, draw: Draw = draw_period) -> State:
+    """Draws the participants; the masks they train with are those of the last aggregation."""
+    state = draw(scheme, key, state)
+    ranked = state.aggregator.pruning.replace(scores=None)
+    return state.replace(aggregator=state.aggregator.replace(trained=ranked))
 
 
 def start_period(
@@ -45,7 +52,7 @@ def start_period(
     Returns:
       The state and the bytes sent to each participant, int32 `[P]`.
     """
-    return deliver(scheme, key, draw(scheme, key, state), None)
+    return deliver(scheme, key, open_period(scheme, key, state, draw), None)
 
 
 def deliver(
@@ -82,12 +89,13 @@ def end_period(
 ) -> tuple[State, Array, Array]:
     """Participants upload, the aggregator averages and recomputes the masks.
 
-    Who cannot be reached is not in the mean and keeps model and masks.
+    A participant that cannot be reached is not in the mean and keeps its model.
 
     Returns:
-      The state, with the participants holding the new model and masks for evaluation (they are
-      counted as sent when the next period starts), the bytes each one sent, in vain or not, int32
-      `[P]`, and the overlap of its masks so far with the new ones, float32 `[P]`.
+      The state, with the participants holding the new model under the masks they trained with (it
+      is tested so, and counted as sent when the next period starts, with new masks); the bytes each
+      one sent, in vain or not, int32 `[P]`; and the overlap of its masks with its next ones,
+      float32 `[P]`.
     """
     before, clients, placement = state.aggregator, state.clients, scheme.placement
     sent, up = jax.vmap(partial(_upload, scheme, key, state))(clients)
@@ -103,15 +111,25 @@ def end_period(
         packed = _merge_packed(scheme, key, state, sent, share)
     aggregator = merge(scheme, before, sent, placement.weights(share), packed)
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
-    pruning = scheme.pruner.update(before.pruning, before.params, aggregator.params, kept)
+    pruning = scheme.pruner.update(
+        before.pruning, before.params, aggregator.params, kept, _rates(scheme, state.round)
+    )
     aggregator = aggregator.replace(pruning=pruning)
     state = state.replace(aggregator=aggregator, clients=sent)
-    # The model after this round is pruned with the rate of the next.
-    received = _receive(scheme, key, state.replace(round=state.round + 1))
+    # The next period's masks have its rates.
+    following = partial(masks_of, scheme, key, state.replace(round=state.round + 1))
+    overlap = jax.vmap(lambda c: _overlap(scheme, c.masks, following(c.number)))(clients)
+    received = hold_model(scheme, state)
     if reachable is not None:
         received = where_rows(at(there), received, sent)
-    overlap = jax.vmap(partial(_overlap, scheme))(clients, received)
     return state.replace(clients=received, holding=there), up, overlap
+
+
+def _rates(scheme: Scheme, last: Array) -> Array:
+    """Sum of the clients' learning rates over the exchanges of the period that ends so."""
+    steps = scheme.local_steps * scheme.aggregate_every
+    first = period_start(scheme, last) * scheme.local_steps
+    return jnp.sum(jax.vmap(scheme.client_rate)(first + jnp.arange(steps, dtype=jnp.int32)))
 
 
 def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, share: Array) -> Any:
@@ -152,15 +170,10 @@ def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, sha
     )
 
 
-def hold_model(scheme: Scheme, key: Array, state: State) -> State:
-    """The state with the participants holding the aggregator's model and their masks of it."""
-    return state.replace(clients=_receive(scheme, key, state))
-
-
-def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:
+def _overlap(scheme: Scheme, before: Any, after: Any) -> Array:
     """How much of the smaller of two masks of a client is in the other: 1 if nothing moved."""
     chosen = scheme.pruner.chosen
-    pairs = list(zip(chosen(before.masks), chosen(after.masks), strict=True))
+    pairs = list(zip(chosen(before), chosen(after), strict=True))
 
     def count(arrays: list[Array]) -> Array:
         return jnp.sum(jnp.stack([jnp.sum(x, dtype=jnp.float32) for x in arrays]))
@@ -171,8 +184,8 @@ def _overlap(scheme: Scheme, before: Client, after: Client) -> Array:
     return count([b & a for b, a in pairs]) / jnp.minimum(one, other)
 
 
-def _receive(scheme: Scheme, key: Array, state: State) -> Client:
-    """The participants with the aggregated model, its masks and what else is shared."""
+def hold_model(scheme: Scheme, state: State) -> Client:
+    """The participants with the aggregated model and what else is shared, their masks as before."""
     clients, aggregator = state.clients, state.aggregator
     count = clients.number.size
     clients = clients.replace(params=copies(aggregator.params, count))
@@ -183,15 +196,33 @@ def _receive(scheme: Scheme, key: Array, state: State) -> Client:
     if scheme.client_optimizer_state == "reset":
         fresh = scheme.client_optimizer.init(aggregator.params)
         clients = clients.replace(optimizer=copies(fresh, count))
-    masks = jax.vmap(lambda n: masks_of(scheme, key, state, n))(clients.number)
+    return scheme.placement.spread(clients)
+
+
+def _receive(scheme: Scheme, key: Array, state: State) -> Client:
+    """The participants with the aggregated model under the masks of a period that starts now."""
+    clients = hold_model(scheme, state)
+    masks = jax.vmap(partial(masks_of, scheme, key, state))(clients.number)
     return scheme.placement.spread(clients.replace(masks=masks))
 
 
 def masks_of(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
-    """Masks that one client has in the current period, or would have were it drawn."""
-    aggregator, key = state.aggregator, fold(key, Purpose.PRUNING)
-    start = period_start(scheme, state.round)
-    return scheme.pruner.masks(aggregator.pruning, aggregator.params, key, start, client)
+    """Masks of one client in the period of the next round, or that it would have were it drawn."""
+    return _masks(scheme, key, state, state.aggregator.pruning, state.round, client)
+
+
+def trained_masks(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
+    """Masks of one client in the period of the last round, or that it would have had."""
+    trained = state.aggregator.trained
+    return _masks(scheme, key, state, trained, last_round(state), client)
+
+
+def _masks(
+    scheme: Scheme, key: Array, state: State, pruning: PruningState, round_: Array, client: Array
+) -> Any:
+    start = period_start(scheme, round_)
+    own = fold(key, Purpose.PRUNING)
+    return scheme.pruner.masks(pruning, state.aggregator.params, own, start, client)
 
 
 def _download(scheme: Scheme, key: Array, round_: Array, client: Client) -> tuple[Client, Array]:

@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec
 
 from jfedsl.data.datasets import Pixels
 from jfedsl.models import layers
-from jfedsl.protocol.aggregation import masks_of
+from jfedsl.protocol.aggregation import trained_masks
 from jfedsl.protocol.averaging import merge_participants, serving
-from jfedsl.protocol.participants import in_layout, period_start
+from jfedsl.protocol.participants import in_layout, last_round, period_start
 from jfedsl.protocol.placement import AXES, EVERYWHERE, Placement, placed
 from jfedsl.protocol.population import memories
 from jfedsl.protocol.state import Client, Data, Scheme, Server, State
@@ -87,7 +87,7 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     clients, share, merged = merge_participants(scheme, data.partition, state)
     if scheme.radio is not None and scheme.radio.can_fail:
         # Who could not be reached has masks of an earlier period.
-        current = partial(masks_of, scheme, key, state)
+        current = partial(trained_masks, scheme, key, state)
         clients = clients.replace(masks=jax.vmap(current)(clients.number))
     # All that differs between participants.
     clients = placement.to_participants(
@@ -126,7 +126,7 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
         unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients))
     if not scheme.pruner.names:
         return Evaluation(unpruned[0], unpruned[1], unpruned[1])
-    result = in_layout(scheme, period_start(scheme, state.round), pruned)
+    result = in_layout(scheme, period_start(scheme, last_round(state)), pruned)
     return Evaluation(result[0], result[1], unpruned[1])
 
 
@@ -230,7 +230,7 @@ def class_accuracies(
 
     def one(form: Form, number: Array) -> Array:
         stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
-        masks = masks_of(scheme, key, state, number)
+        masks = trained_masks(scheme, key, state, number)
         own = jax.tree.map(lambda x: x[0], state.clients)
         client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
         correct = _class_sums(scheme, data.pixels, form, client, server, test)[1]
@@ -242,4 +242,4 @@ def class_accuracies(
             [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
         )
 
-    return in_layout(scheme, period_start(scheme, state.round), every)
+    return in_layout(scheme, period_start(scheme, last_round(state)), every)

@@ -14,7 +14,7 @@ from jax import Array
 
 from jfedsl.data.batches import shuffled
 from jfedsl.keys import Purpose, fold
-from jfedsl.protocol.state import Scheme
+from jfedsl.protocol.state import Scheme, State
 
 
 def group_sizes(members: Sequence[int], participants: int) -> tuple[int, ...]:
@@ -90,3 +90,8 @@ def in_layout(
 def period_start(scheme: Scheme, round_: Array) -> Array:
     """The round that the period of a round starts with."""
     return round_ - round_ % scheme.aggregate_every
+
+
+def last_round(state: State) -> Array:
+    """The last completed round, 0 before the first."""
+    return jnp.maximum(state.round - 1, 0)

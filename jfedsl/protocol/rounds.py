@@ -74,3 +74,21 @@ def compile_rounds(one: Round, capacity: int) -> Rounds:
         return lax.fori_loop(0, count, body, (state, buffers))
 
     return jax.jit(run, donate_argnums=2)
+
+
+def next_tested(rounds: int, every: int, period: int) -> int:
+    """The next round to test: the end of the period that the next multiple of `every` falls in.
+
+    Only at the end of a period does the model exist that a test is of, and is its upload counted.
+
+    >>> [next_tested(rounds, 5, 3) for rounds in (0, 5, 6, 12, 15)]
+    [6, 6, 12, 15, 21]
+
+    Args:
+      rounds: completed so far.
+      every: rounds between tests.
+      period: rounds in an aggregation period.
+    """
+    passed = rounds // every * every
+    ends = (-(-due // period) * period for due in (passed, passed + every))
+    return next(end for end in ends if end > rounds)

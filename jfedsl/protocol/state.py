@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 from jax.typing import DTypeLike
+from optax import Schedule
 
 from jfedsl.data.augment import Augmentation
 from jfedsl.data.datasets import Pixels
@@ -50,6 +51,7 @@ class Scheme(NamedTuple):
       links: compressors, by the number of a client.
       pruner: of the client-side model.
       client_optimizer: applied by every client to its own part.
+      client_rate: its learning rate by the number of exchanges before this one.
       server_optimizer: applied to the server's part.
       classes: width of the logits.
       clients: C.
@@ -82,6 +84,7 @@ class Scheme(NamedTuple):
     links: Links
     pruner: Pruner
     client_optimizer: Optimizer
+    client_rate: Schedule
     server_optimizer: Optimizer
     classes: int
     clients: int
@@ -184,13 +187,15 @@ class Aggregator(struct.PyTreeNode):
       params: as of the last aggregation.
       stats: averaged statistics; unused under the local policy.
       optimizer: averaged optimizer state; None unless clients average theirs.
-      pruning: `PruningState`.
+      pruning: `PruningState` as of the last aggregation.
+      trained: the one that the masks of the last round come from, without scores.
     """
 
     params: Any
     stats: Any
     optimizer: Any
     pruning: Any
+    trained: Any
 
 
 class State(struct.PyTreeNode):
@@ -205,8 +210,8 @@ class State(struct.PyTreeNode):
         `[C', ...]`, by number, more rows than clients where devices share them evenly; of one that
         is new `[1, ...]` where nobody keeps anything; None where it is elsewhere, or all take part.
       participants: int32 `[K]`, clients of the current period, group by group, each ascending.
-      holding: bool `[K]`, which of them hold the model of the period; between periods, the next
-        one's. All, unless devices can be out of reach.
+      holding: bool `[K]`, which of them hold the model of the period; between periods, the one just
+        aggregated. All, unless devices can be out of reach.
     """
 
     round: Array

@@ -13,7 +13,7 @@ from jfedsl.models.layers import Params
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, scores
 from jfedsl.pruning.plan import Plan
-from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState
+from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState, learnt
 from jfedsl.pruning.ranks import ranks_in_groups
 
 
@@ -29,8 +29,8 @@ def channel_pruner(
 
     Masks are a list of bools `[size]`, one a layer; with GroupNorm every group keeps as many. They
     travel as one bit a channel or as the numbers of those that stay, whichever is less. A channel's
-    score is the L2 norm of its weights' scores; until some client has kept a channel for a period,
-    its taylor score is its magnitude, as with single weights.
+    score is the L2 norm of its weights' scores. Before the first aggregation taylor ranks by
+    magnitude.
 
     Args:
       plan: of the client-side layers.
@@ -58,19 +58,24 @@ def channel_pruner(
         pairs = zip(values, sources, strict=True)
         return [ranks_in_groups(value, source.groups) for value, source in pairs]
 
-    def remember(values: list[Array], last: bool) -> PruningState:
-        return PruningState(values if last else None, None if own_draws else rank(values))
+    def state_of(values: list[Array], last: list[Array] | None) -> PruningState:
+        return PruningState(last, None if own_draws else rank(values))
 
     def init(params: Params) -> PruningState:
-        return remember(norms(params), score == "taylor")
+        values = norms(params)
+        unknown = [jnp.full(w.shape, scores.UNKNOWN) for w in values]
+        return state_of(values, unknown if score == "taylor" else None)
 
-    def update(state: PruningState, before: Params, after: Params, kept: Masks) -> PruningState:
+    def update(
+        state: PruningState, before: Params, after: Params, kept: Masks, rate: Array
+    ) -> PruningState:
+        sizes = norms(after)
         if score != "taylor":
-            return remember(norms(after), False)
+            return state_of(sizes, None)
         assert state.scores is not None
-        change = norms(jax.tree.map(lambda b, a: a * (a - b), before, after))
-        values = [jnp.where(*row) for row in zip(kept, change, state.scores, strict=True)]
-        return remember(values, True)
+        changes = norms(jax.tree.map(lambda b, a: a * (a - b), before, after))
+        values = scores.taylor(state.scores, sizes, changes, kept, rate)
+        return learnt(kept, rate, state_of(values, values), state)
 
     def masks(
         state: PruningState, params: Params, key: Array, round_: Array, client: Array

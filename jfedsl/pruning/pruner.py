@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -23,7 +24,8 @@ class PruningState(struct.PyTreeNode):
     """What the aggregator remembers between aggregations, one entry a prunable leaf or layer.
 
     Attributes:
-      scores: float32, only where they outlive an aggregation (taylor), else None.
+      scores: float32, only where they outlive an aggregation (taylor), else None; negative before
+        the first one.
       ranks: int32, the same for all clients; None where every client draws its own (random).
     """
 
@@ -45,8 +47,9 @@ class Pruner(NamedTuple):
 
     Attributes:
       init: `params -> PruningState`.
-      update: `(state, params before, params after, kept by any participant) -> PruningState`, the
-        last like masks.
+      update: `(state, params before, params after, kept, rate) -> PruningState`: `kept` is like
+        masks, True for what any participant kept; `rate` is the sum of the learning rates of the
+        period's exchanges.
       masks: `(state, params, key, round, client) -> masks` of a client in the period that starts
         with this round: bools, True for what it keeps.
       kept: `masks -> Kept`.
@@ -62,7 +65,7 @@ class Pruner(NamedTuple):
     """
 
     init: Callable[[Params], PruningState]
-    update: Callable[[PruningState, Params, Params, Masks], PruningState]
+    update: Callable[[PruningState, Params, Params, Masks, Array], PruningState]
     masks: Callable[[PruningState, Params, Array, Array, Array], Masks]
     kept: Callable[[Masks], Kept]
     sent: Callable[[Masks], Array | None]
@@ -98,7 +101,7 @@ def none(model: Model, clients: int) -> Pruner:
     nothing = PruningState(None, None)
     return Pruner(
         init=lambda params: nothing,
-        update=lambda state, before, after, kept: nothing,
+        update=lambda state, before, after, kept, rate: nothing,
         masks=lambda state, params, key, round_, client: None,
         kept=lambda masks: Kept(None, None),
         sent=lambda masks: None,
@@ -109,6 +112,12 @@ def none(model: Model, clients: int) -> Pruner:
         variant=np.zeros(clients, np.int32),
         **one_group(clients),
     )
+
+
+def learnt(kept: Masks, rate: Array, new: PruningState, old: PruningState) -> PruningState:
+    """The new state, if any weight was kept and stepped in the period; else the old one."""
+    any_ = jnp.any(jnp.stack([jnp.any(k) for k in jax.tree.leaves(kept)])) & (rate > 0)
+    return jax.tree.map(lambda a, b: jnp.where(any_, a, b), new, old)
 
 
 def one_group(clients: int) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """How much a weight or a channel matters; the least are pruned first."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jfedsl.keys import fold
+
+DECAY = 0.5  # of what a Taylor score has of earlier periods, with each new one
+UNKNOWN = -1.0  # the Taylor score of what nobody has kept yet
 
 
 def magnitude(weights: list[Array]) -> list[Array]:
@@ -18,20 +23,46 @@ def random(key: Array, weights: list[Array]) -> list[Array]:
 
 
 def taylor(
-    last: list[Array], before: list[Array], after: list[Array], kept: list[Array]
+    last: list[Array], sizes: list[Array], changes: list[Array], kept: list[Array], rate: Array
 ) -> list[Array]:
-    """|w * dw|, the first-order change of the loss up to the learning rate (arXiv 1906.10771).
+    """|w * g|, the first-order change of the loss without the weight (arXiv 1906.10771, eq. 8).
+
+    g is the mean gradient of a period, which the aggregator has: the change of the weight over the
+    period, divided by the sum of the learning rates of the period's exchanges. So scores of periods
+    with different learning rates are on one scale. A score is a running mean over periods, in which
+    each earlier period counts half as much as the one after it.
+
+    A period in which nobody kept the weight counts as 0: gradients shrink in training, and an early
+    score would outlive those of weights that are trained. Where nobody ever kept it, the score is
+    |w| times the mean |g| of its leaf: with a typical gradient.
 
     Args:
-      last: scores so far; they stay where nobody kept the weight.
-      before: aggregated weights at the previous aggregation.
-      after: aggregated weights now.
+      last: scores so far, one array a leaf; negative for what nobody has kept yet.
+      sizes: |w| now.
+      changes: |w * dw|, with dw the change over the period.
       kept: bool, whether any participant kept the weight.
+      rate: float32, sum of the learning rates of the period, above 0.
+
+    Returns:
+      The new scores.
     """
-    return [
-        jnp.where(k, jnp.abs(a * (a - b)), s)
-        for s, b, a, k in zip(last, before, after, kept, strict=True)
-    ]
+
+    def total(values: list[Array]) -> list[Array]:
+        return [jnp.sum(jnp.where(k, x, 0.0)) for k, x in zip(kept, values, strict=True)]
+
+    change, size = total(changes), total(sizes)
+    everywhere = sum(change) / _positive(sum(size))
+
+    def renewed(s: Array, w: Array, c: Array, k: Array, change: Array, size: Array) -> Array:
+        typical = jnp.where(size > 0, change / _positive(size), everywhere)
+        fresh = jnp.where(k, c, jnp.where(s < 0, w * typical, 0.0)) / rate
+        return jnp.where(s < 0, fresh, DECAY * s + (1 - DECAY) * fresh)
+
+    return [renewed(*row) for row in zip(last, sizes, changes, kept, change, size, strict=True)]
+
+
+def _positive(x: Any) -> Array:
+    return jnp.where(x > 0, x, 1.0)
 
 
 def channels(kernels: list[Array]) -> Array:

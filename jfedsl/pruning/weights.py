@@ -14,7 +14,7 @@ from jfedsl.keys import fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Params, Stats
 from jfedsl.pruning import scores
-from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState, one_group
+from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState, learnt, one_group
 from jfedsl.pruning.ranks import ranks, removed_counts
 from jfedsl.pruning.schedule import cubic_ramp
 
@@ -33,8 +33,7 @@ def weight_pruner(
     """Removes the fraction `rates[n]` of the lowest-scored weights on client n, to one weight.
 
     Masks are a tree like the parameters; leaves that may not be pruned are True throughout. They
-    travel as one bit a prunable weight. Until some client has kept a weight for a period, its
-    taylor score is its magnitude: such weights rank high, so each gets its turn.
+    travel as one bit a prunable weight. Before the first aggregation taylor ranks by magnitude.
 
     Args:
       model: the client-side layers.
@@ -60,14 +59,19 @@ def weight_pruner(
 
     def init(params: Params) -> PruningState:
         values = scores.magnitude(pick(params))
-        return PruningState(values if score == "taylor" else None, rank(values))
+        unknown = [jnp.full(w.shape, scores.UNKNOWN) for w in values]
+        return PruningState(unknown if score == "taylor" else None, rank(values))
 
-    def update(state: PruningState, before: Params, after: Params, kept: Masks) -> PruningState:
+    def update(
+        state: PruningState, before: Params, after: Params, kept: Masks, rate: Array
+    ) -> PruningState:
+        sizes = scores.magnitude(pick(after))
         if score != "taylor":
-            return PruningState(None, rank(scores.magnitude(pick(after))))
+            return PruningState(None, rank(sizes))
         assert state.scores is not None
-        values = scores.taylor(state.scores, pick(before), pick(after), pick(kept))
-        return PruningState(values, rank(values))
+        changes = [jnp.abs(a * (a - b)) for b, a in zip(pick(before), pick(after), strict=True)]
+        values = scores.taylor(state.scores, sizes, changes, pick(kept), rate)
+        return learnt(pick(kept), rate, PruningState(values, rank(values)), state)
 
     def masks(
         state: PruningState, params: Params, key: Array, round_: Array, client: Array

@@ -129,19 +129,22 @@ def _number(text: str) -> int | float | None:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def summarise(rows: list[Row], target_accuracy: float) -> dict[str, Any]:
+def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[str, Any]:
     """Best and final accuracy, bytes by stream, and what it took to reach the target accuracy.
 
     Args:
       rows: of a metrics file.
       target_accuracy: in [0, 1].
+      period: rounds in an aggregation period. A target is reached at the end of one: before, the
+        tested average has not been sent, and its bytes and seconds are not in the rows.
 
     Returns:
       Plain values; null where the target was never met.
     """
     evaluated = [row for row in rows if row["test_accuracy"] is not None]
     best = max(evaluated, key=lambda row: row["test_accuracy"])
-    reached = next((r for r in evaluated if r["test_accuracy"] >= target_accuracy), None)
+    sent = [row for row in evaluated if row["round"] % period == 0]
+    reached = next((row for row in sent if row["test_accuracy"] >= target_accuracy), None)
     return {
         "rounds": rows[-1]["round"],
         "final_accuracy": evaluated[-1]["test_accuracy"],

@@ -13,6 +13,7 @@ from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
+from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.client_side import forward_one, send_gradient
 from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
@@ -98,18 +99,18 @@ def measure(
       key: run key.
       state: of the run.
     """
-    key = fold(key, Purpose.MEASUREMENT, state.round)
+    run_key, key = key, fold(key, Purpose.MEASUREMENT, state.round)
     mean = joined(scheme, data.partition, state)
     objective, beta, along = _smoothness(scheme, effort, step_size, data, key, mean)
     ids = state.participants
     share = weights(scheme, data.partition, ids)
     clients = scheme.placement.to_participants(state.clients)
-    # Between two periods everybody holds v; its own rounding is no drift.
+    # Between two periods everybody holds v, whose rounding is no drift, and steps under new masks.
     between = state.round % scheme.aggregate_every == 0
-    held = jax.tree.map(
-        lambda v, w: jnp.where(between, v, w), mean.params[: scheme.cut], clients.params
-    )
-    clients = clients.replace(params=held)
+    masks = jax.vmap(partial(masks_of, scheme, run_key, state))(clients.number)
+    due = (mean.params[: scheme.cut], masks)
+    params, masks = jax.tree.map(partial(jnp.where, between), due, (clients.params, clients.masks))
+    clients = clients.replace(params=params, masks=masks)
 
     def draws(forms: Sequence[Form]) -> Estimates:
         rows = placed(scheme.group_sizes).by_group((clients, share))

@@ -6,7 +6,7 @@ import numpy as np
 from helpers import assert_equal, plain
 
 from jfedsl.build import build
-from jfedsl.protocol.aggregation import masks_of
+from jfedsl.protocol.aggregation import trained_masks
 
 EVERYTHING = {
     "clients": 5,
@@ -59,7 +59,7 @@ def test_channels_move_and_widths_change_without_a_new_compilation():
     seen, kept = set(), set()
     everyone = jax.jit(
         lambda state: jax.vmap(
-            lambda n: masks_of(experiment.scheme, experiment.key, state, n)
+            lambda n: trained_masks(experiment.scheme, experiment.key, state, n)
         )(jnp.arange(5))
     )  # fmt: skip
     for _ in range(5):
