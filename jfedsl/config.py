@@ -99,7 +99,8 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
     )  # fmt: skip
     smashed: str = knob(
         "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
-        "of --dropout_rate and --smashed_bits.",
+        "of --dropout_rate and --smashed_bits. splitfc is the dropout of SplitFC without its "
+        "quantizer.",
     )  # fmt: skip
     cut_gradient: str = knob(
         "", "Compressors of the gradient at the cut, downlink; instead of --cut_gradient_bits."
@@ -120,7 +121,10 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         "another algorithm than fedsl.",
         DROPOUT_RATES,
     )  # fmt: skip
-    quantizer: str = knob("uniform", "Kind of quantizer that bits choose.", OneOf(LEAST_BITS))
+    quantizer: str = knob(
+        "uniform", "Kind of quantizer that bits choose. Both write codes of fixed length: qsgd has "
+        "no Elias coding.", OneOf(LEAST_BITS),
+    )  # fmt: skip
     bucket_size: int = knob(
         512,
         "Entries that share the header of a quantizer that bits choose; 0 for whole tensors.",
@@ -156,7 +160,8 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
     )  # fmt: skip
     optimizer: str = knob("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
     client_optimizer_state: str = knob(
-        "keep", "Clients' optimizer states at the start of a period: keep, reset, or average.",
+        "keep", "Clients' optimizer states at the start of a period: keep, reset, or average, "
+        "which sends moments and step counters along with the model.",
         OneOf(CLIENT_OPTIMIZER_STATES),
     )  # fmt: skip
     client_backward: str = knob(

@@ -59,6 +59,10 @@ def qsgd(
     E||Q(x) - x||^2 <= min(d / s^2, sqrt(d) / s) * ||x||^2.
     Header: 32 bits a bucket. Entries below norm / (s * 2^17) are always sent as 0.
 
+    Codes are of fixed length: every entry takes `bits` bits, zeros too. The paper's Elias coding,
+    which writes zeros and small levels in fewer bits, is missing, so the bytes counted here are not
+    those of the paper.
+
     Args:
       bits: bits of an entry with its sign, 2 to 16.
       bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.

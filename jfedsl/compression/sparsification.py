@@ -4,6 +4,7 @@ Which entries are sent depends on their values, so the receiver has to be told: 
 list of positions, the shorter.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -69,17 +70,26 @@ def randtopk(keep: float | Array, alpha: float | Array = 0.1, each: str = "tenso
 
 
 def splitfc(rate: float | Array) -> Compressor:
-    """SplitFC's adaptive dropout of features (arXiv 2307.10805, section III).
+    """SplitFC's adaptive dropout of features alone (arXiv 2307.10805).
 
     A feature is one position in all examples of a batch `[B, ...]`. It is kept with probability
-    q = D (s + c) / sum(s + c), where s is the standard deviation over the batch after each channel
-    is scaled to [0, 1], D the number of features to expect, and c >= 0 the least with which no q
-    exceeds 1; kept ones are scaled by 1 / q. (The paper's second half, quantizing features with
-    levels of their own, is not part of this: chain a quantizer.)
+    q = N (s + c) / sum(s + c), where s is the standard deviation over the batch after each channel
+    is scaled to [0, 1], N the number of features to expect, and c >= 0 the least with which no q
+    exceeds 1; kept ones are scaled by 1 / q.
+
+    A channel is an entry of the last axis at all positions: of all pixels of an image
+    `[B, H, W, C]`, and of all tokens of `[B, T, D]`, since a dense layer of tokens is a convolution
+    of width 1. Where there is only one position, as after a dense layer `[B, D]`, the whole vector
+    is one channel: scaled by itself every unit would deviate about as much as every other.
+
+    The paper's second half is missing: its quantizer, with a number of levels for each feature and
+    mean values for features of small range. A quantizer chained after this gives all features the
+    same bits, so a comparison with `splitfc` is one with SplitFC's dropout, not with SplitFC.
 
     q is rounded to a multiple of 2^-16, in the draw and the scale alike. Where the features do not
     vary at all, all q are the same; but where c is 0, a feature that does not vary is never sent,
-    whatever its value: unbiased is what is said of the others.
+    whatever its value: unbiased is what is said of the others. A feature with NaN or infinity in it
+    is always sent, and its channel is scaled by the range of the other values.
 
     Args:
       rate: fraction of the features that is left out on average, in [0, 1).
@@ -117,9 +127,15 @@ def _scores(magnitudes: Array, open_: Array) -> Array:
 
 
 def _spread(values: Array) -> Array:
-    """Standard deviation of each feature of `[B, ...]`, its channel scaled to [0, 1]."""
-    axes = tuple(range(values.ndim - 1))
-    low, high = (f(values, axis=axes, keepdims=True) for f in (jnp.min, jnp.max))
+    """Standard deviation of each feature of `[B, ...]`, its channel scaled to [0, 1].
+
+    That of a feature with NaN or infinity in it is no number.
+    """
+    one_position = math.prod(values.shape[1:-1]) == 1
+    axes = None if one_position else tuple(range(values.ndim - 1))
+    finite = jnp.isfinite(values)
+    low = jnp.min(values, axes, keepdims=True, initial=jnp.inf, where=finite)
+    high = jnp.max(values, axes, keepdims=True, initial=-jnp.inf, where=finite)
     scaled = (values - low) / jnp.where(high > low, high - low, 1.0)
     # From the first example on, so that equal values deviate by exactly 0.
     return jnp.std(scaled - scaled[:1], 0, keepdims=True)

@@ -298,19 +298,17 @@ def _messages(tree: Any, kept: Any) -> list[Message]:
 
 
 def _side_messages(scheme: Scheme, client: Client) -> list[Message]:
-    """What travels with the model, uncompressed: statistics and moments, where they are shared."""
+    """What travels with the model, uncompressed: statistics and optimizer state, where shared."""
     messages = []
     if scheme.statistics == "aggregate":
         messages += _messages(client.stats, scheme.pruner.kept(client.masks).stats)
     if scheme.client_optimizer_state == "average":
-        moments, kept = _moments(scheme, client)
-        messages += _messages(moments, kept)
+        messages += _optimizer_messages(scheme, client)
     return messages
 
 
-def _moments(scheme: Scheme, client: Client) -> tuple[list[Array], list[Array]]:
-    """The moments of a client's optimizer state and which of their entries it kept."""
+def _optimizer_messages(scheme: Scheme, client: Client) -> list[Message]:
+    """A client's moments, of entries that it kept, and its step counters: 32 bits each."""
     is_moment, kept = moment_masks(scheme, client, scheme.pruner.kept(client.masks))
     rows = zip(*map(jax.tree.leaves, (is_moment, client.optimizer, kept)), strict=True)
-    pairs = [(moment, mask) for flag, moment, mask in rows if flag]
-    return [moment for moment, _ in pairs], [mask for _, mask in pairs]
+    return [kept_only(leaf, mask if flag else None) for flag, leaf, mask in rows]

@@ -1,4 +1,4 @@
-"""What averaging makes of clients' models, statistics and moments."""
+"""What averaging makes of clients' models, statistics and optimizer states."""
 
 from functools import partial
 from typing import Any
@@ -49,7 +49,7 @@ def kept_by(scheme: Scheme, clients: Client) -> Kept:
 def merge(
     scheme: Scheme, before: Aggregator, clients: Client, weights: Array, params: Any = None
 ) -> Aggregator:
-    """The weighted mean of the participants' models; statistics and moments where they are shared.
+    """The weighted mean of the participants' models; statistics and optimizer states if shared.
 
     Each weight is averaged over the participants that kept it and keeps its old value where none
     did. Where changes of the model are sent down, what is averaged are the participants' changes of
@@ -103,7 +103,12 @@ def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
     copies = where_rows(share > 0, state.server, zeros)  # places left over may hold anything
 
     def mean(x: Array) -> Array:
-        return jnp.tensordot(share, x, 1) if jnp.issubdtype(x.dtype, jnp.floating) else x.max(0)
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.tensordot(share, x, 1)
+        # Step counters: their mean as in `_mean_optimizer`, of differences that float32 holds.
+        most = x.max(0)
+        lacking = jnp.tensordot(share, (x - most).astype(jnp.float32), 1)
+        return most + jnp.rint(lacking).astype(x.dtype)
 
     return jax.tree.map(mean, copies)
 
@@ -142,15 +147,32 @@ def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
 def _mean_optimizer(
     scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
 ) -> Any:
-    """Moments averaged as the weights they belong to; of step counts the greatest."""
+    """Moments averaged as the weights they belong to, and a step counter that fits them.
+
+    After t steps a moment is too small by the factor 1 - beta^t, and Adam divides by that. Where
+    client n has weight a_n and has taken t_n steps (these differ after outages), the mean of the
+    moments is too small by sum_n a_n (1 - beta^t_n). The counter that fits is the t with
+    beta^t = sum_n a_n beta^t_n. The two moments share one counter and have different betas; but for
+    both, t is close to the weighted mean of t_n: below it by about -ln(beta) / 2 times their
+    variance. So the counter is that mean, rounded to the nearest whole number. With the greatest
+    t_n the corrected moments would stay too small.
+
+    Clients begin a period with the aggregator's counter. The steps since then are what is averaged:
+    float32 holds them exactly however long the run is.
+    """
     is_moment, entries = moment_masks(scheme, clients, kept)
     flags, structure = jax.tree.flatten(is_moment)
     every = (clients.optimizer, entries, before.optimizer)
     rows = list(zip(flags, *map(jax.tree.leaves, every), strict=True))
-    moments, masks, old = ([row[i] for row in rows if row[0]] for i in (1, 2, 3))
-    means = iter(weighted_mean(moments, weights, masks, old, scheme.placement.mesh))
-    leaves = [next(means) if flag else x.max(axis=0) for flag, x, *_ in rows]
-    return jax.tree.unflatten(structure, leaves)
+    leaves = [x if flag else (x - old).astype(jnp.float32) for flag, x, _, old in rows]
+    masks = [mask if flag else jnp.ones(x.shape, bool) for flag, x, mask, _ in rows]
+    olds = [old if flag else jnp.zeros(old.shape, jnp.float32) for flag, _, _, old in rows]
+    means = weighted_mean(leaves, weights, masks, olds, scheme.placement.mesh)
+    averaged = [
+        mean if flag else old + jnp.rint(mean).astype(old.dtype)
+        for (flag, *_, old), mean in zip(rows, means, strict=True)
+    ]
+    return jax.tree.unflatten(structure, averaged)
 
 
 def weighted_mean(

@@ -64,7 +64,8 @@ class Scheme(NamedTuple):
       aggregation: examples weighs clients by their number of examples, equal does not.
       statistics: what becomes of clients' normalisation statistics: averaged like the model
         (aggregate) or left with the client (local).
-      client_optimizer_state: at the start of a period: keep, reset, or average at aggregation.
+      client_optimizer_state: at the start of a period: keep, reset, or average at aggregation,
+        moments and step counters, which then travel with the model.
       client_state: where clients' memories are while they do not take part: with the state
         (resident), on the host, or nowhere (stateless).
       collective_bits: of an entry of models where these are averaged across processes.

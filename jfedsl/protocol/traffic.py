@@ -55,8 +55,8 @@ def uncompressed_bytes(
     if scheme.client_optimizer_state == "average":
         optimizer = scheme.client_optimizer
         state = jax.eval_shape(optimizer.init, own)
-        moments = like_moments(optimizer, state, jax.tree.map(lambda w: w.size, own), 0)
-        model += sum(jax.tree.leaves(moments))
+        sizes = jax.tree.map(lambda w: w.size, own)
+        model += sum(jax.tree.leaves(like_moments(optimizer, state, sizes, counts=1)))
     if scheme.statistics == "aggregate":
         model += _entries(own_stats)
     starts = -(-rounds // scheme.aggregate_every) * scheme.participants

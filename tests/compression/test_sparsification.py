@@ -265,16 +265,32 @@ def features() -> Array:
 
 
 def probabilities(values: np.ndarray, rate: float, open_: np.ndarray) -> np.ndarray:
-    """The paper's q of each feature `[...]` of `[B, ...]`, in float64."""
+    """The paper's q of each feature `[...]` of `[B, ...]` with positions, in float64."""
     x = values.astype(np.float64)
     axes = tuple(range(x.ndim - 1))
     spread = ((x - x.min(axes)) / np.ptp(x, axis=axes)).std(axis=0)[open_]
+    q = np.zeros(open_.shape)
+    q[open_] = shares(spread, rate)
+    return q
+
+
+def shares(spread: np.ndarray, rate: float) -> np.ndarray:
+    """The paper's q of deviations `[N]`."""
     number, expected = len(spread), (1 - rate) * len(spread)
     c = max(0.0, (expected * spread.max() - spread.sum()) / (number - expected))
-    q = np.zeros(open_.shape)
-    q[open_] = expected * (spread + c) / (spread + c).sum()
+    q = expected * (spread + c) / (spread + c).sum()
     assert q.max() <= 1 + 1e-12
     return np.minimum(q, 1)
+
+
+def sent_with(values: Any, rate: float) -> np.ndarray:
+    """The q that kept features of `[B, ...]` were divided by, `[...]`, from many draws."""
+    keys = jax.random.split(jax.random.key(5), DRAWS)
+    sent = fc()(jnp.array([rate]), keys, jnp.asarray(values), None)
+    received = np.asarray(sent.values[0], np.float64)
+    greatest = np.abs(received).max(axis=(0, 1))
+    assert np.all(greatest > 0), "a feature was never kept"
+    return np.abs(np.asarray(values, np.float64)).max(axis=0) / greatest
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -321,6 +337,38 @@ def offset_is_needed(rate: float) -> bool:
     return bool((1 - rate) * spread.size * spread.max() > spread.sum())
 
 
+def dense(seed: int) -> Array:
+    """`[16, 10]`: units of a dense layer, the last varying 30 times as much as the first."""
+    return jnp.asarray(np.asarray(data((16, 10), seed)) * np.linspace(0.1, 3.0, 10, dtype="f"))
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_splitfc_of_a_dense_layer_scales_the_whole_vector(seed: int, rate: float) -> None:
+    x = np.asarray(dense(seed), np.float64)
+    q = shares(((x - x.min()) / (x.max() - x.min())).std(axis=0), rate)
+    np.testing.assert_allclose(sent_with(dense(seed), rate), q, atol=2 / LEVELS)
+    if rate == 0.5:
+        assert q.min() < 0.1 and q.max() > 0.7
+
+
+def test_splitfc_scales_a_channel_over_all_positions() -> None:
+    # Scaled by itself, a channel of greater values counts no more than the others.
+    units = np.float32([1.0, 8.0, 0.25])
+    for shape in ((8, 5, 3), (8, 2, 2, 3)):  # tokens, images
+        values = np.asarray(data(shape))
+        q = probabilities(values, 0.5, np.ones(shape[1:], bool))
+        np.testing.assert_allclose(sent_with(values, 0.5), q, atol=2 / LEVELS)
+        np.testing.assert_allclose(sent_with(values * units, 0.5), q, atol=2 / LEVELS)
+    # With one position there is no channel to speak of, whatever the number of axes.
+    values = np.asarray(data((8, 3)))
+    q = sent_with(values * units, 0.5)
+    assert np.abs(q - sent_with(values, 0.5)).max() > 0.3
+    for shape in ((8, 1, 3), (8, 1, 1, 3)):
+        alike = sent_with((values * units).reshape(shape), 0.5)
+        np.testing.assert_array_equal(alike.reshape(3), q)
+
+
 def test_splitfc_keeps_what_varies_more_more_often() -> None:
     values = data((16, 1, 1), 7) * jnp.linspace(0.2, 1.0, 5)[None, :, None] * jnp.ones((1, 1, 4))
     sent = fc()(jnp.array([0.5]), jax.random.split(jax.random.key(6), DRAWS), values, None)
@@ -347,12 +395,20 @@ def test_splitfc_at_rate_0_sends_everything_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_splitfc_sends_a_channel_with_nan_or_infinity(bad: float) -> None:
-    values = features().at[2, 3, 1].set(bad)
-    sent = fc()(jnp.array([0.5]), jax.random.split(jax.random.key(9), 100), values, None)
-    assert np.all(sent.masks[0].chosen[0][..., 3, 1])
-    assert not np.any(np.isfinite(sent.values[0][:, 2, 3, 1]))
-    assert np.all(np.isfinite(np.delete(sent.values[0], 1, axis=3)))
+def test_splitfc_always_sends_a_feature_with_nan_or_infinity(bad: float) -> None:
+    cases = ((features(), (2, 3, 1), (0, 1)), (dense(0), (2, 3), None))
+    for values, place, channel in cases:
+        keys = jax.random.split(jax.random.key(9), DRAWS)
+        sent = fc()(jnp.array([0.5]), keys, values.at[place].set(bad), None)
+        assert np.count_nonzero(~np.isfinite(sent.values[0])) == DRAWS
+        # The others are as likely as with a feature that does not vary in its place.
+        x = np.asarray(values, np.float64)
+        x[place] = np.nan
+        low, high = np.nanmin(x, axis=channel), np.nanmax(x, axis=channel)
+        q = shares(np.nan_to_num(((x - low) / (high - low)).std(0).ravel()), 0.5)
+        found = np.asarray(sent.masks[0].chosen[0]).reshape(DRAWS, -1).mean(0)
+        q[np.isnan(x.std(0).ravel())] = 1
+        assert np.all(np.abs(found - q) <= 5 * np.sqrt(q * (1 - q) / DRAWS) + 2 / LEVELS)
 
 
 def test_splitfc_of_nothing_kept_sends_nothing() -> None:

@@ -28,17 +28,29 @@ def test_without_compression_everything_is_sent_as_float32():
         assert total == sum(int(getattr(r, f"{stream}_bytes").sum()) for r in records)
 
 
-@pytest.mark.parametrize("change", [{"norm": "batch"}, {"client_optimizer_state": "average"}])
-def test_statistics_and_moments_count_where_they_are_shared(change):
+AVERAGE = {"client_optimizer_state": "average"}
+# Numbers beside weights and biases: scale and offset for the bias and two statistics; momentum; two
+# moments and a step counter.
+EXTRAS = {
+    "batch norm": ({"norm": "batch"}, 4 * 256 - BIASES),
+    "momentum": (AVERAGE, WEIGHTS + BIASES),
+    "adam": ({**AVERAGE, "optimizer": "adam"}, 2 * (WEIGHTS + BIASES) + 1),
+}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("case", EXTRAS)
+def test_statistics_and_optimizer_states_count_where_they_are_shared(case):
+    change, extra = EXTRAS[case]
     experiment, state, run = setup(momentum=0.9, **change)
     _, record = run(state)
     dense = uncompressed_bytes(
         experiment.scheme, *experiment.initial, experiment.image.shape, rounds=1
     )
-    assert int(record.model_up_bytes.sum()) == dense["model_up"]
-    # Scale and offset for the bias and two statistics, or a second copy of all: the momentum.
-    extra = 4 * 256 if "norm" in change else WEIGHTS + 2 * BIASES
-    assert dense["model_up"] == 4 * 4 * (WEIGHTS + extra)
+    for stream in ("model_up", "model_down"):
+        counted = getattr(record, f"{stream}_bytes")
+        assert (counted == 4 * (WEIGHTS + BIASES + extra)).all()
+        assert dense[stream] == int(counted.sum())
 
 
 def test_quantized_streams_count_entries_and_headers():
@@ -72,7 +84,7 @@ def test_pruned_weights_stay_home_and_masks_go_down():
     np.testing.assert_array_equal(record.model_down_bytes, up + WEIGHTS / 8)
 
 
-@pytest.mark.parametrize("change", [{}, {"momentum": 0.9, "client_optimizer_state": "average"}])
+@pytest.mark.parametrize("change", [{}, {"momentum": 0.9, **AVERAGE}])
 def test_removed_channels_travel_in_no_direction(change):
     _, state, run = setup(prune_kind="channel", prune_rate=(0.25, 0.0, 0.5, 0.75), **change)
     _, record = run(state)
