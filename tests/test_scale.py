@@ -63,6 +63,10 @@ SLOW: dict[str, dict[str, Any]] = {
     "sfl_v1, outage": {"algorithm": "sfl_v1", "outage_snr_db": 5.0},
     "deadline": {"outage_snr_db": 5.0, "deadline_s": 0.5},
     "averaged moments": {"client_optimizer_state": "average"},
+    "averaged Adam, outage": {
+        "client_optimizer_state": "average", "optimizer": "adam", "outage_snr_db": 5.0,
+        "client_learning_rate": 0.001, "server_learning_rate": 0.001,
+    },
     "taylor": {"prune_score": "taylor", "prune_rate": (0.3,)},
     "sparse kernels": {"mask_compute": "ideal"},
     "local statistics": {
