@@ -26,6 +26,7 @@ class Purpose(enum.IntEnum):
     DEVICES = 10
     TURNS = 11
     COLLECTIVE = 12
+    DEPLOYED = 13
 
 
 class Stage(enum.IntEnum):

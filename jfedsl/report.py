@@ -15,6 +15,7 @@ from jfedsl.runtime.metrics import STREAMS, summarise
 from jfedsl.runtime.page import escaped, page
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.study import (
+    ACCURACIES,
     JOULES,
     MEGABYTES,
     ROUND,
@@ -54,7 +55,7 @@ def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: f
 
 def _tables(settings: Sequence[Setting], target: float) -> list[str]:
     reached: dict[str, Column] = {
-        "test accuracy": lambda s: s["final_accuracy"],
+        **ACCURACIES,
         "best": lambda s: s["best_accuracy"],
         "rounds": lambda s: s["rounds_to_target"],
         "megabytes": megabytes_to_target,

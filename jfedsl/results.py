@@ -13,7 +13,7 @@ from jfedsl.folders import Name, local
 from jfedsl.models.layers import Variables, described
 from jfedsl.models.steps import MEANINGS
 from jfedsl.protocol import evaluation
-from jfedsl.protocol.aggregation import trained_masks
+from jfedsl.protocol.masks import trained_masks
 from jfedsl.protocol.population import memories
 from jfedsl.runs import Run, restore_run, whole_of
 from jfedsl.runtime import export

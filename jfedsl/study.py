@@ -166,7 +166,7 @@ def _trained(name: str, config: Config) -> dict[str, Any] | None:
 
 
 def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
-    """Values along the axes, then test accuracy, of each run, at the evaluations that all have.
+    """Values along the axes, then accuracy as deployed, of each run, at evaluations that all have.
 
     Args:
       runs: rows of metrics.csv; none of a run that has no curve.
@@ -179,12 +179,24 @@ def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
     shared = set.intersection(*(set(run) for run in found if run)) if any(found) else set()
     return [
         [
-            (*(axis.value(rows) for axis in axes), rows[-1]["test_accuracy"])
+            (*(axis.value(rows) for axis in axes), _accuracy(rows[-1]))
             for number, rows in run.items()
             if number in shared
         ]
         for run in found
     ]
+
+
+def _accuracy(row: Row) -> float:
+    """As deployed; of an earlier build, which did not test that, the activation unchanged."""
+    deployed: float | None = row.get("test_accuracy_deployed")
+    return row["test_accuracy"] if deployed is None else deployed
+
+
+ACCURACIES: dict[str, Column] = {
+    "test accuracy": lambda s: s["final_accuracy"],
+    "deployed": lambda s: s.get("final_accuracy_deployed"),
+}
 
 
 def megabytes(*streams: str) -> Column:
@@ -204,13 +216,16 @@ def megabytes_to_target(summary: dict[str, Any]) -> float | None:
 
 
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
-    """Accuracy of settings and columns, each as the mean (least to greatest), as Markdown."""
+    """Accuracy of settings and columns, each as the mean (least to greatest), as Markdown.
+
+    `deployed` is the accuracy with what the compressors do to the activation at inference.
+    """
     lines = [
-        " | ".join(["| setting", "test accuracy", *columns]) + " |",
-        "| --- " * (2 + len(columns)) + "|",
+        " | ".join(["| setting", *ACCURACIES, *columns]) + " |",
+        "| --- " * (1 + len(ACCURACIES) + len(columns)) + "|",
     ]
     for name, summaries, _ in outcomes:
-        every: list[Column] = [lambda s: s["final_accuracy"], *columns.values()]
+        every = [*ACCURACIES.values(), *columns.values()]
         cells = [mean([column(s) if s else None for s in summaries]) for column in every]
         lines.append(" | ".join([f"| {escaped(name)}", *cells]) + " |")
     return "\n".join(lines)

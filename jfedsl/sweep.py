@@ -26,7 +26,10 @@ from jfedsl.training import train_setting
 _FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's
 # Of a run, or of all of them, not of a setting.
 _OWN = ("workdir", "plugin", "seed")
-_NUMBERS = ("final_accuracy", "best_accuracy", "rounds_to_target", "bytes_to_target")
+_NUMBERS = (
+    "final_accuracy", "final_accuracy_deployed", "best_accuracy", "rounds_to_target",
+    "bytes_to_target",
+)  # fmt: skip
 _CLOCK = ("seconds", "seconds_to_target", "energy_joules", "joules_to_target")
 COLUMNS = (
     "setting", "seed", "state", "rounds_done", *_NUMBERS,

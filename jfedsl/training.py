@@ -165,7 +165,7 @@ class _Run:
         config, data, key = self.config, self.experiment.data, self.experiment.key
         while self.round < config.rounds:
             began = time.perf_counter()
-            tested, end = self._next_tested(), self._next_boundary()
+            tested, end = self._next_boundaries()
             count = end - self.round
             if self.staging is not None:
                 self.state = self.staging.before(self.state, self.round)
@@ -212,19 +212,18 @@ class _Run:
         periods = [] if self.staging is None else [self.experiment.scheme.aggregate_every]
         return [self.config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
 
-    def _next_tested(self) -> int:
-        period = self.experiment.scheme.aggregate_every
-        return next_tested(self.round, self.config.eval_every, period)
-
     def _observe(self) -> None:
         if self.observer is not None:
             self.observer.observe(self.state, self.round)
 
-    def _next_boundary(self) -> int:
+    def _next_boundaries(self) -> tuple[int, int]:
+        """The next round to test, and the end of the next call."""
+        period = self.experiment.scheme.aggregate_every
+        tested = next_tested(self.round, self.config.eval_every, period)
         following = [(self.round // every + 1) * every for every in self._every()]
-        measured = () if self.observer is None else (self.observer.next_due(self.round),)
+        following += [] if self.observer is None else [self.observer.next_due(self.round)]
         most = self.round + self.rounds_a_call
-        return min(*following, *measured, most, self._next_tested(), self.config.rounds)
+        return tested, min(*following, most, tested, self.config.rounds)
 
     def _rows(self, record: RoundRecord, cost: Cost | None, count: int) -> list[Row]:
         """Rows of the rounds of one call; a loss that is not finite ends the run.
@@ -297,7 +296,5 @@ class _Run:
 
     def _failure(self, what: str) -> TrainingError:
         last = self.checkpoints.latest()
-        kept = (
-            "there is no checkpoint" if last is None else f"the last checkpoint is of round {last}"
-        )
+        kept = f"the last checkpoint is of round {last}" if last else "there is no checkpoint"
         return TrainingError(f"{what} is not finite; {kept} ({self.folder})")

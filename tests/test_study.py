@@ -56,7 +56,7 @@ def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(tmp_path: Path)
     assert bad.summaries == [None] and bad.curves == [[]]
     assert len(good.curves[0]) == 2
     lines = report(base, [bad, good], {"rounds": lambda s: s["rounds"]}, "title").splitlines()
-    assert lines[2] == "| wild | - | - |" and lines[3].endswith("| 2 |")
+    assert lines[2] == "| wild | - | - | - |" and lines[3].endswith("| 2 |")
     assert (tmp_path / "accuracy.png").exists()
 
 

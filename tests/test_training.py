@@ -587,9 +587,14 @@ def test_a_cut_that_leaves_clients_without_weights(tmp_path):
 
 def test_a_test_loss_that_is_not_finite_keeps_the_rows_and_names_the_part(tmp_path):
     workdir = tmp_path / "diverged"
-    changes = {"server_learning_rate": 1e30, "local_steps": 1, "eval_every": 1}
+    changes = {
+        "server_learning_rate": 1e30,
+        "local_steps": 1,
+        "eval_every": 1,
+        "aggregate_every": 1,
+    }
     with pytest.raises(TrainingError, match=r"round 1: the test loss \(.*\) is not finite"):
-        training.train(small(workdir, **changes))
+        training.train(small(workdir, **changes, eval_every=1))
     assert len(metrics(workdir)) == 1
 
 

@@ -22,6 +22,7 @@ from jfedsl.build.pruning import Flops, Pruning, build_pruner
 from jfedsl.build.radio import build_radio
 from jfedsl.build.shares import notes_on_classes, shares_of
 from jfedsl.compression import expression
+from jfedsl.compression.deployed import deployed
 from jfedsl.config import Config, shown
 from jfedsl.data import datasets, partition
 from jfedsl.data.arrays import Scale
@@ -38,7 +39,7 @@ from jfedsl.protocol.placement import SPREAD, Placement, placed, put
 from jfedsl.protocol.population import fresh_client
 from jfedsl.protocol.portable import lay_out
 from jfedsl.protocol.rounds import RoundRecord, Rounds, compile_rounds
-from jfedsl.protocol.state import Client, Data, Links, Scheme, State, at_site
+from jfedsl.protocol.state import Client, Data, Deployed, Links, Scheme, State, at_site
 from jfedsl.resolved import period_of
 from jfedsl.runtime.distributed import start_devices
 from jfedsl.theory.estimates import without_nan
@@ -219,6 +220,7 @@ def _scheme(
         model=model,
         cut=cut,
         links=_links(config),
+        deployed=_deployed(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,
         client_optimizer=client,
         client_rate=client_rate,
@@ -253,3 +255,8 @@ def _links(config: Config) -> Links:
     # Without compressors the weights themselves are sent, not their change.
     up, down = (built[p] if calls[p] else None for p in ("model_up", "model_down"))
     return Links(built["smashed"], built["cut_gradient"], built["client_gradient"], up, down)
+
+
+def _deployed(config: Config) -> Deployed | None:
+    found = deployed(config.links["smashed"], config.clients, config.seed)
+    return None if found is None else Deployed(*found)

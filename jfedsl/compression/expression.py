@@ -88,8 +88,8 @@ def build(calls: tuple[Call, ...], clients: int, seed: int) -> Link:
       clients: C.
       seed: of the order in which ranges are spread.
     """
-    links = [_link(call, clients, seed) for call in calls]
-    return lambda client: chain(*(link(client) for link in links))
+    links = [link(call, clients, seed) for call in calls]
+    return lambda client: chain(*(one(client) for one in links))
 
 
 def most_extra_bytes(calls: tuple[Call, ...], size: int) -> int:
@@ -236,21 +236,26 @@ def _number(node: ast.expr) -> float | None:
     return float(node.value) if number else None  # type: ignore[attr-defined]
 
 
-def _link(call: Call, clients: int, seed: int) -> Link:
+def link(call: Call, clients: int, seed: int, deployed: bool = False) -> Link:
+    """The links of clients for one compressor; see `build`.
+
+    Args:
+      call: the compressor.
+      clients: C.
+      seed: of the order in which ranges are spread.
+      deployed: in its deterministic form.
+    """
     entry = COMPRESSORS[call.name]
+    make = (entry.deployed or entry.make) if deployed else entry.make
     if entry.nests:
-        links = [_link(inner, clients, seed) for inner in call.inner]
-        return lambda client: entry.make(*(link(client) for link in links))
+        links = [link(inner, clients, seed, deployed) for inner in call.inner]
+        return lambda client: make(*(one(client) for one in links))
     whole = {parameter.name: parameter.whole for parameter in entry.parameters}
     values = {
         key: value if isinstance(value, str) else value.spread(clients, seed)
         for key, value in call.arguments.items()
     }
-
-    def link(client: Any) -> Compressor:
-        return entry.make(**{k: _of(v, whole[k], client) for k, v in values.items()})
-
-    return link
+    return lambda client: make(**{k: _of(v, whole[k], client) for k, v in values.items()})
 
 
 def _of(value: str | np.ndarray, whole: bool, client: Any) -> str | int | float | Array:

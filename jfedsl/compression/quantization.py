@@ -82,15 +82,18 @@ def qsgd(
     return bucketed(grid, bits, bucket_size, rounding)
 
 
-def ternary(bucket_size: int = DEFAULT_BUCKET, clip: float = 0.0) -> Compressor:
+def ternary(
+    bucket: int = DEFAULT_BUCKET, clip: float = 0.0, rounding: str = "stochastic"
+) -> Compressor:
     """TernGrad (arXiv 1705.07878): -1, 0 or 1 times a bucket's greatest magnitude, unbiased.
 
     |x| / greatest is the probability not to be 0. Header: 32 bits a bucket; 2 bits an entry.
 
     Args:
-      bucket_size: entries in a bucket; 0 makes the whole tensor one bucket.
+      bucket: entries in a bucket; 0 makes the whole tensor one bucket.
       clip: limit, in standard deviations of a bucket, that entries are clipped to first (the paper
         has 2.5), which is biased; 0 clips nothing.
+      rounding: one of `ROUNDINGS`.
     """
 
     def fit(x: Array, kept: Array | None, bits: Array | int) -> tuple[Array, Array]:
@@ -102,7 +105,7 @@ def ternary(bucket_size: int = DEFAULT_BUCKET, clip: float = 0.0) -> Compressor:
         return peak, _over(x, peak)
 
     grid = Grid(fit, _magnitudes, _of_scale, headers=1, signed=True)
-    return bucketed(grid, 2, bucket_size, "stochastic")
+    return bucketed(grid, 2, bucket, rounding)
 
 
 def sign(bucket_size: int = DEFAULT_BUCKET) -> Compressor:

@@ -1,5 +1,6 @@
 """The compressors by the names that expressions call them, with what their arguments may be."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ class Entry(NamedTuple):
       batch: whether the first axis has to be a batch.
       scales: whether what is kept is scaled, which feedback would take for an error.
       nests: whether its only argument is a chain of compressors.
+      deployed: its deterministic form, which a trained model is used with, from the same arguments;
+        None: it draws nothing and remembers nothing, and is used as it is.
     """
 
     make: Callable[..., Compressor]
@@ -57,6 +60,13 @@ class Entry(NamedTuple):
     batch: bool = False
     scales: bool = False
     nests: bool = False
+    deployed: Callable[..., Compressor] | None = None
+
+
+def identity(*arguments: Any, **named: Any) -> Compressor:
+    """The deterministic form of what is unbiased and quantizes nothing: its expectation."""
+    del arguments, named
+    return chain()
 
 
 def words(name: str, choices: Sequence[str], batch: Sequence[str] = ()) -> Parameter:
@@ -92,31 +102,50 @@ def _quantizer(make: Callable[..., Compressor]) -> Callable[..., Compressor]:
     return lambda bits, bucket=DEFAULT_BUCKET, **rest: make(bits, bucket, **rest)
 
 
+def _nearest(make: Callable[..., Compressor]) -> Callable[..., Compressor]:
+    return lambda bits, bucket=DEFAULT_BUCKET, **_: make(bits, bucket, rounding="nearest")
+
+
 COMPRESSORS = {
     "dropout": Entry(
         _dropout,
         (RATE, words("unit", UNITS, batch=UNITS[1:]), words("exact", ("false", "true"))),
         required=1,
         scales=True,
+        deployed=identity,
     ),
     "topk": Entry(topk, (KEEP, EACH), required=1),
-    "randtopk": Entry(randtopk, (KEEP, ALPHA, EACH), required=1),
-    "splitfc": Entry(splitfc, (RATE,), required=1, batch=True, scales=True),
+    "randtopk": Entry(
+        randtopk,
+        (KEEP, ALPHA, EACH),
+        required=1,
+        deployed=lambda keep, alpha=0.0, **rest: topk(keep, **rest),
+    ),
+    "splitfc": Entry(splitfc, (RATE,), required=1, batch=True, scales=True, deployed=identity),
     "uniform": Entry(
-        _quantizer(quantization.uniform), (bits(1), BUCKET, ROUNDING), required=1, writes=True
+        _quantizer(quantization.uniform),
+        (bits(1), BUCKET, ROUNDING),
+        required=1,
+        writes=True,
+        deployed=_nearest(quantization.uniform),
     ),
     "qsgd": Entry(
-        _quantizer(quantization.qsgd), (bits(2), BUCKET, ROUNDING), required=1, writes=True
+        _quantizer(quantization.qsgd),
+        (bits(2), BUCKET, ROUNDING),
+        required=1,
+        writes=True,
+        deployed=_nearest(quantization.qsgd),
     ),
     "ternary": Entry(
-        lambda bucket=DEFAULT_BUCKET, clip=0.0: quantization.ternary(bucket, clip),
+        quantization.ternary,
         (BUCKET, CLIP),
         writes=True,
+        deployed=functools.partial(quantization.ternary, rounding="nearest"),
     ),
     "sign": Entry(lambda bucket=DEFAULT_BUCKET: quantization.sign(bucket), (BUCKET,), writes=True),
     "bfloat16": Entry(lambda: quantization.cast("bfloat16"), writes=True),
     "float16": Entry(lambda: quantization.cast("float16"), writes=True),
-    "feedback": Entry(lambda *inner: feedback(chain(*inner)), nests=True),
+    "feedback": Entry(lambda *inner: feedback(chain(*inner)), nests=True, deployed=chain),
 }
 
 

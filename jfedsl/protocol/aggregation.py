@@ -15,7 +15,8 @@ from jfedsl.data.partition import Partition
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.averaging import kept_by, merge, moment_masks
 from jfedsl.protocol.collectives import weighted_sum
-from jfedsl.protocol.participants import last_round, period_start
+from jfedsl.protocol.masks import masks_of, overlap
+from jfedsl.protocol.participants import period_start
 from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.population import turn_over
 from jfedsl.protocol.state import (
@@ -26,7 +27,6 @@ from jfedsl.protocol.state import (
     present_weights,
     weights,
 )
-from jfedsl.pruning.pruner import PruningState
 
 Draw = Callable[[Scheme, Array, State], State]
 
@@ -118,11 +118,11 @@ def end_period(
     state = state.replace(aggregator=aggregator, clients=sent)
     # The next period's masks have its rates.
     following = partial(masks_of, scheme, key, state.replace(round=state.round + 1))
-    overlap = jax.vmap(lambda c: _overlap(scheme, c.masks, following(c.number)))(clients)
+    moved = jax.vmap(lambda c: overlap(scheme, c.masks, following(c.number)))(clients)
     received = hold_model(scheme, state)
     if reachable is not None:
         received = where_rows(at(there), received, sent)
-    return state.replace(clients=received, holding=there), up, overlap
+    return state.replace(clients=received, holding=there), up, moved
 
 
 def _rates(scheme: Scheme, last: Array) -> Array:
@@ -170,20 +170,6 @@ def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, sha
     )
 
 
-def _overlap(scheme: Scheme, before: Any, after: Any) -> Array:
-    """How much of the smaller of two masks of a client is in the other: 1 if nothing moved."""
-    chosen = scheme.pruner.chosen
-    pairs = list(zip(chosen(before), chosen(after), strict=True))
-
-    def count(arrays: list[Array]) -> Array:
-        return jnp.sum(jnp.stack([jnp.sum(x, dtype=jnp.float32) for x in arrays]))
-
-    if not pairs:
-        return jnp.ones(())
-    one, other = (count([pair[i] for pair in pairs]) for i in (0, 1))
-    return count([b & a for b, a in pairs]) / jnp.minimum(one, other)
-
-
 def hold_model(scheme: Scheme, state: State) -> Client:
     """The participants with the aggregated model and what else is shared, their masks as before."""
     clients, aggregator = state.clients, state.aggregator
@@ -204,25 +190,6 @@ def _receive(scheme: Scheme, key: Array, state: State) -> Client:
     clients = hold_model(scheme, state)
     masks = jax.vmap(partial(masks_of, scheme, key, state))(clients.number)
     return scheme.placement.spread(clients.replace(masks=masks))
-
-
-def masks_of(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
-    """Masks of one client in the period of the next round, or that it would have were it drawn."""
-    return _masks(scheme, key, state, state.aggregator.pruning, state.round, client)
-
-
-def trained_masks(scheme: Scheme, key: Array, state: State, client: Array) -> Any:
-    """Masks of one client in the period of the last round, or that it would have had."""
-    trained = state.aggregator.trained
-    return _masks(scheme, key, state, trained, last_round(state), client)
-
-
-def _masks(
-    scheme: Scheme, key: Array, state: State, pruning: PruningState, round_: Array, client: Array
-) -> Any:
-    start = period_start(scheme, round_)
-    own = fold(key, Purpose.PRUNING)
-    return scheme.pruner.masks(pruning, state.aggregator.params, own, start, client)
 
 
 def _download(scheme: Scheme, key: Array, round_: Array, client: Client) -> tuple[Client, Array]:

@@ -12,10 +12,12 @@ from flax import struct
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
+from jfedsl.compression.message import Mask, Message
 from jfedsl.data.datasets import Pixels
+from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
-from jfedsl.protocol.aggregation import trained_masks
 from jfedsl.protocol.averaging import merge_participants, serving
+from jfedsl.protocol.masks import trained_masks
 from jfedsl.protocol.participants import in_layout, last_round, period_start
 from jfedsl.protocol.placement import AXES, EVERYWHERE, Placement, placed
 from jfedsl.protocol.population import memories
@@ -69,24 +71,34 @@ def test_spec(test: TestSet, placement: Placement) -> PartitionSpec:
 
 
 class Evaluation(struct.PyTreeNode):
-    """Mean test loss and accuracy in [0, 1]; dense is without masks. float32 scalars."""
+    """Of the test set, float32 scalars, accuracies in [0, 1].
+
+    Attributes:
+      test_loss: mean cross-entropy; under the masks, the activation passing the cut as it is.
+      test_accuracy: likewise.
+      test_accuracy_dense: without masks.
+      test_accuracy_deployed: under the masks, the activation passing its compressors in their
+        deterministic form, one example a message: what the split model does in use.
+    """
 
     test_loss: Array
     test_accuracy: Array
     test_accuracy_dense: Array
+    test_accuracy_deployed: Array
 
 
 def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
     """Evaluates the participants' client-side models, merged by the rule of aggregation.
 
-    No dropout, no quantizer. Where participants differ in their masks or in statistics they keep to
-    themselves, the weighted mean over the distinct models. (Local statistics of a channel that a
-    client does not have are as old as its removal; test_accuracy_dense uses them.)
+    No dropout, no quantizer, but for test_accuracy_deployed. Where participants differ in masks, in
+    statistics they keep to themselves, or in compressors, the weighted mean over the distinct
+    models. (Local statistics of a channel that a client does not have are as old as its removal;
+    test_accuracy_dense uses them.)
     """
     placement = scheme.placement
     clients, share, merged = merge_participants(scheme, data.partition, state)
     if scheme.radio is not None and scheme.radio.can_fail:
-        # Who could not be reached has masks of an earlier period.
+        # A participant that was out of reach has masks of an earlier period.
         current = partial(trained_masks, scheme, key, state)
         clients = clients.replace(masks=jax.vmap(current)(clients.number))
     # All that differs between participants.
@@ -100,7 +112,7 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     def rates(form: Form, client: Client) -> Array:
         stats = client.stats if own_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
-        sums = _class_sums(scheme, data.pixels, form, client, server, test)
+        sums = _class_sums(scheme, key, data.pixels, form, client, server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
     def mean(form: Form, clients: Client, share: Array) -> Array:
@@ -108,26 +120,41 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
         return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
 
     def pruned(forms: Sequence[Form]) -> Array:
-        total = jnp.zeros(2)
+        total = jnp.zeros(3)
         groups = placed(scheme.group_sizes).by_group((state.participants, share, clients))
         for form, members, (ids, part, own) in zip(
             forms, scheme.pruner.groups, groups, strict=True
         ):
             if not own_statistics:
-                first, part = distinct(scheme.pruner.variant, members, ids, part)
+                first, part = distinct(_variant(scheme), members, ids, part)
                 own = jax.tree.map(lambda x, first=first: x[first], own)
             total += mean(form, own, part)
         return total
 
+    def tested() -> Array:
+        return in_layout(scheme, period_start(scheme, last_round(state)), pruned)
+
+    if not scheme.pruner.names and scheme.deployed is not None:
+        loss, accuracy, deployed = tested()
+        return Evaluation(loss, accuracy, accuracy, deployed)
     dense = dense_form(scheme.model[: scheme.cut])
     if own_statistics:
         unpruned = mean(dense, clients, share)
     else:
         unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients))
     if not scheme.pruner.names:
-        return Evaluation(unpruned[0], unpruned[1], unpruned[1])
-    result = in_layout(scheme, period_start(scheme, last_round(state)), pruned)
-    return Evaluation(result[0], result[1], unpruned[1])
+        return Evaluation(unpruned[0], unpruned[1], unpruned[1], unpruned[1])
+    loss, accuracy, deployed = tested()
+    return Evaluation(loss, accuracy, unpruned[1], deployed)
+
+
+def _variant(scheme: Scheme) -> np.ndarray | None:
+    """Clients of the same number share masks and link, int `[C]`; None when no two do."""
+    variant = scheme.pruner.variant
+    if variant is None or scheme.deployed is None:
+        return variant
+    pairs = np.stack([variant, scheme.deployed.variant], axis=1)
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def distinct(
@@ -154,21 +181,46 @@ def distinct(
 
 
 def _class_sums(
-    scheme: Scheme, pixels: Pixels, form: Form, client: Client, server: Server, test: TestSet
-) -> Array:
-    """Loss and correct answers of a client's part with the server's, by class: `[2, classes]`."""
+    scheme: Scheme, key: Array, pixels: Pixels, form: Form, client: Client, server: Server,
+    test: TestSet,
+) -> Array:  # fmt: skip
+    """Of a client's part with the server's, by class, `[3, classes]`.
+
+    Returns:
+      Sums of the losses, of correct answers, and of those with the activation as deployed.
+    """
+
+    def answers(smashed: Array) -> Array:
+        own, params, stats = scheme.model[scheme.cut :], server.params, server.stats
+        return layers.apply(own, params, stats, smashed, False, scheme.dtype)[0]
 
     def batch(one: TestSet) -> Array:
-        images, server_side = pixels.normalise(one.images), scheme.model[scheme.cut :]
+        images = pixels.normalise(one.images)
         smashed, _ = form(client.params, client.stats, client.masks, images, False, scheme.dtype)
-        logits, _ = layers.apply(
-            server_side, server.params, server.stats, smashed, False, scheme.dtype
-        )
+        logits = answers(smashed)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
         correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
-        return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct)])
+        deployed = correct
+        if scheme.deployed is not None:
+            received = answers(_deployed(scheme, key, client, smashed))
+            deployed = (jnp.argmax(received, axis=1) == one.labels).astype(jnp.float32)
+        return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
+
+
+def _deployed(scheme: Scheme, key: Array, client: Client, smashed: Array) -> Array:
+    """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
+    assert scheme.deployed is not None
+    link, kept = scheme.deployed.link(client.number), scheme.pruner.sent(client.masks)
+    masks = () if kept is None else (Mask(kept[(None,) * (smashed.ndim - 1)]),)
+    own = fold(key, Purpose.DEPLOYED)
+
+    def send(example: Array) -> Array:
+        _, message = link.send(link.init(example), own, Message(example, masks))
+        return message.values
+
+    return jax.vmap(send)(smashed[:, None])[:, 0]
 
 
 def _by_class(scheme: Scheme, values: Array, batch: TestSet) -> Array:
@@ -233,7 +285,7 @@ def class_accuracies(
         masks = trained_masks(scheme, key, state, number)
         own = jax.tree.map(lambda x: x[0], state.clients)
         client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
-        correct = _class_sums(scheme, data.pixels, form, client, server, test)[1]
+        correct = _class_sums(scheme, key, data.pixels, form, client, server, test)[1]
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
     def every(forms: Sequence[Form]) -> Array:

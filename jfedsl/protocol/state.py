@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
 from jax.typing import DTypeLike
@@ -42,6 +43,18 @@ class Links(NamedTuple):
     model_down: Any
 
 
+class Deployed(NamedTuple):
+    """What the activation passes when a trained model is used: its link, drawing nothing.
+
+    Attributes:
+      link: from a client's number to its `Compressor`.
+      variant: int32 `[C]`: clients of the same number have the same link.
+    """
+
+    link: Any
+    variant: np.ndarray
+
+
 class Scheme(NamedTuple):
     """Everything that is fixed in a run: functions and static numbers.
 
@@ -49,6 +62,7 @@ class Scheme(NamedTuple):
       model: all layers.
       cut: L_c, the first `cut` layers run on clients.
       links: compressors, by the number of a client.
+      deployed: what the activation passes at inference; None: nothing changes it.
       pruner: of the client-side model.
       client_optimizer: applied by every client to its own part.
       client_rate: its learning rate by the number of exchanges before this one.
@@ -83,6 +97,7 @@ class Scheme(NamedTuple):
     model: Model
     cut: int
     links: Links
+    deployed: Deployed | None
     pruner: Pruner
     client_optimizer: Optimizer
     client_rate: Schedule

@@ -116,7 +116,7 @@ def none(model: Model, clients: int) -> Pruner:
 
 def learnt(kept: Masks, rate: Array, new: PruningState, old: PruningState) -> PruningState:
     """The new state, if any weight was kept and stepped in the period; else the old one."""
-    any_ = jnp.any(jnp.stack([jnp.any(k) for k in jax.tree.leaves(kept)])) & (rate > 0)
+    any_ = sum((jnp.any(k) for k in jax.tree.leaves(kept)), jnp.bool_(False)) & (rate > 0)
     return jax.tree.map(lambda a, b: jnp.where(any_, a, b), new, old)
 
 

@@ -8,7 +8,7 @@ from jax import Array
 
 from jfedsl.keys import fold
 
-DECAY = 0.5  # of what a Taylor score has of earlier periods, with each new one
+DECAY = 0.5  # of a Taylor score, for each period in which nobody keeps the weight
 UNKNOWN = -1.0  # the Taylor score of what nobody has kept yet
 
 
@@ -29,12 +29,12 @@ def taylor(
 
     g is the mean gradient of a period, which the aggregator has: the change of the weight over the
     period, divided by the sum of the learning rates of the period's exchanges. So scores of periods
-    with different learning rates are on one scale. A score is a running mean over periods, in which
-    each earlier period counts half as much as the one after it.
+    with different learning rates are on one scale.
 
-    A period in which nobody kept the weight counts as 0: gradients shrink in training, and an early
-    score would outlive those of weights that are trained. Where nobody ever kept it, the score is
-    |w| times the mean |g| of its leaf: with a typical gradient.
+    Where nobody kept the weight in the period, g is not known, and its last score is halved:
+    gradients shrink in training, and an early score would outlive those of weights that are
+    trained. Where nobody ever kept it, the score is |w| times the mean |g| of its leaf: with a
+    typical gradient.
 
     Args:
       last: scores so far, one array a leaf; negative for what nobody has kept yet.
@@ -51,12 +51,12 @@ def taylor(
         return [jnp.sum(jnp.where(k, x, 0.0)) for k, x in zip(kept, values, strict=True)]
 
     change, size = total(changes), total(sizes)
-    everywhere = sum(change) / _positive(sum(size))
+    everywhere = sum(change, jnp.float32(0)) / _positive(sum(size, jnp.float32(0)))
 
     def renewed(s: Array, w: Array, c: Array, k: Array, change: Array, size: Array) -> Array:
         typical = jnp.where(size > 0, change / _positive(size), everywhere)
-        fresh = jnp.where(k, c, jnp.where(s < 0, w * typical, 0.0)) / rate
-        return jnp.where(s < 0, fresh, DECAY * s + (1 - DECAY) * fresh)
+        absent = jnp.where(s < 0, w * typical / rate, DECAY * s)
+        return jnp.where(k, c / rate, absent)
 
     return [renewed(*row) for row in zip(last, sizes, changes, kept, change, size, strict=True)]
 

@@ -17,6 +17,7 @@ COLUMNS = (
     "test_loss",
     "test_accuracy",
     "test_accuracy_dense",
+    "test_accuracy_deployed",
     "smashed_up_bytes",
     "cut_gradient_down_bytes",
     "model_up_bytes",
@@ -109,7 +110,8 @@ def read(path: Name) -> list[Row]:
     path = local("metrics", path)
     text = ledger.read(path)
     try:
-        rows = _parsed(text)
+        # Earlier builds did not test the model as it is deployed.
+        rows = [{"test_accuracy_deployed": None, **row} for row in _parsed(text)]
         _ = [row[name] for row in rows for name in COLUMNS]
     except (ValueError, KeyError, csv.Error) as error:
         raise UserError(f"{path}: not the metrics of a run ({error!r})") from None
@@ -149,6 +151,7 @@ def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[
         "rounds": rows[-1]["round"],
         "final_accuracy": evaluated[-1]["test_accuracy"],
         "final_accuracy_dense": evaluated[-1]["test_accuracy_dense"],
+        "final_accuracy_deployed": evaluated[-1]["test_accuracy_deployed"],
         "best_accuracy": best["test_accuracy"],
         "best_round": best["round"],
         "target_accuracy": target_accuracy,

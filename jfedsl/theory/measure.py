@@ -13,10 +13,10 @@ from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
-from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.client_side import forward_one, send_gradient
 from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
+from jfedsl.protocol.masks import masks_of
 from jfedsl.protocol.participants import in_layout, period_start
 from jfedsl.protocol.placement import placed
 from jfedsl.protocol.state import Client, Data, Scheme, State, weights

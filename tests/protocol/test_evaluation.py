@@ -46,6 +46,46 @@ def test_merged_model_between_aggregations(eval_batch_size):
     assert result.test_accuracy_dense == result.test_accuracy
 
 
+def topk_of(smashed: np.ndarray, keep: float) -> np.ndarray:
+    """The largest magnitudes of each row, in NumPy."""
+    count = round(keep * smashed.shape[1])
+    order = np.argsort(-np.abs(smashed), axis=1, kind="stable")
+    kept = np.zeros(smashed.shape, bool)
+    np.put_along_axis(kept, order[:, :count], True, axis=1)
+    return np.where(kept, smashed, 0.0)
+
+
+@pytest.mark.parametrize("smashed", ["topk([0.02,0.02,0.3])", "feedback(topk([0.02,0.02,0.3]))"])
+def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed):
+    experiment, state, run = setup(clients=3, aggregation="equal", smashed=smashed)
+    state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    test, scheme = datasets.load("digits", "").test, experiment.scheme
+    images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
+    sides = scheme.model[: scheme.cut], scheme.model[scheme.cut :]
+    none = ({},) * len(scheme.model)
+    sent, _ = layers.apply(sides[0], state.aggregator.params, none[: scheme.cut], images, False)
+    accuracies = []
+    for keep in (0.02, 0.02, 0.3):
+        arrived = jax.numpy.asarray(topk_of(np.asarray(sent), keep))
+        logits, _ = layers.apply(sides[1], state.server.params, none[scheme.cut :], arrived, False)
+        accuracies.append((np.asarray(logits).argmax(axis=1) == test.labels).mean())
+    assert accuracies[0] != accuracies[2]
+    np.testing.assert_allclose(result.test_accuracy_deployed, np.mean(accuracies), rtol=1e-5)
+    assert result.test_accuracy_deployed != result.test_accuracy == result.test_accuracy_dense
+
+
+def test_unbiased_compressors_leave_the_deployed_model_nearly_as_it_is():
+    experiment, state, run = setup(
+        clients=2, smashed="dropout(0.3)|uniform(8)", prune_kind="mask", prune_rate=(0.5,)
+    )
+    for _ in range(3):
+        state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    assert abs(result.test_accuracy_deployed - result.test_accuracy) < 0.01
+    assert result.test_accuracy_dense != result.test_accuracy
+
+
 @pytest.mark.parametrize("score", ["magnitude", "random"])
 def test_unequal_masks_are_weighted_by_examples(score):
     experiment, state, run = setup(

@@ -15,7 +15,8 @@ from jfedsl.algorithms import fedsl
 from jfedsl.build import Experiment, build
 from jfedsl.config import Config
 from jfedsl.protocol import evaluation
-from jfedsl.protocol.aggregation import draw_period, masks_of
+from jfedsl.protocol.aggregation import draw_period
+from jfedsl.protocol.masks import masks_of
 from jfedsl.protocol.population import memories
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import State

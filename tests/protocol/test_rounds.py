@@ -6,7 +6,7 @@ import numpy as np
 from helpers import assert_equal, plain
 
 from jfedsl.build import build
-from jfedsl.protocol.aggregation import trained_masks
+from jfedsl.protocol.masks import trained_masks
 
 EVERYTHING = {
     "clients": 5,

@@ -68,23 +68,28 @@ def test_a_pruned_channel_can_come_back_when_kept_ones_shrink() -> None:
     before = masks_of(pruner, state, params)
     kept = pruner.kept([jnp.asarray(m) for m in before]).params
     after = jax.tree.map(lambda w, k: jnp.where(k, 0.01 * w, w), params, kept)
-    state = pruner.update(state, params, after, [jnp.asarray(m) for m in before])
+    state = pruner.update(state, params, after, [jnp.asarray(m) for m in before], jnp.ones(()))
     now = masks_of(pruner, state, after)
     assert any((n & ~b).any() for n, b in zip(now, before, strict=True))
 
 
-def test_taylor_scores_are_the_norm_of_weight_times_change_where_anyone_kept_the_channel() -> None:
+def test_taylor_scores_of_channels_are_norms_over_the_learning_rate() -> None:
     plan = small_plan("none")
     pruner = channel_pruner(plan, (0.5,), LADDER, "taylor")
     before, after = params_of(plan, 1), params_of(plan, 2)
     kept = [jnp.arange(source.size) % 3 > 0 for source in plan.sources]
-    start = pruner.init(before)
-    state = pruner.update(start, before, after, kept)
-    assert start.scores is not None and state.scores is not None
+    state = pruner.update(pruner.init(before), before, after, kept, jnp.float32(0.25))
+    assert state.scores is not None
     w, v = (np.asarray(tree[2]["Conv_0"]["kernel"], np.float64) for tree in (before, after))
-    expected = np.sqrt(((v * (v - w)) ** 2).sum(axis=(0, 1, 2)))
-    np.testing.assert_allclose(state.scores[1][kept[1]], expected[kept[1]], rtol=1e-5)
-    np.testing.assert_array_equal(state.scores[1][~kept[1]], start.scores[1][~kept[1]])
+    mask = np.asarray(kept[1])
+    change, size = (np.sqrt((x**2).sum(axis=(0, 1, 2))) for x in (v * (v - w), v))
+    typical = change[mask].sum() / size[mask].sum()
+    expected = np.where(mask, change, size * typical) / 0.25
+    np.testing.assert_allclose(state.scores[1], expected, rtol=1e-5)
+    again = pruner.update(state, before, after, kept, jnp.float32(0.5))
+    assert again.scores is not None
+    expected = np.where(mask, change / 0.5, expected / 2)
+    np.testing.assert_allclose(again.scores[1], expected, rtol=1e-5)
 
 
 def test_random_channels_differ_by_client_and_round_and_repeat_for_the_same() -> None:

@@ -226,8 +226,10 @@ def test_masks_of_ranked_scores_depend_on_neither_key_nor_round(score: str) -> N
     assert_trees_equal(first, masks_of(pruner(score), model(0), 5, 1))
 
 
-def update(pruner: Pruner, state: PruningState, before: Any, after: Any, kept: Any) -> PruningState:
-    return jax.jit(pruner.update)(state, before, after, kept)
+def update(
+    pruner: Pruner, state: PruningState, before: Any, after: Any, kept: Any, rate: float = 0.1
+) -> PruningState:
+    return jax.jit(pruner.update)(state, before, after, kept, jnp.float32(rate))
 
 
 def test_magnitude_masks_follow_the_aggregated_weights() -> None:
@@ -246,31 +248,68 @@ def some_kept(seed: int = 9) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.6), model(0))
 
 
-def test_taylor_scores_are_at_first_magnitudes() -> None:
-    state = pruner("taylor").init(model(0))
-    assert state.scores is not None
-    for found, weights in zip(state.scores, pick(model(0)), strict=True):
-        np.testing.assert_array_equal(found, jnp.abs(weights))
+def test_before_the_first_aggregation_taylor_ranks_by_magnitude() -> None:
     assert_trees_equal(masks_of(pruner("taylor"), model(0)), masks_of(pruner(), model(0)))
 
 
-def test_taylor_scores_are_weight_times_change_where_anyone_kept_the_weight() -> None:
-    before, after, kept, taylor = model(0), model(1), some_kept(), pruner("taylor")
-    state = update(taylor, taylor.init(before), before, after, kept)
-    assert state.scores is not None
-    rows = zip(state.scores, *map(pick, (before, after, kept)), strict=True)
-    for found, old, new, mask in rows:
-        # Nobody's keeping leaves the last score, here the first magnitude.
-        expected = np.where(mask, np.abs(new * (new - old)), np.abs(old))
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+def reference(
+    last: list[np.ndarray] | None, before: Any, after: Any, kept: Any, rate: float
+) -> list[np.ndarray]:
+    """Taylor scores in float64, by the formula, for one leaf after the other."""
+    found = []
+    for i, row in enumerate(zip(*map(pick, (before, after, kept)), strict=True)):
+        old, new, mask = (np.asarray(x, np.float64) for x in row)
+        gradient = np.abs(new - old) / rate
+        scores = np.abs(new) * gradient
+        typical = np.sum(scores[mask > 0]) / np.sum(np.abs(new)[mask > 0])
+        if last is None:
+            found.append(np.where(mask, scores, np.abs(new) * typical))
+        else:
+            found.append(np.where(mask, scores, 0.5 * last[i]))
+    return found
 
 
-def test_taylor_scores_stay_while_nobody_keeps_the_weights() -> None:
+def test_taylor_scores_are_weight_times_gradient_and_halve_in_absence() -> None:
+    taylor = pruner("taylor")
+    state, last = taylor.init(model(0)), None
+    for period, rate in enumerate((0.5, 0.01, 2.0)):
+        before, after, kept = model(period), model(period + 1), some_kept(period)
+        state = update(taylor, state, before, after, kept, rate)
+        last = reference(last, before, after, kept, rate)
+        assert state.scores is not None
+        for found, expected in zip(state.scores, last, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_taylor_scores_do_not_depend_on_the_learning_rate() -> None:
+    taylor, after, kept = pruner("taylor"), model(1), some_kept()
+
+    def stepped(rate: float) -> Any:
+        before = jax.tree.map(lambda w, g: w + rate * g, after, model(5))
+        return update(taylor, taylor.init(before), before, after, kept, rate).scores
+
+    for fast, slow in zip(stepped(0.5), stepped(0.125), strict=True):
+        np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.0])
+def test_a_period_in_which_nothing_is_learnt_leaves_taylor_scores_and_ranks(rate: float) -> None:
     before, after, taylor = model(0), model(1), pruner("taylor")
+    kept = jax.tree.map(lambda leaf: jnp.full(leaf.shape, rate == 0), before)
+    start = taylor.init(before)
+    assert_trees_equal(update(taylor, start, after, model(2), kept, rate), start)
+
+
+def test_a_leaf_that_nobody_kept_has_the_gradient_of_the_others() -> None:
+    taylor, before, after = pruner("taylor"), model(0), model(1)
     kept = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, bool), before)
-    nobody = jax.tree.map(jnp.logical_not, kept)
-    state = update(taylor, taylor.init(before), before, after, kept)
-    assert_trees_equal(state, update(taylor, state, after, model(2), nobody))
+    kept[2]["kernel"] = jnp.zeros_like(kept[2]["kernel"])
+    state = update(taylor, taylor.init(before), before, after, kept, 0.1)
+    old, new = (np.asarray(tree[0]["kernel"], np.float64) for tree in (before, after))
+    typical = np.sum(np.abs(new * (new - old))) / np.sum(np.abs(new)) / 0.1
+    assert state.scores is not None
+    expected = typical * np.abs(np.asarray(after[2]["kernel"]))
+    np.testing.assert_allclose(state.scores[1], expected, rtol=1e-5)
 
 
 @every_scope
@@ -302,7 +341,7 @@ def test_a_weight_that_was_pruned_can_come_back(score: str) -> None:
 def test_a_part_without_prunable_weights_keeps_all(score: str, scope: str) -> None:
     params: Any = ({}, {"bias": jnp.ones(3)})
     nothing = weight_pruner((), ({}, {"bias": False}), {}, RATES, score, scope, RAMP)
-    state = nothing.update(nothing.init(params), params, params, zeros_like(params))
+    state = nothing.update(nothing.init(params), params, params, zeros_like(params), jnp.ones(()))
     masks = masks_of(nothing, params, RAMP, state=state)
     assert_trees_equal(masks, ({}, {"bias": np.ones((CLIENTS, 3), bool)}))
     assert nothing.mask_bits(masks) == 0 and nothing.names == ()

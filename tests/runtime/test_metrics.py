@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jfedsl.errors import UserError
+from jfedsl.runtime import ledger
 from jfedsl.runtime.metrics import COLUMNS, Metrics, read, summarise
 
 
@@ -123,6 +124,27 @@ def test_summary_of_a_run_that_meets_its_target():
     assert (summary["best_round"], summary["rounds_to_target"]) == (4, 4)
     assert summary["bytes_to_target"] == rows[3]["cumulative_bytes"]
     assert summary["bytes"]["model_up"] == 1 + 2 + 3 + 4 + 5
+
+
+def test_a_target_is_reached_when_the_tested_model_has_been_sent():
+    rows = [row(1), row(2), row(3, 0.6), row(4, 0.9), row(5), row(6, 0.8), row(7, 0.85)]
+    assert [summarise(rows, 0.75, period)["rounds_to_target"] for period in (1, 3, 5)] == [
+        4,
+        6,
+        None,
+    ]
+
+
+def test_rows_of_a_build_that_did_not_test_the_deployed_model_are_read(tmp_path):
+    path = tmp_path / "metrics.csv"
+    Metrics(path).append([row(1, 0.5)])
+    names = path.read_text().splitlines()[0].split(",")
+    place = names.index("test_accuracy_deployed")
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    text = "".join(",".join(v[:place] + v[place + 1 :]) + "\n" for v in lines)
+    path.unlink()
+    ledger.Ledger(path, text, None)
+    assert read(path)[0] == {**row(1, 0.5), "train_loss": 1}
 
 
 def test_summary_of_a_run_that_never_does():

@@ -19,8 +19,8 @@ from pruning import masked
 
 from jfedsl.data.partition import pack
 from jfedsl.models import ZOO, Entry, blocks, layers, mlp
-from jfedsl.protocol.aggregation import masks_of
 from jfedsl.protocol.averaging import joined
+from jfedsl.protocol.masks import masks_of
 from jfedsl.pruning.plan import trace
 from jfedsl.pruning.pruner import dense_form
 from jfedsl.theory.measure import Effort, measure, measure_objective

@@ -1,0 +1,70 @@
+"""Deterministic forms of compressors: what a trained model is used with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfedsl.compression.compressor import Compressor
+from jfedsl.compression.deployed import deployed
+from jfedsl.compression.expression import Place, build, parse
+from jfedsl.compression.message import Message
+
+VALUES = np.random.default_rng(0).normal(size=(4, 60)).astype(np.float32)
+
+
+def received(compressor: Compressor, seed: int = 0) -> np.ndarray:
+    values = jnp.asarray(VALUES)
+    _, message = compressor.send(compressor.init(values), jax.random.key(seed), Message(values))
+    return np.asarray(message.values)
+
+
+def forms(text: str, clients: int = 1) -> tuple[list[np.ndarray], list[int]] | None:
+    """What arrives by the deterministic form of every client, and which share one."""
+    found = deployed(parse(text, clients, Place()), clients, 0)
+    if found is None:
+        return None
+    link, variant = found
+    return [received(link(n)) for n in range(clients)], variant.tolist()
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "dropout(0.3)", "splitfc(0.5)", "dropout(0.1,unit=channel)"]
+)
+def test_what_is_unbiased_and_writes_nothing_changes_nothing(text: str) -> None:
+    assert forms(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "same_as"),
+    [
+        ("topk(0.1)", "topk(0.1)"),
+        ("randtopk(0.1,0.3,each=example)", "topk(0.1,each=example)"),
+        ("feedback(randtopk(0.2)|uniform(4))", "topk(0.2)|uniform(4,rounding=nearest)"),
+        ("dropout(0.5)|uniform(3,16)", "uniform(3,16,nearest)"),
+        ("qsgd(4)", "qsgd(4,rounding=nearest)"),
+        ("sign(16)", "sign(16)"),
+        ("bfloat16", "bfloat16"),
+    ],
+)
+def test_the_rest_has_a_form_that_draws_nothing(text: str, same_as: str) -> None:
+    found = forms(text)
+    assert found is not None
+    expected = received(build(parse(same_as, 1, Place()), 1, 0)(0))
+    np.testing.assert_array_equal(found[0][0], expected)
+    assert not np.array_equal(expected, VALUES)
+
+
+def test_ternary_rounds_to_the_nearest_of_three_values() -> None:
+    found = forms("ternary(0)")
+    assert found is not None
+    peak = np.abs(VALUES).max()
+    expected = np.where(np.abs(VALUES) > peak / 2, np.sign(VALUES) * peak, 0.0)
+    np.testing.assert_allclose(found[0][0], expected, rtol=1e-6)
+
+
+def test_clients_with_equal_numbers_share_a_form() -> None:
+    found = forms("dropout([0.1,0.2,0.3,0.4])|uniform([8,4,8,2])", 4)
+    assert found is not None
+    _, variant = found
+    assert variant[0] == variant[2] and len(set(variant)) == 3
