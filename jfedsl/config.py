@@ -179,7 +179,9 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         "", "Workdir or export of an earlier run whose weights to start from.", FOLDER
     )
     seed: int = knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
-    eval_every: int = knob(5, "Rounds between evaluations.", COUNT, free=True)
+    eval_every: int = knob(
+        5, "Rounds between tests, which fall on ends of aggregation periods.", COUNT, free=True
+    )
     checkpoint_every: int = knob(20, "Rounds between checkpoints.", COUNT, free=True)
     measure_constants_every: int | None = knob(
         None, "Rounds between measurements of the bound's constants.", COUNT, free=True

@@ -41,8 +41,9 @@ class PruningKnobs:
         CAPACITY,
     )  # fmt: skip
     prune_score: str = knob(
-        "magnitude", "What decides which weights or channels stay.", OneOf(SCORES)
-    )
+        "magnitude", "What decides which weights or channels stay: their magnitude, chance, or "
+        "weight times mean gradient of the period (taylor).", OneOf(SCORES),
+    )  # fmt: skip
     prune_scope: str = knob(
         "global",
         "Rank all client-side weights together or within layers; channels always within.",

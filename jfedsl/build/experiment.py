@@ -186,9 +186,21 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             *whole.notes,
             *lacking,
             *pruning.notes,
+            *_open_end(config, scheme),
             *plugins.notes(config.plugin),
         ],
     )
+
+
+def _open_end(config: Config, scheme: Scheme) -> list[str]:
+    """A line on a last period that the run does not complete."""
+    period = scheme.aggregate_every
+    if config.rounds % period == 0:
+        return []
+    return [
+        f"rounds: round {config.rounds} ends no period of {period} rounds: the averaged model tested "
+        "then is not sent, and its upload not counted"
+    ]
 
 
 def _as_one_client(config: Config) -> Config:
