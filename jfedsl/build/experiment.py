@@ -198,7 +198,7 @@ def _open_end(config: Config, scheme: Scheme) -> list[str]:
     if config.rounds % period == 0:
         return []
     return [
-        f"rounds: round {config.rounds} ends no period of {period} rounds: the averaged model tested "
+        f"rounds: round {config.rounds} ends no period of {period}: the averaged model tested "
         "then is not sent, and its upload not counted"
     ]
 
