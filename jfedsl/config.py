@@ -26,7 +26,7 @@ from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError, close_to, flag_error
-from jfedsl.folders import local
+from jfedsl.folders import Name, local
 from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
@@ -245,7 +245,7 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def from_json(cls, text: str, plugin: str = "") -> "Config":
+    def from_json(cls, text: str, plugin: Name = "") -> "Config":
         """The config that `to_json` wrote; fields added since get their defaults.
 
         Args:

@@ -46,6 +46,7 @@ class Journal:
         self._events = Events(folder / "tensorboard", rounds)
         self._pending: list[Row] = []
         self._progress = Progress(config.progress, rounds, config.rounds)
+        self.unshown: OSError | None = None  # what kept an `update` from being shown
 
     def note(self, text: str) -> None:
         """Says what is going on."""
@@ -61,8 +62,15 @@ class Journal:
         return {METRICS: self._metrics.seal()}
 
     def update(self, rounds: int, loss: float | None, accuracy: float | None) -> None:
-        """Shows how far the run is."""
-        self._progress.update(rounds, loss, accuracy)
+        """Shows how far the run is.
+
+        An error, such as of a terminal that is gone, waits in `unshown`: raised here it would take
+        rounds with it that no checkpoint has yet.
+        """
+        try:
+            self._progress.update(rounds, loss, accuracy)
+        except OSError as error:
+            self.unshown = error
         # After the first rounds are shown, as the libraries for both take long to import.
         self._write_events()
         self._draw_labels()
@@ -101,6 +109,7 @@ class Journal:
             summary["convergence"] = convergence
         summary["environment"] = environment()
         workdir.write_summary(self._folder, summary)
+        self._draw_labels()
         title = f"{config.algorithm}, {config.model} on {self._clients()}"
         figures.curves(rows, config.target_accuracy, title, self._folder / "curves.png")
         figures.traffic(rows, title, self._folder / "traffic.png")

@@ -76,7 +76,7 @@ def _apply(model: Model, variables: Variables, x: Any) -> Any:
 
 
 @jax.enable_x64(False)
-def load(folder: Name, data_dir: Name | None = None, plugin: str = "") -> Trained:
+def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Trained:
     """The trained model of a run at its newest checkpoint, or of an export.
 
     Args:
@@ -87,9 +87,9 @@ def load(folder: Name, data_dir: Name | None = None, plugin: str = "") -> Traine
     Raises:
       UserError: neither a run nor an export, one that is damaged, or of a model that is not known.
     """
-    folder = local("workdir", folder)
+    folder = local("folder", folder)
     if not is_export(folder):
-        run = restore_run(folder, data_dir, plugin)
+        run = restore_run(folder, data_dir, plugin, "folder")
         scale = run.experiment.scale or run.experiment.data.pixels
         ends = (None if end is None else np.asarray(end) for end in (scale.mean, scale.std))
         return Trained(

@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
 
 
 def measure_run(
-    workdir: Name, effort: Effort, data_dir: Name | None = None, plugin: str = ""
+    workdir: Name, effort: Effort, data_dir: Name | None = None, plugin: Name = ""
 ) -> str:
     """Measures the constants of a run at its newest checkpoint; returns them as `table` does.
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 from jfedsl.errors import UserError, flag_error
+from jfedsl.folders import Name
 
 _MOVED = "; if it has moved, --plugin=FILE says where it is now"
 _OURS = (__file__, importlib.__file__)
 _loaded: dict[str, str] = {}  # checksums of what has been imported, by place
 
 
-def absolute(plugins: str) -> str:
+def absolute(plugins: Name) -> str:
     """The same plugins, files by absolute paths, so that they are found from every folder."""
     places = [
         os.path.abspath(os.path.expanduser(p)) if _is_file(p) else p for p in _places(plugins)
@@ -24,7 +25,7 @@ def absolute(plugins: str) -> str:
     return ",".join(places)
 
 
-def moved(recorded: str, given: str) -> str:
+def moved(recorded: str, given: Name) -> str:
     """The plugins given, and what was recorded that is there still and is none of them.
 
     >>> moved("/old/mine.py,theirs", "/new/mine.py")
@@ -72,8 +73,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _places(plugins: str) -> list[str]:
-    return [place.strip() for place in plugins.split(",") if place.strip()]
+def _places(plugins: Name) -> list[str]:
+    return [place.strip() for place in os.fspath(plugins).split(",") if place.strip()]
 
 
 def _is_file(place: str) -> bool:

@@ -11,6 +11,7 @@ from jfedsl.allowed import OneOf
 from jfedsl.config import Config, shown
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError, flag_error
+from jfedsl.folders import Name
 from jfedsl.models import ZOO, layers
 from jfedsl.pruning_knobs import PruningKnobs
 from jfedsl.wireless_knobs import WirelessKnobs
@@ -58,7 +59,7 @@ def resolved(config: Config) -> dict[str, str]:
     return {name: shown(value) for name, value in values.items() if value is not None}
 
 
-def recorded(text: str, plugin: str = "") -> Config:
+def recorded(text: str, plugin: Name = "") -> Config:
     """The config of a run as its folder has it, whatever tables know of its names.
 
     A model, data set, compressor or the like that its user added is kept as written. That is enough
@@ -135,6 +136,8 @@ def idle(config: Config) -> dict[str, str]:
     found |= _idle_pruning(config)
     if config.optimizer != "sgd":
         found["momentum"] = f"with --optimizer={config.optimizer}"
+    elif config.momentum == 0:  # SGD then keeps nothing
+        found.setdefault("client_optimizer_state", "with --momentum=0")
     # A user's own model may have batch norm whatever --norm is.
     if config.norm != "batch" and config.model in ZOO and ZOO[config.model].tried:
         found["batch_norm_statistics"] = f"with --norm={config.norm}"
@@ -163,7 +166,7 @@ def _without_use(config: Config) -> set[str]:
     if sides != "both":
         found |= {"cut", "smashed", "cut_gradient"}
     if sides == "clients":
-        found |= {"server_learning_rate", "deadline_s"}
+        found |= {"server_learning_rate", "server_flops", "deadline_s"}
     if sides == "server":
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
         radio = {field.name for field in dataclasses.fields(WirelessKnobs)}

@@ -29,7 +29,7 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @jax.enable_x64(False)  # as `train`
 def evaluate_run(
-    workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: str = ""
+    workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: Name = ""
 ) -> Result:
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 

@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 def restore_run(
-    workdir: Name, data_dir: Name | None = None, plugin: str = "", flag: str = "workdir"
+    workdir: Name, data_dir: Name | None = None, plugin: Name = "", flag: str = "workdir"
 ) -> Run:
     """The newest state of a run; data or plugins that are not as they were are named in a warning.
 
@@ -43,7 +43,7 @@ def restore_run(
       workdir: of the run.
       data_dir: where its data set lies now; default where it lay then.
       plugin: where its plugins are now, as far as they are not where they were.
-      flag: that named the folder, for errors.
+      flag: that named the folder, for errors; all but `workdir` take an export too.
 
     Raises:
       UserError: there is no run, or it has no checkpoint that can be read.
@@ -51,10 +51,8 @@ def restore_run(
     workdir = local(flag, workdir)
     config = read_config(workdir, plugin)
     if config is None or not any_in(workdir / CHECKPOINTS):
-        wanted = "the workdir of a run with a checkpoint"
-        if flag == "init_from":
-            wanted += ", or an export"
-        raise flag_error(flag, workdir, wanted)
+        export_too = "" if flag == "workdir" else ", or an export"
+        raise flag_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
     experiment = build(config)
@@ -68,7 +66,7 @@ def restore_run(
 
 
 def weights_of(
-    folder: Name, data_dir: Name, model: Model, fresh: Variables, plugin: str = ""
+    folder: Name, data_dir: Name, model: Model, fresh: Variables, plugin: Name = ""
 ) -> Variables:
     """The whole dense model of an earlier run, wherever that was cut.
 

@@ -1,5 +1,7 @@
 """The simulated clock of a run: what its rounds cost, as columns of metrics.csv."""
 
+import base64
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -79,19 +81,36 @@ def columns(cost: Cost, i: int) -> dict[str, Any]:
 
 
 def to_plain(last: Last | None) -> dict[str, Any] | None:
-    """As plain values, for a checkpoint: the timeline is drawn after the last one."""
+    """As plain values, for a checkpoint: the timeline is drawn after the last one.
+
+    Every array is the text of its compressed bytes: as lists of numbers they would be megabytes of
+    JSON for thousands of participants.
+    """
     if last is None:
         return None
     cost, participants = last
-    leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(cost)]
-    return {"cost": leaves, "participants": np.asarray(participants).tolist()}
+    return {
+        "cost": list(map(_packed, jax.tree.leaves(cost))),
+        "participants": _packed(participants),
+    }
 
 
 def from_plain(found: dict[str, Any] | None) -> Last | None:
-    """What `to_plain` was given."""
+    """What `to_plain` was given, to the bit."""
     if found is None:
         return None
     numbers = {name: _ANY for name in Cost.__dataclass_fields__}
     like = Cost(**{**numbers, "stages": (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)})
-    cost = jax.tree.unflatten(jax.tree.structure(like), map(np.asarray, found["cost"]))
-    return cost, np.asarray(found["participants"])
+    cost = jax.tree.unflatten(jax.tree.structure(like), map(_unpacked, found["cost"]))
+    return cost, _unpacked(found["participants"])
+
+
+def _packed(array: Any) -> dict[str, Any]:
+    array = np.asarray(array)
+    data = base64.b64encode(zlib.compress(array.tobytes())).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": data}
+
+
+def _unpacked(packed: dict[str, Any]) -> np.ndarray:
+    data = zlib.decompress(base64.b64decode(packed["bytes"]))
+    return np.frombuffer(data, packed["dtype"]).reshape(packed["shape"])

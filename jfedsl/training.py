@@ -1,6 +1,7 @@
 """The host loop: build, run rounds, evaluate, log, save."""
 
 import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -119,9 +120,7 @@ class _Run:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         if restored is not None and config.progress != "none" and distributed.first():
             print(f"resuming after round {self.round} of {config.rounds}", flush=True)
-        self.staging = None
-        if experiment.scheme.stages:
-            self.staging = Staging(experiment, self.state, stored)
+        self.staging = Staging(experiment, self.state, stored) if experiment.scheme.stages else None
         self.journal = None
         if distributed.first():
             self.journal = Journal(config, experiment, folder, self.round, self.seals.get(METRICS))
@@ -190,13 +189,17 @@ class _Run:
             self._agree_to_go_on(seconds, saved=due)
 
     def _agree_to_go_on(self, seconds: float, saved: bool) -> None:
-        """Ends all processes if a signal asked one to, with a checkpoint unless it is `saved`."""
-        asked, micros = distributed.largest([self.stop.asked, min(int(seconds * 1e6), 2**30)])
+        """Ends all, with the state `saved`, if a signal asked one to or nothing can be shown."""
+        unshown = None if self.journal is None else self.journal.unshown
+        own = self.stop.asked or (signal.SIGHUP if unshown else 0)
+        asked, micros = distributed.largest([own, min(int(seconds * 1e6), 2**30)])
         self.rounds_a_call = max(1, int(_MOST_SECONDS_A_CALL * 1e6 / max(1, micros)))
         if not asked:
             return
         if not saved:
             self._save()
+        if unshown and not self.stop.asked:
+            raise unshown
         raise Stopped(f"interrupted after round {self.round}; checkpoint saved", asked)
 
     def _note(self, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "plugins", "keys", "values", "folders", "locks", "per_client", "models",
+    "errors", "folders", "plugins", "keys", "values", "locks", "per_client", "models",
     "data", "compression", "pruning", "wireless", "protocol", "algorithms", "theory", "allowed",
     "links", "scale_knobs", "wireless_knobs", "pruning_knobs", "checks", "config", "resolved",
     "runtime", "startup", "build", "memories", "runs", "loading", "results", "convergence",

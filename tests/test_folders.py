@@ -67,7 +67,7 @@ def plan(constants: str, table: str, output: str) -> Any:
         ("metrics", metrics.read, (BUCKET,)),
         ("measurements", observer.read, (BUCKET,)),
         ("export", export.read, (BUCKET,)),
-        ("workdir", load, (BUCKET,)),
+        ("folder", load, (BUCKET,)),
         ("folder", report.write, ([BUCKET], "x", "", None)),
         ("data_dir", preparation.prepare, ("mnist", BUCKET)),
         ("manual_dir", preparation.prepare, ("mnist", "x", BUCKET)),

@@ -61,7 +61,8 @@ def test_a_plugin_that_has_moved_is_named_and_told(mine, tmp_path):
     mine.rename(tmp_path / "other.py")
     with pytest.raises(UserError, match=rf"--plugin={mine}: .* is there; if it has moved, --plug"):
         workdir.read_config(tmp_path)
-    assert workdir.read_config(tmp_path, "other.py").plugin == str(tmp_path / "other.py")
+    for named in ("other.py", Path("other.py")):
+        assert workdir.read_config(tmp_path, named).plugin == str(tmp_path / "other.py")
 
 
 def test_a_checkpoint_is_known_as_the_runs_whose_plugin_has_moved(mine, tmp_path, monkeypatch):

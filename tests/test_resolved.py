@@ -53,6 +53,8 @@ def test_what_is_another(change: dict[str, Any]):
         ({"partition": "iid", "dirichlet_alpha": 0.1}, "dirichlet_alpha=0.1: .* --partition=iid"),
         ({"classes_per_client": 3}, "classes_per_client=3: .* --partition=dirichlet"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum=0.5: .* --optimizer=adam"),
+        ({"momentum": 0, "client_optimizer_state": "reset"}, "client_optimizer_state=reset: .*=0"),
+        ({"algorithm": "fedavg", "server_flops": 1e12}, "server_flops=1000.*: .*=fedavg"),
         ({"batch_norm_statistics": "local"}, "batch_norm_statistics=local: .* --norm=group"),
         ({"client_state": "host"}, "client_state=host: .* where all clients take part"),
         ({"collective_bits": 8}, "collective_bits=8: .* without --coordinator"),
@@ -81,6 +83,8 @@ def test_defaults_and_shorthands_that_are_off_are_no_settings_without_effect():
     )
     refuse_idle([Config(quantizer="qsgd", bucket_size=8, participants=3, client_state="host")])
     assert "prune_rate" not in idle(Config())
+    refuse_idle([Config(optimizer="adam", client_optimizer_state="reset")])
+    refuse_idle([Config(algorithm="sfl_v1", server_flops=1e12, client_optimizer_state="average")])
 
 
 def test_an_unknown_cut_is_refused():

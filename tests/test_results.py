@@ -315,7 +315,9 @@ def test_exports_that_say_something_else_are_not_loaded(
     (tmp_path / "manifest.json").write_text(json.dumps(signed(manifest | change)))
     with pytest.raises(UserError, match=text):
         loading.load(tmp_path)
-    with pytest.raises(UserError, match="nowhere: allowed is the workdir of a run"):
+    with pytest.raises(
+        UserError, match="nowhere: allowed .* of a run with a checkpoint, or an export$"
+    ):
         loading.load(tmp_path / "nowhere")
 
 

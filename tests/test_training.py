@@ -22,7 +22,7 @@ from jfedsl import journal, runs, study, summary, training
 from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
-from jfedsl.errors import TrainingError, UserError
+from jfedsl.errors import Stopped, TrainingError, UserError
 from jfedsl.finished import already_done
 from jfedsl.models import ZOO, Entry, mlp
 from jfedsl.models.layers import from_function, from_linen
@@ -272,7 +272,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, h
 def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(finished, tmp_path):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)
-    (workdir / "timeline.png").unlink()  # as after a kill between checkpoint and pictures
+    for picture in ("timeline.png", "labels.png"):  # as after a kill before pictures
+        (workdir / picture).unlink()
     (workdir / "config.json").write_bytes(b"\xff{}")
     (workdir / "summary.json").write_text('{"rounds": 10')
     rows = (workdir / "metrics.csv").read_text()
@@ -283,7 +284,7 @@ def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(fi
     names = {"config.json is damaged, changed or gone", "metrics.csv was damaged or changed"}
     assert names <= {n for n in names for one in told if n in str(one.message)}
     assert metrics(workdir) == metrics(finished[0])
-    assert (workdir / "timeline.png").is_file()
+    assert (workdir / "timeline.png").is_file() and (workdir / "labels.png").is_file()
     assert read_config(workdir) == small(workdir)
     assert read_summary(workdir) == read_summary(finished[0])
 
@@ -661,7 +662,7 @@ def test_64_bits_asked_of_jax_and_devices_that_are_not_there(tmp_path, monkeypat
         training.train(small(tmp_path / "run"))
     for error in (AssertionError(), RuntimeError("Unable to\ninitialize")):
         monkeypatch.setattr(jax, "devices", Mock(side_effect=error))
-        with pytest.raises(UserError, match=r"JAX_PLATFORMS=.*: allowed is one that can .*\)$"):
+        with pytest.raises(UserError, match=r"^no device can start here \(.*\)$"):
             training.train(small(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -683,6 +684,22 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, 
     monkeypatch.undo()
     training.train(small(tmp_path / "run", **changes))
     assert [int(row["round"]) for row in metrics(tmp_path / "run")] == [1, 2]
+
+
+@pytest.mark.parametrize("hung_up", [False, True])
+def test_a_terminal_that_is_gone_takes_no_rounds_with_it(tmp_path, monkeypatch, hung_up):
+    def gone(self, round_, loss, accuracy):
+        if round_ >= 3:
+            if hung_up:
+                signal.raise_signal(signal.SIGHUP)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal.Progress, "update", gone)
+    with pytest.raises(Stopped if hung_up else OSError) as raised:
+        training.train(small(tmp_path, checkpoint_every=100))
+    assert getattr(raised.value, "number", None) == (signal.SIGHUP if hung_up else None)
+    (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert saved == len(metrics(tmp_path)) >= 3
 
 
 def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from jax import Array
 from jfedsl.algorithms import ALGORITHMS, fedsl
 from jfedsl.config import Config
 from jfedsl.data.datasets import Dataset
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.models import ZOO, layers, trial
 from jfedsl.models.layers import Model, Variables
 
@@ -71,7 +71,7 @@ _AS_THEY_ARE = "a data set of from_arrays(..., normalise=False) leaves whole num
 
 
 def _unsuited(config: Config, image: Array, dataset: Dataset, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()).rstrip(".")
+    reason = one_line(str(error)).rstrip(".")
     if "must be an integer" in reason and not dataset.whole:  # as nn.Embed says
         reason += f"; {_AS_THEY_ARE}"
     return flag_error("model", config.model, f"one for inputs {list(image.shape)}; {reason}")

@@ -11,9 +11,10 @@ from jax import Array
 
 from jfedsl.data import arrays, digits, preparation
 from jfedsl.data.arrays import ArrayError, Scale
-from jfedsl.errors import UserError
+from jfedsl.errors import UserError, one_line
 
 _PIECE = 2048  # images read at once
+_MOST_REASON = 150  # characters
 
 
 class Stored:
@@ -208,7 +209,7 @@ def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
         classes = train.dataset_info.features["label"].num_classes
         return Dataset(_split(train, lazily), _split(test, False), classes)
     except Exception as error:  # of array_record, protobuf, Pillow or TFDS, each with their own
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        reason = one_line(f"{type(error).__name__}: {error}", _MOST_REASON)
         raise UserError(
             f"{folder}: damaged ({reason}); delete this folder, then {remedy}"
         ) from error
@@ -252,11 +253,11 @@ def load(name: str, data_dir: str, lazily: bool = False) -> Dataset:
 
     Raises:
       UserError: the set has not been prepared, or is damaged, and the text holds the command to
-        run; or it is made of arrays that cannot be used.
+        run; or it is made of arrays that cannot be used, or of files that cannot be read.
     """
     if lazily and name in preparation.NAMES:
         return _prepared(name, data_dir, lazily)
     try:
         return DATASETS[name](data_dir)
-    except ArrayError as error:
+    except (ArrayError, OSError) as error:  # the latter of a user's own loader
         raise UserError(f"--dataset={name}: {error}") from error

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.folders import Name, local
 from jfedsl.locks import lock, warn
 
@@ -271,4 +271,4 @@ def _original_header(name: str) -> bytes:
 
 def _line(error: Exception) -> str:
     """What an error says, or else its kind, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(str(error)) or type(error).__name__

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
+from jfedsl.errors import one_line
 from jfedsl.models.layers import Layer, Model, Params, Stats, Variables
+
+_MOST_REASON = 200  # characters
 
 
 class Axis(NamedTuple):
@@ -160,10 +163,9 @@ def _follow(
         if str(jax.tree.structure(wide)) != str(jax.tree.structure(shapes)):
             raise ValueError("it has other parameters then")
     except (ValueError, TypeError, FlaxError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
             f"{layer.name} cannot take other than all {source.size} channels of {source.name} "
-            f"({reason[:200]})"
+            f"({one_line(str(error), _MOST_REASON)})"
         ) from error
     _check_doubled(layer, shapes, wide, source.size)
     axes = _doubled(shapes, wide, axis.source, source.size)

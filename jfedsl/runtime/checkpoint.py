@@ -163,7 +163,7 @@ class Checkpoints:
         except UserError as error:
             return None, (True, str(error))
         except Exception as error:  # whatever a damaged file makes the reader raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_REASON]
+            reason = one_line(f"{type(error).__name__}: {error}", _MOST_REASON)
             if means_damage(error):
                 return None, (False, reason)
             return None, (True, f"cannot be read now ({reason}); nothing was changed, try again")

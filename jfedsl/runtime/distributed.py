@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from jfedsl.algorithms import ALGORITHMS
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, UserError, flag_error
+from jfedsl.errors import TrainingError, UserError, flag_error, one_line
 from jfedsl.protocol.placement import AXES
 from jfedsl.runtime import rollcall
 from jfedsl.scale_knobs import BY_CLUSTER
@@ -60,7 +60,7 @@ def join(config: Config) -> None:
             heartbeat_timeout_seconds=_SILENT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), _MOST_REASON)
         allowed = f"the address of a run whose other processes start now ({reason})"
         if address is None:
             allowed = f"HOST:PORT where no cluster that JAX knows started the program ({reason})"
@@ -76,8 +76,10 @@ def start_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter of CUDA without its plugin
-        reason = " ".join(str(error).split())[:_MOST_REASON] or "its plugin is not installed"
-        asked = getattr(jax.config, "jax_platforms", None) or ""
+        reason = one_line(str(error), _MOST_REASON) or "its plugin is not installed"
+        asked = getattr(jax.config, "jax_platforms", None)
+        if not asked:
+            raise UserError(f"no device can start here ({reason})") from None
         allowed = "one that can start here, such as cpu, or nothing to let JAX choose"
         raise UserError(f"JAX_PLATFORMS={asked}: allowed is {allowed} ({reason})") from None
 
@@ -206,18 +208,20 @@ def ending_together() -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        text, status = " ".join(str(error).split()), 1
+        text, status, trace = one_line(str(error)), 1, ""
         if isinstance(error, UserError):
             status = 2
-        elif isinstance(error, KeyboardInterrupt):
-            status = 128 + getattr(error, "number", signal.SIGINT)
+        elif isinstance(error, KeyboardInterrupt | OSError):
+            if isinstance(error, KeyboardInterrupt):
+                status = 128 + getattr(error, "number", signal.SIGINT)
             text = f"{text or 'interrupted'}; the same commands resume"
         elif lost(error):
-            reason, text = text[:_MOST_REASON], f"process {jax.process_index()}"
+            reason, text = one_line(text, _MOST_REASON), f"process {jax.process_index()}"
             text += f" of {jax.process_count()} stops: another one of the run is lost ({reason})"
             text += "; the same commands go on from the last checkpoint"
         elif not isinstance(error, TrainingError):
-            traceback.print_exc()
-        print(f"error: {text}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+            trace = traceback.format_exc()
+        with contextlib.suppress(OSError):  # full, or of a terminal that is gone
+            print(f"{trace}error: {text}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
         os._exit(status)

@@ -87,7 +87,7 @@ def read(folder: Name) -> dict[str, np.ndarray]:
     try:
         whole = _sha256(path) == manifest["files"][JOINED]["sha256"]
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: cannot be read: {error}") from error
     if not whole:
         raise UserError(f"{path}: damaged, or not the file that {MANIFEST} was written for")
     with np.load(path) as archive:

@@ -52,7 +52,9 @@ def _removing(load: Callable[..., Any]) -> Callable[..., Any]:
             return load(key, *arguments, **named)
         except (OSError, MemoryError):
             raise  # says nothing of the entry
-        except Exception:  # whatever the decoder or XLA make of it
+        except Exception as error:  # whatever the decoder or XLA make of it
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise  # of a device without room for the program
             folder = getattr(jax.config, "jax_compilation_cache_dir", None)
             try:
                 Path(str(folder), _NAME.format(key)).unlink()

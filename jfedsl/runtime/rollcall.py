@@ -4,6 +4,7 @@ JAX aborts a process, with dozens of lines, if one does not come, comes twice, o
 use. Here each of these is one line.
 """
 
+import errno
 import json
 import socket
 import time
@@ -71,6 +72,8 @@ def _listening(address: str) -> socket.socket:
         return socket.create_server(("", port))
     except OSError as error:
         allowed = f"HOST:PORT with a port that is free on the machine of process 0 ({error})"
+        if error.errno == errno.EADDRINUSE:
+            allowed += "; --process=0 may have been started twice"
         raise flag_error("coordinator", address, allowed) from None
 
 
@@ -79,8 +82,8 @@ def _connected(address: str, until: float) -> socket.socket:
     while True:
         try:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=1)
-        except OSError as error:
-            if isinstance(error, socket.gaierror) or time.monotonic() > until:
+        except OSError as error:  # a name too: on a cluster it may be known only after a while
+            if time.monotonic() > until:
                 allowed = f"HOST:PORT of process 0, which starts at about the same time ({error})"
                 raise flag_error("coordinator", address, allowed) from None
             time.sleep(0.2)

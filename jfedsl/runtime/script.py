@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from jfedsl.config import Config
 from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
-from jfedsl.runtime.sources import defaults, define_sources, without_idle
+from jfedsl.runtime.sources import defaults, define_sources, free_flags, without_idle
 from jfedsl.runtime.stopping import take_signals
 from jfedsl.runtime.workdir import check
 
@@ -63,8 +63,9 @@ def run(main: Callable[[Config], object], one_run: bool = True) -> None:
         main(config)
 
     def go_on(folder: str) -> str:
-        flags = [f"--resume={folder}"] if one_run and folder else sys.argv[1:]
-        return f"go on with: {shlex.join(['python', sys.argv[0], *flags])}"
+        resume = [f"--resume={folder}", *free_flags()]
+        arguments = resume if one_run and folder else sys.argv[1:]
+        return f"go on with: {shlex.join(['python', sys.argv[0], *arguments])}"
 
     start(configured, go_on, define=define)
 
@@ -148,9 +149,10 @@ def _folder(error: BaseException) -> str:
 
 def _exit(message: str, status: int) -> NoReturn:
     take_signals(signal.SIG_IGN, (_stop,))  # one line is enough
-    try:
-        sys.stdout.flush()
-    except OSError:  # full or closed; Python would try again at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(f"error: {message}", file=sys.stderr)
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # full, or its terminal is gone; Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

@@ -72,6 +72,17 @@ def without_idle(config: Config, flag_values: flags.FlagValues = flags.FLAGS) ->
     return dataclasses.replace(config, **{name: unset[name] for name in names})
 
 
+def free_flags(flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """The free flags that were given, as `--name=value`, to be repeated beside `--resume`.
+
+    The folder alone does not bring all of them back: it never says, for example, where compiled
+    programs are kept.
+    """
+    names = [field.name for field in dataclasses.fields(Config) if field.metadata["free"]]
+    given = [name for name in names if flag_values[name].present and name != "workdir"]
+    return [f"--{name}={flag_values[name].value}" for name in given]
+
+
 class _Named(NamedTuple):
     """The flags that are needed before all others."""
 

@@ -21,10 +21,11 @@ from jfedsl.runtime import kept, seals
 from jfedsl.runtime.signed import parsed, signed, verified
 
 CONFIG, SUMMARY, LOCK = "config.json", "summary.json", ".lock"
+_Parse = Callable[[str, Name], Config]
 
 
 def read_config(
-    workdir: Name, plugin: str = "", parse: Callable[[str, str], Config] = Config.from_json
+    workdir: Name, plugin: Name = "", parse: _Parse = Config.from_json
 ) -> Config | None:
     """The config of the run in a folder; None if there is no run.
 
@@ -63,7 +64,7 @@ def read_config(
     return found
 
 
-def _own(path: Path, plugin: str, parse: Callable[[str, str], Config]) -> Config:
+def _own(path: Path, plugin: Name, parse: _Parse) -> Config:
     """The config in a file, as the run wrote it."""
     sealed = seals.found_beside(path)
     with contextlib.suppress(OSError):  # which is said below
@@ -72,9 +73,7 @@ def _own(path: Path, plugin: str, parse: Callable[[str, str], Config]) -> Config
     return read_settings(path, plugin, parse)
 
 
-def read_settings(
-    path: Path, plugin: str = "", parse: Callable[[str, str], Config] = Config.from_json
-) -> Config:
+def read_settings(path: Path, plugin: Name = "", parse: _Parse = Config.from_json) -> Config:
     """The config in a file, as `read_config`.
 
     Args:

@@ -74,6 +74,12 @@ def test_arrays_that_a_loader_cannot_take_are_a_line(monkeypatch: pytest.MonkeyP
         load("rows", "")
 
 
+def test_a_file_that_a_loader_cannot_read_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "mine", lambda data_dir: open("/nowhere/x.npy"))
+    with pytest.raises(UserError, match=r"^--dataset=mine: .* No such file .*: '/nowhere/x.npy'$"):
+        load("mine", "")
+
+
 def test_classes_that_nobody_has_are_noted() -> None:
     tested = np.array([0, 4, 5, 6, 0, 7])
     assert notes_on_classes(np.array([1, 1, 1, 1, 1, 1]), tested) == []

@@ -106,6 +106,10 @@ def test_a_damaged_program_is_replaced_and_one_that_cannot_be_read_now_stays(
         with pytest.warns(match="Input/output"), monkeypatch.context() as patch:
             patch.setattr(LRUCache, "get", Mock(side_effect=OSError(5, "Input/output error")))
             call()
+        full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        with pytest.warns(match="RESOURCE_EXHAUSTED"), monkeypatch.context() as patch:
+            patch.setattr(LRUCache, "get", Mock(side_effect=full))
+            call()
         assert entry.stat().st_mtime_ns == changed
     finally:
         for name, value in zip(settings, before, strict=True):

@@ -3,6 +3,8 @@
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -60,11 +62,25 @@ def test_who_does_not_fit_is_named_to_all(
     assert all(text in line for line in met(free(), processes, *others))
 
 
+def test_a_host_that_is_not_known_yet_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, asked = socket.getaddrinfo, Mock(side_effect=socket.gaierror(-2, "not known"))
+
+    def look_up(*arguments: Any, **named: Any) -> Any:
+        return known(*arguments, **named) if asked.called else asked()
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert met(free(), 2, (2, 1)) == ["", ""]
+    assert asked.called
+
+
 def test_a_port_in_use_and_nobody_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollcall, "_SECONDS", 0.3)
     monkeypatch.setattr(rollcall, "_MORE", 0)
     address = free()
     assert "HOST:PORT of process 0, which starts at" in said(rollcall.come, address, 2, 1)
+    nowhere = f"nowhere.invalid:{address.split(':')[1]}"
+    assert "which starts at about the same time" in said(rollcall.come, nowhere, 2, 1)
     with socket.create_server(("", int(address.split(":")[1]))):
-        assert "a port that is free on the machine" in said(rollcall.answer_all, address, 2)
+        text = said(rollcall.answer_all, address, 2)
+        assert "a port that is free on the machine" in text and "started twice" in text
         assert "nobody there answers as such" in said(rollcall.come, address, 2, 1)

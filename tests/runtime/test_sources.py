@@ -11,7 +11,7 @@ from jfedsl.errors import UserError
 from jfedsl.resolved import refuse_idle
 from jfedsl.runtime import workdir
 from jfedsl.runtime.flags import define_flags, from_flags, set_defaults
-from jfedsl.runtime.sources import defaults, define_sources, without_idle
+from jfedsl.runtime.sources import defaults, define_sources, free_flags, without_idle
 
 OLD = Config(
     clients=3, cut="pool2", prune_rate=(0.1, 0.2, 0.3), rounds=7, remat_clients=True,
@@ -47,6 +47,15 @@ def test_resume_takes_all_settings_but_the_place(run: Path):
     workdir.check(longer, "resume")
     with pytest.raises(UserError, match=r"--resume=.*; differing: cut \(pool2 -> pool1\)$"):
         workdir.check(parse(f"--resume={run}", "--cut=pool1"), "resume")
+
+
+def test_free_flags_that_were_given_are_repeated(run: Path):
+    values = flags.FlagValues()
+    define_flags(values)
+    set_defaults(OLD, values)
+    assert free_flags(values) == []
+    values(["program", "--workdir=x", "--compilation_cache=", "--cut=pool1", "--eval_every", "3"])
+    assert free_flags(values) == ["--compilation_cache=", "--eval_every=3"]
 
 
 def test_a_config_is_the_base_of_a_run_elsewhere(run: Path):

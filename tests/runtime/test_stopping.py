@@ -87,3 +87,10 @@ def test_full_standard_output_is_one_line() -> None:
         )
     line = "error: [Errno 28] No space left on device; the same command starts again\n"
     assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_an_error_that_cannot_be_shown_keeps_its_exit_status() -> None:
+    code = "from jfedsl.runtime import script; script.start(lambda _: script._stop(1, None))"
+    with open("/dev/full", "w") as full:  # as where the terminal is gone
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, timeout=60)
+    assert done.returncode == 129
