@@ -4,14 +4,10 @@ Of several processes, which have to see the same folder, each writes what its de
 on from the same checkpoint: the newest one that every process can read.
 """
 
-import contextlib
 import gc
-import io
 import json
-import logging
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from jfedsl.runtime import distributed
 from jfedsl.runtime.checksums import checksums_of, verify
 from jfedsl.runtime.damage import means_damage
 from jfedsl.runtime.kept import VERSION, steps
+from jfedsl.runtime.quiet import without_tracebacks
 from jfedsl.runtime.signed import CRC, signed, verified
 from jfedsl.runtime.stopping import uninterrupted
 from jfedsl.runtime.workdir import differences
@@ -100,7 +97,7 @@ class Checkpoints:
 
     def _write(self, round_: int, arrays: dict[str, Any], counters: dict[str, Any]) -> bool:
         state, plain = ocp.args.PyTreeSave(arrays), ocp.args.JsonSave(counters)
-        with _without_logs():
+        with without_tracebacks():
             try:
                 saved: bool = self._manager.save(
                     round_, args=ocp.args.Composite(state=state, counters=plain)
@@ -251,21 +248,6 @@ def _reader(directory: Path) -> ocp.CheckpointManager:
     )
     options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
     return ocp.CheckpointManager(directory, options=options)
-
-
-@contextlib.contextmanager
-def _without_logs() -> Iterator[None]:
-    """Without the tracebacks of Orbax, asyncio and tensorstore for every array not written."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def any_in(directory: Path) -> bool:
