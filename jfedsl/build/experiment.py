@@ -66,7 +66,8 @@ class Experiment(NamedTuple):
       initial: parameters and statistics of the whole model before the first round.
       label_counts: examples of each class that each client has, int `[C, classes]`.
       client_flops: of a client's products.
-      scale: what inputs were normalised with before they came here, if they were.
+      scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
+        normalised with before they became `data`; None where they were not.
       fingerprint: what tells its data and plugins from others.
       notes: where clients compute, and what became of settings, a line each.
     """

@@ -85,7 +85,7 @@ def check_examples(
     Args:
       config: of the run.
       model: all layers.
-      initial: variables of these.
+      initial: parameters and statistics of every layer, float32.
       examples: two inputs `[2, ...]`, normalised.
       dataset: of the run.
 

@@ -24,8 +24,8 @@ def product_flops(
 
     Args:
       model: all layers, or the first few.
-      params: of these layers, arrays or shapes.
-      stats: likewise.
+      params: parameters of each layer, arrays or shapes.
+      stats: batch-norm statistics of each layer, arrays or shapes; empty where a layer has none.
       image: shape of one input.
 
     Returns:
@@ -53,8 +53,8 @@ def layer_flops(
 
     Args:
       model: all layers, or some in a row.
-      params: of these layers, arrays or shapes.
-      stats: likewise.
+      params: parameters of each layer, arrays or shapes.
+      stats: batch-norm statistics of each layer, arrays or shapes; empty where a layer has none.
       x: their input `[B, ...]`.
       trained_input: whether something before these layers needs the gradient of their input.
 

@@ -23,7 +23,7 @@ def mixing(model: Model, variables: Variables, x: Array) -> str | None:
 
     Args:
       model: all layers.
-      variables: of these.
+      variables: parameters and statistics of every layer, float32.
       x: two examples `[2, ...]`.
     """
     params = _noisy(variables.params)
@@ -69,7 +69,7 @@ def rounds(model: Model, variables: Variables, x: Array) -> bool:
 
     Args:
       model: all layers.
-      variables: of these.
+      variables: parameters and statistics of every layer, float32.
       x: inputs `[B, ...]`, real numbers.
     """
     params = _noisy(variables.params)
@@ -105,12 +105,13 @@ def lone_values(
 
     Args:
       model: layers in a row.
-      params: of these, arrays or shapes.
-      stats: likewise.
-      x: the batch that they are given in training.
+      params: parameters of each layer, arrays or shapes.
+      stats: batch-norm statistics of each layer, arrays or shapes; empty where a layer has none.
+      x: shape and type of the batch `[B, ...]` that the first layer is given in training.
 
     Returns:
-      Its name, or None; and what the layers make.
+      Its name, or None where there is none; and shape and type of what that layer, or the last
+        one, makes of the batch.
     """
     for layer, p, s in zip(model, params, stats, strict=True):
         counts: list[int] = []

@@ -40,7 +40,8 @@ class ExchangeRecord(struct.PyTreeNode):
       losses: float32 `[P]`, mean loss of each one's batch before the server's step.
       smashed_up_bytes: int32 `[P]`, labels included.
       cut_gradient_down_bytes: int32 `[P]`.
-      arrived: bool `[K]`, whose activations the server had; the loss of others is 0.
+      arrived: bool `[K]`, whether a participant's activations reached the server. Where they did
+        not, there was nothing to compute a loss of: 0 in `losses` stands for that.
     """
 
     losses: Array

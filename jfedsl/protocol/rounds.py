@@ -20,7 +20,8 @@ class RoundRecord(struct.PyTreeNode):
       losses: float32 `[S, K]`, per exchange and participant.
       smashed_up_bytes: int32 `[S, K]`.
       cut_gradient_down_bytes: int32 `[S, K]`.
-      arrived: bool `[S, K]`, whose activations the server had; the loss of others is 0.
+      arrived: bool `[S, K]`, whether a participant's activations reached the server. Where they did
+        not, there was nothing to compute a loss of: 0 in `losses` stands for that.
       holding: bool `[K]`, who holds the period's model, computes and sends.
       conditions: of the network, None without one.
       model_up_bytes: int32 `[K]`, 0 but at the end of a period.

@@ -46,7 +46,8 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
 
     Raises:
       UserError: the folder holds a manifest of something else.
-      OSError: the folder cannot be written; an earlier export is still there.
+      OSError: the folder cannot be written. An earlier export is whole if that happened before
+        all archives were on the disk; later, there is no manifest until the next export.
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = read_manifest(folder)["files"] if (folder / MANIFEST).exists() else {}

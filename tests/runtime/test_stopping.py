@@ -49,7 +49,7 @@ def test_a_signal_that_a_destructor_swallows_is_obeyed_at_the_next_step() -> Non
             pytest.fail("went on")
 
 
-def test_closed_streams_lead_nowhere_and_unreadable_settings_are_one_line() -> None:
+def test_closed_streams_are_empty_and_unreadable_settings_are_one_line() -> None:
     script = Path(__file__).parents[2] / "experiments" / "report.py"
     command = f"{sys.executable} {script}"
     closed = subprocess.run(["bash", "-c", f"{command} --help <&- >&- 2>&-"], timeout=60)
