@@ -143,10 +143,9 @@ class _Run:
 
     def _rounds(self) -> None:
         """Compiles what is called again and again, and calls it."""
-        config = self.config
+        config, data, key = self.config, self.experiment.data, self.experiment.key
         if self.round == config.rounds:
             return
-        data, key = self.experiment.data, self.experiment.key
         self._note("compiling the round (once)")
         rounds = self.experiment.rounds(min(*self._every(), config.rounds))
         run = compiled(rounds, data, key, self.state, 1)
@@ -173,9 +172,8 @@ class _Run:
                 self.staging.prepare(end)
             record, cost = jax.device_get((record, costs(data, record)))
             rows = self._rows(record, cost, count)
-            evaluation = {}
-            if end in (tested, config.rounds):
-                evaluation = self._evaluate(evaluate, rows)
+            now = end in (tested, config.rounds)
+            evaluation = self._evaluate(evaluate, rows) if now else {}
             seconds = (time.perf_counter() - began) / count
             rows[-1].update(evaluation)
             self._log([{**row, "host_seconds": seconds} for row in rows])
@@ -183,8 +181,7 @@ class _Run:
             if self.journal is not None:
                 self.journal.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
             self._observe()
-            due = end % config.checkpoint_every == 0 or end == config.rounds
-            if due:
+            if due := end % config.checkpoint_every == 0 or end == config.rounds:
                 self._save()
             self._agree_to_go_on(seconds, saved=due)
 
