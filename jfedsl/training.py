@@ -172,8 +172,8 @@ class _Run:
                 self.staging.prepare(end)
             record, cost = jax.device_get((record, costs(data, record)))
             rows = self._rows(record, cost, count)
-            now = end in (tested, config.rounds)
-            evaluation = self._evaluate(evaluate, rows) if now else {}
+            testing = end in (tested, config.rounds)
+            evaluation = self._evaluate(evaluate, rows) if testing else {}
             seconds = (time.perf_counter() - began) / count
             rows[-1].update(evaluation)
             self._log([{**row, "host_seconds": seconds} for row in rows])
