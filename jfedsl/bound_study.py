@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from jfedsl.config import Config
-from jfedsl.convergence import shown
+from jfedsl.convergence import over_measured, shown, with_ratio
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.resolved import cut_name
 from jfedsl.runtime import figures
@@ -19,6 +19,10 @@ from jfedsl.theory.bound import Terms, Verdict
 from jfedsl.training import train_setting
 
 Sweeps = Mapping[str, Mapping[str, Changes]]  # by what is varied, its values and what they change
+
+_COLUMNS = (
+    "measured", "bound", "with one beta", "gamma * beta", "verdict", "bound / measured",
+)  # fmt: skip
 
 
 class Outcome(NamedTuple):
@@ -85,7 +89,7 @@ def _report(config: Config) -> dict[str, Any]:
     if config.progress != "none":
         print(
             f"{config.workdir}: average {shown(found['average'])}, bound {shown(found['bound'])}, "
-            f"{found['verdict']}",
+            f"{with_ratio(found)}",
             flush=True,
         )
     return found
@@ -107,8 +111,8 @@ def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
     """Measurement, bound and verdict of every setting, its terms, and rank correlations."""
     names = [name.replace("_", " ") for name in Terms._fields]
     lines = [
-        "| setting | measured | bound | with one beta | gamma * beta | verdict |",
-        "| --- " * 6 + "|",
+        f"| setting | {' | '.join(_COLUMNS)} |",
+        "| --- " * (1 + len(_COLUMNS)) + "|",
         *(_row(f"{w} {v}", o) for w, values in found.items() for v, o in values.items()),
         "",
         f"| setting | {' | '.join(names)} |",
@@ -132,11 +136,16 @@ def _row(name: str, outcome: Outcome) -> str:
     verdicts = [r["verdict"] for r in outcome.reports]
     counted = ", ".join(f"{v} ({verdicts.count(v)})" for v in dict.fromkeys(verdicts))
     if not outcome.finished:
-        return f"| {name} | | | | | {counted} |"
+        return f"| {name} | | | | | {counted} | |"
     values = [_spread(_known(outcome, key)) for key in ("average", "bound")]
     steepest = max(_known(outcome, "steepness"), default=float("nan"))
+    ratios = [over_measured(r["bound"], r["average"]) for r in outcome.finished]
+    values.append(_spread([ratio for ratio in ratios if ratio is not None]))
     one = outcome.mean("with_one_beta")
-    return f"| {name} | {values[0]} | {values[1]} | {one:.4g} | {steepest:.2f} | {counted} |"
+    return (
+        f"| {name} | {values[0]} | {values[1]} | {one:.4g} | {steepest:.2f} | {counted} "
+        f"| {values[2]} |"
+    )
 
 
 def _known(outcome: Outcome, name: str) -> list[float]:

@@ -30,7 +30,12 @@ from jfedsl.folders import Name, local
 from jfedsl.models import ZOO
 from jfedsl.models.blocks import NORMS
 from jfedsl.protocol.optimizers import OPTIMIZERS, SCHEDULES
-from jfedsl.protocol.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
+from jfedsl.protocol.state import (
+    AGGREGATIONS,
+    CLIENT_OPTIMIZER_STATES,
+    SERVER_ORDERS,
+    STATISTICS,
+)
 from jfedsl.pruning_knobs import PruningKnobs
 from jfedsl.scale_knobs import ScaleKnobs
 from jfedsl.wireless_knobs import WirelessKnobs
@@ -46,6 +51,11 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
+    server_order: str = knob(
+        "client", "Order of the server's steps with sfl_v2: all of a round on one client before "
+        "the next one, as in the authors' code, or on client after client in every exchange.",
+        OneOf(SERVER_ORDERS),
+    )  # fmt: skip
     workdir: str = knob(
         "", "Folder of the run; default a new dated one under runs/.", FOLDER, free=True
     )
@@ -224,6 +234,13 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         return self.algorithm == "fedsl"
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether the server serves a round's exchanges of one client before those of the next."""
+        several = self.local_steps > 1  # else both orders are the same
+        ordered = self.algorithm in ALGORITHMS and ALGORITHMS[self.algorithm].ordered
+        return ordered and several and self.server_order == "client"
+
+    @property
     def pruning(self) -> str:
         """What is pruned, one of `PRUNE_KINDS`."""
         return self.prune_kind or ("mask" if self.light else "none")
@@ -246,7 +263,7 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
 
     @classmethod
     def from_json(cls, text: str, plugin: Name = "") -> "Config":
-        """The config that `to_json` wrote; fields added since get their defaults.
+        """The config that `to_json` wrote; fields added since get what they were before.
 
         Args:
           text: as `to_json` wrote it.
@@ -263,7 +280,12 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
             if plugin and isinstance(found, dict):
                 found["plugin"] = plugins.moved(str(found.get("plugin", "")), plugin)
-            return cls(**found)
+            config = cls(**found)
+            ordered = ALGORITHMS[config.algorithm].ordered and config.local_steps > 1
+            if ordered and "server_order" not in found:
+                # Of a build in which this was the only order.
+                config = dataclasses.replace(config, server_order="exchange")
+            return config
         except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error
 

@@ -11,6 +11,8 @@ from jfedsl.compression.expression import Call
 from jfedsl.config import Config
 from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict
 
+# What steps show of beta.
+_ALONG = ("beta_step", "beta_taken", "beta_rise")
 Row = dict[str, Any]  # of a measurement: its round, and [value, standard error] by name
 
 
@@ -79,7 +81,8 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
     full = [row for row in rows if "beta" in row]
 
     def values(name: str) -> np.ndarray:
-        return np.array([row[name][0] for row in full], np.float64)  # None becomes NaN
+        # None becomes NaN. Earlier builds did not measure all of these.
+        return np.array([row.get(name, [None])[0] for row in full], np.float64)
 
     def known(name: str) -> np.ndarray:
         """The largest; NaN if any could not be had."""
@@ -92,7 +95,8 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
 
     losses = np.array([row["loss"][0] for row in rows], np.float64)
     coverage = float(values("coverage").min())
-    beta = float(np.maximum(known("beta"), seen("beta_step", 0.0)))
+    along = max(seen(name, 0.0) for name in _ALONG)
+    beta = float(np.maximum(known("beta"), along))
     constants = Constants(
         gap=float(losses[0] - losses.min()),
         beta=beta,
@@ -150,8 +154,8 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
       Plain values, None for what is not finite: `verdict`; `beyond_the_theorem`, what makes it a
       heuristic; the measured `average` of the squared gradient norm, by the trapezoidal rule, and
       the `largest`; the `bound` and its `terms` (biases with their part of the square of their
-      sum); the bound with beta in place of the secants, `with_one_beta`; `steepness`, gamma times
-      beta; the number of `measurements`.
+      sum); `bound_over_measured`, the bound over that average; the bound with beta in place of the
+      secants, `with_one_beta`; `steepness`, gamma times beta; the number of `measurements`.
     """
     rows, beyond = _from_a_start(config, rows)
     squares = np.array([row["squared_gradient"][0] for row in rows], np.float64)
@@ -172,11 +176,17 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
         "average": _finite(average),
         "largest": _finite(largest),
         "bound": _finite(total),
+        "bound_over_measured": over_measured(total, average),
         "terms": {name: _finite(value) for name, value in terms.shares._asdict().items()},
         "with_one_beta": _finite(bound(uniform, effects, setting).total),
         "steepness": _finite(steepness),
         "measurements": len(rows),
     }
+
+
+def over_measured(bound: float | None, average: float | None) -> float | None:
+    """How many times the measured average the bound is; None where that is not known."""
+    return _finite(bound / average) if bound is not None and average else None
 
 
 def _from_a_start(config: Config, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
@@ -196,7 +206,7 @@ def table(report: dict[str, Any]) -> str:
     """The bound of a run in a few lines."""
     average, total, steep = (shown(report[key]) for key in ("average", "bound", "steepness"))
     lines = [
-        f"average squared gradient norm {average}, bound {total}: {report['verdict']} "
+        f"average squared gradient norm {average}, bound {total}: {with_ratio(report)} "
         f"(gamma * beta {steep}, {report['measurements']} measurements)",
         *(f"  {name.replace('_', ' '):<20}{shown(v)}" for name, v in report["terms"].items()),
     ]
@@ -204,6 +214,12 @@ def table(report: dict[str, Any]) -> str:
     if beyond:
         lines.append(f"a heuristic here, beyond the theorem: {', '.join(beyond)}")
     return "\n".join(lines)
+
+
+def with_ratio(report: dict[str, Any]) -> str:
+    """The verdict on a run, with how many times the measured average the bound is."""
+    ratio = over_measured(report["bound"], report["average"])
+    return f"{report['verdict']}, bound / measured {shown(ratio)}"
 
 
 def shown(value: float | None) -> str:

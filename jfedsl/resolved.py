@@ -134,6 +134,8 @@ def idle(config: Config) -> dict[str, str]:
         }
         found |= {str(name): f"with --partition={config.partition}" for name in options}
     found |= _idle_pruning(config)
+    if config.local_steps == 1:
+        found.setdefault("server_order", "with --local_steps=1")
     if config.optimizer != "sgd":
         found["momentum"] = f"with --optimizer={config.optimizer}"
     elif config.momentum == 0:  # SGD then keeps nothing
@@ -171,8 +173,12 @@ def _without_use(config: Config) -> set[str]:
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
         radio = {field.name for field in dataclasses.fields(WirelessKnobs)}
         found |= radio - {"network", "server_flops"}  # nothing is sent
-    if config.algorithm in ALGORITHMS and ALGORITHMS[config.algorithm].in_turns:
-        found |= {"aggregate_every", "allocation"}  # each has the band to itself
+    if config.algorithm in ALGORITHMS:
+        algorithm = ALGORITHMS[config.algorithm]
+        if algorithm.in_turns:
+            found |= {"aggregate_every", "allocation"}  # each has the band to itself
+        if not algorithm.ordered:
+            found.add("server_order")
     return found
 
 

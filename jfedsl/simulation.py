@@ -13,7 +13,7 @@ import numpy as np
 from jfedsl.build import Experiment
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Data, at_site
-from jfedsl.wireless.cost import Cost, Sent, Stage, in_turn, round_cost
+from jfedsl.wireless.cost import Cost, Sent, Stage, each_alone, in_turn, round_cost
 
 Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
 _ANY: Any = 0.0
@@ -46,15 +46,10 @@ def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | Non
         )
         arguments = (record.participants, record.conditions, sent)
         if not experiment.algorithm.in_turns:
-            return round_cost(radio, *arguments)
-        return in_turn(jax.vmap(partial(round_cost, radio))(*_each_alone(arguments)))
+            return round_cost(radio, *arguments, experiment.scheme.one_by_one)
+        return in_turn(jax.vmap(partial(round_cost, radio))(*each_alone(arguments)))
 
     return jax.jit(jax.vmap(one, in_axes=(None, 0)))
-
-
-def _each_alone(rows: Any) -> Any:
-    """Arrays `[..., K]` of a round's participants as `[K, ..., 1]`, a turn each."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x[..., None], -2, 0), rows)
 
 
 def columns(cost: Cost, i: int) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def test_what_is_beyond_the_theorem_is_named(changes: dict[str, Any]):
 def row(round_: int, **changes: Any) -> dict[str, Any]:
     """A measurement of a model of two layers."""
     scalars = {
-        "loss": 1.0, "squared_gradient": 2.0, "beta": 3.0, "beta_step": 2.0, "beta_drift": 1.0,
+        "loss": 1.0, "squared_gradient": 2.0, "beta": 3.0, "beta_step": 2.0, "beta_taken": 1.5,
+        "beta_rise": 1.2, "beta_drift": 1.0,
         "beta_pruning": 0.5, "dissimilarity": 1.0, "rho": 0.1, "phi": 0.1, "chi": 0.0, "q": 0.1,
         "eps_d": 0.1, "coverage": 1.0,
     }  # fmt: skip
@@ -91,6 +92,15 @@ def test_constants_are_the_largest_seen():
     assert effects.coverage == 0.5, "the least"
 
 
+@pytest.mark.parametrize("name", ["beta_step", "beta_taken", "beta_rise"])
+def test_beta_is_at_least_what_any_step_shows(name: str):
+    assert constants_of([row(0), row(1, **{name: 9.0})])[0].beta == 9.0
+    # One that could not be seen, and rows of builds that did not measure it.
+    unseen, older = row(0, **{name: None}), row(1)
+    del older[name]
+    assert constants_of([unseen, older])[0].beta == 3.0
+
+
 def test_beta_stands_in_for_secants_that_were_never_seen():
     constants, _ = constants_of([row(0, beta_drift=None, beta_pruning=None, coverage=0.25)])
     assert constants.beta_drift == constants.beta_pruning == 6.0, "beta / sqrt(coverage)"
@@ -107,6 +117,9 @@ def test_the_average_is_over_time_not_over_measurements(tmp_path: Path):
     assert found["largest"] == 8.0 and found["measurements"] == 3
     assert found["bound"] == pytest.approx(sum(found["terms"].values()), rel=1e-5)
     assert found["with_one_beta"] > found["bound"]
+    ratio = found["bound"] / found["average"]
+    assert found["bound_over_measured"] == pytest.approx(ratio)
+    assert f"{found['verdict']}, bound / measured {ratio:.4g} (" in table(found)
     assert "a heuristic" not in table(found)
     beyond = report(dataclasses.replace(config, momentum=0.5), experiment, rows)
     assert "a heuristic here, beyond the theorem: momentum=0.5" in table(beyond)
@@ -155,7 +168,7 @@ def test_what_should_have_been_had_and_was_not_is_not_zero(tmp_path: Path, name:
     lost = {**row(2), **layers, name: [value, None]}
     found = report(config, build(config), [{**row(0), **layers}, lost])
     assert found["bound"] is None and found["verdict"] == "assumption broken"
-    assert "bound not known" in table(found)
+    assert "bound not known" in table(found) and "bound / measured not known" in table(found)
 
 
 def test_with_one_participant_of_many_the_bound_is_not_known(tmp_path: Path):

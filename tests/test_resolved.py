@@ -23,6 +23,11 @@ from jfedsl.resolved import cut_name, idle, refuse_idle, resolved
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, {"algorithm": "fedavg"}),
         ({"optimizer": "adam", "momentum": 0.5}, {"optimizer": "adam"}),
         ({"client_state": "host", "collective_bits": 8}, {}),
+        ({"server_order": "exchange"}, {}),
+        (
+            {"algorithm": "sfl_v2", "local_steps": 1, "server_order": "exchange"},
+            {"algorithm": "sfl_v2", "local_steps": 1},
+        ),
     ],
 )
 def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
@@ -61,6 +66,11 @@ def test_what_is_another(change: dict[str, Any]):
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, "server_learning_rate=1.0: .*=fed"),
         ({"algorithm": "centralized", "aggregate_every": 1}, "aggregate_every=1: .*=centralized"),
         ({"algorithm": "centralized", "fading": "none"}, "fading=none: .*=centralized"),
+        ({"server_order": "exchange"}, "server_order=exchange: .* --algorithm=fedsl"),
+        (
+            {"algorithm": "sfl_v2", "local_steps": 1, "server_order": "exchange"},
+            "server_order=exchange: .* --local_steps=1",
+        ),
         ({"algorithm": "sl", "aggregate_every": 1}, "aggregate_every=1: .* --algorithm=sl"),
         ({"algorithm": "sl", "allocation": "minmax"}, "allocation=minmax: .* --algorithm=sl"),
         ({"algorithm": "sl", "quantizer": "qsgd"}, "quantizer=qsgd: .* where no bits choose it"),
@@ -76,11 +86,12 @@ def test_settings_without_effect_are_refused_with_the_reason(changes: dict[str, 
 
 
 def test_defaults_and_shorthands_that_are_off_are_no_settings_without_effect():
-    for name in ("fedsl", "sfl_v1", "sl", "fedavg", "centralized"):
+    for name in ("fedsl", "sfl_v1", "sfl_v2", "sl", "fedavg", "centralized"):
         refuse_idle([Config(algorithm=name)])
     refuse_idle(
         [Config(prune_kind="none", dropout_rate="0", cut_gradient_bits="32", network="none")]
     )
+    refuse_idle([Config(algorithm="sfl_v2", server_order="exchange")])
     refuse_idle([Config(quantizer="qsgd", bucket_size=8, participants=3, client_state="host")])
     assert "prune_rate" not in idle(Config())
     refuse_idle([Config(optimizer="adam", client_optimizer_state="reset")])

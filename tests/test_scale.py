@@ -58,7 +58,7 @@ PACKED: dict[str, dict[str, Any]] = {
     "fedavg packed": {"algorithm": "fedavg", "collective_bits": 8},
 }
 SLOW: dict[str, dict[str, Any]] = {
-    "outage": {"algorithm": "sfl_v2", "outage_snr_db": 5.0},
+    "outage": {"algorithm": "sfl_v2", "server_order": "exchange", "outage_snr_db": 5.0},
     "sfl_v1": {"algorithm": "sfl_v1"},
     "sfl_v1, outage": {"algorithm": "sfl_v1", "outage_snr_db": 5.0},
     "deadline": {"outage_snr_db": 5.0, "deadline_s": 0.5},
@@ -74,7 +74,9 @@ SLOW: dict[str, dict[str, Any]] = {
     },
     "batch norm": {"norm": "batch", "participants": 4},
     "batch norm, places left over": {"norm": "batch"},
-    "batch norm, in turn": {"norm": "batch", "algorithm": "sfl_v2"},
+    "batch norm, in turn": {
+        "norm": "batch", "algorithm": "sfl_v2", "server_order": "exchange",
+    },
     "compressed models": {
         "optimizer": "adam", "client_learning_rate": 0.001, "server_learning_rate": 0.001,
         "model_up": "feedback(topk(0.2))", "model_down": "uniform(8)",
@@ -490,3 +492,15 @@ def test_more_devices_than_there_are_is_refused_before_any_folder_is_made(tmp_pa
         training.train(plain(devices=count, workdir=str(tmp_path / "never")))
     assert list(tmp_path.iterdir()) == []
     assert distributed.mesh_of(plain(devices=1)) is None
+
+
+def test_a_server_of_client_after_client_has_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    turns = {"algorithm": "sfl_v2", "local_steps": 2}
+    assert distributed.mesh_of(plain(**turns)) is None
+    allowed = "--devices=2: allowed is 1 with --algorithm=sfl_v2 and --server_order=client"
+    with pytest.raises(UserError, match=allowed):
+        distributed.mesh_of(plain(devices=2, **turns))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="--coordinator=: allowed is none with .*=client: one cl"):
+        distributed.mesh_of(plain(**turns))

@@ -18,6 +18,7 @@ class Algorithm(NamedTuple):
       sides: who has layers: both clients and server, clients, or the server.
       server_copies: whether each participant has its own copy of the server's part.
       in_turns: whether participants exchange one after another, not side by side.
+      ordered: whether `--server_order` says in which order the server serves participants.
       joint: whether the server takes the activations of all participants for one batch.
     """
 
@@ -25,13 +26,14 @@ class Algorithm(NamedTuple):
     sides: str = "both"
     server_copies: bool = False
     in_turns: bool = False
+    ordered: bool = False
     joint: bool = False
 
 
 ALGORITHMS = {
     "fedsl": Algorithm(fedsl.run_round, joint=True),
     "sfl_v1": Algorithm(sfl_v1.run_round, server_copies=True),
-    "sfl_v2": Algorithm(sfl_v2.run_round),
+    "sfl_v2": Algorithm(sfl_v2.run_round, ordered=True),
     "sl": Algorithm(sl.run_round, in_turns=True),
     "fedavg": Algorithm(fedavg.run_round, sides="clients"),
     "centralized": Algorithm(centralized.run_round, sides="server"),

@@ -5,14 +5,12 @@ at every exchange, and client-side models averaged every I rounds. The scheme fo
 of arXiv 2412.06414.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
@@ -24,14 +22,13 @@ from jfedsl.protocol.aggregation import (
     open_period,
     start_period,
 )
-from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.conditions import round_conditions
-from jfedsl.protocol.examples import fetch
-from jfedsl.protocol.exchange import Batch, ExchangeRecord, Presence, exchange
+from jfedsl.protocol.exchange import Presence
+from jfedsl.protocol.exchanges import Exchanges, side_by_side
 from jfedsl.protocol.participants import first_participants, in_layout, period_start
 from jfedsl.protocol.population import first_memory, fresh_client
 from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.server_side import ServerStep, joint_step
+from jfedsl.protocol.server_side import joint_step
 from jfedsl.protocol.state import (
     Aggregator,
     Client,
@@ -43,7 +40,6 @@ from jfedsl.protocol.state import (
     present_weights,
     weights,
 )
-from jfedsl.pruning.pruner import Form
 from jfedsl.wireless.radio import Conditions
 
 
@@ -92,12 +88,15 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     )
 
 
+_TOGETHER = side_by_side(joint_step)
+
+
 def run_round(
     scheme: Scheme,
     data: Data,
     key: Array,
     state: State,
-    serve: ServerStep = joint_step,
+    exchange_all: Exchanges = _TOGETHER,
     draw: Draw = draw_period,
 ) -> tuple[State, RoundRecord]:
     """One round: local_steps exchanges, with the start or end of a period where one is due.
@@ -107,7 +106,7 @@ def run_round(
       data: of the run.
       key: run key.
       state: before the round.
-      serve: the server's step in an exchange.
+      exchange_all: the exchanges of the round.
       draw: who takes part in a period.
     """
     number, every, placement = state.round, scheme.aggregate_every, scheme.placement
@@ -115,7 +114,7 @@ def run_round(
     presence = _presence(scheme, state, conditions)
     start = period_start(scheme, number)
     state, records = in_layout(
-        scheme, start, partial(_exchanges, scheme, serve), data, key, state, presence
+        scheme, start, partial(exchange_all, scheme), data, key, state, presence
     )
     pruned = _pruned(scheme, state.clients)
     participants, holding = state.participants, state.holding
@@ -190,53 +189,6 @@ def _mean_loss(share: Array, losses: Array, arrived: Array, presence: Presence |
     own = jax.vmap(partial(present_weights, share))(arrived)
     any_ = jnp.any(arrived, axis=1)
     return jnp.sum(own * losses) / jnp.maximum(1, jnp.sum(any_, dtype=jnp.float32))
-
-
-def _exchanges(
-    scheme: Scheme,
-    serve: ServerStep,
-    forms: Sequence[Form],
-    data: Data,
-    key: Array,
-    state: State,
-    presence: Presence | None,
-) -> tuple[State, ExchangeRecord]:
-    """The round's exchanges of the participants with the server."""
-    ids, number = state.participants, state.round
-    share = weights(scheme, data.partition, ids)
-
-    def one(
-        carry: tuple[Server, Client], step: Array
-    ) -> tuple[tuple[Server, Client], ExchangeRecord]:
-        server, clients = carry
-        batch = next_batch(scheme, data, key, clients.number, clients.drawn)
-        own = fold(key, Purpose.EXCHANGE, number, step)
-        total = number * scheme.local_steps + step
-        server, clients, record = exchange(
-            scheme, forms, server, clients, batch, own, share, total, presence, serve
-        )
-        return (server, clients), record
-
-    steps = jnp.arange(scheme.local_steps, dtype=jnp.int32)
-    (server, clients), records = lax.scan(one, (state.server, state.clients), steps)
-    return state.replace(server=server, clients=clients), records
-
-
-def next_batch(scheme: Scheme, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
-    """Next mini-batches of clients `ids[P]`, gathered, augmented and normalised on the devices."""
-    order, augmentation = fold(key, Purpose.BATCHES), fold(key, Purpose.AUGMENTATION)
-    placement = scheme.placement
-    # Each device by itself: how long drawing takes depends on what is drawn.
-    positions = map_clients(
-        lambda n, d: batches.draw(order, data.partition, n, d, scheme.batch_size, scheme.sampling),
-        placement.places,
-        placement.mesh,
-    )(ids, drawn)
-    images, labels = fetch(scheme, data, positions)
-    if scheme.augment is not None:
-        keys = jax.vmap(lambda n, d: fold(augmentation, n, d))(ids, drawn)
-        images = jax.vmap(scheme.augment)(keys, images)
-    return Batch(data.pixels.normalise(images), labels)
 
 
 def _nothing(scheme: Scheme) -> Array:

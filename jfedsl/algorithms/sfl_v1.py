@@ -11,6 +11,7 @@ from jax import Array, lax
 from jfedsl.algorithms import fedsl
 from jfedsl.data.partition import Partition
 from jfedsl.protocol.averaging import serving
+from jfedsl.protocol.exchanges import side_by_side
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.server_side import step_copies
 from jfedsl.protocol.state import Data, Scheme, State, copies
@@ -19,7 +20,9 @@ from jfedsl.protocol.state import Data, Scheme, State, copies
 def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
     """One round of exchanges with the copies; at the end of a period these are averaged."""
     ends = (state.round + 1) % scheme.aggregate_every == 0
-    state, record = fedsl.run_round(scheme, data, key, state, serve=step_copies)
+    state, record = fedsl.run_round(
+        scheme, data, key, state, exchange_all=side_by_side(step_copies)
+    )
     average = partial(_average, scheme, data.partition)
     return lax.cond(ends, average, lambda state: state, state), record
 

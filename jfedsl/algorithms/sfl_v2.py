@@ -1,17 +1,105 @@
-"""SplitFed V2 (arXiv 2004.12088): clients compute side by side, the server serves them in turn.
+"""SplitFed V2 (arXiv 2004.12088): clients share one server part, which serves them in turn.
 
-The server's one part steps on client after client, in an order drawn anew for every exchange;
-clients' parts are averaged as in FedSL.
+Clients' parts are trained from the model of the period and averaged as in FedSL. The order in which
+the server steps is --server_order:
+
+    client    (as in the authors' code) it serves all exchanges of a round of one client before it
+              serves the next client, in an order drawn anew for every round;
+    exchange  it steps on client after client in every exchange, in an order drawn anew for each.
+
+With local_steps=1 both are the same.
 """
 
-from jax import Array
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
 
 from jfedsl.algorithms import fedsl
+from jfedsl.algorithms.turns import alone, one_by_one
+from jfedsl.keys import Purpose, fold
+from jfedsl.protocol.exchange import ExchangeRecord, Presence
+from jfedsl.protocol.exchanges import exchanges, side_by_side
 from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.server_side import step_in_turn
+from jfedsl.protocol.server_side import joint_step, serving_order, step_in_turn
 from jfedsl.protocol.state import Data, Scheme, State
+from jfedsl.pruning.pruner import Form
 
 
 def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-    """One round of exchanges in which the server steps once for every client."""
-    return fedsl.run_round(scheme, data, key, state, serve=step_in_turn)
+    """One round of exchanges in which the server steps once for every client and exchange.
+
+    Where it serves client after client, the record has the participants in the order of service.
+
+    Args:
+      scheme: of the run.
+      data: of the run.
+      key: run key.
+      state: before the round.
+    """
+    if not scheme.one_by_one:
+        in_turn = side_by_side(step_in_turn)
+        return fedsl.run_round(scheme, data, key, state, exchange_all=in_turn)
+    # As of the first exchange, so that with local_steps=1 both orders are the same to the bit.
+    order = serving_order(scheme, fold(key, Purpose.EXCHANGE, state.round, 0))
+    state, record = fedsl.run_round(
+        scheme, data, key, state, exchange_all=partial(_client_by_client, order)
+    )
+    return state, _as_served(record, order)
+
+
+def _client_by_client(
+    order: Array,
+    scheme: Scheme,
+    forms: Sequence[Form],
+    data: Data,
+    key: Array,
+    state: State,
+    presence: Presence | None,
+) -> tuple[State, ExchangeRecord]:
+    """All exchanges of the first client in `order[K]`, then those of the second. See `Exchanges`.
+
+    A server that has one client's activation only takes FedSL's joint step on it.
+    """
+    own = alone(scheme)
+    groups = jnp.asarray(np.repeat(np.arange(len(forms)), scheme.group_sizes))
+
+    def turn(state: State, place: Array) -> tuple[State, ExchangeRecord]:
+        there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), presence)
+
+        def run(form: Form, state: State) -> tuple[State, ExchangeRecord]:
+            return exchanges(own, joint_step, (form,), data, key, state, partial(_present, there))
+
+        return lax.switch(groups[place], [partial(run, form) for form in forms], state)
+
+    state, records = one_by_one(turn, order, state)
+    # Axes [K, S, 1] in the order of service become [S, K] in that of the participants.
+    back = jnp.argsort(order)
+    return state, jax.tree.map(lambda x: x[back, :, 0].T, records)
+
+
+def _present(presence: Presence | None, step: Array) -> Presence | None:
+    """A client's presence in an exchange of its turn.
+
+    The first activation shares the band with everyone's. The others have it to themselves, and who
+    was out of reach then is passed over.
+    """
+    if presence is None:
+        return None
+    first, now = step == 0, presence.conditions
+    rate = jnp.where(first, now.up_rate, now.lone_up_rate)
+    holding = presence.holding & (first | now.reachable)
+    return Presence(holding, now.replace(up_rate=rate))
+
+
+_COMMON = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
+
+
+def _as_served(record: RoundRecord, order: Array) -> RoundRecord:
+    """A round's record with its participants, the last axis, in another order."""
+    common = {name: getattr(record, name) for name in _COMMON}
+    own = record.replace(**dict.fromkeys(_COMMON))
+    return jax.tree.map(lambda x: x[..., order], own).replace(**common)

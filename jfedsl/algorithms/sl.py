@@ -7,12 +7,12 @@ them, exchanges alone, with the band to itself, and sends them on by way of the 
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jfedsl.algorithms import fedsl
+from jfedsl.algorithms.turns import alone, one_by_one
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.aggregation import draw_period, hold_model
-from jfedsl.protocol.placement import placed
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.state import Data, Scheme, State
 
@@ -27,25 +27,16 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
       state: before the round.
     """
     number, state = state.round, draw_period(scheme, key, state)
-    alone = scheme._replace(participants=1, group_sizes=(1,), placement=placed((1,)))
-    nobody = jnp.zeros(1, bool)
+    own = alone(scheme)
 
-    def turn(carry: State, client: Array) -> tuple[State, RoundRecord]:
-        everyone, whose = carry.clients, jnp.argmax(carry.participants == client)
-        own = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, whose, 1), everyone)
-        before = carry.replace(clients=own, participants=client[None], holding=nobody)
-        after, record = fedsl.run_round(
-            alone, data, key, before, draw=lambda scheme, key, state: state
-        )
-        clients = jax.tree.map(
-            lambda x, row: lax.dynamic_update_slice_in_dim(x, row, whose, 0),
-            everyone, after.clients,
-        )  # fmt: skip
-        kept = carry.replace(server=after.server, aggregator=after.aggregator, clients=clients)
-        return kept, record
+    def turn(state: State, place: Array) -> tuple[State, RoundRecord]:
+        del place
+        # The weights have yet to be relayed to it.
+        before = state.replace(holding=jnp.zeros_like(state.holding))
+        return fedsl.run_round(own, data, key, before, draw=lambda scheme, key, state: state)
 
-    order = jax.random.permutation(fold(key, Purpose.TURNS, number), state.participants)
-    state, records = lax.scan(turn, state, order)
+    order = jax.random.permutation(fold(key, Purpose.TURNS, number), scheme.participants)
+    state, records = one_by_one(turn, order, state)
     # All hold what the last one left, for evaluation; it is counted as sent at their next turns.
     state = state.replace(round=number + 1, holding=jnp.ones_like(state.holding))
     return state.replace(clients=hold_model(scheme, state)), _round_of(records)

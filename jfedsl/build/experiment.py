@@ -258,6 +258,7 @@ def _scheme(
         integers=config.client_backward == "int8",
         remat=config.remat_clients,
         server_copies=algorithm.server_copies,
+        one_by_one=config.one_by_one,
         radio=None,
     )
 

@@ -25,7 +25,8 @@ def layout_of(algorithm: Algorithm, scheme: Scheme) -> str:
     if placement.devices > 1:
         even = placement.places == scheme.participants
         ending += f", {each:,} on each" if even else f", up to {each:,} on each"
-    if algorithm.in_turns or scheme.chunk == 1 < each:
+    in_turn = algorithm.in_turns or scheme.one_by_one
+    if in_turn or scheme.chunk == 1 < each:
         ending += ", one after another"
     elif scheme.chunk < each:
         ending += f", {scheme.chunk:,} at a time"

@@ -150,16 +150,26 @@ def _alone(
     return _stepped(scheme, step, server, gradient, stats), losses[0], cut_gradient[0]
 
 
+def serving_order(scheme: Scheme, key: Array) -> Array:
+    """The order in which the server steps on participants, int32 `[K]`: their places.
+
+    Args:
+      scheme: of the run.
+      key: of an exchange.
+    """
+    # No client has the number C.
+    return jax.random.permutation(
+        fold(key, scheme.clients, Stage.SERVER_ORDER), scheme.participants
+    )
+
+
 def step_in_turn(
     scheme: Scheme, server: Server, smashed: Array, labels: Array, weights: Array,
     arrived: Array | None, step: Array, key: Array,
 ) -> tuple[Server, Array, Array]:  # fmt: skip
     """Steps on one client's activation after the other, in random order. See `ServerStep`."""
     del weights
-    # No client has the number C.
-    own = fold(key, scheme.clients, Stage.SERVER_ORDER)
-    placement = scheme.placement
-    order = jax.random.permutation(own, scheme.participants)
+    placement, order = scheme.placement, serving_order(scheme, key)
     # The server is in one place: it serves everyone wherever their device is.
     smashed, labels = placement.to_participants((smashed, labels))
 

@@ -22,6 +22,7 @@ from jfedsl.wireless.radio import Radio, Site
 AGGREGATIONS = ("examples", "equal")
 STATISTICS = ("aggregate", "local")
 CLIENT_OPTIMIZER_STATES = ("keep", "reset", "average")
+SERVER_ORDERS = ("client", "exchange")
 
 
 class Links(NamedTuple):
@@ -91,6 +92,8 @@ class Scheme(NamedTuple):
       remat: clients compute their forward pass again for the backward pass, instead of every
         participant's intermediate results waiting for the server.
       server_copies: whether each participant has its own copy of the server's part.
+      one_by_one: whether the server serves all exchanges of a round of one participant before it
+        serves the next one.
       radio: the simulated network, or None.
     """
 
@@ -122,6 +125,7 @@ class Scheme(NamedTuple):
     integers: bool
     remat: bool
     server_copies: bool
+    one_by_one: bool
     radio: Radio | None
 
     @property

@@ -92,12 +92,15 @@ def mesh_of(config: Config) -> Mesh | None:
     """
     local, processes = jax.local_device_count(), jax.process_count()
     algorithm = ALGORITHMS[config.algorithm]
-    alone = algorithm.in_turns or algorithm.sides == "server"
+    alone = algorithm.in_turns or config.one_by_one or algorithm.sides == "server"
+    cause = f"--algorithm={config.algorithm}"
+    if config.one_by_one:
+        cause += f" and --server_order={config.server_order}"
     if alone and processes > 1:
-        allowed = f"none with --algorithm={config.algorithm}: one client computes at a time"
+        allowed = f"none with {cause}: one client computes at a time"
         raise flag_error("coordinator", config.coordinator, allowed)
     if alone and config.devices not in (None, 1):
-        raise flag_error("devices", config.devices, f"1 with --algorithm={config.algorithm}")
+        raise flag_error("devices", config.devices, f"1 with {cause}")
     if config.devices is not None and config.devices > local:
         hint = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
         allowed = f"at most the {local} here{hint if jax.default_backend() == 'cpu' else ''}"

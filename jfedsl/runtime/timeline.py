@@ -79,7 +79,8 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
 
     def spent(stage: Stage, *step: int) -> tuple[bool, float, float, float]:
         """Whether one managed a stage; seconds that it computes, sends or receives, and waits."""
-        whole = float(stage.seconds[step])
+        own = np.ndim(stage.seconds) == np.ndim(stage.computing)  # not everyone's
+        whole = float(stage.seconds[(*step, participant) if own else step])
         computes = float(stage.computing[(*step, participant)])
         sends = float(stage.sending[(*step, participant)])
         waits = whole - computes - sends
@@ -91,17 +92,40 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
         yield kind if done else "sent in vain", sends
         yield "waiting", waits
 
-    yield from alone("model down", first)
-    for i in range(len(server)):
-        done, computes, sends, waits = spent(up, i)
+    def forth(step: int) -> Iterator[tuple[str, float]]:
+        done, computes, sends, waits = spent(up, step)
         yield "forward", computes
         yield "activations up" if done else "sent in vain", sends
         yield "waiting" if done else "exchange lost", waits
-        yield "server", float(server[i])
-        _, computes, receives, waits = spent(down, i)
+
+    def back(step: int) -> Iterator[tuple[str, float]]:
+        _, computes, receives, waits = spent(down, step)
         yield "gradients down", receives
         yield "backward", computes
-        yield "waiting" if done else "exchange lost", waits
+        yield "waiting" if spent(up, step)[0] else "exchange lost", waits
+
+    def served(n: int) -> Iterator[tuple[str, float]]:
+        """The turn of the n-th to be served, without what is everyone's at its ends."""
+        for step in range(len(server)):
+            if step > 0:
+                own = n == participant
+                yield from forth(step) if own else [("waiting", float(up.seconds[step, n]))]
+            yield "server", float(server[step, n])
+            if step < len(server) - 1:
+                own = n == participant
+                yield from back(step) if own else [("waiting", float(down.seconds[step, n]))]
+
+    yield from alone("model down", first)
+    if np.ndim(server) == 1:
+        for i in range(len(server)):
+            yield from forth(i)
+            yield "server", float(server[i])
+            yield from back(i)
+    else:
+        yield from forth(0)
+        for n in range(server.shape[1]):
+            yield from served(n)
+        yield from back(len(server) - 1)
     yield from alone("model up", last)
 
 

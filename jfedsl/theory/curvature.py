@@ -1,16 +1,17 @@
-"""Smoothness of a loss: its largest curvature, and how fast its gradient changes along a step."""
+"""Smoothness of a loss: its largest curvature, and what a step from one point to another shows."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.theory.estimates import Estimate
+from jfedsl.theory.estimates import Estimate, exact
 from jfedsl.theory.trees import inner, norm
 
 Tree = Any
+_ROUNDING = 2.0**-24  # of float32, relative
 
 
 def largest_curvature(
@@ -55,18 +56,38 @@ def hessian_product(loss: Callable[[Tree], Array], params: Tree, direction: Tree
     return jax.grad(lambda p: inner(jax.grad(loss)(p), direction))(params)
 
 
-def secant(gradient: Callable[[Tree], Tree], params: Tree, at: Tree, step_size: float) -> Array:
-    """How fast the gradient changes along a gradient step: ||dg|| / ||dw||; NaN if that is 0.
+class Point(NamedTuple):
+    """Weights, with the loss and its gradient there."""
 
-    Args:
-      gradient: of the loss.
-      params: where the step starts.
-      at: the gradient there.
-      step_size: of the step, more than 0.
+    params: Tree
+    loss: Array
+    gradient: Tree
+
+
+def secant(start: Point, end: Point) -> Estimate:
+    """How fast the gradient changes along a step d: ||g(w + d) - g(w)|| / ||d||; NaN if d is 0."""
+    step, change = _changes(start, end)
+    return exact(norm(change) / norm(step))
+
+
+def rise(start: Point, end: Point) -> Estimate:
+    """The least beta that a step d needs: 2 (f(w + d) - f(w) - <g(w), d>) / ||d||^2.
+
+    Its error is that of rounding f to float32. NaN where that could be all there is to see: where
+    it exceeds the secant, as it does if d is too short.
     """
-    there = gradient(jax.tree.map(lambda w, g: w - step_size * g, params, at))
-    change = norm(jax.tree.map(jnp.subtract, there, at))
-    return change / (step_size * norm(at))
+    step, change = _changes(start, end)
+    square = inner(step, step)
+    value = 2 * (end.loss - start.loss - inner(start.gradient, step)) / square
+    error = 4 * _ROUNDING * jnp.maximum(jnp.abs(start.loss), jnp.abs(end.loss)) / square
+    seen = error < norm(change) / norm(step)
+    return Estimate(jnp.where(seen, value, jnp.nan), jnp.where(seen, error, jnp.nan))
+
+
+def _changes(start: Point, end: Point) -> tuple[Tree, Tree]:
+    """The step between two points, and the change of the gradient."""
+    step = jax.tree.map(jnp.subtract, end.params, start.params)
+    return step, jax.tree.map(jnp.subtract, end.gradient, start.gradient)
 
 
 def _scaled(tree: Tree, by: Array) -> Tree:

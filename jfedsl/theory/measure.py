@@ -1,6 +1,6 @@
 """The constants of a run as it stands: gradients as clients compute them, the loss as f has it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jfedsl.algorithms.fedsl import run_round
 from jfedsl.data import batches
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -16,15 +17,17 @@ from jfedsl.models.layers import Variables
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.client_side import forward_one, send_gradient
 from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
+from jfedsl.protocol.exchanges import side_by_side
 from jfedsl.protocol.masks import masks_of
 from jfedsl.protocol.participants import in_layout, period_start
 from jfedsl.protocol.placement import placed
-from jfedsl.protocol.state import Client, Data, Scheme, State, weights
+from jfedsl.protocol.server_side import joint_step
+from jfedsl.protocol.state import Client, Data, Scheme, State, at_site, weights
 from jfedsl.pruning.pruner import Form
 from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
-from jfedsl.theory.curvature import hessian_product, largest_curvature, secant
+from jfedsl.theory.curvature import Point, hessian_product, largest_curvature, rise, secant
 from jfedsl.theory.estimates import Estimate, exact
-from jfedsl.theory.objective import Examples, all_examples, block_loss, over_blocks, some_examples
+from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_examples
 from jfedsl.theory.trees import inner
 
 
@@ -62,7 +65,9 @@ class Measurement(NamedTuple):
       loss: as in `Objective`.
       squared_gradient: likewise.
       beta: largest curvature of f at v.
-      beta_step: how fast its gradient changes along a gradient step from v.
+      beta_step: how fast its gradient changes along a step by the gradient, without noise.
+      beta_taken: how fast it changes along the step that the run takes next, with all its noise.
+      beta_rise: the least beta with which (A1) holds for that step.
       draws: what mini-batches tell.
     """
 
@@ -70,6 +75,8 @@ class Measurement(NamedTuple):
     squared_gradient: Estimate
     beta: Estimate
     beta_step: Estimate
+    beta_taken: Estimate
+    beta_rise: Estimate
     draws: Estimates
 
 
@@ -79,8 +86,7 @@ def measure_objective(
     """Measures f and its gradient between two rounds; see `measure` for the arguments."""
     del key
     mean = joined(scheme, data.partition, state)
-    part = partial(block_loss, scheme, data, mean.stats)
-    return _objective(part, all_examples(scheme, data, effort.block), mean)[0]
+    return _objective(_point(scheme, effort, data, mean.stats, mean.params))
 
 
 def measure(
@@ -89,7 +95,7 @@ def measure(
     """Measures the bound's constants between two rounds.
 
     Memory holds one mini-batch of one client at a time, or one block of f, and some thirty copies
-    of the model.
+    of the model; for the step that the run takes next, an exchange of all participants.
 
     Args:
       scheme: of the run.
@@ -101,7 +107,9 @@ def measure(
     """
     run_key, key = key, fold(key, Purpose.MEASUREMENT, state.round)
     mean = joined(scheme, data.partition, state)
-    objective, beta, along = _smoothness(scheme, effort, step_size, data, key, mean)
+    following = after_exchange(scheme, data, run_key, state)
+    smooth = _smoothness(scheme, effort, step_size, data, key, mean, following)
+    objective, beta, step, taken, needed = smooth
     ids = state.participants
     share = weights(scheme, data.partition, ids)
     clients = scheme.placement.to_participants(state.clients)
@@ -122,20 +130,35 @@ def measure(
         return estimate(groups, mean.params, scheme.cut, scheme.clients, own, effort.pairs)
 
     found = in_layout(scheme, period_start(scheme, state.round), draws)
-    return Measurement(*objective, beta, along, found)
+    return Measurement(*objective, beta, step, taken, needed, found)
+
+
+def after_exchange(scheme: Scheme, data: Data, key: Array, state: State) -> Any:
+    """The weights v after the next exchange, as the run takes it: pruned, compressed, with noise.
+
+    See `measure` for the arguments.
+    """
+    once = side_by_side(joint_step, count=1)
+    after, _ = run_round(at_site(scheme, data), data, key, state, exchange_all=once)
+    return joined(scheme, data.partition, after).params
 
 
 def _smoothness(
-    scheme: Scheme, effort: Effort, step_size: float, data: Data, key: Array, mean: Variables
-) -> tuple[Objective, Estimate, Estimate]:
-    """Measures f, its gradient, its largest curvature, and its secant along a step."""
+    scheme: Scheme,
+    effort: Effort,
+    step_size: float,
+    data: Data,
+    key: Array,
+    mean: Variables,
+    following: Any,
+) -> tuple[Objective, Estimate, Estimate, Estimate, Estimate]:
+    """Measures f, its gradient, its largest curvature, and what two steps from v show of it."""
     part = partial(block_loss, scheme, data, mean.stats)
-    every = all_examples(scheme, data, effort.block)
-    objective, gradient = _objective(part, every, mean)
-
-    def again(params: Any) -> Any:
-        return over_blocks(lambda block: jax.grad(part)(params, block), every)
-
+    at = partial(_point, scheme, effort, data, mean.stats)
+    start, every = at(mean.params), all_examples(scheme, data, effort.block)
+    down = jax.tree.map(lambda w, g: w - step_size * g, start.params, start.gradient)
+    ends = lax.map(at, _pair(down, following))  # a loop, so that it is compiled once
+    gradient_step, taken = _parted(ends)
     some = some_examples(every, fold(key, 0), effort.examples, effort.block)
 
     def curve(direction: Any) -> Any:
@@ -144,18 +167,19 @@ def _smoothness(
         )
 
     beta = largest_curvature(curve, mean.params, fold(key, 0, 1), effort.iterations)
-    along = secant(again, mean.params, gradient, step_size)
-    return objective, beta, exact(along)
+    along = secant(start, gradient_step), secant(start, taken), rise(start, taken)
+    return _objective(start), beta, *along
 
 
-def _objective(
-    part: Callable[[Any, Examples], Array], examples: Examples, mean: Variables
-) -> tuple[Objective, Any]:
-    """Measures f and its squared gradient; returns the gradient too."""
-    loss, gradient = over_blocks(
-        lambda block: jax.value_and_grad(part)(mean.params, block), examples
-    )
-    return Objective(exact(loss), exact(inner(gradient, gradient))), gradient
+def _point(scheme: Scheme, effort: Effort, data: Data, stats: Any, params: Any) -> Point:
+    """The objective f and its gradient at these weights, of all examples."""
+    part = partial(block_loss, scheme, data, stats)
+    every = all_examples(scheme, data, effort.block)
+    return Point(params, *over_blocks(lambda b: jax.value_and_grad(part)(params, b), every))
+
+
+def _objective(point: Point) -> Objective:
+    return Objective(exact(point.loss), exact(inner(point.gradient, point.gradient)))
 
 
 def _group(

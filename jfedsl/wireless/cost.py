@@ -4,9 +4,21 @@
     round    = max_n model downlink + exchanges + max_n model uplink, where these are due
 
 The server waits for who takes part; for who fails to, as long as `_stage` says.
+
+Where it serves client after client, all of a round's first activations go up together, and all of
+its last gradients go down together; in between a client has the band to itself and nobody else
+computes:
+
+    turn  = S * server
+            + (S - 1) * (cut-gradient downlink + backward + forward + smashed uplink)
+    round = max_n model downlink + max_n (first forward + smashed uplink) + sum_n turn
+            + max_n (last cut-gradient downlink + backward) + max_n model uplink
+
+With S = 1 both are the same.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +89,9 @@ class Cost(struct.PyTreeNode):
       transmit_joules: `[K]`.
       lost: share of participants' exchanges that the server went on without, scalar.
       stages: model down; activations up, server and gradients down of every exchange, `[S]` each;
-        model up. In turns all of that for each participant alone, `[K, ...]`.
+        model up. Where participants take turns all of that for each one alone, `[K, ...]`. Where
+        the server serves client after client, in the order of `[K]`, the exchanges of each one's
+        turn, `[S, K]`, everything of the first `up` and of the last `down` being everyone's.
     """
 
     seconds: Array
@@ -94,7 +108,9 @@ class Cost(struct.PyTreeNode):
     stages: Stages
 
 
-def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> Cost:
+def round_cost(
+    radio: Radio, ids: Array, conditions: Conditions, sent: Sent, one_by_one: bool = False
+) -> Cost:
     """What a round costs.
 
     Args:
@@ -102,32 +118,33 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
       ids: of the participants, int32 `[K]`.
       conditions: of the round.
       sent: what passed.
+      one_by_one: whether the server serves client after client, in the order of `ids`.
     """
     there, nobody = conditions.reachable, jnp.zeros_like(conditions.forward)
-    up_rate, down_rate, always = conditions.up_rate, conditions.down_rate, jnp.bool_(True)
 
     def alone(bits: Array, rate: Array, awaited: Array) -> Stage:
         limits, sending = (radio.timeout, None), bits / rate
         return _stage(*limits, nobody, sending, bits > 0, there, there, awaited)
 
-    def forward(bits: Array, arrived: Array) -> Stage:
-        sending, limits = bits / up_rate, (radio.timeout, radio.deadline)
-        return _stage(*limits, conditions.forward, sending, sent.holding, arrived, there, always)
-
-    def backward(bits: Array, arrived: Array) -> Stage:
-        sending = bits / down_rate
-        limits = None, None
-        return _stage(*limits, conditions.backward, sending, arrived, arrived, there, always)
-
     # Who holds the model already does not wait for others to be reached.
-    start = alone(sent.model_down, down_rate, ~jnp.any(sent.holding))
-    end = alone(sent.model_up, up_rate, always)
-    up = jax.vmap(forward)(sent.smashed_up, sent.arrived)
-    down = jax.vmap(backward)(sent.cut_gradient_down, sent.arrived)
-    flops = jnp.sum(sent.arrived, axis=1, dtype=jnp.float32) * radio.work.server
-    server = flops / radio.network.server_flops
-    seconds = start.seconds + jnp.sum(up.seconds + server + down.seconds) + end.seconds
-    computing = jnp.sum(up.critical + server + down.critical)
+    start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.holding))
+    end = alone(sent.model_up, conditions.up_rate, jnp.bool_(True))
+    up, down = _exchanges(radio, conditions, sent)
+    served = sent.arrived.astype(jnp.float32)
+    if one_by_one:
+        up, down = _turns(radio, conditions, sent, up, down)
+    else:
+        served = jnp.sum(served, axis=1)
+    server = served * radio.work.server / radio.network.server_flops
+
+    def passed(up: Array, down: Array) -> Array:
+        """Seconds from the first activations to the last gradients."""
+        if not one_by_one:
+            return jnp.sum(up + server + down)
+        return up[0, 0] + jnp.sum(up[1:]) + jnp.sum(server) + jnp.sum(down[:-1]) + down[-1, 0]
+
+    seconds = start.seconds + passed(up.seconds, down.seconds) + end.seconds
+    computing = passed(up.critical, down.critical)
     compute = jnp.sum(up.computing + down.computing, axis=0)
     uplink = jnp.sum(up.sending, axis=0) + end.sending
     downlink = jnp.sum(down.sending, axis=0) + start.sending
@@ -150,6 +167,43 @@ def round_cost(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> 
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=(start, up, server, down, end),
     )
+
+
+def _exchanges(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:
+    """Activations up and gradients down of all exchanges, each together with others', `[S]`."""
+    there, always = conditions.reachable, jnp.bool_(True)
+
+    def forward(bits: Array, arrived: Array) -> Stage:
+        sending, limits = bits / conditions.up_rate, (radio.timeout, radio.deadline)
+        return _stage(*limits, conditions.forward, sending, sent.holding, arrived, there, always)
+
+    def backward(bits: Array, arrived: Array) -> Stage:
+        sending, limits = bits / conditions.down_rate, (None, None)
+        return _stage(*limits, conditions.backward, sending, arrived, arrived, there, always)
+
+    up = jax.vmap(forward)(sent.smashed_up, sent.arrived)
+    return up, jax.vmap(backward)(sent.cut_gradient_down, sent.arrived)
+
+
+def _turns(
+    radio: Radio, conditions: Conditions, sent: Sent, up: Stage, down: Stage
+) -> tuple[Stage, Stage]:
+    """`_exchanges` of each participant alone, `[S, K]`, but for the first `up` and last `down`."""
+    alone = conditions.replace(up_rate=conditions.lone_up_rate, down_rate=conditions.lone_down_rate)
+    # Whose first activation was out of reach is passed over.
+    held = sent._replace(holding=sent.holding & conditions.reachable)
+    each = jax.vmap(partial(_exchanges, radio))(*each_alone((alone, held)))
+    steps, count = sent.arrived.shape
+    own_up, own_down = jax.tree.map(lambda x: x.reshape(count, steps).T, each)
+    return (
+        jax.tree.map(lambda own, all_: own.at[0].set(all_[0]), own_up, up),
+        jax.tree.map(lambda own, all_: own.at[-1].set(all_[-1]), own_down, down),
+    )
+
+
+def each_alone(rows: Any) -> Any:
+    """Arrays `[..., K]` of a round's participants as `[K, ..., 1]`, a turn each."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x[..., None], -2, 0), rows)
 
 
 def in_turn(turns: Cost) -> Cost:

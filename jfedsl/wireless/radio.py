@@ -87,6 +87,8 @@ class Conditions(struct.PyTreeNode):
       forward: float32 `[K]`, seconds of a forward pass.
       backward: float32 `[K]`, seconds of a backward pass.
       reachable: bool `[K]`, both directions are above the outage threshold.
+      lone_up_rate: float32 `[K]`, bit/s with the whole band to itself.
+      lone_down_rate: likewise.
     """
 
     up_rate: Array
@@ -94,6 +96,8 @@ class Conditions(struct.PyTreeNode):
     forward: Array
     backward: Array
     reachable: Array
+    lone_up_rate: Array
+    lone_down_rate: Array
 
 
 def conditions(
@@ -128,9 +132,13 @@ def conditions(
         own = minmax(forward, bits, power * gain / net.noise, net.up_hz)
         # Who is out tries in vain in a share as good as any.
         shares = jnp.where(reachable, own, alike)
-    up_rate = channel.rate_of_strength(shares * net.up_hz, power * gain / net.noise)
-    down_rate = channel.rate(shares * net.down_hz, down)
-    return Conditions(up_rate, down_rate, forward, backward, reachable)
+
+    def rates(shares: Array) -> tuple[Array, Array]:
+        up_rate = channel.rate_of_strength(shares * net.up_hz, power * gain / net.noise)
+        return up_rate, channel.rate(shares * net.down_hz, down)
+
+    alone = rates(jnp.ones_like(alike))
+    return Conditions(*rates(shares), forward, backward, reachable, *alone)
 
 
 def place(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray) -> Devices:

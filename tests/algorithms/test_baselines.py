@@ -1,5 +1,6 @@
 """Algorithms that come to the same where they must, and differ where they do."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -130,8 +131,100 @@ def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
     assert orders[0] != orders[1]
 
 
-def test_turns_come_in_a_new_order():
-    _, _, records = trained(6, algorithm="sl", clients=4)
+def test_the_server_of_sfl_v2_serves_one_client_after_another_and_averages_their_parts():
+    e, state, (record,) = trained(algorithm="sfl_v2", clients=3, local_steps=3)
+    model, cut, stats = e.scheme.model, e.scheme.cut, e.initial.stats
+    params, parts = e.initial.params, {}
+
+    def loss(params, images, labels):
+        logits, _ = layers.apply(model, params, stats, images, True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    server = params[cut:]
+    for i, client in enumerate(record.participants.tolist()):
+        own = params[:cut]
+        for step in range(3):
+            images, labels = reference.batch(e, client, step)
+            value, gradient = jax.value_and_grad(loss)(own + server, images, labels)
+            np.testing.assert_allclose(record.losses[step, i], value, rtol=1e-4)
+            stepped = jax.tree.map(lambda w, g: w - 0.05 * g, own + server, gradient)
+            own, server = stepped[:cut], stepped[cut:]
+        parts[client] = own
+    mean = jax.tree.map(lambda *rows: sum(rows) / 3, *parts.values())
+    assert_close(state.server.params, server, rtol=1e-4, atol=1e-6)
+    assert_close(state.aggregator.params, mean, rtol=1e-4, atol=1e-6)
+    assert sorted(parts) == [0, 1, 2]
+
+
+def test_with_one_local_step_both_orders_of_sfl_v2_are_the_same_to_the_bit():
+    e, state, run = setup(
+        algorithm="sfl_v2", clients=4, dropout_rate=0.2, cut_gradient_bits=8, norm="batch"
+    )
+    assert not e.scheme.one_by_one, "the faster way to the same"
+    by_client = jax.jit(partial(e.algorithm.run_round, e.scheme._replace(one_by_one=True)))
+    for _ in range(2):
+        other, served = by_client(e.data, e.key, state)
+        state, record = run(state)
+        assert_equal(jax.tree.leaves(other), jax.tree.leaves(state))
+        assert_equal(served.losses, record.losses[:, served.participants])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5, 0.0), "client_gradient_bits": 8},
+        {
+            "prune_kind": "mask", "prune_score": "random", "model_up": "feedback(topk(0.3))",
+            "network": "macro_cell", "outage_snr_db": 12.0, "participants": 3,
+        },
+    ],
+    ids=["channels", "outage"],
+)  # fmt: skip
+def test_clients_of_sfl_v2_depend_on_each_other_by_the_server_alone(changes: dict[str, Any]):
+    """With a server that does not learn clients come to the same in either order."""
+    same = {
+        "algorithm": "sfl_v2", "clients": 4, "local_steps": 3, "aggregate_every": 2,
+        "server_learning_rate": 0.0, "dropout_rate": 0.2, "cut_gradient": "feedback(topk(0.5))",
+        **changes,
+    }  # fmt: skip
+    _, state, records = trained(3, **same)
+    _, other, others = trained(3, server_order="exchange", **same)
+    assert_close(state.clients, other.clients)
+    assert_close(state.aggregator, other.aggregator)
+    assert_equal(state.participants, other.participants)
+    for record, beside in jax.device_get(list(zip(records, others, strict=True))):
+        at = np.argsort(beside.participants)[np.argsort(np.argsort(record.participants))]
+        assert_equal(record.participants, beside.participants[at])
+        assert_equal(record.holding, beside.holding[at])
+        assert_equal(record.arrived, beside.arrived[:, at])
+        assert_equal(record.cut_gradient_down_bytes, beside.cut_gradient_down_bytes[:, at])
+        assert_equal(record.model_up_bytes, beside.model_up_bytes[at])
+        assert_close(record.losses, beside.losses[:, at])
+        tried = record.smashed_up_bytes > 0
+        assert_equal(tried[0], record.holding)
+        if record.conditions is not None:
+            there = record.conditions.reachable
+            assert_equal(there, beside.conditions.reachable[at])
+            # Who was out of reach is passed over, where side by side it tries again.
+            assert_equal(tried[1:], np.tile(record.holding & there, (2, 1)))
+
+
+def test_a_deadline_is_easier_to_meet_with_the_band_to_oneself():
+    wireless = {"algorithm": "sfl_v2", "clients": 4, "local_steps": 2, "network": "macro_cell"}
+    record = jax.device_get(trained(deadline_s=1e-9, **wireless)[2][0])
+    assert not record.arrived.any()
+    now, bits = record.conditions, 8.0 * record.smashed_up_bytes[0]
+    assert (now.lone_up_rate > now.up_rate).all() and (now.lone_down_rate > now.down_rate).all()
+    alone, shared = (now.forward + bits / rate for rate in (now.lone_up_rate, now.up_rate))
+    between = float(alone.max() + shared.max()) / 2
+    record = jax.device_get(trained(deadline_s=between, **wireless)[2][0])
+    assert_equal(record.arrived, np.stack([shared <= between, alone <= between]))
+    assert record.arrived[1].all() and not record.arrived[0].all()
+
+
+@pytest.mark.parametrize("changes", [{"algorithm": "sl"}, {"algorithm": "sfl_v2"}], ids=str)
+def test_turns_come_in_a_new_order(changes: dict[str, str]):
+    _, _, records = trained(6, clients=4, local_steps=2, **changes)
     orders = {tuple(record.participants.tolist()) for record in records}
     assert len(orders) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in orders)
 

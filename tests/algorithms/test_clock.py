@@ -25,7 +25,7 @@ def priced(algorithm: str, **changes: Any) -> tuple[Experiment, RoundRecord, Cos
     return e, *jax.device_get(jax.tree.map(lambda x: x[0], (record, cost)))
 
 
-@pytest.mark.parametrize("algorithm", ["sfl_v1", "sl", "fedavg", "centralized"])
+@pytest.mark.parametrize("algorithm", ["sfl_v1", "sfl_v2", "sl", "fedavg", "centralized"])
 def test_seconds_of_every_participant_add_up(algorithm: str):
     _, _, cost = priced(algorithm)
     own = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
@@ -37,7 +37,7 @@ def test_seconds_of_every_participant_add_up(algorithm: str):
 
 def test_turns_add_up_and_have_the_band_to_themselves():
     e, record, cost = priced("sl")
-    _, beside, together = priced("sfl_v2", aggregate_every=1)
+    _, beside, together = priced("sfl_v2", aggregate_every=1, server_order="exchange")
     at = {n: i for i, n in enumerate(beside.participants.tolist())}
     for i, n in enumerate(record.participants.tolist()):
         assert record.conditions.up_rate[i] > beside.conditions.up_rate[at[n]]
@@ -50,6 +50,29 @@ def test_turns_add_up_and_have_the_band_to_themselves():
     begin = [next(s.start for s in row if s.kind == "model down") for row in rows]
     assert begin == sorted(begin) and begin[0] == 0 < begin[1]
     assert e.scheme.aggregate_every == 1
+
+
+def test_turns_of_sfl_v2_begin_and_end_with_what_all_do_together():
+    e, record, cost = priced("sfl_v2")
+    now, radio = record.conditions, e.scheme.radio
+    up, down = (8.0 * x[0] for x in (record.smashed_up_bytes, record.cut_gradient_down_bytes))
+    model = [8.0 * x for x in (record.model_down_bytes, record.model_up_bytes)]
+    server = CLIENTS * STEPS * radio.work.server / radio.network.server_flops
+    alone = down / now.lone_down_rate + now.backward + now.forward + up / now.lone_up_rate
+    together = [
+        model[0] / now.down_rate, now.forward + up / now.up_rate,
+        down / now.down_rate + now.backward, model[1] / now.up_rate,
+    ]  # fmt: skip
+    expected = sum(x.max() for x in together) + server + (STEPS - 1) * alone.sum()
+    np.testing.assert_allclose(cost.seconds, expected, rtol=1e-5)
+    np.testing.assert_allclose(cost.compute, STEPS * (now.forward + now.backward), rtol=1e-5)
+    uplink = (up + model[1]) / now.up_rate + (STEPS - 1) * up / now.lone_up_rate
+    np.testing.assert_allclose(cost.uplink, uplink, rtol=1e-5)
+    # Turns come in the order of the record: each waits for those before it.
+    rows = [segments(cost, n) for n in range(CLIENTS)]
+    second = [[s.start for s in row if s.kind == "forward"][1] for row in rows]
+    assert second == sorted(second)
+    assert all(row[-1].seconds > 0 and [s.kind for s in row].count("server") == 6 for row in rows)
 
 
 def test_clients_of_fedavg_wait_for_nobody_but_at_the_ends_of_a_period():

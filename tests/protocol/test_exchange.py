@@ -201,13 +201,13 @@ def test_quantized_client_gradient_is_unbiased_and_noisy():
 
 def _run_with_key(experiment, state, key):
     """The first round with the batches of the run's key but noise of another one."""
-    from jfedsl.algorithms import fedsl
     from jfedsl.keys import Purpose, fold
     from jfedsl.protocol.exchange import exchange
+    from jfedsl.protocol.exchanges import next_batch
 
     scheme, data = experiment.scheme, experiment.data
     clients = state.clients
-    batch = fedsl.next_batch(scheme, data, experiment.key, clients.number, clients.drawn)
+    batch = next_batch(scheme, data, experiment.key, clients.number, clients.drawn)
     own = fold(key, Purpose.EXCHANGE)
     share = weights(scheme, data.partition, state.participants)
     server, clients, _ = exchange(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_equal, differs, setup
 
-from jfedsl.algorithms import fedsl
 from jfedsl.compression import packing
 from jfedsl.compression.message import kept_only
 from jfedsl.keys import Purpose, Stage, fold
@@ -17,6 +16,7 @@ from jfedsl.protocol import client_side
 from jfedsl.protocol.aggregation import start_period
 from jfedsl.protocol.averaging import merge_participants
 from jfedsl.protocol.exchange import send_smashed
+from jfedsl.protocol.exchanges import next_batch
 from jfedsl.protocol.population import memories
 from jfedsl.protocol.state import State
 
@@ -162,7 +162,7 @@ STREAMS = {
 def test_counted_bytes_are_those_of_the_real_message(up):
     experiment, state, run = setup(smashed=up, cut_gradient=STREAMS[up], clients=2)
     scheme, data, key = experiment.scheme, experiment.data, experiment.key
-    batch = fedsl.next_batch(scheme, data, key, state.clients.number, state.clients.drawn)
+    batch = next_batch(scheme, data, key, state.clients.number, state.clients.drawn)
     own = fold(key, Purpose.EXCHANGE, 0, 0)
     _, record = run(state)
     for n in range(2):

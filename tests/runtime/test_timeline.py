@@ -1,6 +1,7 @@
 """A round's timeline is the round's cost, moment by moment."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sen
 ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
 
 
-@jax.jit
-def some_cost(key: jax.Array) -> Cost:
+@partial(jax.jit, static_argnums=1)
+def some_cost(key: jax.Array, one_by_one: bool) -> Cost:
     """Of a round in which some are out of reach and some too late."""
     keys = iter(jax.random.split(key, 10))
     rates = [10 ** jax.random.uniform(next(keys), (6,), minval=4, maxval=7) for _ in range(2)]
@@ -39,7 +40,8 @@ def some_cost(key: jax.Array) -> Cost:
     one, none = jnp.ones(6), jnp.zeros((1, 1))
     work, site = Work(none, none, 1e12), Site(Devices(one, one, one), none)
     radio = Radio(MACRO_CELL, site, work, "equal", False, None, 0.5, 2.0)
-    return round_cost(radio, jnp.arange(6), Conditions(*rates, *passes, there), sent)
+    conditions = Conditions(*rates, *passes, there, *(10 * rate for rate in rates))
+    return round_cost(radio, jnp.arange(6), conditions, sent, one_by_one)
 
 
 def handmade(count: int, steps: int) -> Cost:
@@ -88,9 +90,9 @@ def assert_is_the_cost(cost: Cost, participant: int) -> None:
         )
 
 
-@given(st.integers(0, 1000))
-def test_segments_are_the_cost(seed: int) -> None:
-    cost = jax.device_get(some_cost(jax.random.key(seed)))
+@given(st.integers(0, 1000), st.booleans())
+def test_segments_are_the_cost(seed: int, one_by_one: bool) -> None:
+    cost = jax.device_get(some_cost(jax.random.key(seed), one_by_one))
     for participant in range(6):
         assert_is_the_cost(cost, participant)
 

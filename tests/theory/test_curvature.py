@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jfedsl.models import ZOO, layers, mlp, ops, pooling
-from jfedsl.theory.curvature import hessian_product, largest_curvature, secant
+from jfedsl.theory.curvature import Point, hessian_product, largest_curvature, rise, secant
 from jfedsl.theory.estimates import Estimate
 
 LIKE = ({"a": jnp.zeros((2, 3)), "b": jnp.zeros(2)}, {}, {"a": jnp.zeros(2)})
@@ -71,22 +71,52 @@ def test_no_curvature_is_0_and_what_is_not_a_number_stays(iterations):
     assert np.isnan(largest(np.full((SIZE, SIZE), np.nan, np.float32), 0, iterations)).all()
 
 
-@jax.jit
-def secant_of(matrix: Array, start: Array, step_size: float) -> Array:
-    at = product(matrix, fold(start))
-    return secant(partial(product, matrix), fold(start), at, step_size)
+def along(matrix: Array, start: Array, step: Array) -> tuple[Estimate, Estimate]:
+    """What a step on a quadratic, whose Hessian that matrix is, shows of it."""
+
+    def at(w: Array) -> Point:
+        return Point(fold(w), w @ matrix @ w / 2, product(matrix, fold(w)))
+
+    return secant(at(start), at(start + step)), rise(at(start), at(start + step))
 
 
-@given(spectra, st.integers(0, 99), st.floats(0.05, 1))
-def test_the_secant_on_a_quadratic_is_its_curvature_along_the_gradient(spectrum, seed, step_size):
+both = jax.jit(along)
+
+
+@given(spectra, st.integers(0, 99), st.floats(0.05, 1), st.floats(0, 1))
+def test_a_noisy_step_on_a_quadratic_shows_its_curvature_along_it(spectrum, seed, size, noise):
     curve, norm = matrix(spectrum, seed), np.max(np.abs(spectrum))
-    start = np.float32(np.random.default_rng(seed + 100).normal(size=SIZE))
-    slope = np.float64(curve) @ start
-    assume(np.linalg.norm(slope) > 0.1)
-    found = secant_of(curve, start, step_size)
-    exact = np.linalg.norm(np.float64(curve) @ slope) / np.linalg.norm(slope)
-    np.testing.assert_allclose(found, exact, atol=1e-3 * norm)
-    assert found <= norm * (1 + 1e-3)
+    rng = np.random.default_rng(seed + 100)
+    start = np.float32(rng.normal(size=SIZE))
+    # Noise turns the step away from the gradient, which is where the sharpest directions are.
+    step = np.float32(size * ((1 - noise) * curve @ start + noise * rng.normal(size=SIZE)))
+    assume(np.linalg.norm(step) > 0.1 * norm + 0.01)
+    found, needed = both(curve, start, step)
+    bent, square = np.float64(curve) @ step, np.float64(step) @ step
+    np.testing.assert_allclose(found.value, np.sqrt(bent @ bent / square), atol=1e-3 * norm)
+    if np.isfinite(needed.value):
+        # The products of f round too.
+        expected, allowed = step @ bent / square, 4 * needed.error + 1e-3 * norm
+        np.testing.assert_allclose(needed.value, expected, atol=allowed)
+    assert found.value <= norm * (1 + 1e-3)
+
+
+def test_along_an_eigenvector_both_are_its_eigenvalue_and_only_one_has_a_sign() -> None:
+    spectrum = np.diag(np.float32([4, -2, *[0.5] * (SIZE - 2)]))
+    start, unit = np.ones(SIZE, np.float32), np.eye(SIZE, dtype=np.float32)
+    for axis, value in ((0, 4.0), (1, -2.0)):
+        found, needed = both(spectrum, start, 0.25 * unit[axis])
+        assert found == (abs(value), 0)
+        np.testing.assert_allclose(needed.value, value, atol=1e-4)
+
+
+def test_a_step_too_short_for_float32_tells_nothing_of_the_rise_and_none_nothing_at_all() -> None:
+    curve, start = np.eye(SIZE, dtype=np.float32), 8 * np.ones(SIZE, np.float32)
+    found, needed = both(curve, start, np.full(SIZE, 1e-3, np.float32))
+    np.testing.assert_allclose(found.value, 1, rtol=1e-3)
+    assert np.isnan(needed).all(), "of f = 320 rounding leaves 2e-5"
+    with np.errstate(invalid="ignore"):
+        assert all(np.isnan(x.value) for x in both(curve, start, np.zeros(SIZE, np.float32)))
 
 
 def hessian(loss: Callable[[Any], Array], at: Any) -> np.ndarray:

@@ -23,7 +23,7 @@ from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.masks import masks_of
 from jfedsl.pruning.plan import trace
 from jfedsl.pruning.pruner import dense_form
-from jfedsl.theory.measure import Effort, measure, measure_objective
+from jfedsl.theory.measure import Effort, after_exchange, measure, measure_objective
 from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_examples
 
 STEP, BUCKET, NOTHING = 0.05, 16, 1e-10
@@ -262,6 +262,37 @@ def test_loss_gradient_and_curvatures_are_those_of_all_examples_at_the_joined_mo
     np.testing.assert_allclose(found.beta.value, np.linalg.norm(hessian, 2), rtol=1e-4)
     change = np.linalg.norm(slope(v - STEP * at, each) - at) / (STEP * np.linalg.norm(at))
     np.testing.assert_allclose(found.beta_step.value, change, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["uneven", "masks"])
+def test_the_step_that_is_taken_is_the_next_round_of_one_exchange(name):
+    c = case(name)
+    found, every, weights = c.measure(c.middle), all_examples(c.scheme, c.data, 60), np.zeros(120)
+    np.add.at(weights, every.indices, every.weights)
+    weights = jnp.asarray(weights, jnp.float32)
+    v, after = (jnp.asarray(c.joined(s)[0], jnp.float32) for s in (c.middle, c.round(c.middle)[0]))
+    slope, step = jax.jit(jax.grad(c.mean_loss)), np.float64(after - v)
+    at, there = (np.float64(slope(x, weights)) for x in (v, after))
+    length = np.linalg.norm(step)
+    assert length > 0
+    np.testing.assert_allclose(
+        found.beta_taken.value, np.linalg.norm(there - at) / length, rtol=1e-2
+    )
+    risen = np.float64(c.mean_loss(after, weights)) - np.float64(c.mean_loss(v, weights))
+    needed = 2 * (risen - at @ step) / length**2
+    np.testing.assert_allclose(found.beta_rise.value, needed, atol=3 * found.beta_rise.error)
+    # The noise matters: it is another step than the gradient's.
+    assert abs(found.beta_taken.value / found.beta_step.value - 1) > 0.01
+
+
+def test_of_a_round_of_several_exchanges_the_first_is_taken():
+    changes = {"dropout_rate": 0.3, "cut_gradient_bits": 4, "clients": 3, "aggregate_every": 2}
+    moved = []
+    for steps in (1, 3):
+        e, state, _ = setup(local_steps=steps, **changes)
+        moved.append(jax.jit(partial(after_exchange, e.scheme))(e.data, e.key, state))
+    assert_close(*moved)
+    assert differs(moved[0], e.initial.params)
 
 
 @pytest.mark.parametrize("when", ["within", "end"])

@@ -1,5 +1,6 @@
 """Seconds and joules of a round against the formulas of the model, in float64, one by one."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,8 +30,8 @@ class Round(NamedTuple):
     deadline: float | None = None
 
 
-@jax.jit
-def priced(given: Round) -> Cost:
+@partial(jax.jit, static_argnums=1)
+def priced(given: Round, one_by_one: bool) -> Cost:
     empty = jnp.zeros((1, 1))
     radio = Radio(
         network=MACRO_CELL,
@@ -39,14 +40,14 @@ def priced(given: Round) -> Cost:
         allocation="equal", sparse=False, outage_snr=None,
         timeout=given.timeout, deadline=given.deadline,
     )  # fmt: skip
-    return round_cost(radio, given.ids, given.conditions, given.sent)
+    return round_cost(radio, given.ids, given.conditions, given.sent, one_by_one)
 
 
-def cost_of(given: Round) -> Cost:
+def cost_of(given: Round, one_by_one: bool = False) -> Cost:
     single = jax.tree.map(
         lambda x: jnp.asarray(x, jnp.float32 if np.asarray(x).dtype == float else None), given
     )
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), priced(single))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), priced(single, one_by_one))
 
 
 def some_round(seed: int, steps: int, count: int, fails: bool = False, **waits: float) -> Round:
@@ -60,7 +61,7 @@ def some_round(seed: int, steps: int, count: int, fails: bool = False, **waits: 
     holding = rng.random(count) < (0.7 if fails else 2)
     conditions = Conditions(
         spread(1e4, 1e8, count), spread(1e4, 1e8, count), spread(1e-3, 10, count),
-        spread(1e-3, 10, count), there,
+        spread(1e-3, 10, count), there, spread(1e8, 1e9, count), spread(1e8, 1e9, count),
     )  # fmt: skip
     up = spread(1e3, 1e7, steps, count) * holding
     arrived = np.tile(holding & there, (steps, 1))
@@ -183,7 +184,7 @@ def exchange(
     """Its cost; gradients come in 5 s, then everyone computes 4 s."""
     seconds, had, have = np.array([1.0, 2.0, 3.0]), np.array(arrived), np.array(holding)
     rate = np.ones(3)
-    conditions = Conditions(rate, rate, seconds, 4 * rate, np.array(there))
+    conditions = Conditions(rate, rate, seconds, 4 * rate, np.array(there), rate, rate)
     sent = Sent(10 * seconds[None] * have, 5.0 * had[None], 0 * rate, 0 * rate, had[None], have)
     flops, power = np.full(CLIENTS, 8e9), np.full(CLIENTS, 0.2)
     return cost_of(Round(flops, power, np.arange(3), conditions, sent, **waits))
@@ -214,7 +215,7 @@ def test_an_attempt_ends_with_its_stage_and_is_charged():
 @pytest.mark.parametrize(("holding", "seconds"), [(LAST_AWAY, 0), (NOBODY, 50)])
 def test_who_holds_the_model_does_not_wait_for_vain_deliveries(holding, seconds):
     rate, there = np.ones(3), np.array(LAST_AWAY) & np.array(holding)
-    conditions = Conditions(rate, rate, rate, rate, there)
+    conditions = Conditions(rate, rate, rate, rate, there, rate, rate)
     nothing, down = np.zeros((1, 3)), 50.0 * ~np.array(holding)
     sent = Sent(nothing, nothing, 0 * rate, down, nothing > 0, np.array(holding))
     flops, power = np.full(CLIENTS, 8e9), np.full(CLIENTS, 0.2)
@@ -252,6 +253,73 @@ def test_nobody_succeeds():
     close(exchange(NOBODY, deadline=6.0).seconds, 6)
     for cost in (attempt, exchange(NOBODY, deadline=6.0)):
         assert cost.lost == 1 and cost.server == 0 and not cost.downlink.any()
+
+
+def turns(
+    there: tuple[bool, ...] = (True, True), late: tuple[int, int] | None = None, **waits: float
+) -> Cost:
+    """A round of three exchanges of two, one after the other.
+
+    They compute 1 and 2 s before they send and 3 and 4 s after they receive. Together both send for
+    10 and receive for 20 s, alone for 5 and 6 s, and the models take 100 and 200 s. One of the
+    (step, participant) may be late.
+    """
+    one, had = np.ones(2), np.tile(there, (3, 1))
+    if late is not None:
+        had[late] = False
+    passes = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    conditions = Conditions(one, one, *passes, np.array(there), 2 * one, 20 / 6 * one)
+    tried = had | (np.arange(3) == 0)[:, None]
+    up = 10.0 * tried
+    sent = Sent(up, 20.0 * had, 200 * one, 100 * one, had, np.ones(2, bool))
+    flops, power = np.full(CLIENTS, 8e9), np.full(CLIENTS, 0.2)
+    return cost_of(Round(flops, power, np.arange(2), conditions, sent, **waits), one_by_one=True)
+
+
+def test_client_after_client_takes_turns_between_what_all_do_together():
+    cost = turns()
+    # First activations and last gradients, then two exchanges of each alone, and the models.
+    first, last = 2 + 10, 20 + 4
+    mine, other = 2 * (6 + 3 + 1 + 5), 2 * (6 + 4 + 2 + 5)
+    close(cost.seconds, 100 + first + mine + other + server(6) + last + 200)
+    close(cost.compute_seconds, 2 + 2 * (3 + 1) + 2 * (4 + 2) + server(6) + 4)
+    close(cost.server, server(6))
+    close(cost.compute, [3 * (1 + 3), 3 * (2 + 4)])
+    close(cost.uplink, [10 + 2 * 5 + 200] * 2)
+    close(cost.downlink, [100 + 2 * 6 + 20] * 2)
+    close(cost.waiting, [1 + other + 1, mine], scale=10)
+    close(cost.transmit_joules, 0.2 * cost.uplink)
+    assert cost.lost == 0
+
+
+def test_who_is_out_of_reach_has_no_turn():
+    cost = turns((True, False), timeout=30.0)
+    mine = 2 * (6 + 3 + 1 + 5)
+    # The model and the first activation are waited for, the rest is not.
+    close(cost.stages[1].seconds[:, 0], [30, 6, 6])
+    close(cost.stages[1].seconds[:, 1], [30, 0, 0])
+    close(cost.seconds, 100 + 30 + mine + server(3) + 23 + 200)
+    close(cost.compute, [3 * (1 + 3), 2])
+    close(cost.lost, 1 / 2)
+
+
+def test_a_late_activation_of_a_turn_is_waited_for_up_to_the_deadline():
+    cost = turns(late=(1, 0), deadline=15.0)
+    # No gradient follows it.
+    mine, other = (6 + 3) + 15 + (1 + 5), 2 * (6 + 4 + 2 + 5)
+    close(cost.seconds, 100 + 12 + mine + other + server(5) + 24 + 200)
+    close(cost.lost, 1 / 6)
+
+
+@given(seeds, shapes, waits)
+def test_seconds_of_turns_add_up_whoever_fails(seed, shape, waits):
+    given = some_round(seed, *shape, fails=True, **waits)
+    cost = cost_of(given, one_by_one=True)
+    parts = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
+    close(parts, np.full(shape[1], cost.seconds))
+    assert 0 <= cost.compute_seconds <= cost.seconds * (1 + 1e-6)
+    if shape[0] == 1:
+        close(cost.seconds, cost_of(given).seconds)
 
 
 def test_who_holds_no_model_costs_nothing_and_is_not_waited_for():

@@ -1,0 +1,52 @@
+"""Participants one after another: what split learning and SplitFed V2 have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array, lax
+
+from jfedsl.protocol.placement import placed
+from jfedsl.protocol.state import Scheme, State
+
+
+def alone(scheme: Scheme) -> Scheme:
+    """The scheme of one participant's turn; the run has one device."""
+    return scheme._replace(participants=1, group_sizes=(1,), placement=placed((1,)))
+
+
+def one_by_one(
+    turn: Callable[[State, Array], tuple[State, Any]], order: Array, state: State
+) -> tuple[State, Any]:
+    """Gives every participant a turn.
+
+    Each has the server and the aggregator as the one before left them, and its own client.
+
+    Args:
+      turn: `(state, place) -> (state, record)`, of a state whose only participant is the one at
+        that place.
+      order: in which turns come: places among the participants, int32 `[K]`.
+      state: before the first turn.
+
+    Returns:
+      The state after the last turn, and the records in the order of the turns, `[K, ...]`.
+    """
+
+    def one(carry: State, place: Array) -> tuple[State, Any]:
+        def row(tree: Any) -> Any:
+            return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), tree)
+
+        before = carry.replace(
+            clients=row(carry.clients),
+            participants=row(carry.participants),
+            holding=row(carry.holding),
+        )
+        after, record = turn(before, place)
+        clients = jax.tree.map(
+            lambda x, own: lax.dynamic_update_slice_in_dim(x, own, place, 0),
+            carry.clients, after.clients,
+        )  # fmt: skip
+        kept = carry.replace(server=after.server, aggregator=after.aggregator, clients=clients)
+        return kept, record
+
+    return lax.scan(one, state, order)
