@@ -233,7 +233,7 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
     clock = summary["simulated"] or {}
     return {
         "rounds_done": summary["rounds"],
-        **{name: summary[name] for name in (*_NUMBERS, "host_seconds")},
+        **{name: summary.get(name) for name in (*_NUMBERS, "host_seconds")},
         **{f"{stream}_bytes": summary["bytes"][stream] for stream in STREAMS},
         **{name: clock.get(name) for name in _CLOCK},
     }

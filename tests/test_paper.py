@@ -188,6 +188,7 @@ def test_presets_run(
         monkeypatch.setattr(study, flag, SimpleNamespace(value=value))
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]
+    short += ["--aggregate_every=1"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}", "--progress=none"]
     study.main(parse([*flags_of(preset)[0], *short, "--train_examples=8000", *where]))
     printed = capsys.readouterr().out

@@ -133,7 +133,7 @@ def test_latency_study_compares_on_a_simulated_clock(tmp_path, generated, capsys
     row = next(
         r for r in capsys.readouterr().out.splitlines() if r.startswith("| dense1, rate 0.5")
     )
-    _, seconds, to_target, *_ = (cell.split()[0] for cell in row.split(" | ")[1:])
+    _, _, seconds, to_target, *_ = (cell.split()[0] for cell in row.split(" | ")[1:])
     assert float(seconds) > 0 and to_target == "-"
     assert (tmp_path / "study" / "accuracy.png").exists()
     monkeypatch.setattr(study, "_BITS", SimpleNamespace(value=["eight"]))

@@ -419,8 +419,8 @@ def test_memories_on_the_host_train_to_the_same_bits(
         training.train(lasting(tmp_path, client_state="host", rounds=rounds))
     rows, others = metrics(tmp_path), metrics(resident)
     for row in (*rows, *others):  # stopping evaluates
-        for name in ("test_loss", "test_accuracy", "test_accuracy_dense"):
-            row[name] = row[name] if int(row["round"]) % 4 == 0 else ""
+        for name in [name for name in row if name.startswith("test_")]:
+            row[name] = row[name] if row["round"] == "8" else ""
     assert rows == others
     runs = [restore_run(workdir) for workdir in (tmp_path, resident)]
     assert_equal(*(run.state.replace(memory=None) for run in runs))

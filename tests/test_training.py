@@ -595,7 +595,7 @@ def test_a_test_loss_that_is_not_finite_keeps_the_rows_and_names_the_part(tmp_pa
         "aggregate_every": 1,
     }
     with pytest.raises(TrainingError, match=r"round 1: the test loss \(.*\) is not finite"):
-        training.train(small(workdir, **changes, **{"eval_every": 1, "aggregate_every": 1}))
+        training.train(small(workdir, **changes))
     assert len(metrics(workdir)) == 1
 
 

@@ -1,4 +1,4 @@
-"""Test loss and accuracy of the merged model, under the current masks and without; by class."""
+"""Test loss and accuracy of the merged model, with and without its masks; by class."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -97,10 +97,9 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     """
     placement = scheme.placement
     clients, share, merged = merge_participants(scheme, data.partition, state)
-    if scheme.radio is not None and scheme.radio.can_fail:
-        # A participant that was out of reach has masks of an earlier period.
-        current = partial(trained_masks, scheme, key, state)
-        clients = clients.replace(masks=jax.vmap(current)(clients.number))
+    # A participant that was out of reach, or had an earlier turn, may hold older masks.
+    current = partial(trained_masks, scheme, key, state)
+    clients = clients.replace(masks=jax.vmap(current)(clients.number))
     # All that differs between participants.
     clients = placement.to_participants(
         clients.replace(params=None, optimizer=None, links=None, received=None)

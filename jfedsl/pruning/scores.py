@@ -9,7 +9,7 @@ from jax import Array
 from jfedsl.keys import fold
 
 DECAY = 0.5  # of a Taylor score, for each period in which nobody keeps the weight
-UNKNOWN = -1.0  # the Taylor score of what nobody has kept yet
+UNKNOWN = -1.0  # the Taylor score of all weights before the first aggregation
 
 
 def magnitude(weights: list[Array]) -> list[Array]:
@@ -33,11 +33,11 @@ def taylor(
 
     Where nobody kept the weight in the period, g is not known, and its last score is halved:
     gradients shrink in training, and an early score would outlive those of weights that are
-    trained. Where nobody ever kept it, the score is |w| times the mean |g| of its leaf: with a
-    typical gradient.
+    trained. At the first aggregation, what nobody kept starts from |w| times the mean |g| of its
+    leaf: with a typical gradient.
 
     Args:
-      last: scores so far, one array a leaf; negative for what nobody has kept yet.
+      last: scores so far, one array a leaf; negative before the first aggregation.
       sizes: |w| now.
       changes: |w * dw|, with dw the change over the period.
       kept: bool, whether any participant kept the weight.
