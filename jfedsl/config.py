@@ -197,7 +197,7 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         None, "Rounds between measurements of the bound's constants.", COUNT, free=True
     )
     target_accuracy: float = knob(
-        0.95, "Test accuracy to report rounds and bytes to, in [0, 1].",
+        0.95, "Accuracy as deployed to report rounds and bytes to, in [0, 1].",
         Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,
     )  # fmt: skip
     progress: str = knob(

@@ -285,7 +285,7 @@ def _report(
         figures.spread(curves, labels, about, Path(base.workdir, f"{name}.{suffix}"))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["setting", "seed", *labels, "test accuracy"])
+    writer.writerow(["setting", "seed", *labels, "test accuracy, deployed"])
     for outcome in outcomes:
         for seed, points in zip(seeds, outcome.curves, strict=True):
             writer.writerows([outcome.name, seed, *(f"{x:.6g}" for x in p)] for p in points)

@@ -71,7 +71,7 @@ def _tables(settings: Sequence[Setting], target: float) -> list[str]:
         "host seconds": lambda s: s["host_seconds"],
     }
     return [
-        f"## To test accuracy {target:g}",
+        f"## To accuracy {target:g}, as deployed",
         "Means over seeds, least to greatest; how many reached it, if not all; a dash for none.",
         _table(settings, reached, target),
         "## In all",

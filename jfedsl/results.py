@@ -64,14 +64,15 @@ def evaluate_run(
 def assess(run: Run) -> Result:
     """Accuracy of a run on the test set and for every client on a mix of labels like its own.
 
-    A client's accuracy is that of the model it would use, with its own masks and statistics, on
-    each class of the test set, averaged with the client's shares of the classes: the accuracy to
-    expect on test data that is distributed as its training data.
+    A client's accuracy is that of the model it would use, with its own masks and statistics but no
+    compressor at the cut, on each class of the test set, averaged with the client's shares of the
+    classes: the accuracy to expect on test data that is distributed as its training data.
 
     Returns:
-      Plain values: round, test_loss, test_accuracy, test_accuracy_dense as in metrics.csv, and
-      clients: mean, standard deviation, least, greatest and the accuracies in client order, None
-      for a client none of whose classes are in the test set.
+      Plain values: round, test_loss, test_accuracy, test_accuracy_dense and
+      test_accuracy_deployed as in metrics.csv, and clients: mean, standard deviation, least,
+      greatest and the accuracies in client order, None for a client none of whose classes are in
+      the test set.
     """
     experiment, state = run.experiment, run.state
     scheme, data, test = experiment.scheme, experiment.data, experiment.test
@@ -232,6 +233,7 @@ def table(result: Result) -> str:
         f"after round {result['round']}",
         f"{'test accuracy':<28}{result['test_accuracy']:.4f}",
         f"{'without masks':<28}{result['test_accuracy_dense']:.4f}",
+        f"{'deployed':<28}{result['test_accuracy_deployed']:.4f}",
         f"{'test loss':<28}{result['test_loss']:.4f}",
         f"over {len(measured)} of {len(own)} clients, each on its own mix of labels",
     ]

@@ -14,7 +14,7 @@ from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.finished import finished
 from jfedsl.runtime import figures
-from jfedsl.runtime.metrics import Row, read
+from jfedsl.runtime.metrics import Row, deployed_accuracy, read
 from jfedsl.runtime.page import escaped
 from jfedsl.runtime.workdir import write_atomically
 from jfedsl.training import train_setting
@@ -179,18 +179,12 @@ def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
     shared = set.intersection(*(set(run) for run in found if run)) if any(found) else set()
     return [
         [
-            (*(axis.value(rows) for axis in axes), _accuracy(rows[-1]))
+            (*(axis.value(rows) for axis in axes), deployed_accuracy(rows[-1]))
             for number, rows in run.items()
             if number in shared
         ]
         for run in found
     ]
-
-
-def _accuracy(row: Row) -> float:
-    """As deployed; of an earlier build, which did not test that, the activation unchanged."""
-    deployed: float | None = row.get("test_accuracy_deployed")
-    return row["test_accuracy"] if deployed is None else deployed
 
 
 ACCURACIES: dict[str, Column] = {

@@ -24,11 +24,10 @@ from jfedsl.protocol.aggregation import (
 )
 from jfedsl.protocol.conditions import round_conditions
 from jfedsl.protocol.exchange import Presence
-from jfedsl.protocol.exchanges import Exchanges, side_by_side
+from jfedsl.protocol.exchanges import Exchanges, exchanges
 from jfedsl.protocol.participants import first_participants, in_layout, period_start
 from jfedsl.protocol.population import first_memory, fresh_client
 from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.server_side import joint_step
 from jfedsl.protocol.state import (
     Aggregator,
     Client,
@@ -88,15 +87,12 @@ def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
     )
 
 
-_TOGETHER = side_by_side(joint_step)
-
-
 def run_round(
     scheme: Scheme,
     data: Data,
     key: Array,
     state: State,
-    exchange_all: Exchanges = _TOGETHER,
+    exchange_all: Exchanges = exchanges,
     draw: Draw = draw_period,
 ) -> tuple[State, RoundRecord]:
     """One round: local_steps exchanges, with the start or end of a period where one is due.

@@ -11,7 +11,7 @@ from jax import Array, lax
 from jfedsl.algorithms import fedsl
 from jfedsl.data.partition import Partition
 from jfedsl.protocol.averaging import serving
-from jfedsl.protocol.exchanges import side_by_side
+from jfedsl.protocol.exchanges import exchanges
 from jfedsl.protocol.rounds import RoundRecord
 from jfedsl.protocol.server_side import step_copies
 from jfedsl.protocol.state import Data, Scheme, State, copies
@@ -21,7 +21,7 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     """One round of exchanges with the copies; at the end of a period these are averaged."""
     ends = (state.round + 1) % scheme.aggregate_every == 0
     state, record = fedsl.run_round(
-        scheme, data, key, state, exchange_all=side_by_side(step_copies)
+        scheme, data, key, state, exchange_all=partial(exchanges, serve=step_copies)
     )
     average = partial(_average, scheme, data.partition)
     return lax.cond(ends, average, lambda state: state, state), record

@@ -22,9 +22,9 @@ from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.exchange import ExchangeRecord, Presence
-from jfedsl.protocol.exchanges import exchanges, side_by_side
-from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.server_side import joint_step, serving_order, step_in_turn
+from jfedsl.protocol.exchanges import exchanges
+from jfedsl.protocol.rounds import OF_A_ROUND, RoundRecord
+from jfedsl.protocol.server_side import serving_order, step_in_turn
 from jfedsl.protocol.state import Data, Scheme, State
 from jfedsl.pruning.pruner import Form
 
@@ -41,7 +41,7 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
       state: before the round.
     """
     if not scheme.one_by_one:
-        in_turn = side_by_side(step_in_turn)
+        in_turn = partial(exchanges, serve=step_in_turn)
         return fedsl.run_round(scheme, data, key, state, exchange_all=in_turn)
     # As of the first exchange, so that with local_steps=1 both orders are the same to the bit.
     order = serving_order(scheme, fold(key, Purpose.EXCHANGE, state.round, 0))
@@ -71,7 +71,7 @@ def _client_by_client(
         there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), presence)
 
         def run(form: Form, state: State) -> tuple[State, ExchangeRecord]:
-            return exchanges(own, joint_step, (form,), data, key, state, partial(_present, there))
+            return exchanges(own, (form,), data, key, state, there, present=_present)
 
         return lax.switch(groups[place], [partial(run, form) for form in forms], state)
 
@@ -95,11 +95,8 @@ def _present(presence: Presence | None, step: Array) -> Presence | None:
     return Presence(holding, now.replace(up_rate=rate))
 
 
-_COMMON = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
-
-
 def _as_served(record: RoundRecord, order: Array) -> RoundRecord:
     """A round's record with its participants, the last axis, in another order."""
-    common = {name: getattr(record, name) for name in _COMMON}
-    own = record.replace(**dict.fromkeys(_COMMON))
+    common = {name: getattr(record, name) for name in OF_A_ROUND}
+    own = record.replace(**dict.fromkeys(OF_A_ROUND))
     return jax.tree.map(lambda x: x[..., order], own).replace(**common)

@@ -13,7 +13,7 @@ from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
 from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.aggregation import draw_period, hold_model
-from jfedsl.protocol.rounds import RoundRecord
+from jfedsl.protocol.rounds import OF_A_ROUND, RoundRecord
 from jfedsl.protocol.state import Data, Scheme, State
 
 
@@ -42,14 +42,11 @@ def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[Sta
     return state.replace(clients=hold_model(scheme, state)), _round_of(records)
 
 
-_MEANS = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
-
-
 def _round_of(turns: RoundRecord) -> RoundRecord:
     """The records of the turns `[K, ...]` of one participant each as one of a round."""
-    means = {name: jnp.mean(getattr(turns, name), axis=0) for name in _MEANS}
+    means = {name: jnp.mean(getattr(turns, name), axis=0) for name in OF_A_ROUND}
     # Axes [K, ..., 1] become [..., K].
     own = jax.tree.map(
-        lambda x: jnp.moveaxis(x[..., 0], 0, -1), turns.replace(**dict.fromkeys(_MEANS))
+        lambda x: jnp.moveaxis(x[..., 0], 0, -1), turns.replace(**dict.fromkeys(OF_A_ROUND))
     )
     return own.replace(**means)

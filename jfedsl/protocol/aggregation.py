@@ -20,6 +20,7 @@ from jfedsl.protocol.participants import period_start
 from jfedsl.protocol.placement import where_rows
 from jfedsl.protocol.population import turn_over
 from jfedsl.protocol.state import (
+    Aggregator,
     Client,
     Scheme,
     State,
@@ -110,6 +111,11 @@ def end_period(
     if placement.processes > 1 and scheme.collective_bits != FLOAT_BITS:
         packed = _merge_packed(scheme, key, state, sent, share)
     aggregator = merge(scheme, before, sent, placement.weights(share), packed)
+    if before.pruning.scores is not None:
+        # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
+        # is learnt: what averaging changes of them is rounding.
+        stepped = jax.vmap(partial(_has_stepped, before))(clients)
+        masks = where_rows(stepped, masks, jax.tree.map(jnp.zeros_like, masks))
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
     pruning = scheme.pruner.update(
         before.pruning, before.params, aggregator.params, kept, _rates(scheme, state.round)
@@ -123,6 +129,13 @@ def end_period(
     if reachable is not None:
         received = where_rows(at(there), received, sent)
     return state.replace(clients=received, holding=there), up, moved
+
+
+def _has_stepped(before: Aggregator, client: Client) -> Array:
+    """Whether a client's weights are others than it received at the start of the period."""
+    received = before.params if client.received is None else client.received
+    changed = jax.tree.map(lambda w, r: jnp.any(w != r), client.params, received)
+    return jnp.any(jnp.stack(jax.tree.leaves(changed)))
 
 
 def _rates(scheme: Scheme, last: Array) -> Array:

@@ -108,14 +108,15 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     own_statistics, server = scheme.statistics == "local", serving(scheme, data.partition, state)
     whole = jnp.sum(share)
 
-    def rates(form: Form, client: Client) -> Array:
+    def rates(form: Form, client: Client, scheme: Scheme = scheme) -> Array:
         stats = client.stats if own_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
         sums = _class_sums(scheme, key, data.pixels, form, client, server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
-    def mean(form: Form, clients: Client, share: Array) -> Array:
-        rows, share = lax.map(partial(rates, form), clients), share[:, None] / whole
+    def mean(form: Form, clients: Client, share: Array, scheme: Scheme = scheme) -> Array:
+        rows = lax.map(partial(rates, form, scheme=scheme), clients)
+        share = share[:, None] / whole
         return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
 
     def pruned(forms: Sequence[Form]) -> Array:
@@ -136,11 +137,11 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     if not scheme.pruner.names and scheme.deployed is not None:
         loss, accuracy, deployed = tested()
         return Evaluation(loss, accuracy, accuracy, deployed)
-    dense = dense_form(scheme.model[: scheme.cut])
+    dense, plain = dense_form(scheme.model[: scheme.cut]), scheme._replace(deployed=None)
     if own_statistics:
-        unpruned = mean(dense, clients, share)
+        unpruned = mean(dense, clients, share, plain)
     else:
-        unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients))
+        unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
     if not scheme.pruner.names:
         return Evaluation(unpruned[0], unpruned[1], unpruned[1], unpruned[1])
     loss, accuracy, deployed = tested()
@@ -260,6 +261,8 @@ def class_accuracies(
 ) -> Array:
     """Test accuracy on each class of what clients would use, were all of them drawn.
 
+    The activation crosses the cut unchanged.
+
     Args:
       scheme: of the run.
       data: of the run.
@@ -277,6 +280,7 @@ def class_accuracies(
         lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
     )
 
+    plain = scheme._replace(deployed=None)
     local = memories(scheme, state).stats if scheme.statistics == "local" else None
 
     def one(form: Form, number: Array) -> Array:
@@ -284,7 +288,7 @@ def class_accuracies(
         masks = trained_masks(scheme, key, state, number)
         own = jax.tree.map(lambda x: x[0], state.clients)
         client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
-        correct = _class_sums(scheme, key, data.pixels, form, client, server, test)[1]
+        correct = _class_sums(plain, key, data.pixels, form, client, server, test)[1]
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
     def every(forms: Sequence[Form]) -> Array:

@@ -12,7 +12,7 @@ from jfedsl.keys import Purpose, fold
 from jfedsl.protocol.clients import map_clients
 from jfedsl.protocol.examples import fetch
 from jfedsl.protocol.exchange import Batch, ExchangeRecord, Presence, exchange
-from jfedsl.protocol.server_side import ServerStep
+from jfedsl.protocol.server_side import ServerStep, joint_step
 from jfedsl.protocol.state import Client, Data, Scheme, Server, State, weights
 from jfedsl.pruning.pruner import Form
 
@@ -44,47 +44,28 @@ class Exchanges(Protocol):
         """
 
 
-def side_by_side(serve: ServerStep, count: int | None = None) -> Exchanges:
-    """Exchanges of all participants together.
-
-    Args:
-      serve: the server's step in each.
-      count: how many; None for local_steps.
-    """
-
-    def run(
-        scheme: Scheme,
-        forms: Sequence[Form],
-        data: Data,
-        key: Array,
-        state: State,
-        presence: Presence | None,
-    ) -> tuple[State, ExchangeRecord]:
-        return exchanges(scheme, serve, forms, data, key, state, lambda step: presence, count)
-
-    return run
-
-
 def exchanges(
     scheme: Scheme,
-    serve: ServerStep,
     forms: Sequence[Form],
     data: Data,
     key: Array,
     state: State,
-    present: Callable[[Array], Presence | None],
+    presence: Presence | None,
+    serve: ServerStep = joint_step,
+    present: Callable[[Presence | None, Array], Presence | None] = lambda presence, step: presence,
     count: int | None = None,
 ) -> tuple[State, ExchangeRecord]:
-    """The round's exchanges of the participants with the server, one after another.
+    """Exchanges of all participants together, one after another: `Exchanges` of what is not said.
 
     Args:
       scheme: of the run.
-      serve: the server's step.
       forms: in which the clients of each group compute.
       data: of the run.
       key: run key.
       state: before the first exchange.
-      present: who takes part in an exchange of the round, by its number from 0; None: all.
+      presence: who takes part; None: all.
+      serve: the server's step in each.
+      present: `(presence, step)` to who takes part in an exchange, numbered from 0.
       count: how many; None for local_steps.
 
     Returns:
@@ -101,7 +82,16 @@ def exchanges(
         own = fold(key, Purpose.EXCHANGE, number, step)
         total = number * scheme.local_steps + step
         server, clients, record = exchange(
-            scheme, forms, server, clients, batch, own, share, total, present(step), serve
+            scheme,
+            forms,
+            server,
+            clients,
+            batch,
+            own,
+            share,
+            total,
+            present(presence, step),
+            serve,
         )
         return (server, clients), record
 

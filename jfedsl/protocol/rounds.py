@@ -48,6 +48,8 @@ class RoundRecord(struct.PyTreeNode):
     mask_overlap: Array
 
 
+# Fields that are not by participant.
+OF_A_ROUND = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
 Round = Callable[[Data, Array, State], tuple[State, RoundRecord]]
 Rounds = Callable[[Data, Array, State, Any], tuple[State, RoundRecord]]
 

@@ -27,9 +27,10 @@ def taylor(
 ) -> list[Array]:
     """|w * g|, the first-order change of the loss without the weight (arXiv 1906.10771, eq. 8).
 
-    g is the mean gradient of a period, which the aggregator has: the change of the weight over the
-    period, divided by the sum of the learning rates of the period's exchanges. So scores of periods
-    with different learning rates are on one scale.
+    g is the change of the weight over a period, which the aggregator has, divided by the sum of the
+    learning rates of the period's exchanges: the mean gradient with plain SGD, the mean step per
+    unit of learning rate with momentum or Adam. So scores of periods with different learning rates
+    are on one scale.
 
     Where nobody kept the weight in the period, g is not known, and its last score is halved:
     gradients shrink in training, and an early score would outlive those of weights that are

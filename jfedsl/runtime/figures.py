@@ -101,7 +101,7 @@ Curve = Sequence[tuple[float, ...]]
 def spread(
     curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
 ) -> None:
-    """Draws test accuracy against several things, mean and range over seeds.
+    """Draws accuracy as deployed against several things, mean and range over seeds.
 
     Args:
       curves: for each setting the things in order, then accuracy, of every seed, at the same
@@ -147,7 +147,7 @@ def spread(
         elif label == "round":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[::columns]:
-        axis.set_ylabel("test accuracy")
+        axis.set_ylabel("test accuracy, deployed")
     lines, names = list(handles.values()), list(handles)
     if beside:
         figure.legend(lines, names, loc="outside right center")

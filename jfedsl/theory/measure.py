@@ -17,11 +17,10 @@ from jfedsl.models.layers import Variables
 from jfedsl.protocol.averaging import joined
 from jfedsl.protocol.client_side import forward_one, send_gradient
 from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
-from jfedsl.protocol.exchanges import side_by_side
+from jfedsl.protocol.exchanges import exchanges
 from jfedsl.protocol.masks import masks_of
 from jfedsl.protocol.participants import in_layout, period_start
 from jfedsl.protocol.placement import placed
-from jfedsl.protocol.server_side import joint_step
 from jfedsl.protocol.state import Client, Data, Scheme, State, at_site, weights
 from jfedsl.pruning.pruner import Form
 from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
@@ -138,7 +137,7 @@ def after_exchange(scheme: Scheme, data: Data, key: Array, state: State) -> Any:
 
     See `measure` for the arguments.
     """
-    once = side_by_side(joint_step, count=1)
+    once = partial(exchanges, count=1)
     after, _ = run_round(at_site(scheme, data), data, key, state, exchange_all=once)
     return joined(scheme, data.partition, after).params
 

@@ -201,6 +201,15 @@ def test_channels_and_links_with_memory_survive_outages():
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
+def test_taylor_scores_stay_when_no_activation_arrives_in_time():
+    changes = {"prune_kind": "mask", "prune_score": "taylor", "outage_snr_db": None}
+    e = experiment(**changes, aggregate_every=1, deadline_s=1e-9)
+    before = jax.tree.map(np.asarray, e.init())
+    state, record = e.rounds(1)(e.data, e.key, e.init(), 1)
+    assert not np.asarray(record.arrived).any() and state.holding.all()
+    assert_equal(state.aggregator.pruning, before.aggregator.pruning)
+
+
 @pytest.mark.parametrize("away", [[0], list(range(CLIENTS))])
 def test_evaluation_uses_the_current_masks_whoever_has_old_ones(setting, away):
     e, all_there, _ = setting
