@@ -33,6 +33,7 @@ def table(summary: dict[str, Any]) -> str:
     lines = [
         f"{'test accuracy':<20}{summary['final_accuracy']:.4f} after round {summary['rounds']}, "
         f"best {summary['best_accuracy']:.4f} at round {summary['best_round']}",
+        *_deployed(summary),
         _target_line(summary),
         "",
         f"{'stream':<20}{'bytes sent':>16}{'uncompressed':>16}{'ratio':>8}",
@@ -47,6 +48,12 @@ def table(summary: dict[str, Any]) -> str:
     if summary.get("convergence"):
         lines += ["", convergence.table(summary["convergence"])]
     return "\n".join(lines)
+
+
+def _deployed(summary: dict[str, Any]) -> list[str]:
+    """A line on the model as deployed, where the compressors at the cut make a difference."""
+    deployed = summary.get("final_accuracy_deployed", summary["final_accuracy"])  # earlier builds
+    return [] if deployed == summary["final_accuracy"] else [f"{'deployed':<20}{deployed:.4f}"]
 
 
 def _target_line(summary: dict[str, Any]) -> str:

@@ -31,9 +31,10 @@ def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
         name = ("round", "cumulative_bytes")[column]
         accuracy, loss = axes[:, column]
         _line(accuracy, rows, name, unit, "test_accuracy", "as trained", marker=".")
-        if any(row["test_accuracy"] != row["test_accuracy_dense"] for row in rows):
-            dotted = {"ls": ":", "marker": "."}
-            _line(accuracy, rows, name, unit, "test_accuracy_dense", "without masks", **dotted)
+        for kind, what, style in (("dense", "without masks", ":"), ("deployed", "deployed", "-.")):
+            tested = f"test_accuracy_{kind}"
+            if any(row["test_accuracy"] != row[tested] for row in rows):
+                _line(accuracy, rows, name, unit, tested, what, ls=style, marker=".")
         accuracy.axhline(target, color="gray", lw=0.8, ls="--", label=f"target {target:g}")
         _line(loss, rows, name, unit, "train_loss", "train", lw=0.8, color="tab:gray")
         _line(loss, rows, name, unit, "test_loss", "test", marker=".", color="tab:red")

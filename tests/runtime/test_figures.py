@@ -36,6 +36,7 @@ def rows(rounds: int) -> list[dict[str, object]]:
                 "test_loss": 2 / i if shown else None,
                 "test_accuracy": i / 10 if shown else None,
                 "test_accuracy_dense": i / 20 if shown else None,
+                "test_accuracy_deployed": i / 15 if shown else None,
                 "cumulative_bytes": 10_000_000 * i,
                 **{f"{s}_bytes": 1_000_000 * (k + 1) for k, s in enumerate(STREAMS)},
             }
