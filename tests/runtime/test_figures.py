@@ -48,11 +48,12 @@ def test_curves_against_round_and_megabytes(drawn: list[Figure], tmp_path: Path)
     figures.curves(rows(5), 0.35, "title", tmp_path / "curves.png")
     accuracy, accuracy_by_bytes, loss, loss_by_bytes = drawn[0].axes
     for axis, unit in ((accuracy, 1), (accuracy_by_bytes, 10)):
-        trained, dense, target = axis.lines
+        trained, dense, deployed, target = axis.lines
         np.testing.assert_allclose(
             trained.get_xydata(), [(2 * unit, 0.2), (4 * unit, 0.4), (5 * unit, 0.5)]
         )
         np.testing.assert_allclose(dense.get_ydata(), [0.1, 0.2, 0.25])
+        np.testing.assert_allclose(deployed.get_ydata(), [2 / 15, 4 / 15, 5 / 15])
         assert set(target.get_ydata()) == {0.35}
     for axis, unit in ((loss, 1), (loss_by_bytes, 10)):
         train, test = axis.lines
