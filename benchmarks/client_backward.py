@@ -23,9 +23,10 @@ from jax import Array, lax
 from step import Options
 from taking_turns import alternate
 
-from jfedsl.models import ZOO, layers
-from jfedsl.models.integer import int8_backward
-from jfedsl.protocol.clients import default_chunk, map_clients
+from jfedsl.models import layers
+from jfedsl.models.registry import MODELS
+from jfedsl.nn.int8 import int8_backward
+from jfedsl.sharding.client_map import default_chunk, map_clients
 
 _SIZES = {"small": (100, 8), "vgg11": (8, 16), "mlp": (100, 32)}
 _MODEL = flags.DEFINE_enum("model", "small", list(_SIZES), "Model.")
@@ -39,8 +40,8 @@ class ClientPart:
     """Both passes of all clients, compiled and ready to run."""
 
     def __init__(self, options: Options, backward: str) -> None:
-        model = ZOO[options.model].build(10, options.norm)
-        self._model = model[: layers.cut_index(model, ZOO[options.model].default_cut)]
+        model = MODELS[options.model].build(10, options.norm)
+        self._model = model[: layers.cut_index(model, MODELS[options.model].default_cut)]
         self._backward = backward
         images = jax.random.normal(
             jax.random.key(1), (options.clients, options.batch_size, *options.image)

@@ -19,11 +19,11 @@ import jax
 from absl import app, flags
 from step import Options, config
 
-from jfedsl.build import build
-from jfedsl.models import ZOO
-from jfedsl.runtime.compilation import compiled, keep_programs
+from jfedsl.models.registry import MODELS
+from jfedsl.run.assemble import build
+from jfedsl.run.processes.compilation import compiled, keep_programs
 
-_MODELS = flags.DEFINE_list("models", list(ZOO), "Models, with the middle number of clients.")
+_MODELS = flags.DEFINE_list("models", list(MODELS), "Models, with the middle number of clients.")
 _CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients, with --model.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Times to compile afresh.", lower_bound=1)
 _ROUNDS = flags.DEFINE_list("rounds", ["1", "50"], "Rounds in a call, with --model.")

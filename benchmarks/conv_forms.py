@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax import Array, lax
 
-from jfedsl.models import conv_forms, ops, winograd
-from jfedsl.models.conv_forms import Window
+from jfedsl.nn import conv_forms, convolution, winograd
+from jfedsl.nn.conv_forms import Window
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 
@@ -107,7 +107,7 @@ def _weight_product(x: Array, dy: Array) -> Array:
 
 def _weight_pairs(x: Array, dy: Array) -> Array:
     w = jnp.zeros((3, 3, x.shape[3], dy.shape[3]))
-    return jax.vjp(lambda w: conv_forms.by_pairs(x, w, _WINDOW, ops._conv), w)[1](dy)[0]
+    return jax.vjp(lambda w: conv_forms.by_pairs(x, w, _WINDOW, convolution._conv), w)[1](dy)[0]
 
 
 def _weight_tiles(x: Array, dy: Array) -> Array:

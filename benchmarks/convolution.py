@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from flax import linen as nn
 from jax import Array, lax
 
-from jfedsl.models import ops, pooling
+from jfedsl.nn import convolution, pooling
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 _CLIENTS = flags.DEFINE_integer("clients", 8, "Clients in the loop.", lower_bound=1)
@@ -68,7 +68,7 @@ def _plain_conv(x: Array, w: Array) -> Array:
 
 
 def _our_conv(x: Array, w: Array) -> Array:
-    return ops.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+    return convolution.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
 
 
 def _shifted(x: Array) -> list[Array]:

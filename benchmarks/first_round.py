@@ -22,7 +22,7 @@ import os, sys
 def say(what):
     print(f"{what} {sum(os.times()[:2]):.2f} s", end="  ", flush=True)
 
-from jfedsl import training
+from jfedsl.run import training
 say("imports")
 
 class Run(training._Run):

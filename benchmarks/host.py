@@ -15,10 +15,10 @@ from typing import Any
 
 import jax
 
-from jfedsl import training
 from jfedsl.config import Config
-from jfedsl.runtime.compilation import compiled
-from jfedsl.runtime.script import run
+from jfedsl.run import training
+from jfedsl.run.processes.compilation import compiled
+from jfedsl.run.script import run
 
 
 class Watch:

@@ -29,12 +29,13 @@ from jax import lax
 from step import Options, config
 from taking_turns import alternate
 
-from jfedsl.build import Experiment, build
-from jfedsl.models import ZOO, ops
+from jfedsl.engine import client_step
+from jfedsl.engine.period import start_period
+from jfedsl.engine.traffic import smashed_shape
 from jfedsl.models.flops import product_flops
-from jfedsl.protocol import client_side
-from jfedsl.protocol.aggregation import start_period
-from jfedsl.protocol.traffic import smashed_shape
+from jfedsl.models.registry import MODELS
+from jfedsl.nn import convolution
+from jfedsl.run.assemble import Experiment, build
 
 _SIZES = {"vgg11": (8, 16), "vgg19": (8, 16), "resnet18": (8, 16), "small": (100, 8)}
 _MODEL = flags.DEFINE_enum("model", "vgg11", list(_SIZES), "Model.")
@@ -91,9 +92,9 @@ def _steps(
     scheme, forms, key = experiment.scheme, _forms(experiment), experiment.key
 
     def one(clients: Any, number: Any) -> tuple[Any, None]:
-        _, stats, backs = client_side.forward(scheme, forms, clients, images, key)
-        own = client_side.backward(scheme, forms, clients, images, backs, gradient, key)
-        return client_side.step(scheme, clients.replace(stats=stats), own, keys, number), None
+        _, stats, backs = client_step.forward(scheme, forms, clients, images, key)
+        own = client_step.backward(scheme, forms, clients, images, backs, gradient, key)
+        return client_step.step(scheme, clients.replace(stats=stats), own, keys, number), None
 
     return lax.scan(one, clients, jnp.arange(count, dtype=jnp.int32))[0]
 
@@ -135,13 +136,13 @@ def _of_one(experiment: Experiment, client: Any) -> dict[str, float]:
     shape = (scheme.batch_size, *experiment.image.shape)
 
     def run(client: Any, images: Any) -> Any:
-        return client_side.forward_one(scheme, form, client, images, experiment.key)
+        return client_step.forward_one(scheme, form, client, images, experiment.key)
 
     def both(client: Any, images: Any) -> Any:
         y, back, stats = run(client, images)
         return y, back(y), stats
 
-    with mock.patch.object(ops, "conv_general_dilated", lax.conv_general_dilated):
+    with mock.patch.object(convolution, "conv_general_dilated", lax.conv_general_dilated):
         lowered = jax.jit(both).lower(client, jax.ShapeDtypeStruct(shape, jnp.float32))
     _, back, _ = jax.eval_shape(run, client, jax.ShapeDtypeStruct(shape, jnp.float32))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
@@ -163,7 +164,7 @@ def main(_: list[str]) -> None:
         dataclasses.replace(plain, prune_kind=kind, prune_rate=rate) for kind, rate in SETTINGS
     ]
     results = alternate([functools.partial(ClientPart, o) for o in options], _REPEATS.value)
-    cut = plain.cut or ZOO[plain.model].default_cut
+    cut = plain.cut or MODELS[plain.model].default_cut
     print(f"{plain.model} cut after {cut}, {plain.clients} clients x {plain.batch_size}")
     print(f"{'':<14}" + "".join(f"{name:>12}" for name in RATIOS) + f"{'s/step':>10}")
     for result in results:

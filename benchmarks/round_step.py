@@ -24,7 +24,7 @@ from absl import app, flags
 from step import Options, Ours, cut_of, flops, outputs
 from taking_turns import Work, alternate
 
-from jfedsl.scale_knobs import COMPUTE_DTYPES
+from jfedsl.config.scale_fields import COMPUTE_DTYPES
 
 _DEFAULT = Options()
 _ALGORITHM = flags.DEFINE_enum(

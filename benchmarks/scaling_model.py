@@ -12,8 +12,8 @@ import numpy as np
 from absl import flags
 from scaling_runs import Case, together
 
-from jfedsl.build import build
-from jfedsl.runtime.flags import define_flags, from_flags
+from jfedsl.config.flags import define_flags, from_flags
+from jfedsl.run.assemble import build
 
 _FLOAT = 4  # bytes
 _HEADERS = 8 / 512  # bytes an entry: two float32 a bucket

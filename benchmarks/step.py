@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfedsl.build import build
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
-from jfedsl.models import ZOO, layers
-from jfedsl.protocol.client_side import chunk_of
+from jfedsl.engine.client_step import chunk_of
+from jfedsl.models import layers
+from jfedsl.models.registry import MODELS
+from jfedsl.run.assemble import build
 
 _BATCHES = 4  # mini-batches of each client
 
@@ -152,7 +153,7 @@ def _matmul_peak(dtype: str) -> float:
 
 def outputs(options: Options) -> list[tuple[str, tuple[int, ...], int]]:
     """Name, output shape of one example and weights in kernels, for every layer."""
-    model = ZOO[options.model].build(10, options.norm)
+    model = MODELS[options.model].build(10, options.norm)
     x = jax.ShapeDtypeStruct((1, *options.image), jnp.float32)
     rows = []
     for layer in model:
@@ -165,7 +166,7 @@ def outputs(options: Options) -> list[tuple[str, tuple[int, ...], int]]:
 
 def cut_of(options: Options) -> int:
     """Number of client-side layers."""
-    entry = ZOO[options.model]
+    entry = MODELS[options.model]
     return layers.cut_index(entry.build(10, options.norm), options.cut or entry.default_cut)
 
 

@@ -8,11 +8,11 @@ Leaves a table and a picture in --workdir; the same command goes on after an int
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
-from jfedsl.bound_study import Sweeps, conduct
 from jfedsl.config import Config
-from jfedsl.runtime.script import run
-from jfedsl.study import Changes, seeds_of
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.studies.bound import Sweeps, conduct
+from jfedsl.studies.study import Changes, seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", [], "Cuts to compare; none leaves that out.")

@@ -8,11 +8,11 @@ Leaves a table and a picture in --workdir; the same command goes on after an int
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
-from jfedsl.runtime.metrics import STREAMS
-from jfedsl.runtime.script import run
-from jfedsl.study import Changes, Column, conduct, megabytes, seeds_of
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.run.storage.metrics import STREAMS
+from jfedsl.studies.study import Changes, Column, conduct, megabytes, seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 

@@ -2,11 +2,11 @@
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import flag_error
-from jfedsl.folders import local
-from jfedsl.results import evaluate_run, table
-from jfedsl.runtime.script import start
+from jfedsl.files.paths import local
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.evaluate import evaluate_run, table
+from jfedsl.run.script import start
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(

@@ -12,12 +12,12 @@ from operator import or_
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.planner.settings import axes
-from jfedsl.runtime.script import run
-from jfedsl.study import JOULES, SECONDS, Column, conduct, seeds_of, simulated
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.studies.study import JOULES, SECONDS, Column, conduct, seeds_of, simulated
 
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")

@@ -5,10 +5,10 @@ python experiments/measure_constants.py --workdir=runs/first
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import flag_error
-from jfedsl.observer import measure_run
-from jfedsl.runtime.script import start
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.constants_recorder import measure_run
+from jfedsl.run.script import start
 from jfedsl.theory.measure import DEFAULT_EFFORT, Effort
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")

@@ -12,11 +12,11 @@ import dataclasses
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
-from jfedsl.paper import conduct, default_cuts, rates_of
-from jfedsl.runtime.script import run
-from jfedsl.study import seeds_of
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.studies.paper import conduct, default_cuts, rates_of
+from jfedsl.studies.study import seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 _ONLY = flags.DEFINE_list("only", [], "Questions to ask, such as ablation,rivals. Default: all.")

@@ -12,11 +12,11 @@ import sys
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
 from jfedsl.planner.plan import Goal, conduct, make, source_of
 from jfedsl.planner.settings import axes
-from jfedsl.runtime.script import run
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
 
 _DEFAULT = "default the run's own flag."
 _LISTS = {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.data.preparation import NAMES, prepare, restore_debian
 from jfedsl.errors import flag_error
-from jfedsl.folders import local
-from jfedsl.runtime.script import start
+from jfedsl.files.paths import local
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import start
 
 _DATASET = flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")

@@ -9,11 +9,11 @@ from typing import Any
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
-from jfedsl.runtime.metrics import STREAMS
-from jfedsl.runtime.script import run
-from jfedsl.study import Column, conduct, megabytes, seeds_of
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.run.storage.metrics import STREAMS
+from jfedsl.studies.study import Column, conduct, megabytes, seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 

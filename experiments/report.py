@@ -8,10 +8,10 @@ report.md with pictures/ beside it.
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.errors import UserError, flag_error
-from jfedsl.report import write
-from jfedsl.runtime.script import start
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import start
+from jfedsl.studies.report import write
 
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for the report.")
 _TITLE = flags.DEFINE_string("title", "Runs", "Title of the report.")

@@ -11,11 +11,11 @@ import sys
 
 from absl import flags
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
-from jfedsl.runtime.script import run
-from jfedsl.study import seeds_of
-from jfedsl.sweep import conduct, grid, shard_of
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.studies.study import seeds_of
+from jfedsl.studies.sweep import conduct, grid, shard_of
 
 _CASES = flags.DEFINE_multi_string("case", [], "A named setting, NAME: --flag=value ...")
 _VARY = flags.DEFINE_multi_string("vary", [], "A flag with values to combine, flag=value value ...")

@@ -1,10 +1,10 @@
 """Trains one federated split learning run; the same command with its --workdir resumes it."""
 
-from jfedsl import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.config import Config
-from jfedsl.runtime.script import run
-from jfedsl.summary import table
-from jfedsl.training import train
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run.script import run
+from jfedsl.run.summary import table
+from jfedsl.run.training import train
 
 
 def main(config: Config) -> None:

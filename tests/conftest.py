@@ -16,14 +16,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 
-from jfedsl import plugins
-from jfedsl.compression.table import COMPRESSORS
+from jfedsl.compression.registry import COMPRESSORS
+from jfedsl.config import plugins
 from jfedsl.data.builders import BUILDERS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.data.preparation import prepare
-from jfedsl.models import ZOO
-from jfedsl.runtime import program_cache
+from jfedsl.models.registry import MODELS
+from jfedsl.run.processes import program_cache
 
 # Started as a job in the background, tests and the scripts that they start would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -97,7 +97,7 @@ def standard_promotion() -> Iterator[None]:
 def tables() -> Iterator[None]:
     """What a test adds to the tables and to the path is taken out again; plugins are forgotten."""
     path = sys.path[:]
-    before = [(table, dict(table)) for table in (ZOO, DATASETS, PARTITIONS, COMPRESSORS)]
+    before = [(table, dict(table)) for table in (MODELS, DATASETS, PARTITIONS, COMPRESSORS)]
     yield
     sys.path[:] = path
     plugins._loaded.clear()

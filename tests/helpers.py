@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from jfedsl.build import Experiment, build
 from jfedsl.config import Config
-from jfedsl.links import SHORTHANDS
-from jfedsl.runtime.flags import define_flags, from_flags
+from jfedsl.config.compressors import SHORTHANDS
+from jfedsl.config.flags import define_flags, from_flags
+from jfedsl.run.assemble import Experiment, build
 
 # All compression off; plain SGD.
 PLAIN: dict[str, Any] = {

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jfedsl.build import build
 from jfedsl.config import Config
-from jfedsl.protocol.collectives import weighted_sum
-from jfedsl.protocol.placement import AXES, SPREAD, put
-from jfedsl.runtime.metrics import STREAMS
+from jfedsl.run.assemble import build
+from jfedsl.run.storage.metrics import STREAMS
+from jfedsl.sharding.collectives import weighted_sum
+from jfedsl.sharding.slots import AXES, SPREAD, put
 
 ROUNDS, DRAWS, ROWS = 3, 64, 8
 MESSAGE = re.compile(r" (?:all-|reduce-scatter|collective-)[a-z-]*\(")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import parse
 
-from jfedsl import training
+from jfedsl.run import training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 SEEDS = (0, 1, 2)

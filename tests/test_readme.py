@@ -9,13 +9,12 @@ from types import SimpleNamespace
 import pytest
 from helpers import parse, script
 
-from jfedsl import plugins
-from jfedsl.config import Config, shown
+from jfedsl.config import Config, plugins, shown
 from jfedsl.data.datasets import DATASETS
 from jfedsl.errors import UserError
-from jfedsl.models import ZOO
-from jfedsl.runtime import metrics
-from jfedsl.runtime.workdir import read_config
+from jfedsl.models.registry import MODELS
+from jfedsl.run.storage import metrics
+from jfedsl.run.storage.workdir import read_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,17 +35,17 @@ def test_code_runs(code, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("tables")
 def test_a_plugin_runs_with_its_command_and_is_found_again(tmp_path, monkeypatch):
-    code = next(block for block in blocks("python") if 'ZOO["mine"]' in block)
+    code = next(block for block in blocks("python") if 'MODELS["mine"]' in block)
     command = next(block for block in blocks("bash") if "--plugin=mine.py" in block)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     script("train").main(parse([*shlex.split(command)[2:], "--rounds=1", "--progress=none"]))
-    ZOO.pop("mine"), DATASETS.pop("wine")
+    MODELS.pop("mine"), DATASETS.pop("wine")
     plugins._loaded.clear()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = read_config(Path("../runs/wine"))
-    assert found.plugin == str(tmp_path / "mine.py") and found.model in ZOO
+    assert found.plugin == str(tmp_path / "mine.py") and found.model in MODELS
 
 
 def test_ci_runs_what_the_readme_says():

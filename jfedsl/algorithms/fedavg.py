@@ -7,8 +7,8 @@ client, and the server's part has no weights.
 from jax import Array
 
 from jfedsl.algorithms import fedsl
-from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.state import Data, Scheme, State
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.state import Data, Scheme, State
 
 
 def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:

@@ -11,24 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.keys import Purpose, fold
-from jfedsl.models import layers
-from jfedsl.models.layers import Model, Variables
-from jfedsl.protocol.aggregation import (
-    Draw,
-    deliver,
-    draw_period,
-    end_period,
-    open_period,
-    start_period,
-)
-from jfedsl.protocol.conditions import round_conditions
-from jfedsl.protocol.exchange import Presence
-from jfedsl.protocol.exchanges import Exchanges, exchanges
-from jfedsl.protocol.participants import first_participants, in_layout, period_start
-from jfedsl.protocol.population import first_memory, fresh_client
-from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.state import (
+from jfedsl.engine.client_memory import first_memory, fresh_client
+from jfedsl.engine.conditions import round_conditions
+from jfedsl.engine.exchange import Presence
+from jfedsl.engine.exchanges import Exchanges, exchanges
+from jfedsl.engine.participants import first_participants, in_layout, period_start
+from jfedsl.engine.period import Draw, deliver, draw_period, end_period, open_period, start_period
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.state import (
     Aggregator,
     Client,
     Data,
@@ -39,6 +29,9 @@ from jfedsl.protocol.state import (
     present_weights,
     weights,
 )
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.models.layers import Model, Variables
 from jfedsl.wireless.radio import Conditions
 
 

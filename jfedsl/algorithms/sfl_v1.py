@@ -10,11 +10,11 @@ from jax import Array, lax
 
 from jfedsl.algorithms import fedsl
 from jfedsl.data.partition import Partition
-from jfedsl.protocol.averaging import serving
-from jfedsl.protocol.exchanges import exchanges
-from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.protocol.server_side import step_copies
-from jfedsl.protocol.state import Data, Scheme, State, copies
+from jfedsl.engine.averaging import serving
+from jfedsl.engine.exchanges import exchanges
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.server_step import step_copies
+from jfedsl.engine.state import Data, Scheme, State, copies
 
 
 def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:

@@ -20,12 +20,12 @@ from jax import Array, lax
 
 from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
+from jfedsl.engine.exchange import ExchangeRecord, Presence
+from jfedsl.engine.exchanges import exchanges
+from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
+from jfedsl.engine.server_step import serving_order, step_in_turn
+from jfedsl.engine.state import Data, Scheme, State
 from jfedsl.keys import Purpose, fold
-from jfedsl.protocol.exchange import ExchangeRecord, Presence
-from jfedsl.protocol.exchanges import exchanges
-from jfedsl.protocol.rounds import OF_A_ROUND, RoundRecord
-from jfedsl.protocol.server_side import serving_order, step_in_turn
-from jfedsl.protocol.state import Data, Scheme, State
 from jfedsl.pruning.pruner import Form
 
 

@@ -11,10 +11,10 @@ from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
+from jfedsl.engine.period import draw_period, hold_model
+from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
+from jfedsl.engine.state import Data, Scheme, State
 from jfedsl.keys import Purpose, fold
-from jfedsl.protocol.aggregation import draw_period, hold_model
-from jfedsl.protocol.rounds import OF_A_ROUND, RoundRecord
-from jfedsl.protocol.state import Data, Scheme, State
 
 
 def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:

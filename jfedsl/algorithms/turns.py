@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax import Array, lax
 
-from jfedsl.protocol.placement import placed
-from jfedsl.protocol.state import Scheme, State
+from jfedsl.engine.state import Scheme, State
+from jfedsl.sharding.slots import placed
 
 
 def alone(scheme: Scheme) -> Scheme:

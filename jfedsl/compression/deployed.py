@@ -10,7 +10,7 @@ import numpy as np
 
 from jfedsl.compression.compressor import chain
 from jfedsl.compression.expression import Call, Link, link
-from jfedsl.compression.table import COMPRESSORS, identity
+from jfedsl.compression.registry import COMPRESSORS, identity
 
 
 def deployed(calls: tuple[Call, ...], clients: int, seed: int) -> tuple[Link, np.ndarray] | None:

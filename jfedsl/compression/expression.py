@@ -15,7 +15,7 @@ from jax import Array
 
 from jfedsl.compression.buckets import DEFAULT_BUCKET
 from jfedsl.compression.compressor import Compressor, chain
-from jfedsl.compression.table import COMPRESSORS, Entry, Parameter, fault
+from jfedsl.compression.registry import COMPRESSORS, Entry, Parameter, fault
 from jfedsl.errors import as_text, close_to
 from jfedsl.per_client import PerClient
 

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from jfedsl.errors import UserError, flag_error, one_line
-from jfedsl.folders import Name, local
-from jfedsl.locks import lock, warn
+from jfedsl.files.locks import lock, warn
+from jfedsl.files.paths import Name, local
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

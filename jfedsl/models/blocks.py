@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models import ops, pooling
 from jfedsl.models.layers import Layer, Params, Stats, from_function, from_linen
 from jfedsl.models.steps import Step
+from jfedsl.nn import pooling
+from jfedsl.nn.convolution import conv_general_dilated
 
 NORMS = ("none", "group", "batch")
 
@@ -41,7 +42,7 @@ def _same(features: int, norm: str, size: int = 3, stride: int = 1) -> nn.Conv:
         stride,
         use_bias=norm == "none",
         kernel_init=nn.initializers.he_normal(),
-        conv_general_dilated=ops.conv_general_dilated,
+        conv_general_dilated=conv_general_dilated,
     )
 
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from jfedsl.models.layers import Layer, Model, Params, Stats
-from jfedsl.models.plain import plain_operations
+from jfedsl.nn.reference import plain_operations
 
 
 def product_flops(

@@ -8,7 +8,7 @@ from jax import Array
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jfedsl.models.layers import Params
-from jfedsl.models.plain import plain_operations
+from jfedsl.nn.reference import plain_operations
 
 # Operations that can return their operand under another shape, or as it is.
 _VIEWS = {

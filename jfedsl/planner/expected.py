@@ -11,13 +11,13 @@ from jax import Array, lax
 from jfedsl.compression.compressor import init_tree
 from jfedsl.compression.message import message_bytes
 from jfedsl.data.partition import Partition
+from jfedsl.engine.client_step import send_gradient
+from jfedsl.engine.conditions import round_conditions
+from jfedsl.engine.exchange import Presence, send_cut_gradient
+from jfedsl.engine.message_sizes import bits_of, client_shapes, send_noise, up_bits
+from jfedsl.engine.participants import draw_participants
+from jfedsl.engine.state import Client, Scheme, weights
 from jfedsl.keys import Purpose, fold
-from jfedsl.protocol.client_side import send_gradient
-from jfedsl.protocol.conditions import round_conditions
-from jfedsl.protocol.exchange import Presence, send_cut_gradient
-from jfedsl.protocol.nominal import bits_of, client_shapes, send_noise, up_bits
-from jfedsl.protocol.participants import draw_participants
-from jfedsl.protocol.state import Client, Scheme, weights
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
 LATE = 2**20  # a round after every ramp of the pruning rate

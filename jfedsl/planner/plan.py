@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfedsl.config import Config, shown
-from jfedsl.convergence import scope, setting_of, step_size
 from jfedsl.errors import flag_error
-from jfedsl.folders import Name, local
-from jfedsl.planner import outlook as planning
+from jfedsl.files.paths import Name, local
 from jfedsl.planner import settings
-from jfedsl.planner.outlook import Outlook, Survey
+from jfedsl.planner import survey as planning
 from jfedsl.planner.settings import Changes, configs_of
 from jfedsl.planner.source import Measured, effects_of, measured
-from jfedsl.runtime import pareto_figure
-from jfedsl.runtime.compilation import keep_programs
-from jfedsl.runtime.pareto_figure import Panel
-from jfedsl.runtime.workdir import write_atomically
+from jfedsl.planner.survey import Outlook, Survey
+from jfedsl.run.convergence import scope, setting_of, step_size
+from jfedsl.run.plots import pareto
+from jfedsl.run.plots.pareto import Panel
+from jfedsl.run.processes.compilation import keep_programs
+from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.theory.bound import best_step_size, bound
 
 # Flags that a plan writes whatever their value.
@@ -205,7 +205,7 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     """
     output = local("output", output)
     configs, survey, outlook, chosen, notes, panels = plan
-    rows = np.flatnonzero(np.any([pareto_figure.pareto(panel.points) for panel in panels], axis=0))
+    rows = np.flatnonzero(np.any([pareto.pareto(panel.points) for panel in panels], axis=0))
     rows = np.union1d(rows, chosen)
     numbers = {
         "s a round": survey.grid.seconds, "J a round": survey.grid.joules,
@@ -225,5 +225,5 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     write_atomically(output / "plan.md", text + "\n")
     write_atomically(output / "plan.flags", settings.flag_file(config, _CHOICE, [command, facts]))
     what = f"{config.model} on {config.dataset}, {config.clients} clients, {config.network}"
-    pareto_figure.trade(panels, chosen, what, output / "pareto.png")
+    pareto.trade(panels, chosen, what, output / "pareto.png")
     print(f"{text}\n\npython experiments/train.py --flagfile={output / 'plan.flags'}")

@@ -10,8 +10,8 @@ import numpy as np
 
 from jfedsl import per_client
 from jfedsl.config import Config, shown
+from jfedsl.config.canonical import cut_name, idle, refuse_idle
 from jfedsl.errors import UserError, flag_error
-from jfedsl.resolved import cut_name, idle, refuse_idle
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfedsl import observer
-from jfedsl.build import build
 from jfedsl.config import Config
-from jfedsl.convergence import constants_of
 from jfedsl.errors import flag_error
-from jfedsl.folders import local
-from jfedsl.planner import outlook as planning
-from jfedsl.planner.outlook import Survey
-from jfedsl.runtime.workdir import read_config
+from jfedsl.files.paths import local
+from jfedsl.planner import survey as planning
+from jfedsl.planner.survey import Survey
+from jfedsl.run import constants_recorder
+from jfedsl.run.assemble import build
+from jfedsl.run.convergence import constants_of
+from jfedsl.run.storage.workdir import read_config
 from jfedsl.theory.bound import Constants, Effects
 
 # Settings without which constants are those of another problem.
@@ -38,7 +38,7 @@ def measured(base: Config, workdir: str) -> Measured:
     """
     folder = local("constants", workdir)
     run = read_config(folder, base.plugin)
-    rows = observer.read(folder / observer.FILE)
+    rows = constants_recorder.read(folder / constants_recorder.FILE)
     if run is None or not any("beta" in row for row in rows):
         allowed = "the workdir of a run with --measure_constants_every"
         raise flag_error("constants", workdir, allowed)

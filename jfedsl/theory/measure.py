@@ -11,18 +11,18 @@ from jax import Array, lax
 
 from jfedsl.algorithms.fedsl import run_round
 from jfedsl.data import batches
+from jfedsl.engine.averaging import joined
+from jfedsl.engine.client_step import forward_one, send_gradient
+from jfedsl.engine.exchange import send_cut_gradient, send_smashed
+from jfedsl.engine.exchanges import exchanges
+from jfedsl.engine.masks import masks_of
+from jfedsl.engine.participants import in_layout, period_start
+from jfedsl.engine.state import Client, Data, Scheme, State, at_site, weights
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
-from jfedsl.protocol.averaging import joined
-from jfedsl.protocol.client_side import forward_one, send_gradient
-from jfedsl.protocol.exchange import send_cut_gradient, send_smashed
-from jfedsl.protocol.exchanges import exchanges
-from jfedsl.protocol.masks import masks_of
-from jfedsl.protocol.participants import in_layout, period_start
-from jfedsl.protocol.placement import placed
-from jfedsl.protocol.state import Client, Data, Scheme, State, at_site, weights
 from jfedsl.pruning.pruner import Form
+from jfedsl.sharding.slots import placed
 from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
 from jfedsl.theory.curvature import Point, hessian_product, largest_curvature, rise, secant
 from jfedsl.theory.estimates import Estimate, exact

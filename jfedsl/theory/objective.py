@@ -9,9 +9,9 @@ import optax
 from jax import Array, lax
 
 from jfedsl.data.datasets import Pixels
+from jfedsl.engine.state import Data, Scheme, weights
 from jfedsl.models import layers
 from jfedsl.models.layers import Params, Stats
-from jfedsl.protocol.state import Data, Scheme, weights
 
 
 class Examples(NamedTuple):

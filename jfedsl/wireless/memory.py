@@ -10,9 +10,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jfedsl.models import layers
-from jfedsl.models.integer import int8_backward
 from jfedsl.models.layers import Model, Params, Stats
 from jfedsl.models.residuals import residual_bytes
+from jfedsl.nn.int8 import int8_backward
 
 
 class Memory(NamedTuple):

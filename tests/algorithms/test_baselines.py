@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 from helpers import assert_close, assert_equal, setup
-from protocol import reference
+from engine import reference
 
-from jfedsl.algorithms import ALGORITHMS
-from jfedsl.build import Experiment
+from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.engine.averaging import joined, serving
+from jfedsl.engine.state import State
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
-from jfedsl.protocol.averaging import joined, serving
-from jfedsl.protocol.state import State
+from jfedsl.run.assemble import Experiment
 
 CUTS = [("mlp", "none", "dense1"), ("mlp", "group", "dense2"), ("cnn", "none", "pool1")]
 

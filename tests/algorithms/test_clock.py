@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from helpers import plain
 
-from jfedsl.build import Experiment, build
-from jfedsl.protocol.rounds import RoundRecord
-from jfedsl.runtime.timeline import segments
-from jfedsl.simulation import costs_of
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.clock import costs_of
+from jfedsl.run.plots.timeline import segments
 from jfedsl.wireless.cost import Cost
 
 CLIENTS, STEPS, BATCH = 3, 2, 8

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from helpers import assert_close, assert_equal, plain
 
-from jfedsl import journal, training
 from jfedsl.config import Config
-from jfedsl.protocol.averaging import joined
-from jfedsl.results import evaluate_run
-from jfedsl.runs import restore_run
+from jfedsl.engine.averaging import joined
+from jfedsl.run import run_logger, training
+from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.restore import restore_run
 
 COMMON: dict[str, Any] = {
     "clients": 3, "rounds": 5, "aggregate_every": 2, "eval_every": 1, "checkpoint_every": 1,
@@ -59,7 +59,7 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
 ):
     straight, stopped, tuned = (tmp_path / name for name in ("straight", "stopped", "tuned"))
     summary = training.train(config(straight, algorithm))
-    append = journal.Metrics.append
+    append = run_logger.Metrics.append
 
     def interrupt(self: Any, rows: Any) -> None:
         append(self, rows)
@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Metrics, "append", interrupt)
+        patch.setattr(run_logger.Metrics, "append", interrupt)
         with pytest.raises(KeyboardInterrupt):
             training.train(config(stopped, algorithm))
     training.train(config(stopped, algorithm))

@@ -19,14 +19,7 @@ from jfedsl.compression.compressor import (
     stateless,
 )
 from jfedsl.compression.dropout import dropout
-from jfedsl.compression.message import (
-    Mask,
-    Message,
-    entries,
-    kept_only,
-    message_bytes,
-    told_bits,
-)
+from jfedsl.compression.message import Mask, Message, entries, kept_only, message_bytes, told_bits
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
 from jfedsl.compression.sparsification import randtopk, splitfc, topk
 from jfedsl.keys import fold

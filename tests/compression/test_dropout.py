@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from jax import Array
 
 from jfedsl.compression.dropout import UNITS, dropout
-from jfedsl.compression.message import (
-    Mask,
-    Message,
-    entries,
-    kept_only,
-    message_bytes,
-    told_bits,
-)
+from jfedsl.compression.message import Mask, Message, entries, kept_only, message_bytes, told_bits
 
 DRAWS = 4000
 RATES = [0.1, 0.5, 0.9]

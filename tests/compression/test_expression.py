@@ -9,17 +9,11 @@ import pytest
 
 from jfedsl.compression.compressor import Compressor, chain, feedback
 from jfedsl.compression.dropout import dropout
-from jfedsl.compression.expression import (
-    ExpressionError,
-    Place,
-    build,
-    most_extra_bytes,
-    parse,
-)
+from jfedsl.compression.expression import ExpressionError, Place, build, most_extra_bytes, parse
 from jfedsl.compression.message import Message
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
+from jfedsl.compression.registry import COMPRESSORS
 from jfedsl.compression.sparsification import randtopk, splitfc, topk
-from jfedsl.compression.table import COMPRESSORS
 
 ANY = Place()
 VALUES = jax.random.normal(jax.random.key(2), (4, 3, 3, 5))

@@ -8,7 +8,7 @@ import pytest
 from jfedsl.data.datasets import Dataset, Split, from_arrays
 from jfedsl.data.fingerprint import differences, fingerprint
 from jfedsl.errors import UserError
-from jfedsl.runtime.fingerprints import changes, keep, plugins_changed
+from jfedsl.run.storage.fingerprints import changes, keep, plugins_changed
 
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
 Y = np.arange(20) % 4

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jfedsl.models import ZOO, blocks, layers, mlp, ops, pooling, resnet18, small
+from jfedsl.models import blocks, layers
 from jfedsl.models.flops import layer_flops, product_flops
 from jfedsl.models.layers import Layer, Model, Variables
+from jfedsl.models.mlp import mlp
+from jfedsl.models.registry import MODELS
+from jfedsl.models.resnet import resnet18
+from jfedsl.models.small import small
+from jfedsl.nn import convolution, pooling
 
 
 def flops(model: Model, image: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -70,7 +75,7 @@ def taps(size: int, kernel: int, stride: int) -> int:
 
 
 def strided(features: int, stride: int, bias: bool = False) -> Layer:
-    convolve = ops.conv_general_dilated
+    convolve = convolution.conv_general_dilated
     module = nn.Conv(features, (3, 3), stride, use_bias=bias, conv_general_dilated=convolve)
     return layers.from_linen("conv", module)
 
@@ -156,15 +161,15 @@ def test_counts_do_not_depend_on_fast_forms(
     def forbidden(*_: Any) -> None:
         raise AssertionError("a fast form was counted")
 
-    for module, name in ((ops, "_convolve"), (pooling, "_pool"), (pooling, "_relu")):
+    for module, name in ((convolution, "_convolve"), (pooling, "_pool"), (pooling, "_relu")):
         monkeypatch.setattr(module, name, forbidden)
     np.testing.assert_array_equal(counted_of(model, shapes, shape, True), before)
 
 
 # The other VGGs have more of the layers of vgg11.
-@pytest.mark.parametrize("name", sorted(set(ZOO) - {"vgg13", "vgg16", "vgg19"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"vgg13", "vgg16", "vgg19"}))
 def test_models_of_the_zoo(name: str) -> None:
-    model, shape = ZOO[name].build(10, "none"), (2, 32, 32, 3)
+    model, shape = MODELS[name].build(10, "none"), (2, 32, 32, 3)
     seen = counted(model, shape)
     every_tap = 2 * np.array(flops(model, shape[1:]), np.float64)
     assert seen.shape == (len(model), 2) and np.all(seen >= 0)

@@ -10,10 +10,12 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models import ZOO, blocks, layers, pooling
+from jfedsl.models import blocks, layers
 from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.mlp import mlp
+from jfedsl.models.registry import MODELS
+from jfedsl.nn import pooling
 
 NORMS = blocks.NORMS
 CUTS = {"mlp": 3, "cnn": 6}
@@ -106,7 +108,7 @@ def test_a_cut_is_found_by_name_and_by_number(name: str) -> None:
 
 
 def test_default_cuts_of_the_zoo_exist() -> None:
-    for entry in ZOO.values():
+    for entry in MODELS.values():
         model = entry.build(10, "group")
         assert 0 < layers.cut_index(model, entry.default_cut) < len(model)
 

@@ -8,11 +8,13 @@ import pytest
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models import layers, resnet18, small
+from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.models.plain import plain_operations
 from jfedsl.models.residuals import residual_bytes
+from jfedsl.models.resnet import resnet18
+from jfedsl.models.small import small
 from jfedsl.models.vgg import vgg
+from jfedsl.nn.reference import plain_operations
 
 CUTS = [("small", small(10, "group"), 4), ("vgg11", vgg(11, 10), 4),
         ("resnet18", resnet18(10, "batch"), 4)]  # fmt: skip

@@ -10,9 +10,13 @@ import pytest
 import rebuilt
 from flax import linen as nn
 
-from jfedsl.models import cnn, layers, mlp, resnet18, small
+from jfedsl.models import layers
+from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model, Variables, from_function, from_linen
-from jfedsl.runtime import export
+from jfedsl.models.mlp import mlp
+from jfedsl.models.resnet import resnet18
+from jfedsl.models.small import small
+from jfedsl.run.storage import export
 
 MODELS = {
     "cnn, group": (cnn(3, "group", (8, 12), 16), (9, 7, 1)),

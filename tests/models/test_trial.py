@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jfedsl.models import ZOO, Entry, layers, trial
+from jfedsl.models import layers, trial
 from jfedsl.models.layers import Layer, from_function, from_linen
 from jfedsl.models.mlp import mlp
+from jfedsl.models.registry import MODELS, Entry
 
 
 class Ids(nn.Module):
@@ -64,7 +65,7 @@ def test_a_layer_that_mixes_examples_is_found(
 
 
 def test_models_of_the_zoo_need_no_trial() -> None:
-    assert all(entry.tried for entry in ZOO.values())
+    assert all(entry.tried for entry in MODELS.values())
     assert not Entry(mlp, "dense1").tried
 
 

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfedsl.models import ZOO, blocks, layers, small, vgg
+from jfedsl.models import blocks, layers
 from jfedsl.models.layers import Model, Variables
+from jfedsl.models.registry import MODELS
+from jfedsl.models.small import small
+from jfedsl.models.vgg import vgg
 
 # Output channels of the convolutions in arXiv 1409.1556, table 1; M is pooling.
 PUBLISHED = {
@@ -61,9 +64,9 @@ def test_small_has_five_convolutions_each_followed_by_pooling() -> None:
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("norm", blocks.NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_takes_every_image(name: str, norm: str, image: tuple[int, ...]) -> None:
-    model = ZOO[name].build(7, norm)
+    model = MODELS[name].build(7, norm)
     variables, logits = shapes(model, image)
     assert logits.shape == (2, 7) and logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
@@ -72,9 +75,9 @@ def test_every_model_takes_every_image(name: str, norm: str, image: tuple[int, .
     assert cuts == list(range(1, len(model))), "every cut has a name"
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name == "small" or "vgg" in name])
+@pytest.mark.parametrize("name", [name for name in MODELS if name == "small" or "vgg" in name])
 def test_models_for_32x32_see_the_same_map_whatever_the_image(name: str) -> None:
-    last = {shapes(ZOO[name].build(10, "none"), image)[0].params[-1]["kernel"].shape
+    last = {shapes(MODELS[name].build(10, "none"), image)[0].params[-1]["kernel"].shape
             for image in IMAGES.values()}  # fmt: skip
     assert last == {(64 if name == "small" else 512, 10)}
 
@@ -118,7 +121,7 @@ def test_halves_equal_the_whole_at_every_cut(name: str) -> None:
 
 def test_an_image_too_small_for_a_model_is_refused_by_the_layer() -> None:
     with pytest.raises(ValueError, match=r"pool2 makes \[2, 0, 0, 64\] of \[2, 1, 1, 64\]"):
-        shapes(ZOO["cnn"].build(10, "none"), (3, 3, 1))
+        shapes(MODELS["cnn"].build(10, "none"), (3, 3, 1))
 
 
 def test_two_layers_of_one_name_are_refused() -> None:

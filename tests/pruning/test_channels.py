@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_equal, differs, setup
 
-from jfedsl.models import cnn, mlp
+from jfedsl.models.cnn import cnn
+from jfedsl.models.mlp import mlp
 from jfedsl.pruning.channels import channel_pruner
 from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import SCORES, Pruner
@@ -165,7 +166,7 @@ PROTOCOL: dict[str, Any] = {
 def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
     model: str, norm: str, optimizer: str, more: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jfedsl.build import pruning
+    from jfedsl.run.assemble import pruning
 
     def run() -> Any:
         experiment, state, one = setup(

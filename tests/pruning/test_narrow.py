@@ -10,8 +10,13 @@ import pytest
 from flax import linen as nn
 from helpers import assert_close, assert_equal
 
-from jfedsl.models import blocks, cnn, layers, mlp, resnet18, small, vgg
+from jfedsl.models import blocks, layers
+from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model, from_function, from_linen
+from jfedsl.models.mlp import mlp
+from jfedsl.models.resnet import resnet18
+from jfedsl.models.small import small
+from jfedsl.models.vgg import vgg
 from jfedsl.pruning import narrow
 from jfedsl.pruning.plan import Axis, Plan, trace
 from pruning import masked

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jfedsl.models import ZOO, layers, mlp, ops, pooling
+from jfedsl.models import layers
+from jfedsl.models.mlp import mlp
+from jfedsl.models.registry import MODELS
+from jfedsl.nn import convolution, pooling
 from jfedsl.theory.curvature import Point, hessian_product, largest_curvature, rise, secant
 from jfedsl.theory.estimates import Estimate
 
@@ -179,7 +182,7 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Puts lax and jax.numpy in place of the models' own operations, which have no forward mode."""
 
     def replace() -> None:
-        monkeypatch.setattr(ops, "conv_general_dilated", lax.conv_general_dilated)
+        monkeypatch.setattr(convolution, "conv_general_dilated", lax.conv_general_dilated)
         monkeypatch.setattr(pooling, "relu", lambda x: jnp.where(x > 0, x, 0.0))
         monkeypatch.setattr(pooling, "max_pool", plain_pool)
 
@@ -199,7 +202,7 @@ def loss_of(build: Callable[[], layers.Model], image: tuple[int, ...]) -> tuple[
 
 
 def test_products_with_a_networks_hessian_equal_forward_over_reverse(plain_ops) -> None:
-    build, image = partial(ZOO["cnn"].build, 3, "none"), (8, 8, 1)
+    build, image = partial(MODELS["cnn"].build, 3, "none"), (8, 8, 1)
     loss, at = loss_of(build, image)
     flat, back = ravel_pytree(at)
     one, other = (jax.random.normal(jax.random.key(i), flat.shape) for i in (2, 3))

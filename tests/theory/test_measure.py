@@ -18,9 +18,11 @@ from jax.flatten_util import ravel_pytree
 from pruning import masked
 
 from jfedsl.data.partition import pack
-from jfedsl.models import ZOO, Entry, blocks, layers, mlp
-from jfedsl.protocol.averaging import joined
-from jfedsl.protocol.masks import masks_of
+from jfedsl.engine.averaging import joined
+from jfedsl.engine.masks import masks_of
+from jfedsl.models import blocks, layers
+from jfedsl.models.mlp import mlp
+from jfedsl.models.registry import MODELS, Entry
 from jfedsl.pruning.plan import trace
 from jfedsl.pruning.pruner import dense_form
 from jfedsl.theory.measure import Effort, after_exchange, measure, measure_objective
@@ -29,7 +31,7 @@ from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_
 STEP, BUCKET, NOTHING = 0.05, 16, 1e-10
 UNITS = 6  # of the activation at the cut of the model "tiny"
 
-MODELS = {
+OWN_MODELS = {
     "tiny": Entry(lambda classes, norm: mlp(classes, norm, (UNITS, 5)), "dense1"),
     "conv": Entry(lambda classes, norm: (blocks.convolution("conv", 8, norm), blocks.pool("pool"),
                                          *mlp(classes, norm, ())), "pool"),
@@ -49,8 +51,8 @@ class Case:
     def __init__(self, effort: Effort, **changes: Any) -> None:
         changes = {"model": "tiny", "train_examples": 120, "aggregate_every": 2, **changes}
         with pytest.MonkeyPatch.context() as patch:
-            for name, entry in MODELS.items():
-                patch.setitem(ZOO, name, entry)
+            for name, entry in OWN_MODELS.items():
+                patch.setitem(MODELS, name, entry)
             self.experiment, self.start, self.round = setup(**changes)
         e = self.experiment
         self.scheme, self.data, self.key, (params, self.stats) = e.scheme, e.data, e.key, e.initial

@@ -9,10 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from jfedsl.models import layers, mlp, resnet18, small
+from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.models.plain import plain_operations
+from jfedsl.models.mlp import mlp
+from jfedsl.models.resnet import resnet18
+from jfedsl.models.small import small
 from jfedsl.models.vgg import vgg
+from jfedsl.nn.reference import plain_operations
 from jfedsl.wireless.memory import Memory, client_memory
 
 BATCH = 16
@@ -71,7 +74,7 @@ def test_int8_keeps_codes_for_products():
 
 
 # Bytes over those of the batch and one output a layer: all that `jax.vjp` keeps, and what counts.
-ZOO = {
+MODELS = {
     "small": (small(10, "group")[:4], 2.63, 2.44),
     "vgg11": (vgg(11, 10, "group")[:4], 2.78, 2.55),
     "resnet18": (resnet18(10, "group")[:3], 6.71, 5.03),
@@ -99,7 +102,7 @@ def leaves_of(model: Model, image: tuple[int, ...]) -> list[jax.ShapeDtypeStruct
         return jax.tree.leaves(jax.eval_shape(back, *variables, x))
 
 
-@pytest.mark.parametrize("model, all_leaves, counted", ZOO.values(), ids=ZOO)
+@pytest.mark.parametrize("model, all_leaves, counted", MODELS.values(), ids=MODELS)
 def test_backward_passes_keep_several_times_the_outputs_of_layers(model, all_leaves, counted):
     image = (32, 32, 3)
     leaves, found = leaves_of(model, image), memory(model, image)

@@ -13,8 +13,8 @@ import pytest
 from helpers import assert_close, assert_equal, differs, plain
 from jax import Array
 
-from jfedsl.build import build
-from jfedsl.build.devices import hardware_of, network_of
+from jfedsl.run.assemble import build
+from jfedsl.run.assemble.hardware import hardware_of, network_of
 from jfedsl.wireless.channel import NEAREST, from_dbm, path_gain
 from jfedsl.wireless.network import MACRO_CELL, NETWORKS, WIDEBAND, Network
 from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work, conditions, place

@@ -1,5 +1,0 @@
-"""From a config to everything a run needs; every wrong setting is found here, before any folder."""
-
-from jfedsl.build.experiment import Experiment, build
-
-__all__ = ["Experiment", "build"]

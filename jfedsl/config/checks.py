@@ -1,0 +1,156 @@
+"""What settings have to satisfy together."""
+
+import dataclasses
+from typing import Any
+
+from jfedsl import per_client
+from jfedsl.compression.registry import LEAST_BITS
+from jfedsl.config import compressors
+from jfedsl.config.allowed import CAPACITY, MOST
+from jfedsl.config.scale_fields import BY_CLUSTER
+from jfedsl.config.wireless_fields import WirelessKnobs
+from jfedsl.errors import flag_error
+from jfedsl.wireless.network import device_counts
+
+
+def together(config: Any) -> None:
+    """Checks settings against each other, each of them allowed by itself.
+
+    Args:
+      config: a `Config`, which is defined by means of this.
+
+    Raises:
+      UserError: names the flag, its value and what is allowed.
+    """
+    _counts(config)
+    _algorithm(config)
+    _pruning(config)
+    _links(config)
+    _network(config)
+    _scale(config)
+
+
+def _counts(config: Any) -> None:
+    if config.rounds * config.local_steps > MOST:
+        allowed = f"at most {MOST // config.local_steps} with --local_steps={config.local_steps}"
+        raise flag_error("rounds", config.rounds, allowed)
+    if config.participants is not None and config.participants > config.clients:
+        raise flag_error("participants", config.participants, f"at most --clients={config.clients}")
+    per_device = ("device_flops", "device_power_dbm", "device_memory")
+    for name in ("client_capacity", *per_device, *compressors.shorthands()):
+        found = per_client.parse(getattr(config, name) or "")
+        if found and not found.suits(config.clients):
+            allowed = f"one for all, --clients={config.clients} of them, or a range"
+            raise flag_error(name, getattr(config, name), allowed)
+
+
+# What algorithms have no use for: settings, and places of compressors.
+_DEVICES = ("device_classes", "device_flops", "device_power_dbm", "device_memory")
+_UNUSED = {
+    "sl": ("outage_snr_db", "deadline_s"),
+    "fedavg": ("cut", "deadline_s"),
+    "centralized": ("cut", "deadline_s", "outage_snr_db", *_DEVICES),
+}
+_UNUSED_PLACES = {"fedavg": ("smashed", "cut_gradient"), "centralized": tuple(compressors.PLACES)}
+
+
+def _algorithm(config: Any) -> None:
+    algorithm = config.algorithm
+    unused = _UNUSED.get(algorithm, ())
+    names = [name for name in unused if getattr(config, name) not in (None, "")]
+    for place in _UNUSED_PLACES.get(algorithm, ()):
+        if config.expressions[place] != "none":
+            names += [
+                name for name in (place, *compressors.SHORTHANDS[place]) if getattr(config, name)
+            ]
+    if algorithm == "centralized" and config.pruning != "none":
+        names.append("prune_kind")
+    if algorithm in _UNUSED_PLACES and config.allocation == "minmax":
+        names.append("allocation")  # which shares the band by what passes at the cut
+    if names:
+        value = getattr(config, names[0])
+        raise flag_error(names[0], value, f"nothing with --algorithm={algorithm}")
+    if config.measure_constants_every is not None and algorithm != "fedsl":
+        # The bound is of one server-side model that steps on all clients at once.
+        raise flag_error("algorithm", algorithm, "fedsl with --measure_constants_every")
+
+
+def _pruning(config: Any) -> None:
+    rates, capacity = config.prune_rate, config.client_capacity
+    if len(rates) not in (1, config.clients):
+        allowed = f"one rate, or --clients={config.clients} of them, not {len(rates)}"
+        raise flag_error("prune_rate", ",".join(f"{rate:g}" for rate in rates), allowed)
+    if config.prune_policy == "by_resource" and not capacity and config.network == "none":
+        raise flag_error("client_capacity", "", f"with --network=none {CAPACITY.text}")
+    if config.prune_policy == "uniform" and capacity:
+        raise flag_error("client_capacity", capacity, "nothing with --prune_policy=uniform")
+    if config.prune_policy == "by_resource" and config.pruning == "none":
+        raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")
+
+
+def _links(config: Any) -> None:
+    least = LEAST_BITS[config.quantizer]
+    for name in compressors.shorthands():
+        found = per_client.parse(getattr(config, name) or "")
+        if found and name.endswith("_bits") and min(found.values) < least:
+            allowed = f"{least} or more with --quantizer={config.quantizer}"
+            raise flag_error(name, getattr(config, name), allowed)
+    for place, expression in config.expressions.items():
+        compressors.read(place, expression, config.clients)
+
+
+def _network(config: Any) -> None:
+    names = [field.name for field in dataclasses.fields(WirelessKnobs)]
+    if config.network == "none":
+        for name in names[1:]:
+            value = getattr(config, name)
+            if value not in (None, WirelessKnobs.__dataclass_fields__[name].default):
+                raise flag_error(name, value, "nothing with --network=none")
+    if config.device_classes:
+        _classes(config)
+        for name in ("device_flops", "device_power_dbm", "device_memory"):
+            if getattr(config, name) is not None:
+                raise flag_error(name, getattr(config, name), "nothing with --device_classes")
+    if config.outage_timeout_s is not None and config.outage_snr_db is None:
+        allowed = "nothing without --outage_snr_db"
+        raise flag_error("outage_timeout_s", config.outage_timeout_s, allowed)
+    for name in ("outage_snr_db", "deadline_s"):
+        if getattr(config, name) is not None and config.norm == "batch":
+            # Who is missing would have to be left out of the server's statistics.
+            raise flag_error(name, getattr(config, name), "nothing with --norm=batch")
+
+
+def _classes(config: Any) -> None:
+    try:
+        total = sum(count for count, _ in device_counts(config.device_classes))
+    except ValueError as error:
+        raise flag_error("device_classes", config.device_classes, str(error)) from None
+    if total != config.clients:
+        allowed = f"one device for each of --clients={config.clients}; these are {total}"
+        raise flag_error("device_classes", config.device_classes, allowed)
+
+
+def _scale(config: Any) -> None:
+    if config.client_state == "stateless":
+        # All of these mean that a client keeps something from one period to another.
+        if config.norm == "batch" and config.batch_norm_statistics == "local":
+            allowed = "aggregate with --client_state=stateless"
+            raise flag_error("batch_norm_statistics", "local", allowed)
+        if config.expressions["model_down"] != "none":
+            allowed = "nothing with --client_state=stateless"
+            raise flag_error("model_down", config.model_down, allowed)
+        if "feedback" in config.expressions["model_up"]:
+            allowed = "one without feedback(...) with --client_state=stateless"
+            raise flag_error("model_up", config.model_up, allowed)
+    several = config.coordinator not in ("", BY_CLUSTER)
+    for name in ("processes", "process"):
+        value = getattr(config, name)
+        if several and value is None:
+            raise flag_error(name, "", "a number with --coordinator=HOST:PORT")
+        if not several and value is not None:
+            raise flag_error(name, value, "nothing without --coordinator=HOST:PORT")
+    if several and config.process >= config.processes:
+        allowed = f"a number below --processes={config.processes}"
+        raise flag_error("process", config.process, allowed)
+    if config.coordinator and not config.workdir:
+        raise flag_error("workdir", "", "a folder that all processes see, with --coordinator")

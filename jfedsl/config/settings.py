@@ -1,0 +1,292 @@
+"""Every knob of a run: its default, unit and check; to and from JSON."""
+
+import dataclasses
+import json
+from typing import Any
+
+from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.compression.expression import Call
+from jfedsl.compression.registry import LEAST_BITS
+from jfedsl.config import checks, compressors, plugins, values
+from jfedsl.config.allowed import (  # fmt: skip
+    BITS,
+    COUNT,
+    DROPOUT_RATES,
+    FOLDER,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    Allowed,
+    OneOf,
+    knob,
+    whole,
+)
+from jfedsl.config.pruning_fields import PruningKnobs
+from jfedsl.config.scale_fields import ScaleKnobs
+from jfedsl.config.wireless_fields import WirelessKnobs
+from jfedsl.data.augment import AUGMENTATIONS
+from jfedsl.data.batches import SAMPLINGS
+from jfedsl.data.datasets import DATASETS
+from jfedsl.data.partition import PARTITIONS
+from jfedsl.engine.optimizers import OPTIMIZERS, SCHEDULES
+from jfedsl.engine.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, SERVER_ORDERS, STATISTICS
+from jfedsl.errors import UserError, close_to, flag_error
+from jfedsl.files.paths import Name, local
+from jfedsl.models.blocks import NORMS
+from jfedsl.models.registry import MODELS
+
+PROGRESS = ("auto", "bar", "lines", "none")
+CLIENT_BACKWARDS = ("float", "int8")
+
+Shorthand = str | float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
+    """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
+
+    algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
+    server_order: str = knob(
+        "client", "Order of the server's steps with sfl_v2: all of a round on one client before "
+        "the next one, as in the authors' code, or on client after client in every exchange.",
+        OneOf(SERVER_ORDERS),
+    )  # fmt: skip
+    workdir: str = knob(
+        "", "Folder of the run; default a new dated one under runs/.", FOLDER, free=True
+    )
+    plugin: str = knob(
+        "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
+        "and other entries to their tables.", free=True,
+    )  # fmt: skip
+    dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
+    data_dir: str = knob("data", "Folder of prepared data sets.", FOLDER, free=True)
+    train_examples: int | None = knob(
+        None, "Training examples used, a fixed choice whatever the seed; default all.", COUNT
+    )
+    test_examples: int | None = knob(
+        None, "Test examples used, a fixed choice whatever the seed; default all.", COUNT
+    )
+    augment: str = knob(
+        "none", "Random changes of training images: crops of the image padded by 4, and flips.",
+        OneOf(AUGMENTATIONS),
+    )  # fmt: skip
+    model: str = knob("cnn", "Model.", OneOf(MODELS))
+    norm: str = knob("group", "Normalisation after hidden layers.", OneOf(NORMS))
+    cut: str | None = knob(
+        None, "Last client-side layer by name, or the number of client-side layers; "
+        "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in MODELS.items()) + ".",
+    )  # fmt: skip
+    clients: int = knob(10, "Clients in all.", COUNT)
+    participants: int | None = knob(
+        None, "Clients drawn for each aggregation period; default all.", COUNT
+    )
+    rounds: int = knob(60, "Rounds to train.", COUNT)
+    local_steps: int = knob(5, "Exchanges in a round.", COUNT)
+    batch_size: int = knob(16, "Examples per client and exchange.", COUNT)
+    eval_batch_size: int = knob(500, "Test examples evaluated at once.", COUNT)
+    sampling: str = knob(
+        "epoch", "Batches drawn without replacement in each client's epoch, or with.",
+        OneOf(SAMPLINGS),
+    )  # fmt: skip
+    partition: str = knob(
+        "dirichlet", "How training examples are spread over clients.", OneOf(PARTITIONS)
+    )
+    dirichlet_alpha: float = knob(
+        0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", POSITIVE
+    )
+    classes_per_client: int = knob(2, "Classes of each client in --partition=shards.", COUNT)
+    quantity_alpha: float = knob(
+        0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
+    )
+    min_examples: int | None = knob(
+        None, "Examples that every client has at least; dirichlet and quantity are drawn again "
+        "until then, 200 times at most. Default: drawn once.", COUNT,
+    )  # fmt: skip
+    smashed: str = knob(
+        "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
+        "of --dropout_rate and --smashed_bits. splitfc is the dropout of SplitFC without its "
+        "quantizer.",
+    )  # fmt: skip
+    cut_gradient: str = knob(
+        "", "Compressors of the gradient at the cut, downlink; instead of --cut_gradient_bits."
+    )
+    client_gradient: str = knob(
+        "", "Compressors of clients' weight gradients, which stay there; instead of "
+        "--client_gradient_bits.",
+    )  # fmt: skip
+    model_up: str = knob(
+        "", "Compressors of clients' model updates, uplink; instead of --model_bits."
+    )
+    model_down: str = knob(
+        "", "Compressors of the model's change since a client last received it, downlink."
+    )
+    dropout_rate: Shorthand = knob(
+        None,
+        "Probability that an entry of the activation at the cut is not sent. Default 0.2; 0 with "
+        "another algorithm than fedsl.",
+        DROPOUT_RATES,
+    )  # fmt: skip
+    quantizer: str = knob(
+        "uniform", "Kind of quantizer that bits choose. Both write codes of fixed length: qsgd has "
+        "no Elias coding.", OneOf(LEAST_BITS),
+    )  # fmt: skip
+    bucket_size: int = knob(
+        512,
+        "Entries that share the header of a quantizer that bits choose; 0 for whole tensors.",
+        whole(0),
+    )
+    cut_gradient_bits: Shorthand = knob(
+        None,
+        "Bits an entry of the gradient at the cut, downlink. Default 8; off with another "
+        "algorithm than fedsl.",
+        BITS,
+    )
+    client_gradient_bits: Shorthand = knob(
+        None,
+        "Bits an entry of clients' weight gradients. Default 8; off with another algorithm than "
+        "fedsl.",
+        BITS,
+    )
+    smashed_bits: Shorthand = knob(
+        None, "Bits an entry of the activation at the cut, uplink. Default 32.", BITS
+    )
+    model_bits: Shorthand = knob(
+        None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
+    )
+    aggregate_every: int = knob(
+        2, "Rounds in an aggregation period; with sl every round is one.", COUNT
+    )
+    aggregation: str = knob(
+        "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
+    )
+    batch_norm_statistics: str = knob(
+        "aggregate", "Client-side statistics with --norm=batch: averaged, or left with clients.",
+        OneOf(STATISTICS),
+    )  # fmt: skip
+    optimizer: str = knob("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
+    client_optimizer_state: str = knob(
+        "keep", "Clients' optimizer states at the start of a period: keep, reset, or average, "
+        "which sends moments and step counters along with the model.",
+        OneOf(CLIENT_OPTIMIZER_STATES),
+    )  # fmt: skip
+    client_backward: str = knob(
+        "float", "Arithmetic of products in clients' backward passes; int8 rounds the gradient at "
+        "random.", OneOf(CLIENT_BACKWARDS),
+    )  # fmt: skip
+    client_learning_rate: float = knob(0.05, "Learning rate on clients.", NOT_NEGATIVE)
+    server_learning_rate: float = knob(0.05, "Learning rate on the server.", NOT_NEGATIVE)
+    momentum: float = knob(0.9, "Momentum of --optimizer=sgd.", RATE)
+    weight_decay: float = knob(0.0, "Weight decay, on every parameter.", NOT_NEGATIVE)
+    learning_rate_schedule: str = knob(
+        "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
+    )
+    init_from: str = knob(
+        "", "Workdir or export of an earlier run whose weights to start from.", FOLDER
+    )
+    seed: int = knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
+    eval_every: int = knob(
+        5, "Rounds between tests, which fall on ends of aggregation periods.", COUNT, free=True
+    )
+    checkpoint_every: int = knob(20, "Rounds between checkpoints.", COUNT, free=True)
+    measure_constants_every: int | None = knob(
+        None, "Rounds between measurements of the bound's constants.", COUNT, free=True
+    )
+    target_accuracy: float = knob(
+        0.95, "Accuracy as deployed to report rounds and bytes to, in [0, 1].",
+        Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,
+    )  # fmt: skip
+    progress: str = knob(
+        "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
+        OneOf(PROGRESS), free=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Takes every field as the plain value it means; checks it alone and with the others.
+
+        Raises:
+          UserError: names the flag, its value and what is allowed.
+        """
+        plugin = values.read("plugin", self.plugin, values.kinds(Config)["plugin"], "a text")
+        object.__setattr__(self, "plugin", plugins.absolute(str(plugin)))
+        plugins.load(self.plugin)  # before any value is looked up in a table
+        for field in dataclasses.fields(self):
+            kind, allowed = values.kinds(Config)[field.name], field.metadata["allowed"]
+            value = getattr(self, field.name)
+            if value is None and kind.optional:
+                continue
+            value = values.read(field.name, value, kind, allowed.text)
+            if allowed is FOLDER and value not in ("", field.default):
+                value = str(local(field.name, value))
+            if not allowed.test(value):
+                text = shown(value) if kind.several else value
+                raise flag_error(field.name, text, allowed.text, allowed.names)
+            object.__setattr__(self, field.name, value)
+        checks.together(self)
+
+    @property
+    def light(self) -> bool:
+        """Whether pruning and compressors have defaults other than none."""
+        return self.algorithm == "fedsl"
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the server serves a round's exchanges of one client before those of the next."""
+        several = self.local_steps > 1  # else both orders are the same
+        ordered = self.algorithm in ALGORITHMS and ALGORITHMS[self.algorithm].ordered
+        return ordered and several and self.server_order == "client"
+
+    @property
+    def pruning(self) -> str:
+        """What is pruned, one of `PRUNE_KINDS`."""
+        return self.prune_kind or ("mask" if self.light else "none")
+
+    @property
+    def expressions(self) -> dict[str, str]:
+        """What compresses the messages of each place."""
+        settings = {
+            name: getattr(self, name) for name in (*compressors.PLACES, *compressors.shorthands())
+        }
+        arguments = (settings, self.quantizer, self.bucket_size, self.light)
+        return {place: compressors.expression(place, *arguments) for place in compressors.PLACES}
+
+    @property
+    def links(self) -> dict[str, tuple[Call, ...]]:
+        """The compressors of each place, in order."""
+        return {p: compressors.read(p, text, self.clients) for p, text in self.expressions.items()}
+
+    def to_json(self) -> str:
+        """All fields as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str, plugin: Name = "") -> "Config":
+        """The config that `to_json` wrote; fields added since get what they were before.
+
+        Args:
+          text: as `to_json` wrote it.
+          plugin: where its plugins are now, as far as they are not where they were.
+
+        Raises:
+          UserError: the text is no config of this program.
+        """
+        try:
+            found = json.loads(text)
+            known = [field.name for field in dataclasses.fields(cls)]
+            for name in found:
+                if name not in known:
+                    raise TypeError(f"there is no setting {name}{close_to(name, known)}")
+            if plugin and isinstance(found, dict):
+                found["plugin"] = plugins.moved(str(found.get("plugin", "")), plugin)
+            config = cls(**found)
+            ordered = ALGORITHMS[config.algorithm].ordered and config.local_steps > 1
+            if ordered and "server_order" not in found:
+                # Of a build in which this was the only order.
+                config = dataclasses.replace(config, server_order="exchange")
+            return config
+        except (TypeError, json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"not a config of this program: {error}") from error
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a flag."""
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,201 @@
+"""What averaging makes of clients' models, statistics and optimizer states."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from jfedsl.data.partition import Partition
+from jfedsl.engine.optimizers import like_moments
+from jfedsl.engine.state import Aggregator, Client, Scheme, Server, State, present_weights, weights
+from jfedsl.models.layers import Variables
+from jfedsl.pruning.pruner import Kept
+from jfedsl.sharding.collectives import sum_rows
+from jfedsl.sharding.slots import where_rows
+
+
+def moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
+    """Which leaves of an optimizer state are moments, and which of their entries are kept.
+
+    Of one client or, all with a leading axis, of many.
+    """
+    optimizer, state = scheme.client_optimizer, client.optimizer
+    every = jax.tree.map(lambda _: True, client.params)
+    entries = kept.params
+    if entries is None:
+        entries = jax.tree.map(lambda w: jnp.ones(w.shape, bool), client.params)
+    return (
+        like_moments(optimizer, state, every, False),
+        like_moments(optimizer, state, entries, False),
+    )
+
+
+def kept_by(scheme: Scheme, clients: Client) -> Kept:
+    """What each of many clients has, `[P, ...]`."""
+    return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
+
+
+def merge(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, params: Any = None
+) -> Aggregator:
+    """The weighted mean of the participants' models; statistics and optimizer states if shared.
+
+    Each weight is averaged over the participants that kept it and keeps its old value where none
+    did. Where changes of the model are sent down, what is averaged are the participants' changes of
+    what arrived: what compression did to that stays out of the aggregator's model.
+
+    Args:
+      scheme: of the run.
+      before: the aggregator as of the last aggregation.
+      clients: participants, `[P, ...]`.
+      weights: float32 `[P]`.
+      params: the mean of the models, where it is known already.
+    """
+    kept, mesh = kept_by(scheme, clients), scheme.placement.mesh
+    if params is None:
+        params = _mean_params(scheme, before, clients, weights, kept)
+    after = before.replace(params=params)
+    if scheme.statistics == "aggregate":
+        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh)
+        after = after.replace(stats=stats)
+    if scheme.client_optimizer_state == "average":
+        after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
+    return after
+
+
+def _mean_params(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+) -> Any:
+    params = clients.params
+    if clients.received is not None:
+        params = jax.tree.map(
+            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
+        )
+    return weighted_mean(params, weights, kept.params, before.params, scheme.placement.mesh)
+
+
+def _shares(scheme: Scheme, partition: Partition, state: State) -> tuple[Array, Array]:
+    """Weights `[K]` of who holds the model of the period; of all if nobody does, and of nobody."""
+    share = weights(scheme, partition, state.participants)
+    if scheme.radio is None or not scheme.radio.can_fail:
+        return share, share
+    present = present_weights(share, state.holding)
+    return jnp.where(jnp.any(state.holding), present, share), present
+
+
+def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
+    """The server's part; where participants have copies of it, their mean with its moments."""
+    if not scheme.server_copies:
+        return state.server
+    share = scheme.placement.weights(_shares(scheme, partition, state)[0])
+    zeros = jax.tree.map(jnp.zeros_like, state.server)
+    copies = where_rows(share > 0, state.server, zeros)  # places left over may hold anything
+
+    def mean(x: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.tensordot(share, x, 1)
+        # Step counters: their mean as in `_mean_optimizer`, of differences that float32 holds.
+        most = x.max(0)
+        lacking = jnp.tensordot(share, (x - most).astype(jnp.float32), 1)
+        return most + jnp.rint(lacking).astype(x.dtype)
+
+    return jax.tree.map(mean, copies)
+
+
+def merge_participants(
+    scheme: Scheme, partition: Partition, state: State
+) -> tuple[Client, Array, Aggregator]:
+    """The participants `[P, ...]`, their weights `[P]`, and what merging them now would make.
+
+    Who does not hold the model of the period has no weight, unless nobody does.
+    """
+    clients = state.clients
+    share, present = map(scheme.placement.weights, _shares(scheme, partition, state))
+    if clients.received is not None:
+        # Between two periods participants hold the aggregator's model itself.
+        between = state.round % scheme.aggregate_every == 0
+        held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
+        clients = clients.replace(received=held)
+    return clients, share, merge(scheme, state.aggregator, clients, present)
+
+
+def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
+    """The whole dense model: the participants' client-side parts merged, then the server's.
+
+    Statistics are averaged, also where they otherwise stay with the clients.
+    """
+    clients, share, merged = merge_participants(scheme, partition, state)
+    # Statistics that no participant updated are those it would go on with.
+    kept, mesh = kept_by(scheme, clients).stats, scheme.placement.mesh
+    everyone = weighted_mean(clients.stats, share, mesh=mesh)
+    stats = weighted_mean(clients.stats, share, kept, everyone, mesh)
+    server = serving(scheme, partition, state)
+    return Variables(merged.params + server.params, stats + server.stats)
+
+
+def _mean_optimizer(
+    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+) -> Any:
+    """Moments averaged as the weights they belong to, and a step counter that fits them.
+
+    After t steps a moment is too small by the factor 1 - beta^t, and Adam divides by that. Where
+    client n has weight a_n and has taken t_n steps (these differ after outages), the mean of the
+    moments is too small by sum_n a_n (1 - beta^t_n). The counter that fits is the t with
+    beta^t = sum_n a_n beta^t_n. The two moments share one counter and have different betas; but for
+    both, t is close to the weighted mean of t_n: below it by about -ln(beta) / 2 times their
+    variance. So the counter is that mean, rounded to the nearest whole number. With the greatest
+    t_n the corrected moments would stay too small.
+
+    Clients begin a period with the aggregator's counter. The steps since then are what is averaged:
+    float32 holds them exactly however long the run is.
+    """
+    is_moment, entries = moment_masks(scheme, clients, kept)
+    flags, structure = jax.tree.flatten(is_moment)
+    every = (clients.optimizer, entries, before.optimizer)
+    rows = list(zip(flags, *map(jax.tree.leaves, every), strict=True))
+    leaves = [x if flag else (x - old).astype(jnp.float32) for flag, x, _, old in rows]
+    masks = [mask if flag else jnp.ones(x.shape, bool) for flag, x, mask, _ in rows]
+    olds = [old if flag else jnp.zeros(old.shape, jnp.float32) for flag, _, _, old in rows]
+    means = weighted_mean(leaves, weights, masks, olds, scheme.placement.mesh)
+    averaged = [
+        mean if flag else old + jnp.rint(mean).astype(old.dtype)
+        for (flag, *_, old), mean in zip(rows, means, strict=True)
+    ]
+    return jax.tree.unflatten(structure, averaged)
+
+
+def weighted_mean(
+    tree: Any, weights: Array, masks: Any = None, old: Any = None, mesh: Mesh | None = None
+) -> Any:
+    """Weighted mean over the leading axis, of kept entries only where there are masks.
+
+    Args:
+      tree: arrays `[P, ...]`.
+      weights: float32 `[P]`.
+      masks: None or bool arrays `[P, ...]`.
+      old: the value `[...]` of entries that nobody kept; without masks, of all entries where all
+        weights are 0.
+      mesh: of devices that the leading axis is spread over; None for one.
+    """
+
+    def shares(x: Array) -> Array:
+        return weights.reshape(-1, *(1,) * (x.ndim - 1))
+
+    def product(share: Array, x: Array) -> Array:
+        return jnp.where(share > 0, share * x, 0.0)  # places left over may hold anything
+
+    def mean(x: Array, whole: Array, o: Array) -> Array:
+        return jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1.0), o)
+
+    if masks is None:
+        products = jax.tree.map(lambda x: product(shares(x), x), tree)
+        sums, whole = sum_rows(mesh, (products, weights))
+        if old is None:
+            return jax.tree.map(lambda x: x / whole, sums)
+        return jax.tree.map(lambda x, o: mean(x, whole, o), sums, old)
+    kept = jax.tree.map(lambda x, m: jnp.where(m, shares(x), 0.0), tree, masks)
+    sums, wholes = sum_rows(mesh, (jax.tree.map(product, kept, tree), kept))
+    return jax.tree.map(mean, sums, wholes, old)

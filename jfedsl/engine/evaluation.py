@@ -1,0 +1,300 @@
+"""Test loss and accuracy of the merged model, with and without its masks; by class."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import Array, lax
+from jax.sharding import PartitionSpec
+
+from jfedsl.compression.message import Mask, Message
+from jfedsl.data.datasets import Pixels
+from jfedsl.engine.averaging import merge_participants, serving
+from jfedsl.engine.client_memory import memories
+from jfedsl.engine.masks import trained_masks
+from jfedsl.engine.participants import in_layout, last_round, period_start
+from jfedsl.engine.state import Client, Data, Scheme, Server, State
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.pruning.pruner import Form, dense_form
+from jfedsl.sharding.slots import AXES, EVERYWHERE, Placement, placed
+
+
+class TestSet(struct.PyTreeNode):
+    """Padded and folded into batches.
+
+    Attributes:
+      images: as in `Split`, `[M, E, ...]`.
+      labels: int32 `[M, E]`.
+      valid: bool `[M, E]`, False on padding.
+    """
+
+    __test__ = False  # not a test class
+
+    images: Array
+    labels: Array
+    valid: Array
+
+
+def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
+    """Folds NumPy `images[N, ...]` and `labels[N]` into batches of at most `batch_size`.
+
+    Args:
+      images: as in `Split`.
+      labels: likewise.
+      batch_size: at most so many examples together.
+
+    Returns:
+      Arrays of the host still: nothing is compiled for this.
+    """
+    batch_size = min(batch_size, len(labels))
+    batches = -(-len(labels) // batch_size)
+    missing = batches * batch_size - len(labels)
+
+    def fold(x: np.ndarray) -> Any:
+        padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        return padded.reshape(batches, batch_size, *x.shape[1:])
+
+    valid: Any = np.arange(batches * batch_size) < len(labels)
+    return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
+
+
+def test_spec(test: TestSet, placement: Placement) -> PartitionSpec:
+    """How to spread a test set over devices: each batch, if it can be shared evenly."""
+    batch_size = test.valid.shape[1]
+    return PartitionSpec(None, AXES) if batch_size % placement.devices == 0 else EVERYWHERE
+
+
+class Evaluation(struct.PyTreeNode):
+    """Of the test set, float32 scalars, accuracies in [0, 1].
+
+    Attributes:
+      test_loss: mean cross-entropy; under the masks, the activation passing the cut as it is.
+      test_accuracy: likewise.
+      test_accuracy_dense: without masks.
+      test_accuracy_deployed: under the masks, the activation passing its compressors in their
+        deterministic form, one example a message: what the split model does in use.
+    """
+
+    test_loss: Array
+    test_accuracy: Array
+    test_accuracy_dense: Array
+    test_accuracy_deployed: Array
+
+
+def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
+    """Evaluates the participants' client-side models, merged by the rule of aggregation.
+
+    No dropout, no quantizer, but for test_accuracy_deployed. Where participants differ in masks, in
+    statistics they keep to themselves, or in compressors, the weighted mean over the distinct
+    models. (Local statistics of a channel that a client does not have are as old as its removal;
+    test_accuracy_dense uses them.)
+    """
+    placement = scheme.placement
+    clients, share, merged = merge_participants(scheme, data.partition, state)
+    # A participant that was out of reach, or had an earlier turn, may hold older masks.
+    current = partial(trained_masks, scheme, key, state)
+    clients = clients.replace(masks=jax.vmap(current)(clients.number))
+    # All that differs between participants.
+    clients = placement.to_participants(
+        clients.replace(params=None, optimizer=None, links=None, received=None)
+    )
+    share = placement.to_participants(share)
+    own_statistics, server = scheme.statistics == "local", serving(scheme, data.partition, state)
+    whole = jnp.sum(share)
+
+    def rates(form: Form, client: Client, scheme: Scheme = scheme) -> Array:
+        stats = client.stats if own_statistics else merged.stats
+        client = client.replace(params=merged.params, stats=stats)
+        sums = _class_sums(scheme, key, data.pixels, form, client, server, test)
+        return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
+
+    def mean(form: Form, clients: Client, share: Array, scheme: Scheme = scheme) -> Array:
+        rows = lax.map(partial(rates, form, scheme=scheme), clients)
+        share = share[:, None] / whole
+        return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
+
+    def pruned(forms: Sequence[Form]) -> Array:
+        total = jnp.zeros(3)
+        groups = placed(scheme.group_sizes).by_group((state.participants, share, clients))
+        for form, members, (ids, part, own) in zip(
+            forms, scheme.pruner.groups, groups, strict=True
+        ):
+            if not own_statistics:
+                first, part = distinct(_variant(scheme), members, ids, part)
+                own = jax.tree.map(lambda x, first=first: x[first], own)
+            total += mean(form, own, part)
+        return total
+
+    def tested() -> Array:
+        return in_layout(scheme, period_start(scheme, last_round(state)), pruned)
+
+    if not scheme.pruner.names and scheme.deployed is not None:
+        loss, accuracy, deployed = tested()
+        return Evaluation(loss, accuracy, accuracy, deployed)
+    dense, plain = dense_form(scheme.model[: scheme.cut]), scheme._replace(deployed=None)
+    if own_statistics:
+        unpruned = mean(dense, clients, share, plain)
+    else:
+        unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
+    if not scheme.pruner.names:
+        return Evaluation(unpruned[0], unpruned[1], unpruned[1], unpruned[1])
+    loss, accuracy, deployed = tested()
+    return Evaluation(loss, accuracy, unpruned[1], deployed)
+
+
+def _variant(scheme: Scheme) -> np.ndarray | None:
+    """Clients of the same number share masks and link, int `[C]`; None when no two do."""
+    variant = scheme.pruner.variant
+    if variant is None or scheme.deployed is None:
+        return variant
+    pairs = np.stack([variant, scheme.deployed.variant], axis=1)
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def distinct(
+    variant: np.ndarray | None, members: np.ndarray, ids: Array, share: Array
+) -> tuple[Array, Array]:
+    """A participant of a group for each mask and the weight of all that share it.
+
+    Args:
+      variant: of the pruner.
+      members: clients of the group.
+      ids: participants of the group, `[k]`.
+      share: their weights.
+
+    Returns:
+      Slots int32 `[V]` and weights float32 `[V]`, 0 for a mask that no participant has.
+    """
+    if variant is None:
+        return jnp.arange(ids.size), share
+    variants = np.unique(variant[members])
+    if ids.size <= variants.size:
+        return jnp.arange(ids.size), share
+    member = jnp.asarray(variant)[ids][None, :] == jnp.asarray(variants)[:, None]
+    return jnp.argmax(member, axis=1), jnp.sum(jnp.where(member, share[None, :], 0.0), axis=1)
+
+
+def _class_sums(
+    scheme: Scheme, key: Array, pixels: Pixels, form: Form, client: Client, server: Server,
+    test: TestSet,
+) -> Array:  # fmt: skip
+    """Of a client's part with the server's, by class, `[3, classes]`.
+
+    Returns:
+      Sums of the losses, of correct answers, and of those with the activation as deployed.
+    """
+
+    def answers(smashed: Array) -> Array:
+        own, params, stats = scheme.model[scheme.cut :], server.params, server.stats
+        return layers.apply(own, params, stats, smashed, False, scheme.dtype)[0]
+
+    def batch(one: TestSet) -> Array:
+        images = pixels.normalise(one.images)
+        smashed, _ = form(client.params, client.stats, client.masks, images, False, scheme.dtype)
+        logits = answers(smashed)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
+        correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
+        deployed = correct
+        if scheme.deployed is not None:
+            received = answers(_deployed(scheme, key, client, smashed))
+            deployed = (jnp.argmax(received, axis=1) == one.labels).astype(jnp.float32)
+        return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct, deployed)])
+
+    return jnp.sum(lax.map(batch, test), axis=0)
+
+
+def _deployed(scheme: Scheme, key: Array, client: Client, smashed: Array) -> Array:
+    """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
+    assert scheme.deployed is not None
+    link, kept = scheme.deployed.link(client.number), scheme.pruner.sent(client.masks)
+    masks = () if kept is None else (Mask(kept[(None,) * (smashed.ndim - 1)]),)
+    own = fold(key, Purpose.DEPLOYED)
+
+    def send(example: Array) -> Array:
+        _, message = link.send(link.init(example), own, Message(example, masks))
+        return message.values
+
+    return jax.vmap(send)(smashed[:, None])[:, 0]
+
+
+def _by_class(scheme: Scheme, values: Array, batch: TestSet) -> Array:
+    """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`."""
+    member = batch.labels[None, :] == jnp.arange(scheme.classes)[:, None]
+    return jnp.sum(jnp.where(member & batch.valid[None, :], values[None, :], 0.0), axis=1)
+
+
+def distinct_models(scheme: Scheme, state: State) -> tuple[list[np.ndarray], np.ndarray]:
+    """Which clients' models differ, were all of them drawn.
+
+    Returns:
+      For each of the pruner's groups a client of each model in it, int `[V_g]`, and the position
+      among all of these of every client's model, int `[C]`.
+    """
+    local = scheme.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
+    variant = None if local else scheme.pruner.variant
+    if variant is None:
+        variant = np.arange(scheme.clients)
+    first = []
+    model = np.zeros(scheme.clients, int)
+    before = 0
+    for members in scheme.pruner.groups:
+        _, own, position = np.unique(variant[members], return_index=True, return_inverse=True)
+        model[members] = before + position
+        first.append(members[own])
+        before += own.size
+    return first, model
+
+
+def class_accuracies(
+    scheme: Scheme,
+    data: Data,
+    key: Array,
+    state: State,
+    test: TestSet,
+    clients: Sequence[np.ndarray],
+) -> Array:
+    """Test accuracy on each class of what clients would use, were all of them drawn.
+
+    The activation crosses the cut unchanged.
+
+    Args:
+      scheme: of the run.
+      data: of the run.
+      key: run key.
+      state: of the run.
+      test: the test set.
+      clients: of each group, see `distinct_models`.
+
+    Returns:
+      float32 `[V, classes]`, infinite for a class without test examples.
+    """
+    _, _, merged = merge_participants(scheme, data.partition, state)
+    server = serving(scheme, data.partition, state)
+    examples = jnp.sum(
+        lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
+    )
+
+    plain = scheme._replace(deployed=None)
+    local = memories(scheme, state).stats if scheme.statistics == "local" else None
+
+    def one(form: Form, number: Array) -> Array:
+        stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
+        masks = trained_masks(scheme, key, state, number)
+        own = jax.tree.map(lambda x: x[0], state.clients)
+        client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
+        correct = _class_sums(plain, key, data.pixels, form, client, server, test)[1]
+        return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
+
+    def every(forms: Sequence[Form]) -> Array:
+        pairs = zip(forms, clients, strict=True)
+        return jnp.concatenate(
+            [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
+        )
+
+    return in_layout(scheme, period_start(scheme, last_round(state)), every)

@@ -1,0 +1,97 @@
+"""Who takes part in a period, in which order, and the forms in which they compute.
+
+Participants come group by group (see `Pruner.groups`), ascending within each, and every period
+draws as many from each group: so each group is a slice of fixed size, whoever is drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jfedsl.data.batches import shuffled
+from jfedsl.engine.state import Scheme, State
+from jfedsl.keys import Purpose, fold
+
+
+def group_sizes(members: Sequence[int], participants: int) -> tuple[int, ...]:
+    """How many to draw from each group: its share of the participants, but one at least.
+
+    >>> group_sizes((60, 30, 10), 10), group_sizes((97, 2, 1), 5)
+    ((6, 3, 1), (3, 1, 1))
+
+    Args:
+      members: clients of each group.
+      participants: in all, no more than clients.
+
+    Raises:
+      ValueError: fewer participants than groups.
+    """
+    if participants < len(members):
+        raise ValueError(f"{participants} participants of {len(members)} groups")
+    shares = np.asarray(members) * participants / sum(members)
+    sizes = np.maximum(1, np.floor(shares).astype(int))
+    while sizes.sum() < participants:
+        sizes[np.argmax(np.where(sizes < members, shares - sizes, -np.inf))] += 1
+    while sizes.sum() > participants:
+        sizes[np.argmin(np.where(sizes > 1, shares - sizes, np.inf))] -= 1
+    return tuple(sizes.tolist())
+
+
+def first_participants(scheme: Scheme) -> Array:
+    """Participants before any are drawn, int32 `[K]`."""
+    return jnp.asarray(np.concatenate(_first(scheme)), jnp.int32)
+
+
+def _first(scheme: Scheme) -> list[np.ndarray]:
+    groups = zip(scheme.pruner.groups, scheme.group_sizes, strict=True)
+    return [members[:size] for members, size in groups]
+
+
+def draw_participants(scheme: Scheme, key: Array, round_: Array) -> Array:
+    """K of C clients without replacement, as many of each group in every period; int32 `[K]`."""
+    if scheme.everyone:
+        return first_participants(scheme)
+    key = fold(key, Purpose.PARTICIPANTS, round_)
+    groups = scheme.pruner.groups
+    drawn = []
+    for number, (members, size) in enumerate(zip(groups, scheme.group_sizes, strict=True)):
+        own = key if len(groups) == 1 else fold(key, number)
+        # The first of a random order of which the rest is never made: no work grows with members.
+        first, every = jnp.arange(size, dtype=jnp.int32), jnp.int32(len(members))
+        ids = jnp.asarray(members, jnp.int32)[shuffled(own, first, every)]
+        drawn.append(jnp.sort(ids))
+    return jnp.concatenate(drawn)
+
+
+def in_layout(
+    scheme: Scheme, period_start: Array, branch: Callable[..., Any], *operands: Any
+) -> Any:
+    """Calls `branch(forms, *operands)` with each group's form in the period.
+
+    Args:
+      scheme: of the run.
+      period_start: round that the period starts with, int32 scalar.
+      branch: is compiled for each layout; its results have the same shapes for all.
+      *operands: pytrees of arrays.
+    """
+    pruner = scheme.pruner
+    branches = [
+        lambda *args, forms=tuple(pruner.forms[i] for i in layout): branch(forms, *args)
+        for layout in pruner.layouts
+    ]
+    row = jnp.asarray(pruner.layout)[jnp.minimum(period_start, len(pruner.layout) - 1)]
+    return jax.lax.switch(row, branches, *operands)
+
+
+def period_start(scheme: Scheme, round_: Array) -> Array:
+    """The round that the period of a round starts with."""
+    return round_ - round_ % scheme.aggregate_every
+
+
+def last_round(state: State) -> Array:
+    """The last completed round, 0 before the first."""
+    return jnp.maximum(state.round - 1, 0)

@@ -1,0 +1,97 @@
+"""Many rounds in one compiled call: a loop with a traced trip count and fixed-size buffers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+
+from jfedsl.engine.state import Data, State
+from jfedsl.wireless.radio import Conditions
+
+
+class RoundRecord(struct.PyTreeNode):
+    """What one round cost and achieved; stacked on a leading axis for many rounds.
+
+    Attributes:
+      train_loss: float32, weighted mean over the round's exchanges.
+      losses: float32 `[S, K]`, per exchange and participant.
+      smashed_up_bytes: int32 `[S, K]`.
+      cut_gradient_down_bytes: int32 `[S, K]`.
+      arrived: bool `[S, K]`, whether a participant's activations reached the server. Where they did
+        not, there was nothing to compute a loss of: 0 in `losses` stands for that.
+      holding: bool `[K]`, who holds the period's model, computes and sends.
+      conditions: of the network, None without one.
+      model_up_bytes: int32 `[K]`, 0 but at the end of a period.
+      model_down_bytes: int32 `[K]`, 0 but at the start of a period, or when it arrives later.
+      participants: int32 `[K]`.
+      pruned_fraction: float32, of prunable client-side weights, mean over participants.
+      kept_fractions: float32, one for each of the pruner's names, mean over participants.
+      mask_overlap: float32, how much of a participant's masks stays at the end of a period, mean
+        over participants; -1 in other rounds.
+    """
+
+    train_loss: Array
+    losses: Array
+    smashed_up_bytes: Array
+    cut_gradient_down_bytes: Array
+    arrived: Array
+    holding: Array
+    conditions: Conditions | None
+    model_up_bytes: Array
+    model_down_bytes: Array
+    participants: Array
+    pruned_fraction: Array
+    kept_fractions: Array
+    mask_overlap: Array
+
+
+# Fields that are not by participant.
+OF_A_ROUND = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
+Round = Callable[[Data, Array, State], tuple[State, RoundRecord]]
+Rounds = Callable[[Data, Array, State, Any], tuple[State, RoundRecord]]
+
+
+def compile_rounds(one: Round, capacity: int) -> Rounds:
+    """A compiled `(data, key, state, count) -> (state, records)` that runs `count` rounds.
+
+    One compilation serves every count; each round computes the same bits however the rounds are
+    spread over calls. The state passed in is donated.
+
+    Args:
+      one: a round `(data, run key, state) -> (state, record)`.
+      capacity: the greatest count; the records are `[capacity, ...]`, those past `count` zero.
+    """
+    one = jax.jit(one)  # traced once for its shapes and for the loop
+
+    def run(data: Data, key: Array, state: State, count: Array) -> tuple[State, RoundRecord]:
+        shapes = jax.eval_shape(one, data, key, state)[1]
+        buffers = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+
+        def body(i: Array, carry: tuple[State, RoundRecord]) -> tuple[State, RoundRecord]:
+            state, record = one(data, key, carry[0])
+            return state, jax.tree.map(lambda b, x: b.at[i].set(x), carry[1], record)
+
+        return lax.fori_loop(0, count, body, (state, buffers))
+
+    return jax.jit(run, donate_argnums=2)
+
+
+def next_tested(rounds: int, every: int, period: int) -> int:
+    """The next round to test: the end of the period that the next multiple of `every` falls in.
+
+    Only at the end of a period does the model exist that a test is of, and is its upload counted.
+
+    >>> [next_tested(rounds, 5, 3) for rounds in (0, 5, 6, 12, 15)]
+    [6, 6, 12, 15, 21]
+
+    Args:
+      rounds: completed so far.
+      every: rounds between tests.
+      period: rounds in an aggregation period.
+    """
+    passed = rounds // every * every
+    ends = (-(-due // period) * period for due in (passed, passed + every))
+    return next(end for end in ends if end > rounds)

@@ -1,0 +1,269 @@
+"""What a run is (`Scheme`, fixed) and where it stands (`State`, pytrees)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jax.typing import DTypeLike
+from optax import Schedule
+
+from jfedsl.data.augment import Augmentation
+from jfedsl.data.datasets import Pixels
+from jfedsl.data.partition import Partition
+from jfedsl.engine.optimizers import Optimizer
+from jfedsl.models.layers import Model
+from jfedsl.pruning.pruner import Pruner
+from jfedsl.sharding.slots import Placement
+from jfedsl.wireless.radio import Radio, Site
+
+AGGREGATIONS = ("examples", "equal")
+STATISTICS = ("aggregate", "local")
+CLIENT_OPTIMIZER_STATES = ("keep", "reset", "average")
+SERVER_ORDERS = ("client", "exchange")
+
+
+class Links(NamedTuple):
+    """One entry a place that messages pass: a function from client to `Compressor`, or its state.
+
+    Attributes:
+      smashed: activation at the cut, client to server.
+      cut_gradient: gradient at the cut, server to client.
+      client_gradient: weight gradient on the client, which stays there.
+      model_up: update of the client-side model, client to aggregator; None sends the weights.
+      model_down: change of the client-side model since the client last received it; None sends the
+        weights.
+    """
+
+    smashed: Any
+    cut_gradient: Any
+    client_gradient: Any
+    model_up: Any
+    model_down: Any
+
+
+class Deployed(NamedTuple):
+    """What the activation passes when a trained model is used: its link, drawing nothing.
+
+    Attributes:
+      link: from a client's number to its `Compressor`.
+      variant: int32 `[C]`: clients of the same number have the same link.
+    """
+
+    link: Any
+    variant: np.ndarray
+
+
+class Scheme(NamedTuple):
+    """Everything that is fixed in a run: functions and static numbers.
+
+    Attributes:
+      model: all layers.
+      cut: L_c, the first `cut` layers run on clients.
+      links: compressors, by the number of a client.
+      deployed: what the activation passes at inference; None: nothing changes it.
+      pruner: of the client-side model.
+      client_optimizer: applied by every client to its own part.
+      client_rate: its learning rate by the number of exchanges before this one.
+      server_optimizer: applied to the server's part.
+      classes: width of the logits.
+      clients: C.
+      participants: K.
+      group_sizes: how many of them are of each of the pruner's groups.
+      local_steps: S, exchanges in a round.
+      aggregate_every: I, rounds in a period.
+      batch_size: B.
+      sampling: epoch or replacement.
+      aggregation: examples weighs clients by their number of examples, equal does not.
+      statistics: what becomes of clients' normalisation statistics: averaged like the model
+        (aggregate) or left with the client (local).
+      client_optimizer_state: at the start of a period: keep, reset, or average at aggregation,
+        moments and step counters, which then travel with the model.
+      client_state: where clients' memories are while they do not take part: with the state
+        (resident), on the host, or nowhere (stateless).
+      collective_bits: of an entry of models where these are averaged across processes.
+      placement: of the participants on devices.
+      chunk: clients whose layers run at once on a device.
+      augment: `(key, images[B, ...]) -> images`, or None.
+      dtype: of activations and products; parameters and optimizer states are float32.
+      integers: whether products in clients' backward passes are of int8.
+      remat: clients compute their forward pass again for the backward pass, instead of every
+        participant's intermediate results waiting for the server.
+      server_copies: whether each participant has its own copy of the server's part.
+      one_by_one: whether the server serves all exchanges of a round of one participant before it
+        serves the next one.
+      radio: the simulated network, or None.
+    """
+
+    model: Model
+    cut: int
+    links: Links
+    deployed: Deployed | None
+    pruner: Pruner
+    client_optimizer: Optimizer
+    client_rate: Schedule
+    server_optimizer: Optimizer
+    classes: int
+    clients: int
+    participants: int
+    group_sizes: tuple[int, ...]
+    local_steps: int
+    aggregate_every: int
+    batch_size: int
+    sampling: str
+    aggregation: str
+    statistics: str
+    client_optimizer_state: str
+    client_state: str
+    collective_bits: int
+    placement: Placement
+    chunk: int
+    augment: Augmentation | None
+    dtype: DTypeLike
+    integers: bool
+    remat: bool
+    server_copies: bool
+    one_by_one: bool
+    radio: Radio | None
+
+    @property
+    def splits(self) -> bool:
+        """Whether both sides have layers, so that something passes between them."""
+        return 0 < self.cut < len(self.model)
+
+    @property
+    def everyone(self) -> bool:
+        """Whether all clients take part in every period."""
+        return self.participants == self.clients
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the state has memories of clients that do not take part."""
+        return self.client_state == "resident" and not self.everyone
+
+    @property
+    def stages(self) -> bool:
+        """Whether memories of clients that do not take part are on the host."""
+        return self.client_state == "host" and not self.everyone
+
+
+class Data(NamedTuple):
+    """What lies on the device and differs between runs of one compiled program.
+
+    Attributes:
+      images: training inputs as in `Split`, where the partition says, `[N, ...]`.
+      labels: int32 `[N]`.
+      pixels: to normalise inputs with.
+      partition: who has which examples.
+      site: what of the radio depends on the seed, None without one.
+    """
+
+    images: Array
+    labels: Array
+    pixels: Pixels
+    partition: Partition
+    site: Site | None
+
+
+class Client(struct.PyTreeNode):
+    """One client at work; stacked on a leading axis `[P]` for the places of many.
+
+    Attributes:
+      number: int32, of the client.
+      params: dense client-side parameters.
+      stats: normalisation statistics.
+      masks: of the pruner, that say what of `params` the client has.
+      optimizer: its own optimizer state.
+      links: states of its compressors.
+      received: the model as it last arrived, 0 where nothing has; None unless changes of it are
+        sent down.
+      drawn: int32, batches drawn so far.
+    """
+
+    number: Array
+    params: Any
+    stats: Any
+    masks: Any
+    optimizer: Any
+    links: Links
+    received: Any
+    drawn: Array
+
+
+class Server(struct.PyTreeNode):
+    """The server's part of the model with its optimizer state."""
+
+    params: Any
+    stats: Any
+    optimizer: Any
+
+
+class Aggregator(struct.PyTreeNode):
+    """The aggregated dense client-side model and what pruning remembers.
+
+    Attributes:
+      params: as of the last aggregation.
+      stats: averaged statistics; unused under the local policy.
+      optimizer: averaged optimizer state; None unless clients average theirs.
+      pruning: `PruningState` as of the last aggregation.
+      trained: the one that the masks of the last round come from, without scores.
+    """
+
+    params: Any
+    stats: Any
+    optimizer: Any
+    pruning: Any
+    trained: Any
+
+
+class State(struct.PyTreeNode):
+    """Where a run stands between two rounds.
+
+    Attributes:
+      round: int32, rounds completed.
+      server: the server; with a copy for each participant's place `[P, ...]`.
+      aggregator: the aggregator.
+      clients: the participants at their places, `[P, ...]`.
+      memory: what the other clients keep, and the participants kept from before: `Memory` of all
+        `[C', ...]`, by number, more rows than clients where devices share them evenly; of one that
+        is new `[1, ...]` where nobody keeps anything; None where it is elsewhere, or all take part.
+      participants: int32 `[K]`, clients of the current period, group by group, each ascending.
+      holding: bool `[K]`, which of them hold the model of the period; between periods, the one just
+        aggregated. All, unless devices can be out of reach.
+    """
+
+    round: Array
+    server: Server
+    aggregator: Aggregator
+    clients: Client
+    memory: Any
+    participants: Array
+    holding: Array
+
+
+def at_site(scheme: Scheme, data: Data) -> Scheme:
+    """The scheme with what of its radio lies with the data, so that no program has it built in."""
+    if scheme.radio is None or data.site is None:
+        return scheme
+    return scheme._replace(radio=scheme.radio._replace(site=data.site))
+
+
+def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:
+    """Weights of the participants in every mean, float32 `[K]`, sum 1."""
+    if scheme.aggregation == "equal":
+        return jnp.full(participants.shape, 1.0 / participants.size)
+    sizes = scheme.placement.everywhere(partition.sizes[participants].astype(jnp.float32))
+    return sizes / jnp.sum(sizes)
+
+
+def present_weights(share: Array, present: Array) -> Array:
+    """Weights `share[K]` of those who are present, sum 1; all 0 where nobody is."""
+    own = jnp.where(present, share, 0.0)
+    return own / jnp.where(jnp.any(present), jnp.sum(own), 1.0)
+
+
+def copies(tree: Any, count: int) -> Any:
+    """Every array repeated on a new leading axis of `count`."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)

@@ -1,0 +1,1 @@
+"""Files on the local disk: paths, locks between processes, seals and checksums."""

@@ -1,0 +1,1 @@
+"""Operations on arrays: convolution in several forms, pooling, products of int8."""

@@ -1,1 +1,0 @@
-"""The split-learning protocol: state, one exchange, aggregation, rounds, evaluation."""

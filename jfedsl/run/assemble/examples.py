@@ -1,0 +1,36 @@
+"""The examples that a run uses, and the statistics of all training images."""
+
+import jax
+
+from jfedsl.config import Config
+from jfedsl.data import datasets
+from jfedsl.data.datasets import Dataset, Pixels, Split
+from jfedsl.errors import flag_error
+from jfedsl.run.processes import distributed
+
+
+def pixels_of(dataset: Dataset) -> Pixels:
+    """Statistics of all training images; of stored ones each process reads its part."""
+    images = dataset.train.images
+    if not dataset.normalise:
+        return Pixels(None, None)
+    if not isinstance(images, datasets.Stored):
+        return datasets.pixel_statistics(images)
+    own = datasets.pixel_sums(images, jax.process_index(), jax.process_count())
+    return datasets.from_sums(distributed.total(own), images)
+
+
+def subset_of(config: Config, dataset: Dataset) -> Dataset:
+    """As many examples of each split as are asked for."""
+
+    def some(split: Split, flag: str) -> Split:
+        wanted = getattr(config, flag)
+        if wanted is None:
+            return split
+        if wanted > len(split.labels):
+            allowed = f"at most the {len(split.labels)} examples of {config.dataset}"
+            raise flag_error(flag, wanted, allowed)
+        return datasets.subset(split, wanted)
+
+    train, test = some(dataset.train, "train_examples"), some(dataset.test, "test_examples")
+    return dataset._replace(train=train, test=test)

@@ -1,0 +1,276 @@
+"""A run put together from its config."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jfedsl.algorithms import fedsl
+from jfedsl.algorithms.centralized import pooled
+from jfedsl.algorithms.registry import ALGORITHMS, Algorithm
+from jfedsl.compression import expression
+from jfedsl.compression.deployed import deployed
+from jfedsl.config import Config, plugins, shown
+from jfedsl.config.canonical import period_of
+from jfedsl.data import datasets, partition
+from jfedsl.data.arrays import Scale
+from jfedsl.data.augment import AUGMENTATIONS
+from jfedsl.data.fingerprint import Fingerprint, fingerprint
+from jfedsl.engine import evaluation, optimizers
+from jfedsl.engine.checkpoint_layout import lay_out
+from jfedsl.engine.client_memory import fresh_client
+from jfedsl.engine.evaluation import TestSet
+from jfedsl.engine.examples import homes
+from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
+from jfedsl.engine.state import Client, Data, Deployed, Links, Scheme, State, at_site
+from jfedsl.errors import flag_error
+from jfedsl.models.layers import Model, Variables
+from jfedsl.models.registry import MODELS
+from jfedsl.run.assemble.description import layout_of
+from jfedsl.run.assemble.examples import pixels_of, subset_of
+from jfedsl.run.assemble.limits import check_sizes
+from jfedsl.run.assemble.model import check_examples, initial_of, model_of
+from jfedsl.run.assemble.pruning import Flops, Pruning, build_pruner
+from jfedsl.run.assemble.radio import build_radio
+from jfedsl.run.assemble.shares import notes_on_classes, shares_of
+from jfedsl.run.processes.distributed import start_devices
+from jfedsl.sharding.client_map import default_chunk
+from jfedsl.sharding.slots import SPREAD, Placement, placed, put
+from jfedsl.theory.estimates import without_nan
+from jfedsl.theory.measure import (
+    DEFAULT_EFFORT,
+    Effort,
+    Measurement,
+    Objective,
+    measure,
+    measure_objective,
+)
+
+
+class Experiment(NamedTuple):
+    """All that is fixed in a run.
+
+    Attributes:
+      algorithm: that trains.
+      scheme: functions and static numbers.
+      data: training data on the device.
+      test: test data on the device.
+      image: a normalised sample input, such as `[H, W, C]`.
+      key: run key.
+      initial: parameters and statistics of the whole model before the first round.
+      label_counts: examples of each class that each client has, int `[C, classes]`.
+      client_flops: of a client's products.
+      scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
+        normalised with before they became `data`; None where they were not.
+      fingerprint: what tells its data and plugins from others.
+      notes: where clients compute, and what became of settings, a line each.
+    """
+
+    algorithm: Algorithm
+    scheme: Scheme
+    data: Data
+    test: TestSet
+    image: Array
+    key: Array
+    initial: Variables
+    label_counts: np.ndarray
+    client_flops: Flops
+    scale: Scale | None
+    fingerprint: Fingerprint
+    notes: list[str]
+
+    def init(self) -> State:
+        """The state before the first round, in buffers of its own: rounds donate them."""
+
+        def first(key: Array, initial: Variables, image: Array) -> State:
+            return lay_out(self.scheme, fedsl.init(self.scheme, key, initial, image))
+
+        return jax.tree.map(jnp.copy, jax.jit(first)(self.key, self.initial, self.image))
+
+    def fresh(self) -> Client:
+        """A client that has not taken part yet."""
+        own, stats = (tree[: self.scheme.cut] for tree in self.initial)
+        return fresh_client(self.scheme, own, stats, self.image)
+
+    def rounds(self, capacity: int) -> Rounds:
+        """The compiled function that runs up to `capacity` rounds."""
+
+        def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+            scheme = at_site(self.scheme, data)
+            state, record = self.algorithm.run_round(scheme, data, key, state)
+            return lay_out(scheme, state), scheme.placement.everywhere(record)
+
+        return compile_rounds(one, capacity)
+
+    def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
+        """The compiled evaluation."""
+        return jax.jit(functools.partial(evaluation.evaluate, self.scheme, self.key))
+
+    def measure(
+        self, step_size: float, effort: Effort = DEFAULT_EFFORT
+    ) -> Callable[[Data, Array, State], Measurement]:
+        """The compiled measurement of the convergence bound's constants; infinite if unknown."""
+        return jax.jit(without_nan(functools.partial(measure, self.scheme, effort, step_size)))
+
+    def objective(
+        self, effort: Effort = DEFAULT_EFFORT
+    ) -> Callable[[Data, Array, State], Objective]:
+        """The compiled measurement of f and its gradient alone; infinite if unknown."""
+        return jax.jit(without_nan(functools.partial(measure_objective, self.scheme, effort)))
+
+
+def build(config: Config, mesh: Mesh | None = None) -> Experiment:
+    """Loads the data and puts the run together.
+
+    Args:
+      config: of the run.
+      mesh: devices that it is spread over; None for one.
+
+    Raises:
+      UserError: a setting that the data or the model cannot satisfy.
+    """
+    start_devices()
+    several = mesh is not None and mesh.shape["process"] > 1
+    whole = datasets.load(config.dataset, config.data_dir, lazily=several)
+    shape = whole.train.images.shape[1:]
+    if config.augment != "none" and len(shape) != 3:
+        allowed = f"none with inputs of shape {list(shape)}; images are [H, W, C]"
+        raise flag_error("augment", config.augment, allowed)
+    pixels = pixels_of(whole)
+    dataset = subset_of(config, whole)
+    algorithm = ALGORITHMS[config.algorithm]
+    model, cut = model_of(config, dataset)
+    shares = shares_of(config, dataset)
+    marks = fingerprint(whole, shares, plugins.checksums(config.plugin))
+    if algorithm.sides == "server":
+        shares, config = pooled(shares), _as_one_client(config)
+    key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
+    initial = initial_of(config, model, cut, key, image, dataset)
+    if not MODELS[config.model].tried:
+        ends = pixels.normalise(jnp.asarray(whole.train.images[np.array([0, -1])]))
+        check_examples(config, model, initial, ends, dataset)
+    pruning = build_pruner(config, model, cut, initial, image.shape)
+    placement = placed(pruning.group_sizes, mesh)
+    scheme = _scheme(config, model, cut, dataset.classes, initial, pruning, placement)
+    check_sizes(config, scheme, initial, image.shape)
+    radio = build_radio(config, scheme, pruning, key, image.shape)
+    scheme = scheme._replace(radio=radio)
+    site = None if radio is None else radio.site
+    order, where = partition.pack(shares, homes(scheme), placement.devices)
+    split, tested = dataset.train.at(order), dataset.test
+    images, labels = put(mesh, (split.images, split.labels), SPREAD)
+    test = evaluation.fold_test_set(tested.images, tested.labels, config.eval_batch_size)
+    pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
+    counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
+    tests = np.bincount(tested.labels, minlength=dataset.classes)
+    lacking = notes_on_classes(counts.sum(axis=0), tests)
+    return Experiment(
+        algorithm=algorithm,
+        scheme=scheme,
+        data=Data(images, labels, pixels, where, site),
+        test=put(mesh, test, evaluation.test_spec(test, placement)),
+        image=image,
+        key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
+        initial=initial,
+        label_counts=counts,
+        client_flops=pruning.flops,
+        scale=whole.scale,
+        fingerprint=marks,
+        notes=[
+            layout_of(algorithm, scheme),
+            *whole.notes,
+            *lacking,
+            *pruning.notes,
+            *_open_end(config, scheme),
+            *plugins.notes(config.plugin),
+        ],
+    )
+
+
+def _open_end(config: Config, scheme: Scheme) -> list[str]:
+    """A line on a last period that the run does not complete."""
+    period = scheme.aggregate_every
+    if config.rounds % period == 0:
+        return []
+    return [
+        f"rounds: round {config.rounds} ends no period of {period}: the averaged model tested "
+        "then is not sent, and its upload not counted"
+    ]
+
+
+def _as_one_client(config: Config) -> Config:
+    """What a run of pooled data does: all steps of a round with one client."""
+    steps = config.local_steps * (config.participants or config.clients)
+    return dataclasses.replace(
+        config, local_steps=steps, clients=1, participants=None, prune_rate=Config.prune_rate
+    )
+
+
+def _scheme(
+    config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning,
+    placement: Placement,
+) -> Scheme:  # fmt: skip
+    own, algorithm = initial.params[:cut], ALGORITHMS[config.algorithm]
+    if algorithm.in_turns and len(pruning.group_sizes) > 1:
+        allowed = f"one number of channels for all with --algorithm={config.algorithm}"
+        raise flag_error("prune_rate", shown(config.prune_rate), allowed)
+    exchanges = config.rounds * config.local_steps
+    client_rate, server_rate = (
+        optimizers.schedule(config.learning_rate_schedule, peak, exchanges)
+        for peak in (config.client_learning_rate, config.server_learning_rate)
+    )
+    client, server = (
+        optimizers.build(config.optimizer, rate, config.momentum, config.weight_decay)
+        for rate in (client_rate, server_rate)
+    )
+    return Scheme(
+        model=model,
+        cut=cut,
+        links=_links(config),
+        deployed=_deployed(config) if 0 < cut < len(model) else None,
+        pruner=pruning.pruner,
+        client_optimizer=client,
+        client_rate=client_rate,
+        server_optimizer=server,
+        classes=classes,
+        clients=config.clients,
+        participants=config.participants or config.clients,
+        group_sizes=pruning.group_sizes,
+        local_steps=config.local_steps,
+        aggregate_every=period_of(config),
+        batch_size=config.batch_size,
+        sampling=config.sampling,
+        aggregation=config.aggregation,
+        statistics=config.batch_norm_statistics,
+        client_optimizer_state=config.client_optimizer_state,
+        client_state=config.client_state,
+        collective_bits=config.collective_bits,
+        placement=placement,
+        chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
+        augment=AUGMENTATIONS[config.augment],
+        dtype=jnp.dtype(config.compute_dtype),
+        integers=config.client_backward == "int8",
+        remat=config.remat_clients,
+        server_copies=algorithm.server_copies,
+        one_by_one=config.one_by_one,
+        radio=None,
+    )
+
+
+def _links(config: Config) -> Links:
+    calls = config.links
+    built = {p: expression.build(c, config.clients, config.seed) for p, c in calls.items()}
+    # Without compressors the weights themselves are sent, not their change.
+    up, down = (built[p] if calls[p] else None for p in ("model_up", "model_down"))
+    return Links(built["smashed"], built["cut_gradient"], built["client_gradient"], up, down)
+
+
+def _deployed(config: Config) -> Deployed | None:
+    found = deployed(config.links["smashed"], config.clients, config.seed)
+    return None if found is None else Deployed(*found)

@@ -1,0 +1,33 @@
+"""What a run may not exceed: counters of bytes."""
+
+import math
+
+import jax
+
+from jfedsl.compression import expression
+from jfedsl.config import Config
+from jfedsl.config.compressors import PLACES
+from jfedsl.engine.state import Scheme
+from jfedsl.engine.traffic import smashed_shape
+from jfedsl.errors import flag_error
+from jfedsl.models.layers import Variables
+
+
+def check_sizes(config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]) -> None:
+    """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
+    own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
+    smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
+    weights = [leaf.size for leaf in jax.tree.leaves(own)]
+    for place, calls in config.links.items():
+        has_batch = PLACES[place].batch
+        sizes = [smashed] if has_batch else weights
+        # Moments may travel along. What tells positions takes a bit an entry at most.
+        each = 4 if has_batch or config.client_optimizer_state != "average" else 12
+        extra = sum(expression.most_extra_bytes(calls, n) for n in sizes)
+        most = sum(sizes) * each + extra
+        if most >= 2**31:
+            flag = "batch_size" if has_batch else "cut"
+            if most - extra < 2**31:  # headers are too many
+                flag = place if getattr(config, place) else "bucket_size"
+            allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
+            raise flag_error(flag, getattr(config, flag), allowed)

@@ -1,0 +1,128 @@
+"""The model of a run with its initial variables, once it suits the data."""
+
+import jax
+import jax.numpy as jnp
+from flax.errors import FlaxError
+from jax import Array
+
+from jfedsl.algorithms import fedsl
+from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.config import Config
+from jfedsl.data.datasets import Dataset
+from jfedsl.errors import UserError, flag_error, one_line
+from jfedsl.models import layers, trial
+from jfedsl.models.layers import Model, Variables
+from jfedsl.models.registry import MODELS
+
+
+def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
+    """The layers of a run, and how many of them are the clients'.
+
+    Raises:
+      UserError: the model has no such cut.
+    """
+    entry, sides = MODELS[config.model], ALGORITHMS[config.algorithm].sides
+    model = entry.build(dataset.classes, config.norm)
+    if dataset.whole:
+        model = (layers.of_whole_numbers(model[0]), *model[1:])
+    if sides != "both":
+        return model, len(model) if sides == "clients" else 0
+    cut = entry.default_cut if config.cut is None else config.cut
+    try:
+        return model, layers.cut_index(model, cut)
+    except ValueError as error:
+        raise flag_error("cut", cut, str(error)) from None
+
+
+def initial_of(
+    config: Config, model: Model, cut: int, key: Array, image: Array, dataset: Dataset
+) -> Variables:
+    """Initial variables, if the model can take such inputs and tell the classes apart.
+
+    Args:
+      config: of the run.
+      model: all layers.
+      cut: how many of them are the clients'.
+      key: run key.
+      image: a normalised sample input.
+      dataset: of the run.
+
+    Raises:
+      UserError: names the model or the batch size and what is wrong with it.
+    """
+
+    def run(variables: Variables) -> Array:
+        x, params, stats = image[None], *variables
+        x, _ = layers.apply(model[:cut], params[:cut], stats[:cut], x, True)
+        return layers.apply(model[cut:], params[cut:], stats[cut:], x, True)[0]
+
+    try:
+        initial = fedsl.initial_variables(model, key, image)
+        logits = jax.eval_shape(run, initial)
+    except (ValueError, FlaxError) as error:
+        raise _unsuited(config, image, dataset, error) from error
+    if logits.shape != (1, dataset.classes):
+        allowed = f"one whose last layer makes [B, {dataset.classes}], not {list(logits.shape)}"
+        raise flag_error("model", config.model, allowed)
+    if jax.tree.leaves(initial.stats):
+        _check_batches(config, model, cut, initial, image.shape)
+    return initial
+
+
+_AS_THEY_ARE = "a data set of from_arrays(..., normalise=False) leaves whole numbers as they are"
+
+
+def _unsuited(config: Config, image: Array, dataset: Dataset, error: Exception) -> UserError:
+    reason = one_line(str(error)).rstrip(".")
+    if "must be an integer" in reason and not dataset.whole:  # as nn.Embed says
+        reason += f"; {_AS_THEY_ARE}"
+    return flag_error("model", config.model, f"one for inputs {list(image.shape)}; {reason}")
+
+
+def check_examples(
+    config: Config, model: Model, initial: Variables, examples: Array, dataset: Dataset
+) -> None:
+    """Refuses a model that mixes the examples of a batch, or rounds what is normalised.
+
+    Args:
+      config: of the run.
+      model: all layers.
+      initial: parameters and statistics of every layer, float32.
+      examples: two inputs `[2, ...]`, normalised.
+      dataset: of the run.
+
+    Raises:
+      UserError: names the model, the data set and what to do.
+    """
+    inputs = f"inputs {list(examples.shape[1:])} of --dataset={config.dataset}"
+    try:
+        name = trial.mixing(model, initial, examples)
+        rounded = dataset.normalise and trial.rounds(model, initial, examples)
+    except (ValueError, TypeError, FlaxError) as error:
+        raise _unsuited(config, examples[0], dataset, error) from error
+    if name is not None:
+        allowed = (
+            f"one that keeps the examples of a batch apart; {name} mixes {inputs}; images "
+            "without channels need an axis for them: x[..., None]"
+        )
+        raise flag_error("model", config.model, allowed)
+    if rounded:
+        allowed = f"one for real numbers; it makes whole ones of {inputs}, which are normalised; "
+        raise flag_error("model", config.model, allowed + _AS_THEY_ARE)
+
+
+def _check_batches(
+    config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...]
+) -> None:
+    """Refuses a batch in which batch norm has one value a channel: it makes 0 of any."""
+    params, stats = initial
+    batch = jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
+    name, smashed = trial.lone_values(model[:cut], params[:cut], stats[:cut], batch)
+    if name is None:
+        merged = config.participants or config.clients
+        rows = config.batch_size * (merged if ALGORITHMS[config.algorithm].joint else 1)
+        batch = jax.ShapeDtypeStruct((rows, *smashed.shape[1:]), jnp.float32)
+        name, _ = trial.lone_values(model[cut:], params[cut:], stats[cut:], batch)
+    if name is not None:
+        allowed = f"2 or more where the batch norm of {name} has one value a channel, whose "
+        raise flag_error("batch_size", config.batch_size, f"{allowed}variance is 0")

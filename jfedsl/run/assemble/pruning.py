@@ -1,0 +1,167 @@
+"""The pruner of a run."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl import per_client
+from jfedsl.config import Config, shown
+from jfedsl.engine.participants import group_sizes
+from jfedsl.errors import flag_error
+from jfedsl.models import layers
+from jfedsl.models.flops import product_flops
+from jfedsl.models.layers import Model, Variables
+from jfedsl.pruning import ladder as ladders
+from jfedsl.pruning import narrow, policy, pruner
+from jfedsl.pruning.channels import channel_pruner
+from jfedsl.pruning.plan import Plan, trace
+from jfedsl.pruning.pruner import Pruner
+from jfedsl.pruning.weights import weight_pruner
+from jfedsl.run.assemble.hardware import hardware_of
+from jfedsl.run.storage.checkpoint import flatten
+
+
+class Flops(NamedTuple):
+    """FLOPs of a client's products in an exchange, forward and backward, for one example.
+
+    Attributes:
+      dense: without pruning.
+      pruned: as clients compute at their final rates, mean over clients.
+    """
+
+    dense: int
+    pruned: float
+
+
+class Pruning(NamedTuple):
+    """A pruner and what comes with it.
+
+    Attributes:
+      pruner: of the client-side layers.
+      group_sizes: how many participants are of each of its groups.
+      flops: of a client.
+      sides: the client-side layers at the widths of each of its forms.
+      notes: what became of settings, a line each.
+    """
+
+    pruner: Pruner
+    group_sizes: tuple[int, ...]
+    flops: Flops
+    sides: tuple[Model, ...]
+    notes: list[str]
+
+
+def build_pruner(
+    config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...]
+) -> Pruning:
+    """The pruner of the client-side layers that a config asks for.
+
+    Args:
+      config: of the run.
+      model: all layers.
+      cut: how many of them are the clients'.
+      initial: variables of the whole model.
+      image: shape of an input.
+
+    Raises:
+      UserError: a ladder, rates or participants that cannot work.
+    """
+    side = model[:cut]
+    if config.pruning == "channel":
+        plan = _plan(config, side, image)
+        if plan.sources:
+            return _channels(config, plan, image)
+    names = _prunable(model, cut, initial)
+    sizes = (config.participants or config.clients,)
+    dense = _flops(side, image)
+    flops = Flops(dense, float(dense))
+    if config.pruning == "mask" and names:
+        rates = _requested(config)
+        if config.prune_policy == "by_resource":
+            rates = 1.0 - _capacities(config)
+        flags = layers.prunable(initial.params[:cut], len(model))
+        made = weight_pruner(
+            side, flags, names, rates.tolist(), config.prune_score, config.prune_scope,
+            config.prune_ramp_rounds,
+        )  # fmt: skip
+        return Pruning(made, sizes, flops, (side,), [])
+    notes = []
+    if config.pruning != "none":
+        notes.append(f"nothing is pruned: nothing can be in the layers up to {side[-1].name}")
+    return Pruning(pruner.none(side, config.clients), sizes, flops, (side,), notes)
+
+
+def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
+    """Weights of every prunable leaf by its name, which is the layer's where that says it."""
+    own = initial.params[:cut]
+    flags = layers.prunable(own, len(model))
+    sizes: dict[str, int] = {}
+    for layer, params, flagged in zip(model[:cut], own, flags, strict=True):
+        leaves, flagged = flatten(params), flatten(flagged)
+        found = {k.removesuffix(".kernel"): w.size for k, w in leaves.items() if flagged[k]}
+        alone = len(found) == 1
+        sizes |= {layer.name if alone else f"{layer.name}.{k}": n for k, n in found.items()}
+    return sizes
+
+
+def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
+    try:
+        return trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
+    except ValueError as error:
+        allowed = f"none or mask with --model={config.model}: {error}"
+        raise flag_error("prune_kind", config.pruning, allowed) from None
+
+
+def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
+    ladder = sorted(config.prune_ladder, reverse=True)
+    try:
+        counts = ladders.keep_counts(ladder, plan.sources)
+    except ValueError as error:
+        raise flag_error("prune_ladder", shown(config.prune_ladder), str(error)) from None
+    dense = _flops(plan.model, image)
+    sides = tuple(narrow.resized(plan, row) for row in counts.tolist())
+    each = np.array([_flops(side, image) for side in sides])
+    rates, notes = _requested(config), []
+    if config.prune_policy == "by_resource":
+        capacities = _capacities(config)
+        rates = policy.rates_within(capacities, ladder, (each / dense).tolist())
+        slow, least = int(np.sum(capacities < each.min() / dense)), each.min() / dense
+        if slow:
+            notes.append(
+                f"client_capacity: {slow} below {least:.3g} get the narrowest rung all the same"
+            )
+    made = channel_pruner(
+        plan, rates.tolist(), ladder, config.prune_score, config.prune_ramp_rounds,
+        config.aggregate_every,
+    )  # fmt: skip
+    participants = config.participants or config.clients
+    try:
+        sizes = group_sizes([len(members) for members in made.groups], participants)
+    except ValueError:
+        allowed = f"at least {len(made.groups)}, one for each width that clients have"
+        raise flag_error("participants", participants, allowed) from None
+    flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
+    return Pruning(made, sizes, flops, sides, notes + ladders.report(rates, ladder))
+
+
+def _requested(config: Config) -> np.ndarray:
+    return np.broadcast_to(np.asarray(config.prune_rate, np.float64), config.clients)
+
+
+def _capacities(config: Config) -> np.ndarray:
+    """Relative compute of every client: as given, or that of its device over the fastest's."""
+    if not config.client_capacity:
+        flops = hardware_of(config).flops
+        return flops / flops.max()
+    found = per_client.parse(config.client_capacity)
+    assert found is not None  # the config has checked it
+    return found.spread(config.clients, config.seed)
+
+
+def _flops(model: Model, image: tuple[int, ...]) -> int:
+    """Of the products of these layers in an exchange, for one example."""
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
+    return sum(map(sum, product_flops(model, shapes.params, shapes.stats, image)))

@@ -1,0 +1,127 @@
+"""The simulated network of a run: what clients' layers take, and whether devices can hold them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jfedsl.config import Config
+from jfedsl.engine.message_sizes import expected_bits
+from jfedsl.engine.state import Scheme
+from jfedsl.engine.traffic import smashed_shape
+from jfedsl.errors import flag_error
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.models.flops import layer_flops
+from jfedsl.models.layers import Model, Variables
+from jfedsl.run.assemble.hardware import Hardware, hardware_of, network_of
+from jfedsl.run.assemble.pruning import Pruning
+from jfedsl.wireless import channel
+from jfedsl.wireless.memory import Memory, client_memory
+from jfedsl.wireless.network import Network
+from jfedsl.wireless.radio import Radio, Site, Work, place
+
+
+def build_radio(
+    config: Config, scheme: Scheme, pruning: Pruning, key: Array, image: tuple[int, ...]
+) -> Radio | None:
+    """The radio that a config asks for; None without a network.
+
+    Args:
+      config: of the run.
+      scheme: of the run, still without a radio.
+      pruning: of the run.
+      key: run key.
+      image: shape of an input.
+
+    Raises:
+      UserError: a setting that the network has no use for, or devices that cannot hold their part.
+    """
+    network = network_of(config)
+    if network is None:
+        return None
+    hardware = hardware_of(config)
+    _check_memory(config, scheme, pruning, hardware, image)
+    outage = config.outage_snr_db
+    return Radio(
+        network=network,
+        site=_site(config, scheme, network, hardware, key, image),
+        work=_work(config, scheme, pruning, image),
+        allocation=config.allocation,
+        # Removed channels take their arithmetic with them.
+        sparse=config.mask_compute == "ideal" and config.pruning == "mask",
+        outage_snr=None if outage is None else channel.from_db(outage),
+        timeout=config.outage_timeout_s,
+        deadline=config.deadline_s,
+    )
+
+
+def _site(
+    config: Config, scheme: Scheme, network: Network, hardware: Hardware, key: Array,
+    image: tuple[int, ...],
+) -> Site:  # fmt: skip
+    bits = jnp.zeros((len(scheme.pruner.layouts), config.clients))
+    if config.allocation == "minmax":
+        bits = expected_bits(scheme, key, image)
+    own = fold(key, Purpose.DEVICES)
+    return Site(place(own, network, hardware.flops, hardware.power_dbm), bits)
+
+
+def _work(config: Config, scheme: Scheme, pruning: Pruning, image: tuple[int, ...]) -> Work:
+    x = _batch(config, image)
+    each = [_flops(side, x, False) for side in pruning.sides]
+    # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
+    client = scheme.model[: scheme.cut]
+    smashed = smashed_shape(scheme, *_shapes(client, x), image)
+    server = _flops(scheme.model[scheme.cut :], smashed, scheme.cut > 0)
+    forward, backward = np.moveaxis(np.array(each), 2, 0)
+    return Work(
+        jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
+    )
+
+
+def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
+
+
+def _flops(model: Model, x: jax.ShapeDtypeStruct, trained_input: bool) -> np.ndarray:
+    return layer_flops(model, *_shapes(model, x), x, trained_input)
+
+
+def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
+    return jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
+
+
+def memory_of(config: Config, scheme: Scheme, side: Model, image: tuple[int, ...]) -> Memory:
+    """Memory of a client with these layers.
+
+    Args:
+      config: of the run.
+      scheme: of the run.
+      side: the client-side layers at the widths of the client.
+      image: shape of an input.
+    """
+    x = _batch(config, image)
+    optimizer = scheme.client_optimizer.init
+    return client_memory(side, *_shapes(side, x), optimizer, x, scheme.dtype, scheme.integers)
+
+
+def _check_memory(
+    config: Config, scheme: Scheme, pruning: Pruning, hardware: Hardware, image: tuple[int, ...]
+) -> None:
+    if not np.isfinite(hardware.memory).any():
+        return
+    needed = np.array([memory_of(config, scheme, s, image).total for s in pruning.sides])
+    layouts = np.array(scheme.pruner.layouts)
+    for group, members in enumerate(scheme.pruner.groups):
+        most = int(needed[layouts[:, group]].max())
+        lacking = hardware.memory[members] < most
+        if lacking.any():
+            flag = "device_classes" if config.device_classes else "device_memory"
+            who = members[np.argmin(hardware.memory[members])]
+            allowed = (
+                f"at least the {most} bytes that layers up to {scheme.model[scheme.cut - 1].name} "
+                f"take with --batch_size={config.batch_size}; client {who} has "
+                f"{hardware.memory[who]:.0f} ({int(lacking.sum())} clients lack memory)"
+            )
+            raise flag_error(flag, getattr(config, flag), allowed)

@@ -1,0 +1,111 @@
+"""The simulated clock of a run: what its rounds cost, as columns of metrics.csv."""
+
+import base64
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.state import Data, at_site
+from jfedsl.run.assemble import Experiment
+from jfedsl.wireless.cost import Cost, Sent, Stage, each_alone, in_turn, round_cost
+
+Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
+_ANY: Any = 0.0
+_STAGE = Stage(*[_ANY] * len(Stage._fields))
+
+
+def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | None]:
+    """The compiled function from data and records of many rounds to what each cost.
+
+    Args:
+      experiment: without a radio every cost is None.
+    """
+
+    def one(data: Data, record: RoundRecord) -> Cost | None:
+        radio = at_site(experiment.scheme, data).radio
+        if radio is None:
+            return None
+
+        def bits(count: jax.Array) -> jax.Array:
+            return 8.0 * count.astype(jnp.float32)
+
+        assert record.conditions is not None
+        sent = Sent(
+            smashed_up=bits(record.smashed_up_bytes),
+            cut_gradient_down=bits(record.cut_gradient_down_bytes),
+            model_up=bits(record.model_up_bytes),
+            model_down=bits(record.model_down_bytes),
+            arrived=record.arrived,
+            holding=record.holding,
+        )
+        arguments = (record.participants, record.conditions, sent)
+        if not experiment.algorithm.in_turns:
+            return round_cost(radio, *arguments, experiment.scheme.one_by_one)
+        return in_turn(jax.vmap(partial(round_cost, radio))(*each_alone(arguments)))
+
+    return jax.jit(jax.vmap(one, in_axes=(None, 0)))
+
+
+def columns(cost: Cost, i: int) -> dict[str, Any]:
+    """Columns of the row of a round; those of clients are means over participants.
+
+    Args:
+      cost: of many rounds, NumPy arrays.
+      i: which of them.
+    """
+    return {
+        "simulated_compute_seconds": float(cost.compute_seconds[i]),
+        "simulated_communication_seconds": float(cost.communication_seconds[i]),
+        "simulated_seconds": float(cost.seconds[i]),
+        "simulated_client_compute_seconds": float(cost.compute[i].mean()),
+        "simulated_client_uplink_seconds": float(cost.uplink[i].mean()),
+        "simulated_client_downlink_seconds": float(cost.downlink[i].mean()),
+        "simulated_client_waiting_seconds": float(cost.waiting[i].mean()),
+        "simulated_server_seconds": float(cost.server[i]),
+        "compute_joules": float(cost.compute_joules[i].sum()),
+        "transmit_joules": float(cost.transmit_joules[i].sum()),
+        "energy_joules": float(cost.compute_joules[i].sum() + cost.transmit_joules[i].sum()),
+        "lost_fraction": float(cost.lost[i]),
+    }
+
+
+def to_plain(last: Last | None) -> dict[str, Any] | None:
+    """As plain values, for a checkpoint: the timeline is drawn after the last one.
+
+    Every array is the text of its compressed bytes: as lists of numbers they would be megabytes of
+    JSON for thousands of participants.
+    """
+    if last is None:
+        return None
+    cost, participants = last
+    return {
+        "cost": list(map(_packed, jax.tree.leaves(cost))),
+        "participants": _packed(participants),
+    }
+
+
+def from_plain(found: dict[str, Any] | None) -> Last | None:
+    """What `to_plain` was given, to the bit."""
+    if found is None:
+        return None
+    numbers = {name: _ANY for name in Cost.__dataclass_fields__}
+    like = Cost(**{**numbers, "stages": (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)})
+    cost = jax.tree.unflatten(jax.tree.structure(like), map(_unpacked, found["cost"]))
+    return cost, _unpacked(found["participants"])
+
+
+def _packed(array: Any) -> dict[str, Any]:
+    array = np.asarray(array)
+    data = base64.b64encode(zlib.compress(array.tobytes())).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": data}
+
+
+def _unpacked(packed: dict[str, Any]) -> np.ndarray:
+    data = zlib.decompress(base64.b64decode(packed["bytes"]))
+    return np.frombuffer(data, packed["dtype"]).reshape(packed["shape"])

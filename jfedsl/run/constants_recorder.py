@@ -1,0 +1,184 @@
+"""Measuring the convergence bound's constants: along a run, and of a run as it stands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfedsl.config import Config
+from jfedsl.engine.state import State
+from jfedsl.errors import UserError, flag_error
+from jfedsl.files.paths import Name, local
+from jfedsl.files.signed import parsed
+from jfedsl.run.assemble import Experiment
+from jfedsl.run.convergence import Row, report, shown, step_size
+from jfedsl.run.processes import distributed
+from jfedsl.run.processes.compilation import compiled
+from jfedsl.run.restore import restore_run
+from jfedsl.run.storage import ledger
+from jfedsl.theory.measure import Effort, Measurement, Objective
+
+MEASURED = "constants.jsonl"
+_BETWEEN = 4  # times as often as constants, f and its gradient are measured
+
+
+class Observer:
+    """Measures the constants of a run every so many rounds, and f and its gradient more often.
+
+    One line of constants.jsonl each.
+    """
+
+    def __init__(
+        self, config: Config, experiment: Experiment, folder: Path, seal: ledger.Seal | None
+    ) -> None:
+        """Opens the file; lines past the seal, whole or torn, are cut off.
+
+        Args:
+          config: of the run, with `measure_constants_every`.
+          experiment: of the run.
+          folder: of the run.
+          seal: of the lines at the checkpoint to go on from; None starts a new file.
+
+        Raises:
+          UserError: the lines are not as they were, and the checkpoint has no copy of them.
+        """
+        assert config.measure_constants_every is not None
+        self._every = config.measure_constants_every
+        self._config, self._experiment = config, experiment
+        self._ledger, kept = None, ""
+        if distributed.first():
+            self._ledger = ledger.Ledger(folder / MEASURED, "", seal)
+            kept = self._ledger.text
+        # What is measured next depends on it, in all processes.
+        self._rows = _parsed(distributed.texts(kept)[0])
+        self._functions: dict[str, Any] = {}
+
+    def observe(self, state: State, rounds: int) -> None:
+        """Measures after `rounds` rounds what is due and not done: constants, or only f."""
+        done = any(row["round"] == rounds for row in self._rows)
+        last = rounds == self._config.rounds
+        if done or not (last or rounds in (0, self.next_due(rounds - 1))):
+            return
+        whole = last or rounds % self._every == 0
+        found = self._call("measure" if whole else "objective", state)
+        row = {"round": rounds, **as_row(found)}
+        self._rows.append(row)
+        if self._ledger is not None:
+            self._ledger.append(json.dumps(row) + "\n")
+
+    def seals(self) -> dict[str, ledger.Seal]:
+        """Of the lines by the name of their file, for a checkpoint; nothing where none is."""
+        return {} if self._ledger is None else {MEASURED: self._ledger.seal()}
+
+    def next_due(self, rounds: int) -> int:
+        """The first round after `rounds` at which anything is measured, but for the last one.
+
+        That is of f and its gradient more often than of constants, and at first, where gradients
+        change fastest, after 1, 2, 4, 8, ... rounds.
+        """
+        step = max(1, self._every // _BETWEEN)
+        following = [(rounds // every + 1) * every for every in (self._every, step)]
+        return min(*following, max(1, 2 ** rounds.bit_length()))
+
+    def _call(self, name: str, state: State) -> Any:
+        """The result of one of the experiment's functions, compiled when first called."""
+        experiment = self._experiment
+        arguments = (experiment.data, experiment.key, state)
+        if name not in self._functions:
+            size = step_size(self._config)
+            function = experiment.measure(size) if name == "measure" else experiment.objective()
+            self._functions[name] = compiled(function, *arguments)
+        return self._functions[name](*arguments)
+
+    def report(self) -> dict[str, Any] | None:
+        """The bound of the run so far, as `report`.
+
+        None before two measurements, one of them of constants, and for a step size of 0.
+        """
+        rows = sorted(self._rows, key=lambda row: row["round"])
+        enough = len(rows) > 1 and any("beta" in row for row in rows)
+        if not enough or step_size(self._config) == 0:
+            return None
+        return report(self._config, self._experiment, rows)
+
+
+def read(path: Name) -> list[Row]:
+    """Lines of a file of measurements; none if there is no file. A torn last line is none.
+
+    Raises:
+      UserError: the file is not as the run wrote it, or not one of measurements.
+    """
+    path = local("measurements", path)
+    if not ledger.exists(path):
+        return []
+    text = ledger.read(path)
+    try:
+        rows = _parsed(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not a file of measurements ({error})") from error
+    if not all(isinstance(row, dict) and {"round", "loss"} <= row.keys() for row in rows):
+        raise UserError(f"{path}: not a file of measurements; put the file back or delete it")
+    return rows
+
+
+def _parsed(text: str) -> list[Row]:
+    return [parsed(line) for line in text.splitlines()]
+
+
+def as_row(measured: Measurement | Objective) -> Row:
+    """What was measured as plain values: `[value, standard error]` by name, None if unknown."""
+    estimates = jax.device_get(measured)._asdict()
+    if "draws" in estimates:
+        estimates |= estimates.pop("draws")._asdict()
+    return {name: [_plain(part) for part in pair] for name, pair in estimates.items()}
+
+
+def _plain(value: Any) -> Any:
+    values = np.asarray(value, np.float64)
+    listed = [float(f"{x:.9g}") if np.isfinite(x) else None for x in values.ravel()]
+    return listed if values.ndim else listed[0]
+
+
+def measure_run(
+    workdir: Name, effort: Effort, data_dir: Name | None = None, plugin: Name = ""
+) -> str:
+    """Measures the constants of a run at its newest checkpoint; returns them as `table` does.
+
+    Args:
+      workdir: of the run.
+      effort: how much to compute.
+      data_dir: where its data set lies now; default where it lay then.
+      plugin: where its plugins are now, as far as they are not where they were.
+
+    Raises:
+      UserError: there is no run, it has no checkpoint that can be read, or is not of FedSL.
+    """
+    config, experiment, state = restore_run(workdir, data_dir, plugin)
+    if config.algorithm != "fedsl":
+        allowed = f"a run of fedsl, which the bound is of; this is {config.algorithm}"
+        raise flag_error("workdir", workdir, allowed)
+    arguments = (experiment.data, experiment.key, state)
+    found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
+    row = {"round": int(state.round), **as_row(found)}
+    return table(row, [layer.name for layer in experiment.scheme.model])
+
+
+def table(row: Row, layers: list[str]) -> str:
+    """Constants with their standard errors, as Markdown; per layer for those that have parameters.
+
+    Args:
+      row: of a measurement.
+      layers: names of the model's layers.
+    """
+    scalars = {k: v for k, v in row.items() if k != "round" and not isinstance(v[0], list)}
+    lines = [f"| after round {row['round']} | value | standard error |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {shown(v)} | {shown(e)} |" for name, (v, e) in scalars.items()]
+    each = [k for k, v in row.items() if k != "round" and isinstance(v[0], list)]
+    lines += ["", f"| layer | {' | '.join(each)} |", "| --- " * (1 + len(each)) + "|"]
+    for i, layer in enumerate(layers):
+        if row["weight"][0][i]:
+            pairs = [f"{shown(row[k][0][i])} +- {shown(row[k][1][i])}" for k in each]
+            lines.append(f"| {layer} | {' | '.join(pairs)} |")
+    return "\n".join(lines)

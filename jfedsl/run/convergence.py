@@ -1,0 +1,227 @@
+"""The convergence bound of a run: its terms from measured constants, and its verdict."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl.compression.expression import Call
+from jfedsl.config import Config
+from jfedsl.run.assemble import Experiment
+from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict
+
+# What steps show of beta.
+_ALONG = ("beta_step", "beta_taken", "beta_rise")
+Row = dict[str, Any]  # of a measurement: its round, and [value, standard error] by name
+
+
+def step_size(config: Config) -> float:
+    """gamma; where both halves differ, which the theorem does not know, the larger."""
+    return max(config.client_learning_rate, config.server_learning_rate)
+
+
+def scope(config: Config) -> list[str]:
+    """Settings for which the bound is a heuristic only, as `name=value` with a reason."""
+    wanted = {
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "learning_rate_schedule": "constant",
+        "client_learning_rate": config.server_learning_rate,
+        "sampling": "replacement",
+        "augment": "none",
+        "compute_dtype": "float32",
+        "client_backward": "float",
+    }
+    found = [f"{k}={getattr(config, k)}" for k, v in wanted.items() if getattr(config, k) != v]
+    if config.norm == "batch":
+        found.append("norm=batch (couples clients)")
+    if config.norm == "group" and config.pruning == "channel":
+        found.append("prune_kind=channel (changes what groups are normalised by)")
+    some = config.participants is not None and config.participants < config.clients
+    if some:
+        found.append(
+            f"participants={config.participants} (beta of f stands in for clients', the gradient "
+            "of participants for that of f where nobody keeps a weight)"
+        )
+    if some and config.aggregation != "equal":
+        found.append(f"aggregation={config.aggregation} (participants' weights differ)")
+    for name in ("outage_snr_db", "deadline_s"):
+        if getattr(config, name) is not None:
+            found.append(f"{name}={getattr(config, name):g} (who is missing differs by exchange)")
+    links = config.links
+    found += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
+              if links[place]]  # fmt: skip
+    for place in ("cut_gradient", "client_gradient"):
+        if not all(map(_is_unbiased, links[place])):
+            found.append(f"{place}={config.expressions[place]} (biased)")
+    if any(call.name == "feedback" for call in links["smashed"]):
+        found.append(f"smashed={config.expressions['smashed']} (remembers)")
+    return found
+
+
+def _is_unbiased(call: Call) -> bool:
+    """Whether a compressor's output is its input in expectation."""
+    arguments = {name: str(value) for name, value in call.arguments.items()}
+    nearest = arguments.get("rounding") == "nearest"
+    clipped = float(arguments.get("clip", 0)) > 0
+    return call.name in ("dropout", "uniform", "qsgd", "ternary") and not nearest and not clipped
+
+
+def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
+    """The largest value of every constant over the times measured; the gap to the least f seen.
+
+    An estimate of a square below 0 counts as 0. Where clients were never seen apart, or nothing
+    pruned, beta stands in for the secants. What should have been had and was not is NaN.
+
+    Args:
+      rows: of measurements, ascending; at least one of constants.
+    """
+    full = [row for row in rows if "beta" in row]
+
+    def values(name: str) -> np.ndarray:
+        # None becomes NaN. Earlier builds did not measure all of these.
+        return np.array([row.get(name, [None])[0] for row in full], np.float64)
+
+    def known(name: str) -> np.ndarray:
+        """The largest; NaN if any could not be had."""
+        return np.maximum(values(name).max(axis=0), 0.0)
+
+    def seen(name: str, otherwise: float) -> float:
+        """The largest of those that could be had."""
+        found = values(name)[~np.isnan(values(name))]
+        return max(float(found.max()), 0.0) if found.size else otherwise
+
+    losses = np.array([row["loss"][0] for row in rows], np.float64)
+    coverage = float(values("coverage").min())
+    along = max(seen(name, 0.0) for name in _ALONG)
+    beta = float(np.maximum(known("beta"), along))
+    constants = Constants(
+        gap=float(losses[0] - losses.min()),
+        beta=beta,
+        beta_drift=seen("beta_drift", beta / coverage**0.5),
+        beta_pruning=seen("beta_pruning", beta / coverage**0.5),
+        beta_clients=beta,
+        variance=jnp.asarray(known("variance"), jnp.float32),
+        moment=jnp.asarray(known("moment"), jnp.float32),
+        expected=jnp.asarray(known("expected"), jnp.float32),
+        weight=jnp.asarray(known("weight"), jnp.float32),
+        dissimilarity=seen("dissimilarity", float("nan")),
+    )
+    # Shares of what clients have: none where they have nothing.
+    effects = {name: seen(name, 0.0) for name in ("rho", "phi", "chi", "q", "eps_d")}
+    return constants, Effects(**effects, coverage=coverage)
+
+
+def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
+    """What a run of so many rounds has chosen."""
+    scheme = experiment.scheme
+    sizes = np.asarray(experiment.data.partition.sizes)
+    largest = 1.0 / scheme.participants
+    if scheme.aggregation == "examples":
+        largest *= float(sizes.max() / sizes.mean())
+    return Setting(
+        cut=scheme.cut,
+        step_size=step_size(config),
+        steps=rounds * scheme.local_steps,
+        period=scheme.local_steps * scheme.aggregate_every,
+        clients=scheme.clients,
+        participants=scheme.participants,
+        largest_weight=largest,
+    )
+
+
+def unseen(rows: Sequence[Row], setting: Setting) -> list[str]:
+    """What the measurements did not see, though the bound has a term for it."""
+    full, found = [row for row in rows if "beta" in row], []
+    if setting.period != 1 and all(row["beta_drift"][0] is None for row in full):
+        found.append("drift not seen, as every measurement ended a period (beta of f stands in)")
+    if setting.participants != setting.clients and full[0]["dissimilarity"][0] is None:
+        found.append("dissimilarity not seen, with one participant")
+    return found
+
+
+def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
+    """The bound beside what was measured, from the first measurement at a period's start on.
+
+    Args:
+      config: of the run.
+      experiment: of the run.
+      rows: of at least two measurements, ascending, one of them of constants.
+
+    Returns:
+      Plain values, None for what is not finite: `verdict`; `beyond_the_theorem`, what makes it a
+      heuristic; the measured `average` of the squared gradient norm, by the trapezoidal rule, and
+      the `largest`; the `bound` and its `terms` (biases with their part of the square of their
+      sum); `bound_over_measured`, the bound over that average; the bound with beta in place of the
+      secants, `with_one_beta`; `steepness`, gamma times beta; the number of `measurements`.
+    """
+    rows, beyond = _from_a_start(config, rows)
+    squares = np.array([row["squared_gradient"][0] for row in rows], np.float64)
+    times = [row["round"] for row in rows]
+    average = float(np.trapezoid(squares, times) / (times[-1] - times[0]))
+    constants, effects = constants_of(rows)
+    setting = setting_of(config, experiment, times[-1] - times[0])
+    if setting.participants == setting.clients:
+        constants = constants._replace(dissimilarity=0.0)  # nothing hangs on it
+    terms = bound(constants, effects, setting)
+    coarse = jnp.asarray(constants.beta) / jnp.sqrt(effects.coverage)
+    uniform = constants._replace(beta_drift=coarse, beta_pruning=coarse)
+    total, largest = float(terms.total), float(squares.max())
+    steepness = float(jnp.asarray(constants.beta) * setting.step_size)
+    return {
+        "verdict": str(verdict(total, average, largest, steepness)),
+        "beyond_the_theorem": [*scope(config), *unseen(rows, setting), *beyond],
+        "average": _finite(average),
+        "largest": _finite(largest),
+        "bound": _finite(total),
+        "bound_over_measured": over_measured(total, average),
+        "terms": {name: _finite(value) for name, value in terms.shares._asdict().items()},
+        "with_one_beta": _finite(bound(uniform, effects, setting).total),
+        "steepness": _finite(steepness),
+        "measurements": len(rows),
+    }
+
+
+def over_measured(bound: float | None, average: float | None) -> float | None:
+    """How many times the measured average the bound is; None where that is not known."""
+    return _finite(bound / average) if bound is not None and average else None
+
+
+def _from_a_start(config: Config, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
+    """Measurements from the first one at a period's start on; what is amiss without one."""
+    starts = [i for i, row in enumerate(rows) if row["round"] % config.aggregate_every == 0]
+    for start in starts:
+        if len(rows) - start > 1 and any("beta" in row for row in rows[start:]):
+            return rows[start:], []
+    return rows, ["first measured inside of a period"]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def table(report: dict[str, Any]) -> str:
+    """The bound of a run in a few lines."""
+    average, total, steep = (shown(report[key]) for key in ("average", "bound", "steepness"))
+    lines = [
+        f"average squared gradient norm {average}, bound {total}: {with_ratio(report)} "
+        f"(gamma * beta {steep}, {report['measurements']} measurements)",
+        *(f"  {name.replace('_', ' '):<20}{shown(v)}" for name, v in report["terms"].items()),
+    ]
+    beyond = report["beyond_the_theorem"]
+    if beyond:
+        lines.append(f"a heuristic here, beyond the theorem: {', '.join(beyond)}")
+    return "\n".join(lines)
+
+
+def with_ratio(report: dict[str, Any]) -> str:
+    """The verdict on a run, with how many times the measured average the bound is."""
+    ratio = over_measured(report["bound"], report["average"])
+    return f"{report['verdict']}, bound / measured {shown(ratio)}"
+
+
+def shown(value: float | None) -> str:
+    """A number in four digits."""
+    return "not known" if value is None else f"{value:.4g}"

@@ -1,0 +1,248 @@
+"""What a run has reached, client by client, and its model as files for other programs."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfedsl.engine import evaluation
+from jfedsl.engine.client_memory import memories
+from jfedsl.engine.masks import trained_masks
+from jfedsl.errors import flag_error
+from jfedsl.files.paths import Name, local
+from jfedsl.models.layers import Variables, described
+from jfedsl.models.steps import MEANINGS
+from jfedsl.run.restore import Run, restore_run, whole_of
+from jfedsl.run.storage import export
+from jfedsl.run.storage.workdir import write_atomically
+
+Result = dict[str, Any]
+_MASKS = (
+    "A client's model is the joined one, each parameter of client_masks.npz times its mask. A "
+    "channel whose norm scale is masked is absent: statistics of its group are over the others."
+)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@jax.enable_x64(False)  # as `train`
+def evaluate_run(
+    workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: Name = ""
+) -> Result:
+    """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
+
+    Where the run may be read but not written, evaluation.json comes to lie with the export.
+
+    Args:
+      workdir: of the run, which may be going on.
+      export_dir: for the model's files.
+      data_dir: where the run's data set lies now; default where it lay then.
+      plugin: where the run's plugins are now, as far as they are not where they were.
+
+    Returns:
+      What `assess` found.
+
+    Raises:
+      UserError: no run, or a folder that cannot be written.
+    """
+    workdir, export_dir = local("workdir", workdir), local("export_dir", export_dir)
+    run = restore_run(workdir, data_dir, plugin)
+    result = assess(run)
+    export_model(run, result, export_dir)
+    text = json.dumps(result, indent=2) + "\n"
+    try:
+        write_atomically(workdir / "evaluation.json", text)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise flag_error("workdir", workdir, f"a folder to write to ({error})") from error
+        write_atomically(export_dir / "evaluation.json", text)
+    return result
+
+
+def assess(run: Run) -> Result:
+    """Accuracy of a run on the test set and for every client on a mix of labels like its own.
+
+    A client's accuracy is that of the model it would use, with its own masks and statistics but no
+    compressor at the cut, on each class of the test set, averaged with the client's shares of the
+    classes: the accuracy to expect on test data that is distributed as its training data.
+
+    Returns:
+      Plain values: round, test_loss, test_accuracy, test_accuracy_dense and
+      test_accuracy_deployed as in metrics.csv, and clients: mean, standard deviation, least,
+      greatest and the accuracies in client order, None for a client none of whose classes are in
+      the test set.
+    """
+    experiment, state = run.experiment, run.state
+    scheme, data, test = experiment.scheme, experiment.data, experiment.test
+    result = jax.device_get(experiment.evaluate()(data, state, test))
+    first, model = evaluation.distinct_models(scheme, state)
+    measure = jax.jit(
+        lambda data, state, test: evaluation.class_accuracies(
+            scheme, data, experiment.key, state, test, first
+        )
+    )
+    accuracies = np.asarray(measure(data, state, test), np.float64)[model]
+    counts = experiment.label_counts
+    own = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
+    return {
+        "round": int(state.round),
+        **{name: float(value) for name, value in vars(result).items()},
+        "clients": {**_spread([a for a in own if a is not None]), "accuracy": own},
+    }
+
+
+def _spread(accuracies: list[float]) -> dict[str, float | None]:
+    """Mean, standard deviation, least and greatest; None of nothing."""
+    names = ("mean", "standard_deviation", "least", "greatest")
+    if not accuracies:
+        return dict.fromkeys(names)
+    array = np.array(accuracies)
+    values = (array.mean(), array.std(), array.min(), array.max())
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means over classes, weighted by each client's examples of those that were tested.
+
+    Args:
+      accuracies: `[C, classes]`, not finite for a class without test examples.
+      counts: examples, `[C, classes]`.
+
+    Returns:
+      float64 `[C]`, NaN for a client none of whose classes were tested.
+    """
+    known = np.isfinite(accuracies)
+    weights = np.where(known, counts, 0)
+    correct = np.sum(weights * np.where(known, accuracies, 0.0), axis=1)
+    total = weights.sum(axis=1)
+    return np.where(total > 0, correct / np.maximum(total, 1), np.nan)
+
+
+def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
+    """Writes the joined dense model, its halves, what clients have of their own, and a manifest.
+
+    `joined.npz`, `client.npz` and `server.npz` hold arrays by `params.LAYER...` and
+    `stats.LAYER...`. With pruning `client_masks.npz` holds a bool array `[V, ...]` for each
+    parameter that it concerns; where statistics stay with clients `client_statistics.npz` holds
+    theirs, `[V, ...]`, and the other files the mean. Client n's are at `model_of_client[n]` of
+    the manifest.
+
+    Args:
+      run: a run.
+      result: of `assess`; its accuracies go into the manifest.
+      folder: made if need be.
+
+    Returns:
+      The files written.
+
+    Raises:
+      UserError: the folder cannot be written, or holds a manifest of something else.
+    """
+    scheme, whole = run.experiment.scheme, whole_of(run)
+    cut = scheme.cut
+    halves = (
+        Variables(whole.params[:cut], whole.stats[:cut]),
+        Variables(whole.params[cut:], whole.stats[cut:]),
+    )
+    files: dict[str, export.Arrays] = {
+        export.JOINED: export.named(scheme.model, whole),
+        export.CLIENT: export.named(scheme.model[:cut], halves[0]),
+        export.SERVER: export.named(scheme.model[cut:], halves[1]),
+    }
+    groups, model = evaluation.distinct_models(scheme, run.state)
+    first = np.concatenate(groups)
+    own = {
+        export.CLIENT_MASKS: _masks(run, first.astype(np.int32)),
+        export.CLIENT_STATISTICS: _statistics(run, first),
+    }
+    files |= {name: arrays for name, arrays in own.items() if arrays}
+    facts = {**_facts(run, result), "model_of_client": model.tolist()}
+    try:
+        export.write(folder, files, facts)
+    except OSError as error:
+        raise flag_error("export_dir", folder, f"a folder to write to ({error})") from error
+    return [folder / name for name in (*files, export.MANIFEST)]
+
+
+def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
+    """What clients have of the parameters, bool `[V, ...]`, where any of them lacks something."""
+    _, experiment, state = run
+    scheme = experiment.scheme
+
+    def kept(client: Any) -> Any:
+        return scheme.pruner.kept(trained_masks(scheme, experiment.key, state, client)).params
+
+    masks = jax.jit(jax.vmap(kept))(clients)
+    named = {} if masks is None else _named_params(run, masks)
+    return {name: mask for name, mask in named.items() if not np.all(mask)}
+
+
+def _named_params(run: Run, tree: Any) -> dict[str, Any]:
+    """Leaves of a tree like the client-side parameters, by the names of the parameters."""
+    scheme = run.experiment.scheme
+    return export.named(scheme.model[: scheme.cut], Variables(tree, ({},) * scheme.cut))
+
+
+def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
+    """Normalisation statistics that stay with clients, `[V, ...]`."""
+    scheme = run.experiment.scheme
+    if scheme.statistics != "local":
+        return {}
+    local = memories(scheme, run.state).stats
+    stats = jax.tree.map(lambda x: x[clients], local)
+    return export.named(scheme.model[: scheme.cut], Variables(({},) * scheme.cut, stats))
+
+
+def _facts(run: Run, result: Result) -> dict[str, Any]:
+    """What a program needs to know to use the arrays."""
+    config, experiment, _ = run
+    scheme, scale = experiment.scheme, experiment.scale or experiment.data.pixels
+    whole = described(scheme.model, experiment.image[None])
+    meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
+    return {
+        "model": config.model,
+        "norm": config.norm,
+        "cut": scheme.model[scheme.cut - 1].name if scheme.splits else None,
+        "client_layers": [layer.name for layer in scheme.model[: scheme.cut]],
+        "server_layers": [layer.name for layer in scheme.model[scheme.cut :]],
+        "classes": scheme.classes,
+        "dataset": config.dataset,
+        "input": {
+            "shape": list(experiment.image.shape),
+            # None where the model is given inputs as they are.
+            "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
+            "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
+            "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
+            "whole_numbers": scheme.model[0].whole,
+        },
+        "layers": whole,
+        "meanings": meanings,
+        "masks": _MASKS,
+        **{name: value for name, value in result.items() if name != "clients"},
+    }
+
+
+def table(result: Result) -> str:
+    """A short table of what `assess` found."""
+    clients = result["clients"]
+    own = clients["accuracy"]
+    measured = [n for n, value in enumerate(own) if value is not None]
+    lines = [
+        f"after round {result['round']}",
+        f"{'test accuracy':<28}{result['test_accuracy']:.4f}",
+        f"{'without masks':<28}{result['test_accuracy_dense']:.4f}",
+        f"{'deployed':<28}{result['test_accuracy_deployed']:.4f}",
+        f"{'test loss':<28}{result['test_loss']:.4f}",
+        f"over {len(measured)} of {len(own)} clients, each on its own mix of labels",
+    ]
+    if measured:
+        worst, best = (pick(measured, key=own.__getitem__) for pick in (min, max))
+        lines += [
+            f"{'  mean':<28}{clients['mean']:.4f}",
+            f"{'  standard deviation':<28}{clients['standard_deviation']:.4f}",
+            f"{'  least':<28}{clients['least']:.4f} (client {worst})",
+            f"{'  greatest':<28}{clients['greatest']:.4f} (client {best})",
+        ]
+    return "\n".join(lines)

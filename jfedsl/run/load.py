@@ -1,0 +1,121 @@
+"""A trained model to ask in Python, from the folder of a run or from an export."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl.config import plugins
+from jfedsl.errors import UserError
+from jfedsl.files.paths import Name, local
+from jfedsl.models import layers
+from jfedsl.models.layers import Model, Variables
+from jfedsl.models.registry import MODELS
+from jfedsl.run.restore import fitted, is_export, restore_run, whole_of
+from jfedsl.run.storage import export
+
+_PIECE = 500  # examples at once
+_ENDS = ("mean", "standard_deviation")
+
+
+class Trained(NamedTuple):
+    """A trained model without masks, which normalises its inputs itself.
+
+    Attributes:
+      model: all layers.
+      variables: of these.
+      shape: of one input, without the axis of examples.
+      mean: `[C]`, subtracted from inputs by the last axis; None where they are used as they are.
+      std: `[C]`, that they are then divided by; None likewise.
+    """
+
+    model: Model
+    variables: Variables
+    shape: tuple[int, ...]
+    mean: np.ndarray | None
+    std: np.ndarray | None
+
+    @jax.enable_x64(False)
+    def logits(self, x: Any) -> np.ndarray:
+        """Logits of inputs.
+
+        Args:
+          x: `[N, ...]`, as the data set has them: images as uint8, say.
+
+        Returns:
+          float32 `[N, classes]`.
+
+        Raises:
+          UserError: inputs of another shape, or no numbers.
+        """
+        inputs = np.asarray(x)
+        if inputs.shape[1:] != self.shape or not inputs.ndim or inputs.dtype.kind not in "buif":
+            allowed = f"numbers [N, {', '.join(map(str, self.shape))}]"
+            found = f"{inputs.dtype} {list(inputs.shape)}"
+            raise UserError(f"inputs: allowed are {allowed}, not {found}")
+        pieces = np.split(inputs, range(_PIECE, len(inputs), _PIECE))
+        made = [_apply(self.model, self.variables, self._normalised(piece)) for piece in pieces]
+        return np.concatenate([np.asarray(part) for part in made])
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The class of each input, int `[N]`; `x` as for `logits`."""
+        return self.logits(x).argmax(axis=-1)
+
+    def _normalised(self, x: np.ndarray) -> np.ndarray:
+        if self.mean is None or self.std is None:
+            return x.astype(np.float32)
+        return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: Model, variables: Variables, x: Any) -> Any:
+    """Logits; compiled once for a model and a number of inputs."""
+    return layers.apply(model, variables.params, variables.stats, x, False)[0]
+
+
+@jax.enable_x64(False)
+def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Trained:
+    """The trained model of a run at its newest checkpoint, or of an export.
+
+    Args:
+      folder: workdir of the run, or an export of one.
+      data_dir: where a run's data set lies now; default where it lay then. An export needs none.
+      plugin: files or modules that add the user's own model to the tables.
+
+    Raises:
+      UserError: neither a run nor an export, one that is damaged, or of a model that is not known.
+    """
+    folder = local("folder", folder)
+    if not is_export(folder):
+        run = restore_run(folder, data_dir, plugin, "folder")
+        scale = run.experiment.scale or run.experiment.data.pixels
+        ends = (None if end is None else np.asarray(end) for end in (scale.mean, scale.std))
+        return Trained(
+            run.experiment.scheme.model, whole_of(run), run.experiment.image.shape, *ends
+        )
+    plugins.load(plugins.absolute(plugin))
+    return _of_export(folder)
+
+
+def _of_export(folder: Path) -> Trained:
+    manifest = export.read_manifest(folder)
+    try:
+        if manifest["model"] not in MODELS:
+            known = f"{', '.join(MODELS)}; plugin=FILE adds one of your own"
+            raise UserError(f"{folder}: of a model {manifest['model']!r}; known are {known}")
+        facts = manifest["input"]
+        shape = tuple(map(int, facts["shape"]))
+        ends = [None if facts[k] is None else np.array(facts[k], np.float64) for k in _ENDS]
+        model = MODELS[manifest["model"]].build(manifest["classes"], manifest["norm"])
+        if facts.get("whole_numbers"):
+            model = (layers.of_whole_numbers(model[0]), *model[1:])
+        key, zeros = jax.random.key(0), jnp.zeros((1, *shape))
+        fresh = jax.eval_shape(lambda: layers.init(model, key, zeros))
+        return Trained(model, fitted(export.read(folder), model, fresh), shape, *ends)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: not an export of this model ({error})") from error

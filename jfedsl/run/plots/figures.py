@@ -1,0 +1,293 @@
+"""Pictures of a run."""
+
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from jfedsl.errors import one_line
+from jfedsl.run.storage.metrics import KEPT, STREAMS, Row
+
+
+def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
+    """Draws accuracy and loss against round and against megabytes sent, as a PNG.
+
+    Args:
+      rows: of a metrics file.
+      target: accuracy to mark, in [0, 1].
+      title: over all panels.
+      path: of the picture.
+    """
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    for column, label, unit in ((0, "round", 1), (1, "megabytes sent, all streams", 1e6)):
+        name = ("round", "cumulative_bytes")[column]
+        accuracy, loss = axes[:, column]
+        _line(accuracy, rows, name, unit, "test_accuracy", "as trained", marker=".")
+        for kind, what, style in (("dense", "without masks", ":"), ("deployed", "deployed", "-.")):
+            tested = f"test_accuracy_{kind}"
+            if any(row["test_accuracy"] != row[tested] for row in rows):
+                _line(accuracy, rows, name, unit, tested, what, ls=style, marker=".")
+        accuracy.axhline(target, color="gray", lw=0.8, ls="--", label=f"target {target:g}")
+        _line(loss, rows, name, unit, "train_loss", "train", lw=0.8, color="tab:gray")
+        _line(loss, rows, name, unit, "test_loss", "test", marker=".", color="tab:red")
+        loss.set_xlabel(label)
+        loss.set_xlim(left=0)
+    axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 0].set_ylabel("test accuracy")
+    axes[1, 0].set_ylabel("loss")
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(loc="best")
+    axes[1, 0].legend(loc="best")
+    save(figure, title, path)
+
+
+def _line(
+    axis: Axes, rows: list[Row], x: str, unit: float, y: str, label: str, **style: object
+) -> None:
+    """A line through the rows that have a value."""
+    points = [(row[x] / unit, row[y]) for row in rows if row[y] is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
+
+
+def traffic(rows: list[Row], title: str, path: Path) -> None:
+    """Draws the megabytes sent so far against round, stream upon stream, as a PNG."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    each = [[0] * len(STREAMS), *([row[f"{s}_bytes"] for s in STREAMS] for row in rows)]
+    sent = np.cumsum(each, axis=0) / 1e6
+    labels = [stream.replace("_", " ") for stream in STREAMS]
+    axis.stackplot([0, *(row["round"] for row in rows)], sent.T, labels=labels, alpha=0.8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("round")
+    axis.set_ylabel("megabytes sent so far")
+    axis.margins(x=0)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left")
+    save(figure, title, path)
+
+
+def masks(rows: list[Row], title: str, path: Path) -> None:
+    """Draws how pruning masks move, as a PNG: what stays of them, and of each layer."""
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    moving, kept = figure.subplots(2, 1, sharex=True)
+    _line(moving, rows, "round", 1, "mask_overlap", "overlap", marker=".")
+    moving.set_ylabel("overlap with the masks before")
+    for column in (name for name in rows[-1] if name.startswith(KEPT)):
+        _line(kept, rows, "round", 1, column, literal(column.removeprefix(KEPT)))
+    kept.set_ylabel("fraction kept")
+    kept.set_ylim(0, 1.05)
+    kept.set_xlabel("round")
+    kept.set_xlim(left=0)
+    kept.xaxis.set_major_locator(MaxNLocator(integer=True))
+    kept.legend(loc="best", ncols=3, fontsize="small")
+    for axis in (moving, kept):
+        axis.grid(alpha=0.3)
+    save(figure, title, path)
+
+
+_MUCH = 4  # times the bytes of another setting: only a logarithm shows both
+Curve = Sequence[tuple[float, ...]]
+
+
+def spread(
+    curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
+) -> None:
+    """Draws accuracy as deployed against several things, mean and range over seeds.
+
+    Args:
+      curves: for each setting the things in order, then accuracy, of every seed, at the same
+        rounds; empty ones are left out. A setting that takes nothing of a thing is not drawn
+        against it.
+      labels: of the things.
+      title: over the picture.
+      path: of the picture.
+    """
+    columns = min(2, len(labels))
+    rows = -(-len(labels) // columns)
+    entries = _entries(list(curves))
+    beside = _fit_beside(entries, rows)
+    extra = (3.1, 0.6) if beside else (0.6, 0.6 + _height(entries, columns))
+    size = (4.7 * columns + extra[0], 4.2 * rows + extra[1])
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    curves = {name: [run for run in runs if run] for name, runs in curves.items()}
+    handles: dict[str, Artist] = {}
+    for number, (entry, runs) in enumerate(zip(entries, curves.values(), strict=True)):
+        if not runs:
+            continue
+        points = np.array(runs)  # [seeds, evaluations, things and accuracy]
+        style = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3]}
+        accuracy = points[:, :, -1]
+        for column, axis in enumerate(axes):
+            x = points[:, :, column].mean(axis=0)
+            if not x.any():
+                continue
+            (line,) = axis.plot(x, accuracy.mean(axis=0), marker=".", label=entry, **style)
+            handles.setdefault(entry, line)
+            low, high = accuracy.min(axis=0), accuracy.max(axis=0)
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
+    for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+        each = [
+            max(point[column] for run in runs for point in run) for runs in curves.values() if runs
+        ]
+        totals = [total for total in each if total > 0]
+        if totals and max(totals) > _MUCH * min(totals):
+            _use_logarithm(axis)
+        elif label == "round":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in axes[::columns]:
+        axis.set_ylabel("test accuracy, deployed")
+    lines, names = list(handles.values()), list(handles)
+    if beside:
+        figure.legend(lines, names, loc="outside right center")
+    else:
+        figure.legend(lines, names, loc="outside lower left", fontsize=_SMALL, ncols=columns)
+    save(figure, title, path)
+
+
+_WIDE, _LINES = 60, 3  # of a legend's entry: characters, and lines of them
+_SMALL = 8  # points
+_BESIDE, _ROWS = 30, 20  # characters that fit beside the panels, and lines for each row of those
+
+
+def literal(text: str) -> str:
+    """A text that Matplotlib draws as it is: dollars begin no formula."""
+    return text.replace("$", r"\$")
+
+
+def _entries(names: Sequence[str]) -> list[str]:
+    """Names as entries of a legend, in a few lines each; numbered where the rest is one text."""
+    short = [_wrapped(name, _WIDE) or "-" for name in names]  # no layout with an empty one
+    return [
+        text if short.count(text) == 1 else f"{number}: {text}"
+        for number, text in enumerate(short, 1)
+    ]
+
+
+def _wrapped(text: str, wide: int) -> str:
+    """A text in a few lines of so many characters, ready to be drawn."""
+    return literal(textwrap.fill(one_line(text), wide, max_lines=_LINES, placeholder=" ..."))
+
+
+def _fit_beside(entries: Sequence[str], rows: int) -> bool:
+    """Whether a legend has room to the right of so many rows of panels."""
+    lines = [line for entry in entries for line in entry.split("\n")]
+    return max(map(len, lines), default=0) <= _BESIDE and len(lines) <= _ROWS * rows
+
+
+def _height(entries: Sequence[str], columns: int) -> float:
+    """Inches that a legend of small print takes, with half a line between its entries."""
+    parts = np.array_split(np.array([entry.count("\n") + 1 for entry in entries]), columns)
+    lines = max(1.2 * part.sum() + 0.5 * len(part) for part in parts)
+    return float(lines + 2) * _SMALL / 72
+
+
+def _use_logarithm(axis: Axes) -> None:
+    """A logarithmic x-axis with labels that do not run into each other."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    steps = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
+class Bar(NamedTuple):
+    """A bound by its terms, which add up, and what was measured, one value a seed."""
+
+    terms: dict[str, float]
+    measured: list[float]
+
+
+def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str, path: Path) -> None:
+    """Draws bounds, term upon term, beside what was measured, as a PNG.
+
+    Args:
+      panels: by what is varied, its values; None for a setting without a result.
+      title: over the picture.
+      path: of the picture.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns + 2.2, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (what, bars) in zip(axes.flat, panels.items(), strict=False):
+        _bars(axis, list(bars.values()))
+        axis.set_xticks(range(len(bars)), list(bars))
+        axis.set_xlabel(what)
+        axis.grid(alpha=0.3, axis="y")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("squared gradient norm")
+    entries: dict[str, Artist] = {}
+    for axis in axes.flat:
+        handles, names = axis.get_legend_handles_labels()
+        entries = dict(zip(names, handles, strict=True)) | entries
+    order = [name for bars in panels.values() for bar in bars.values() if bar for name in bar.terms]
+    named = [name for name in dict.fromkeys([*order, "measured"]) if name in entries]
+    figure.legend([entries[name] for name in named], named, loc="outside right center")
+    save(figure, title, path)
+
+
+def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
+    for x, bar in enumerate(bars):
+        if bar is None:
+            axis.text(x, 0, "diverged", rotation=90, ha="center", va="bottom")
+            continue
+        bottom = 0.0
+        for number, (name, value) in enumerate(bar.terms.items()):
+            if value > 0:
+                axis.bar(x - 0.2, value, 0.4, bottom, color=f"C{number}", label=name)
+            bottom += value
+        low, high, mean = min(bar.measured), max(bar.measured), float(np.mean(bar.measured))
+        error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]  # a mean is rounded
+        axis.bar(x + 0.2, mean, 0.3, color="black", yerr=error, ecolor="gray", label="measured")
+
+
+def labels(counts: np.ndarray, title: str, path: Path) -> None:
+    """Draws how many examples of each class each client has, as a PNG.
+
+    Args:
+      counts: int `[C, classes]`.
+      title: over the picture.
+      path: of the picture.
+    """
+    clients, classes = counts.shape
+    figure = Figure(figsize=(9, min(12.0, 2.0 + 0.25 * clients)), layout="constrained")
+    mix, size = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    image = mix.imshow(counts, aspect="auto", cmap="viridis", interpolation="nearest")
+    figure.colorbar(image, ax=[mix, size], label="examples of a class")
+    mix.set_xlabel("class")
+    mix.set_ylabel("client")
+    for axis, length in ((mix.xaxis, classes), (mix.yaxis, clients)):
+        axis.set_ticks(range(0, length, max(1, -(-length // 20))))
+    edges = np.arange(clients + 1) - 0.5
+    size.stairs(counts.sum(axis=1), edges, orientation="horizontal", fill=True, color="tab:gray")
+    size.set_xlabel("examples in all")
+    save(figure, title, path)
+
+
+def save(figure: Figure, title: str, path: Path) -> None:
+    """Writes the picture, PNG or PDF, at once: a kill leaves the old one or the new one."""
+    wide = int(10 * figure.get_figwidth())  # characters that fit
+    figure.suptitle(_wrapped(title, wide))
+    temporary, kind = path.with_name(f".{path.name}"), path.suffix.removeprefix(".")
+    undated = {"CreationDate": None} if kind == "pdf" else None  # the same bits every time
+    with warnings.catch_warnings():
+        # Characters that the font lacks are boxes; tables have them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(temporary, dpi=150, format=kind, metadata=undated)
+    temporary.replace(path)

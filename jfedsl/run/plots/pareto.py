@@ -1,0 +1,65 @@
+"""Settings by what they take: all of them, those that no other beats, and one chosen, as a PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jfedsl.run.plots.figures import save
+
+_MUCH = 4  # times another value: only a logarithm shows both
+
+
+class Panel(NamedTuple):
+    """Two objectives of all settings, the less the better, each a label and float `[n]`."""
+
+    x: tuple[str, np.ndarray]
+    y: tuple[str, np.ndarray]
+
+    @property
+    def points(self) -> np.ndarray:
+        """Of all settings, `[n, 2]`."""
+        return np.stack([self.x[1], self.y[1]], axis=1)
+
+
+def trade(panels: Sequence[Panel], chosen: int, title: str, path: Path) -> None:
+    """Draws settings, the front of those that no other beats and the one chosen, as a PNG.
+
+    Args:
+      panels: next to each other; what is not finite is not drawn.
+      chosen: index of the setting that is marked.
+      title: over the picture.
+      path: of the picture.
+    """
+    figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        points = panel.points
+        drawn, edge = points[np.isfinite(points).all(axis=1)], points[pareto(points)]
+        edge = edge[np.argsort(edge[:, 0], kind="stable")]
+        axis.scatter(*drawn.T, s=14, color="tab:gray", label="settings")
+        axis.plot(*edge.T, "o-", ms=5, color="tab:blue", label="not beaten in both")
+        axis.plot(*points[chosen], "*", ms=16, color="tab:red", label="chosen")
+        axis.set_xlabel(panel.x[0])
+        axis.set_ylabel(panel.y[0])
+        for column, scale in enumerate((axis.set_xscale, axis.set_yscale)):
+            low, high = drawn[:, column].min(), drawn[:, column].max()
+            if low > 0 and high > _MUCH * low:
+                scale("log")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    save(figure, title, path)
+
+
+def pareto(table: np.ndarray) -> np.ndarray:
+    """Which settings no other beats: as good in all objectives, and better in one; bool `[n]`.
+
+    Args:
+      table: objectives `[n, k]`, the less the better; who has one that is not finite is never in.
+    """
+    finite = np.isfinite(table).all(axis=1)
+    rows = np.where(finite[:, None], table, np.inf)
+    beaten = [((rows <= row).all(axis=1) & (rows < row).any(axis=1)).any() for row in rows]
+    return finite & ~np.array(beaten, bool)

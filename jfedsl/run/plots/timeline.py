@@ -1,0 +1,185 @@
+"""A picture of one round in simulated time: who computes, who sends, and who waits for whom."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from jfedsl.run.plots.figures import save
+from jfedsl.wireless.cost import Cost, Stage, Stages
+
+# In the order in which they come.
+COLOURS = {
+    "model down": "tab:purple",
+    "forward": "tab:blue",
+    "activations up": "tab:orange",
+    "server": "black",
+    "gradients down": "tab:green",
+    "backward": "tab:cyan",
+    "model up": "tab:red",
+    "waiting": "0.9",
+    "sent in vain": "#ff3fa4",
+    "exchange lost": "#ffc9e4",
+}
+
+_MOST, _LOST = 16, 4  # participants in a picture, and those of them that lost an exchange
+_ROUNDING = 1e-6  # of a stage: who is waited for does not wait that long
+_THICK = 0.8  # of a row
+
+
+class Segment(NamedTuple):
+    """One of `COLOURS`, the second at which it begins, and how many it takes."""
+
+    kind: str
+    start: float
+    seconds: float
+
+
+def segments(cost: Cost, participant: int) -> list[Segment]:
+    """A participant's round, segment after segment; the server's computing is one of them.
+
+    What it sends or receives in vain is a kind of its own, and so is the rest of such an exchange.
+
+    Args:
+      cost: of one round, NumPy arrays.
+      participant: its place among the `[K]`.
+    """
+    found, now = [], 0.0
+    for kind, seconds in _in_turn(cost, participant):
+        if seconds > 0:
+            found.append(Segment(kind, now, seconds))
+            now += seconds
+    return found
+
+
+def _in_turn(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
+    """As `_parts`, with the turns of others as waiting where participants take turns."""
+    if np.ndim(cost.stages[0].seconds) == 0:
+        yield from _parts(cost.stages, participant)
+        return
+    turns = [jax.tree.map(lambda x, n=n: x[n], cost.stages) for n in range(len(cost.waiting))]
+    for n, turn in enumerate(turns):
+        own = list(_parts(turn, 0))
+        # The server's computing is drawn in every row.
+        yield from (
+            own
+            if n == participant
+            else ((kind if kind == "server" else "waiting", seconds) for kind, seconds in own)
+        )
+
+
+def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
+    """Kinds and seconds of a round in order, also of what takes 0 s."""
+    first, up, server, down, last = stages
+
+    def spent(stage: Stage, *step: int) -> tuple[bool, float, float, float]:
+        """Whether one managed a stage; seconds that it computes, sends or receives, and waits."""
+        own = np.ndim(stage.seconds) == np.ndim(stage.computing)  # not everyone's
+        whole = float(stage.seconds[(*step, participant) if own else step])
+        computes = float(stage.computing[(*step, participant)])
+        sends = float(stage.sending[(*step, participant)])
+        waits = whole - computes - sends
+        done = bool(stage.done[(*step, participant)])
+        return done, computes, sends, waits if waits > _ROUNDING * whole else 0.0
+
+    def alone(kind: str, stage: Stage) -> Iterator[tuple[str, float]]:
+        done, _, sends, waits = spent(stage)
+        yield kind if done else "sent in vain", sends
+        yield "waiting", waits
+
+    def forth(step: int) -> Iterator[tuple[str, float]]:
+        done, computes, sends, waits = spent(up, step)
+        yield "forward", computes
+        yield "activations up" if done else "sent in vain", sends
+        yield "waiting" if done else "exchange lost", waits
+
+    def back(step: int) -> Iterator[tuple[str, float]]:
+        _, computes, receives, waits = spent(down, step)
+        yield "gradients down", receives
+        yield "backward", computes
+        yield "waiting" if spent(up, step)[0] else "exchange lost", waits
+
+    def served(n: int) -> Iterator[tuple[str, float]]:
+        """The turn of the n-th to be served, without what is everyone's at its ends."""
+        for step in range(len(server)):
+            if step > 0:
+                own = n == participant
+                yield from forth(step) if own else [("waiting", float(up.seconds[step, n]))]
+            yield "server", float(server[step, n])
+            if step < len(server) - 1:
+                own = n == participant
+                yield from back(step) if own else [("waiting", float(down.seconds[step, n]))]
+
+    yield from alone("model down", first)
+    if np.ndim(server) == 1:
+        for i in range(len(server)):
+            yield from forth(i)
+            yield "server", float(server[i])
+            yield from back(i)
+    else:
+        yield from forth(0)
+        for n in range(server.shape[1]):
+            yield from served(n)
+        yield from back(len(server) - 1)
+    yield from alone("model up", last)
+
+
+def _drawn(cost: Cost) -> tuple[list[int], str]:
+    """Places among the `[K]` of who is drawn, and what is said of that: of few participants, all.
+
+    Of many those who wait least, as they are waited for, and some of those who lost an exchange.
+    """
+    order = np.argsort(cost.waiting, kind="stable").tolist()
+    if len(order) <= _MOST:
+        return order, ""
+    done = cost.stages[1].done  # `[S, K]`, or in turns `[K, S, 1]`
+    every = done.all(axis=(1, 2)) if done.ndim == 3 else done.all(axis=0)
+    out = [n for n in order if not every[n]]
+    some = out[:_LOST]
+    least = [n for n in order if n not in some][: _MOST - len(some)]
+    text = f"the {len(least)} of {len(order)} that wait least"
+    return least + some, f"{text}, {len(some)} of {len(out)} that lost exchanges" if out else text
+
+
+def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
+    """Draws a round along simulated seconds, a bar for each participant, as a PNG.
+
+    Args:
+      cost: of one round, NumPy arrays.
+      ids: numbers of the participants, int `[K]`; of many only some are drawn.
+      title: over the picture.
+      path: of the picture.
+    """
+    drawn, text = _drawn(cost)
+    rows = {f"client {ids[n]}": segments(cost, n) for n in drawn}
+    serving = [s for s in next(iter(rows.values())) if s.kind == "server"]
+    whole = Segment("waiting", 0.0, float(cost.seconds))
+    figure = Figure(figsize=(10, 1.9 + 0.28 * (1 + len(rows))), layout="constrained")
+    axis = figure.subplots()
+    _bar(axis, 0, [whole])
+    _bar(axis, 0, serving, 0.8)  # however short
+    for y, found in enumerate(rows.values(), 1):
+        _bar(axis, y, found)
+    axis.set_yticks(range(1 + len(rows)), ["server", *rows])
+    axis.set_ylim(len(rows) + 0.6, -0.6)
+    axis.set_xlim(0, whole.seconds or None)
+    axis.set_xlabel("simulated seconds")
+    axis.set_ylabel(text)
+    axis.grid(alpha=0.3, axis="x")
+    axis.set_axisbelow(True)
+    seen = {"waiting"} | {s.kind for found in rows.values() for s in found}
+    patches = [Patch(color=c, label=kind) for kind, c in COLOURS.items() if kind in seen]
+    figure.legend(handles=patches, loc="outside right center")
+    save(figure, title, path)
+
+
+def _bar(axis: Axes, y: int, found: list[Segment], edge: float = 0.0) -> None:
+    for kind, colour in COLOURS.items():
+        spans = [(s.start, s.seconds) for s in found if s.kind == kind]
+        if spans:
+            axis.broken_barh(spans, (y - _THICK / 2, _THICK), color=colour, linewidth=edge)

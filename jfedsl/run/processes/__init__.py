@@ -1,0 +1,1 @@
+"""Processes of a run, their signals, and what they compile."""

@@ -1,0 +1,157 @@
+"""Earlier runs, opened again by their workdir."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl.config import Config
+from jfedsl.engine.averaging import joined
+from jfedsl.engine.checkpoint_layout import settle
+from jfedsl.engine.state import State
+from jfedsl.errors import UserError, flag_error
+from jfedsl.files.paths import Name, local
+from jfedsl.models.layers import Model, Variables
+from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.client_store import with_memories
+from jfedsl.run.processes import distributed
+from jfedsl.run.storage import export, fingerprints
+from jfedsl.run.storage.checkpoint import Checkpoints, any_in
+from jfedsl.run.storage.kept import CHECKPOINTS
+from jfedsl.run.storage.workdir import CONFIG, read_config
+from jfedsl.sharding.slots import put
+
+
+class Run(NamedTuple):
+    """A run as it stood at a checkpoint."""
+
+    config: Config
+    experiment: Experiment
+    state: State
+
+
+def restore_run(
+    workdir: Name, data_dir: Name | None = None, plugin: Name = "", flag: str = "workdir"
+) -> Run:
+    """The newest state of a run; data or plugins that are not as they were are named in a warning.
+
+    Args:
+      workdir: of the run.
+      data_dir: where its data set lies now; default where it lay then.
+      plugin: where its plugins are now, as far as they are not where they were.
+      flag: that named the folder, for errors; all but `workdir` take an export too.
+
+    Raises:
+      UserError: there is no run, or it has no checkpoint that can be read.
+    """
+    workdir = local(flag, workdir)
+    config = read_config(workdir, plugin)
+    if config is None or not any_in(workdir / CHECKPOINTS):
+        export_too = "" if flag == "workdir" else ", or an export"
+        raise flag_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=str(data_dir))
+    experiment = build(config)
+    for change in fingerprints.changes(workdir, experiment.fingerprint):
+        warnings.warn(f"{workdir}: {change}", stacklevel=2)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
+    restored = checkpoints.restore(jax.eval_shape(experiment.init))
+    assert restored is not None
+    state = settle(experiment.scheme, restored[1])
+    return Run(config, experiment, with_memories(experiment, state, restored[2]))
+
+
+def weights_of(
+    folder: Name, data_dir: Name, model: Model, fresh: Variables, plugin: Name = ""
+) -> Variables:
+    """The whole dense model of an earlier run, wherever that was cut.
+
+    Args:
+      folder: workdir of the earlier run, or an export of it.
+      data_dir: where the data set of an earlier run lies.
+      model: that the weights are for.
+      fresh: variables of the model, for their structure and shapes.
+      plugin: where an earlier run's plugins are now, as far as they are not where they were.
+
+    Raises:
+      UserError: no run or export, or one of another model.
+    """
+    folder = local("init_from", folder)
+    if is_export(folder):
+        found = _exported(folder)
+    else:
+        run = restore_run(folder, data_dir, plugin, "init_from")
+        found = export.named(run.experiment.scheme.model, whole_of(run))
+    try:
+        return fitted(found, model, fresh)
+    except ValueError as error:
+        allowed = f"a run or export of the same model; {error}"
+        raise flag_error("init_from", folder, allowed) from None
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is an export, and not that of a run, whose config may be gone."""
+    run = (folder / CONFIG).exists() or any_in(folder / CHECKPOINTS)
+    return (folder / export.MANIFEST).exists() and not run
+
+
+def whole_of(run: Run) -> Variables:
+    """The whole dense model of a run."""
+    scheme, where = run.experiment.scheme, run.experiment.data.partition
+    return jax.jit(lambda partition, state: joined(scheme, partition, state))(where, run.state)
+
+
+def fitted(found: export.Arrays, model: Model, fresh: Variables) -> Variables:
+    """Arrays by name as variables of a model.
+
+    Args:
+      found: by the names of `export.named`.
+      model: that they are for.
+      fresh: variables of the model, for their structure and shapes.
+
+    Raises:
+      ValueError: names one that is missing, of another shape or too many.
+    """
+    wanted = export.named(model, fresh)
+    shapes, needed = ({k: np.shape(v) for k, v in tree.items()} for tree in (found, wanted))
+    if shapes != needed:
+        name = min({k for k in shapes | needed if shapes.get(k) != needed.get(k)})
+        here, there = (str(list(s[name])) if name in s else "missing" for s in (needed, shapes))
+        raise ValueError(f"{name} is {there} there, {here} here")
+    leaves = [jnp.asarray(found[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _exported(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        return export.read(folder)
+    except UserError as error:
+        raise flag_error("init_from", folder, f"a whole export; {error}") from error
+
+
+def prepared(config: Config) -> Experiment:
+    """A run put together, with the weights it starts from.
+
+    Raises:
+      UserError: a setting that cannot work.
+    """
+    mesh = distributed.mesh_of(config)
+    experiment = build(config, mesh)
+    if not config.init_from:
+        return experiment
+    started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)
+    if json.loads(distributed.texts(json.dumps(started))[0]):
+        return experiment
+    initial = weights_of(
+        Path(config.init_from),
+        config.data_dir,
+        experiment.scheme.model,
+        experiment.initial,
+        config.plugin,
+    )
+    return experiment._replace(initial=put(mesh, initial))

@@ -1,0 +1,158 @@
+"""How every experiment script starts: flags, one-line errors, exit status."""
+
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import jax
+from absl import app, flags, logging
+
+from jfedsl.config import Config
+from jfedsl.config.flags import define_flags, from_flags, set_defaults
+from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
+from jfedsl.run.processes.stopping import take_signals
+from jfedsl.run.sources import defaults, define_sources, free_flags, without_idle
+from jfedsl.run.storage.workdir import check
+
+
+def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], None]) -> list[str]:
+    for argument in arguments:
+        if argument != argument.encode(errors="replace").decode():
+            raise UserError(f"{as_text(argument)}: allowed is text in UTF-8")
+    try:
+        define(arguments)
+        rest = flags.FLAGS(arguments)
+        if len(rest) > 1 and not operands:
+            raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
+        return rest
+    except SystemExit:  # the help has been printed, to which absl gives status 1
+        sys.exit(0)
+    except flags.UnrecognizedFlagError as error:
+        close = close_to(error.flagname, list(flags.FLAGS), "--") or "; --help lists all"
+        raise UserError(f"unknown flag --{as_text(error.flagname)}{close}") from error
+    except flags.Error as error:
+        raise UserError(str(error).removeprefix("flag ")) from error
+
+
+def run(main: Callable[[Config], object], one_run: bool = True) -> None:
+    """Runs `main` on the config that the command line describes, as `start` does.
+
+    Args:
+      main: takes the config.
+      one_run: whether it trains one run, which `--resume` can go on with.
+    """
+
+    def define(arguments: list[str]) -> None:
+        base = defaults(arguments, one_run)  # may add to the tables that the flags' help lists
+        define_flags()
+        for name in [field.name for field in dataclasses.fields(Config)] + define_sources(one_run):
+            # So that --help shows it.
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        set_defaults(base)
+
+    def configured(_: list[str]) -> None:
+        config = without_idle(from_flags())
+        if one_run and flags.FLAGS["resume"].value:
+            check(config, "resume")
+        main(config)
+
+    def go_on(folder: str) -> str:
+        resume = [f"--resume={folder}", *free_flags()]
+        arguments = resume if one_run and folder else sys.argv[1:]
+        return f"go on with: {shlex.join(['python', sys.argv[0], *arguments])}"
+
+    start(configured, go_on, define=define)
+
+
+def start(
+    main: Callable[[list[str]], object],
+    go_on: Callable[[str], str] = lambda _: "the same command starts again",
+    operands: bool = False,
+    define: Callable[[list[str]], None] = lambda _: None,
+) -> None:
+    """Parses the command line, then runs `main` on what is no flag.
+
+    That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
+    and exits with status 2, a failed training with 1, an interruption prints how to go on and exits
+    with 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP. A file that
+    cannot be written or read, or standard output that is full, exits with 1. None of them prints a
+    traceback.
+
+    Args:
+      main: takes the arguments that are no flags.
+      go_on: what to say after an interruption, given the folder of the run, empty if there is none.
+      operands: whether there may be such arguments.
+      define: defines flags that depend on the command line, which it gets first.
+    """
+
+    def guarded(arguments: list[str]) -> None:
+        try:
+            main(arguments[1:])
+            sys.stdout.flush()
+        except UserError as error:
+            _exit(str(error), 2)
+        except TrainingError as error:
+            _exit(str(error), 1)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            _exit(one_line(f"not enough memory: {error}"), 1)
+        except KeyboardInterrupt as error:
+            number = getattr(error, "number", signal.SIGINT)
+            _exit(f"{str(error) or 'interrupted'}; {go_on(_folder(error))}", 128 + number)
+        except OSError as error:
+            _exit(f"{error}; {go_on(_folder(error))}", 1)
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            return _parse(arguments, operands, define)
+        except UserError as error:
+            _exit(str(error), 2)
+        except OSError as error:  # the help has nowhere to go
+            _exit(str(error), 1)
+
+    _take_over()
+    warnings.formatwarning = _warning
+    jax.config.update("jax_enable_x64", False)  # a run has the same numbers either way
+    logging.set_verbosity(logging.ERROR)
+    app.run(guarded, flags_parser=parse)
+
+
+def _take_over() -> None:
+    """From now on, signals raise an exception and other errors are Python's again."""
+    take_signals(_stop)
+    if startup := sys.modules.get("jfedsl.run.startup"):
+        take_signals(_stop, (startup.end,))
+        sys.excepthook = sys.__excepthook__
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped("interrupted", number)
+
+
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as one line, without the place in the program that it comes from."""
+    return f"warning: {one_line(str(message))}\n"
+
+
+def _folder(error: BaseException) -> str:
+    """The run's folder, if the error came out of one."""
+    folder: str = getattr(error, "folder", "")
+    return folder
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    take_signals(signal.SIG_IGN, (_stop,))  # one line is enough
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # full, or its terminal is gone; Python would try again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)

@@ -1,0 +1,122 @@
+"""A trained model in files that any program can read: NumPy archives and a JSON manifest."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jfedsl.errors import UserError
+from jfedsl.files.paths import Name, local
+from jfedsl.files.signed import parsed, signed, verified
+from jfedsl.models.layers import Model, Variables
+from jfedsl.run.storage.checkpoint import flatten
+from jfedsl.run.storage.workdir import write_atomically
+
+FORMAT = "jfedsl export 1"
+MANIFEST, JOINED, CLIENT, SERVER = "manifest.json", "joined.npz", "client.npz", "server.npz"
+CLIENT_MASKS, CLIENT_STATISTICS = "client_masks.npz", "client_statistics.npz"
+_ARCHIVES = (JOINED, CLIENT, SERVER, CLIENT_MASKS, CLIENT_STATISTICS)
+
+Arrays = Mapping[str, Any]
+
+
+def named(model: Model, variables: Variables) -> dict[str, Any]:
+    """Every array of a model by `params.LAYER...` or `stats.LAYER...`."""
+    return {
+        f"{kind}.{layer.name}.{name}": leaf
+        for kind, parts in variables._asdict().items()
+        for layer, part in zip(model, parts, strict=True)
+        for name, leaf in flatten(part).items()
+    }
+
+
+def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+    """Writes archives and then the manifest, which knows their checksums, shapes and `facts`.
+
+    Args:
+      folder: made if need be; an earlier export is replaced once all archives are on the disk.
+      files: arrays by name, by the name of the archive, one of those above.
+      facts: plain values for the manifest.
+
+    Raises:
+      UserError: the folder holds a manifest of something else.
+      OSError: the folder cannot be written. An earlier export is whole if that happened before
+        all archives were on the disk; later, there is no manifest until the next export.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = read_manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
+    # A manifest may be anybody's: it never names a file to remove that is not one of ours.
+    stale = [name for name in _ARCHIVES if name in earlier and name not in files]
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
+        for file, arrays in files.items():
+            plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+            with (Path(temporary) / file).open("wb") as stream:
+                np.savez(stream, **plain)
+        (folder / MANIFEST).unlink(missing_ok=True)  # none of other files, were this killed
+        for file in files:
+            os.replace(Path(temporary) / file, folder / file)
+    for file in stale:
+        (folder / file).unlink(missing_ok=True)
+    contents = {file: _contents(folder / file, arrays) for file, arrays in files.items()}
+    manifest = signed({"format": FORMAT, **facts, "files": contents})
+    write_atomically(folder / MANIFEST, _text(manifest))
+
+
+def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
+    """What the manifest says of an archive."""
+    listed = {
+        name: {"shape": np.shape(array), "dtype": str(np.asarray(array).dtype)}
+        for name, array in arrays.items()
+    }
+    return {"sha256": _sha256(path), "arrays": listed}
+
+
+def read(folder: Name) -> dict[str, np.ndarray]:
+    """The arrays of the joined model.
+
+    Raises:
+      UserError: names the file that is missing or damaged.
+    """
+    folder = local("export", folder)
+    manifest, path = read_manifest(folder), folder / JOINED
+    try:
+        whole = _sha256(path) == manifest["files"][JOINED]["sha256"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not whole:
+        raise UserError(f"{path}: damaged, or not the file that {MANIFEST} was written for")
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export.
+
+    Raises:
+      UserError: it cannot be read, or is of something else.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = verified(parsed(path.read_text(encoding="utf-8-sig")))
+        if manifest["format"] == FORMAT and manifest["files"][JOINED]["sha256"]:
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the manifest of an export ({error!r})") from error
+    raise UserError(f"{path}: not the manifest of an export ({FORMAT})")
+
+
+def _text(manifest: Any) -> str:
+    """JSON with every innermost list on one line."""
+    text = json.dumps(manifest, indent=2)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,188 @@
+"""metrics.csv, one row a round, append-only; and what a summary makes of it."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jfedsl.errors import UserError
+from jfedsl.files.paths import Name, local
+from jfedsl.run.storage import ledger
+
+METRICS = "metrics.csv"
+COLUMNS = (
+    "round",
+    "train_loss",
+    "test_loss",
+    "test_accuracy",
+    "test_accuracy_dense",
+    "test_accuracy_deployed",
+    "smashed_up_bytes",
+    "cut_gradient_down_bytes",
+    "model_up_bytes",
+    "model_down_bytes",
+    "cumulative_bytes",
+    "participants",
+    "pruned_fraction",
+    "mask_overlap",
+    "host_seconds",
+)
+# Of the simulated network, where there is one; those of clients are means over participants.
+SIMULATED = (
+    "simulated_compute_seconds",
+    "simulated_communication_seconds",
+    "simulated_seconds",
+    "cumulative_simulated_seconds",
+    "simulated_client_compute_seconds",
+    "simulated_client_uplink_seconds",
+    "simulated_client_downlink_seconds",
+    "simulated_client_waiting_seconds",
+    "simulated_server_seconds",
+    "compute_joules",
+    "transmit_joules",
+    "energy_joules",
+    "lost_fraction",
+)
+KEPT = "kept_"  # columns of what is pruned: the fraction that participants keep of each
+STREAMS = ("smashed_up", "cut_gradient_down", "model_up", "model_down")
+
+Row = dict[str, Any]
+
+
+class Metrics:
+    """The metrics of one run."""
+
+    def __init__(
+        self,
+        path: Path,
+        pruned: Sequence[str] = (),
+        simulated: bool = False,
+        seal: ledger.Seal | None = None,
+    ) -> None:
+        """Opens the file; rows past the seal, whole or torn, are cut off.
+
+        Args:
+          path: of the file.
+          pruned: names of the leaves or layers that are pruned, which have a column each.
+          simulated: whether there is a network to have columns of.
+          seal: of the rows at the checkpoint to go on from; None starts a new file.
+
+        Raises:
+          UserError: the rows are not as they were, and the checkpoint has no copy of them.
+        """
+        columns = (
+            *COLUMNS,
+            *(SIMULATED if simulated else ()),
+            *(f"{KEPT}{name}" for name in pruned),
+        )
+        self._ledger = ledger.Ledger(path, _lines([columns]), seal)
+        self._columns = next(csv.reader(self._ledger.text.splitlines()))
+
+    def append(self, rows: list[Row]) -> None:
+        """Adds rows; they are on disk when this returns."""
+        self._ledger.append(_lines([[row.get(c) for c in self._columns] for row in rows]))
+
+    def rows(self) -> list[Row]:
+        """All rows."""
+        return _parsed(self._ledger.text)
+
+    def seal(self) -> ledger.Seal:
+        """Of all rows, for a checkpoint."""
+        return self._ledger.seal()
+
+
+def _lines(records: Iterable[Iterable[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for values in records:
+        # Nine digits tell any two float32 apart.
+        writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
+    return buffer.getvalue()
+
+
+def read(path: Name) -> list[Row]:
+    """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row.
+
+    Raises:
+      UserError: it is not as the run wrote it, or not the metrics of a run.
+    """
+    path = local("metrics", path)
+    text = ledger.read(path)
+    try:
+        # Earlier builds did not test the model as it is deployed.
+        rows = [{"test_accuracy_deployed": None, **row} for row in _parsed(text)]
+        _ = [row[name] for row in rows for name in COLUMNS]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path}: not the metrics of a run ({error!r})") from None
+    if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
+        raise UserError(f"{path}: not the rows of rounds 1 to {len(rows)}; put the file back")
+    return rows
+
+
+def _parsed(text: str) -> list[Row]:
+    columns, *lines = list(csv.reader(text.splitlines())) or [[]]
+    return [dict(zip(columns, map(_number, values), strict=True)) for values in lines]
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def deployed_accuracy(row: Row) -> float:
+    """Of an evaluated row; an earlier build did not test it: then with the activation unchanged."""
+    deployed: float | None = row.get("test_accuracy_deployed")
+    return row["test_accuracy"] if deployed is None else deployed
+
+
+def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[str, Any]:
+    """Best and final accuracy, bytes by stream, and what it took to reach the target accuracy.
+
+    Args:
+      rows: of a metrics file.
+      target_accuracy: in [0, 1], of the model as deployed.
+      period: rounds in an aggregation period. A target is reached at the end of one: before, the
+        tested average has not been sent, and its bytes and seconds are not in the rows.
+
+    Returns:
+      Plain values; null where the target was never met.
+    """
+    evaluated = [row for row in rows if row["test_accuracy"] is not None]
+    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    sent = [row for row in evaluated if row["round"] % period == 0]
+    reached = next((row for row in sent if deployed_accuracy(row) >= target_accuracy), None)
+    return {
+        "rounds": rows[-1]["round"],
+        "final_accuracy": evaluated[-1]["test_accuracy"],
+        "final_accuracy_dense": evaluated[-1]["test_accuracy_dense"],
+        "final_accuracy_deployed": evaluated[-1]["test_accuracy_deployed"],
+        "best_accuracy": best["test_accuracy"],
+        "best_round": best["round"],
+        "target_accuracy": target_accuracy,
+        "rounds_to_target": reached and reached["round"],
+        "bytes_to_target": reached and reached["cumulative_bytes"],
+        "bytes": {stream: sum(row[f"{stream}_bytes"] for row in rows) for stream in STREAMS},
+        "simulated": _simulated(rows, reached),
+        "host_seconds": sum(row["host_seconds"] for row in rows),
+    }
+
+
+def _simulated(rows: list[Row], reached: Row | None) -> dict[str, Any] | None:
+    """Totals of the simulated network, seconds and joules to the target; None without one."""
+    if "simulated_seconds" not in rows[0]:
+        return None
+
+    def total(column: str) -> float:
+        return sum(row[column] for row in rows)
+
+    before = [row for row in rows if reached and row["round"] <= reached["round"]]
+    seconds = [name for name in SIMULATED if name.startswith("simulated_")]
+    return {
+        **{name.removeprefix("simulated_"): total(name) for name in seconds},
+        **{name: total(name) for name in SIMULATED if name.endswith("_joules")},
+        "lost_fraction": total("lost_fraction") / len(rows),
+        "seconds_to_target": reached and reached["cumulative_simulated_seconds"],
+        "joules_to_target": reached and sum(row["energy_joules"] for row in before),
+    }

@@ -1,1 +1,0 @@
-"""What surrounds training: workdir, checkpoints, metrics, progress, figures, scripts."""

@@ -1,0 +1,1 @@
+"""Clients on devices: their slots, the map over clients, sums across devices."""

@@ -1,0 +1,138 @@
+"""Test loss and accuracy against NumPy sums over the test set."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import setup
+
+from jfedsl.data import datasets
+from jfedsl.engine.evaluation import distinct, fold_test_set
+from jfedsl.engine.state import weights
+from jfedsl.models import layers
+
+
+def by_hand(experiment, params, stats):
+    """Mean loss and accuracy of a whole model over the digits' test set, in float64."""
+    test = datasets.load("digits", "").test
+    images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
+    logits, _ = layers.apply(experiment.scheme.model, params, stats, images, train=False)
+    logits = np.asarray(logits, np.float64)
+    scores = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    loss = -scores[np.arange(len(test.labels)), test.labels].mean()
+    return loss, (logits.argmax(axis=1) == test.labels).mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 360, 1000])
+def test_padding_folds_away(batch_size):
+    labels = np.arange(10, dtype=np.int32)
+    test = fold_test_set(np.zeros((10, 2, 2, 1), np.uint8), labels, batch_size)
+    np.testing.assert_array_equal(test.labels[test.valid], labels)
+    assert test.images.shape[:2] == test.valid.shape and test.valid.shape[1] <= 10
+
+
+@pytest.mark.parametrize("eval_batch_size", [500, 77])
+def test_merged_model_between_aggregations(eval_batch_size):
+    experiment, state, run = setup(
+        aggregate_every=5, clients=3, partition="quantity", quantity_alpha=5.0,
+        aggregation="examples", dropout_rate=0.3, eval_batch_size=eval_batch_size,
+    )  # fmt: skip
+    state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    share = np.asarray(weights(experiment.scheme, experiment.data.partition, state.participants))
+    merged = jax.tree.map(lambda x: np.tensordot(share, x, 1), state.clients.params)
+    loss, accuracy = by_hand(experiment, merged + state.server.params, experiment.initial.stats)
+    np.testing.assert_allclose(result.test_loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(result.test_accuracy, accuracy, rtol=1e-6)
+    assert result.test_accuracy_dense == result.test_accuracy
+
+
+def topk_of(smashed: np.ndarray, keep: float) -> np.ndarray:
+    """The largest magnitudes of each row, in NumPy."""
+    count = round(keep * smashed.shape[1])
+    order = np.argsort(-np.abs(smashed), axis=1, kind="stable")
+    kept = np.zeros(smashed.shape, bool)
+    np.put_along_axis(kept, order[:, :count], True, axis=1)
+    return np.where(kept, smashed, 0.0)
+
+
+@pytest.mark.parametrize("smashed", ["topk([0.02,0.02,0.3])", "feedback(topk([0.02,0.02,0.3]))"])
+def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed):
+    experiment, state, run = setup(clients=3, aggregation="equal", smashed=smashed)
+    state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    test, scheme = datasets.load("digits", "").test, experiment.scheme
+    images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
+    sides = scheme.model[: scheme.cut], scheme.model[scheme.cut :]
+    none = ({},) * len(scheme.model)
+    sent, _ = layers.apply(sides[0], state.aggregator.params, none[: scheme.cut], images, False)
+    accuracies = []
+    for keep in (0.02, 0.02, 0.3):
+        arrived = jax.numpy.asarray(topk_of(np.asarray(sent), keep))
+        logits, _ = layers.apply(sides[1], state.server.params, none[scheme.cut :], arrived, False)
+        accuracies.append((np.asarray(logits).argmax(axis=1) == test.labels).mean())
+    assert accuracies[0] != accuracies[2]
+    np.testing.assert_allclose(result.test_accuracy_deployed, np.mean(accuracies), rtol=1e-5)
+    assert result.test_accuracy_deployed != result.test_accuracy == result.test_accuracy_dense
+
+
+def test_unbiased_compressors_leave_the_deployed_model_nearly_as_it_is():
+    experiment, state, run = setup(
+        clients=2, smashed="dropout(0.3)|uniform(8)", prune_kind="mask", prune_rate=(0.5,)
+    )
+    for _ in range(3):
+        state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    assert abs(result.test_accuracy_deployed - result.test_accuracy) < 0.01
+    assert result.test_accuracy_dense != result.test_accuracy
+
+
+@pytest.mark.parametrize("score", ["magnitude", "random"])
+def test_unequal_masks_are_weighted_by_examples(score):
+    experiment, state, run = setup(
+        clients=4, prune_kind="mask", prune_rate=(0.0, 0.9, 0.9, 0.5), prune_score=score,
+        partition="quantity", quantity_alpha=5.0, aggregation="examples", batch_size=4,
+    )  # fmt: skip
+    state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    share = np.asarray(weights(experiment.scheme, experiment.data.partition, state.participants))
+    own = []
+    for n in range(4):
+        params = jax.tree.map(
+            lambda w, m, n=n: np.asarray(w) * np.asarray(m[n]),
+            state.aggregator.params,
+            state.clients.masks,
+        )
+        own.append(by_hand(experiment, params + state.server.params, experiment.initial.stats))
+    loss, accuracy = share @ np.array(own)
+    np.testing.assert_allclose(result.test_loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(result.test_accuracy, accuracy, rtol=1e-5)
+    dense = by_hand(
+        experiment, state.aggregator.params + state.server.params, experiment.initial.stats
+    )
+    np.testing.assert_allclose(result.test_accuracy_dense, dense[1], rtol=1e-6)
+    pruner = experiment.scheme.pruner
+    slots, sums = distinct(
+        pruner.variant, pruner.groups[0], state.participants, jax.numpy.asarray(share)
+    )
+    assert len(slots) == (3 if score == "magnitude" else 4)
+    np.testing.assert_allclose(sums.sum(), 1.0, rtol=1e-6)
+
+
+def test_local_statistics_are_evaluated_client_by_client():
+    experiment, state, run = setup(
+        model="mlp", norm="batch", batch_norm_statistics="local", clients=3, prune_kind="mask"
+    )
+    for _ in range(2):
+        state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    own = []
+    for n in range(3):
+        stats, masks = (
+            jax.tree.map(lambda x, n=n: x[n], t) for t in (state.clients.stats, state.clients.masks)
+        )
+        params = jax.tree.map(
+            lambda w, m: np.asarray(w) * np.asarray(m), state.aggregator.params, masks
+        )
+        own.append(by_hand(experiment, params + state.server.params, stats + state.server.stats))
+    np.testing.assert_allclose(result.test_accuracy, np.mean(own, axis=0)[1], rtol=1e-5)
+    assert len({loss for loss, _ in own}) == 3

@@ -1,0 +1,138 @@
+"""Devices of a run: by range, by class, by network; what they can hold; what they can prune to."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jfedsl.config import Config
+from jfedsl.engine.conditions import round_conditions
+from jfedsl.errors import UserError
+from jfedsl.run.assemble import build
+from jfedsl.run.assemble.hardware import hardware_of, network_of
+from jfedsl.run.assemble.radio import memory_of
+from jfedsl.wireless.network import DEVICES, NETWORKS
+from jfedsl.wireless.radio import Conditions
+
+
+def config(**changes: Any) -> Config:
+    settings: dict[str, Any] = {
+        "model": "mlp", "norm": "none", "train_examples": 200, "test_examples": 50, "clients": 4,
+        "batch_size": 4, "partition": "iid",
+    }  # fmt: skip
+    return Config(**(settings | changes))
+
+
+def first_conditions(**changes: Any) -> Conditions:
+    """Of all clients in the first round."""
+    e = build(config(**changes))
+    state = e.init()
+    return round_conditions(e.scheme, e.key, state.round, state.participants, state.clients)
+
+
+def test_flags_change_the_preset_and_nothing_else():
+    base = NETWORKS["small_cell"]
+    found = network_of(config(network="small_cell", bandwidth_hz=1e6, fading="none"))
+    assert base is not None and found is not None
+    assert (found.up_hz, found.down_hz, found.fading) == (1e6, 1e6, "none")
+    same = found._replace(up_hz=base.up_hz, down_hz=base.down_hz, fading=base.fading)
+    assert same == base
+    assert network_of(config(network="none")) is None
+
+
+def test_a_cell_without_path_loss_has_no_radius():
+    with pytest.raises(UserError, match="--cell_radius_m=100.0: allowed is nothing with --network"):
+        network_of(config(network="wideband", cell_radius_m=100))
+
+
+def test_ranges_are_spread_and_alike_in_order():
+    found = hardware_of(config(device_flops="1e9-4e9", device_power_dbm="10-40"))
+    np.testing.assert_allclose(np.sort(found.flops), [1e9, 2e9, 3e9, 4e9])
+    np.testing.assert_allclose(np.sort(found.power_dbm), [10, 20, 30, 40])
+    assert (found.flops.argsort() == found.power_dbm.argsort()).all()
+    assert np.isinf(found.memory).all()
+
+
+def test_classes_are_dealt_to_all_clients():
+    found = hardware_of(config(device_classes="3*sensor, 1*phone"))
+    assert sorted(found.flops) == sorted([DEVICES["sensor"].flops] * 3 + [DEVICES["phone"].flops])
+    phone = int(np.argmax(found.flops))
+    assert found.power_dbm[phone] == DEVICES["phone"].power_dbm
+    assert found.memory[phone] == DEVICES["phone"].memory
+
+
+WRONG_CLASSES = [
+    "3*phone", "3*phone,2*sensor", "4*toaster", "phone", "4*phone,", "2147483647*phone",
+    "9" * 5000 + "*phone", "1*phone," * 20_000, "9" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG_CLASSES, ids=range(len(WRONG_CLASSES)))
+def test_classes_that_do_not_cover_the_clients_are_refused(text):
+    with pytest.raises(UserError, match="device_classes=") as error:
+        config(device_classes=text)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_memory_adds_up_and_is_asked_for():
+    experiment = build(config(momentum=0.9, prune_kind="none"))
+    scheme = experiment.scheme
+    side, image = scheme.model[: scheme.cut], experiment.image.shape
+    memory = memory_of(config(), scheme, side, image)
+    weights = 64 * 256 + 256
+    batch, signs, cut_gradient = 4 * 4 * 64, 4 * 256, 4 * 4 * 256
+    assert memory == (4 * weights, 4 * weights, 4 * weights, batch, signs, cut_gradient)
+    build(config(device_memory=str(memory.total), prune_kind="none"))
+    with pytest.raises(UserError, match=f"device_memory={memory.total - 1}: allowed is at least"):
+        build(config(device_memory=str(memory.total - 1), prune_kind="none"))
+
+
+def test_memory_of_other_ways_to_compute():
+    def residuals(**changes: Any) -> int:
+        scheme = build(config(prune_kind="none", **changes)).scheme
+        return memory_of(config(), scheme, scheme.model[: scheme.cut], (8, 8, 1)).residuals
+
+    signs, entries = 4 * 256, 4 * 64
+    assert residuals() == residuals(remat_clients=True) == signs
+    assert residuals(compute_dtype="bfloat16") == signs + 2 * entries
+    assert residuals(client_backward="int8") > signs + entries
+    assert residuals(algorithm="fedavg") > 2 * signs, "the whole model"
+
+
+def test_a_pruned_part_fits_where_the_dense_one_does_not():
+    scheme = build(config()).scheme
+    image = (8, 8, 1)
+    whole = memory_of(config(), scheme, scheme.model[: scheme.cut], image).total
+    small = {"prune_kind": "channel", "prune_rate": (0.75,), "device_memory": str(whole // 2)}
+    build(config(**small))
+    with pytest.raises(UserError, match="lack memory"):
+        build(config(**small, prune_ramp_rounds=10))  # which starts dense
+
+
+def test_capacity_follows_from_the_devices():
+    slow = {"prune_kind": "channel", "prune_policy": "by_resource"}
+    by_device = build(config(**slow, device_flops="2.5e9,1e10,5e9,1e10"))
+    by_flag = build(config(**slow, client_capacity="0.25,1,0.5,1"))
+    for one, other in zip(
+        by_device.scheme.pruner.groups, by_flag.scheme.pruner.groups, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert len(by_device.scheme.pruner.groups) > 1
+
+
+def test_a_higher_channel_prune_rate_is_never_more_client_seconds():
+    seconds = []
+    for rate in (0.0, 0.25, 0.5, 0.75):
+        now = first_conditions(prune_kind="channel", prune_rate=(rate,))
+        seconds.append(now.forward + now.backward)
+    assert (np.diff(np.array(seconds), axis=0) < 0).all()
+
+
+def test_ideal_sparse_kernels_save_what_is_pruned_of_weights_but_nothing_of_channels():
+    dense = first_conditions(prune_rate=(0.5,)).forward
+    half = first_conditions(prune_rate=(0.5,), mask_compute="ideal").forward
+    np.testing.assert_allclose(half, dense / 2, 1e-5)
+    narrow = first_conditions(prune_kind="channel", prune_rate=(0.5,)).forward
+    wide = {"prune_kind": "channel", "prune_rate": (0.5,), "mask_compute": "ideal"}
+    ideal = first_conditions(**wide).forward
+    np.testing.assert_array_equal(ideal, narrow)

@@ -1,0 +1,89 @@
+"""What a run makes of the clients its data names, and of classes that nobody has."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import plain
+
+from jfedsl.data.datasets import DATASETS, from_arrays, load
+from jfedsl.data.partition import PARTITIONS, Kind
+from jfedsl.errors import UserError
+from jfedsl.run.assemble.examples import subset_of
+from jfedsl.run.assemble.shares import notes_on_classes, shares_of
+
+OWNERS = np.array(["ann", "bob", "cid", "dot"])[np.random.default_rng(0).integers(0, 4, 200)]
+INPUTS = np.arange(400.0).reshape(200, 2)
+OWNED = from_arrays((INPUTS, np.arange(200) % 5), (INPUTS, np.arange(200) % 5), clients=OWNERS)
+
+
+def test_natural_clients_are_the_owners_and_stay_so_in_a_subset() -> None:
+    config = plain(partition="natural", clients=4, train_examples=120)
+    some = subset_of(config, OWNED).train
+    shares = shares_of(config, subset_of(config, OWNED))
+    for name, share in zip(["ann", "bob", "cid", "dot"], shares, strict=True):
+        positions = (some.images[share, 0] / 2).astype(int)
+        assert len(share) > 9 and set(OWNERS[positions]) == {name}
+    assert sum(map(len, shares)) == 120
+
+
+def own(rng: Any, labels: Any, clients: int) -> Any:
+    return [np.arange(8)] * (clients - 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"partition": "natural", "clients": 9}, "--clients=9: allowed is 4 with --partition=n"),
+        ({"partition": "natural", "dataset": "digits"}, "--partition=natural: allowed is one of "),
+        ({"partition": "natural", "min_examples": 99}, "--min_examples=99: allowed is at most 4"),
+        (
+            {"partition": "dirichlet", "min_examples": 51},
+            r"--min_examples=51: allowed is at most \d+ with --partition=dirichlet, "
+            r"--dirichlet_alpha=0.5 and --clients=4, the best of 200 draws; fewer --clients or a ",
+        ),
+        (
+            {"partition": "iid", "clients": 2**31 - 1},
+            "--clients=2147483647: allowed is at most 200",
+        ),
+        ({"partition": "own"}, "--partition=own: allowed is one that makes --clients=4 lists of "),
+        (
+            {"partition": "dirichlet", "dirichlet_alpha": 0.01, "clients": 9},
+            "--clients=9: allowed is as many as --partition=dirichlet can feed from 200 examples;",
+        ),
+        (
+            {"partition": "dirichlet", "batch_size": 60},
+            r"--batch_size=60: allowed is at most \d+, .*; --min_examples=60 draws again\)",
+        ),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(
+    changes: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PARTITIONS, "own", Kind(own))
+    monkeypatch.setitem(DATASETS, "owned", lambda data_dir: OWNED)
+    config = plain(**{"dataset": "owned", **changes})
+    with pytest.raises(UserError, match=f"^{text}"):
+        shares_of(config, load(config.dataset, ""))
+
+
+def test_arrays_that_a_loader_cannot_take_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (INPUTS, np.eye(5)[np.arange(200) % 5])
+    monkeypatch.setitem(DATASETS, "rows", lambda data_dir: from_arrays(rows, rows))
+    with pytest.raises(UserError, match=r"^--dataset=rows: train labels: .* labels.argmax\(1\)"):
+        load("rows", "")
+
+
+def test_a_file_that_a_loader_cannot_read_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "mine", lambda data_dir: open("/nowhere/x.npy"))
+    with pytest.raises(UserError, match=r"^--dataset=mine: .* No such file .*: '/nowhere/x.npy'$"):
+        load("mine", "")
+
+
+def test_classes_that_nobody_has_are_noted() -> None:
+    tested = np.array([0, 4, 5, 6, 0, 7])
+    assert notes_on_classes(np.array([1, 1, 1, 1, 1, 1]), tested) == []
+    assert notes_on_classes(np.array([0, 3, 0, 0, 0, 1]), tested) == [
+        "no client has examples of classes 2-3, which are 11 of 22 test examples",
+        "no examples at all of classes 0, 4",
+    ]

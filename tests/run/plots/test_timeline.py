@@ -1,0 +1,168 @@
+"""A round's timeline is the round's cost, moment by moment."""
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from jfedsl.run.plots.timeline import COLOURS, segments, timeline
+from jfedsl.wireless.cost import Cost, Sent, Stage, round_cost
+from jfedsl.wireless.network import MACRO_CELL
+from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work
+
+ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sent in vain"}
+ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
+
+
+@partial(jax.jit, static_argnums=1)
+def some_cost(key: jax.Array, one_by_one: bool) -> Cost:
+    """Of a round in which some are out of reach and some too late."""
+    keys = iter(jax.random.split(key, 10))
+    rates = [10 ** jax.random.uniform(next(keys), (6,), minval=4, maxval=7) for _ in range(2)]
+    passes = [10 ** jax.random.uniform(next(keys), (6,), minval=-3, maxval=0) for _ in range(2)]
+    there, holding = (jax.random.bernoulli(next(keys), p, (6,)) for p in (0.7, 0.8))
+    arrived = jax.random.bernoulli(next(keys), 0.8, (3, 6)) & (there & holding)[None]
+    bits = 10 ** jax.random.uniform(next(keys), (4, 6), minval=3, maxval=7)
+    exchanged = bits[:2, None] * jnp.ones((1, 3, 1))
+    sent = Sent(
+        exchanged[0] * holding[None].astype(float), exchanged[1] * arrived.astype(float),
+        bits[2] * holding.astype(float), bits[3], arrived, holding,
+    )  # fmt: skip
+    one, none = jnp.ones(6), jnp.zeros((1, 1))
+    work, site = Work(none, none, 1e12), Site(Devices(one, one, one), none)
+    radio = Radio(MACRO_CELL, site, work, "equal", False, None, 0.5, 2.0)
+    conditions = Conditions(*rates, *passes, there, *(10 * rate for rate in rates))
+    return round_cost(radio, jnp.arange(6), conditions, sent, one_by_one)
+
+
+def handmade(count: int, steps: int) -> Cost:
+    """A round of participants of whom each is slower than the one before."""
+    own = 1 + np.arange(count, dtype=np.float64)
+
+    def stage(*lead: int, computes: float, sends: float) -> Stage:
+        whole = np.full(lead, (computes + sends) * count)
+        spread = np.ones((*lead, count)) * own
+        critical, done = np.full(lead, computes * count), np.ones((*lead, count), bool)
+        return Stage(whole, computes * spread, sends * spread, critical, done)
+
+    first, last = stage(computes=0, sends=2), stage(computes=0, sends=3)
+    up, down = stage(steps, computes=1, sends=4), stage(steps, computes=2, sends=0.5)
+    server = np.full(steps, 1.5)
+    seconds = count * (2 + 3 + 7.5 * steps) + 1.5 * steps
+    busy = own * (5 + 7.5 * steps)
+    return Cost(
+        seconds=seconds, compute_seconds=0.0, communication_seconds=seconds,
+        server=server.sum(), compute=3 * steps * own, uplink=(4 * steps + 3) * own,
+        downlink=(0.5 * steps + 2) * own, waiting=seconds - server.sum() - busy,
+        compute_joules=0 * own, transmit_joules=0 * own, lost=0.0,
+        stages=(first, up, server, down, last),
+    )  # fmt: skip
+
+
+def assert_is_the_cost(cost: Cost, participant: int) -> None:
+    found, total = segments(cost, participant), Counter[str]()
+    now = 0.0
+    for kind, start, seconds in found:
+        assert kind in COLOURS and seconds > 0 and start == now
+        now += seconds
+        total[kind] += seconds
+    parts = {
+        "seconds": now,
+        "server": total["server"],
+        "compute": total["forward"] + total["backward"],
+        "on the air": sum(seconds for kind, seconds in total.items() if kind in ON_THE_AIR),
+        "waiting": total["waiting"] + total["exchange lost"],
+    }
+    for name, seconds in parts.items():
+        expected = cost.uplink + cost.downlink if name == "on the air" else getattr(cost, name)
+        expected = expected[participant] if np.ndim(expected) else expected
+        np.testing.assert_allclose(
+            seconds, expected, rtol=1e-5, atol=1e-5 * cost.seconds, err_msg=name
+        )
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_segments_are_the_cost(seed: int, one_by_one: bool) -> None:
+    cost = jax.device_get(some_cost(jax.random.key(seed), one_by_one))
+    for participant in range(6):
+        assert_is_the_cost(cost, participant)
+
+
+def test_segments_come_in_order() -> None:
+    cost = handmade(3, 2)
+    for participant in range(3):
+        assert_is_the_cost(cost, participant)
+    slowest = [s.kind for s in segments(cost, 2)]
+    assert slowest == ["model down", *ORDER, *ORDER, "model up"]
+    assert [s.start for s in segments(cost, 2)[:4]] == [0, 6, 9, 21]
+    quick = [s.kind for s in segments(cost, 0)]
+    assert [kind for kind in quick if kind != "waiting"] == slowest
+    assert quick.count("waiting") == 2 + 2 * 2
+    assert all(quick[quick.index(kind) + 1] == "waiting" for kind in ("model down", "backward"))
+
+
+def test_lost_exchanges_are_seen() -> None:
+    cost = handmade(2, 2)
+    first, up, _, down, last = cost.stages
+    for stage, step in ((first, ()), (up, (0,)), (down, (0,)), (last, ())):
+        stage.done[(*step, 0)] = False
+    down.computing[0, 0] = down.sending[0, 0] = 0
+    vain, lost = "sent in vain", "exchange lost"
+    first_exchange = ["forward", vain, lost, "server", lost]
+    second = [kind for one in ORDER for kind in ([one, "waiting"] if one in ORDER[1::3] else [one])]
+    expected = [vain, "waiting", *first_exchange, *second, vain, "waiting"]
+    assert [s.kind for s in segments(cost, 0)] == expected
+    assert {vain, lost}.isdisjoint(s.kind for s in segments(cost, 1))
+    assert_is_the_cost(cost, 1)
+
+
+def test_who_takes_no_part_waits() -> None:
+    cost = handmade(2, 1)
+    for stage in cost.stages:
+        if isinstance(stage, Stage):
+            stage.computing[..., 0] = stage.sending[..., 0] = 0
+    assert {s.kind for s in segments(cost, 0)} == {"waiting", "server"}
+    assert sum(s.seconds for s in segments(cost, 0)) == cost.seconds
+
+
+@pytest.mark.parametrize(("count", "steps"), [(1, 1), (5, 3), (40, 50)])
+def test_a_picture(count: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def spy(self: Figure, *arguments: Any, **options: Any) -> None:
+        saved.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    ids = np.arange(count) + 100
+    cost = handmade(count, steps)
+    cost.stages[1].done[0, : count // 5] = False
+    timeline(cost, ids, "Round 7", tmp_path / "timeline.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["timeline.png"]
+    height, width, _ = matplotlib.image.imread(tmp_path / "timeline.png").shape
+    assert 1000 <= width <= 2000 and 250 <= height <= 1200
+    (axis,) = saved[0].axes
+    drawn = min(count, 16)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    shown = ids[::-1][:drawn] if count < 40 else [*ids[::-1][:12], *ids[7:3:-1]]
+    assert names == ["server", *(f"client {i}" for i in shown)], "slowest first"
+    said = "the 12 of 40 that wait least, 4 of 8 that lost exchanges" if count == 40 else ""
+    assert axis.get_ylabel() == said
+    legend = [text.get_text() for text in saved[0].legends[0].get_texts()]
+    assert legend == list(COLOURS)[: None if count > 1 else -2]
+
+
+def test_a_round_of_nothing_can_be_drawn(tmp_path: Path) -> None:
+    nothing = jax.tree.map(np.zeros_like, handmade(2, 1))
+    assert segments(nothing, 0) == []
+    timeline(nothing, np.arange(2), "nobody", tmp_path / "timeline.png")

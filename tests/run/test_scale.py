@@ -1,0 +1,506 @@
+"""One training on any number of devices and processes; memories of clients on the host."""
+
+import atexit
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_equal, parse, plain
+from hypothesis import given
+from hypothesis import strategies as st
+from on_meshes import summands
+
+from jfedsl.config import Config
+from jfedsl.engine.client_memory import memories
+from jfedsl.errors import UserError
+from jfedsl.run import training
+from jfedsl.run.assemble import build
+from jfedsl.run.client_store import Store
+from jfedsl.run.processes import distributed
+from jfedsl.run.restore import restore_run
+from jfedsl.sharding.collectives import pack, unpack
+
+ROOT = Path(__file__).parents[2]
+CACHE = tempfile.mkdtemp(prefix="jfedsl-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+SMALL: dict[str, Any] = {
+    "model": "mlp", "norm": "none", "train_examples": 300, "test_examples": 100, "rounds": 3,
+    "local_steps": 2, "batch_size": 4, "partition": "iid", "progress": "none", "clients": 12,
+    "participants": 5,
+}  # fmt: skip
+ALL: list[list[int] | None] = [None, [1, 2], [2, 2]]
+
+# Runs on meshes. 5 participants on 2 or 4 devices leave places over.
+CASES: dict[str, dict[str, Any]] = {
+    "fedsl": {},
+    "channel": {
+        "prune_kind": "channel", "prune_policy": "by_resource", "client_capacity": "0.25-1",
+        "clients": 6, "participants": None, "prune_ladder": (1.0, 0.5),
+    },
+    "fedavg": {"algorithm": "fedavg"},
+}  # fmt: skip
+PACKED: dict[str, dict[str, Any]] = {
+    "fedsl packed": {"collective_bits": 8},
+    "fedavg packed": {"algorithm": "fedavg", "collective_bits": 8},
+}
+SLOW: dict[str, dict[str, Any]] = {
+    "outage": {"algorithm": "sfl_v2", "server_order": "exchange", "outage_snr_db": 5.0},
+    "sfl_v1": {"algorithm": "sfl_v1"},
+    "sfl_v1, outage": {"algorithm": "sfl_v1", "outage_snr_db": 5.0},
+    "deadline": {"outage_snr_db": 5.0, "deadline_s": 0.5},
+    "averaged moments": {"client_optimizer_state": "average"},
+    "averaged Adam, outage": {
+        "client_optimizer_state": "average", "optimizer": "adam", "outage_snr_db": 5.0,
+        "client_learning_rate": 0.001, "server_learning_rate": 0.001,
+    },
+    "taylor": {"prune_score": "taylor", "prune_rate": (0.3,)},
+    "sparse kernels": {"mask_compute": "ideal"},
+    "local statistics": {
+        "algorithm": "fedavg", "norm": "batch", "batch_norm_statistics": "local",
+    },
+    "batch norm": {"norm": "batch", "participants": 4},
+    "batch norm, places left over": {"norm": "batch"},
+    "batch norm, in turn": {
+        "norm": "batch", "algorithm": "sfl_v2", "server_order": "exchange",
+    },
+    "compressed models": {
+        "optimizer": "adam", "client_learning_rate": 0.001, "server_learning_rate": 0.001,
+        "model_up": "feedback(topk(0.2))", "model_down": "uniform(8)",
+    },
+    "stateless": {"client_state": "stateless"},
+    "remat": {"remat_clients": True},
+    "everyone": {"participants": None, "clients": 5},
+    "crop and flip": {"model": "cnn", "norm": "group", "augment": "crop_flip"},
+    "int8": {"client_backward": "int8"},
+    "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
+    "convolutions": {"model": "cnn", "norm": "group"},
+}  # fmt: skip
+
+
+QUICK = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"
+}  # fmt: skip
+
+
+def child_environment(devices: int = 1) -> dict[str, str]:
+    """Of a process with virtual devices, and quick to compile."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, **QUICK}
+
+
+def ask(request: dict[str, Any]) -> Any:
+    """What tests/on_meshes.py answers."""
+    command = [sys.executable, str(ROOT / "tests" / "on_meshes.py")]
+    done = subprocess.run(
+        [*command, json.dumps({"cache": CACHE, **request})], capture_output=True, text=True,
+        timeout=900, env=child_environment(4),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def wanted(cases: dict[str, dict[str, Any]], meshes: list[list[int] | None]) -> dict[str, Any]:
+    return {n: {"config": {**SMALL, **c}, "meshes": meshes} for n, c in cases.items()}
+
+
+@pytest.fixture(scope="module")
+def answers() -> Any:
+    """Runs and sums of all quick tests."""
+    train = wanted(CASES, [None, [2, 2]]) | wanted({"fedsl": {}}, ALL)
+    train |= wanted(PACKED, [[2, 2]])
+    return ask({"train": train, "sums": {"bits": SUM_BITS, "meshes": SUM_MESHES}})
+
+
+def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["integers"] == expected["integers"]
+    assert sum(map(np.sum, expected["integers"].values())) > 0
+    for name, value in expected["floats"].items():
+        # Not to the bit: sums over clients are added up in another order.
+        np.testing.assert_allclose(found["floats"][name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_mesh_trains_as_one_device_does(answers: Any, name: str) -> None:
+    alone, *spread = answers["train"][name].values()
+    assert alone["left_over"] == 0 and spread and all(run["left_over"] > 0 for run in spread)
+    assert (alone["groups"] > 1) == (name == "channel")
+    losses = alone["floats"]["train_loss"]
+    assert losses[-1] < losses[0] and "test_accuracy_dense" in alone["floats"]
+    for run in spread:
+        check_same(run, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
+    found = ask({"train": wanted({name: SLOW[name]}, ALL)})["train"][name]
+    alone, *spread = found.values()
+    for run in spread:
+        check_same(run, alone)
+    if name == "everyone":  # the gradient, the models, the record
+        assert [run["messages"] for run in found.values()] == [0, 3, 3]
+    if name == "outage":
+        reachable = np.array(alone["integers"]["reachable"])
+        assert 0 < reachable.mean() < 1
+
+
+@pytest.mark.parametrize("name", ["fedsl", "fedavg"])  # with masks and without
+def test_packed_averages_train_as_well_and_count_the_same(answers: Any, name: str) -> None:
+    whole, packed = (answers["train"][n]["[2, 2]"] for n in (name, f"{name} packed"))
+    assert packed["integers"] == whole["integers"]
+    assert packed["floats"] != whole["floats"], "bits make no difference"
+    for loss in ("train_loss", "test_loss"):
+        np.testing.assert_allclose(packed["floats"][loss], whole["floats"][loss], rtol=0.03)
+
+
+SUM_BITS, SUM_MESHES = [4, 8, 16], [[4, 1], [2, 2], [1, 4]]
+BUCKET = 512  # entries of a step
+
+
+def spans(vector: np.ndarray) -> np.ndarray:
+    """Greatest less least of each entry's bucket; there are zeros at the end."""
+    buckets = np.pad(vector, (0, -vector.size % BUCKET)).reshape(-1, BUCKET)
+    return np.repeat(np.ptp(buckets, axis=1), BUCKET)[: vector.size]
+
+
+@pytest.mark.parametrize("mesh", SUM_MESHES, ids=str)
+@pytest.mark.parametrize("bits", SUM_BITS)
+def test_sums_are_right_in_the_mean_and_off_by_their_steps(
+    answers: Any, bits: int, mesh: list[int]
+) -> None:
+    found, (weights, rows) = answers["sums"][f"{bits} {mesh}"], summands()
+    flat = np.concatenate([x.reshape(len(weights), -1) for x in rows.values()], axis=1)
+    parts = (weights[:, None] * flat).reshape(mesh[0], -1, flat.shape[1]).sum(1)
+    exact = parts.sum(0)
+    # One step of each process's part, then one of their sum, which is off by then.
+    steps = np.stack([spans(part) for part in parts]) / (2**bits - 1)
+    last = (spans(exact) + 2 * steps.sum(0)) / (2**bits - 1)
+    rounding = 1e-5 * np.abs(flat).max()
+    for extreme in (found["least"], found["greatest"]):
+        assert (np.abs(np.array(extreme) - exact) <= steps.sum(0) + last + rounding).all()
+    deviation = np.sqrt(((steps**2).sum(0) + last**2) / 4 / 64)
+    assert (np.abs(np.array(found["mean"]) - exact) <= 6 * deviation + rounding).all()
+    assert np.ptp([found["least"], found["greatest"]], axis=0).max() > 0, "rounding is random"
+    assert found["disagree"] == 0
+
+
+@given(st.sampled_from([4, 8, 16]), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_what_is_packed_comes_back_in_as_few_bytes(bits: int, pairs: int, seed: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, 2**bits, 2 * pairs, dtype=np.uint32)
+    packed = pack(jnp.asarray(codes), bits)
+    assert packed.nbytes == 2 * pairs * bits // 8
+    np.testing.assert_array_equal(unpack(packed, bits), codes)
+
+
+# Several processes.
+
+SCRIPT = [sys.executable, str(ROOT / "experiments" / "train.py")]
+LASTING: dict[str, Any] = {**SMALL, "rounds": 4, "eval_every": 2, "checkpoint_every": 2}
+
+
+def started(workdir: Path, more: list[str], devices: int = 1, **changes: Any) -> Any:
+    settings = {**LASTING, "compilation_cache": CACHE, "workdir": workdir, **changes}
+    return subprocess.Popen(
+        [*SCRIPT, *(f"--{name}={value}" for name, value in settings.items()), *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment(devices),
+    )  # fmt: skip
+
+
+def two_started(workdir: Path, **changes: Any) -> list[Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    return [started(workdir, [*common, f"--process={n}"], **changes) for n in range(2)]
+
+
+def finished(*processes: Any) -> list[str]:
+    """What they print; none may fail."""
+    try:
+        texts = [process.communicate(timeout=180) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, error) in zip(processes, texts, strict=True):
+        assert process.returncode == 0, error[-3000:]
+    return [out for out, _ in texts]
+
+
+def metrics(workdir: Path) -> list[dict[str, str]]:
+    with open(workdir / "metrics.csv", newline="") as file:
+        return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
+
+
+def check_same_metrics(workdir: Path, expected: Path, rounds: int) -> None:
+    rows, others = metrics(workdir), metrics(expected)
+    assert [int(row["round"]) for row in rows] == list(range(1, rounds + 1))
+    for row, other in zip(rows, others[:rounds], strict=True):
+        for name, text in other.items():
+            if re.search("[.e]", text):
+                np.testing.assert_allclose(float(row[name]), float(text), rtol=1e-4, err_msg=name)
+            else:
+                assert row[name] == text, name
+
+
+def test_two_processes_train_as_one_and_go_on_as_four_devices(
+    tmp_path: Path, generated: Path
+) -> None:
+    """On images of which each process reads those of its clients only."""
+    alone, both = tmp_path / "alone", tmp_path / "runs" / "both"
+    data = {"dataset": "fashion_mnist", "data_dir": generated}
+    _, first, second = finished(
+        started(alone, [], rounds=6, **data), *two_started(both, client_state="host", **data)
+    )
+    assert "test accuracy" in first and "pictures" in first
+    assert "test accuracy" not in second and "workdir" not in second
+    assert [path.name for path in both.parent.iterdir()] == ["both"]
+    check_same_metrics(both, alone, 4)
+    finished(started(both, [], 4, rounds=6, client_state="host", **data))
+    check_same_metrics(both, alone, 6)
+
+
+@pytest.mark.slow
+def test_constants_are_measured_alike_by_two_processes_and_one(tmp_path: Path) -> None:
+    settings = {"measure_constants_every": 2, "momentum": 0.0, "sampling": "replacement"}
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    finished(started(alone, [], **settings), *two_started(both, **settings))
+    found, expected = (
+        [json.loads(line) for line in (folder / "constants.jsonl").read_text().splitlines()]
+        for folder in (both, alone)
+    )
+    assert [row["round"] for row in found] == [row["round"] for row in expected] == [0, 1, 2, 3, 4]
+    for row, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
+        assert ("beta" in row) == (row["round"] % 2 == 0)
+        if "beta" in row:
+            np.testing.assert_allclose(row["beta"][0], other["beta"][0], rtol=0.01)
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_to_the_same_whole_checkpoint(tmp_path: Path) -> None:
+    finished(*two_started(tmp_path / "run"), started(tmp_path / "alone", [], rounds=6))
+    arrays = [f for f in (tmp_path / "run/checkpoints/4/state").rglob("*") if f.is_file()]
+    for file in arrays:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    finished(*two_started(tmp_path / "run", rounds=6))
+    assert [path.name for path in (tmp_path / "run/checkpoints-damaged").iterdir()] == ["4"]
+    check_same_metrics(tmp_path / "run", tmp_path / "alone", 6)
+
+
+def wait_for(rounds: int, workdir: Path, processes: list[Any]) -> None:
+    """Until that many rounds have been logged."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and all(p.poll() is None for p in processes):
+        file = workdir / "metrics.csv"
+        if file.exists() and file.read_text().count("\n") > rounds:
+            return
+        time.sleep(0.02)
+    raise RuntimeError([p.communicate()[1][-2000:] for p in processes if p.poll() is not None])
+
+
+def check_stop(processes: list[Any], victim: int, saving: bool = False) -> None:
+    """Kills one; the other says that and ends, in JAX's words where that hears of it first."""
+    other = processes[1 - victim]
+    os.kill(processes[victim].pid, signal.SIGKILL)
+    _, error = other.communicate(timeout=60)
+    processes[victim].communicate()
+    assert processes[victim].returncode == -signal.SIGKILL
+    assert "Traceback" not in error and "Fatal Python" not in error
+    if other.returncode == -signal.SIGABRT and (saving or victim == 0):
+        assert "Terminating process because the JAX distributed service detected" in error
+        assert "another task died" in error
+        return
+    assert other.returncode == 1
+    line = error.splitlines()[-1]
+    assert line.startswith(f"error: process {1 - victim} of 2 stops: another one of the run is lo")
+    assert line.endswith("the same commands go on from the last checkpoint")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: int) -> None:
+    lasting = {"client_state": "host", "checkpoint_every": 4, "rounds": 500_000}
+    processes = two_started(tmp_path, **lasting)
+    try:
+        wait_for(4, tmp_path, processes)
+        while not list((tmp_path / "checkpoints").glob("*tmp*")):
+            if any(process.poll() is not None for process in processes):
+                raise RuntimeError("ended before a save")
+        check_stop(processes, victim, saving=True)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_process_stops_the_other_and_both_go_on_later(tmp_path: Path, victim: int) -> None:
+    workdir, lasting = tmp_path / "run", {"client_state": "host", "checkpoint_every": 150}
+    processes = two_started(workdir, **lasting, rounds=500_000)
+    try:
+        wait_for(152, workdir, processes)  # past a save, long before another one
+        check_stop(processes, victim)
+    finally:
+        for process in processes:
+            process.kill()
+    before = metrics(workdir)
+    assert len(before) > 150 and [p.name for p in (workdir / "checkpoints").iterdir()] == ["150"]
+    finished(*two_started(workdir, **lasting, rounds=160))
+    after = metrics(workdir)
+    assert [int(row["round"]) for row in after] == list(range(1, 161))
+    assert after[:150] == before[:150]
+
+
+# Memories on the host.
+
+CLIENTS = 300
+
+
+@given(st.lists(st.lists(st.integers(0, CLIENTS - 1), unique=True, max_size=60), max_size=12))
+def test_a_store_is_a_dict_in_which_others_are_as_new(steps: list[list[int]]) -> None:
+    fresh = {"a": np.array([1.5, -2.0], np.float32), "b": np.int32(7)}
+    store, expected = Store(fresh, CLIENTS), dict[int, dict[str, Any]]()
+    for step, clients in enumerate(steps):
+        ids = np.array(clients, np.int64)
+        rows = {
+            "a": (ids[:, None] * 10.0 + [step, 0]).astype(np.float32),
+            "b": (ids + step).astype(np.int32),
+        }
+        store.write(ids, rows)
+        expected |= {n: {k: x[i] for k, x in rows.items()} for i, n in enumerate(clients)}
+        assert sorted(store.ids.tolist()) == sorted(expected)
+        assert all(len(array) <= max(64, 2 * len(expected)) for array in store._arrays)
+    asked = np.random.default_rng(0).permutation(CLIENTS)[:100]
+    found = store.read(asked)
+    assert found["b"].dtype == np.int32 and found["a"].shape == (100, 2)
+    for place, n in enumerate(asked.tolist()):
+        assert_equal({k: x[place] for k, x in found.items()}, expected.get(n, fresh))
+    found["b"][:] = -1  # what is read is a copy
+    assert_equal(store.read(asked)["b"], [expected.get(n, fresh)["b"] for n in asked.tolist()])
+
+
+def lasting(workdir: Path, **changes: Any) -> Config:
+    """Clients that have much to remember, in periods that a save falls into."""
+    settings = {
+        "clients": 7, "participants": 3, "rounds": 8, "local_steps": 2, "momentum": 0.9,
+        "norm": "batch", "batch_norm_statistics": "local", "aggregate_every": 3, "eval_every": 4,
+        "checkpoint_every": 2, "model_up": "feedback(topk(0.1))", "model_down": "topk(0.1)",
+        "batch_size": 4, "train_examples": 300, "test_examples": 100,
+    }  # fmt: skip
+    return plain(**{**settings, "workdir": str(workdir), **changes})
+
+
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("resident") / "run"
+    training.train(lasting(workdir))
+    return workdir
+
+
+@pytest.mark.parametrize("stops", [(), (3, 4)], ids=["straight", "stopped"])
+def test_memories_on_the_host_train_to_the_same_bits(
+    resident: Path, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    """Stopped between two periods, and inside one."""
+    for rounds in (*stops, 8):
+        training.train(lasting(tmp_path, client_state="host", rounds=rounds))
+    rows, others = metrics(tmp_path), metrics(resident)
+    for row in (*rows, *others):  # stopping evaluates
+        for name in [name for name in row if name.startswith("test_")]:
+            row[name] = row[name] if row["round"] == "8" else ""
+    assert rows == others
+    runs = [restore_run(workdir) for workdir in (tmp_path, resident)]
+    assert_equal(*(run.state.replace(memory=None) for run in runs))
+    assert_equal(*(memories(run.experiment.scheme, run.state) for run in runs))
+
+
+@pytest.mark.parametrize("place", ["host", "stateless"])
+def test_the_state_on_the_devices_does_not_grow_with_clients(place: str) -> None:
+    def shapes(clients: int) -> Any:
+        settings: dict[str, Any] = {"model": "mlp", "norm": "none", "sampling": "replacement"}
+        config = plain(
+            **settings, partition="iid", clients=clients, participants=5, client_state=place
+        )
+        return jax.tree.map(lambda x: x.shape, jax.eval_shape(build(config).init))
+
+    assert shapes(10) == shapes(500)
+
+
+# What cannot work.
+
+TWO = {"coordinator": "127.0.0.1:1", "processes": 2, "process": 0, "workdir": "run"}
+LOCAL = {"norm": "batch", "batch_norm_statistics": "local"}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"process": 1}, "--process=1: allowed is nothing without --coordinator=HOST:PORT"),
+    ({"processes": 2}, "--processes=2: allowed is nothing without --coordinator=HOST:PORT"),
+    ({"coordinator": "cluster", "processes": 2, "workdir": "run"}, "--processes=2: allowed is not"),
+    ({**TWO, "workdir": ""}, "--workdir=: allowed is a folder that all processes see"),
+    ({"coordinator": "cluster"}, "--workdir=: allowed is a folder that all processes see"),
+    ({**TWO, "processes": None}, "--processes=: allowed is a number with --coordinator=HOST:PORT"),
+    ({**TWO, "process": None}, "--process=: allowed is a number with --coordinator=HOST:PORT"),
+    ({**TWO, "process": 2}, "--process=2: allowed is a number below --processes=2"),
+    ({**TWO, "process": -1}, "--process=-1: allowed is a whole number from 0"),
+    ({**TWO, "coordinator": "localhost"}, "--coordinator=localhost: allowed is HOST:PORT"),
+    ({**TWO, "coordinator": "host:"}, "--coordinator=host:: allowed is HOST:PORT"),
+    ({**TWO, "coordinator": "host:x"}, "--coordinator=host:x: allowed is HOST:PORT"),
+    ({"devices": 0}, "--devices=0: allowed is a whole number from 1"),
+    ({"collective_bits": 12}, "--collective_bits=12: allowed is one of 4, 8, 16, 32"),
+    ({"client_state": "disk"}, "--client_state=disk: allowed is one of resident, host, stateless"),
+    (
+        {"client_state": "stateless", "model_down": "uniform(8)"},
+        "--model_down=uniform(8): allowed is nothing with --client_state=stateless",
+    ),
+    (
+        {"client_state": "stateless", "model_up": "feedback(topk(0.1))"},
+        "--model_up=feedback(topk(0.1)): allowed is one without feedback(...) with --client_state",
+    ),
+    (
+        {"client_state": "stateless", **LOCAL},
+        "--batch_norm_statistics=local: allowed is aggregate with --client_state=stateless",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), WRONG)
+def test_what_cannot_work_together_is_one_clear_line(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(UserError) as error:
+        Config(**change)
+    assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+def test_the_same_from_a_command_line() -> None:
+    with pytest.raises(UserError, match="--process=1: allowed is nothing without --coordinator"):
+        parse(["--process=1"])
+
+
+def test_more_devices_than_there_are_is_refused_before_any_folder_is_made(tmp_path: Path) -> None:
+    count = jax.local_device_count() + 1
+    with pytest.raises(UserError, match=f"--devices={count}: allowed is at most the {count - 1} h"):
+        training.train(plain(devices=count, workdir=str(tmp_path / "never")))
+    assert list(tmp_path.iterdir()) == []
+    assert distributed.mesh_of(plain(devices=1)) is None
+
+
+def test_a_server_of_client_after_client_has_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    turns = {"algorithm": "sfl_v2", "local_steps": 2}
+    assert distributed.mesh_of(plain(**turns)) is None
+    allowed = "--devices=2: allowed is 1 with --algorithm=sfl_v2 and --server_order=client"
+    with pytest.raises(UserError, match=allowed):
+        distributed.mesh_of(plain(devices=2, **turns))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="--coordinator=: allowed is none with .*=client: one cl"):
+        distributed.mesh_of(plain(**turns))

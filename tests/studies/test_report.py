@@ -1,0 +1,227 @@
+"""A report says what the runs' own files say, shows their pictures, and stands alone."""
+
+import base64
+import csv
+import dataclasses
+import html
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import plain, script
+from matplotlib.figure import Figure
+
+from jfedsl.config import Config
+from jfedsl.config.canonical import recorded
+from jfedsl.errors import UserError, one_line
+from jfedsl.run.plots import figures
+from jfedsl.run.storage.workdir import differences
+from jfedsl.run.training import train
+from jfedsl.studies.report import find, settings_of, write
+from jfedsl.studies.study import compare, folder_name
+
+COMMON: dict[str, Any] = {
+    "clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100, "eval_every": 1,
+    "network": "macro_cell", "target_accuracy": 0.3,
+}  # fmt: skip
+SETTINGS = {"one|step": {}, "half of it": {"prune_kind": "channel", "prune_rate": (0.5,)}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    compare(plain(**COMMON, workdir=str(folder)), SETTINGS, (0, 1))
+    return folder
+
+
+def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
+    page, text = write([runs], tmp_path, "A <title>", None)
+    lines = text.read_text().splitlines()
+    assert "4 runs of 2 settings." in lines
+    for name in ("one_step", "half_of_it"):
+        summaries = [
+            json.loads((runs / name / f"seed_{seed}" / "summary.json").read_text())
+            for seed in (0, 1)
+        ]
+        cells = [row.split(" | ") for row in lines if row.startswith(f"| {name} |")]
+        accuracy = [s["final_accuracy"] for s in summaries]
+        reached, totals = cells
+        assert reached[1] == totals[1] == "2"
+        assert reached[2].startswith(f"{sum(accuracy) / 2:.4g}")
+        assert f"({min(accuracy):.4g} to {max(accuracy):.4g})" in reached[2]
+        model_up = sum(s["bytes"]["model_up"] for s in summaries) / 2e6
+        assert totals[5] == f"{model_up:.4g}"
+    head, body = page.read_text().split("<body>")
+    assert "<title>A &lt;title&gt;</title>" in head and "<title>" not in body
+    assert "A &#60;title&#62;" in body
+
+
+def test_the_page_stands_alone(runs: Path, tmp_path: Path):
+    page, text = write([runs], tmp_path, "title", 0.3)
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    sources = re.findall(r'src="([^"]*)"', page.read_text())
+    assert len(sources) == len(pictures) == text.read_text().count("](pictures/")
+    found = {base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources}
+    assert found == {path.read_bytes() for path in pictures}
+    assert "http" not in page.read_text()
+    names = {path.name.partition("_")[2] for path in pictures}
+    assert names == {"", "labels.png", "timeline.png", "masks.png"}
+    label_maps = [path for path in pictures if path.name.endswith("labels.png")]
+    assert len(label_maps) == 1, "the same for both settings"
+
+
+def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
+    for n, name in enumerate(("one_step", "half_of_it")):
+        shutil.copytree(runs / name / "seed_0", tmp_path / f"run{n}")
+    names = [s.name for s in settings_of(find([tmp_path / "run0", tmp_path / "run1"])[0])]
+    assert names == ["prune_kind=none", "prune_kind=channel, prune_rate=0.5"]
+    turned = settings_of(find([tmp_path / "run1", tmp_path / "run0"])[0])
+    assert [own.name for own in turned] == names[::-1], "in the order given"
+    assert len(find([tmp_path, tmp_path / "run0"])[0]) == 2, "each once"
+    both = settings_of(find([runs, tmp_path])[0])
+    assert [len(own.runs) for own in both] == [2, 2], "the same seed elsewhere is no other"
+
+
+def renamed(run: Path, folder: Path, **values: object) -> None:
+    """A copy of a run with other values in its config.json, which no table knows."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", ".*.seal"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def test_a_report_needs_no_tables(runs: Path, tmp_path: Path) -> None:
+    names = ("algorithm", "model", "dataset", "partition", "norm", "optimizer", "network")
+    own = {name: f"my_{name}" for name in names}
+    link = {"smashed": "positive(3)", "dropout_rate": None, "smashed_bits": None}
+    for seed in (0, 1):
+        renamed(runs / "one_step" / f"seed_{seed}", tmp_path / "runs" / f"{seed}", **own)
+    renamed(runs / "one_step" / "seed_0", tmp_path / "runs" / "2", **own, **link)
+    _, text = write([tmp_path / "runs"], tmp_path / "report", "title", None)
+    lines = text.read_text().splitlines()
+    assert "3 runs of 2 settings." in lines
+    assert all(f"| `{name}` | my_{name} |" in lines for name in names)
+    settings = settings_of(find([tmp_path / "runs"])[0])
+    assert [own.name for own in settings] == ["smashed=none", "smashed=positive(3)"]
+    written = (tmp_path / "runs" / "2" / "config.json").read_text()
+    copies = recorded(written), recorded(written)
+    assert differences(*copies) == [], "as a run's own and its checkpoint's are compared"
+    (tmp_path / "runs" / "2" / "config.json").write_text('{"model": "mine", "rounds": "many"}')
+    with pytest.raises(UserError, match="2/config.json: "):
+        find([tmp_path / "runs"])
+
+
+WEIRD = [
+    "$x", "a $x_ b$", 'src="pictures/none.png"', '<img src="x.png">', "[a](javascript:alert(1))",
+    "<javascript:x>", "b\nc | d", "`code` *em* _em_ ~~no~~", "# title", "&lt;", "\udcff\x02", "_z",
+    "x" * 300, "word " * 60, "word " * 59 + "other", "10", "9", "\u6a21\u578b \U0001f600",
+]  # fmt: skip
+
+
+def test_names_neither_break_the_page_nor_put_anything_into_it(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, source = tmp_path / "sweep", runs / "one_step" / "seed_0"
+    rows = [{"setting": name} for name in WEIRD]
+    for n, name in enumerate(WEIRD):
+        renamed(source, sweep / folder_name(name) / "seed_0", model=name, momentum=n / 100)
+        (sweep / folder_name(name) / "seed_0" / "labels.png").write_text("no picture: a secret")
+    with open(sweep / "results.csv", "w", newline="", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, ["setting"])
+        writer.writeheader()
+        writer.writerows(rows)
+    drawn: list[Figure] = []
+    save = figures.save
+    monkeypatch.setattr(figures, "save", lambda f, *a: (drawn.append(f), save(f, *a)))
+    page, text = write([sweep], tmp_path / "report $", "a $title$ <b>\udcff", None)
+    html_text = page.read_text()
+    assert "javascript" in html_text and "secret" not in html_text
+    addresses = re.findall(r"<(?!img)[^>]* (?:src|href)=", html_text)
+    assert not addresses and html_text.count("<img ") == len(re.findall("!\\[", text.read_text()))
+    assert all(
+        source.startswith("data:") for source in re.findall(r'<img [^>]*src="([^"]*)"', html_text)
+    )
+    tables = html_text.split("<h2>")[1:3]
+    for table in tables:
+        cells = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", table)
+        assert [html.unescape(cell) for cell in cells] == [one_line(name) for name in WEIRD], (
+            "names and order as given"
+        )
+    (figure,) = drawn
+    figure.set_layout_engine("constrained")  # which tests do without elsewhere
+    with warnings.catch_warnings(action="ignore"):
+        figure.draw_without_rendering()
+        legend = figure.legends[0].get_window_extent()
+        assert all(axis.get_tightbbox().ymin > legend.ymax for axis in figure.axes)
+        assert min(axis.get_window_extent().height for axis in figure.axes) > 200
+    entries = [entry.get_text() for entry in figure.legends[0].get_texts()]
+    assert len(set(entries)) == len(WEIRD)
+
+
+def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
+    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find([runs])[0]]
+    between = sorted(accuracies[:2])
+    assert between[0] < between[1], "else there is nothing to test"
+    _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
+    assert "(1 of 2)" in text.read_text()
+    _, text = write([runs], tmp_path, "title", 1.0)
+    assert "| - | - | - | - |" in text.read_text()
+
+
+def test_runs_of_different_targets_need_one(runs: Path, tmp_path: Path):
+    base = plain(**COMMON, workdir=str(tmp_path / "other"))
+    train(dataclasses.replace(base, target_accuracy=0.5))
+    with pytest.raises(UserError, match="--target=None: allowed is one accuracy"):
+        write([runs, tmp_path / "other"], tmp_path / "report", "title", None)
+    assert not (tmp_path / "report").exists()
+
+
+def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "nowhere"):
+        with pytest.raises(UserError, match=f"{folder}: allowed is a folder of runs"):
+            write([runs, tmp_path / folder], tmp_path / "report", "title", None)
+    config = Config.from_json((runs / "one_step" / "seed_0" / "config.json").read_text())
+    (tmp_path / "empty" / "config.json").write_text(config.to_json())
+    with pytest.raises(UserError, match="empty: allowed is a folder of runs"):
+        write([tmp_path / "empty"], tmp_path / "report", "title", None)
+    (tmp_path / "empty" / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not the metrics of a run"):
+        write([tmp_path / "empty"], tmp_path / "report", "title", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output=.*file: allowed is a folder"):
+        write([runs], tmp_path / "file", "title", None)
+    with pytest.raises(UserError, match="no folders of runs"):
+        script("report").main([])
+
+
+def test_unfinished_runs_are_named_and_left_out(runs: Path, tmp_path: Path):
+    shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns(".*.seal"))
+    stopped = tmp_path / "runs" / "one_step" / "seed_1"
+    rows = (stopped / "metrics.csv").read_text().splitlines(keepends=True)
+    (stopped / "metrics.csv").write_text("".join(rows[:2]))
+    never = tmp_path / "runs" / "half_of_it" / "seed_1"
+    (never / "metrics.csv").unlink()
+    _, text = write([tmp_path / "runs"], tmp_path / "report", "title", None)
+    assert "2 runs of 2 settings." in text.read_text()
+    assert f"- {stopped}: 1 of 2 rounds\n- {never}: not evaluated yet\n" in text.read_text()
+    _, text = write([stopped], tmp_path / "alone", "title", None)
+    assert "1 runs of 1 settings." in text.read_text(), "there is no other"
+
+
+def test_every_setting_says_what_tells_it_from_the_others(runs: Path, tmp_path: Path):
+    lines = write([runs], tmp_path, "title", None)[1].read_text().splitlines()
+    about = [lines[lines.index(f"### {name}") + 2] for name in ("one_step", "half_of_it")]
+    assert about[0] == "mlp on digits, seeds 0, 1: prune_kind=none"
+    assert about[1] == "mlp on digits, seeds 0, 1: prune_kind=channel, prune_rate=0.5"
+    for row in (
+        "| `clients` | 2 |",
+        "| `rounds` | 2 |",
+        "| `cut` | dense1 |",
+        "| `momentum` | 0.0 |",
+    ):
+        assert row in lines
+    assert not any("prune_rate" in line for line in lines if line.startswith("|"))

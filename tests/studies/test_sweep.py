@@ -1,0 +1,191 @@
+"""Grids: refused when wrong, trained once, shared by shards, gone on with."""
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import parse, plain
+
+from jfedsl.config import Config
+from jfedsl.config.canonical import resolved
+from jfedsl.errors import UserError
+from jfedsl.run.finished import finished
+from jfedsl.run.storage import workdir
+from jfedsl.studies import sweep
+from jfedsl.studies.study import seeds_of
+from jfedsl.studies.sweep import conduct, grid, shard_of
+
+TINY: dict[str, Any] = {"clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100}
+
+
+def base(folder: Path, **changes: Any) -> Config:
+    return plain(**{**TINY, "workdir": str(folder), **changes})
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_cases_and_values_are_combined(tmp_path: Path):
+    cases = ["light: --prune_kind=mask --dropout_rate=0.1", "plain:"]
+    found = grid(base(tmp_path), cases, ["local_steps=2 5", "cut=dense1 dense2"])
+    assert len(found) == 8
+    first = found["light, local_steps=2, cut=dense1"]
+    assert first == {
+        "prune_kind": "mask", "dropout_rate": "0.1", "local_steps": 2, "cut": "dense1",
+    }  # fmt: skip
+    assert found["plain, local_steps=5, cut=dense2"] == {"local_steps": 5, "cut": "dense2"}
+    assert grid(base(tmp_path), [], []) == {"base": {}}
+    expression = "smashed=none topk(0.2)|uniform(8) 1/8"
+    with pytest.raises(UserError, match="setting 'smashed=1/8'"):
+        grid(plain(workdir=str(tmp_path), dropout_rate=None), [], [expression])
+
+
+@pytest.mark.parametrize(
+    ("cases", "varied", "text"),
+    [
+        ([], ["prune_rat=0 0.3"], "--vary=prune_rat: allowed is a flag of a run"),
+        ([], ["seed=1 2"], "--vary=seed: allowed is a flag of a run, seeds by --seeds"),
+        ([], ["workdir=a b"], "--vary=workdir: allowed is a flag of a run"),
+        ([], ["prune_rate="], "--vary=prune_rate=: allowed is flag=value value"),
+        ([], ["prune_rate=0.3 0.3"], "every value once"),
+        (["a: --prune_kind=mask"], ["prune_rate=0 high"], "setting 'a, prune_rate=high'"),
+        (["a: --prune_kind=mask"], ["prune_rate=0.3 1.5"], "--prune_rate=1.5: allowed is"),
+        ([], ["rounds=2 3", "rounds=4 5"], "--vary=rounds: allowed is every flag once"),
+        (["a: --rounds=3"], ["rounds=4 5"], "--vary=rounds: allowed is every flag once"),
+        (["a: --cut=dense1 --cut=dense2"], [], "--vary=cut: allowed is every flag once"),
+        (["a: --no=3"], [], "--case=no: allowed is a flag of a run"),
+        (["a --rounds=3"], [], "--case=a --rounds=3: allowed is NAME: --flag=value"),
+        (["a: rounds=3"], [], "allowed is NAME: --flag=value"),
+        (["a:", "a: --rounds=3"], [], "two settings of the grid are named a"),
+        (["a:", "b: --clients=2"], [], "two settings of the grid are the same: a and b"),
+        (
+            ["a: --algorithm=sl"],
+            ["prune_rate=0.1 0.2"],
+            "'a, prune_rate=0.1': --prune_rate=0.1",
+        ),
+        (["a: --algorithm=fedavg"], ["cut=dense1 dense2"], "setting 'a, cut=dense1': --cut=dense1"),
+    ],
+)
+def test_bad_grids_are_refused(tmp_path: Path, cases: Any, varied: Any, text: str):
+    with pytest.raises(UserError) as error:
+        grid(base(tmp_path), cases, varied)
+    assert text in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("texts", [[], ["0", "0"], ["-1"], ["a"], [""], ["9" * 5000]])
+def test_bad_seeds_are_refused(texts: list[str]):
+    with pytest.raises(UserError, match="--seeds="):
+        seeds_of(texts)
+
+
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/b", "-1/2", f"1/{'9' * 5000}"])
+def test_bad_shards_are_refused(text: str):
+    with pytest.raises(UserError, match="--shard="):
+        shard_of(text)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_runs(tmp_path: Path):
+    other = tmp_path / "rounds=2" / "seed_0"
+    other.mkdir(parents=True)
+    (other / "thesis.txt").write_text("")
+    with pytest.raises(UserError, match="a new or empty folder"):
+        conduct(base(tmp_path), grid(base(tmp_path), [], ["rounds=1 2"]), [0], (1, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds=2"]
+
+
+def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monkeypatch: Any):
+    config = base(tmp_path)
+    settings = grid(config, [], ["aggregate_every=1 2"])
+    trained: list[str] = []
+    train = sweep.train_setting
+
+    def interrupted(config: Config) -> dict[str, Any]:
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(config.workdir)
+        return train(config)
+
+    monkeypatch.setattr(sweep, "train_setting", interrupted)
+    assert conduct(config, settings, [0, 1], (2, 4)) == 0
+    states = [row["state"] for row in rows(tmp_path)]
+    assert states == ["not finished", "finished", "not finished", "not finished"]
+    with pytest.raises(KeyboardInterrupt):
+        conduct(config, settings, [0, 1], (1, 1))
+    trained.clear()
+    monkeypatch.setattr(sweep, "train_setting", lambda c: trained.append(c.workdir) or train(c))
+    assert conduct(config, settings, [0, 1], (1, 1)) == 0
+    assert len(trained) == 3, "one was finished"
+    found = rows(tmp_path)
+    assert [row["aggregate_every"] for row in found] == ["1", "1", "2", "2"]
+    assert [row["seed"] for row in found] == ["0", "1", "0", "1"]
+    for row in found:
+        summary = finished(
+            plain(**{
+                **TINY, "workdir": str(tmp_path / row["folder"]), "seed": int(row["seed"]),
+                "aggregate_every": int(row["aggregate_every"]),
+            })
+        )  # fmt: skip
+        assert summary is not None
+        assert float(row["final_accuracy"]) == summary["final_accuracy"]
+        assert int(row["model_up_bytes"]) == summary["bytes"]["model_up"]
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
+    config = base(tmp_path)
+    settings = grid(config, [], ["batch_size=1000 4"])
+    assert conduct(config, settings, [0], (1, 1)) == 1
+    bad, good = rows(tmp_path)
+    assert bad["state"].startswith("failed: --batch_size=1000: allowed is")
+    assert good["state"] == "finished"
+    assert bad["final_accuracy"] == ""
+    assert conduct(config, settings, [0], (2, 2)) == 0, "the finished one"
+    assert rows(tmp_path)[0]["state"] == bad["state"], "whoever writes the rows"
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir=.*file: allowed is"):
+        conduct(base(tmp_path / "file"), {"base": {}}, [0], (1, 1))
+
+
+def test_a_seed_beside_seeds_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="--seed=3: allowed is --seeds"):
+        conduct(base(tmp_path, seed=3), {"base": {}}, [0], (1, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, capsys: Any):
+    config = base(tmp_path)
+    mine = dataclasses.replace(config, workdir=str(tmp_path / "base" / "seed_0"))
+    with workdir.hold(mine):
+        assert conduct(config, {"base": {}}, [0], (1, 1)) == 0
+    assert "another process trains it" in capsys.readouterr().out
+    assert [row["state"] for row in rows(tmp_path)] == ["not finished"]
+
+
+def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
+    path = Path(__file__).parents[2] / "experiments" / "studies" / "paper_fashion_rates.flags"
+    lines = path.read_text().splitlines()
+    assert lines[0] == f"# python experiments/sweep.py --flagfile=experiments/studies/{path.name}"
+    cases = [line.removeprefix("--case=") for line in lines if line.startswith("--case=")]
+    ours = ("--case", "--seeds", "#")
+    config = parse([line for line in lines if not line.startswith(ours)])
+    found = grid(config, cases, [])
+    study = (path.parent / "paper_fashion.flags").read_text().splitlines()
+    light = parse([line for line in study if not line.startswith(("#", "--rates"))])
+    mine = dataclasses.replace(config, **found["light 0.05"], workdir=light.workdir)
+    assert resolved(mine) == resolved(light)
+    assert len(found) == 28
+
+
+def test_a_setting_without_effect_in_all_runs_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    own = plain(workdir=str(tmp_path), optimizer="adam", momentum=0.5)
+    with pytest.raises(UserError, match="--momentum=0.5: allowed is nothing with --optimizer=adam"):
+        conduct(own, grid(own, [], ["rounds=1 2"]), [0, 1], (1, 1))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sweep, "train_setting", lambda config: {"final_accuracy": 1.0})
+    assert conduct(own, grid(own, [], ["optimizer=adam sgd"]), [0], (1, 1)) == 0
