@@ -38,7 +38,7 @@ def measured(base: Config, workdir: str) -> Measured:
     """
     folder = local("constants", workdir)
     run = read_config(folder, base.plugin)
-    rows = constants_recorder.read(folder / constants_recorder.FILE)
+    rows = constants_recorder.read(folder / constants_recorder.MEASURED)
     if run is None or not any("beta" in row for row in rows):
         allowed = "the workdir of a run with --measure_constants_every"
         raise flag_error("constants", workdir, allowed)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, assert_equal, setup
 from engine import reference
+from helpers import assert_close, assert_equal, setup
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.engine.averaging import joined, serving

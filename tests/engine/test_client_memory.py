@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_equal, differs, plain, setup
-
 from sharding.test_slots import on
+
 from jfedsl.algorithms import fedsl
 from jfedsl.engine.client_memory import Memory, memories, memory_of, turn_over
 from jfedsl.engine.state import Scheme, State

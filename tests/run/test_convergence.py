@@ -181,7 +181,7 @@ def test_with_one_participant_of_many_the_bound_is_not_known(tmp_path: Path):
 def test_without_steps_there_is_no_bound(tmp_path: Path):
     still = observed(tmp_path, client_learning_rate=0.0, server_learning_rate=0.0)
     rows = "".join(json.dumps(r) + "\n" for r in (row(0), row(3)))
-    seal = Ledger(tmp_path / FILE, rows, None).seal()
+    seal = Ledger(tmp_path / MEASURED, rows, None).seal()
     assert Observer(still, build(still), tmp_path, seal).report() is None
     moving = dataclasses.replace(still, client_learning_rate=0.1)
     assert Observer(moving, build(moving), tmp_path, None).report() is None, "there are none yet"
@@ -200,7 +200,7 @@ def test_the_setting_counts_exchanges_and_knows_the_largest_weight(tmp_path: Pat
 def test_a_run_measures_when_due_and_resumes_to_the_same_lines(tmp_path: Path):
     every = {"rounds": 22, "measure_constants_every": 21}
     whole = train(observed(tmp_path / "whole", **every))
-    rows = read(tmp_path / "whole" / FILE)
+    rows = read(tmp_path / "whole" / MEASURED)
     # Powers of two, multiples of a fourth of 21, multiples of 21, and the end.
     assert [r["round"] for r in rows] == [0, 1, 2, 4, 5, 8, 10, 15, 16, 20, 21, 22]
     assert [r["round"] for r in rows if "beta" in r] == [0, 21, 22]
@@ -209,7 +209,7 @@ def test_a_run_measures_when_due_and_resumes_to_the_same_lines(tmp_path: Path):
 
     cut = observed(tmp_path / "cut", **every, checkpoint_every=4)
     train(dataclasses.replace(cut, rounds=4))
-    path = tmp_path / "cut" / FILE
+    path = tmp_path / "cut" / MEASURED
     # The last round of the shorter run is measured in full; the longer one asks only for f there.
     # A run killed while it wrote leaves lines past its checkpoint, the last of them torn.
     with open(path, "a") as file:
@@ -221,7 +221,7 @@ def test_a_run_measures_when_due_and_resumes_to_the_same_lines(tmp_path: Path):
 
 def test_a_checkpoint_gives_what_its_run_measured(tmp_path: Path):
     train(observed(tmp_path))
-    last = read(tmp_path / FILE)[-1]
+    last = read(tmp_path / MEASURED)[-1]
     text = measure_run(tmp_path, DEFAULT_EFFORT)
     assert f"| after round {last['round']} |" in text
     beta, error = last["beta"]
@@ -231,6 +231,6 @@ def test_a_checkpoint_gives_what_its_run_measured(tmp_path: Path):
 
 def test_a_damaged_file_of_measurements_is_refused(tmp_path: Path):
     for text in ('{"round": 0, "loss": [1, 0]}\nnonsense\n', "5\n", '{"round": 0}\n'):
-        (tmp_path / FILE).write_text(text)
+        (tmp_path / MEASURED).write_text(text)
         with pytest.raises(UserError, match="not a file of measurements"):
-            read(tmp_path / FILE)
+            read(tmp_path / MEASURED)
