@@ -28,7 +28,7 @@ from jfedsl.nn.conv_forms import Window
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 
-Form = Callable[[Array, Array], Array]
+ClientForward = Callable[[Array, Array], Array]
 _SAME = ((1, 1), (1, 1))
 _WINDOW = Window((1, 1), _SAME, (1, 1), (1, 1))
 
@@ -85,7 +85,7 @@ def _tiles(x: Array, w: Array) -> Array:
     return winograd.convolution(x, w, _SAME)
 
 
-def _input_gradient(form: Form) -> Form:
+def _input_gradient(form: ClientForward) -> ClientForward:
     """The same form on the output's gradient and the kernel turned round."""
     return lambda dy, w: form(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3))
 
@@ -114,7 +114,7 @@ def _weight_tiles(x: Array, dy: Array) -> Array:
     return winograd.weight_gradient(x, dy, _SAME)
 
 
-def _weight_parts(count: int) -> Form:
+def _weight_parts(count: int) -> ClientForward:
     def form(x: Array, dy: Array) -> Array:
         parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
         return functools.reduce(jnp.add, (_weight_canonical(*part) for part in parts))
@@ -122,14 +122,14 @@ def _weight_parts(count: int) -> Form:
     return form
 
 
-FORWARD: dict[str, Form] = {
+FORWARD: dict[str, ClientForward] = {
     "canonical": _canonical,
     "patches": _patches,
     "product": _product,
     "pairs": _pairs,
     "tiles": _tiles,
 }
-FORMS: dict[str, dict[str, Form]] = {
+FORMS: dict[str, dict[str, ClientForward]] = {
     "forward": FORWARD,
     "input gradient": {name: _input_gradient(form) for name, form in FORWARD.items()},
     "weight gradient": {

@@ -1,4 +1,4 @@
-"""What the forms of models/ops.py are worth: forward and backward over clients.
+"""What the forms of nn/convolution.py are worth: forward and backward over clients.
 
     python benchmarks/convolution.py
     python benchmarks/convolution.py --clients=100 --cases=small

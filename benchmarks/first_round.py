@@ -34,7 +34,7 @@ def shown(*_):
     say("first rounds")
     os._exit(0)
 
-training._Run, training.Journal.update = Run, shown
+training._Run, training.RunLogger.update = Run, shown
 training.train(training.Config(workdir=sys.argv[1], compilation_cache=sys.argv[2], progress="none"))
 """
 

@@ -81,42 +81,42 @@ class ClientPart:
 
 def _forms(experiment: Experiment) -> list[Any]:
     """Of the only layout."""
-    pruner = experiment.scheme.pruner
-    return [pruner.forms[i] for i in pruner.layouts[0]]
+    pruner = experiment.spec.pruner
+    return [pruner.forwards[i] for i in pruner.width_configs[0]]
 
 
 def _steps(
     experiment: Experiment, count: int, clients: Any, images: Any, gradient: Any, keys: Any
 ) -> Any:
     """Clients after some steps on the same images and gradients at the cut."""
-    scheme, forms, key = experiment.scheme, _forms(experiment), experiment.key
+    spec, forwards, key = experiment.spec, _forms(experiment), experiment.key
 
     def one(clients: Any, number: Any) -> tuple[Any, None]:
-        _, stats, backs = client_step.forward(scheme, forms, clients, images, key)
-        own = client_step.backward(scheme, forms, clients, images, backs, gradient, key)
-        return client_step.step(scheme, clients.replace(stats=stats), own, keys, number), None
+        _, stats, backs = client_step.forward(spec, forwards, clients, images, key)
+        own = client_step.backward(spec, forwards, clients, images, backs, gradient, key)
+        return client_step.step(spec, clients.replace(stats=stats), own, keys, number), None
 
     return lax.scan(one, clients, jnp.arange(count, dtype=jnp.int32))[0]
 
 
 def _smashed(experiment: Experiment) -> tuple[int, ...]:
-    scheme, initial = experiment.scheme, experiment.initial
-    own = (initial.params[: scheme.cut], initial.stats[: scheme.cut])
-    return smashed_shape(scheme, *own, experiment.image.shape).shape
+    spec, initial = experiment.spec, experiment.initial
+    own = (initial.params[: spec.cut], initial.stats[: spec.cut])
+    return smashed_shape(spec, *own, experiment.image.shape).shape
 
 
 def costs(experiment: Experiment, state: Any) -> dict[str, float]:
     """Arithmetic, FLOPs, bytes and memory of the first client."""
-    scheme, image = experiment.scheme, experiment.image.shape
+    spec, image = experiment.spec, experiment.image.shape
     client = jax.tree.map(lambda x: x[0], state.clients)
-    kept = scheme.pruner.kept(client.masks).params
+    kept = spec.pruner.kept(client.masks).params
     if kept is None:
         kept = jax.tree.map(lambda w: jnp.ones(w.shape, bool), client.params)
     parameters = sum(int(m.sum()) for m in jax.tree.leaves(kept))
-    sent = scheme.pruner.sent(client.masks)
+    sent = spec.pruner.cut_channel_mask(client.masks)
     share = 1.0 if sent is None else float(jnp.mean(sent, dtype=jnp.float32))
-    _, down = jax.jit(functools.partial(start_period, scheme))(experiment.key, state)
-    flops = product_flops(scheme.model[: scheme.cut], client.params, client.stats, image)
+    _, down = jax.jit(functools.partial(start_period, spec))(experiment.key, state)
+    flops = product_flops(spec.model[: spec.cut], client.params, client.stats, image)
     return {
         "arithmetic": sum(sum(f) * _kept_share(m) for f, m in zip(flops, kept, strict=True)),
         **_of_one(experiment, client),
@@ -132,11 +132,11 @@ def _kept_share(masks: Any) -> float:
 
 def _of_one(experiment: Experiment, client: Any) -> dict[str, float]:
     """FLOPs by XLA's analysis, and bytes that the backward pass needs."""
-    scheme, form = experiment.scheme, _forms(experiment)[0]
-    shape = (scheme.batch_size, *experiment.image.shape)
+    spec, form = experiment.spec, _forms(experiment)[0]
+    shape = (spec.batch_size, *experiment.image.shape)
 
     def run(client: Any, images: Any) -> Any:
-        return client_step.forward_one(scheme, form, client, images, experiment.key)
+        return client_step.forward_one(spec, form, client, images, experiment.key)
 
     def both(client: Any, images: Any) -> Any:
         y, back, stats = run(client, images)

@@ -91,12 +91,12 @@ def messages_of(arguments: Sequence[str]) -> Messages:
     define_flags(values)
     values(["train.py", *arguments])
     experiment = build(from_flags(values))
-    params, scheme = experiment.initial.params, experiment.scheme
+    params, spec = experiment.initial.params, experiment.spec
     client, server = (
         sum(x.size for x in jax.tree.leaves(side))
-        for side in (params[: scheme.cut], params[scheme.cut :])
+        for side in (params[: spec.cut], params[spec.cut :])
     )
-    return Messages(server, client, client if scheme.pruner.names else 0)
+    return Messages(server, client, client if spec.pruner.names else 0)
 
 
 def loopback_bandwidth(cores_each: int) -> float:

@@ -1,6 +1,6 @@
 """The rivals: fair SplitFed and FedAvg loops in PyTorch, one client after the other.
 
-Same layers, same batch, plain SGD, no copies that the scheme does not need; of contiguous and
+Same layers, same batch, plain SGD, no copies that the spec does not need; of contiguous and
 channels-last memory the faster. On a GPU where PyTorch sees one, with TF32 products as JAX has them
 there by default. Needs the extra `bench`.
 """

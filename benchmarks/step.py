@@ -100,7 +100,7 @@ class Ours:
         memory: Any = self._run.memory_analysis()
         self.facts: dict[str, Any] = {
             "framework": "jfedsl",
-            "client_chunk": chunk_of(experiment.scheme, options.clients),
+            "client_chunk": chunk_of(experiment.spec, options.clients),
             "compile_seconds": seconds,
             "matmul_peak_flops": _matmul_peak(options.compute_dtype),
             "peak_memory_bytes": memory.argument_size_in_bytes
@@ -108,7 +108,7 @@ class Ours:
             - memory.alias_size_in_bytes
             + memory.temp_size_in_bytes,
             "least_memory_bytes": _bytes((self._state, experiment.data))
-            + _activations(options, chunk_of(experiment.scheme, options.clients)),
+            + _activations(options, chunk_of(experiment.spec, options.clients)),
             "device_kind": jax.devices()[0].device_kind,
             "versions": {"jax": jax.__version__},
         }

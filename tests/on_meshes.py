@@ -18,7 +18,7 @@ from jfedsl.config import Config
 from jfedsl.run.assemble import build
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.sharding.collectives import weighted_sum
-from jfedsl.sharding.slots import AXES, SPREAD, put
+from jfedsl.sharding.slots import AXES, SHARDED, put
 
 ROUNDS, DRAWS, ROWS = 3, 64, 8
 MESSAGE = re.compile(r" (?:all-|reduce-scatter|collective-)[a-z-]*\(")
@@ -39,18 +39,20 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
     state, record = run(data, key, state, ROUNDS)
     evaluation = experiment.evaluate()(data, state, experiment.test)
     integers = {f"{stream}_bytes": getattr(record, f"{stream}_bytes") for stream in STREAMS}
-    integers |= {name: getattr(record, name) for name in ("participants", "arrived", "holding")}
+    integers |= {
+        name: getattr(record, name) for name in ("participants", "arrived", "has_current_model")
+    }
     floats = {name: getattr(record, name) for name in ("losses", "train_loss", "pruned_fraction")}
     if record.conditions is not None:
         floats |= {n: getattr(record.conditions, n) for n in ("up_rate", "down_rate", "forward")}
         integers["reachable"] = record.conditions.reachable
     floats |= vars(evaluation)
-    placement = experiment.scheme.placement
+    slots = experiment.spec.slots
     return {
         "integers": {name: np.asarray(x).astype(int).tolist() for name, x in integers.items()},
         "floats": {name: np.asarray(x, float).tolist() for name, x in floats.items()},
-        "left_over": int((~placement.needed).sum()),
-        "groups": len(placement.widths),
+        "left_over": int((~slots.is_real).sum()),
+        "groups": len(slots.widths),
         "messages": len(MESSAGE.findall(run.as_text())),
     }
 
@@ -67,7 +69,7 @@ def summed(bits: int, shape: Shape) -> dict[str, Any]:
     """Mean and greatest deviations of many sums, flat, and how many devices disagree."""
     mesh = mesh_of(shape)
     assert mesh is not None
-    weights, rows = put(mesh, summands(), SPREAD)
+    weights, rows = put(mesh, summands(), SHARDED)
     run = jax.jit(lambda key: weighted_sum(mesh, bits, key, weights, rows))
     draws, disagree = [], 0
     for n in range(DRAWS):

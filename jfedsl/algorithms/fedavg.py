@@ -8,12 +8,12 @@ from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.engine.rounds import RoundRecord
-from jfedsl.engine.state import Data, Scheme, State
+from jfedsl.engine.state import Data, RunSpec, State
 
 
-def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
     """local_steps steps of every participant; models averaged at the end of a period."""
-    state, record = fedsl.run_round(scheme, data, key, state)
+    state, record = fedsl.run_round(spec, data, key, state)
     if record.conditions is not None:
         # Nobody waits between the two passes.
         now = record.conditions

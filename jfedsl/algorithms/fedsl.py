@@ -13,16 +13,16 @@ from jax import Array, lax
 
 from jfedsl.engine.client_memory import first_memory, fresh_client
 from jfedsl.engine.conditions import round_conditions
-from jfedsl.engine.exchange import Presence
+from jfedsl.engine.exchange import Availability
 from jfedsl.engine.exchanges import Exchanges, exchanges
-from jfedsl.engine.participants import first_participants, in_layout, period_start
+from jfedsl.engine.participants import first_participants, period_start, with_width_config
 from jfedsl.engine.period import Draw, deliver, draw_period, end_period, open_period, start_period
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import (
     Aggregator,
     Client,
     Data,
-    Scheme,
+    RunSpec,
     Server,
     State,
     copies,
@@ -41,47 +41,47 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     return jax.jit(lambda k, x: layers.init(model, k, x))(key, image[None])
 
 
-def init(scheme: Scheme, key: Array, start: Variables, image: Array) -> State:
+def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
     """The state before the first round, all clients holding the same model.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       start: parameters and statistics of the whole model.
       image: a normalised sample input; only its shape and dtype matter.
     """
-    own, stats = start.params[: scheme.cut], start.stats[: scheme.cut]
+    own, stats = start.params[: spec.cut], start.stats[: spec.cut]
     server = Server(
-        start.params[scheme.cut :],
-        start.stats[scheme.cut :],
-        scheme.server_optimizer.init(start.params[scheme.cut :]),
+        start.params[spec.cut :],
+        start.stats[spec.cut :],
+        spec.server_optimizer.init(start.params[spec.cut :]),
     )
-    pruning, placement = scheme.pruner.init(own), scheme.placement
-    fresh, zero = fresh_client(scheme, own, stats, image), jnp.zeros((), jnp.int32)
-    shared = fresh.optimizer if scheme.client_optimizer_state == "average" else None
+    pruning, slots = spec.pruner.init(own), spec.slots
+    fresh, zero = fresh_client(spec, own, stats, image), jnp.zeros((), jnp.int32)
+    shared = fresh.optimizer if spec.client_optimizer_state == "average" else None
 
     def client(number: Array) -> Client:
-        masks = scheme.pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
+        masks = spec.pruner.masks(pruning, own, fold(key, Purpose.PRUNING), zero, number)
         return fresh.replace(number=number, masks=masks)
 
-    ids = first_participants(scheme)
-    places = placement.places
-    clients = jax.vmap(client, axis_size=places)(placement.to_places(ids))
-    if scheme.server_copies:
-        server = placement.spread(copies(server, places))
+    ids = first_participants(spec)
+    places = slots.num_slots
+    clients = jax.vmap(client, axis_size=places)(slots.to_slots(ids))
+    if spec.server_copies:
+        server = slots.shard(copies(server, places))
     return State(
         round=zero,
         server=server,
         aggregator=Aggregator(own, stats, shared, pruning, pruning.replace(scores=None)),
-        clients=placement.spread(clients),
-        memory=first_memory(scheme, fresh),
+        clients=slots.shard(clients),
+        memory=first_memory(spec, fresh),
         participants=ids,
-        holding=jnp.ones(scheme.participants, bool),
+        has_current_model=jnp.ones(spec.participants, bool),
     )
 
 
 def run_round(
-    scheme: Scheme,
+    spec: RunSpec,
     data: Data,
     key: Array,
     state: State,
@@ -91,43 +91,43 @@ def run_round(
     """One round: local_steps exchanges, with the start or end of a period where one is due.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       data: of the run.
       key: run key.
       state: before the round.
       exchange_all: the exchanges of the round.
       draw: who takes part in a period.
     """
-    number, every, placement = state.round, scheme.aggregate_every, scheme.placement
-    state, down, conditions = _begin(scheme, key, state, draw)
-    presence = _presence(scheme, state, conditions)
-    start = period_start(scheme, number)
-    state, records = in_layout(
-        scheme, start, partial(exchange_all, scheme), data, key, state, presence
+    number, every, slots = state.round, spec.aggregate_every, spec.slots
+    state, down, conditions = _begin(spec, key, state, draw)
+    availability = _presence(spec, state, conditions)
+    start = period_start(spec, number)
+    state, records = with_width_config(
+        spec, start, partial(exchange_all, spec), data, key, state, availability
     )
-    pruned = _pruned(scheme, state.clients)
-    participants, holding = state.participants, state.holding
-    reachable = None if presence is None or conditions is None else conditions.reachable
+    pruned = _pruned(spec, state.clients)
+    participants, has_current_model = state.participants, state.has_current_model
+    reachable = None if availability is None or conditions is None else conditions.reachable
     state, up, overlap = lax.cond(
         (number + 1) % every == 0,
-        lambda s: end_period(scheme, key, data.partition, s, reachable),
-        lambda s: (s, _nothing(scheme), jnp.full(placement.places, -1, jnp.float32)),
+        lambda s: end_period(spec, key, data.partition, s, reachable),
+        lambda s: (s, _nothing(spec), jnp.full(slots.num_slots, -1, jnp.float32)),
         state,
     )
     # What devices know of their participants comes together once a round, not after every step.
     sent = (records.losses.T, records.smashed_up_bytes.T, records.cut_gradient_down_bytes.T)
-    sent, up, down, overlap, (lacking, kept) = placement.in_one_message(
+    sent, up, down, overlap, (lacking, kept) = slots.in_one_message(
         (sent, up, down, overlap, pruned)
     )
     losses, smashed, cut_gradient = (x.T for x in sent)
-    share = weights(scheme, data.partition, participants)
+    share = weights(spec, data.partition, participants)
     record = RoundRecord(
-        train_loss=_mean_loss(share, losses, records.arrived, presence),
+        train_loss=_mean_loss(share, losses, records.arrived, availability),
         losses=losses,
         smashed_up_bytes=smashed,
         cut_gradient_down_bytes=cut_gradient,
         arrived=records.arrived,
-        holding=holding,
+        has_current_model=has_current_model,
         conditions=conditions,
         model_up_bytes=up,
         model_down_bytes=down,
@@ -140,64 +140,66 @@ def run_round(
 
 
 def _begin(
-    scheme: Scheme, key: Array, state: State, draw: Draw
+    spec: RunSpec, key: Array, state: State, draw: Draw
 ) -> tuple[State, Array, Conditions | None]:
     """The state after the model has gone to who awaits it, the bytes of that, the conditions."""
 
     def now(state: State) -> Conditions:
-        return round_conditions(scheme, key, state.round, state.participants, state.clients)
+        return round_conditions(spec, key, state.round, state.participants, state.clients)
 
-    starts, same = state.round % scheme.aggregate_every == 0, lambda state: state
-    unsent = lambda state: (state, _nothing(scheme))  # noqa: E731
-    if scheme.radio is None or not scheme.radio.can_fail:
-        start = partial(start_period, scheme, key, draw=draw)
+    starts, same = state.round % spec.aggregate_every == 0, lambda state: state
+    unsent = lambda state: (state, _nothing(spec))  # noqa: E731
+    if spec.radio is None or not spec.radio.can_fail:
+        start = partial(start_period, spec, key, draw=draw)
         state, down = lax.cond(starts, start, unsent, state)
-        return state, down, None if scheme.radio is None else now(state)
-    state = lax.cond(starts, partial(open_period, scheme, key, draw=draw), same, state)
+        return state, down, None if spec.radio is None else now(state)
+    state = lax.cond(starts, partial(open_period, spec, key, draw=draw), same, state)
     reachable = now(state).reachable
-    send = partial(deliver, scheme, key, reachable=reachable)
-    state, down = lax.cond(jnp.all(state.holding), unsent, send, state)
+    send = partial(deliver, spec, key, reachable=reachable)
+    state, down = lax.cond(jnp.all(state.has_current_model), unsent, send, state)
     # Who has new masks now may compute faster than before.
     return state, down, now(state).replace(reachable=reachable)
 
 
-def _presence(scheme: Scheme, state: State, conditions: Conditions | None) -> Presence | None:
+def _presence(spec: RunSpec, state: State, conditions: Conditions | None) -> Availability | None:
     """Who takes part in the round's exchanges; None where nobody can fail to."""
-    if scheme.radio is None or not scheme.radio.can_fail or conditions is None:
+    if spec.radio is None or not spec.radio.can_fail or conditions is None:
         return None
-    if not scheme.splits:
+    if not spec.splits:
         # Who holds the model trains, in reach or not.
         conditions = conditions.replace(reachable=jnp.ones_like(conditions.reachable))
-    return Presence(state.holding, conditions)
+    return Availability(state.has_current_model, conditions)
 
 
-def _mean_loss(share: Array, losses: Array, arrived: Array, presence: Presence | None) -> Array:
+def _mean_loss(
+    share: Array, losses: Array, arrived: Array, availability: Availability | None
+) -> Array:
     """Weighted mean of who arrived, over the exchanges in which anyone did; 0 without any."""
-    if presence is None:
+    if availability is None:
         return jnp.mean(jnp.sum(share[None] * losses, axis=1))
     own = jax.vmap(partial(present_weights, share))(arrived)
     any_ = jnp.any(arrived, axis=1)
     return jnp.sum(own * losses) / jnp.maximum(1, jnp.sum(any_, dtype=jnp.float32))
 
 
-def _nothing(scheme: Scheme) -> Array:
+def _nothing(spec: RunSpec) -> Array:
     """No bytes, for each place."""
-    return jnp.zeros(scheme.placement.places, jnp.int32)
+    return jnp.zeros(spec.slots.num_slots, jnp.int32)
 
 
-def _pruned(scheme: Scheme, clients: Client) -> tuple[Array, Array]:
+def _pruned(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
     """What each one lacks of all weights that can be pruned, `[P]`, and has of each layer."""
-    pruner = scheme.pruner
+    pruner = spec.pruner
     if not pruner.names:
-        places = scheme.placement.places
+        places = spec.slots.num_slots
         return jnp.zeros(places), jnp.zeros((places, 0))
 
     def one(client: Client) -> tuple[Array, Array]:
-        flags = jax.tree.leaves(layers.prunable(client.params, len(scheme.model)))
+        flags = jax.tree.leaves(layers.prunable(client.params, len(spec.model)))
         kept = jax.tree.leaves(pruner.kept(client.masks).params)
         weights = [k for k, flag in zip(kept, flags, strict=True) if flag]
         lacking = jnp.sum(jnp.stack([jnp.sum(~k, dtype=jnp.float32) for k in weights]))
-        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.chosen(client.masks)]
+        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
         return lacking / sum(k.size for k in weights), jnp.stack(shares)
 
     return jax.vmap(one)(clients)

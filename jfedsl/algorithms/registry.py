@@ -7,7 +7,7 @@ from jax import Array
 
 from jfedsl.algorithms import centralized, fedavg, fedsl, sfl_v1, sfl_v2, sl
 from jfedsl.engine.rounds import RoundRecord
-from jfedsl.engine.state import Data, Scheme, State
+from jfedsl.engine.state import Data, RunSpec, State
 
 
 class Algorithm(NamedTuple):
@@ -22,7 +22,7 @@ class Algorithm(NamedTuple):
       joint: whether the server takes the activations of all participants for one batch.
     """
 
-    run_round: Callable[[Scheme, Data, Array, State], tuple[State, RoundRecord]]
+    run_round: Callable[[RunSpec, Data, Array, State], tuple[State, RoundRecord]]
     sides: str = "both"
     server_copies: bool = False
     in_turns: bool = False

@@ -20,60 +20,60 @@ from jax import Array, lax
 
 from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
-from jfedsl.engine.exchange import ExchangeRecord, Presence
+from jfedsl.engine.exchange import Availability, ExchangeRecord
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
 from jfedsl.engine.server_step import serving_order, step_in_turn
-from jfedsl.engine.state import Data, Scheme, State
+from jfedsl.engine.state import Data, RunSpec, State
 from jfedsl.keys import Purpose, fold
-from jfedsl.pruning.pruner import Form
+from jfedsl.pruning.pruner import ClientForward
 
 
-def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
     """One round of exchanges in which the server steps once for every client and exchange.
 
     Where it serves client after client, the record has the participants in the order of service.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       data: of the run.
       key: run key.
       state: before the round.
     """
-    if not scheme.one_by_one:
-        in_turn = partial(exchanges, serve=step_in_turn)
-        return fedsl.run_round(scheme, data, key, state, exchange_all=in_turn)
+    if not spec.one_by_one:
+        in_turn = partial(exchanges, server_step=step_in_turn)
+        return fedsl.run_round(spec, data, key, state, exchange_all=in_turn)
     # As of the first exchange, so that with local_steps=1 both orders are the same to the bit.
-    order = serving_order(scheme, fold(key, Purpose.EXCHANGE, state.round, 0))
+    order = serving_order(spec, fold(key, Purpose.EXCHANGE, state.round, 0))
     state, record = fedsl.run_round(
-        scheme, data, key, state, exchange_all=partial(_client_by_client, order)
+        spec, data, key, state, exchange_all=partial(_client_by_client, order)
     )
     return state, _as_served(record, order)
 
 
 def _client_by_client(
     order: Array,
-    scheme: Scheme,
-    forms: Sequence[Form],
+    spec: RunSpec,
+    forwards: Sequence[ClientForward],
     data: Data,
     key: Array,
     state: State,
-    presence: Presence | None,
+    availability: Availability | None,
 ) -> tuple[State, ExchangeRecord]:
     """All exchanges of the first client in `order[K]`, then those of the second. See `Exchanges`.
 
     A server that has one client's activation only takes FedSL's joint step on it.
     """
-    own = alone(scheme)
-    groups = jnp.asarray(np.repeat(np.arange(len(forms)), scheme.group_sizes))
+    own = alone(spec)
+    groups = jnp.asarray(np.repeat(np.arange(len(forwards)), spec.group_sizes))
 
     def turn(state: State, place: Array) -> tuple[State, ExchangeRecord]:
-        there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), presence)
+        there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), availability)
 
-        def run(form: Form, state: State) -> tuple[State, ExchangeRecord]:
+        def run(form: ClientForward, state: State) -> tuple[State, ExchangeRecord]:
             return exchanges(own, (form,), data, key, state, there, present=_present)
 
-        return lax.switch(groups[place], [partial(run, form) for form in forms], state)
+        return lax.switch(groups[place], [partial(run, form) for form in forwards], state)
 
     state, records = one_by_one(turn, order, state)
     # Axes [K, S, 1] in the order of service become [S, K] in that of the participants.
@@ -81,18 +81,18 @@ def _client_by_client(
     return state, jax.tree.map(lambda x: x[back, :, 0].T, records)
 
 
-def _present(presence: Presence | None, step: Array) -> Presence | None:
-    """A client's presence in an exchange of its turn.
+def _present(availability: Availability | None, step: Array) -> Availability | None:
+    """A client's availability in an exchange of its turn.
 
     The first activation shares the band with everyone's. The others have it to themselves, and who
     was out of reach then is passed over.
     """
-    if presence is None:
+    if availability is None:
         return None
-    first, now = step == 0, presence.conditions
+    first, now = step == 0, availability.conditions
     rate = jnp.where(first, now.up_rate, now.lone_up_rate)
-    holding = presence.holding & (first | now.reachable)
-    return Presence(holding, now.replace(up_rate=rate))
+    has_current_model = availability.has_current_model & (first | now.reachable)
+    return Availability(has_current_model, now.replace(up_rate=rate))
 
 
 def _as_served(record: RoundRecord, order: Array) -> RoundRecord:

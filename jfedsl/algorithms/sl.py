@@ -13,33 +13,35 @@ from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
 from jfedsl.engine.period import draw_period, hold_model
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
-from jfedsl.engine.state import Data, Scheme, State
+from jfedsl.engine.state import Data, RunSpec, State
 from jfedsl.keys import Purpose, fold
 
 
-def run_round(scheme: Scheme, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
     """One turn of every participant.
 
     Args:
-      scheme: of the run, with aggregate_every 1.
+      spec: of the run, with aggregate_every 1.
       data: of the run.
       key: run key.
       state: before the round.
     """
-    number, state = state.round, draw_period(scheme, key, state)
-    own = alone(scheme)
+    number, state = state.round, draw_period(spec, key, state)
+    own = alone(spec)
 
     def turn(state: State, place: Array) -> tuple[State, RoundRecord]:
         del place
         # The weights have yet to be relayed to it.
-        before = state.replace(holding=jnp.zeros_like(state.holding))
-        return fedsl.run_round(own, data, key, before, draw=lambda scheme, key, state: state)
+        before = state.replace(has_current_model=jnp.zeros_like(state.has_current_model))
+        return fedsl.run_round(own, data, key, before, draw=lambda spec, key, state: state)
 
-    order = jax.random.permutation(fold(key, Purpose.TURNS, number), scheme.participants)
+    order = jax.random.permutation(fold(key, Purpose.TURNS, number), spec.participants)
     state, records = one_by_one(turn, order, state)
     # All hold what the last one left, for evaluation; it is counted as sent at their next turns.
-    state = state.replace(round=number + 1, holding=jnp.ones_like(state.holding))
-    return state.replace(clients=hold_model(scheme, state)), _round_of(records)
+    state = state.replace(
+        round=number + 1, has_current_model=jnp.ones_like(state.has_current_model)
+    )
+    return state.replace(clients=hold_model(spec, state)), _round_of(records)
 
 
 def _round_of(turns: RoundRecord) -> RoundRecord:

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 from jax import Array, lax
 
-from jfedsl.engine.state import Scheme, State
-from jfedsl.sharding.slots import placed
+from jfedsl.engine.state import RunSpec, State
+from jfedsl.sharding.slots import assign_slots
 
 
-def alone(scheme: Scheme) -> Scheme:
-    """The scheme of one participant's turn; the run has one device."""
-    return scheme._replace(participants=1, group_sizes=(1,), placement=placed((1,)))
+def alone(spec: RunSpec) -> RunSpec:
+    """The run of one participant's turn; the run has one device."""
+    return spec._replace(participants=1, group_sizes=(1,), slots=assign_slots((1,)))
 
 
 def one_by_one(
@@ -39,7 +39,7 @@ def one_by_one(
         before = carry.replace(
             clients=row(carry.clients),
             participants=row(carry.participants),
-            holding=row(carry.holding),
+            has_current_model=row(carry.has_current_model),
         )
         after, record = turn(before, place)
         clients = jax.tree.map(

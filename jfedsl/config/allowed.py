@@ -37,9 +37,11 @@ ANY = Allowed("any text", lambda value: True)
 FOLDER = Allowed("a folder on this machine", lambda value: True)
 
 
-def knob(default: Any, help_: str, allowed: Allowed | OneOf = ANY, free: bool = False) -> Any:
-    """A field of a config; `free` ones may change when a run is resumed."""
-    metadata = {"help": help_, "allowed": allowed, "free": free}
+def setting(
+    default: Any, help_: str, allowed: Allowed | OneOf = ANY, may_change_on_resume: bool = False
+) -> Any:
+    """A field of a config; `may_change_on_resume` ones may change when a run is resumed."""
+    metadata = {"help": help_, "allowed": allowed, "may_change_on_resume": may_change_on_resume}
     return dataclasses.field(default=default, metadata=metadata)
 
 

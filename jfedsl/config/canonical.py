@@ -8,8 +8,8 @@ from typing import Any
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config, compressors, shown
 from jfedsl.config.allowed import OneOf
-from jfedsl.config.pruning_fields import PruningKnobs
-from jfedsl.config.wireless_fields import WirelessKnobs
+from jfedsl.config.pruning_fields import PruningFields
+from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name
@@ -39,7 +39,7 @@ def period_of(config: Config) -> int:
     return 1 if "aggregate_every" in _without_use(config) else config.aggregate_every
 
 
-def resolved(config: Config) -> dict[str, str]:
+def canonical(config: Config) -> dict[str, str]:
     """The flags that mean something in a run, with what they come to, as written in a flag.
 
     Compressors are those of each place, in full; flags that stand for them are left out, and so is
@@ -148,7 +148,7 @@ def idle(config: Config) -> dict[str, str]:
     if not config.coordinator:
         found["collective_bits"] = "without --coordinator"
     if config.network == "none":
-        names = [field.name for field in dataclasses.fields(WirelessKnobs)]
+        names = [field.name for field in dataclasses.fields(WirelessFields)]
         found |= {name: "with --network=none" for name in names if name != "network"}
     if not _quantizes(config):
         found |= {name: "where no bits choose it" for name in ("quantizer", "bucket_size")}
@@ -160,7 +160,10 @@ def _quantizes(config: Config) -> bool:
     settings = {
         name: getattr(config, name) for name in (*compressors.PLACES, *compressors.shorthands())
     }
-    found = (compressors.expression(p, settings, "?", 1, config.light) for p in compressors.PLACES)
+    found = (
+        compressors.expression(p, settings, "?", 1, config.compress_by_default)
+        for p in compressors.PLACES
+    )
     return any("?(" in expression for expression in found)
 
 
@@ -173,7 +176,7 @@ def _without_use(config: Config) -> set[str]:
         found |= {"server_learning_rate", "server_flops", "deadline_s"}
     if sides == "server":
         found |= {*_CLIENTS, "model_up", "model_down", "aggregate_every", "aggregation"}
-        radio = {field.name for field in dataclasses.fields(WirelessKnobs)}
+        radio = {field.name for field in dataclasses.fields(WirelessFields)}
         found |= radio - {"network", "server_flops"}  # nothing is sent
     if config.algorithm in ALGORITHMS:
         algorithm = ALGORITHMS[config.algorithm]
@@ -186,7 +189,7 @@ def _without_use(config: Config) -> set[str]:
 
 def _idle_pruning(config: Config) -> dict[str, str]:
     kind = f"with --prune_kind={config.pruning}"
-    if config.prune_kind is None and not config.light:
+    if config.prune_kind is None and not config.compress_by_default:
         kind = f"with --algorithm={config.algorithm}, which prunes nothing"
     found = {}
     if config.prune_policy == "uniform":
@@ -195,7 +198,7 @@ def _idle_pruning(config: Config) -> dict[str, str]:
         found["prune_rate"] = f"with --prune_policy={config.prune_policy}"
     names: list[str] = []
     if config.pruning == "none":
-        names = [field.name for field in dataclasses.fields(PruningKnobs)]
+        names = [field.name for field in dataclasses.fields(PruningFields)]
     if config.pruning != "mask":
         names += ["mask_compute", "prune_scope"]  # channels are ranked within layers
     if config.pruning != "channel":

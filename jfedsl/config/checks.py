@@ -8,7 +8,7 @@ from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import compressors
 from jfedsl.config.allowed import CAPACITY, MOST
 from jfedsl.config.scale_fields import BY_CLUSTER
-from jfedsl.config.wireless_fields import WirelessKnobs
+from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.errors import flag_error
 from jfedsl.wireless.network import device_counts
 
@@ -25,7 +25,7 @@ def together(config: Any) -> None:
     _counts(config)
     _algorithm(config)
     _pruning(config)
-    _links(config)
+    _compressors(config)
     _network(config)
     _scale(config)
 
@@ -88,7 +88,7 @@ def _pruning(config: Any) -> None:
         raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")
 
 
-def _links(config: Any) -> None:
+def _compressors(config: Any) -> None:
     least = LEAST_BITS[config.quantizer]
     for name in compressors.shorthands():
         found = per_client.parse(getattr(config, name) or "")
@@ -100,11 +100,11 @@ def _links(config: Any) -> None:
 
 
 def _network(config: Any) -> None:
-    names = [field.name for field in dataclasses.fields(WirelessKnobs)]
+    names = [field.name for field in dataclasses.fields(WirelessFields)]
     if config.network == "none":
         for name in names[1:]:
             value = getattr(config, name)
-            if value not in (None, WirelessKnobs.__dataclass_fields__[name].default):
+            if value not in (None, WirelessFields.__dataclass_fields__[name].default):
                 raise flag_error(name, value, "nothing with --network=none")
     if config.device_classes:
         _classes(config)

@@ -31,12 +31,14 @@ def shorthands() -> list[str]:
     return [name for names in SHORTHANDS.values() for name in names]
 
 
-def resolved(settings: Mapping[str, str | None], light: bool) -> dict[str, str | None]:
+def shorthand_values(
+    settings: Mapping[str, str | None], compress_by_default: bool
+) -> dict[str, str | None]:
     """Every shorthand's value: given, the default, or None where an expression says it all.
 
     Args:
       settings: expressions by place, "" where not given, and shorthands, None likewise.
-      light: whether defaults compress; else they are off.
+      compress_by_default: whether defaults compress; else they are off.
 
     Raises:
       UserError: a shorthand and the expression of its place are both given.
@@ -47,7 +49,7 @@ def resolved(settings: Mapping[str, str | None], light: bool) -> dict[str, str |
             value = settings[name]
             if settings[place] and value is not None:
                 raise flag_error(name, value, f"nothing with --{place}, which says it all")
-            default = default if light else _OFF.get(name, str(FLOAT_BITS))
+            default = default if compress_by_default else _OFF.get(name, str(FLOAT_BITS))
             values[name] = None if settings[place] else value or default
     return values
 
@@ -57,18 +59,18 @@ def expression(
     settings: Mapping[str, str | None],
     quantizer: str,
     bucket_size: int,
-    light: bool,
+    compress_by_default: bool,
 ) -> str:
     """The expression of a place: as given, or what its shorthands stand for.
 
     Args:
       place: one of `PLACES`.
-      settings: as in `resolved`.
+      settings: as in `shorthand_values`.
       quantizer: that bits choose.
       bucket_size: of it.
-      light: as in `resolved`.
+      compress_by_default: as in `shorthand_values`.
     """
-    given, values = settings[place], resolved(settings, light)
+    given, values = settings[place], shorthand_values(settings, compress_by_default)
     if given:
         return given
     parts = []

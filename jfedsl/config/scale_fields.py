@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from jfedsl.config.allowed import COUNT, FOLDER, Allowed, OneOf, knob, whole
+from jfedsl.config.allowed import COUNT, FOLDER, Allowed, OneOf, setting, whole
 from jfedsl.engine.client_memory import CLIENT_STATES
 from jfedsl.sharding.collectives import COLLECTIVE_BITS
 
@@ -17,49 +17,51 @@ def _is_coordinator(text: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleKnobs:
+class ScaleFields:
     """Settings of devices, processes and memory."""
 
-    devices: int | None = knob(
+    devices: int | None = setting(
         None, "Devices of each process that clients are spread over; default all, one with sl and "
-        "centralized.", COUNT, free=True,
+        "centralized.", COUNT, may_change_on_resume=True,
     )  # fmt: skip
-    coordinator: str = knob(
+    coordinator: str = setting(
         "",
         "For a run of several processes HOST:PORT of the first, the same in all, with "
         f"--processes and --process; or {BY_CLUSTER}: all three as SLURM, Open MPI or a TPU slice "
         "tells.",
         Allowed(f"HOST:PORT, a port from 1 to 65535, or {BY_CLUSTER}", _is_coordinator),
-        free=True,
+        may_change_on_resume=True,
     )
-    processes: int | None = knob(None, "How many processes.", COUNT, free=True)
-    process: int | None = knob(None, "Number of this process.", whole(0), free=True)
-    collective_bits: int = knob(
+    processes: int | None = setting(None, "How many processes.", COUNT, may_change_on_resume=True)
+    process: int | None = setting(
+        None, "Number of this process.", whole(0), may_change_on_resume=True
+    )
+    collective_bits: int = setting(
         32, "Bits an entry of client-side models where they are averaged across processes.",
         Allowed(
             f"one of {', '.join(map(str, COLLECTIVE_BITS))}",
             lambda value: value in COLLECTIVE_BITS,
         ),
     )  # fmt: skip
-    client_state: str = knob(
+    client_state: str = setting(
         "resident", "Where clients that do not take part keep optimizer and compressor states: on "
         "the devices, on the host, or nowhere.", OneOf(CLIENT_STATES),
     )  # fmt: skip
-    client_chunk: int | None = knob(
+    client_chunk: int | None = setting(
         None, "Clients whose layers run at once on a device; 1 loops. Default by backend and "
         "model.", COUNT,
     )  # fmt: skip
-    remat_clients: bool = knob(
+    remat_clients: bool = setting(
         False,
         "Clients compute their forward pass twice, so that less memory waits; at most a quarter "
         "of a device's participants is then computed at once.",
         Allowed("true or false", lambda value: isinstance(value, bool)),
     )
-    compute_dtype: str = knob(
+    compute_dtype: str = setting(
         "float32", "Of activations and products; parameters and moments are float32.",
         OneOf(COMPUTE_DTYPES),
     )  # fmt: skip
-    compilation_cache: str = knob(
+    compilation_cache: str = setting(
         "~/.cache/jfedsl", "Folder of compiled programs, kept between runs; empty for none.",
-        FOLDER, free=True,
+        FOLDER, may_change_on_resume=True,
     )  # fmt: skip

@@ -18,12 +18,12 @@ from jfedsl.config.allowed import (  # fmt: skip
     RATE,
     Allowed,
     OneOf,
-    knob,
+    setting,
     whole,
 )
-from jfedsl.config.pruning_fields import PruningKnobs
-from jfedsl.config.scale_fields import ScaleKnobs
-from jfedsl.config.wireless_fields import WirelessKnobs
+from jfedsl.config.pruning_fields import PruningFields
+from jfedsl.config.scale_fields import ScaleFields
+from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
@@ -42,162 +42,175 @@ Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
+class Config(ScaleFields, WirelessFields, PruningFields):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
-    algorithm: str = knob("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
-    server_order: str = knob(
+    algorithm: str = setting("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
+    server_order: str = setting(
         "client", "Order of the server's steps with sfl_v2: all of a round on one client before "
         "the next one, as in the authors' code, or on client after client in every exchange.",
         OneOf(SERVER_ORDERS),
     )  # fmt: skip
-    workdir: str = knob(
-        "", "Folder of the run; default a new dated one under runs/.", FOLDER, free=True
+    workdir: str = setting(
+        "",
+        "Folder of the run; default a new dated one under runs/.",
+        FOLDER,
+        may_change_on_resume=True,
     )
-    plugin: str = knob(
+    plugin: str = setting(
         "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
-        "and other entries to their tables.", free=True,
+        "and other entries to their tables.", may_change_on_resume=True,
     )  # fmt: skip
-    dataset: str = knob("digits", "Data set.", OneOf(DATASETS))
-    data_dir: str = knob("data", "Folder of prepared data sets.", FOLDER, free=True)
-    train_examples: int | None = knob(
+    dataset: str = setting("digits", "Data set.", OneOf(DATASETS))
+    data_dir: str = setting(
+        "data", "Folder of prepared data sets.", FOLDER, may_change_on_resume=True
+    )
+    train_examples: int | None = setting(
         None, "Training examples used, a fixed choice whatever the seed; default all.", COUNT
     )
-    test_examples: int | None = knob(
+    test_examples: int | None = setting(
         None, "Test examples used, a fixed choice whatever the seed; default all.", COUNT
     )
-    augment: str = knob(
+    augment: str = setting(
         "none", "Random changes of training images: crops of the image padded by 4, and flips.",
         OneOf(AUGMENTATIONS),
     )  # fmt: skip
-    model: str = knob("cnn", "Model.", OneOf(MODELS))
-    norm: str = knob("group", "Normalisation after hidden layers.", OneOf(NORMS))
-    cut: str | None = knob(
+    model: str = setting("cnn", "Model.", OneOf(MODELS))
+    norm: str = setting("group", "Normalisation after hidden layers.", OneOf(NORMS))
+    cut: str | None = setting(
         None, "Last client-side layer by name, or the number of client-side layers; "
         "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in MODELS.items()) + ".",
     )  # fmt: skip
-    clients: int = knob(10, "Clients in all.", COUNT)
-    participants: int | None = knob(
+    clients: int = setting(10, "Clients in all.", COUNT)
+    participants: int | None = setting(
         None, "Clients drawn for each aggregation period; default all.", COUNT
     )
-    rounds: int = knob(60, "Rounds to train.", COUNT)
-    local_steps: int = knob(5, "Exchanges in a round.", COUNT)
-    batch_size: int = knob(16, "Examples per client and exchange.", COUNT)
-    eval_batch_size: int = knob(500, "Test examples evaluated at once.", COUNT)
-    sampling: str = knob(
+    rounds: int = setting(60, "Rounds to train.", COUNT)
+    local_steps: int = setting(5, "Exchanges in a round.", COUNT)
+    batch_size: int = setting(16, "Examples per client and exchange.", COUNT)
+    eval_batch_size: int = setting(500, "Test examples evaluated at once.", COUNT)
+    sampling: str = setting(
         "epoch", "Batches drawn without replacement in each client's epoch, or with.",
         OneOf(SAMPLINGS),
     )  # fmt: skip
-    partition: str = knob(
+    partition: str = setting(
         "dirichlet", "How training examples are spread over clients.", OneOf(PARTITIONS)
     )
-    dirichlet_alpha: float = knob(
+    dirichlet_alpha: float = setting(
         0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", POSITIVE
     )
-    classes_per_client: int = knob(2, "Classes of each client in --partition=shards.", COUNT)
-    quantity_alpha: float = knob(
+    classes_per_client: int = setting(2, "Classes of each client in --partition=shards.", COUNT)
+    quantity_alpha: float = setting(
         0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
     )
-    min_examples: int | None = knob(
+    min_examples: int | None = setting(
         None, "Examples that every client has at least; dirichlet and quantity are drawn again "
         "until then, 200 times at most. Default: drawn once.", COUNT,
     )  # fmt: skip
-    smashed: str = knob(
+    smashed: str = setting(
         "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
         "of --dropout_rate and --smashed_bits. splitfc is the dropout of SplitFC without its "
         "quantizer.",
     )  # fmt: skip
-    cut_gradient: str = knob(
+    cut_gradient: str = setting(
         "", "Compressors of the gradient at the cut, downlink; instead of --cut_gradient_bits."
     )
-    client_gradient: str = knob(
+    client_gradient: str = setting(
         "", "Compressors of clients' weight gradients, which stay there; instead of "
         "--client_gradient_bits.",
     )  # fmt: skip
-    model_up: str = knob(
+    model_up: str = setting(
         "", "Compressors of clients' model updates, uplink; instead of --model_bits."
     )
-    model_down: str = knob(
+    model_down: str = setting(
         "", "Compressors of the model's change since a client last received it, downlink."
     )
-    dropout_rate: Shorthand = knob(
+    dropout_rate: Shorthand = setting(
         None,
         "Probability that an entry of the activation at the cut is not sent. Default 0.2; 0 with "
         "another algorithm than fedsl.",
         DROPOUT_RATES,
     )  # fmt: skip
-    quantizer: str = knob(
+    quantizer: str = setting(
         "uniform", "Kind of quantizer that bits choose. Both write codes of fixed length: qsgd has "
         "no Elias coding.", OneOf(LEAST_BITS),
     )  # fmt: skip
-    bucket_size: int = knob(
+    bucket_size: int = setting(
         512,
         "Entries that share the header of a quantizer that bits choose; 0 for whole tensors.",
         whole(0),
     )
-    cut_gradient_bits: Shorthand = knob(
+    cut_gradient_bits: Shorthand = setting(
         None,
         "Bits an entry of the gradient at the cut, downlink. Default 8; off with another "
         "algorithm than fedsl.",
         BITS,
     )
-    client_gradient_bits: Shorthand = knob(
+    client_gradient_bits: Shorthand = setting(
         None,
         "Bits an entry of clients' weight gradients. Default 8; off with another algorithm than "
         "fedsl.",
         BITS,
     )
-    smashed_bits: Shorthand = knob(
+    smashed_bits: Shorthand = setting(
         None, "Bits an entry of the activation at the cut, uplink. Default 32.", BITS
     )
-    model_bits: Shorthand = knob(
+    model_bits: Shorthand = setting(
         None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
     )
-    aggregate_every: int = knob(
+    aggregate_every: int = setting(
         2, "Rounds in an aggregation period; with sl every round is one.", COUNT
     )
-    aggregation: str = knob(
+    aggregation: str = setting(
         "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
     )
-    batch_norm_statistics: str = knob(
+    batch_norm_statistics: str = setting(
         "aggregate", "Client-side statistics with --norm=batch: averaged, or left with clients.",
         OneOf(STATISTICS),
     )  # fmt: skip
-    optimizer: str = knob("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
-    client_optimizer_state: str = knob(
+    optimizer: str = setting("sgd", "Optimizer of both halves.", OneOf(OPTIMIZERS))
+    client_optimizer_state: str = setting(
         "keep", "Clients' optimizer states at the start of a period: keep, reset, or average, "
         "which sends moments and step counters along with the model.",
         OneOf(CLIENT_OPTIMIZER_STATES),
     )  # fmt: skip
-    client_backward: str = knob(
+    client_backward: str = setting(
         "float", "Arithmetic of products in clients' backward passes; int8 rounds the gradient at "
         "random.", OneOf(CLIENT_BACKWARDS),
     )  # fmt: skip
-    client_learning_rate: float = knob(0.05, "Learning rate on clients.", NOT_NEGATIVE)
-    server_learning_rate: float = knob(0.05, "Learning rate on the server.", NOT_NEGATIVE)
-    momentum: float = knob(0.9, "Momentum of --optimizer=sgd.", RATE)
-    weight_decay: float = knob(0.0, "Weight decay, on every parameter.", NOT_NEGATIVE)
-    learning_rate_schedule: str = knob(
+    client_learning_rate: float = setting(0.05, "Learning rate on clients.", NOT_NEGATIVE)
+    server_learning_rate: float = setting(0.05, "Learning rate on the server.", NOT_NEGATIVE)
+    momentum: float = setting(0.9, "Momentum of --optimizer=sgd.", RATE)
+    weight_decay: float = setting(0.0, "Weight decay, on every parameter.", NOT_NEGATIVE)
+    learning_rate_schedule: str = setting(
         "constant", "How learning rates change over the run.", OneOf(SCHEDULES)
     )
-    init_from: str = knob(
+    init_from: str = setting(
         "", "Workdir or export of an earlier run whose weights to start from.", FOLDER
     )
-    seed: int = knob(0, "Seed of every random draw.", whole(0, 2**32 - 1))
-    eval_every: int = knob(
-        5, "Rounds between tests, which fall on ends of aggregation periods.", COUNT, free=True
+    seed: int = setting(0, "Seed of every random draw.", whole(0, 2**32 - 1))
+    eval_every: int = setting(
+        5,
+        "Rounds between tests, which fall on ends of aggregation periods.",
+        COUNT,
+        may_change_on_resume=True,
     )
-    checkpoint_every: int = knob(20, "Rounds between checkpoints.", COUNT, free=True)
-    measure_constants_every: int | None = knob(
-        None, "Rounds between measurements of the bound's constants.", COUNT, free=True
+    checkpoint_every: int = setting(
+        20, "Rounds between checkpoints.", COUNT, may_change_on_resume=True
     )
-    target_accuracy: float = knob(
+    measure_constants_every: int | None = setting(
+        None,
+        "Rounds between measurements of the bound's constants.",
+        COUNT,
+        may_change_on_resume=True,
+    )
+    target_accuracy: float = setting(
         0.95, "Accuracy as deployed to report rounds and bytes to, in [0, 1].",
-        Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), free=True,
+        Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), may_change_on_resume=True,
     )  # fmt: skip
-    progress: str = knob(
+    progress: str = setting(
         "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
-        OneOf(PROGRESS), free=True,
+        OneOf(PROGRESS), may_change_on_resume=True,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -224,7 +237,7 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         checks.together(self)
 
     @property
-    def light(self) -> bool:
+    def compress_by_default(self) -> bool:
         """Whether pruning and compressors have defaults other than none."""
         return self.algorithm == "fedsl"
 
@@ -238,7 +251,7 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
     @property
     def pruning(self) -> str:
         """What is pruned, one of `PRUNE_KINDS`."""
-        return self.prune_kind or ("mask" if self.light else "none")
+        return self.prune_kind or ("mask" if self.compress_by_default else "none")
 
     @property
     def expressions(self) -> dict[str, str]:
@@ -246,11 +259,11 @@ class Config(ScaleKnobs, WirelessKnobs, PruningKnobs):
         settings = {
             name: getattr(self, name) for name in (*compressors.PLACES, *compressors.shorthands())
         }
-        arguments = (settings, self.quantizer, self.bucket_size, self.light)
+        arguments = (settings, self.quantizer, self.bucket_size, self.compress_by_default)
         return {place: compressors.expression(place, *arguments) for place in compressors.PLACES}
 
     @property
-    def links(self) -> dict[str, tuple[Call, ...]]:
+    def compressors(self) -> dict[str, tuple[Call, ...]]:
         """The compressors of each place, in order."""
         return {p: compressors.read(p, text, self.clients) for p, text in self.expressions.items()}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jfedsl.config.allowed import AMOUNTS, POSITIVE, POWERS, Allowed, OneOf, between, knob
+from jfedsl.config.allowed import AMOUNTS, POSITIVE, POWERS, Allowed, OneOf, between, setting
 from jfedsl.wireless.allocation import ALLOCATIONS
 from jfedsl.wireless.channel import FADINGS, NEAREST
 from jfedsl.wireless.network import DEVICES, NETWORKS
@@ -12,16 +12,16 @@ _OWN = "default that of --network"
 
 
 @dataclasses.dataclass(frozen=True)
-class WirelessKnobs:
+class WirelessFields:
     """Settings of the simulated network; None leaves what `network` says."""
 
-    network: str = knob(
+    network: str = setting(
         "macro_cell", "Radio network that seconds and joules are simulated for.", OneOf(NETWORKS)
     )
-    bandwidth_hz: float | None = knob(
+    bandwidth_hz: float | None = setting(
         None, f"Band in each direction, shared by the participants, Hz; {_OWN}.", between(1, 1e12)
     )
-    cell_radius_m: float | None = knob(
+    cell_radius_m: float | None = setting(
         None,
         f"Devices are spread over a disc of this radius, m; {_OWN}.",
         Allowed(
@@ -29,46 +29,48 @@ class WirelessKnobs:
             lambda value: NEAREST < value <= 1e6,
         ),
     )
-    shadowing_db: float | None = knob(
+    shadowing_db: float | None = setting(
         None, f"Standard deviation of log-normal shadowing, dB; {_OWN}.", between(0, 30)
     )
-    fading: str | None = knob(
+    fading: str | None = setting(
         None, f"Fading, drawn for every round (rician: K = 3); {_OWN}.", OneOf(FADINGS)
     )
-    server_power_dbm: float | None = knob(
+    server_power_dbm: float | None = setting(
         None, f"Power that the base station sends with, dBm; {_OWN}.", between(0, 100)
     )
-    server_flops: float | None = knob(None, f"FLOP/s of the server; {_OWN}.", between(1, 1e18))
-    device_classes: str = knob(
+    server_flops: float | None = setting(None, f"FLOP/s of the server; {_OWN}.", between(1, 1e18))
+    device_classes: str = setting(
         "",
         "Devices by class, as 6*phone,4*sensor, dealt out at random; instead of device_flops, "
         f"device_power_dbm and device_memory. Classes: {', '.join(DEVICES)}.",
     )
-    device_flops: str | None = knob(None, f"FLOP/s of devices; {_OWN}.", AMOUNTS)
-    device_power_dbm: str | None = knob(None, f"Power that devices send with, dBm; {_OWN}.", POWERS)
-    device_memory: str | None = knob(
+    device_flops: str | None = setting(None, f"FLOP/s of devices; {_OWN}.", AMOUNTS)
+    device_power_dbm: str | None = setting(
+        None, f"Power that devices send with, dBm; {_OWN}.", POWERS
+    )
+    device_memory: str | None = setting(
         None,
         "Bytes of memory of devices, which have to hold parameters, gradients, optimizer state and "
         "everything the backward pass keeps of one batch; default unlimited.",
         AMOUNTS,
     )
-    mask_compute: str = knob(
+    mask_compute: str = setting(
         "dense", "Whether single pruned weights save devices no arithmetic, or all of it.",
         OneOf(MASK_COMPUTES),
     )  # fmt: skip
-    allocation: str = knob(
+    allocation: str = setting(
         "equal", "How the band is shared: equally, or so that the slowest is done soonest.",
         OneOf(ALLOCATIONS),
     )  # fmt: skip
-    outage_snr_db: float | None = knob(
+    outage_snr_db: float | None = setting(
         None, "A device whose signal-to-noise ratio in either direction is lower, dB, is out for "
         "the round; default none is.", between(-200, 200),
     )  # fmt: skip
-    outage_timeout_s: float | None = knob(
+    outage_timeout_s: float | None = setting(
         None, "Seconds waited at least for a device that is out; default until the slowest other "
         "is done.", POSITIVE,
     )  # fmt: skip
-    deadline_s: float | None = knob(
+    deadline_s: float | None = setting(
         None, "Seconds of an exchange after which the server goes on without activations that "
         "have not arrived; default it waits.", POSITIVE,
     )  # fmt: skip

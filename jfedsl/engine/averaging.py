@@ -10,19 +10,19 @@ from jax.sharding import Mesh
 
 from jfedsl.data.partition import Partition
 from jfedsl.engine.optimizers import like_moments
-from jfedsl.engine.state import Aggregator, Client, Scheme, Server, State, present_weights, weights
+from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State, present_weights, weights
 from jfedsl.models.layers import Variables
 from jfedsl.pruning.pruner import Kept
 from jfedsl.sharding.collectives import sum_rows
 from jfedsl.sharding.slots import where_rows
 
 
-def moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
+def moment_masks(spec: RunSpec, client: Client, kept: Kept) -> tuple[Any, Any]:
     """Which leaves of an optimizer state are moments, and which of their entries are kept.
 
     Of one client or, all with a leading axis, of many.
     """
-    optimizer, state = scheme.client_optimizer, client.optimizer
+    optimizer, state = spec.client_optimizer, client.optimizer
     every = jax.tree.map(lambda _: True, client.params)
     entries = kept.params
     if entries is None:
@@ -33,13 +33,13 @@ def moment_masks(scheme: Scheme, client: Client, kept: Kept) -> tuple[Any, Any]:
     )
 
 
-def kept_by(scheme: Scheme, clients: Client) -> Kept:
+def kept_by(spec: RunSpec, clients: Client) -> Kept:
     """What each of many clients has, `[P, ...]`."""
-    return jax.vmap(lambda client: scheme.pruner.kept(client.masks))(clients)
+    return jax.vmap(lambda client: spec.pruner.kept(client.masks))(clients)
 
 
 def merge(
-    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, params: Any = None
+    spec: RunSpec, before: Aggregator, clients: Client, weights: Array, params: Any = None
 ) -> Aggregator:
     """The weighted mean of the participants' models; statistics and optimizer states if shared.
 
@@ -48,49 +48,49 @@ def merge(
     what arrived: what compression did to that stays out of the aggregator's model.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       before: the aggregator as of the last aggregation.
       clients: participants, `[P, ...]`.
       weights: float32 `[P]`.
       params: the mean of the models, where it is known already.
     """
-    kept, mesh = kept_by(scheme, clients), scheme.placement.mesh
+    kept, mesh = kept_by(spec, clients), spec.slots.mesh
     if params is None:
-        params = _mean_params(scheme, before, clients, weights, kept)
+        params = _mean_params(spec, before, clients, weights, kept)
     after = before.replace(params=params)
-    if scheme.statistics == "aggregate":
+    if spec.statistics == "aggregate":
         stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh)
         after = after.replace(stats=stats)
-    if scheme.client_optimizer_state == "average":
-        after = after.replace(optimizer=_mean_optimizer(scheme, before, clients, weights, kept))
+    if spec.client_optimizer_state == "average":
+        after = after.replace(optimizer=_mean_optimizer(spec, before, clients, weights, kept))
     return after
 
 
 def _mean_params(
-    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+    spec: RunSpec, before: Aggregator, clients: Client, weights: Array, kept: Kept
 ) -> Any:
     params = clients.params
     if clients.received is not None:
         params = jax.tree.map(
             lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
         )
-    return weighted_mean(params, weights, kept.params, before.params, scheme.placement.mesh)
+    return weighted_mean(params, weights, kept.params, before.params, spec.slots.mesh)
 
 
-def _shares(scheme: Scheme, partition: Partition, state: State) -> tuple[Array, Array]:
+def _shares(spec: RunSpec, partition: Partition, state: State) -> tuple[Array, Array]:
     """Weights `[K]` of who holds the model of the period; of all if nobody does, and of nobody."""
-    share = weights(scheme, partition, state.participants)
-    if scheme.radio is None or not scheme.radio.can_fail:
+    share = weights(spec, partition, state.participants)
+    if spec.radio is None or not spec.radio.can_fail:
         return share, share
-    present = present_weights(share, state.holding)
-    return jnp.where(jnp.any(state.holding), present, share), present
+    present = present_weights(share, state.has_current_model)
+    return jnp.where(jnp.any(state.has_current_model), present, share), present
 
 
-def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
+def serving(spec: RunSpec, partition: Partition, state: State) -> Server:
     """The server's part; where participants have copies of it, their mean with its moments."""
-    if not scheme.server_copies:
+    if not spec.server_copies:
         return state.server
-    share = scheme.placement.weights(_shares(scheme, partition, state)[0])
+    share = spec.slots.weights(_shares(spec, partition, state)[0])
     zeros = jax.tree.map(jnp.zeros_like, state.server)
     copies = where_rows(share > 0, state.server, zeros)  # places left over may hold anything
 
@@ -106,38 +106,38 @@ def serving(scheme: Scheme, partition: Partition, state: State) -> Server:
 
 
 def merge_participants(
-    scheme: Scheme, partition: Partition, state: State
+    spec: RunSpec, partition: Partition, state: State
 ) -> tuple[Client, Array, Aggregator]:
     """The participants `[P, ...]`, their weights `[P]`, and what merging them now would make.
 
     Who does not hold the model of the period has no weight, unless nobody does.
     """
     clients = state.clients
-    share, present = map(scheme.placement.weights, _shares(scheme, partition, state))
+    share, present = map(spec.slots.weights, _shares(spec, partition, state))
     if clients.received is not None:
         # Between two periods participants hold the aggregator's model itself.
-        between = state.round % scheme.aggregate_every == 0
+        between = state.round % spec.aggregate_every == 0
         held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
         clients = clients.replace(received=held)
-    return clients, share, merge(scheme, state.aggregator, clients, present)
+    return clients, share, merge(spec, state.aggregator, clients, present)
 
 
-def joined(scheme: Scheme, partition: Partition, state: State) -> Variables:
+def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     """The whole dense model: the participants' client-side parts merged, then the server's.
 
     Statistics are averaged, also where they otherwise stay with the clients.
     """
-    clients, share, merged = merge_participants(scheme, partition, state)
+    clients, share, merged = merge_participants(spec, partition, state)
     # Statistics that no participant updated are those it would go on with.
-    kept, mesh = kept_by(scheme, clients).stats, scheme.placement.mesh
+    kept, mesh = kept_by(spec, clients).stats, spec.slots.mesh
     everyone = weighted_mean(clients.stats, share, mesh=mesh)
     stats = weighted_mean(clients.stats, share, kept, everyone, mesh)
-    server = serving(scheme, partition, state)
+    server = serving(spec, partition, state)
     return Variables(merged.params + server.params, stats + server.stats)
 
 
 def _mean_optimizer(
-    scheme: Scheme, before: Aggregator, clients: Client, weights: Array, kept: Kept
+    spec: RunSpec, before: Aggregator, clients: Client, weights: Array, kept: Kept
 ) -> Any:
     """Moments averaged as the weights they belong to, and a step counter that fits them.
 
@@ -152,14 +152,14 @@ def _mean_optimizer(
     Clients begin a period with the aggregator's counter. The steps since then are what is averaged:
     float32 holds them exactly however long the run is.
     """
-    is_moment, entries = moment_masks(scheme, clients, kept)
+    is_moment, entries = moment_masks(spec, clients, kept)
     flags, structure = jax.tree.flatten(is_moment)
     every = (clients.optimizer, entries, before.optimizer)
     rows = list(zip(flags, *map(jax.tree.leaves, every), strict=True))
     leaves = [x if flag else (x - old).astype(jnp.float32) for flag, x, _, old in rows]
     masks = [mask if flag else jnp.ones(x.shape, bool) for flag, x, mask, _ in rows]
     olds = [old if flag else jnp.zeros(old.shape, jnp.float32) for flag, _, _, old in rows]
-    means = weighted_mean(leaves, weights, masks, olds, scheme.placement.mesh)
+    means = weighted_mean(leaves, weights, masks, olds, spec.slots.mesh)
     averaged = [
         mean if flag else old + jnp.rint(mean).astype(old.dtype)
         for (flag, *_, old), mean in zip(rows, means, strict=True)

@@ -6,47 +6,47 @@ import numpy as np
 from jax import Array
 
 from jfedsl.engine.participants import period_start
-from jfedsl.engine.state import Client, Scheme
+from jfedsl.engine.state import Client, RunSpec
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.wireless.radio import Conditions, conditions
 
 
 def round_conditions(
-    scheme: Scheme, key: Array, round_: Array, ids: Array, clients: Client
+    spec: RunSpec, key: Array, round_: Array, ids: Array, clients: Client
 ) -> Conditions:
     """The conditions of the participants `[K]` in a round.
 
     Args:
-      scheme: of the run, with a radio.
+      spec: of the run, with a radio.
       key: run key.
       round_: int32 scalar.
       ids: of the participants, int32 `[K]`.
       clients: these `[P, ...]`, with this period's masks where they are needed.
     """
-    radio, pruner = scheme.radio, scheme.pruner
+    radio, pruner = spec.radio, spec.pruner
     assert radio is not None
-    row = jnp.minimum(period_start(scheme, round_), len(pruner.layout) - 1)
-    layout = jnp.asarray(pruner.layout)[row]
-    group = np.zeros(scheme.clients, np.int32)
+    row = jnp.minimum(period_start(spec, round_), len(pruner.config_of_round) - 1)
+    layout = jnp.asarray(pruner.config_of_round)[row]
+    group = np.zeros(spec.clients, np.int32)
     for number, members in enumerate(pruner.groups):
         group[members] = number
-    form = jnp.asarray(np.array(pruner.layouts, np.int32))[layout][jnp.asarray(group)[ids]]
-    shares = jnp.ones((ids.size, scheme.cut))
+    form = jnp.asarray(np.array(pruner.width_configs, np.int32))[layout][jnp.asarray(group)[ids]]
+    shares = jnp.ones((ids.size, spec.cut))
     if radio.sparse and pruner.names:
-        kept = jax.vmap(lambda client: _kept_shares(scheme, client))(clients)
-        shares = scheme.placement.to_participants(kept)
-    speed = radio.site.devices.flops[ids]
-    forward = jnp.sum(radio.work.forward[form] * shares, axis=1) / speed
-    backward = jnp.sum(radio.work.backward[form] * shares, axis=1) / speed
+        kept = jax.vmap(lambda client: _kept_shares(spec, client))(clients)
+        shares = spec.slots.to_participants(kept)
+    speed = radio.deployment.devices.flops[ids]
+    forward = jnp.sum(radio.flop_counts.forward[form] * shares, axis=1) / speed
+    backward = jnp.sum(radio.flop_counts.backward[form] * shares, axis=1) / speed
     own = fold(key, Purpose.RADIO, round_)
-    return conditions(radio, own, ids, forward, backward, radio.site.bits[layout][ids])
+    return conditions(radio, own, ids, forward, backward, radio.deployment.bits[layout][ids])
 
 
-def _kept_shares(scheme: Scheme, client: Client) -> Array:
+def _kept_shares(spec: RunSpec, client: Client) -> Array:
     """The fraction of each layer's prunable weights that a client keeps, `[L_c]`."""
-    kept = scheme.pruner.kept(client.masks).params
-    flags = layers.prunable(client.params, len(scheme.model))
+    kept = spec.pruner.kept(client.masks).params
+    flags = layers.prunable(client.params, len(spec.model))
     shares = []
     for own, flagged in zip(kept, flags, strict=True):
         pairs = zip(jax.tree.leaves(own), jax.tree.leaves(flagged), strict=True)

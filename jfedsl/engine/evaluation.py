@@ -17,12 +17,12 @@ from jfedsl.data.datasets import Pixels
 from jfedsl.engine.averaging import merge_participants, serving
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import trained_masks
-from jfedsl.engine.participants import in_layout, last_round, period_start
-from jfedsl.engine.state import Client, Data, Scheme, Server, State
+from jfedsl.engine.participants import last_round, period_start, with_width_config
+from jfedsl.engine.state import Client, Data, RunSpec, Server, State
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
-from jfedsl.pruning.pruner import Form, dense_form
-from jfedsl.sharding.slots import AXES, EVERYWHERE, Placement, placed
+from jfedsl.pruning.pruner import ClientForward, dense_forward
+from jfedsl.sharding.slots import AXES, REPLICATED, SlotLayout, assign_slots
 
 
 class TestSet(struct.PyTreeNode):
@@ -64,10 +64,10 @@ def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
     return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
 
 
-def test_spec(test: TestSet, placement: Placement) -> PartitionSpec:
+def test_spec(test: TestSet, slots: SlotLayout) -> PartitionSpec:
     """How to spread a test set over devices: each batch, if it can be shared evenly."""
     batch_size = test.valid.shape[1]
-    return PartitionSpec(None, AXES) if batch_size % placement.devices == 0 else EVERYWHERE
+    return PartitionSpec(None, AXES) if batch_size % slots.devices == 0 else REPLICATED
 
 
 class Evaluation(struct.PyTreeNode):
@@ -87,7 +87,7 @@ class Evaluation(struct.PyTreeNode):
     test_accuracy_deployed: Array
 
 
-def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
+def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
     """Evaluates the participants' client-side models, merged by the rule of aggregation.
 
     No dropout, no quantizer, but for test_accuracy_deployed. Where participants differ in masks, in
@@ -95,75 +95,75 @@ def evaluate(scheme: Scheme, key: Array, data: Data, state: State, test: TestSet
     models. (Local statistics of a channel that a client does not have are as old as its removal;
     test_accuracy_dense uses them.)
     """
-    placement = scheme.placement
-    clients, share, merged = merge_participants(scheme, data.partition, state)
+    slots = spec.slots
+    clients, share, merged = merge_participants(spec, data.partition, state)
     # A participant that was out of reach, or had an earlier turn, may hold older masks.
-    current = partial(trained_masks, scheme, key, state)
+    current = partial(trained_masks, spec, key, state)
     clients = clients.replace(masks=jax.vmap(current)(clients.number))
     # All that differs between participants.
-    clients = placement.to_participants(
-        clients.replace(params=None, optimizer=None, links=None, received=None)
+    clients = slots.to_participants(
+        clients.replace(params=None, optimizer=None, compressor_states=None, received=None)
     )
-    share = placement.to_participants(share)
-    own_statistics, server = scheme.statistics == "local", serving(scheme, data.partition, state)
+    share = slots.to_participants(share)
+    own_statistics, server = spec.statistics == "local", serving(spec, data.partition, state)
     whole = jnp.sum(share)
 
-    def rates(form: Form, client: Client, scheme: Scheme = scheme) -> Array:
+    def rates(form: ClientForward, client: Client, spec: RunSpec = spec) -> Array:
         stats = client.stats if own_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
-        sums = _class_sums(scheme, key, data.pixels, form, client, server, test)
+        sums = _class_sums(spec, key, data.pixels, form, client, server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
-    def mean(form: Form, clients: Client, share: Array, scheme: Scheme = scheme) -> Array:
-        rows = lax.map(partial(rates, form, scheme=scheme), clients)
+    def mean(form: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
+        rows = lax.map(partial(rates, form, spec=spec), clients)
         share = share[:, None] / whole
         return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
 
-    def pruned(forms: Sequence[Form]) -> Array:
+    def pruned(forwards: Sequence[ClientForward]) -> Array:
         total = jnp.zeros(3)
-        groups = placed(scheme.group_sizes).by_group((state.participants, share, clients))
+        groups = assign_slots(spec.group_sizes).split_groups((state.participants, share, clients))
         for form, members, (ids, part, own) in zip(
-            forms, scheme.pruner.groups, groups, strict=True
+            forwards, spec.pruner.groups, groups, strict=True
         ):
             if not own_statistics:
-                first, part = distinct(_variant(scheme), members, ids, part)
+                first, part = distinct(_variant(spec), members, ids, part)
                 own = jax.tree.map(lambda x, first=first: x[first], own)
             total += mean(form, own, part)
         return total
 
     def tested() -> Array:
-        return in_layout(scheme, period_start(scheme, last_round(state)), pruned)
+        return with_width_config(spec, period_start(spec, last_round(state)), pruned)
 
-    if not scheme.pruner.names and scheme.deployed is not None:
+    if not spec.pruner.names and spec.deployed is not None:
         loss, accuracy, deployed = tested()
         return Evaluation(loss, accuracy, accuracy, deployed)
-    dense, plain = dense_form(scheme.model[: scheme.cut]), scheme._replace(deployed=None)
+    dense, plain = dense_forward(spec.model[: spec.cut]), spec._replace(deployed=None)
     if own_statistics:
         unpruned = mean(dense, clients, share, plain)
     else:
         unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
-    if not scheme.pruner.names:
+    if not spec.pruner.names:
         return Evaluation(unpruned[0], unpruned[1], unpruned[1], unpruned[1])
     loss, accuracy, deployed = tested()
     return Evaluation(loss, accuracy, unpruned[1], deployed)
 
 
-def _variant(scheme: Scheme) -> np.ndarray | None:
+def _variant(spec: RunSpec) -> np.ndarray | None:
     """Clients of the same number share masks and link, int `[C]`; None when no two do."""
-    variant = scheme.pruner.variant
-    if variant is None or scheme.deployed is None:
-        return variant
-    pairs = np.stack([variant, scheme.deployed.variant], axis=1)
+    mask_group = spec.pruner.mask_group
+    if mask_group is None or spec.deployed is None:
+        return mask_group
+    pairs = np.stack([mask_group, spec.deployed.mask_group], axis=1)
     return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def distinct(
-    variant: np.ndarray | None, members: np.ndarray, ids: Array, share: Array
+    mask_group: np.ndarray | None, members: np.ndarray, ids: Array, share: Array
 ) -> tuple[Array, Array]:
     """A participant of a group for each mask and the weight of all that share it.
 
     Args:
-      variant: of the pruner.
+      mask_group: of the pruner.
       members: clients of the group.
       ids: participants of the group, `[k]`.
       share: their weights.
@@ -171,17 +171,17 @@ def distinct(
     Returns:
       Slots int32 `[V]` and weights float32 `[V]`, 0 for a mask that no participant has.
     """
-    if variant is None:
+    if mask_group is None:
         return jnp.arange(ids.size), share
-    variants = np.unique(variant[members])
+    variants = np.unique(mask_group[members])
     if ids.size <= variants.size:
         return jnp.arange(ids.size), share
-    member = jnp.asarray(variant)[ids][None, :] == jnp.asarray(variants)[:, None]
+    member = jnp.asarray(mask_group)[ids][None, :] == jnp.asarray(variants)[:, None]
     return jnp.argmax(member, axis=1), jnp.sum(jnp.where(member, share[None, :], 0.0), axis=1)
 
 
 def _class_sums(
-    scheme: Scheme, key: Array, pixels: Pixels, form: Form, client: Client, server: Server,
+    spec: RunSpec, key: Array, pixels: Pixels, form: ClientForward, client: Client, server: Server,
     test: TestSet,
 ) -> Array:  # fmt: skip
     """Of a client's part with the server's, by class, `[3, classes]`.
@@ -191,28 +191,28 @@ def _class_sums(
     """
 
     def answers(smashed: Array) -> Array:
-        own, params, stats = scheme.model[scheme.cut :], server.params, server.stats
-        return layers.apply(own, params, stats, smashed, False, scheme.dtype)[0]
+        own, params, stats = spec.model[spec.cut :], server.params, server.stats
+        return layers.apply(own, params, stats, smashed, False, spec.dtype)[0]
 
     def batch(one: TestSet) -> Array:
         images = pixels.normalise(one.images)
-        smashed, _ = form(client.params, client.stats, client.masks, images, False, scheme.dtype)
+        smashed, _ = form(client.params, client.stats, client.masks, images, False, spec.dtype)
         logits = answers(smashed)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
         correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
         deployed = correct
-        if scheme.deployed is not None:
-            received = answers(_deployed(scheme, key, client, smashed))
+        if spec.deployed is not None:
+            received = answers(_deployed(spec, key, client, smashed))
             deployed = (jnp.argmax(received, axis=1) == one.labels).astype(jnp.float32)
-        return jnp.stack([_by_class(scheme, values, one) for values in (losses, correct, deployed)])
+        return jnp.stack([_by_class(spec, values, one) for values in (losses, correct, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
 
 
-def _deployed(scheme: Scheme, key: Array, client: Client, smashed: Array) -> Array:
+def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Array:
     """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
-    assert scheme.deployed is not None
-    link, kept = scheme.deployed.link(client.number), scheme.pruner.sent(client.masks)
+    assert spec.deployed is not None
+    link, kept = spec.deployed.link(client.number), spec.pruner.cut_channel_mask(client.masks)
     masks = () if kept is None else (Mask(kept[(None,) * (smashed.ndim - 1)]),)
     own = fold(key, Purpose.DEPLOYED)
 
@@ -223,28 +223,28 @@ def _deployed(scheme: Scheme, key: Array, client: Client, smashed: Array) -> Arr
     return jax.vmap(send)(smashed[:, None])[:, 0]
 
 
-def _by_class(scheme: Scheme, values: Array, batch: TestSet) -> Array:
+def _by_class(spec: RunSpec, values: Array, batch: TestSet) -> Array:
     """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`."""
-    member = batch.labels[None, :] == jnp.arange(scheme.classes)[:, None]
+    member = batch.labels[None, :] == jnp.arange(spec.classes)[:, None]
     return jnp.sum(jnp.where(member & batch.valid[None, :], values[None, :], 0.0), axis=1)
 
 
-def distinct_models(scheme: Scheme, state: State) -> tuple[list[np.ndarray], np.ndarray]:
+def distinct_models(spec: RunSpec, state: State) -> tuple[list[np.ndarray], np.ndarray]:
     """Which clients' models differ, were all of them drawn.
 
     Returns:
       For each of the pruner's groups a client of each model in it, int `[V_g]`, and the position
       among all of these of every client's model, int `[C]`.
     """
-    local = scheme.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
-    variant = None if local else scheme.pruner.variant
-    if variant is None:
-        variant = np.arange(scheme.clients)
+    local = spec.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
+    mask_group = None if local else spec.pruner.mask_group
+    if mask_group is None:
+        mask_group = np.arange(spec.clients)
     first = []
-    model = np.zeros(scheme.clients, int)
+    model = np.zeros(spec.clients, int)
     before = 0
-    for members in scheme.pruner.groups:
-        _, own, position = np.unique(variant[members], return_index=True, return_inverse=True)
+    for members in spec.pruner.groups:
+        _, own, position = np.unique(mask_group[members], return_index=True, return_inverse=True)
         model[members] = before + position
         first.append(members[own])
         before += own.size
@@ -252,7 +252,7 @@ def distinct_models(scheme: Scheme, state: State) -> tuple[list[np.ndarray], np.
 
 
 def class_accuracies(
-    scheme: Scheme,
+    spec: RunSpec,
     data: Data,
     key: Array,
     state: State,
@@ -264,7 +264,7 @@ def class_accuracies(
     The activation crosses the cut unchanged.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       data: of the run.
       key: run key.
       state: of the run.
@@ -274,27 +274,27 @@ def class_accuracies(
     Returns:
       float32 `[V, classes]`, infinite for a class without test examples.
     """
-    _, _, merged = merge_participants(scheme, data.partition, state)
-    server = serving(scheme, data.partition, state)
+    _, _, merged = merge_participants(spec, data.partition, state)
+    server = serving(spec, data.partition, state)
     examples = jnp.sum(
-        lax.map(lambda one: _by_class(scheme, jnp.ones(one.labels.shape), one), test), axis=0
+        lax.map(lambda one: _by_class(spec, jnp.ones(one.labels.shape), one), test), axis=0
     )
 
-    plain = scheme._replace(deployed=None)
-    local = memories(scheme, state).stats if scheme.statistics == "local" else None
+    plain = spec._replace(deployed=None)
+    local = memories(spec, state).stats if spec.statistics == "local" else None
 
-    def one(form: Form, number: Array) -> Array:
+    def one(form: ClientForward, number: Array) -> Array:
         stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
-        masks = trained_masks(scheme, key, state, number)
+        masks = trained_masks(spec, key, state, number)
         own = jax.tree.map(lambda x: x[0], state.clients)
         client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
         correct = _class_sums(plain, key, data.pixels, form, client, server, test)[1]
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
-    def every(forms: Sequence[Form]) -> Array:
-        pairs = zip(forms, clients, strict=True)
+    def every(forwards: Sequence[ClientForward]) -> Array:
+        pairs = zip(forwards, clients, strict=True)
         return jnp.concatenate(
             [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
         )
 
-    return in_layout(scheme, period_start(scheme, last_round(state)), every)
+    return with_width_config(spec, period_start(spec, last_round(state)), every)

@@ -6,17 +6,17 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.engine.participants import first_participants
-from jfedsl.engine.state import Data, Scheme
-from jfedsl.sharding.slots import AXES, EVERYWHERE, SPREAD
+from jfedsl.engine.state import Data, RunSpec
+from jfedsl.sharding.slots import AXES, REPLICATED, SHARDED
 
 
-def fetch(scheme: Scheme, data: Data, positions: Array) -> tuple[Array, Array]:
+def fetch(spec: RunSpec, data: Data, positions: Array) -> tuple[Array, Array]:
     """Images `[P, B, ...]` and labels `[P, B]` at `positions[P, B]` of the data.
 
     Where all clients take part, each computes on the device that has its examples; a place left
     over gets some of those there. Else they come from wherever the client belongs.
     """
-    mesh, rows = scheme.placement.mesh, (data.images, data.labels)
+    mesh, rows = spec.slots.mesh, (data.images, data.labels)
     if mesh is None:
         return data.images[positions], data.labels[positions]
     width = data.labels.shape[0] // mesh.size
@@ -36,25 +36,25 @@ def fetch(scheme: Scheme, data: Data, positions: Array) -> tuple[Array, Array]:
 
         return jax.tree.map(gather, rows)
 
-    local = scheme.everyone
+    local = spec.full_participation
     return jax.shard_map(
         at_home if local else from_anywhere,
         mesh=mesh,
-        in_specs=(SPREAD, SPREAD if local else EVERYWHERE),
-        out_specs=SPREAD,
+        in_specs=(SHARDED, SHARDED if local else REPLICATED),
+        out_specs=SHARDED,
         check_vma=False,
     )(rows, positions)
 
 
-def homes(scheme: Scheme) -> np.ndarray:
+def homes(spec: RunSpec) -> np.ndarray:
     """The device that each client's examples lie on, int `[C]`.
 
     The one where it computes, if all take part; else any, all having as many clients, or one more.
     """
-    placement = scheme.placement
-    if not scheme.everyone:
-        return np.arange(scheme.clients) * placement.devices // scheme.clients
-    per_device = placement.places // placement.devices
-    owners = np.empty(scheme.clients, int)
-    owners[np.asarray(first_participants(scheme))] = placement.place // per_device
+    slots = spec.slots
+    if not spec.full_participation:
+        return np.arange(spec.clients) * slots.devices // spec.clients
+    per_device = slots.num_slots // slots.devices
+    owners = np.empty(spec.clients, int)
+    owners[np.asarray(first_participants(spec))] = slots.slot // per_device
     return owners

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jfedsl.engine.state import Scheme, State
+from jfedsl.engine.state import RunSpec, State
 
 
-def finite(scheme: Scheme, state: State) -> tuple[Array, dict[str, Array]]:
+def finite(spec: RunSpec, state: State) -> tuple[Array, dict[str, Array]]:
     """Which participants have finite numbers only, `[K]`, and whether server and aggregator."""
 
     def rows(x: Array) -> Array:
@@ -21,7 +21,7 @@ def finite(scheme: Scheme, state: State) -> tuple[Array, dict[str, Array]]:
 
     clients = jnp.all(jnp.stack([rows(x) for x in jax.tree.leaves(state.clients)]), axis=0)
     parts = {"the server": state.server, "the aggregator": state.aggregator}
-    return scheme.placement.to_participants(clients), {
+    return spec.slots.to_participants(clients), {
         name: all_of(tree) for name, tree in parts.items() if jax.tree.leaves(tree)
     }
 

@@ -9,65 +9,69 @@ from jax import Array, lax
 
 from jfedsl.compression.message import Message, message_bytes
 from jfedsl.engine.exchange import send_smashed
-from jfedsl.engine.state import Client, Links, Scheme
+from jfedsl.engine.state import Client, RunSpec
 from jfedsl.engine.traffic import label_bits, smashed_shape
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 
 
-def expected_bits(scheme: Scheme, key: Array, image: tuple[int, ...]) -> Array:
+def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
     """Bits that clients send up in an exchange, float32 `[layouts, C]`.
 
     Counted on one message of noise in each layout of the pruner: what is dropped at random varies
     little, in activations of thousands of entries.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       image: shape of an input.
     """
-    shapes = client_shapes(scheme, key, image)
+    shapes = client_shapes(spec, key, image)
     first = [
-        int(np.argmax(scheme.pruner.layout == row)) for row in range(len(scheme.pruner.layouts))
+        int(np.argmax(spec.pruner.config_of_round == row))
+        for row in range(len(spec.pruner.width_configs))
     ]
 
     def one(start: Array, number: Array) -> Array:
-        return up_bits(scheme, send_noise(scheme, key, shapes, start, number)[1])
+        return up_bits(spec, send_noise(spec, key, shapes, start, number)[1])
 
-    every = jnp.arange(scheme.clients)
+    every = jnp.arange(spec.clients)
     starts = jnp.asarray(first, jnp.int32)
     return jax.jit(lambda: lax.map(lambda s: lax.map(lambda n: one(s, n), every), starts))()
 
 
-def client_shapes(scheme: Scheme, key: Array, image: tuple[int, ...]) -> tuple[Any, Any]:
+def client_shapes(spec: RunSpec, key: Array, image: tuple[int, ...]) -> tuple[Any, Any]:
     """Shapes of the client-side parameters and of the activation at the cut."""
     shapes = jax.eval_shape(
-        lambda x: layers.init(scheme.model[: scheme.cut], key, x), jnp.zeros((1, *image))
+        lambda x: layers.init(spec.model[: spec.cut], key, x), jnp.zeros((1, *image))
     )
-    return shapes.params, smashed_shape(scheme, shapes.params, shapes.stats, image)
+    return shapes.params, smashed_shape(spec, shapes.params, shapes.stats, image)
 
 
 def send_noise(
-    scheme: Scheme, key: Array, shapes: tuple[Any, Any], start: Array, number: Array
+    spec: RunSpec, key: Array, shapes: tuple[Any, Any], start: Array, number: Array
 ) -> tuple[Client, Message]:
     """A client in the period from round `start` on, and what the server receives from it."""
     params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes[0])
-    masks = scheme.pruner.masks(
-        scheme.pruner.init(params), params, fold(key, Purpose.PRUNING), start, number
+    masks = spec.pruner.masks(
+        spec.pruner.init(params), params, fold(key, Purpose.PRUNING), start, number
     )
     noise = jax.random.normal(fold(key, Purpose.DEVICES, 1, number), shapes[1].shape)
     values = noise.astype(shapes[1].dtype)
     empty = jnp.zeros_like(values)
-    up, down = scheme.links.smashed(0).init(empty), scheme.links.cut_gradient(0).init(empty)
-    links = Links(up, down, None, None, None)
-    client = Client(number, params, (), masks, None, links, None, number)
+    up, down = (
+        spec.compressors["smashed"](0).init(empty),
+        spec.compressors["cut_gradient"](0).init(empty),
+    )
+    states = {"smashed": up, "cut_gradient": down}
+    client = Client(number, params, (), masks, None, states, None, number)
     own = fold(key, Purpose.DEVICES, 2, number)
-    return client, send_smashed(scheme, client, values, own)[1]
+    return client, send_smashed(spec, client, values, own)[1]
 
 
-def up_bits(scheme: Scheme, message: Message) -> Array:
+def up_bits(spec: RunSpec, message: Message) -> Array:
     """Bits of an activation with its labels, whole bytes, float32."""
-    return bits_of(message_bytes([message], label_bits(scheme))) * int(scheme.splits)
+    return bits_of(message_bytes([message], label_bits(spec))) * int(spec.splits)
 
 
 def bits_of(count: Array) -> Array:

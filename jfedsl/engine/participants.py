@@ -1,4 +1,4 @@
-"""Who takes part in a period, in which order, and the forms in which they compute.
+"""Who takes part in a period, in which order, and the forwards in which they compute.
 
 Participants come group by group (see `Pruner.groups`), ascending within each, and every period
 draws as many from each group: so each group is a slice of fixed size, whoever is drawn.
@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from jfedsl.data.batches import shuffled
-from jfedsl.engine.state import Scheme, State
+from jfedsl.engine.state import RunSpec, State
 from jfedsl.keys import Purpose, fold
 
 
@@ -41,24 +41,24 @@ def group_sizes(members: Sequence[int], participants: int) -> tuple[int, ...]:
     return tuple(sizes.tolist())
 
 
-def first_participants(scheme: Scheme) -> Array:
+def first_participants(spec: RunSpec) -> Array:
     """Participants before any are drawn, int32 `[K]`."""
-    return jnp.asarray(np.concatenate(_first(scheme)), jnp.int32)
+    return jnp.asarray(np.concatenate(_first(spec)), jnp.int32)
 
 
-def _first(scheme: Scheme) -> list[np.ndarray]:
-    groups = zip(scheme.pruner.groups, scheme.group_sizes, strict=True)
+def _first(spec: RunSpec) -> list[np.ndarray]:
+    groups = zip(spec.pruner.groups, spec.group_sizes, strict=True)
     return [members[:size] for members, size in groups]
 
 
-def draw_participants(scheme: Scheme, key: Array, round_: Array) -> Array:
+def draw_participants(spec: RunSpec, key: Array, round_: Array) -> Array:
     """K of C clients without replacement, as many of each group in every period; int32 `[K]`."""
-    if scheme.everyone:
-        return first_participants(scheme)
+    if spec.full_participation:
+        return first_participants(spec)
     key = fold(key, Purpose.PARTICIPANTS, round_)
-    groups = scheme.pruner.groups
+    groups = spec.pruner.groups
     drawn = []
-    for number, (members, size) in enumerate(zip(groups, scheme.group_sizes, strict=True)):
+    for number, (members, size) in enumerate(zip(groups, spec.group_sizes, strict=True)):
         own = key if len(groups) == 1 else fold(key, number)
         # The first of a random order of which the rest is never made: no work grows with members.
         first, every = jnp.arange(size, dtype=jnp.int32), jnp.int32(len(members))
@@ -67,29 +67,31 @@ def draw_participants(scheme: Scheme, key: Array, round_: Array) -> Array:
     return jnp.concatenate(drawn)
 
 
-def in_layout(
-    scheme: Scheme, period_start: Array, branch: Callable[..., Any], *operands: Any
+def with_width_config(
+    spec: RunSpec, period_start: Array, branch: Callable[..., Any], *operands: Any
 ) -> Any:
-    """Calls `branch(forms, *operands)` with each group's form in the period.
+    """Calls `branch(forwards, *operands)` with each group's form in the period.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       period_start: round that the period starts with, int32 scalar.
       branch: is compiled for each layout; its results have the same shapes for all.
       *operands: pytrees of arrays.
     """
-    pruner = scheme.pruner
+    pruner = spec.pruner
     branches = [
-        lambda *args, forms=tuple(pruner.forms[i] for i in layout): branch(forms, *args)
-        for layout in pruner.layouts
+        lambda *args, forwards=tuple(pruner.forwards[i] for i in layout): branch(forwards, *args)
+        for layout in pruner.width_configs
     ]
-    row = jnp.asarray(pruner.layout)[jnp.minimum(period_start, len(pruner.layout) - 1)]
+    row = jnp.asarray(pruner.config_of_round)[
+        jnp.minimum(period_start, len(pruner.config_of_round) - 1)
+    ]
     return jax.lax.switch(row, branches, *operands)
 
 
-def period_start(scheme: Scheme, round_: Array) -> Array:
+def period_start(spec: RunSpec, round_: Array) -> Array:
     """The round that the period of a round starts with."""
-    return round_ - round_ % scheme.aggregate_every
+    return round_ - round_ % spec.aggregate_every
 
 
 def last_round(state: State) -> Array:

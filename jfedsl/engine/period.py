@@ -13,48 +13,48 @@ from jfedsl.compression.compressor import send_tree
 from jfedsl.compression.message import FLOAT_BITS, Message, kept_only, message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.engine.averaging import kept_by, merge, moment_masks
-from jfedsl.engine.client_memory import turn_over
+from jfedsl.engine.client_memory import swap_participants
 from jfedsl.engine.masks import masks_of, overlap
 from jfedsl.engine.participants import period_start
-from jfedsl.engine.state import Aggregator, Client, Scheme, State, copies, present_weights, weights
+from jfedsl.engine.state import Aggregator, Client, RunSpec, State, copies, present_weights, weights
 from jfedsl.keys import Purpose, fold
 from jfedsl.sharding.collectives import weighted_sum
 from jfedsl.sharding.slots import where_rows
 
-Draw = Callable[[Scheme, Array, State], State]
+Draw = Callable[[RunSpec, Array, State], State]
 
 
-def draw_period(scheme: Scheme, key: Array, state: State) -> State:
+def draw_period(spec: RunSpec, key: Array, state: State) -> State:
     """Draws the participants of a period; none of them holds its model yet."""
-    state = turn_over(scheme, key, state)
-    return state.replace(holding=jnp.zeros_like(state.holding))
+    state = swap_participants(spec, key, state)
+    return state.replace(has_current_model=jnp.zeros_like(state.has_current_model))
 
 
-def open_period(scheme: Scheme, key: Array, state: State, draw: Draw = draw_period) -> State:
+def open_period(spec: RunSpec, key: Array, state: State, draw: Draw = draw_period) -> State:
     """Draws the participants; the masks they train with are those of the last aggregation."""
-    state = draw(scheme, key, state)
+    state = draw(spec, key, state)
     ranked = state.aggregator.pruning.replace(scores=None)
     return state.replace(aggregator=state.aggregator.replace(trained=ranked))
 
 
 def start_period(
-    scheme: Scheme, key: Array, state: State, draw: Draw = draw_period
+    spec: RunSpec, key: Array, state: State, draw: Draw = draw_period
 ) -> tuple[State, Array]:
     """Draws the participants and sends them the aggregated model and their masks.
 
     Returns:
       The state and the bytes sent to each participant, int32 `[P]`.
     """
-    return deliver(scheme, key, open_period(scheme, key, state, draw), None)
+    return deliver(spec, key, open_period(spec, key, state, draw), None)
 
 
 def deliver(
-    scheme: Scheme, key: Array, state: State, reachable: Array | None
+    spec: RunSpec, key: Array, state: State, reachable: Array | None
 ) -> tuple[State, Array]:
     """Sends the aggregated model and masks to the participants who do not hold them yet.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       state: at the start of a round.
       reachable: bool `[K]`, who receives what is sent; None: all.
@@ -62,23 +62,25 @@ def deliver(
     Returns:
       The state and the bytes sent to each participant, in vain or not, int32 `[P]`.
     """
-    waiting, placement = ~state.holding, scheme.placement
-    model = _receive(scheme, key, state)
-    clients, down = jax.vmap(partial(_download, scheme, key, state.round))(model)
+    waiting, slots = ~state.has_current_model, spec.slots
+    model = _receive(spec, key, state)
+    clients, down = jax.vmap(partial(_download, spec, key, state.round))(model)
     if reachable is None:
         reachable = jnp.ones_like(waiting)
     else:
-        waits, reached = placement.to_places((waiting, waiting & reachable))
+        waits, reached = slots.to_slots((waiting, waiting & reachable))
         down, before = jnp.where(waits, down, 0), state.clients
-        if not scheme.everyone:
+        if not spec.full_participation:
             # What is in a place until its client is reached would be another client's.
             before = where_rows(waits, model, before)
         clients = where_rows(reached, clients, before)
-    return state.replace(clients=clients, holding=state.holding | reachable), down
+    return state.replace(
+        clients=clients, has_current_model=state.has_current_model | reachable
+    ), down
 
 
 def end_period(
-    scheme: Scheme, key: Array, partition: Partition, state: State, reachable: Array | None = None
+    spec: RunSpec, key: Array, partition: Partition, state: State, reachable: Array | None = None
 ) -> tuple[State, Array, Array]:
     """Participants upload, the aggregator averages and recomputes the masks.
 
@@ -90,37 +92,43 @@ def end_period(
       one sent, in vain or not, int32 `[P]`; and the overlap of its masks with its next ones,
       float32 `[P]`.
     """
-    before, clients, placement = state.aggregator, state.clients, scheme.placement
-    sent, up = jax.vmap(partial(_upload, scheme, key, state))(clients)
-    share, there = weights(scheme, partition, state.participants), jnp.ones_like(state.holding)
-    masks, at = sent.masks, placement.to_places
+    before, clients, slots = state.aggregator, state.clients, spec.slots
+    sent, up = jax.vmap(partial(_upload, spec, key, state))(clients)
+    share, there = (
+        weights(spec, partition, state.participants),
+        jnp.ones_like(state.has_current_model),
+    )
+    masks, at = sent.masks, slots.to_slots
     if reachable is not None:
-        there = state.holding & reachable
-        sent, up = where_rows(at(there), sent, clients), jnp.where(at(state.holding), up, 0)
+        there = state.has_current_model & reachable
+        sent, up = (
+            where_rows(at(there), sent, clients),
+            jnp.where(at(state.has_current_model), up, 0),
+        )
         share = present_weights(share, there)
         masks = where_rows(at(there), masks, jax.tree.map(jnp.zeros_like, masks))
     packed = None
-    if placement.processes > 1 and scheme.collective_bits != FLOAT_BITS:
-        packed = _merge_packed(scheme, key, state, sent, share)
-    aggregator = merge(scheme, before, sent, placement.weights(share), packed)
+    if slots.processes > 1 and spec.collective_bits != FLOAT_BITS:
+        packed = _merge_packed(spec, key, state, sent, share)
+    aggregator = merge(spec, before, sent, slots.weights(share), packed)
     if before.pruning.scores is not None:
         # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
         # is learnt: what averaging changes of them is rounding.
         stepped = jax.vmap(partial(_has_stepped, before))(clients)
         masks = where_rows(stepped, masks, jax.tree.map(jnp.zeros_like, masks))
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
-    pruning = scheme.pruner.update(
-        before.pruning, before.params, aggregator.params, kept, _rates(scheme, state.round)
+    pruning = spec.pruner.update(
+        before.pruning, before.params, aggregator.params, kept, _rates(spec, state.round)
     )
     aggregator = aggregator.replace(pruning=pruning)
     state = state.replace(aggregator=aggregator, clients=sent)
     # The next period's masks have its rates.
-    following = partial(masks_of, scheme, key, state.replace(round=state.round + 1))
-    moved = jax.vmap(lambda c: overlap(scheme, c.masks, following(c.number)))(clients)
-    received = hold_model(scheme, state)
+    following = partial(masks_of, spec, key, state.replace(round=state.round + 1))
+    moved = jax.vmap(lambda c: overlap(spec, c.masks, following(c.number)))(clients)
+    received = hold_model(spec, state)
     if reachable is not None:
         received = where_rows(at(there), received, sent)
-    return state.replace(clients=received, holding=there), up, moved
+    return state.replace(clients=received, has_current_model=there), up, moved
 
 
 def _has_stepped(before: Aggregator, client: Client) -> Array:
@@ -130,28 +138,28 @@ def _has_stepped(before: Aggregator, client: Client) -> Array:
     return jnp.any(jnp.stack(jax.tree.leaves(changed)))
 
 
-def _rates(scheme: Scheme, last: Array) -> Array:
+def _rates(spec: RunSpec, last: Array) -> Array:
     """Sum of the clients' learning rates over the exchanges of the period that ends so."""
-    steps = scheme.local_steps * scheme.aggregate_every
-    first = period_start(scheme, last) * scheme.local_steps
-    return jnp.sum(jax.vmap(scheme.client_rate)(first + jnp.arange(steps, dtype=jnp.int32)))
+    steps = spec.local_steps * spec.aggregate_every
+    first = period_start(spec, last) * spec.local_steps
+    return jnp.sum(jax.vmap(spec.client_rate)(first + jnp.arange(steps, dtype=jnp.int32)))
 
 
-def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, share: Array) -> Any:
+def _merge_packed(spec: RunSpec, key: Array, state: State, clients: Client, share: Array) -> Any:
     """The mean of `merge`, with less on the way between processes.
 
     What crosses is the sum of clients' changes of the model. Who kept a weight is known everywhere,
     as masks follow from the model; only if everyone draws its own it is summed up, as float32.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       state: at the end of a period.
       clients: participants as the aggregator sees them, `[P, ...]`.
       share: their weights, `[K]`.
     """
-    placement, before = scheme.placement, state.aggregator.params
-    weights, kept = placement.weights(share), kept_by(scheme, clients).params
+    slots, before = spec.slots, state.aggregator.params
+    weights, kept = slots.weights(share), kept_by(spec, clients).params
     base = jax.tree.map(lambda w: w[None], before)
     if clients.received is not None:
         base = clients.received
@@ -159,15 +167,15 @@ def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, sha
     if kept is not None:
         changes = jax.tree.map(lambda m, x: jnp.where(m, x, 0.0), kept, changes)
     own = fold(key, Purpose.COLLECTIVE, state.round)
-    assert placement.mesh is not None
-    total = weighted_sum(placement.mesh, scheme.collective_bits, own, weights, changes)
+    assert slots.mesh is not None
+    total = weighted_sum(slots.mesh, spec.collective_bits, own, weights, changes)
     if kept is None:
         whole = jnp.sum(share)
         return jax.tree.map(lambda w, x: w + x / jnp.where(whole > 0, whole, 1.0), before, total)
-    if scheme.pruner.variant is not None:
-        _, first, member = np.unique(scheme.pruner.variant, return_index=True, return_inverse=True)
-        masks = jax.vmap(lambda n: masks_of(scheme, key, state, n))(first)
-        kept = jax.vmap(lambda m: scheme.pruner.kept(m).params)(masks)
+    if spec.pruner.mask_group is not None:
+        _, first, member = np.unique(spec.pruner.mask_group, return_index=True, return_inverse=True)
+        masks = jax.vmap(lambda n: masks_of(spec, key, state, n))(first)
+        kept = jax.vmap(lambda m: spec.pruner.kept(m).params)(masks)
         weights = jnp.zeros(first.size).at[jnp.asarray(member)[state.participants]].add(share)
     held = jax.tree.map(lambda m: jnp.tensordot(weights, m.astype(jnp.float32), 1), kept)
     return jax.tree.map(
@@ -175,60 +183,63 @@ def _merge_packed(scheme: Scheme, key: Array, state: State, clients: Client, sha
     )
 
 
-def hold_model(scheme: Scheme, state: State) -> Client:
+def hold_model(spec: RunSpec, state: State) -> Client:
     """The participants with the aggregated model and what else is shared, their masks as before."""
     clients, aggregator = state.clients, state.aggregator
     count = clients.number.size
     clients = clients.replace(params=copies(aggregator.params, count))
-    if scheme.statistics == "aggregate":
+    if spec.statistics == "aggregate":
         clients = clients.replace(stats=copies(aggregator.stats, count))
-    if scheme.client_optimizer_state == "average":
+    if spec.client_optimizer_state == "average":
         clients = clients.replace(optimizer=copies(aggregator.optimizer, count))
-    if scheme.client_optimizer_state == "reset":
-        fresh = scheme.client_optimizer.init(aggregator.params)
+    if spec.client_optimizer_state == "reset":
+        fresh = spec.client_optimizer.init(aggregator.params)
         clients = clients.replace(optimizer=copies(fresh, count))
-    return scheme.placement.spread(clients)
+    return spec.slots.shard(clients)
 
 
-def _receive(scheme: Scheme, key: Array, state: State) -> Client:
+def _receive(spec: RunSpec, key: Array, state: State) -> Client:
     """The participants with the aggregated model under the masks of a period that starts now."""
-    clients = hold_model(scheme, state)
-    masks = jax.vmap(partial(masks_of, scheme, key, state))(clients.number)
-    return scheme.placement.spread(clients.replace(masks=masks))
+    clients = hold_model(spec, state)
+    masks = jax.vmap(partial(masks_of, spec, key, state))(clients.number)
+    return spec.slots.shard(clients.replace(masks=masks))
 
 
-def _download(scheme: Scheme, key: Array, round_: Array, client: Client) -> tuple[Client, Array]:
+def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple[Client, Array]:
     """One client with the model as it arrives, and the bytes that took.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       round_: that the period starts with.
       client: with the aggregator's model and new masks.
     """
-    whole = _model_bytes(scheme, client, with_masks=True)
-    if scheme.links.model_down is None:
+    whole = _model_bytes(spec, client, with_masks=True)
+    if spec.compressors["model_down"] is None:
         return client, whole
-    kept = scheme.pruner.kept(client.masks).params
+    kept = spec.pruner.kept(client.masks).params
     link, change, messages = send_tree(
-        scheme.links.model_down(client.number),
-        client.links.model_down,
+        spec.compressors["model_down"](client.number),
+        client.compressor_states["model_down"],
         fold(key, Purpose.MODEL_DOWN, round_, client.number),
         jax.tree.map(jnp.subtract, client.params, client.received),
         kept,
     )
     # Who has never received anything gets the weights themselves.
-    met = client.drawn > 0
+    met = client.batches_seen > 0
     arrived = jax.tree.map(
         lambda w, old, d: jnp.where(met, old + d, w), client.params, client.received, change
     )
-    messages += _side_messages(scheme, client)
-    changed = message_bytes(messages, scheme.pruner.mask_bits(client.masks))
+    messages += _side_messages(spec, client)
+    changed = message_bytes(messages, spec.pruner.mask_bits(client.masks))
     pick = partial(jnp.where, met)
     client = client.replace(
         params=_where_kept(kept, arrived, client.params),
         received=_where_kept(kept, arrived, client.received),
-        links=client.links._replace(model_down=jax.tree.map(pick, link, client.links.model_down)),
+        compressor_states={
+            **client.compressor_states,
+            "model_down": jax.tree.map(pick, link, client.compressor_states["model_down"]),
+        },
     )
     return client, jnp.where(met, changed, whole)
 
@@ -237,30 +248,30 @@ def _where_kept(kept: Any, new: Any, old: Any) -> Any:
     return new if kept is None else jax.tree.map(jnp.where, kept, new, old)
 
 
-def _upload(scheme: Scheme, key: Array, state: State, client: Client) -> tuple[Client, Array]:
+def _upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Client, Array]:
     """One client as the aggregator sees it after its upload, and the bytes that took."""
-    if scheme.links.model_up is None:
-        return client, _model_bytes(scheme, client, with_masks=False)
+    if spec.compressors["model_up"] is None:
+        return client, _model_bytes(spec, client, with_masks=False)
     received = state.aggregator.params if client.received is None else client.received
     link, update, messages = send_tree(
-        scheme.links.model_up(client.number),
-        client.links.model_up,
+        spec.compressors["model_up"](client.number),
+        client.compressor_states["model_up"],
         fold(key, Purpose.MODEL_UP, state.round, client.number),
         jax.tree.map(jnp.subtract, client.params, received),
-        scheme.pruner.kept(client.masks).params,
+        spec.pruner.kept(client.masks).params,
     )
     client = client.replace(
         params=jax.tree.map(jnp.add, received, update),
-        links=client.links._replace(model_up=link),
+        compressor_states={**client.compressor_states, "model_up": link},
     )
-    return client, message_bytes([*messages, *_side_messages(scheme, client)])
+    return client, message_bytes([*messages, *_side_messages(spec, client)])
 
 
-def _model_bytes(scheme: Scheme, client: Client, with_masks: bool) -> Array:
+def _model_bytes(spec: RunSpec, client: Client, with_masks: bool) -> Array:
     """Bytes of one client's kept weights and whatever else is shared, uncompressed, int32."""
-    kept = scheme.pruner.kept(client.masks).params
-    messages = _messages(client.params, kept) + _side_messages(scheme, client)
-    return message_bytes(messages, scheme.pruner.mask_bits(client.masks) if with_masks else 0)
+    kept = spec.pruner.kept(client.masks).params
+    messages = _messages(client.params, kept) + _side_messages(spec, client)
+    return message_bytes(messages, spec.pruner.mask_bits(client.masks) if with_masks else 0)
 
 
 def _messages(tree: Any, kept: Any) -> list[Message]:
@@ -269,18 +280,18 @@ def _messages(tree: Any, kept: Any) -> list[Message]:
     return [kept_only(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)]
 
 
-def _side_messages(scheme: Scheme, client: Client) -> list[Message]:
+def _side_messages(spec: RunSpec, client: Client) -> list[Message]:
     """What travels with the model, uncompressed: statistics and optimizer state, where shared."""
     messages = []
-    if scheme.statistics == "aggregate":
-        messages += _messages(client.stats, scheme.pruner.kept(client.masks).stats)
-    if scheme.client_optimizer_state == "average":
-        messages += _optimizer_messages(scheme, client)
+    if spec.statistics == "aggregate":
+        messages += _messages(client.stats, spec.pruner.kept(client.masks).stats)
+    if spec.client_optimizer_state == "average":
+        messages += _optimizer_messages(spec, client)
     return messages
 
 
-def _optimizer_messages(scheme: Scheme, client: Client) -> list[Message]:
+def _optimizer_messages(spec: RunSpec, client: Client) -> list[Message]:
     """A client's moments, of entries that it kept, and its step counters: 32 bits each."""
-    is_moment, kept = moment_masks(scheme, client, scheme.pruner.kept(client.masks))
+    is_moment, kept = moment_masks(spec, client, spec.pruner.kept(client.masks))
     rows = zip(*map(jax.tree.leaves, (is_moment, client.optimizer, kept)), strict=True)
     return [kept_only(leaf, mask if flag else None) for flag, leaf, mask in rows]

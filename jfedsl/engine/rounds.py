@@ -22,7 +22,7 @@ class RoundRecord(struct.PyTreeNode):
       cut_gradient_down_bytes: int32 `[S, K]`.
       arrived: bool `[S, K]`, whether a participant's activations reached the server. Where they did
         not, there was nothing to compute a loss of: 0 in `losses` stands for that.
-      holding: bool `[K]`, who holds the period's model, computes and sends.
+      has_current_model: bool `[K]`, who holds the period's model, computes and sends.
       conditions: of the network, None without one.
       model_up_bytes: int32 `[K]`, 0 but at the end of a period.
       model_down_bytes: int32 `[K]`, 0 but at the start of a period, or when it arrives later.
@@ -38,7 +38,7 @@ class RoundRecord(struct.PyTreeNode):
     smashed_up_bytes: Array
     cut_gradient_down_bytes: Array
     arrived: Array
-    holding: Array
+    has_current_model: Array
     conditions: Conditions | None
     model_up_bytes: Array
     model_down_bytes: Array

@@ -1,4 +1,4 @@
-"""What a run is (`Scheme`, fixed) and where it stands (`State`, pytrees)."""
+"""What a run is (`RunSpec`, fixed) and where it stands (`State`, pytrees)."""
 
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from jfedsl.data.partition import Partition
 from jfedsl.engine.optimizers import Optimizer
 from jfedsl.models.layers import Model
 from jfedsl.pruning.pruner import Pruner
-from jfedsl.sharding.slots import Placement
-from jfedsl.wireless.radio import Radio, Site
+from jfedsl.sharding.slots import SlotLayout
+from jfedsl.wireless.radio import Deployment, Radio
 
 AGGREGATIONS = ("examples", "equal")
 STATISTICS = ("aggregate", "local")
@@ -25,23 +25,11 @@ CLIENT_OPTIMIZER_STATES = ("keep", "reset", "average")
 SERVER_ORDERS = ("client", "exchange")
 
 
-class Links(NamedTuple):
-    """One entry a place that messages pass: a function from client to `Compressor`, or its state.
-
-    Attributes:
-      smashed: activation at the cut, client to server.
-      cut_gradient: gradient at the cut, server to client.
-      client_gradient: weight gradient on the client, which stays there.
-      model_up: update of the client-side model, client to aggregator; None sends the weights.
-      model_down: change of the client-side model since the client last received it; None sends the
-        weights.
-    """
-
-    smashed: Any
-    cut_gradient: Any
-    client_gradient: Any
-    model_up: Any
-    model_down: Any
+# By stream (a kind of message): from a client's number to its `Compressor`. None where the weights
+# themselves are sent, not their change.
+Compressors = dict[str, Any]
+# By stream: the state that a client's compressor keeps from one message to the next.
+CompressorStates = dict[str, Any]
 
 
 class Deployed(NamedTuple):
@@ -49,20 +37,20 @@ class Deployed(NamedTuple):
 
     Attributes:
       link: from a client's number to its `Compressor`.
-      variant: int32 `[C]`: clients of the same number have the same link.
+      mask_group: int32 `[C]`: clients of the same number have the same link.
     """
 
     link: Any
-    variant: np.ndarray
+    mask_group: np.ndarray
 
 
-class Scheme(NamedTuple):
+class RunSpec(NamedTuple):
     """Everything that is fixed in a run: functions and static numbers.
 
     Attributes:
       model: all layers.
       cut: L_c, the first `cut` layers run on clients.
-      links: compressors, by the number of a client.
+      compressors: of every stream.
       deployed: what the activation passes at inference; None: nothing changes it.
       pruner: of the client-side model.
       client_optimizer: applied by every client to its own part.
@@ -84,7 +72,7 @@ class Scheme(NamedTuple):
       client_state: where clients' memories are while they do not take part: with the state
         (resident), on the host, or nowhere (stateless).
       collective_bits: of an entry of models where these are averaged across processes.
-      placement: of the participants on devices.
+      slots: of the participants on devices.
       chunk: clients whose layers run at once on a device.
       augment: `(key, images[B, ...]) -> images`, or None.
       dtype: of activations and products; parameters and optimizer states are float32.
@@ -99,7 +87,7 @@ class Scheme(NamedTuple):
 
     model: Model
     cut: int
-    links: Links
+    compressors: Compressors
     deployed: Deployed | None
     pruner: Pruner
     client_optimizer: Optimizer
@@ -118,7 +106,7 @@ class Scheme(NamedTuple):
     client_optimizer_state: str
     client_state: str
     collective_bits: int
-    placement: Placement
+    slots: SlotLayout
     chunk: int
     augment: Augmentation | None
     dtype: DTypeLike
@@ -134,19 +122,19 @@ class Scheme(NamedTuple):
         return 0 < self.cut < len(self.model)
 
     @property
-    def everyone(self) -> bool:
+    def full_participation(self) -> bool:
         """Whether all clients take part in every period."""
         return self.participants == self.clients
 
     @property
-    def remembers(self) -> bool:
+    def memory_on_device(self) -> bool:
         """Whether the state has memories of clients that do not take part."""
-        return self.client_state == "resident" and not self.everyone
+        return self.client_state == "resident" and not self.full_participation
 
     @property
-    def stages(self) -> bool:
+    def memory_on_host(self) -> bool:
         """Whether memories of clients that do not take part are on the host."""
-        return self.client_state == "host" and not self.everyone
+        return self.client_state == "host" and not self.full_participation
 
 
 class Data(NamedTuple):
@@ -157,14 +145,14 @@ class Data(NamedTuple):
       labels: int32 `[N]`.
       pixels: to normalise inputs with.
       partition: who has which examples.
-      site: what of the radio depends on the seed, None without one.
+      deployment: what of the radio depends on the seed, None without one.
     """
 
     images: Array
     labels: Array
     pixels: Pixels
     partition: Partition
-    site: Site | None
+    deployment: Deployment | None
 
 
 class Client(struct.PyTreeNode):
@@ -176,10 +164,10 @@ class Client(struct.PyTreeNode):
       stats: normalisation statistics.
       masks: of the pruner, that say what of `params` the client has.
       optimizer: its own optimizer state.
-      links: states of its compressors.
+      compressor_states: of every stream.
       received: the model as it last arrived, 0 where nothing has; None unless changes of it are
         sent down.
-      drawn: int32, batches drawn so far.
+      batches_seen: int32, batches drawn so far.
     """
 
     number: Array
@@ -187,9 +175,9 @@ class Client(struct.PyTreeNode):
     stats: Any
     masks: Any
     optimizer: Any
-    links: Links
+    compressor_states: CompressorStates
     received: Any
-    drawn: Array
+    batches_seen: Array
 
 
 class Server(struct.PyTreeNode):
@@ -230,8 +218,8 @@ class State(struct.PyTreeNode):
         `[C', ...]`, by number, more rows than clients where devices share them evenly; of one that
         is new `[1, ...]` where nobody keeps anything; None where it is elsewhere, or all take part.
       participants: int32 `[K]`, clients of the current period, group by group, each ascending.
-      holding: bool `[K]`, which of them hold the model of the period; between periods, the one just
-        aggregated. All, unless devices can be out of reach.
+      has_current_model: bool `[K]`, which of them hold the model of the period; between periods,
+        the one just aggregated. All, unless devices can be out of reach.
     """
 
     round: Array
@@ -240,21 +228,21 @@ class State(struct.PyTreeNode):
     clients: Client
     memory: Any
     participants: Array
-    holding: Array
+    has_current_model: Array
 
 
-def at_site(scheme: Scheme, data: Data) -> Scheme:
-    """The scheme with what of its radio lies with the data, so that no program has it built in."""
-    if scheme.radio is None or data.site is None:
-        return scheme
-    return scheme._replace(radio=scheme.radio._replace(site=data.site))
+def at_deployment(spec: RunSpec, data: Data) -> RunSpec:
+    """The run with what of its radio lies with the data, so that no program has it built in."""
+    if spec.radio is None or data.deployment is None:
+        return spec
+    return spec._replace(radio=spec.radio._replace(deployment=data.deployment))
 
 
-def weights(scheme: Scheme, partition: Partition, participants: Array) -> Array:
+def weights(spec: RunSpec, partition: Partition, participants: Array) -> Array:
     """Weights of the participants in every mean, float32 `[K]`, sum 1."""
-    if scheme.aggregation == "equal":
+    if spec.aggregation == "equal":
         return jnp.full(participants.shape, 1.0 / participants.size)
-    sizes = scheme.placement.everywhere(partition.sizes[participants].astype(jnp.float32))
+    sizes = spec.slots.replicate(partition.sizes[participants].astype(jnp.float32))
     return sizes / jnp.sum(sizes)
 
 

@@ -13,10 +13,10 @@ from jfedsl.compression.message import message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.engine.client_step import send_gradient
 from jfedsl.engine.conditions import round_conditions
-from jfedsl.engine.exchange import Presence, send_cut_gradient
+from jfedsl.engine.exchange import Availability, send_cut_gradient
 from jfedsl.engine.message_sizes import bits_of, client_shapes, send_noise, up_bits
 from jfedsl.engine.participants import draw_participants
-from jfedsl.engine.state import Client, Scheme, weights
+from jfedsl.engine.state import Client, RunSpec, weights
 from jfedsl.keys import Purpose, fold
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
@@ -77,35 +77,35 @@ class Costs(NamedTuple):
     model_joules: Array
 
 
-def expected_exchange(scheme: Scheme, key: Array, image: tuple[int, ...]) -> Exchange:
+def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Exchange:
     """Both messages of an exchange, counted on one of noise as in `expected_bits`.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       image: shape of an input.
     """
-    shapes = client_shapes(scheme, key, image)
+    shapes = client_shapes(spec, key, image)
 
     def one(number: Array) -> Exchange:
-        client, up = send_noise(scheme, key, shapes, jnp.int32(LATE), number)
+        client, up = send_noise(spec, key, shapes, jnp.int32(LATE), number)
         noise = jax.random.normal(fold(key, Purpose.DEVICES, 3, number), shapes[1].shape)
         gradient = noise.astype(shapes[1].dtype)
         if up.kept is not None:
             gradient = jnp.where(up.kept, gradient, 0.0)
         own = fold(key, Purpose.DEVICES, 4, number)
-        down = send_cut_gradient(scheme, client, gradient, up.kept, own)[1]
+        down = send_cut_gradient(spec, client, gradient, up.kept, own)[1]
         error = _relative_error(gradient, down.values)
-        return Exchange(up_bits(scheme, up), bits_of(message_bytes([down])), error)
+        return Exchange(up_bits(spec, up), bits_of(message_bytes([down])), error)
 
-    return jax.jit(lambda: lax.map(one, jnp.arange(scheme.clients)))()
+    return jax.jit(lambda: lax.map(one, jnp.arange(spec.clients)))()
 
 
-def gradient_error(scheme: Scheme, key: Array, clients: Client) -> Array:
+def gradient_error(spec: RunSpec, key: Array, clients: Client) -> Array:
     """Squared error of quantized weight gradients over their squared norm, of Gaussian entries.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       key: run key.
       clients: any of them, `[n, ...]`, with their masks.
 
@@ -114,20 +114,22 @@ def gradient_error(scheme: Scheme, key: Array, clients: Client) -> Array:
     """
 
     def one(client: Client) -> Array:
-        link = init_tree(scheme.links.client_gradient(0), client.params)
-        client = client.replace(links=client.links._replace(client_gradient=link))
+        link = init_tree(spec.compressors["client_gradient"](0), client.params)
+        client = client.replace(
+            compressor_states={**client.compressor_states, "client_gradient": link}
+        )
         own = fold(key, Purpose.DEVICES, 5, client.number)
-        kept = scheme.pruner.kept(client.masks).params
+        kept = spec.pruner.kept(client.masks).params
         gradient = noise_like(client.params, own)
         if kept is not None:
             gradient = jax.tree.map(lambda g, m: jnp.where(m, g, 0.0), gradient, kept)
         own = fold(key, Purpose.DEVICES, 6, client.number)
-        return _relative_error(gradient, send_gradient(scheme, client, gradient, own)[1])
+        return _relative_error(gradient, send_gradient(spec, client, gradient, own)[1])
 
     return jax.jit(lambda rows: lax.map(one, rows))(clients)
 
 
-def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> Costs:
+def costs(spec: RunSpec, key: Array, start: Start, up: Array, down: Array) -> Costs:
     """Seconds and joules of a round: means over rounds with fading and participants of their own.
 
     Under Rayleigh fading without outage the mean has no limit, as now and then a round takes for
@@ -136,30 +138,30 @@ def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> C
     Devices that can be out of reach hold the period's model all the same.
 
     Args:
-      scheme: with a radio; its bits to share the band by are not read, but `up`.
+      spec: with a radio; its bits to share the band by are not read, but `up`.
       key: run key.
       start: of a period.
       up: bits of every client's activation at the cut `[n, C]`, a row for each setting.
       down: likewise of the gradient at the cut.
     """
-    assert scheme.radio is not None
-    radio, layouts = scheme.radio, len(scheme.pruner.layouts)
+    assert spec.radio is not None
+    radio, layouts = spec.radio, len(spec.pruner.width_configs)
 
     def one(start: Start, round_: Array, up: Array, down: Array) -> Costs:
-        site = radio.site._replace(bits=jnp.broadcast_to(up, (layouts, scheme.clients)))
-        own = scheme._replace(radio=radio._replace(site=site))
+        site = radio.deployment._replace(bits=jnp.broadcast_to(up, (layouts, spec.clients)))
+        own = spec._replace(radio=radio._replace(deployment=site))
         ids = draw_participants(own, key, round_)
         clients = jax.tree.map(lambda x: x[ids], start.clients)
         there = round_conditions(own, key, round_, ids, clients)
-        holding = jnp.ones(ids.shape, bool)
-        arrived = holding
+        has_current_model = jnp.ones(ids.shape, bool)
+        arrived = has_current_model
         if radio.can_fail:
-            arrived = Presence(holding, there).arrived(radio.deadline, up[ids] / 8)
+            arrived = Availability(has_current_model, there).arrived(radio.deadline, up[ids] / 8)
         down = jnp.where(arrived, down[ids], 0.0)
 
         def cost(model_up: Array, model_down: Array) -> tuple[Array, Array]:
-            rows = [jnp.tile(x, (scheme.local_steps, 1)) for x in (up[ids], down, arrived)]
-            sent = Sent(rows[0], rows[1], model_up, model_down, rows[2], holding)
+            rows = [jnp.tile(x, (spec.local_steps, 1)) for x in (up[ids], down, arrived)]
+            sent = Sent(rows[0], rows[1], model_up, model_down, rows[2], has_current_model)
             found: Cost = round_cost(radio, ids, there, sent)
             return found.seconds, jnp.sum(found.compute_joules + found.transmit_joules)
 
@@ -176,19 +178,19 @@ def costs(scheme: Scheme, key: Array, start: Start, up: Array, down: Array) -> C
     return jax.jit(every)(start, up, down)
 
 
-def masking(scheme: Scheme, partition: Partition, params: Any, masks: Any) -> Masking:
+def masking(spec: RunSpec, partition: Partition, params: Any, masks: Any) -> Masking:
     """What masks leave out of weights.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       partition: of the data, which says what clients weigh.
       params: of the client-side model.
       masks: of all clients, `[C, ...]`.
     """
     if not jax.tree.leaves(masks):
         return Masking(0.0, 0.0, 1.0)
-    kept = jax.vmap(lambda m: scheme.pruner.kept(m).params)(masks)
-    of_each = weights(scheme, partition, jnp.arange(scheme.clients))
+    kept = jax.vmap(lambda m: spec.pruner.kept(m).params)(masks)
+    of_each = weights(spec, partition, jnp.arange(spec.clients))
     pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(kept), strict=True))
     rows = [
         (np.square(np.asarray(w, np.float64)), np.tensordot(np.asarray(of_each), m, 1))

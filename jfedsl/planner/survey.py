@@ -12,7 +12,7 @@ from jfedsl.algorithms import fedsl
 from jfedsl.compression import expression
 from jfedsl.config import Config
 from jfedsl.engine.period import end_period, start_period
-from jfedsl.engine.state import Scheme
+from jfedsl.engine.state import RunSpec
 from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, fold
 from jfedsl.planner.expected import (
@@ -26,7 +26,7 @@ from jfedsl.planner.expected import (
     noise_like,
 )
 from jfedsl.run.assemble import Experiment, build
-from jfedsl.sharding.slots import placed
+from jfedsl.sharding.slots import assign_slots
 from jfedsl.theory.bound import Constants, Effects, Setting, best_step_size, bound, steps_needed
 
 MOST_STEPS = 2**31 - 1  # a run's counters are int32
@@ -39,13 +39,13 @@ def start_of(experiment: Experiment) -> Start:
     Args:
       experiment: of the setting.
     """
-    scheme = experiment.scheme
-    sizes = tuple(len(members) for members in scheme.pruner.groups)
-    whole = scheme._replace(participants=scheme.clients, group_sizes=sizes, placement=placed(sizes))
+    spec = experiment.spec
+    sizes = tuple(len(members) for members in spec.pruner.groups)
+    whole = spec._replace(participants=spec.clients, group_sizes=sizes, slots=assign_slots(sizes))
 
     def run(key: Array, initial: Any, image: Array) -> Start:
         state = fedsl.init(whole, key, initial, image)
-        clients = state.clients.replace(drawn=jnp.ones_like(state.clients.drawn))
+        clients = state.clients.replace(batches_seen=jnp.ones_like(state.clients.batches_seen))
         # Compressors that pick entries by size need differences to pick from.
         noise = noise_like(clients.params, fold(key, Purpose.DEVICES, 7))
         if clients.received is not None:
@@ -64,13 +64,13 @@ def start_of(experiment: Experiment) -> Start:
 
 def masking_of(experiment: Experiment, start: Start) -> Masking:
     """What masks leave out of the initial weights."""
-    scheme, params = experiment.scheme, experiment.initial.params
-    return masking(scheme, experiment.data.partition, params[: scheme.cut], start.clients.masks)
+    spec, params = experiment.spec, experiment.initial.params
+    return masking(spec, experiment.data.partition, params[: spec.cut], start.clients.masks)
 
 
 def dropout_noise(config: Config) -> float:
     """Mean over clients of (d / (1 - d))^2 for the dropout rate d at the cut, squared."""
-    rates = [c.arguments["rate"] for c in config.links["smashed"] if c.name == "dropout"]
+    rates = [c.arguments["rate"] for c in config.compressors["smashed"] if c.name == "dropout"]
     each = [rate.spread(config.clients, config.seed) for rate in rates]  # type: ignore[union-attr]
     return float(sum(np.mean((d / (1 - d)) ** 2) for d in each))
 
@@ -153,31 +153,31 @@ def survey(configs: np.ndarray) -> Survey:
         start = start_of(experiment)
         found = masking_of(experiment, start)
         seconds[place], joules[place], q[place] = _block(experiment, start, block)
-        cut[place] = experiment.scheme.cut
+        cut[place] = experiment.spec.cut
         for array, value in zip(masks, found, strict=True):
             array[place] = value
     if kept is None:
         raise errors[0]
     period = np.array([config.aggregate_every for config in configs.flat], np.float64)
-    grid = Grid(seconds.ravel(), joules.ravel(), period, kept.scheme.local_steps)
+    grid = Grid(seconds.ravel(), joules.ravel(), period, kept.spec.local_steps)
     flat = [array.ravel() for array in masks]
     return Survey(grid, cut.ravel(), Masking(*flat), q.ravel(), errors, kept)
 
 
 def _block(experiment: Experiment, start: Start, block: np.ndarray) -> list[np.ndarray]:
     """Mean seconds and joules of a round and q, `[periods, bits, drops, allocations]`."""
-    scheme, key, image = experiment.scheme, experiment.key, experiment.image.shape
+    spec, key, image = experiment.spec, experiment.key, experiment.image.shape
     _, bits, drops, _ = block.shape
-    schemes = [_with_links(scheme, config) for config in block[0, :, :, 0].flat]
-    sent = [expected_exchange(own, key, image) for own in schemes]
-    error = [np.mean(gradient_error(own, key, start.clients)) for own in schemes[::drops]]
+    specs = [_with_compressors(spec, config) for config in block[0, :, :, 0].flat]
+    sent = [expected_exchange(own, key, image) for own in specs]
+    error = [np.mean(gradient_error(own, key, start.clients)) for own in specs[::drops]]
     at_cut = np.array([np.mean(one.error) for one in sent]).reshape(1, bits, drops, 1)
     q = (1 + at_cut) * (1 + np.reshape(error, (1, bits, 1, 1))) - 1
     up, down = (jnp.stack(rows) for rows in zip(*((s.up, s.down) for s in sent), strict=True))
     found = []
     for config in block[0, 0, 0]:
-        assert scheme.radio is not None
-        own = scheme._replace(radio=scheme.radio._replace(allocation=config.allocation))
+        assert spec.radio is not None
+        own = spec._replace(radio=spec.radio._replace(allocation=config.allocation))
         found.append([np.reshape(x, (bits, drops)) for x in costs(own, key, start, up, down)])
     parts = np.moveaxis(np.array(found, np.float64), 0, -1)  # [4, bits, drops, allocations]
     every = np.array([config.aggregate_every for config in block[:, 0, 0, 0]])
@@ -185,12 +185,12 @@ def _block(experiment: Experiment, start: Start, block: np.ndarray) -> list[np.n
     return [parts[0] + parts[1] / every, parts[2] + parts[3] / every, q]
 
 
-def _with_links(scheme: Scheme, config: Config) -> Scheme:
-    """The scheme with a config's compressors of exchanges."""
+def _with_compressors(spec: RunSpec, config: Config) -> RunSpec:
+    """The run with a config's compressors of exchanges."""
     places = ("smashed", "cut_gradient", "client_gradient")
-    calls, size, seed = config.links, config.clients, config.seed
+    calls, size, seed = config.compressors, config.clients, config.seed
     made = {place: expression.build(calls[place], size, seed) for place in places}
-    return scheme._replace(links=scheme.links._replace(**made))
+    return spec._replace(compressors={**spec.compressors, **made})
 
 
 def whole_periods(rounds: np.ndarray, period: np.ndarray, up: bool = True) -> np.ndarray:

@@ -103,15 +103,15 @@ def channel_pruner(
         update=update,
         masks=masks,
         kept=kept,
-        sent=lambda masks: narrow.sent(plan, masks),
-        chosen=list,
+        cut_channel_mask=lambda masks: narrow.sent(plan, masks),
+        prunable_masks=list,
         names=tuple(source.name for source in sources),
         mask_bits=_mask_bits,
-        forms=tuple(narrow.form(plan, row) for row in counts.tolist()),
+        forwards=tuple(narrow.form(plan, row) for row in counts.tolist()),
         groups=groups,
-        layouts=layouts,
-        layout=layout,
-        variant=None if own_draws else group_of,
+        width_configs=layouts,
+        config_of_round=layout,
+        mask_group=None if own_draws else group_of,
     )
 
 

@@ -55,13 +55,14 @@ class Schedule(NamedTuple):
 
     Attributes:
       groups: ids of the clients of each group, ascending.
-      layouts: rungs of the groups, one row for every combination that occurs.
-      layout: `[T]`, the row in a period that starts with round r is `layout[min(r, T - 1)]`.
+      width_configs: rungs of the groups, one row for every combination that occurs.
+      config_of_round: `[T]`, the row in a period that starts with round r is
+        `config_of_round[min(r, T - 1)]`.
     """
 
     groups: tuple[np.ndarray, ...]
-    layouts: tuple[tuple[int, ...], ...]
-    layout: np.ndarray
+    width_configs: tuple[tuple[int, ...], ...]
+    config_of_round: np.ndarray
 
 
 def schedule(

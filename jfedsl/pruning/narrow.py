@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Params, Stats
 from jfedsl.pruning.plan import Axes, Plan
-from jfedsl.pruning.pruner import Form, Masks, dense_form
+from jfedsl.pruning.pruner import ClientForward, Masks, dense_forward
 
 
 class Selection(NamedTuple):
@@ -116,13 +116,13 @@ def resized(plan: Plan, counts: Sequence[int]) -> Model:
     return tuple(model)
 
 
-def form(plan: Plan, counts: Sequence[int]) -> Form:
+def form(plan: Plan, counts: Sequence[int]) -> ClientForward:
     """The layers with `counts` channels, one number a source, on dense arrays.
 
     What is removed is 0 in the output, as are the gradients of its weights; its statistics stay.
     """
     if tuple(counts) == tuple(source.size for source in plan.sources):
-        return dense_form(plan.model)
+        return dense_forward(plan.model)
     model = resized(plan, counts)
 
     def run(

@@ -17,7 +17,7 @@ SCORES = ("magnitude", "random", "taylor")
 Masks = Any
 
 # (params, stats, masks, x[B, ...], train, dtype) -> (activation at the cut, stats), as layers.apply
-Form = Callable[[Params, Stats, Masks, Array, bool, DTypeLike], tuple[Array, Stats]]
+ClientForward = Callable[[Params, Stats, Masks, Array, bool, DTypeLike], tuple[Array, Stats]]
 
 
 class PruningState(struct.PyTreeNode):
@@ -53,33 +53,37 @@ class Pruner(NamedTuple):
       masks: `(state, params, key, round, client) -> masks` of a client in the period that starts
         with this round: bools, True for what it keeps.
       kept: `masks -> Kept`.
-      sent: `masks -> which entries of the last axis of the activation at the cut exist`, None: all.
-      chosen: `masks -> bools` of all that could have been removed, one array for each of `names`.
+      cut_channel_mask: `masks -> bool`, which entries of the last axis of the activation at the cut
+        exist; None: all.
+      prunable_masks: `masks -> bools` of all that could have been removed, one array for each of
+        `names`.
       names: of the leaves or layers that are pruned.
       mask_bits: `masks -> bits` of the masks as they go down with the model.
-      forms: ways to compute the client-side layers.
+      forwards: ways to compute the client-side layers.
       groups: ids of the clients of each group, ascending.
-      layouts: indices of `forms`, one row for each combination that occurs, one column a group.
-      layout: the row in the period that starts with round r is `layout[min(r, len(layout) - 1)]`.
-      variant: int32 `[C]`: clients of the same number share their masks; None when no two do.
+      width_configs: indices of `forwards`, one row for each combination that occurs, one column a
+        group.
+      config_of_round: the row of `width_configs` in the period that starts with round r is
+        `config_of_round[min(r, len(config_of_round) - 1)]`.
+      mask_group: int32 `[C]`: clients of the same number share their masks; None when no two do.
     """
 
     init: Callable[[Params], PruningState]
     update: Callable[[PruningState, Params, Params, Masks, Array], PruningState]
     masks: Callable[[PruningState, Params, Array, Array, Array], Masks]
     kept: Callable[[Masks], Kept]
-    sent: Callable[[Masks], Array | None]
-    chosen: Callable[[Masks], list[Array]]
+    cut_channel_mask: Callable[[Masks], Array | None]
+    prunable_masks: Callable[[Masks], list[Array]]
     names: tuple[str, ...]
     mask_bits: Callable[[Masks], Array]
-    forms: tuple[Form, ...]
+    forwards: tuple[ClientForward, ...]
     groups: tuple[np.ndarray, ...]
-    layouts: tuple[tuple[int, ...], ...]
-    layout: np.ndarray
-    variant: np.ndarray | None
+    width_configs: tuple[tuple[int, ...], ...]
+    config_of_round: np.ndarray
+    mask_group: np.ndarray | None
 
 
-def dense_form(model: Model) -> Form:
+def dense_forward(model: Model) -> ClientForward:
     """The client-side layers as they are, whatever the masks."""
 
     def form(
@@ -104,12 +108,12 @@ def none(model: Model, clients: int) -> Pruner:
         update=lambda state, before, after, kept, rate: nothing,
         masks=lambda state, params, key, round_, client: None,
         kept=lambda masks: Kept(None, None),
-        sent=lambda masks: None,
-        chosen=lambda masks: [],
+        cut_channel_mask=lambda masks: None,
+        prunable_masks=lambda masks: [],
         names=(),
         mask_bits=lambda masks: jnp.int32(0),
-        forms=(dense_form(model),),
-        variant=np.zeros(clients, np.int32),
+        forwards=(dense_forward(model),),
+        mask_group=np.zeros(clients, np.int32),
         **one_group(clients),
     )
 
@@ -124,6 +128,6 @@ def one_group(clients: int) -> dict[str, Any]:
     """The fields of a pruner under which all clients compute in the same form throughout."""
     return {
         "groups": (np.arange(clients),),
-        "layouts": ((0,),),
-        "layout": np.zeros(1, np.int32),
+        "width_configs": ((0,),),
+        "config_of_round": np.zeros(1, np.int32),
     }

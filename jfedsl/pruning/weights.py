@@ -45,7 +45,7 @@ def weight_pruner(
       ramp_rounds: rounds over which the rates grow from 0.
     """
     distinct, inverse = np.unique(np.asarray(rates, np.float64), return_inverse=True)
-    variant = inverse.astype(np.int32)
+    mask_group = inverse.astype(np.int32)
     ramp = cubic_ramp(distinct, ramp_rounds)
     counts = removed_counts(ramp, list(sizes.values()), scope)  # [ramp_rounds + 1, G, leaves]
     own_draws = score == "random"
@@ -79,7 +79,7 @@ def weight_pruner(
         places = state.ranks
         if places is None:
             places = ranks(scores.random(fold(key, round_, client), pick(params)), scope)
-        row = jnp.asarray(counts)[jnp.minimum(round_, ramp_rounds), jnp.asarray(variant)[client]]
+        row = jnp.asarray(counts)[jnp.minimum(round_, ramp_rounds), jnp.asarray(mask_group)[client]]
         bits = iter([place >= row[i] for i, place in enumerate(places)])
         return jax.tree.map(
             lambda leaf, flag: next(bits) if flag else jnp.ones(leaf.shape, bool), params, prunable
@@ -97,12 +97,12 @@ def weight_pruner(
         update=update,
         masks=masks,
         kept=lambda masks: Kept(masks, None),
-        sent=lambda masks: None,
-        chosen=pick,
+        cut_channel_mask=lambda masks: None,
+        prunable_masks=pick,
         names=tuple(sizes),
         mask_bits=lambda masks: jnp.int32(sum(sizes.values())),
-        forms=(form,),
-        variant=None if own_draws else variant,
+        forwards=(form,),
+        mask_group=None if own_draws else mask_group,
         **one_group(len(rates)),
     )
 

@@ -11,7 +11,7 @@ from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import State
 from jfedsl.run.assemble import Experiment
 from jfedsl.run.storage.checkpoint import flatten
-from jfedsl.sharding.slots import SPREAD, put
+from jfedsl.sharding.slots import SHARDED, put
 
 _ROOM = 64  # rows at first
 _PREFIX, _IDS = "stored.", "stored_clients"  # names in a checkpoint
@@ -60,9 +60,9 @@ class Store:
 
 def _opened(experiment: Experiment, stored: dict[str, Any]) -> Store:
     """The store of a checkpoint, or an empty one of nothing."""
-    scheme = experiment.scheme
-    fresh = jax.device_get(jax.jit(lambda: memory_of(scheme, experiment.fresh()))())
-    store = Store(fresh, scheme.clients)
+    spec = experiment.spec
+    fresh = jax.device_get(jax.jit(lambda: memory_of(spec, experiment.fresh()))())
+    store = Store(fresh, spec.clients)
     if stored:
         rows = [stored[f"{_PREFIX}{name}"] for name in flatten(fresh)]
         store.write(stored[_IDS], jax.tree.unflatten(jax.tree.structure(fresh), rows))
@@ -77,11 +77,11 @@ def with_memories(experiment: Experiment, state: State, stored: dict[str, Any]) 
       state: of a checkpoint.
       stored: the checkpoint's other arrays.
     """
-    scheme = experiment.scheme
-    if not scheme.stages or scheme.statistics != "local":
+    spec = experiment.spec
+    if not spec.memory_on_host or spec.statistics != "local":
         return state
-    rows = _opened(experiment, stored).read(np.arange(scheme.clients))
-    return state.replace(memory=put(scheme.placement.mesh, rows))
+    rows = _opened(experiment, stored).read(np.arange(spec.clients))
+    return state.replace(memory=put(spec.slots.mesh, rows))
 
 
 class Staging:
@@ -100,12 +100,12 @@ class Staging:
           state: of the run.
           stored: what `stored` said of it; nothing at first.
         """
-        scheme = experiment.scheme
-        self._every, self._placement = scheme.aggregate_every, scheme.placement
+        spec = experiment.spec
+        self._every, self._slots = spec.aggregate_every, spec.slots
         self._store = _opened(experiment, stored)
-        self._draw = jax.jit(partial(draw_participants, scheme))
+        self._draw = jax.jit(partial(draw_participants, spec))
         self._key = experiment.key
-        self._exchange = jax.jit(partial(exchange_memories, scheme), donate_argnums=0)
+        self._exchange = jax.jit(partial(exchange_memories, spec), donate_argnums=0)
         self._participants = np.asarray(state.participants)
         self._drawn: tuple[int, Any] | None = None
         self._next: tuple[int, np.ndarray, Any] | None = None
@@ -128,8 +128,8 @@ class Staging:
         if self._drawn is None or self._drawn[0] != round_:
             self._drawn = round_, self._draw(self._key, np.int32(round_))
         ids = np.asarray(self._drawn[1])
-        rows = self._store.read(ids[self._placement.participant])
-        self._next = round_, ids, put(self._placement.mesh, rows, SPREAD)
+        rows = self._store.read(ids[self._slots.participant])
+        self._next = round_, ids, put(self._slots.mesh, rows, SHARDED)
 
     def before(self, state: State, round_: int) -> State:
         """The state as the round needs it: with new participants, if a period starts with it."""
@@ -139,10 +139,10 @@ class Staging:
             self.prepare(round_)
         assert self._next is not None
         _, ids, coming = self._next
-        now = dict(zip(self._participants.tolist(), self._placement.place.tolist(), strict=True))
-        there = ids[self._placement.participant].tolist()
+        now = dict(zip(self._participants.tolist(), self._slots.slot.tolist(), strict=True))
+        there = ids[self._slots.participant].tolist()
         source = np.array([now.get(n, -1) for n in there], np.int32)
-        small = put(self._placement.mesh, (ids, source))
+        small = put(self._slots.mesh, (ids, source))
         state, leaving = self._exchange(state, *small, coming)
         self._leaving, self._participants = (self._participants, leaving), ids
         # Asked for now, as devices do one thing after the other and a period comes next.
@@ -154,6 +154,6 @@ class Staging:
         """Takes the memories of those who left; waits until the devices have them."""
         if self._leaving is not None:
             ids, rows = self._leaving
-            place = self._placement.place
+            place = self._slots.slot
             self._store.write(ids, jax.tree.map(lambda x: x[place], jax.device_get(rows)))
             self._leaving = None

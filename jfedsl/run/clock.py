@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfedsl.engine.rounds import RoundRecord
-from jfedsl.engine.state import Data, at_site
+from jfedsl.engine.state import Data, at_deployment
 from jfedsl.run.assemble import Experiment
 from jfedsl.wireless.cost import Cost, Sent, Stage, each_alone, in_turn, round_cost
 
@@ -28,7 +28,7 @@ def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | Non
     """
 
     def one(data: Data, record: RoundRecord) -> Cost | None:
-        radio = at_site(experiment.scheme, data).radio
+        radio = at_deployment(experiment.spec, data).radio
         if radio is None:
             return None
 
@@ -42,11 +42,11 @@ def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | Non
             model_up=bits(record.model_up_bytes),
             model_down=bits(record.model_down_bytes),
             arrived=record.arrived,
-            holding=record.holding,
+            has_current_model=record.has_current_model,
         )
         arguments = (record.participants, record.conditions, sent)
         if not experiment.algorithm.in_turns:
-            return round_cost(radio, *arguments, experiment.scheme.one_by_one)
+            return round_cost(radio, *arguments, experiment.spec.one_by_one)
         return in_turn(jax.vmap(partial(round_cost, radio))(*each_alone(arguments)))
 
     return jax.jit(jax.vmap(one, in_axes=(None, 0)))

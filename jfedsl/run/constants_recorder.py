@@ -24,7 +24,7 @@ MEASURED = "constants.jsonl"
 _BETWEEN = 4  # times as often as constants, f and its gradient are measured
 
 
-class Observer:
+class ConstantsRecorder:
     """Measures the constants of a run every so many rounds, and f and its gradient more often.
 
     One line of constants.jsonl each.
@@ -162,7 +162,7 @@ def measure_run(
     arguments = (experiment.data, experiment.key, state)
     found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
     row = {"round": int(state.round), **as_row(found)}
-    return table(row, [layer.name for layer in experiment.scheme.model])
+    return table(row, [layer.name for layer in experiment.spec.model])
 
 
 def table(row: Row, layers: list[str]) -> str:

@@ -50,13 +50,13 @@ def scope(config: Config) -> list[str]:
     for name in ("outage_snr_db", "deadline_s"):
         if getattr(config, name) is not None:
             found.append(f"{name}={getattr(config, name):g} (who is missing differs by exchange)")
-    links = config.links
+    compressors = config.compressors
     found += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
-              if links[place]]  # fmt: skip
+              if compressors[place]]  # fmt: skip
     for place in ("cut_gradient", "client_gradient"):
-        if not all(map(_is_unbiased, links[place])):
+        if not all(map(_is_unbiased, compressors[place])):
             found.append(f"{place}={config.expressions[place]} (biased)")
-    if any(call.name == "feedback" for call in links["smashed"]):
+    if any(call.name == "feedback" for call in compressors["smashed"]):
         found.append(f"smashed={config.expressions['smashed']} (remembers)")
     return found
 
@@ -116,18 +116,18 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
 
 def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
     """What a run of so many rounds has chosen."""
-    scheme = experiment.scheme
+    spec = experiment.spec
     sizes = np.asarray(experiment.data.partition.sizes)
-    largest = 1.0 / scheme.participants
-    if scheme.aggregation == "examples":
+    largest = 1.0 / spec.participants
+    if spec.aggregation == "examples":
         largest *= float(sizes.max() / sizes.mean())
     return Setting(
-        cut=scheme.cut,
+        cut=spec.cut,
         step_size=step_size(config),
-        steps=rounds * scheme.local_steps,
-        period=scheme.local_steps * scheme.aggregate_every,
-        clients=scheme.clients,
-        participants=scheme.participants,
+        steps=rounds * spec.local_steps,
+        period=spec.local_steps * spec.aggregate_every,
+        clients=spec.clients,
+        participants=spec.participants,
         largest_weight=largest,
     )
 

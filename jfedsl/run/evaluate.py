@@ -75,12 +75,12 @@ def assess(run: Run) -> Result:
       the test set.
     """
     experiment, state = run.experiment, run.state
-    scheme, data, test = experiment.scheme, experiment.data, experiment.test
+    spec, data, test = experiment.spec, experiment.data, experiment.test
     result = jax.device_get(experiment.evaluate()(data, state, test))
-    first, model = evaluation.distinct_models(scheme, state)
+    first, model = evaluation.distinct_models(spec, state)
     measure = jax.jit(
         lambda data, state, test: evaluation.class_accuracies(
-            scheme, data, experiment.key, state, test, first
+            spec, data, experiment.key, state, test, first
         )
     )
     accuracies = np.asarray(measure(data, state, test), np.float64)[model]
@@ -140,18 +140,18 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     Raises:
       UserError: the folder cannot be written, or holds a manifest of something else.
     """
-    scheme, whole = run.experiment.scheme, whole_of(run)
-    cut = scheme.cut
+    spec, whole = run.experiment.spec, whole_of(run)
+    cut = spec.cut
     halves = (
         Variables(whole.params[:cut], whole.stats[:cut]),
         Variables(whole.params[cut:], whole.stats[cut:]),
     )
     files: dict[str, export.Arrays] = {
-        export.JOINED: export.named(scheme.model, whole),
-        export.CLIENT: export.named(scheme.model[:cut], halves[0]),
-        export.SERVER: export.named(scheme.model[cut:], halves[1]),
+        export.JOINED: export.named(spec.model, whole),
+        export.CLIENT: export.named(spec.model[:cut], halves[0]),
+        export.SERVER: export.named(spec.model[cut:], halves[1]),
     }
-    groups, model = evaluation.distinct_models(scheme, run.state)
+    groups, model = evaluation.distinct_models(spec, run.state)
     first = np.concatenate(groups)
     own = {
         export.CLIENT_MASKS: _masks(run, first.astype(np.int32)),
@@ -169,10 +169,10 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
 def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
     """What clients have of the parameters, bool `[V, ...]`, where any of them lacks something."""
     _, experiment, state = run
-    scheme = experiment.scheme
+    spec = experiment.spec
 
     def kept(client: Any) -> Any:
-        return scheme.pruner.kept(trained_masks(scheme, experiment.key, state, client)).params
+        return spec.pruner.kept(trained_masks(spec, experiment.key, state, client)).params
 
     masks = jax.jit(jax.vmap(kept))(clients)
     named = {} if masks is None else _named_params(run, masks)
@@ -181,33 +181,33 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
 
 def _named_params(run: Run, tree: Any) -> dict[str, Any]:
     """Leaves of a tree like the client-side parameters, by the names of the parameters."""
-    scheme = run.experiment.scheme
-    return export.named(scheme.model[: scheme.cut], Variables(tree, ({},) * scheme.cut))
+    spec = run.experiment.spec
+    return export.named(spec.model[: spec.cut], Variables(tree, ({},) * spec.cut))
 
 
 def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
     """Normalisation statistics that stay with clients, `[V, ...]`."""
-    scheme = run.experiment.scheme
-    if scheme.statistics != "local":
+    spec = run.experiment.spec
+    if spec.statistics != "local":
         return {}
-    local = memories(scheme, run.state).stats
+    local = memories(spec, run.state).stats
     stats = jax.tree.map(lambda x: x[clients], local)
-    return export.named(scheme.model[: scheme.cut], Variables(({},) * scheme.cut, stats))
+    return export.named(spec.model[: spec.cut], Variables(({},) * spec.cut, stats))
 
 
 def _facts(run: Run, result: Result) -> dict[str, Any]:
     """What a program needs to know to use the arrays."""
     config, experiment, _ = run
-    scheme, scale = experiment.scheme, experiment.scale or experiment.data.pixels
-    whole = described(scheme.model, experiment.image[None])
+    spec, scale = experiment.spec, experiment.scale or experiment.data.pixels
+    whole = described(spec.model, experiment.image[None])
     meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
     return {
         "model": config.model,
         "norm": config.norm,
-        "cut": scheme.model[scheme.cut - 1].name if scheme.splits else None,
-        "client_layers": [layer.name for layer in scheme.model[: scheme.cut]],
-        "server_layers": [layer.name for layer in scheme.model[scheme.cut :]],
-        "classes": scheme.classes,
+        "cut": spec.model[spec.cut - 1].name if spec.splits else None,
+        "client_layers": [layer.name for layer in spec.model[: spec.cut]],
+        "server_layers": [layer.name for layer in spec.model[spec.cut :]],
+        "classes": spec.classes,
         "dataset": config.dataset,
         "input": {
             "shape": list(experiment.image.shape),
@@ -215,7 +215,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
             "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
             "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
             "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
-            "whole_numbers": scheme.model[0].whole,
+            "whole_numbers": spec.model[0].whole,
         },
         "layers": whole,
         "meanings": meanings,

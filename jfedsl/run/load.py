@@ -93,9 +93,7 @@ def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Train
         run = restore_run(folder, data_dir, plugin, "folder")
         scale = run.experiment.scale or run.experiment.data.pixels
         ends = (None if end is None else np.asarray(end) for end in (scale.mean, scale.std))
-        return Trained(
-            run.experiment.scheme.model, whole_of(run), run.experiment.image.shape, *ends
-        )
+        return Trained(run.experiment.spec.model, whole_of(run), run.experiment.image.shape, *ends)
     plugins.load(plugins.absolute(plugin))
     return _of_export(folder)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.engine.averaging import joined
-from jfedsl.engine.checkpoint_layout import settle
+from jfedsl.engine.checkpoint_layout import from_checkpoint_layout
 from jfedsl.engine.state import State
 from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local
@@ -62,7 +62,7 @@ def restore_run(
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
-    state = settle(experiment.scheme, restored[1])
+    state = from_checkpoint_layout(experiment.spec, restored[1])
     return Run(config, experiment, with_memories(experiment, state, restored[2]))
 
 
@@ -86,7 +86,7 @@ def weights_of(
         found = _exported(folder)
     else:
         run = restore_run(folder, data_dir, plugin, "init_from")
-        found = export.named(run.experiment.scheme.model, whole_of(run))
+        found = export.named(run.experiment.spec.model, whole_of(run))
     try:
         return fitted(found, model, fresh)
     except ValueError as error:
@@ -102,8 +102,8 @@ def is_export(folder: Path) -> bool:
 
 def whole_of(run: Run) -> Variables:
     """The whole dense model of a run."""
-    scheme, where = run.experiment.scheme, run.experiment.data.partition
-    return jax.jit(lambda partition, state: joined(scheme, partition, state))(where, run.state)
+    spec, where = run.experiment.spec, run.experiment.data.partition
+    return jax.jit(lambda partition, state: joined(spec, partition, state))(where, run.state)
 
 
 def fitted(found: export.Arrays, model: Model, fresh: Variables) -> Variables:
@@ -150,7 +150,7 @@ def prepared(config: Config) -> Experiment:
     initial = weights_of(
         Path(config.init_from),
         config.data_dir,
-        experiment.scheme.model,
+        experiment.spec.model,
         experiment.initial,
         config.plugin,
     )

@@ -18,7 +18,7 @@ from jfedsl.run.summary import environment
 from jfedsl.wireless.cost import Cost
 
 
-class Journal:
+class RunLogger:
     """Written by one process of a run."""
 
     def __init__(
@@ -40,9 +40,9 @@ class Journal:
         """
         self._config, self._experiment, self._folder = config, experiment, folder
         workdir.record(config, folder)
-        scheme = experiment.scheme
-        simulated = scheme.radio is not None
-        self._metrics = Metrics(folder / METRICS, scheme.pruner.names, simulated, seal)
+        spec = experiment.spec
+        simulated = spec.radio is not None
+        self._metrics = Metrics(folder / METRICS, spec.pruner.names, simulated, seal)
         self._events = Events(folder / "tensorboard", rounds)
         self._pending: list[Row] = []
         self._progress = Progress(config.progress, rounds, config.rounds)
@@ -97,14 +97,14 @@ class Journal:
         from jfedsl.run.plots import figures  # here, as Matplotlib takes long to import
         from jfedsl.run.plots.timeline import timeline
 
-        config, rows, scheme = self._config, self._metrics.rows(), self._experiment.scheme
+        config, rows, spec = self._config, self._metrics.rows(), self._experiment.spec
         params, stats = jax.eval_shape(lambda: self._experiment.initial)
-        summary = summarise(rows, config.target_accuracy, scheme.aggregate_every)
+        summary = summarise(rows, config.target_accuracy, spec.aggregate_every)
         summary["uncompressed_bytes"] = uncompressed_bytes(
-            scheme, params, stats, self._experiment.image.shape, len(rows)
+            spec, params, stats, self._experiment.image.shape, len(rows)
         )
         summary["client_flops"] = self._experiment.client_flops._asdict()
-        summary["links"] = config.expressions
+        summary["compressors"] = config.expressions
         if config.measure_constants_every is not None:
             summary["convergence"] = convergence
         summary["environment"] = environment()
@@ -113,7 +113,7 @@ class Journal:
         title = f"{config.algorithm}, {config.model} on {self._clients()}"
         figures.curves(rows, config.target_accuracy, title, self._folder / "curves.png")
         figures.traffic(rows, title, self._folder / "traffic.png")
-        if scheme.pruner.names:
+        if spec.pruner.names:
             figures.masks(rows, title, self._folder / "masks.png")
         if last is not None:
             timeline(*last, f"Round {len(rows)}: {title}", self._folder / "timeline.png")

@@ -12,7 +12,7 @@ import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import refuse_idle
-from jfedsl.engine.checkpoint_layout import portable, settle
+from jfedsl.engine.checkpoint_layout import from_checkpoint_layout, to_checkpoint_layout
 from jfedsl.engine.finite import finite, first_not_finite
 from jfedsl.engine.rounds import RoundRecord, next_tested
 from jfedsl.errors import Stopped, TrainingError, flag_error
@@ -20,13 +20,13 @@ from jfedsl.files.seals import Seal
 from jfedsl.run.assemble import Experiment
 from jfedsl.run.client_store import Staging
 from jfedsl.run.clock import Last, columns, costs_of, from_plain, to_plain
-from jfedsl.run.constants_recorder import MEASURED, Observer
+from jfedsl.run.constants_recorder import MEASURED, ConstantsRecorder
 from jfedsl.run.finished import already_done
 from jfedsl.run.processes import distributed
 from jfedsl.run.processes.compilation import compiled, keep_programs
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.restore import prepared
-from jfedsl.run.run_logger import Journal
+from jfedsl.run.run_logger import RunLogger
 from jfedsl.run.storage import workdir
 from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.fingerprints import agree, hold
@@ -100,8 +100,8 @@ class _Run:
     def __init__(self, config: Config, experiment: Experiment, folder: Path, stop: Stop) -> None:
         self.config, self.experiment, self.folder, self.stop = config, experiment, folder, stop
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
-        self.finite = jax.jit(partial(finite, experiment.scheme))
-        self.portable = portable(experiment.scheme)
+        self.finite = jax.jit(partial(finite, experiment.spec))
+        self.to_checkpoint_layout = to_checkpoint_layout(experiment.spec)
         self.rounds_a_call = 1  # as long as nobody knows how long a round takes
         self.round, self.cumulative_bytes, self.cumulative_seconds = 0, 0, 0.0
         restored = self.checkpoints.restore(jax.eval_shape(experiment.init))
@@ -112,7 +112,7 @@ class _Run:
             self.state = experiment.init()
         else:
             self.round, state, stored, counters = restored
-            self.state = settle(experiment.scheme, state)
+            self.state = from_checkpoint_layout(experiment.spec, state)
             self.cumulative_bytes = counters["cumulative_bytes"]
             self.cumulative_seconds = counters["cumulative_seconds"]
             self.seals, self.last = counters["files"], from_plain(counters["last"])
@@ -120,26 +120,30 @@ class _Run:
             raise flag_error("rounds", config.rounds, f"at least the {self.round} already done")
         if restored is not None and config.progress != "none" and distributed.first():
             print(f"resuming after round {self.round} of {config.rounds}", flush=True)
-        self.staging = Staging(experiment, self.state, stored) if experiment.scheme.stages else None
-        self.journal = None
+        self.staging = (
+            Staging(experiment, self.state, stored) if experiment.spec.memory_on_host else None
+        )
+        self.run_logger = None
         if distributed.first():
-            self.journal = Journal(config, experiment, folder, self.round, self.seals.get(METRICS))
-        self.observer = None
+            self.run_logger = RunLogger(
+                config, experiment, folder, self.round, self.seals.get(METRICS)
+            )
+        self.recorder = None
         if config.measure_constants_every is not None:
-            self.observer = Observer(config, experiment, folder, self.seals.get(MEASURED))
+            self.recorder = ConstantsRecorder(config, experiment, folder, self.seals.get(MEASURED))
 
     def finish(self) -> dict[str, Any]:
         """Runs the rounds that are left; writes summary and pictures."""
         try:
             self._rounds()
         finally:
-            if self.journal is not None:
-                self.journal.close()
+            if self.run_logger is not None:
+                self.run_logger.close()
             self.checkpoints.close()
-        if self.journal is None:
+        if self.run_logger is None:
             return {}
-        convergence = None if self.observer is None else self.observer.report()
-        return self.journal.report(convergence, self.last)
+        convergence = None if self.recorder is None else self.recorder.report()
+        return self.run_logger.report(convergence, self.last)
 
     def _rounds(self) -> None:
         """Compiles what is called again and again, and calls it."""
@@ -178,8 +182,8 @@ class _Run:
             rows[-1].update(evaluation)
             self._log([{**row, "host_seconds": seconds} for row in rows])
             self.round = end
-            if self.journal is not None:
-                self.journal.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
+            if self.run_logger is not None:
+                self.run_logger.update(end, rows[-1]["train_loss"], evaluation.get("test_accuracy"))
             self._observe()
             if due := end % config.checkpoint_every == 0 or end == config.rounds:
                 self._save()
@@ -187,7 +191,7 @@ class _Run:
 
     def _agree_to_go_on(self, seconds: float, saved: bool) -> None:
         """Ends all, with the state `saved`, if a signal asked one to or nothing can be shown."""
-        unshown = None if self.journal is None else self.journal.unshown
+        unshown = None if self.run_logger is None else self.run_logger.unshown
         own = self.stop.asked or (signal.SIGHUP if unshown else 0)
         asked, micros = distributed.largest([own, min(int(seconds * 1e6), 2**30)])
         self.rounds_a_call = max(1, int(_MOST_SECONDS_A_CALL * 1e6 / max(1, micros)))
@@ -200,28 +204,28 @@ class _Run:
         raise Stopped(f"interrupted after round {self.round}; checkpoint saved", asked)
 
     def _note(self, text: str) -> None:
-        if self.journal is not None:
-            self.journal.note(text)
+        if self.run_logger is not None:
+            self.run_logger.note(text)
 
     def _log(self, rows: list[Row]) -> None:
-        if self.journal is not None:
-            self.journal.log(rows)
+        if self.run_logger is not None:
+            self.run_logger.log(rows)
 
     def _every(self) -> list[int]:
         """Rounds of which no compiled call crosses a multiple."""
-        periods = [] if self.staging is None else [self.experiment.scheme.aggregate_every]
+        periods = [] if self.staging is None else [self.experiment.spec.aggregate_every]
         return [self.config.checkpoint_every, MOST_ROUNDS_A_CALL, *periods]
 
     def _observe(self) -> None:
-        if self.observer is not None:
-            self.observer.observe(self.state, self.round)
+        if self.recorder is not None:
+            self.recorder.observe(self.state, self.round)
 
     def _next_boundaries(self) -> tuple[int, int]:
         """The next round to test, and the end of the next call."""
-        period = self.experiment.scheme.aggregate_every
+        period = self.experiment.spec.aggregate_every
         tested = next_tested(self.round, self.config.eval_every, period)
         following = [(self.round // every + 1) * every for every in self._every()]
-        following += [] if self.observer is None else [self.observer.next_due(self.round)]
+        following += [] if self.recorder is None else [self.recorder.next_due(self.round)]
         most = self.round + self.rounds_a_call
         return tested, min(*following, most, tested, self.config.rounds)
 
@@ -250,7 +254,7 @@ class _Run:
         if cost is not None:
             self.cumulative_seconds += float(cost.seconds[i])
             clock = {**columns(cost, i), "cumulative_simulated_seconds": self.cumulative_seconds}
-        overlap, names = float(record.mask_overlap[i]), self.experiment.scheme.pruner.names
+        overlap, names = float(record.mask_overlap[i]), self.experiment.spec.pruner.names
         kept = zip(names, record.kept_fractions[i].tolist(), strict=True)
         return {
             "round": self.round + i + 1,
@@ -278,7 +282,7 @@ class _Run:
         where = self._not_finite()
         if where is not None:
             raise self._failure(f"round {self.round}: a weight or moment of {where}")
-        for writer in (self.journal, self.observer):
+        for writer in (self.run_logger, self.recorder):
             self.seals |= {} if writer is None else writer.seals()
         counters = {
             "cumulative_bytes": self.cumulative_bytes,
@@ -287,7 +291,7 @@ class _Run:
             "last": to_plain(self.last),
         }
         stored = {} if self.staging is None else self.staging.stored()
-        self.checkpoints.save(self.round, self.portable(self.state), counters, stored)
+        self.checkpoints.save(self.round, self.to_checkpoint_layout(self.state), counters, stored)
 
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""

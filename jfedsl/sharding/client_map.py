@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from jfedsl.sharding.slots import SPREAD
+from jfedsl.sharding.slots import SHARDED
 
 # Clients whose programs stand side by side in the body of a loop over clients: their small
 # operations overlap, where each alone would leave cores idle.
@@ -48,7 +48,7 @@ def map_clients(
     if mesh is None:
         return mapped
     # Compilers spread a batch over devices by themselves, but not the turns of a loop.
-    return jax.shard_map(mapped, mesh=mesh, in_specs=SPREAD, out_specs=SPREAD, check_vma=False)
+    return jax.shard_map(mapped, mesh=mesh, in_specs=SHARDED, out_specs=SHARDED, check_vma=False)
 
 
 def _fold(x: Array, chunks: int, width: int) -> Array:

@@ -12,7 +12,7 @@ from jfedsl.compression.compressor import Compressor
 from jfedsl.compression.message import FLOAT_BITS, Message
 from jfedsl.compression.quantization import uniform
 from jfedsl.keys import fold
-from jfedsl.sharding.slots import AXES, EVERYWHERE, SPREAD, where_rows
+from jfedsl.sharding.slots import AXES, REPLICATED, SHARDED, where_rows
 
 COLLECTIVE_BITS = (4, 8, 16, FLOAT_BITS)
 _BUCKET = 512  # entries that share a header of two float32
@@ -39,7 +39,7 @@ def sum_rows(mesh: Mesh | None, rows: Any) -> Any:
         return own(rows)
     return jax.shard_map(
         lambda rows: sum_devices(own(rows)),
-        mesh=mesh, in_specs=SPREAD, out_specs=EVERYWHERE, check_vma=False,
+        mesh=mesh, in_specs=SHARDED, out_specs=REPLICATED, check_vma=False,
     )(rows)  # fmt: skip
 
 
@@ -74,7 +74,11 @@ def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -
         return unravel(lax.all_gather(part, "device", tiled=True)[: flat.size])
 
     return jax.shard_map(
-        own, mesh=mesh, in_specs=(SPREAD, SPREAD, EVERYWHERE), out_specs=EVERYWHERE, check_vma=False
+        own,
+        mesh=mesh,
+        in_specs=(SHARDED, SHARDED, REPLICATED),
+        out_specs=REPLICATED,
+        check_vma=False,
     )(weights, rows, key)
 
 

@@ -1,7 +1,7 @@
-"""Where participants compute: each has a place on one of the devices that the run is spread over.
+"""Where participants compute: each has a slot on one of the devices that the run uses.
 
-Everything as large as clients' models is `[P, ...]`, a row for each place, spread over the devices;
-small numbers about participants are `[K]`, on all devices. On one device places are participants.
+Everything as large as clients' models is `[P, ...]`, a row for each slot, sharded over the devices;
+small numbers about participants are `[K]`, on all devices. On one device slots are participants.
 """
 
 import math
@@ -16,26 +16,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # Both axes of a mesh together are that of clients: processes, and the devices of each.
 AXES = ("process", "device")
-SPREAD, EVERYWHERE = PartitionSpec(AXES), PartitionSpec()
+SHARDED, REPLICATED = PartitionSpec(AXES), PartitionSpec()
 
 
-class Placement(NamedTuple):
-    """Places of a period's participants, the same in every period.
+class SlotLayout(NamedTuple):
+    """Slots of a period's participants, the same in every period.
 
-    Each device has as many places for participants of each of the pruner's groups as any other.
-    Where there are more places than participants of a group, its last one has the others too: it
+    Each device has as many slots for participants of each of the pruner's groups as any other.
+    Where there are more slots than participants of a group, its last one has the others too: it
     computes there in vain, with weight 0, and maybe on others' examples.
 
     Attributes:
       mesh: the devices, with `AXES`; None for one.
-      participant: who has each place, int `[P]`.
-      place: of each participant, int `[K]`.
-      widths: places of each group on a device.
+      participant: who has each slot, int `[P]`.
+      slot: of each participant, int `[K]`.
+      widths: slots of each group on a device.
     """
 
     mesh: Mesh | None
     participant: np.ndarray
-    place: np.ndarray
+    slot: np.ndarray
     widths: tuple[int, ...]
 
     @property
@@ -49,29 +49,29 @@ class Placement(NamedTuple):
         return 1 if self.mesh is None else self.mesh.shape["process"]
 
     @property
-    def places(self) -> int:
+    def num_slots(self) -> int:
         """P."""
         return self.participant.size
 
     @property
     def identical(self) -> bool:
-        """Whether places are participants, in their order."""
-        return np.array_equal(self.participant, np.arange(self.place.size))
+        """Whether slots are participants, in their order."""
+        return np.array_equal(self.participant, np.arange(self.slot.size))
 
     def evenly(self, count: int) -> int:
         """The least number of rows, for so many, that devices can share evenly."""
         return -(-count // self.devices) * self.devices
 
-    def to_places(self, rows: Any) -> Any:
-        """Arrays `[K, ...]` of participants as `[P, ...]` of places."""
+    def to_slots(self, rows: Any) -> Any:
+        """Arrays `[K, ...]` of participants as `[P, ...]` of slots."""
         if not self.identical:
             rows = jax.tree.map(lambda x: x[self.participant], rows)
-        return self.spread(rows)
+        return self.shard(rows)
 
     def to_participants(self, rows: Any) -> Any:
-        """Arrays `[P, ...]` of places as `[K, ...]` of participants, on all devices."""
-        rows = self.everywhere(rows)
-        return rows if self.identical else jax.tree.map(lambda x: x[self.place], rows)
+        """Arrays `[P, ...]` of slots as `[K, ...]` of participants, on all devices."""
+        rows = self.replicate(rows)
+        return rows if self.identical else jax.tree.map(lambda x: x[self.slot], rows)
 
     def in_one_message(self, rows: Any) -> Any:
         """What `to_participants` makes of small arrays.
@@ -81,38 +81,38 @@ class Placement(NamedTuple):
         if self.mesh is None:
             return self.to_participants(rows)
         leaves, structure = jax.tree.flatten(rows)
-        words = self.spread(jnp.concatenate([_words(x) for x in leaves], axis=1))
+        words = self.shard(jnp.concatenate([_words(x) for x in leaves], axis=1))
         message = self.to_participants(words)
         ends = np.cumsum([math.prod(x.shape[1:]) for x in leaves])
         parts = zip(jnp.split(message, ends[:-1], axis=1), leaves, strict=True)
         return jax.tree.unflatten(structure, [_read(part, x) for part, x in parts])
 
     def weights(self, weights: Array) -> Array:
-        """Weights `[K]` of participants as `[P]` of places, 0 at the ones left over."""
-        rows = self.to_places(weights)
-        return rows if self.identical else jnp.where(self.needed, rows, 0.0)
+        """Weights `[K]` of participants as `[P]` of slots, 0 for padding slots."""
+        rows = self.to_slots(weights)
+        return rows if self.identical else jnp.where(self.is_real, rows, 0.0)
 
     @property
-    def needed(self) -> np.ndarray:
-        """Which places are some participant's own, bool `[P]`."""
-        own = np.zeros(self.places, bool)
-        own[self.place] = True
+    def is_real(self) -> np.ndarray:
+        """Which slots are a participant's and not padding, bool `[P]`."""
+        own = np.zeros(self.num_slots, bool)
+        own[self.slot] = True
         return own
 
-    def spread(self, tree: Any) -> Any:
+    def shard(self, tree: Any) -> Any:
         """The arrays of a tree with their leading axis spread over the devices."""
-        return self._lay(tree, SPREAD)
+        return self._lay(tree, SHARDED)
 
-    def everywhere(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """The arrays of a tree whole on every device."""
-        return self._lay(tree, EVERYWHERE)
+        return self._lay(tree, REPLICATED)
 
     def _lay(self, tree: Any, spec: PartitionSpec) -> Any:
         if self.mesh is None:
             return tree
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
 
-    def by_group(self, tree: Any) -> list[Any]:
+    def split_groups(self, tree: Any) -> list[Any]:
         """The rows of each group of a tree `[P, ...]`, spread as that is."""
         if len(self.widths) == 1:
             return [tree]
@@ -125,7 +125,7 @@ class Placement(NamedTuple):
         bounds = zip([0, *ends], ends, strict=False)
         return [jax.tree.map(lambda x, a=a, b=b: some(x, a, b), tree) for a, b in bounds]
 
-    def together(self, rows: Sequence[Any]) -> Any:
+    def join_groups(self, rows: Sequence[Any]) -> Any:
         """The rows of all groups as one tree `[P, ...]`."""
         if len(rows) == 1:
             return rows[0]
@@ -158,7 +158,7 @@ def _bits(x: Array) -> np.dtype:
     return np.dtype(f"uint{8 * x.dtype.itemsize}")
 
 
-def put(mesh: Mesh | None, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
+def put(mesh: Mesh | None, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
     """Arrays of the host on the devices of a mesh; a process reads only the rows that it needs.
 
     Args:
@@ -174,10 +174,10 @@ def put(mesh: Mesh | None, tree: Any, spec: PartitionSpec = EVERYWHERE) -> Any:
     )
 
 
-def placed(group_sizes: Sequence[int], mesh: Mesh | None = None) -> Placement:
-    """Gives the participants of each group places, in their order, as evenly as can be.
+def assign_slots(group_sizes: Sequence[int], mesh: Mesh | None = None) -> SlotLayout:
+    """Gives the participants of each group slots, in their order, as evenly as can be.
 
-    >>> placed((5, 2)).participant.tolist()
+    >>> assign_slots((5, 2)).participant.tolist()
     [0, 1, 2, 3, 4, 5, 6]
 
     Args:
@@ -191,7 +191,7 @@ def placed(group_sizes: Sequence[int], mesh: Mesh | None = None) -> Placement:
         columns.append(members.reshape(devices, width))
         first += size
     participant = np.concatenate(columns, axis=1).ravel()
-    return Placement(mesh, participant, np.unique(participant, return_index=True)[1], widths)
+    return SlotLayout(mesh, participant, np.unique(participant, return_index=True)[1], widths)
 
 
 def where_rows(rows: Array, new: Any, old: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jfedsl.config import Config, shown
-from jfedsl.config.canonical import recorded, resolved
+from jfedsl.config.canonical import canonical, recorded
 from jfedsl.errors import UserError
 from jfedsl.run.storage import ledger
 from jfedsl.run.storage.metrics import METRICS, Row, read
@@ -114,7 +114,7 @@ def settings_of(runs: Sequence[Found]) -> list[Setting]:
     """
     groups: dict[tuple[tuple[str, str], ...], list[Found]] = {}
     for run in runs:
-        key = tuple(pair for pair in resolved(run.config).items() if pair[0] not in FREE)
+        key = tuple(pair for pair in canonical(run.config).items() if pair[0] not in FREE)
         own = groups.setdefault(key, [])
         if run.config.seed not in [other.config.seed for other in own]:
             own.append(run)  # the same run elsewhere is no other seed

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
-from jfedsl.config.canonical import cut_name, resolved
+from jfedsl.config.canonical import canonical, cut_name
 from jfedsl.errors import flag_error
 from jfedsl.models.registry import MODELS
 from jfedsl.run.plots import figures
@@ -272,7 +272,7 @@ def _only(questions: Mapping[str, Question], names: Sequence[str]) -> Mapping[st
 
 
 def _key(base: Config, changes: Changes) -> tuple[Any, ...]:
-    return tuple(resolved(dataclasses.replace(base, **changes)).items())
+    return tuple(canonical(dataclasses.replace(base, **changes)).items())
 
 
 def _report(

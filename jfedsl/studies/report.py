@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jfedsl.config import Config, compressors, shown
-from jfedsl.config.canonical import period_of, resolved
+from jfedsl.config.canonical import canonical, period_of
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
 from jfedsl.run.plots import figures
@@ -113,9 +113,9 @@ def _png(path: Path) -> bytes | None:
 
 def _common(settings: Sequence[Setting]) -> list[str]:
     """A table of the flags that all runs share: the main ones, and those not at their defaults."""
-    shared = set.intersection(*(set(resolved(own.runs[0].config).items()) for own in settings))
+    shared = set.intersection(*(set(canonical(own.runs[0].config).items()) for own in settings))
     values = dict(shared)
-    usual = resolved(Config())
+    usual = canonical(Config())
     lines = ["| flag | value |", "| --- | ---: |"]
     for field in dataclasses.fields(Config):
         name = field.name

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 
 from jfedsl.config import Config, shown
-from jfedsl.config.canonical import idle, refuse_idle, resolved
+from jfedsl.config.canonical import canonical, idle, refuse_idle
 from jfedsl.config.flags import define_flags, from_flags
 from jfedsl.errors import BusyError, UserError, as_text, flag_error, one_line
 from jfedsl.run.finished import finished
@@ -65,7 +65,7 @@ def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str,
         if name in found:
             raise UserError(f"two settings of the grid are named {as_text(name)}")
         config = _config(base, name, [*arguments, *(f"--{value}" for value in values)])
-        first = known.setdefault(tuple(resolved(config).items()), name)
+        first = known.setdefault(tuple(canonical(config).items()), name)
         if first != name:
             raise UserError(f"two settings of the grid are the same: {first} and {name}")
         found[name] = {flag: getattr(config, flag) for flag in _differing(base, config)}

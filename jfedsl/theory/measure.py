@@ -16,13 +16,13 @@ from jfedsl.engine.client_step import forward_one, send_gradient
 from jfedsl.engine.exchange import send_cut_gradient, send_smashed
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.masks import masks_of
-from jfedsl.engine.participants import in_layout, period_start
-from jfedsl.engine.state import Client, Data, Scheme, State, at_site, weights
+from jfedsl.engine.participants import period_start, with_width_config
+from jfedsl.engine.state import Client, Data, RunSpec, State, at_deployment, weights
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
-from jfedsl.pruning.pruner import Form
-from jfedsl.sharding.slots import placed
+from jfedsl.pruning.pruner import ClientForward
+from jfedsl.sharding.slots import assign_slots
 from jfedsl.theory.constants import Draw, Estimates, Group, Tree, estimate
 from jfedsl.theory.curvature import Point, hessian_product, largest_curvature, rise, secant
 from jfedsl.theory.estimates import Estimate, exact
@@ -80,16 +80,16 @@ class Measurement(NamedTuple):
 
 
 def measure_objective(
-    scheme: Scheme, effort: Effort, data: Data, key: Array, state: State
+    spec: RunSpec, effort: Effort, data: Data, key: Array, state: State
 ) -> Objective:
     """Measures f and its gradient between two rounds; see `measure` for the arguments."""
     del key
-    mean = joined(scheme, data.partition, state)
-    return _objective(_point(scheme, effort, data, mean.stats, mean.params))
+    mean = joined(spec, data.partition, state)
+    return _objective(_point(spec, effort, data, mean.stats, mean.params))
 
 
 def measure(
-    scheme: Scheme, effort: Effort, step_size: float, data: Data, key: Array, state: State
+    spec: RunSpec, effort: Effort, step_size: float, data: Data, key: Array, state: State
 ) -> Measurement:
     """Measures the bound's constants between two rounds.
 
@@ -97,7 +97,7 @@ def measure(
     of the model; for the step that the run takes next, an exchange of all participants.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       effort: how much to compute.
       step_size: gamma.
       data: of the run.
@@ -105,45 +105,45 @@ def measure(
       state: of the run.
     """
     run_key, key = key, fold(key, Purpose.MEASUREMENT, state.round)
-    mean = joined(scheme, data.partition, state)
-    following = after_exchange(scheme, data, run_key, state)
-    smooth = _smoothness(scheme, effort, step_size, data, key, mean, following)
+    mean = joined(spec, data.partition, state)
+    following = after_exchange(spec, data, run_key, state)
+    smooth = _smoothness(spec, effort, step_size, data, key, mean, following)
     objective, beta, step, taken, needed = smooth
     ids = state.participants
-    share = weights(scheme, data.partition, ids)
-    clients = scheme.placement.to_participants(state.clients)
+    share = weights(spec, data.partition, ids)
+    clients = spec.slots.to_participants(state.clients)
     # Between two periods everybody holds v, whose rounding is no drift, and steps under new masks.
-    between = state.round % scheme.aggregate_every == 0
-    masks = jax.vmap(partial(masks_of, scheme, run_key, state))(clients.number)
-    due = (mean.params[: scheme.cut], masks)
+    between = state.round % spec.aggregate_every == 0
+    masks = jax.vmap(partial(masks_of, spec, run_key, state))(clients.number)
+    due = (mean.params[: spec.cut], masks)
     params, masks = jax.tree.map(partial(jnp.where, between), due, (clients.params, clients.masks))
     clients = clients.replace(params=params, masks=masks)
 
-    def draws(forms: Sequence[Form]) -> Estimates:
-        rows = placed(scheme.group_sizes).by_group((clients, share))
+    def draws(forwards: Sequence[ClientForward]) -> Estimates:
+        rows = assign_slots(spec.group_sizes).split_groups((clients, share))
         groups = [
-            _group(scheme, form, data, state, mean, *row)
-            for form, row in zip(forms, rows, strict=True)
+            _group(spec, form, data, state, mean, *row)
+            for form, row in zip(forwards, rows, strict=True)
         ]
         own = fold(key, 1)
-        return estimate(groups, mean.params, scheme.cut, scheme.clients, own, effort.pairs)
+        return estimate(groups, mean.params, spec.cut, spec.clients, own, effort.pairs)
 
-    found = in_layout(scheme, period_start(scheme, state.round), draws)
+    found = with_width_config(spec, period_start(spec, state.round), draws)
     return Measurement(*objective, beta, step, taken, needed, found)
 
 
-def after_exchange(scheme: Scheme, data: Data, key: Array, state: State) -> Any:
+def after_exchange(spec: RunSpec, data: Data, key: Array, state: State) -> Any:
     """The weights v after the next exchange, as the run takes it: pruned, compressed, with noise.
 
     See `measure` for the arguments.
     """
     once = partial(exchanges, count=1)
-    after, _ = run_round(at_site(scheme, data), data, key, state, exchange_all=once)
-    return joined(scheme, data.partition, after).params
+    after, _ = run_round(at_deployment(spec, data), data, key, state, exchange_all=once)
+    return joined(spec, data.partition, after).params
 
 
 def _smoothness(
-    scheme: Scheme,
+    spec: RunSpec,
     effort: Effort,
     step_size: float,
     data: Data,
@@ -152,9 +152,9 @@ def _smoothness(
     following: Any,
 ) -> tuple[Objective, Estimate, Estimate, Estimate, Estimate]:
     """Measures f, its gradient, its largest curvature, and what two steps from v show of it."""
-    part = partial(block_loss, scheme, data, mean.stats)
-    at = partial(_point, scheme, effort, data, mean.stats)
-    start, every = at(mean.params), all_examples(scheme, data, effort.block)
+    part = partial(block_loss, spec, data, mean.stats)
+    at = partial(_point, spec, effort, data, mean.stats)
+    start, every = at(mean.params), all_examples(spec, data, effort.block)
     down = jax.tree.map(lambda w, g: w - step_size * g, start.params, start.gradient)
     ends = lax.map(at, _pair(down, following))  # a loop, so that it is compiled once
     gradient_step, taken = _parted(ends)
@@ -170,10 +170,10 @@ def _smoothness(
     return _objective(start), beta, *along
 
 
-def _point(scheme: Scheme, effort: Effort, data: Data, stats: Any, params: Any) -> Point:
+def _point(spec: RunSpec, effort: Effort, data: Data, stats: Any, params: Any) -> Point:
     """The objective f and its gradient at these weights, of all examples."""
-    part = partial(block_loss, scheme, data, stats)
-    every = all_examples(scheme, data, effort.block)
+    part = partial(block_loss, spec, data, stats)
+    every = all_examples(spec, data, effort.block)
     return Point(params, *over_blocks(lambda b: jax.value_and_grad(part)(params, b), every))
 
 
@@ -182,8 +182,8 @@ def _objective(point: Point) -> Objective:
 
 
 def _group(
-    scheme: Scheme,
-    form: Form,
+    spec: RunSpec,
+    form: ClientForward,
     data: Data,
     state: State,
     mean: Variables,
@@ -194,19 +194,19 @@ def _group(
     everything = jax.tree.map(lambda w: jnp.ones(w.shape, bool), mean.params)
 
     def kept(client: Client) -> Tree:
-        own = scheme.pruner.kept(client.masks).params
-        return everything if own is None else tuple(own) + everything[scheme.cut :]
+        own = spec.pruner.kept(client.masks).params
+        return everything if own is None else tuple(own) + everything[spec.cut :]
 
     def weight(client: Client) -> Tree:
         return tuple(client.params) + tuple(server)
 
     def draw(client: Client, key: Array) -> Draw:
-        images, labels = _batch(scheme, data, client.number, fold(key, Purpose.BATCHES))
+        images, labels = _batch(spec, data, client.number, fold(key, Purpose.BATCHES))
         present = jax.tree.map(jnp.where, kept(client), weight(client), mean.params)
-        sent, quantized = _sent(scheme, form, state, client, images, labels, key)
+        sent, quantized = _sent(spec, form, state, client, images, labels, key)
 
-        def loss(params: Tree, own: Form | None) -> Array:
-            return _loss(scheme, own, state, client, params, images, labels)
+        def loss(params: Tree, own: ClientForward | None) -> Array:
+            return _loss(spec, own, state, client, params, images, labels)
 
         # A loop, so that what both have in common is compiled once.
         dense = lax.map(lambda p: jax.grad(loss)(p, None), _pair(mean.params, present))
@@ -222,19 +222,19 @@ def _group(
     return Group(clients, share, draw, kept, weight)
 
 
-def _batch(scheme: Scheme, data: Data, number: Array, key: Array) -> tuple[Array, Array]:
+def _batch(spec: RunSpec, data: Data, number: Array, key: Array) -> tuple[Array, Array]:
     indices = batches.draw(
-        key, data.partition, number, jnp.int32(0), scheme.batch_size, "replacement"
+        key, data.partition, number, jnp.int32(0), spec.batch_size, "replacement"
     )
     images = data.images[indices]
-    if scheme.augment is not None:
-        images = scheme.augment(fold(key, Purpose.AUGMENTATION), images)
+    if spec.augment is not None:
+        images = spec.augment(fold(key, Purpose.AUGMENTATION), images)
     return data.pixels.normalise(images), data.labels[indices]
 
 
 def _loss(
-    scheme: Scheme,
-    form: Form | None,
+    spec: RunSpec,
+    form: ClientForward | None,
     state: State,
     client: Client,
     params: Tree,
@@ -242,15 +242,13 @@ def _loss(
     labels: Array,
 ) -> Array:
     """One client's loss; as it computes with its masks, or with all weights."""
-    cut, stats = scheme.cut, state.server.stats
+    cut, stats = spec.cut, state.server.stats
     if form is None:
         whole = tuple(client.stats) + tuple(stats)
-        logits, _ = layers.apply(scheme.model, params, whole, images, True, scheme.dtype)
+        logits, _ = layers.apply(spec.model, params, whole, images, True, spec.dtype)
     else:
-        smashed, _ = form(params[:cut], client.stats, client.masks, images, True, scheme.dtype)
-        logits, _ = layers.apply(
-            scheme.model[cut:], params[cut:], stats, smashed, True, scheme.dtype
-        )
+        smashed, _ = form(params[:cut], client.stats, client.masks, images, True, spec.dtype)
+        logits, _ = layers.apply(spec.model[cut:], params[cut:], stats, smashed, True, spec.dtype)
     return _entropy(logits, labels)
 
 
@@ -259,8 +257,8 @@ def _entropy(logits: Array, labels: Array) -> Array:
 
 
 def _sent(
-    scheme: Scheme,
-    form: Form,
+    spec: RunSpec,
+    form: ClientForward,
     state: State,
     client: Client,
     images: Array,
@@ -269,21 +267,21 @@ def _sent(
 ) -> tuple[Tree, Tree]:
     """Gradients of one client alone in an exchange, before and after the gradient's quantizers."""
     key = fold(key, Purpose.EXCHANGE)
-    activation, back, _ = forward_one(scheme, form, client, images, key)
+    activation, back, _ = forward_one(spec, form, client, images, key)
     key = fold(key, client.number)
-    _, message, unsend = send_smashed(scheme, client, activation, key)
+    _, message, uplink_vjp = send_smashed(spec, client, activation, key)
 
     def loss(params: Any, arrived: Array) -> Array:
         logits, _ = layers.apply(
-            scheme.model[scheme.cut :], params, state.server.stats, arrived, True, scheme.dtype
+            spec.model[spec.cut :], params, state.server.stats, arrived, True, spec.dtype
         )
         return _entropy(logits, labels)
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
-    _, returned = send_cut_gradient(scheme, client, at_cut, message.kept, key)
-    own = lax.map(lambda g: back(unsend(g)[0])[0], _pair(at_cut, returned.values))
+    _, returned = send_cut_gradient(spec, client, at_cut, message.kept, key)
+    own = lax.map(lambda g: back(uplink_vjp(g)[0])[0], _pair(at_cut, returned.values))
     plain, rough = _parted(own)
-    _, quantized = send_gradient(scheme, client, rough, key)
+    _, quantized = send_gradient(spec, client, rough, key)
     return tuple(plain) + tuple(server), tuple(quantized) + tuple(server)
 
 

@@ -9,7 +9,7 @@ import optax
 from jax import Array, lax
 
 from jfedsl.data.datasets import Pixels
-from jfedsl.engine.state import Data, Scheme, weights
+from jfedsl.engine.state import Data, RunSpec, weights
 from jfedsl.models import layers
 from jfedsl.models.layers import Params, Stats
 
@@ -26,16 +26,16 @@ class Examples(NamedTuple):
     weights: Array
 
 
-def all_examples(scheme: Scheme, data: Data, block: int) -> Examples:
+def all_examples(spec: RunSpec, data: Data, block: int) -> Examples:
     """Every example of every client; f weighs clients as aggregation does, examples equally.
 
     Args:
-      scheme: of the run.
+      spec: of the run.
       data: of the run.
       block: examples computed at once.
     """
     part, positions = data.partition, jnp.arange(data.labels.size, dtype=jnp.int32)
-    shares = weights(scheme, part, jnp.arange(scheme.clients)) / part.sizes.astype(jnp.float32)
+    shares = weights(spec, part, jnp.arange(spec.clients)) / part.sizes.astype(jnp.float32)
     order = jnp.argsort(part.starts)
     owner = order[jnp.searchsorted(part.starts[order], positions, side="right") - 1]
     owned = positions < part.starts[owner] + part.sizes[owner]  # else it fills a device up
@@ -65,11 +65,11 @@ def _fold(indices: Array, each: Array, block: int) -> Examples:
     return Examples(*(x.reshape(-1, block) for x in padded))
 
 
-def block_loss(scheme: Scheme, data: Data, stats: Stats, params: Params, block: Examples) -> Array:
+def block_loss(spec: RunSpec, data: Data, stats: Stats, params: Params, block: Examples) -> Array:
     """The part of f that one block `[E]` adds, without masks or compression."""
     pixels: Pixels = data.pixels
     images = pixels.normalise(data.images[block.indices])
-    logits, _ = layers.apply(scheme.model, params, stats, images, False, scheme.dtype)
+    logits, _ = layers.apply(spec.model, params, stats, images, False, spec.dtype)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[block.indices])
     return jnp.sum(losses * block.weights)
 

@@ -39,7 +39,7 @@ class Sent(NamedTuple):
       model_up: float32 `[K]`.
       model_down: float32 `[K]`.
       arrived: bool `[S, K]`, whose activations the server had.
-      holding: bool `[K]`, who held the period's model and computed.
+      has_current_model: bool `[K]`, who held the period's model and computed.
     """
 
     smashed_up: Array
@@ -47,7 +47,7 @@ class Sent(NamedTuple):
     model_up: Array
     model_down: Array
     arrived: Array
-    holding: Array
+    has_current_model: Array
 
 
 class Stage(NamedTuple):
@@ -127,7 +127,7 @@ def round_cost(
         return _stage(*limits, nobody, sending, bits > 0, there, there, awaited)
 
     # Who holds the model already does not wait for others to be reached.
-    start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.holding))
+    start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.has_current_model))
     end = alone(sent.model_up, conditions.up_rate, jnp.bool_(True))
     up, down = _exchanges(radio, conditions, sent)
     served = sent.arrived.astype(jnp.float32)
@@ -135,7 +135,7 @@ def round_cost(
         up, down = _turns(radio, conditions, sent, up, down)
     else:
         served = jnp.sum(served, axis=1)
-    server = served * radio.work.server / radio.network.server_flops
+    server = served * radio.flop_counts.server / radio.network.server_flops
 
     def passed(up: Array, down: Array) -> Array:
         """Seconds from the first activations to the last gradients."""
@@ -149,7 +149,7 @@ def round_cost(
     uplink = jnp.sum(up.sending, axis=0) + end.sending
     downlink = jnp.sum(down.sending, axis=0) + start.sending
     waiting = seconds - jnp.sum(server) - compute - uplink - downlink
-    speed = radio.site.devices.flops[ids]
+    speed = radio.deployment.devices.flops[ids]
     # kappa * cycles * frequency^2, where cycles are seconds * frequency.
     frequency = speed / radio.network.flops_per_cycle
     joules = KAPPA * frequency * frequency * frequency * compute  # its cube may be too large
@@ -163,7 +163,7 @@ def round_cost(
         downlink=downlink,
         waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for who is waited for
         compute_joules=joules,
-        transmit_joules=radio.site.devices.power[ids] * uplink,
+        transmit_joules=radio.deployment.devices.power[ids] * uplink,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=(start, up, server, down, end),
     )
@@ -175,7 +175,9 @@ def _exchanges(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage,
 
     def forward(bits: Array, arrived: Array) -> Stage:
         sending, limits = bits / conditions.up_rate, (radio.timeout, radio.deadline)
-        return _stage(*limits, conditions.forward, sending, sent.holding, arrived, there, always)
+        return _stage(
+            *limits, conditions.forward, sending, sent.has_current_model, arrived, there, always
+        )
 
     def backward(bits: Array, arrived: Array) -> Stage:
         sending, limits = bits / conditions.down_rate, (None, None)
@@ -191,7 +193,7 @@ def _turns(
     """`_exchanges` of each participant alone, `[S, K]`, but for the first `up` and last `down`."""
     alone = conditions.replace(up_rate=conditions.lone_up_rate, down_rate=conditions.lone_down_rate)
     # Whose first activation was out of reach is passed over.
-    held = sent._replace(holding=sent.holding & conditions.reachable)
+    held = sent._replace(has_current_model=sent.has_current_model & conditions.reachable)
     each = jax.vmap(partial(_exchanges, radio))(*each_alone((alone, held)))
     steps, count = sent.arrived.shape
     own_up, own_down = jax.tree.map(lambda x: x.reshape(count, steps).T, each)

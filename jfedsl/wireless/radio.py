@@ -22,7 +22,7 @@ class Devices(NamedTuple):
     gain: Array
 
 
-class Site(NamedTuple):
+class Deployment(NamedTuple):
     """Devices where they stand, and what they are expected to send.
 
     Attributes:
@@ -35,7 +35,7 @@ class Site(NamedTuple):
     bits: Array
 
 
-class Work(NamedTuple):
+class FlopCounts(NamedTuple):
     """What an exchange takes of a device and of the server.
 
     Attributes:
@@ -54,8 +54,8 @@ class Radio(NamedTuple):
 
     Attributes:
       network: in SI units.
-      site: devices where they stand.
-      work: of an exchange.
+      deployment: devices where they stand.
+      flop_counts: of an exchange.
       allocation: one of `allocation.ALLOCATIONS`.
       sparse: whether pruned single weights save devices arithmetic.
       outage_snr: ratio below which a device is out for a round; None: never.
@@ -64,8 +64,8 @@ class Radio(NamedTuple):
     """
 
     network: Network
-    site: Site
-    work: Work
+    deployment: Deployment
+    flop_counts: FlopCounts
     allocation: str
     sparse: bool
     outage_snr: float | None
@@ -117,7 +117,7 @@ def conditions(
       backward: likewise.
       bits: that each one is expected to send up, float32 `[K]`.
     """
-    net, devices = radio.network, radio.site.devices
+    net, devices = radio.network, radio.deployment.devices
     faded = jax.vmap(lambda n: channel.fading(fold(key, n), net.fading, net.rician_factor))(ids)
     gain = devices.gain[ids] * faded
     power, alike = devices.power[ids], equal(ids.size)

@@ -23,7 +23,7 @@ CUTS = [("mlp", "none", "dense1"), ("mlp", "group", "dense2"), ("cnn", "none", "
 
 def whole(e: Experiment, state: State) -> Any:
     """Parameters of the whole model."""
-    return joined(e.scheme, e.data.partition, state).params
+    return joined(e.spec, e.data.partition, state).params
 
 
 def trained(rounds: int = 1, **changes: Any) -> tuple[Experiment, State, list[Any]]:
@@ -48,7 +48,7 @@ def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm
 
     def loss(params):
         x = jnp.concatenate(images)
-        logits, _ = layers.apply(e.scheme.model, params, initial.stats, x, True)
+        logits, _ = layers.apply(e.spec.model, params, initial.stats, x, True)
         y = jnp.concatenate(labels)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
@@ -104,7 +104,7 @@ def test_moments_of_copies_follow_the_policy(policy):
 
 def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
     e, state, run = setup(algorithm="sfl_v2", clients=4, local_steps=1)
-    scheme, rate = e.scheme, 0.05
+    spec, rate = e.spec, 0.05
     orders = []
     for number in range(2):
         server, after_round = state.server.params, run(state)[0]
@@ -115,13 +115,13 @@ def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
             images, labels = reference.batch(e, n, number)
             params = state.clients.params
             smashed, _ = layers.apply(
-                scheme.model[: scheme.cut], jax.tree.map(lambda w, n=n: w[n], params),
-                e.initial.stats[: scheme.cut], images, True,
+                spec.model[: spec.cut], jax.tree.map(lambda w, n=n: w[n], params),
+                e.initial.stats[: spec.cut], images, True,
             )  # fmt: skip
 
             def loss(params, smashed=smashed, labels=labels):
                 logits, _ = layers.apply(
-                    scheme.model[scheme.cut :], params, e.initial.stats[scheme.cut :], smashed, True
+                    spec.model[spec.cut :], params, e.initial.stats[spec.cut :], smashed, True
                 )
                 return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -133,7 +133,7 @@ def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
 
 def test_the_server_of_sfl_v2_serves_one_client_after_another_and_averages_their_parts():
     e, state, (record,) = trained(algorithm="sfl_v2", clients=3, local_steps=3)
-    model, cut, stats = e.scheme.model, e.scheme.cut, e.initial.stats
+    model, cut, stats = e.spec.model, e.spec.cut, e.initial.stats
     params, parts = e.initial.params, {}
 
     def loss(params, images, labels):
@@ -160,8 +160,8 @@ def test_with_one_local_step_both_orders_of_sfl_v2_are_the_same_to_the_bit():
     e, state, run = setup(
         algorithm="sfl_v2", clients=4, dropout_rate=0.2, cut_gradient_bits=8, norm="batch"
     )
-    assert not e.scheme.one_by_one, "the faster way to the same"
-    by_client = jax.jit(partial(e.algorithm.run_round, e.scheme._replace(one_by_one=True)))
+    assert not e.spec.one_by_one, "the faster way to the same"
+    by_client = jax.jit(partial(e.algorithm.run_round, e.spec._replace(one_by_one=True)))
     for _ in range(2):
         other, served = by_client(e.data, e.key, state)
         state, record = run(state)
@@ -195,18 +195,18 @@ def test_clients_of_sfl_v2_depend_on_each_other_by_the_server_alone(changes: dic
     for record, beside in jax.device_get(list(zip(records, others, strict=True))):
         at = np.argsort(beside.participants)[np.argsort(np.argsort(record.participants))]
         assert_equal(record.participants, beside.participants[at])
-        assert_equal(record.holding, beside.holding[at])
+        assert_equal(record.has_current_model, beside.has_current_model[at])
         assert_equal(record.arrived, beside.arrived[:, at])
         assert_equal(record.cut_gradient_down_bytes, beside.cut_gradient_down_bytes[:, at])
         assert_equal(record.model_up_bytes, beside.model_up_bytes[at])
         assert_close(record.losses, beside.losses[:, at])
         tried = record.smashed_up_bytes > 0
-        assert_equal(tried[0], record.holding)
+        assert_equal(tried[0], record.has_current_model)
         if record.conditions is not None:
             there = record.conditions.reachable
             assert_equal(there, beside.conditions.reachable[at])
             # Who was out of reach is passed over, where side by side it tries again.
-            assert_equal(tried[1:], np.tile(record.holding & there, (2, 1)))
+            assert_equal(tried[1:], np.tile(record.has_current_model & there, (2, 1)))
 
 
 def test_a_deadline_is_easier_to_meet_with_the_band_to_oneself():
@@ -233,7 +233,7 @@ def test_a_centralized_round_is_participants_times_local_steps_over_the_union():
     e, state, records = trained(
         2, algorithm="centralized", clients=4, participants=3, local_steps=2, partition="dirichlet"
     )
-    assert e.scheme.clients == 1 and records[0].losses.shape == (6, 1)
+    assert e.spec.clients == 1 and records[0].losses.shape == (6, 1)
     split, _, _ = setup(clients=4, partition="dirichlet")
     one = e.data.partition
     assert_equal((e.data.images, e.data.labels), (split.data.images, split.data.labels))
@@ -242,7 +242,7 @@ def test_a_centralized_round_is_participants_times_local_steps_over_the_union():
     for record in records:
         for name in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
             assert not getattr(record, f"{name}_bytes").any()
-    assert int(state.clients.drawn[0]) == 12
+    assert int(state.clients.batches_seen[0]) == 12
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -261,7 +261,7 @@ def test_the_mean_of_copies_is_weighted_as_the_models():
     sizes = np.asarray(e.data.partition.sizes, np.float64)
     copies = np.asarray(state.server.params[0]["Dense_0"]["kernel"], np.float64)
     mean = np.tensordot(sizes / sizes.sum(), copies, 1)
-    found = serving(e.scheme, e.data.partition, state).params[0]["Dense_0"]["kernel"]
+    found = serving(e.spec, e.data.partition, state).params[0]["Dense_0"]["kernel"]
     np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-7)
 
 
@@ -280,7 +280,7 @@ def test_in_turns_all_hold_the_aggregators_model_after_every_round(changes):
 
 def test_turns_are_sequential_sgd():
     e, state, (record,) = trained(algorithm="sl", clients=3, local_steps=2)
-    model, params = e.scheme.model, e.initial.params
+    model, params = e.spec.model, e.initial.params
 
     def loss(params, images, labels):
         logits, _ = layers.apply(model, params, e.initial.stats, images, True)

@@ -49,15 +49,15 @@ def test_turns_add_up_and_have_the_band_to_themselves():
     rows = [segments(cost, n) for n in range(CLIENTS)]
     begin = [next(s.start for s in row if s.kind == "model down") for row in rows]
     assert begin == sorted(begin) and begin[0] == 0 < begin[1]
-    assert e.scheme.aggregate_every == 1
+    assert e.spec.aggregate_every == 1
 
 
 def test_turns_of_sfl_v2_begin_and_end_with_what_all_do_together():
     e, record, cost = priced("sfl_v2")
-    now, radio = record.conditions, e.scheme.radio
+    now, radio = record.conditions, e.spec.radio
     up, down = (8.0 * x[0] for x in (record.smashed_up_bytes, record.cut_gradient_down_bytes))
     model = [8.0 * x for x in (record.model_down_bytes, record.model_up_bytes)]
-    server = CLIENTS * STEPS * radio.work.server / radio.network.server_flops
+    server = CLIENTS * STEPS * radio.flop_counts.server / radio.network.server_flops
     alone = down / now.lone_down_rate + now.backward + now.forward + up / now.lone_up_rate
     together = [
         model[0] / now.down_rate, now.forward + up / now.up_rate,
@@ -90,7 +90,7 @@ def test_centralized_training_takes_the_server_alone():
     sizes = [w.size for w in jax.tree.leaves(e.initial.params) if w.ndim > 1]
     steps = CLIENTS * STEPS
     products = 2 * BATCH * (3 * sum(sizes) - sizes[0])  # no gradient by the images
-    least = steps * products / e.scheme.radio.network.server_flops
+    least = steps * products / e.spec.radio.network.server_flops
     assert least <= cost.seconds <= 1.1 * least
     assert not cost.compute_joules.any() and not cost.transmit_joules.any()
 
@@ -100,7 +100,7 @@ def test_a_client_of_fedavg_out_of_reach_trains_and_is_not_waited_for():
     e = build(plain(algorithm="fedavg", clients=2, network="macro_cell", aggregate_every=3, **away))
     state = e.init()
     # Holding the model of a period that has begun.
-    state = state.replace(round=state.round + 1, holding=np.ones(2, bool))
+    state = state.replace(round=state.round + 1, has_current_model=np.ones(2, bool))
     state, record = e.rounds(1)(e.data, e.key, state, 1)
-    assert record.arrived[0].all() and (state.clients.drawn == 1).all()
+    assert record.arrived[0].all() and (state.clients.batches_seen == 1).all()
     assert costs_of(e)(e.data, record).seconds[0] < 1e6

@@ -78,14 +78,14 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
     found = evaluate_run(straight, tmp_path / "export")
     assert found["test_accuracy"] == pytest.approx(summary["final_accuracy"], rel=1e-6)
     own = found["clients"]["accuracy"]
-    assert len(own) == run.experiment.scheme.clients
+    assert len(own) == run.experiment.spec.clients
 
     # From the export, with nothing learnt: the model that the run came to.
     still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "rounds": 1}
     dense = {"prune_kind": "none", "prune_rate": (0.3,), "init_from": str(tmp_path / "export")}
     training.train_setting(config(tuned, algorithm, **still, **dense))
     reached = [
-        joined(r.experiment.scheme, r.experiment.data.partition, r.state).params
+        joined(r.experiment.spec, r.experiment.data.partition, r.state).params
         for r in (run, restore_run(tuned))
     ]
     assert_close(*reached)

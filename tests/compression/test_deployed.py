@@ -1,4 +1,4 @@
-"""Deterministic forms of compressors: what a trained model is used with."""
+"""Deterministic forwards of compressors: what a trained model is used with."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def received(compressor: Compressor, seed: int = 0) -> np.ndarray:
     return np.asarray(message.values)
 
 
-def forms(text: str, clients: int = 1) -> tuple[list[np.ndarray], list[int]] | None:
+def forwards(text: str, clients: int = 1) -> tuple[list[np.ndarray], list[int]] | None:
     """What arrives by the deterministic form of every client, and which share one."""
     found = deployed(parse(text, clients, Place()), clients, 0)
     if found is None:
@@ -32,7 +32,7 @@ def forms(text: str, clients: int = 1) -> tuple[list[np.ndarray], list[int]] | N
     "text", ["none", "dropout(0.3)", "splitfc(0.5)", "dropout(0.1,unit=channel)"]
 )
 def test_what_is_unbiased_and_writes_nothing_changes_nothing(text: str) -> None:
-    assert forms(text) is None
+    assert forwards(text) is None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_what_is_unbiased_and_writes_nothing_changes_nothing(text: str) -> None:
     ],
 )
 def test_the_rest_has_a_form_that_draws_nothing(text: str, same_as: str) -> None:
-    found = forms(text)
+    found = forwards(text)
     assert found is not None
     expected = received(build(parse(same_as, 1, Place()), 1, 0)(0))
     np.testing.assert_array_equal(found[0][0], expected)
@@ -56,7 +56,7 @@ def test_the_rest_has_a_form_that_draws_nothing(text: str, same_as: str) -> None
 
 
 def test_ternary_rounds_to_the_nearest_of_three_values() -> None:
-    found = forms("ternary(0)")
+    found = forwards("ternary(0)")
     assert found is not None
     peak = np.abs(VALUES).max()
     expected = np.where(np.abs(VALUES) > peak / 2, np.sign(VALUES) * peak, 0.0)
@@ -64,7 +64,7 @@ def test_ternary_rounds_to_the_nearest_of_three_values() -> None:
 
 
 def test_clients_with_equal_numbers_share_a_form() -> None:
-    found = forms("dropout([0.1,0.2,0.3,0.4])|uniform([8,4,8,2])", 4)
+    found = forwards("dropout([0.1,0.2,0.3,0.4])|uniform([8,4,8,2])", 4)
     assert found is not None
     _, variant = found
     assert variant[0] == variant[2] and len(set(variant)) == 3

@@ -6,7 +6,7 @@ import pytest
 from helpers import plain
 
 from jfedsl.config import Config
-from jfedsl.config.canonical import cut_name, idle, refuse_idle, resolved
+from jfedsl.config.canonical import canonical, cut_name, idle, refuse_idle
 from jfedsl.errors import UserError
 
 
@@ -31,7 +31,7 @@ from jfedsl.errors import UserError
     ],
 )
 def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
-    assert resolved(Config(**one)) == resolved(Config(**other))
+    assert canonical(Config(**one)) == canonical(Config(**other))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
     ids=str,
 )  # fmt: skip
 def test_what_is_another(change: dict[str, Any]):
-    assert resolved(Config(**change)) != resolved(Config())
+    assert canonical(Config(**change)) != canonical(Config())
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_defaults_and_shorthands_that_are_off_are_no_settings_without_effect():
 def test_an_unknown_cut_is_refused():
     assert cut_name(plain()) == "dense1"
     with pytest.raises(UserError, match="--cut=nowhere: allowed is a layer"):
-        resolved(plain(cut="nowhere"))
+        canonical(plain(cut="nowhere"))

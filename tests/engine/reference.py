@@ -17,10 +17,10 @@ from jfedsl.run.assemble import Experiment
 
 def batch(experiment: Experiment, client: int, drawn: int) -> tuple[Any, Any]:
     """One client's next mini-batch, gathered on the host."""
-    scheme, data = experiment.scheme, experiment.data
+    spec, data = experiment.spec, experiment.data
     key = fold(experiment.key, Purpose.BATCHES)
     numbers = (jnp.int32(client), jnp.int32(drawn))
-    where = batches.draw(key, data.partition, *numbers, scheme.batch_size, scheme.sampling)
+    where = batches.draw(key, data.partition, *numbers, spec.batch_size, spec.sampling)
     images = np.asarray(data.images)[np.asarray(where)]
     mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
     return jnp.asarray((images - mean) / std), data.labels[where]
@@ -37,14 +37,14 @@ def gradients(
 ) -> tuple[Any, list[Any], list[Any]]:
     """Server gradient, client gradients and losses of one exchange, client after client.
 
-    Masks, dropout and links as in the scheme.
+    Masks, dropout and links as in the spec.
     """
     one = jax.jit(lambda *arguments: _one(experiment, *arguments))
     server_gradient, own, losses = None, [], []
     for slot, n in enumerate(np.asarray(state.participants).tolist()):
         client = jax.tree.map(lambda x, slot=slot: x[slot], state.clients)
         key = fold(experiment.key, Purpose.EXCHANGE, number, step, n)
-        images, labels = batch(experiment, n, int(client.drawn))
+        images, labels = batch(experiment, n, int(client.batches_seen))
         loss, gradient, quantized = one(state.server, client, images, labels, key)
         share = float(weights[slot])
         scaled = jax.tree.map(lambda g, share=share: share * g, gradient)
@@ -60,31 +60,31 @@ def _one(
     experiment: Experiment, server: Any, client: Any, images: Any, labels: Any, key: Any
 ) -> tuple[Any, Any, Any]:
     """One client's loss, its gradient by the server's weights, and its own quantized one."""
-    scheme, params = experiment.scheme, client.params
+    spec, params = experiment.spec, client.params
     if client.masks is not None:
         params = jax.tree.map(lambda w, m: w * m.astype(w.dtype), params, client.masks)
 
     def smash(params: Any) -> Any:
         activation, _ = layers.apply(
-            scheme.model[: scheme.cut], params, client.stats, images, train=True
+            spec.model[: spec.cut], params, client.stats, images, train=True
         )
-        link = client.links.smashed
-        send = scheme.links.smashed(client.number).send
+        link = client.compressor_states.smashed
+        send = spec.compressors.smashed(client.number).send
         return send(link, fold(key, Stage.SMASHED), Message(activation))[1]
 
     message = smash(params)
     loss, (gradient, cut_gradient) = jax.value_and_grad(
-        lambda p, x: mean_loss(scheme.model[scheme.cut :], p, server.stats, x, labels), (0, 1)
+        lambda p, x: mean_loss(spec.model[spec.cut :], p, server.stats, x, labels), (0, 1)
     )(server.params, message.values)
-    _, back = scheme.links.cut_gradient(client.number).send(
-        client.links.cut_gradient,
+    _, back = spec.compressors.cut_gradient(client.number).send(
+        client.compressor_states.cut_gradient,
         fold(key, Stage.CUT_GRADIENT),
         kept_only(cut_gradient, message.kept),
     )
     chained = jax.grad(lambda p: jnp.sum(smash(p).values * back.values))(params)
     _, quantized, _ = send_tree(
-        scheme.links.client_gradient(client.number),
-        client.links.client_gradient,
+        spec.compressors.client_gradient(client.number),
+        client.compressor_states.client_gradient,
         fold(key, Stage.CLIENT_GRADIENT),
         chained,
         client.masks,

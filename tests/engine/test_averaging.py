@@ -51,7 +51,7 @@ def merged(setting: tuple[Experiment, State], start: int, steps: list[int], weig
     old = before._replace(count=jnp.int32(start))
     aggregator = state.aggregator.replace(optimizer=(old, *state.aggregator.optimizer[1:]))
     share = jnp.array(weights, jnp.float32)
-    after: Aggregator = merge(e.scheme, aggregator, clients, share)
+    after: Aggregator = merge(e.spec, aggregator, clients, share)
     return after.optimizer[0]
 
 
@@ -95,7 +95,7 @@ def test_counters_of_server_copies_are_averaged_too(setting: tuple[Experiment, S
     state = e.init()
     adam = state.server.optimizer[0]._replace(count=jnp.array([1, 2, 4, 10], jnp.int32))
     server = state.server.replace(optimizer=(adam, *state.server.optimizer[1:]))
-    found = serving(e.scheme, e.data.partition, state.replace(server=server))
+    found = serving(e.spec, e.data.partition, state.replace(server=server))
     assert found.optimizer[0].count.dtype == jnp.int32 and int(found.optimizer[0].count) == 4
 
 

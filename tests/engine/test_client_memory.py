@@ -11,8 +11,8 @@ from helpers import assert_equal, differs, plain, setup
 from sharding.test_slots import on
 
 from jfedsl.algorithms import fedsl
-from jfedsl.engine.client_memory import Memory, memories, memory_of, turn_over
-from jfedsl.engine.state import Scheme, State
+from jfedsl.engine.client_memory import Memory, memories, memory_of, swap_participants
+from jfedsl.engine.state import RunSpec, State
 from jfedsl.run.assemble import build
 
 REMEMBERED: dict[str, Any] = {
@@ -41,16 +41,16 @@ def stack(rows: list[Any]) -> Any:
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def worked(state: State, scheme: Scheme, amount: int) -> State:
+def worked(state: State, spec: RunSpec, amount: int) -> State:
     """The state after participants left marks on all that they keep; other places hold garbage."""
-    needed, clients = scheme.placement.needed, state.clients
+    needed, clients = spec.slots.is_real, state.clients
 
     def mark(x: jax.Array) -> jax.Array:
         own = needed.reshape(-1, *(1,) * (x.ndim - 1))
         number = clients.number.reshape(own.shape)
         return jnp.where(own, x + (amount * (number + 1)).astype(x.dtype), -1).astype(x.dtype)
 
-    kept = jax.tree.map(mark, memory_of(scheme, clients))
+    kept = jax.tree.map(mark, memory_of(spec, clients))
     return state.replace(clients=clients.replace(**vars(kept)))
 
 
@@ -58,26 +58,26 @@ def worked(state: State, scheme: Scheme, amount: int) -> State:
 @pytest.mark.parametrize("changes", [{}, GROUPS], ids=["one group", "two groups"])
 def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], devices: int) -> None:
     e = build(plain(**REMEMBERED, **changes))
-    layout = on(devices, list(e.scheme.group_sizes))._replace(mesh=None)
-    scheme = e.scheme._replace(placement=layout)
+    layout = on(devices, list(e.spec.group_sizes))._replace(mesh=None)
+    spec = e.spec._replace(slots=layout)
     assert layout.identical == (devices == 1)
-    state = fedsl.init(scheme, e.key, e.initial, e.image)
-    expected = [row(memory_of(scheme, state.clients), 0)] * 7
-    turn, last_seen, returned = jax.jit(partial(turn_over, scheme)), dict[int, int](), 0
+    state = fedsl.init(spec, e.key, e.initial, e.image)
+    expected = [row(memory_of(spec, state.clients), 0)] * 7
+    turn, last_seen, returned = jax.jit(partial(swap_participants, spec)), dict[int, int](), 0
     for period in range(8):
         state = turn(e.key, state.replace(round=jnp.int32(period)))
         ids = state.participants.tolist()
         np.testing.assert_array_equal(layout.to_participants(state.clients.number), ids)
-        found = layout.to_participants(memory_of(scheme, state.clients))
+        found = layout.to_participants(memory_of(spec, state.clients))
         assert_equal(found, stack([expected[n] for n in ids]))
-        assert_equal(memories(scheme, state), stack(expected))
-        state = worked(state, scheme, period + 1)
-        found = layout.to_participants(memory_of(scheme, state.clients))
+        assert_equal(memories(spec, state), stack(expected))
+        state = worked(state, spec, period + 1)
+        found = layout.to_participants(memory_of(spec, state.clients))
         for slot, n in enumerate(ids):
             expected[n] = row(found, slot)
             returned += last_seen.get(n, period) < period - 1
             last_seen[n] = period
-        assert_equal(memories(scheme, state), stack(expected))
+        assert_equal(memories(spec, state), stack(expected))
     assert returned > 0 and len(last_seen) > 3
 
 
@@ -86,27 +86,27 @@ def test_where_all_take_part_memories_come_by_number(changes: dict[str, Any]) ->
     e, state, run = setup(**{**REMEMBERED, "participants": None}, **changes)
     assert state.memory is None
     state, _ = run(state)
-    found, ids = memories(e.scheme, state), state.participants
+    found, ids = memories(e.spec, state), state.participants
     assert (ids.tolist() == list(range(7))) == (not changes)
-    assert_equal(jax.tree.map(lambda x: x[ids], found), memory_of(e.scheme, state.clients))
+    assert_equal(jax.tree.map(lambda x: x[ids], found), memory_of(e.spec, state.clients))
     assert differs(row(found.optimizer, 0), row(found.optimizer, 1))
 
 
 @pytest.mark.parametrize("participants", [3, 7])
 def test_who_keeps_nothing_starts_afresh_in_every_period(participants: int) -> None:
     e, state, run = setup(**{**FORGETFUL, "participants": participants}, aggregate_every=2)
-    fresh = row(memory_of(e.scheme, state.clients), 0)
+    fresh = row(memory_of(e.spec, state.clients), 0)
     for period in range(4):
-        opened = turn_over(e.scheme, e.key, state)
+        opened = swap_participants(e.spec, e.key, state)
         assert opened.round == 2 * period
-        expected = fresh.replace(drawn=np.array(opened.round * 2))
-        assert_equal(memory_of(e.scheme, opened.clients), stack([expected] * participants))
+        expected = fresh.replace(batches_seen=np.array(opened.round * 2))
+        assert_equal(memory_of(e.spec, opened.clients), stack([expected] * participants))
         for _ in range(2):
             state, _ = run(state)
         np.testing.assert_array_equal(state.participants, opened.participants)
-        assert all(differs(row(memory_of(e.scheme, state.clients).optimizer, slot), fresh.optimizer)
+        assert all(differs(row(memory_of(e.spec, state.clients).optimizer, slot), fresh.optimizer)
                    for slot in range(participants))  # fmt: skip
-        np.testing.assert_array_equal(state.clients.drawn, state.round * 2)
+        np.testing.assert_array_equal(state.clients.batches_seen, state.round * 2)
 
 
 @pytest.mark.parametrize("client_state", ["resident", "stateless"])
@@ -117,7 +117,7 @@ def test_no_two_periods_draw_the_same_batch(client_state: str) -> None:
     for _ in range(10):
         state, record = run(state)
         for n, count in zip(
-            record.participants.tolist(), state.clients.drawn.tolist(), strict=True
+            record.participants.tolist(), state.clients.batches_seen.tolist(), strict=True
         ):
             own = {(n, count - 1 - step) for step in range(2)}
             assert not own & drawn and min(own)[1] >= 0

@@ -47,8 +47,8 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
         model_down="uniform(8)", clients=3, participants=2, prune_kind="mask",
         prune_rate=(0.3, 0.5, 0.0), prune_score="random", aggregate_every=1,
     )  # fmt: skip
-    scheme = experiment.scheme
-    start = jax.jit(functools.partial(start_period, scheme))
+    spec = experiment.spec
+    start = jax.jit(functools.partial(start_period, spec))
     seen = np.zeros(3, bool)
     received = jax.tree.map(lambda w: np.zeros((3, *w.shape), np.float32), state.aggregator.params)
     for _ in range(5):
@@ -56,7 +56,7 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
         ids = np.asarray(opened.participants)
         for slot, n in enumerate(ids.tolist()):
             client = jax.tree.map(lambda x, slot=slot: x[slot], opened.clients)
-            kept = scheme.pruner.kept(client.masks).params
+            kept = spec.pruner.kept(client.masks).params
             sent = sum(int(m.sum()) for m in jax.tree.leaves(kept))
             whole = jax.tree.map(lambda w, m: jnp.where(m, w, 0.0), state.aggregator.params, kept)
             now = jax.tree.map(lambda w, m: jnp.where(m, w, 0.0), client.params, kept)
@@ -75,7 +75,7 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
             ):
                 old[n] = np.where(mask, new, old[n])
             seen[n] = True
-        assert_equal(memories(scheme, opened).received, received)
+        assert_equal(memories(spec, opened).received, received)
         state, record = run(state)
         np.testing.assert_array_equal(record.model_down_bytes, down)
     assert seen.all()
@@ -86,11 +86,11 @@ def test_what_is_averaged_are_changes_of_what_really_arrived():
     experiment, state, run = setup(
         model_down="uniform(4)", model_up="topk(1.0)", clients=2, aggregate_every=2
     )
-    scheme, partition = experiment.scheme, experiment.data.partition
+    spec, partition = experiment.spec, experiment.data.partition
     for _ in range(2):
         state, _ = run(state)
     before = state.aggregator.params
-    merged = jax.jit(lambda s: merge_participants(scheme, partition, s)[2].params)
+    merged = jax.jit(lambda s: merge_participants(spec, partition, s)[2].params)
     assert_equal(merged(state), before)  # between two periods clients hold this very model
     middle, _ = run(state)
     assert differs(middle.clients.received, jax.tree.map(lambda w: jnp.stack([w, w]), before))
@@ -117,12 +117,12 @@ def test_what_a_download_loses_never_reaches_the_aggregator(down):
         """Who received something else before, so that there is a change to send."""
         received = jax.tree.map(lambda r: r + 0.1 * jnp.sin(jnp.arange(r.size)).reshape(r.shape),
                                 rows.received)  # fmt: skip
-        return rows.replace(received=received, drawn=jnp.ones_like(rows.drawn))
+        return rows.replace(received=received, batches_seen=jnp.ones_like(rows.batches_seen))
 
     state = state.replace(memory=astray(state.memory), clients=astray(state.clients))
     for _ in range(4):
         state, _ = run(state)
-    received = memories(experiment.scheme, state).received
+    received = memories(experiment.spec, state).received
     assert differs(received, jax.tree.map(lambda w: jnp.stack([w] * 4), start))
     assert_close(state.aggregator.params, start)
 
@@ -133,7 +133,7 @@ def test_what_feedback_left_is_each_clients_own_and_survives_absence():
     )
 
     def left(state: State) -> list[np.ndarray]:
-        kept = memories(experiment.scheme, state).links.client_gradient
+        kept = memories(experiment.spec, state).compressor_states["client_gradient"]
         return [np.asarray(x) for x in jax.tree.leaves(kept)]
 
     before = left(state)
@@ -161,21 +161,21 @@ STREAMS = {
 @pytest.mark.parametrize("up", STREAMS)
 def test_counted_bytes_are_those_of_the_real_message(up):
     experiment, state, run = setup(smashed=up, cut_gradient=STREAMS[up], clients=2)
-    scheme, data, key = experiment.scheme, experiment.data, experiment.key
-    batch = next_batch(scheme, data, key, state.clients.number, state.clients.drawn)
+    spec, data, key = experiment.spec, experiment.data, experiment.key
+    batch = next_batch(spec, data, key, state.clients.number, state.clients.batches_seen)
     own = fold(key, Purpose.EXCHANGE, 0, 0)
     _, record = run(state)
     for n in range(2):
         client = jax.tree.map(lambda x, n=n: x[n], state.clients)
-        form = scheme.pruner.forms[0]
-        activation = client_step.forward_one(scheme, form, client, batch.images[n], own)[0]
-        _, message, _ = jax.jit(functools.partial(send_smashed, scheme))(
+        form = spec.pruner.forwards[0]
+        activation = client_step.forward_one(spec, form, client, batch.images[n], own)[0]
+        _, message, _ = jax.jit(functools.partial(send_smashed, spec))(
             client, activation, fold(own, n)
         )
-        labels = packing.labels_field(np.asarray(batch.labels[n]), scheme.classes)
+        labels = packing.labels_field(np.asarray(batch.labels[n]), spec.classes)
         assert len(packing.pack([message], [labels])) == int(record.smashed_up_bytes[0, n])
-        answer = scheme.links.cut_gradient(n).send(
-            client.links.cut_gradient,
+        answer = spec.compressors.cut_gradient(n).send(
+            client.compressor_states.cut_gradient,
             fold(own, n, Stage.CUT_GRADIENT),
             kept_only(jnp.ones(activation.shape), message.kept),
         )[1]
@@ -200,15 +200,15 @@ def test_int8_products_on_clients_leave_losses_and_servers_alone_and_gradients_c
 
 def test_int8_noise_is_each_clients_and_steps_own():
     experiment, state, _ = setup(client_backward="int8", clients=2)
-    scheme, key = experiment.scheme, experiment.key
+    spec, key = experiment.spec, experiment.key
     images = jax.random.normal(jax.random.key(1), (8, *experiment.image.shape))
     client = jax.tree.map(lambda x: x[0], state.clients)
 
     @jax.jit
     def gradient(number, step):
-        own, form = client.replace(number=number), scheme.pruner.forms[0]
+        own, form = client.replace(number=number), spec.pruner.forwards[0]
         exchange = fold(key, Purpose.EXCHANGE, 0, step)
-        y, back, _ = client_step.forward_one(scheme, form, own, images, exchange)
+        y, back, _ = client_step.forward_one(spec, form, own, images, exchange)
         return back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))[0]
 
     first, again = gradient(0, 0), gradient(0, 0)

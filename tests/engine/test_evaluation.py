@@ -15,7 +15,7 @@ def by_hand(experiment, params, stats):
     """Mean loss and accuracy of a whole model over the digits' test set, in float64."""
     test = datasets.load("digits", "").test
     images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
-    logits, _ = layers.apply(experiment.scheme.model, params, stats, images, train=False)
+    logits, _ = layers.apply(experiment.spec.model, params, stats, images, train=False)
     logits = np.asarray(logits, np.float64)
     scores = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     loss = -scores[np.arange(len(test.labels)), test.labels].mean()
@@ -38,7 +38,7 @@ def test_merged_model_between_aggregations(eval_batch_size):
     )  # fmt: skip
     state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
-    share = np.asarray(weights(experiment.scheme, experiment.data.partition, state.participants))
+    share = np.asarray(weights(experiment.spec, experiment.data.partition, state.participants))
     merged = jax.tree.map(lambda x: np.tensordot(share, x, 1), state.clients.params)
     loss, accuracy = by_hand(experiment, merged + state.server.params, experiment.initial.stats)
     np.testing.assert_allclose(result.test_loss, loss, rtol=1e-4)
@@ -60,15 +60,15 @@ def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed
     experiment, state, run = setup(clients=3, aggregation="equal", smashed=smashed)
     state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
-    test, scheme = datasets.load("digits", "").test, experiment.scheme
+    test, spec = datasets.load("digits", "").test, experiment.spec
     images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
-    sides = scheme.model[: scheme.cut], scheme.model[scheme.cut :]
-    none = ({},) * len(scheme.model)
-    sent, _ = layers.apply(sides[0], state.aggregator.params, none[: scheme.cut], images, False)
+    sides = spec.model[: spec.cut], spec.model[spec.cut :]
+    none = ({},) * len(spec.model)
+    sent, _ = layers.apply(sides[0], state.aggregator.params, none[: spec.cut], images, False)
     accuracies = []
     for keep in (0.02, 0.02, 0.3):
         arrived = jax.numpy.asarray(topk_of(np.asarray(sent), keep))
-        logits, _ = layers.apply(sides[1], state.server.params, none[scheme.cut :], arrived, False)
+        logits, _ = layers.apply(sides[1], state.server.params, none[spec.cut :], arrived, False)
         accuracies.append((np.asarray(logits).argmax(axis=1) == test.labels).mean())
     assert accuracies[0] != accuracies[2]
     np.testing.assert_allclose(result.test_accuracy_deployed, np.mean(accuracies), rtol=1e-5)
@@ -94,7 +94,7 @@ def test_unequal_masks_are_weighted_by_examples(score):
     )  # fmt: skip
     state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
-    share = np.asarray(weights(experiment.scheme, experiment.data.partition, state.participants))
+    share = np.asarray(weights(experiment.spec, experiment.data.partition, state.participants))
     own = []
     for n in range(4):
         params = jax.tree.map(
@@ -110,9 +110,9 @@ def test_unequal_masks_are_weighted_by_examples(score):
         experiment, state.aggregator.params + state.server.params, experiment.initial.stats
     )
     np.testing.assert_allclose(result.test_accuracy_dense, dense[1], rtol=1e-6)
-    pruner = experiment.scheme.pruner
+    pruner = experiment.spec.pruner
     slots, sums = distinct(
-        pruner.variant, pruner.groups[0], state.participants, jax.numpy.asarray(share)
+        pruner.mask_group, pruner.groups[0], state.participants, jax.numpy.asarray(share)
     )
     assert len(slots) == (3 if score == "magnitude" else 4)
     np.testing.assert_allclose(sums.sum(), 1.0, rtol=1e-6)

@@ -29,7 +29,7 @@ def test_split_step_equals_unsplit_step_on_the_union_of_batches(model, norm, cut
     images, labels = zip(*(reference.batch(experiment, n, 0) for n in range(3)), strict=True)
     unsplit = jax.value_and_grad(reference.mean_loss, 1)
     loss, gradient = jax.jit(unsplit, static_argnums=0)(
-        experiment.scheme.model,
+        experiment.spec.model,
         whole.params,
         whole.stats,
         jnp.concatenate(images),
@@ -58,7 +58,7 @@ COMPRESSED = {
 
 def test_compressed_exchange_equals_a_loop_over_clients():
     experiment, state, run = setup(model="cnn", norm="group", **COMPRESSED)
-    share = weights(experiment.scheme, experiment.data.partition, state.participants)
+    share = weights(experiment.spec, experiment.data.partition, state.participants)
     assert len(set(share.tolist())) == 3, "the weights must be unequal to be tested"
     server, own, losses = reference.gradients(experiment, state, 0, 0, share)
     before, (after, record) = state, run(state)
@@ -101,12 +101,12 @@ def server_step(*arguments):
 def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
 
     experiment, state, _ = setup(aggregation="examples", partition="quantity", quantity_alpha=9.0)
-    scheme = experiment.scheme
+    spec = experiment.spec
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
 
     def step(share, smashed):
-        return server_step(scheme, state.server, smashed, labels, jnp.array(share))
+        return server_step(spec, state.server, smashed, labels, jnp.array(share))
 
     unequal, equal = (step(share, smashed) for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4))
     assert_close(unequal[2], equal[2])
@@ -162,7 +162,7 @@ def test_under_batch_norm_a_cut_gradient_is_that_of_the_sum_of_all_losses():
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
     gradients = [
-        server_step(experiment.scheme, state.server, smashed, labels, jnp.array(share))[2]
+        server_step(experiment.spec, state.server, smashed, labels, jnp.array(share))[2]
         for share in ([0.01, 0.49, 0.3, 0.2], [0.25] * 4)
     ]
     assert_close(gradients[0], gradients[1])
@@ -175,7 +175,7 @@ def test_cut_gradient_does_not_shrink_with_the_number_of_clients():
     labels = jnp.zeros((1, 8), jnp.int32)
     few, many = (
         server_step(
-            experiment.scheme, state.server, jnp.tile(one, (n, 1, 1)), jnp.tile(labels, (n, 1)),
+            experiment.spec, state.server, jnp.tile(one, (n, 1, 1)), jnp.tile(labels, (n, 1)),
             jnp.full(n, 1.0 / n),
         )[2]
         for n in (1, 6)
@@ -206,13 +206,13 @@ def _run_with_key(experiment, state, key):
     from jfedsl.engine.exchanges import next_batch
     from jfedsl.keys import Purpose, fold
 
-    scheme, data = experiment.scheme, experiment.data
+    spec, data = experiment.spec, experiment.data
     clients = state.clients
-    batch = next_batch(scheme, data, experiment.key, clients.number, clients.drawn)
+    batch = next_batch(spec, data, experiment.key, clients.number, clients.batches_seen)
     own = fold(key, Purpose.EXCHANGE)
-    share = weights(scheme, data.partition, state.participants)
+    share = weights(spec, data.partition, state.participants)
     server, clients, _ = exchange(
-        scheme, scheme.pruner.forms, state.server, clients, batch, own, share, jnp.int32(0)
+        spec, spec.pruner.forwards, state.server, clients, batch, own, share, jnp.int32(0)
     )
     return state.replace(server=server, clients=clients)
 
@@ -226,11 +226,11 @@ def test_clients_never_share_noise():
 
     images, _ = reference.batch(experiment, 0, 0)
     client = jax.tree.map(lambda x: x[0], state.clients)
-    scheme = experiment.scheme
-    form = scheme.pruner.forms[0]
-    activation = forward_one(scheme, form, client, images, experiment.key)[0]
+    spec = experiment.spec
+    form = spec.pruner.forwards[0]
+    activation = forward_one(spec, form, client, images, experiment.key)[0]
     keys = [fold(experiment.key, Purpose.EXCHANGE, 0, 0, n) for n in (0, 1, 0)]
-    first, second, again = (send_smashed(scheme, client, activation, key)[1].values for key in keys)
+    first, second, again = (send_smashed(spec, client, activation, key)[1].values for key in keys)
     assert differs(first, second)
     assert not differs(first, again)
 
@@ -243,6 +243,6 @@ def test_statistics_follow_each_client_under_batch_norm():
     images, _ = reference.batch(experiment, 1, 0)
     own = jax.tree.map(lambda x: x[1], state.clients)
     _, expected = layers.apply(
-        experiment.scheme.model[: experiment.scheme.cut], own.params, own.stats, images, train=True
+        experiment.spec.model[: experiment.spec.cut], own.params, own.stats, images, train=True
     )
     assert_close(jax.tree.map(lambda x: x[1], after.clients.stats), expected)

@@ -37,20 +37,20 @@ def experiment(**changes: Any) -> Experiment:
 
 def rounds_by_gain(e: Experiment) -> Callable[[Array, State], tuple[State, RoundRecord]]:
     """A compiled round by the devices' gains; one of 0 gets nothing through."""
-    radio = e.scheme.radio
+    radio = e.spec.radio
     assert radio is not None
 
     def run(gain: Array, state: State) -> tuple[State, RoundRecord]:
-        site = radio.site._replace(devices=radio.site.devices._replace(gain=gain))
-        scheme = e.scheme._replace(radio=radio._replace(site=site))
-        return fedsl.run_round(scheme, e.data, e.key, state)
+        site = radio.deployment._replace(devices=radio.deployment.devices._replace(gain=gain))
+        spec = e.spec._replace(radio=radio._replace(deployment=site))
+        return fedsl.run_round(spec, e.data, e.key, state)
 
     return jax.jit(run)
 
 
 def gain_without(e: Experiment, away: list[int]) -> Array:
-    assert e.scheme.radio is not None
-    return e.scheme.radio.site.devices.gain.at[jnp.array(away, int)].set(0.0)
+    assert e.spec.radio is not None
+    return e.spec.radio.deployment.devices.gain.at[jnp.array(away, int)].set(0.0)
 
 
 def rounds_without(e: Experiment, away: list[int]) -> Round:
@@ -77,10 +77,10 @@ def perturbed(state: State) -> State:
 def test_who_is_away_stays_as_it_was_and_touches_nobody(setting):
     e, all_there, one_away = setting
     state, _ = all_there(e.init())
-    state = state.replace(round=jnp.int32(2), holding=jnp.ones(CLIENTS, bool))
+    state = state.replace(round=jnp.int32(2), has_current_model=jnp.ones(CLIENTS, bool))
     # As in the middle of a period of four rounds: neither a start nor an end.
-    scheme = e.scheme._replace(aggregate_every=4)
-    one_away = rounds_without(e._replace(scheme=scheme), [AWAY])
+    spec = e.spec._replace(aggregate_every=4)
+    one_away = rounds_without(e._replace(spec=spec), [AWAY])
     after, record = one_away(state)
     assert_equal(row(after.clients, AWAY), row(state.clients, AWAY))
     np.testing.assert_array_equal(record.arrived, np.broadcast_to(OTHERS, (2, CLIENTS)))
@@ -112,7 +112,7 @@ def test_nobody_there_changes_nothing(setting):
     assert (np.asarray(record.model_down_bytes) > 0).all()
     ended, record = rounds_without(e, list(range(CLIENTS)))(after)
     assert_equal(ended.aggregator, state.aggregator)
-    result = evaluation.evaluate(e.scheme, e.key, e.data, ended, e.test)
+    result = evaluation.evaluate(e.spec, e.key, e.data, ended, e.test)
     assert all(np.isfinite(x) for x in jax.tree.leaves(result))
 
 
@@ -120,7 +120,7 @@ def test_the_model_arrives_at_the_next_success(setting):
     e, all_there, one_away = setting
     state, first = one_away(perturbed(e.init()))
     assert first.model_down_bytes[AWAY] > 0  # in vain
-    np.testing.assert_array_equal(state.holding, OTHERS)
+    np.testing.assert_array_equal(state.has_current_model, OTHERS)
     assert not np.asarray(first.smashed_up_bytes)[:, AWAY].any()
     after, second = all_there(state)
     down = np.asarray(second.model_down_bytes)
@@ -128,7 +128,7 @@ def test_the_model_arrives_at_the_next_success(setting):
     # It computed with the aggregator's model, not with the one it had.
     alike, _ = all_there(state.replace(clients=perturbed(state).clients))
     assert_equal(after.server, alike.server)
-    assert bool(jnp.all(after.holding))
+    assert bool(jnp.all(after.has_current_model))
 
 
 def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
@@ -142,13 +142,15 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
         assert_equal(
             row(getattr(after.clients, name), AWAY), row(getattr(state.clients, name), AWAY)
         )
-    np.testing.assert_array_equal(after.holding, OTHERS)
+    np.testing.assert_array_equal(after.has_current_model, OTHERS)
     assert_equal(row(after.clients.params, 0), after.aggregator.params)
-    one, two = (evaluation.evaluate(e.scheme, e.key, e.data, s, e.test) for s in (after, other))
+    one, two = (evaluation.evaluate(e.spec, e.key, e.data, s, e.test) for s in (after, other))
     assert_equal(one, two)
     # Nothing is left of that in the next period.
     onwards, record = all_there(after)
-    assert (np.asarray(record.model_down_bytes) > 0).all() and bool(jnp.all(onwards.holding))
+    assert (np.asarray(record.model_down_bytes) > 0).all() and bool(
+        jnp.all(onwards.has_current_model)
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,18 +176,20 @@ def test_a_network_that_never_fails_changes_nothing_but_rounding(changes):
 
 def test_a_deadline_leaves_the_slow_out():
     e = experiment(outage_snr_db=None, deadline_s=1e9)
-    radio = e.scheme.radio
+    radio = e.spec.radio
     state, record = e.rounds(1)(e.data, e.key, e.init(), 1)
     one = jax.tree.map(lambda x: x[0], record)
     bits = 8.0 * np.asarray(one.smashed_up_bytes)
     seconds = np.asarray(one.conditions.forward) + bits / np.asarray(one.conditions.up_rate)
     middle = float(np.median(seconds[0]))
-    scheme = e.scheme._replace(radio=radio._replace(deadline=middle))
-    e = e._replace(scheme=scheme)
+    spec = e.spec._replace(radio=radio._replace(deadline=middle))
+    e = e._replace(spec=spec)
     state, record = e.rounds(2)(e.data, e.key, e.init(), 2)
     np.testing.assert_array_equal(record.arrived[0][0], seconds[0] <= middle)
     assert 0 < np.asarray(record.arrived).sum() < record.arrived.size
-    assert (np.asarray(record.model_up_bytes[1]) > 0).all() and bool(jnp.all(state.holding))
+    assert (np.asarray(record.model_up_bytes[1]) > 0).all() and bool(
+        jnp.all(state.has_current_model)
+    )
 
 
 def test_channels_and_links_with_memory_survive_outages():
@@ -206,7 +210,7 @@ def test_taylor_scores_stay_when_no_activation_arrives_in_time():
     e = experiment(**changes, aggregate_every=1, deadline_s=1e-9)
     before = jax.tree.map(np.asarray, e.init())
     state, record = e.rounds(1)(e.data, e.key, e.init(), 1)
-    assert not np.asarray(record.arrived).any() and state.holding.all()
+    assert not np.asarray(record.arrived).any() and state.has_current_model.all()
     assert_equal(state.aggregator.pruning, before.aggregator.pruning)
 
 
@@ -217,15 +221,15 @@ def test_evaluation_uses_the_current_masks_whoever_has_old_ones(setting, away):
     state, _ = rounds_without(e, away)(state)
     shuffled = jax.tree.map(lambda m: m.at[0].set(~m[0]), state.clients.masks)
     other = state.replace(clients=state.clients.replace(masks=shuffled))
-    assert not bool(state.holding[0])
-    assert_equal(*(evaluation.evaluate(e.scheme, e.key, e.data, s, e.test) for s in (state, other)))
+    assert not bool(state.has_current_model[0])
+    assert_equal(*(evaluation.evaluate(e.spec, e.key, e.data, s, e.test) for s in (state, other)))
 
 
 def test_who_is_drawn_out_of_reach_has_nothing_of_the_client_before_it():
     e = experiment(participants=2, client_gradient="feedback(topk(0.05))", prune_score="random")
     state, run, newcomers = e.init(), rounds_by_gain(e), 0
     kept, draw, masks = (
-        jax.jit(functools.partial(f, e.scheme, *more))
+        jax.jit(functools.partial(f, e.spec, *more))
         for f, *more in ((memories,), (draw_period, e.key), (masks_of, e.key))
     )
     for period in range(3):
@@ -236,7 +240,7 @@ def test_who_is_drawn_out_of_reach_has_nothing_of_the_client_before_it():
         for _ in range(2):
             state, _ = run(gain_without(e, [away]), state)
             own = row(state.clients, slot)
-            assert own.number == away and not state.holding[slot]
+            assert own.number == away and not state.has_current_model[slot]
             assert_equal(row(kept(state), away), row(before, away))
             start = state.replace(round=jnp.int32(2 * period))
             assert_equal(own.masks, masks(start, jnp.int32(away)))

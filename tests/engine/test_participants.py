@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from jfedsl.engine import participants
 from jfedsl.engine.participants import draw_participants, group_sizes
-from jfedsl.engine.state import Scheme
+from jfedsl.engine.state import RunSpec
 from jfedsl.run.assemble import build
 
-SCHEME = build(plain(clients=4)).scheme
+SCHEME = build(plain(clients=4)).spec
 
 
-def scheme(groups: list[list[int]], sizes: tuple[int, ...]) -> Scheme:
+def spec(groups: list[list[int]], sizes: tuple[int, ...]) -> RunSpec:
     pruner = SCHEME.pruner._replace(groups=tuple(map(np.array, groups)))
     clients = sum(map(len, groups))
     return SCHEME._replace(
@@ -45,7 +45,7 @@ def test_fewer_participants_than_groups_are_refused() -> None:
 
 
 def test_every_period_draws_as_many_of_each_group_and_in_time_everybody() -> None:
-    own = scheme([[0, 3, 4], [1, 2, 5, 6]], (1, 2))
+    own = spec([[0, 3, 4], [1, 2, 5, 6]], (1, 2))
     draw = jax.jit(lambda round_: draw_participants(own, jax.random.key(0), round_))
     seen: set[int] = set()
     for round_ in range(30):
@@ -57,20 +57,25 @@ def test_every_period_draws_as_many_of_each_group_and_in_time_everybody() -> Non
 
 
 def test_all_clients_come_group_by_group() -> None:
-    own = scheme([[0, 3], [1, 2]], (2, 2))
+    own = spec([[0, 3], [1, 2]], (2, 2))
     assert draw_participants(own, jax.random.key(0), jnp.int32(5)).tolist() == [0, 3, 1, 2]
 
 
 def test_each_layout_calls_the_branch_with_its_forms() -> None:
-    own = scheme([[0, 1], [2, 3]], (2, 2))
+    own = spec([[0, 1], [2, 3]], (2, 2))
     pruner = own.pruner._replace(
-        forms=("wide", "narrow"), layouts=((0, 0), (0, 1)), layout=np.array([0, 0, 1])
+        forwards=("wide", "narrow"),
+        width_configs=((0, 0), (0, 1)),
+        config_of_round=np.array([0, 0, 1]),
     )
     names: Any = {("wide", "wide"): 7, ("wide", "narrow"): 9}
 
     def which(start: jax.Array) -> jax.Array:
-        return participants.in_layout(
-            own._replace(pruner=pruner), start, lambda forms, x: x + names[forms], jnp.int32(1)
+        return participants.with_width_config(
+            own._replace(pruner=pruner),
+            start,
+            lambda forwards, x: x + names[forwards],
+            jnp.int32(1),
         )
 
     assert [int(jax.jit(which)(jnp.int32(start))) for start in (0, 1, 2, 50)] == [8, 8, 10, 10]

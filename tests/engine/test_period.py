@@ -54,7 +54,7 @@ def test_clients_part_within_a_period_and_meet_at_its_end():
 
 def test_absent_clients_neither_compute_nor_send_nor_change():
     experiment, state, run = setup(clients=7, participants=3, aggregate_every=2, momentum=0.9)
-    kept = lambda state: memories(experiment.scheme, state)  # noqa: E731
+    kept = lambda state: memories(experiment.spec, state)  # noqa: E731
     seen = set()
     for period in range(4):
         before = kept(state)
@@ -64,7 +64,7 @@ def test_absent_clients_neither_compute_nor_send_nor_change():
         assert ids == sorted(set(ids)) and ids == records[1].participants.tolist()
         seen.add(tuple(ids))
         for n in range(7):
-            step = int(after.drawn[n] - before.drawn[n])
+            step = int(after.batches_seen[n] - before.batches_seen[n])
             changed = differs(rows(after, n), rows(before, n))
             moved = differs(rows(after.optimizer, n), rows(before.optimizer, n))
             own = (2, True, True) if n in ids else (0, False, False)
@@ -149,7 +149,7 @@ def test_client_optimizer_state_at_the_start_of_a_period(policy):
         quantity_alpha=9.0,
     )  # fmt: skip
     after, record = run(state)
-    started, down = start_period(experiment.scheme, experiment.key, after)
+    started, down = start_period(experiment.spec, experiment.key, after)
     own, fresh = started.clients.optimizer, state.clients.optimizer
     if policy == "reset":
         assert_equal(own, fresh)
@@ -179,8 +179,8 @@ def test_average_of_optimizer_states_is_that_of_the_weights():
     from jfedsl.engine.averaging import merge
     from jfedsl.engine.state import weights
 
-    share = weights(experiment.scheme, experiment.data.partition, first.participants)
-    merged = merge(experiment.scheme, first.aggregator, first.clients, share)
+    share = weights(experiment.spec, experiment.data.partition, first.participants)
+    merged = merge(experiment.spec, first.aggregator, first.clients, share)
     expected = jax.tree.map(lambda x: x.mean(0), first.clients.optimizer[0].mu)
     assert_close(merged.optimizer[0].mu, expected)
     assert differs(mu, expected)

@@ -53,13 +53,13 @@ def test_masks_move_without_a_new_compilation():
 def test_channels_move_and_widths_change_without_a_new_compilation():
     changes = {"prune_kind": "channel", "prune_rate": (0.5, 0.5, 0.5, 0.25, 0.0)}
     experiment = build(plain(**{**EVERYTHING, **changes, "prune_score": "random", "rounds": 50}))
-    pruner = experiment.scheme.pruner
-    assert len(pruner.groups) == 3 and len(pruner.layouts) > 1
+    pruner = experiment.spec.pruner
+    assert len(pruner.groups) == 3 and len(pruner.width_configs) > 1
     run, state = experiment.rounds(capacity=10), experiment.init()
     seen, kept = set(), set()
     everyone = jax.jit(
         lambda state: jax.vmap(
-            lambda n: trained_masks(experiment.scheme, experiment.key, state, n)
+            lambda n: trained_masks(experiment.spec, experiment.key, state, n)
         )(jnp.arange(5))
     )  # fmt: skip
     for _ in range(5):

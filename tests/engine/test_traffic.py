@@ -22,7 +22,7 @@ def test_without_compression_everything_is_sent_as_float32():
     assert (first.cut_gradient_down_bytes == 4 * SMASHED).all()
     assert (first.model_down_bytes == 4 * (WEIGHTS + BIASES)).all()
     expected = uncompressed_bytes(
-        experiment.scheme, *experiment.initial, experiment.image.shape, rounds=3
+        experiment.spec, *experiment.initial, experiment.image.shape, rounds=3
     )
     for stream, total in expected.items():
         assert total == sum(int(getattr(r, f"{stream}_bytes").sum()) for r in records)
@@ -45,7 +45,7 @@ def test_statistics_and_optimizer_states_count_where_they_are_shared(case):
     experiment, state, run = setup(momentum=0.9, **change)
     _, record = run(state)
     dense = uncompressed_bytes(
-        experiment.scheme, *experiment.initial, experiment.image.shape, rounds=1
+        experiment.spec, *experiment.initial, experiment.image.shape, rounds=1
     )
     for stream in ("model_up", "model_down"):
         counted = getattr(record, f"{stream}_bytes")

@@ -1,4 +1,4 @@
-"""Convolution and pooling: equal to lax and Flax, without the forms that are slow in loops."""
+"""Convolution and pooling: equal to lax and Flax, without the forwards that are slow in loops."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jfedsl.models.layers import Layer, Model
 from jfedsl.pruning import narrow
 from jfedsl.pruning.plan import Plan, trace
-from jfedsl.pruning.pruner import Form
+from jfedsl.pruning.pruner import ClientForward
 
 
 def random_masks(plan: Plan, counts: Sequence[int], seed: int) -> list[np.ndarray]:
@@ -64,8 +64,8 @@ def _statistics_of(own: list[Any]) -> Callable[..., Any]:
     return intercept
 
 
-def form(plan: Plan) -> Form:
-    """The client side as `Pruner.forms` has it, for any number of channels."""
+def form(plan: Plan) -> ClientForward:
+    """The client side as `Pruner.forwards` has it, for any number of channels."""
     for number in range(len(plan.model)):
         _traced(plan.model[: number + 1], plan.input)  # runs a little, so not while others trace
 

@@ -47,7 +47,7 @@ def test_every_group_of_every_layer_keeps_its_rung_of_channels(score: str, norm:
             each = mask.reshape(source.groups, -1).sum(axis=1)
             assert set(each.tolist()) == {rung * source.size / source.groups}
     assert [members.tolist() for members in pruner.groups] == [[0], [1], [2, 4], [3]]
-    assert sum(map(len, pruner.layouts)) == 4, "one layout of four groups"
+    assert sum(map(len, pruner.width_configs)) == 4, "one layout of four groups"
 
 
 def test_the_channels_of_least_norm_go() -> None:
@@ -183,7 +183,7 @@ def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
 
     def dense(plan: Plan, *rest: Any) -> Pruner:
         pruner = made(plan, *rest)
-        return pruner._replace(forms=(masked.form(plan),) * len(pruner.forms))
+        return pruner._replace(forwards=(masked.form(plan),) * len(pruner.forwards))
 
     monkeypatch.setattr(pruning, "channel_pruner", dense)
     _, expected, expected_records = run()
@@ -196,6 +196,6 @@ def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
     assert_close(narrowed.aggregator.params, expected.aggregator.params, rtol=1e-3, atol=1e-4)
     assert_close(narrowed.aggregator.stats, expected.aggregator.stats, rtol=1e-3, atol=1e-4)
     assert_close(narrowed.clients.optimizer, expected.clients.optimizer, rtol=1e-2, atol=1e-4)
-    assert len(experiment.scheme.group_sizes) == 2
+    assert len(experiment.spec.group_sizes) == 2
     moved = experiment.init().clients.masks
     assert differs(moved, narrowed.clients.masks), "masks have to move to be tested"

@@ -122,8 +122,8 @@ def test_loss_gradients_and_statistics_equal_the_masked_ones(
     name: str, norm: str, cut: int
 ) -> None:
     case = Case(name, norm, cut)
-    forms = (narrow.form(case.plan, case.counts), masked.form(case.plan))
-    both = jax.jit(lambda masks: [gradients(case, form, masks, True) for form in forms])
+    forwards = (narrow.form(case.plan, case.counts), masked.form(case.plan))
+    both = jax.jit(lambda masks: [gradients(case, form, masks, True) for form in forwards])
     for seed in range(2):
         masks = case.masks(seed)
         ((loss, aux), gradient), ((loss_, aux_), expected) = both(masks)

@@ -147,7 +147,7 @@ def test_a_higher_rate_keeps_a_subset_of_what_a_lower_rate_keeps(score: str, sco
 
 @pytest.mark.parametrize("score", ["magnitude", "taylor"])
 def test_clients_with_equal_rates_have_equal_numbers_and_equal_masks(score: str) -> None:
-    variant = pruner(score).variant
+    variant = pruner(score).mask_group
     assert variant is not None
     masks = flat(pick(masks_of(pruner(score), model(0))))
     for one in range(CLIENTS):
@@ -161,10 +161,10 @@ def test_variants_are_numbered_from_zero(score: str) -> None:
     found = pruner(score)
     if score == "random":
         # No two clients share masks, whatever their rates.
-        assert found.variant is None
+        assert found.mask_group is None
     else:
-        assert found.variant is not None
-        assert sorted(set(found.variant.tolist())) == list(range(len(set(RATES))))
+        assert found.mask_group is not None
+        assert sorted(set(found.mask_group.tolist())) == list(range(len(set(RATES))))
 
 
 @every_score

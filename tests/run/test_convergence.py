@@ -12,7 +12,7 @@ from helpers import plain
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
-from jfedsl.run.constants_recorder import MEASURED, Observer, measure_run, read
+from jfedsl.run.constants_recorder import MEASURED, ConstantsRecorder, measure_run, read
 from jfedsl.run.convergence import constants_of, report, scope, setting_of, table
 from jfedsl.run.storage.ledger import Ledger
 from jfedsl.run.training import train
@@ -109,7 +109,7 @@ def test_beta_stands_in_for_secants_that_were_never_seen():
 def test_the_average_is_over_time_not_over_measurements(tmp_path: Path):
     config = observed(tmp_path)
     experiment = build(config)
-    layers = len(experiment.scheme.model)
+    layers = len(experiment.spec.model)
     wide = {k: [1.0] * layers for k in ("variance", "moment", "expected", "weight")}
     rows = [row(r, squared_gradient=g, **wide) for r, g in ((0, 8.0), (1, 4.0), (5, 2.0))]
     found = report(config, experiment, rows)
@@ -128,7 +128,7 @@ def test_the_average_is_over_time_not_over_measurements(tmp_path: Path):
 def reported(config: Config, *rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The report of rows of a model of the size of the config's."""
     experiment = build(config)
-    layers = len(experiment.scheme.model)
+    layers = len(experiment.spec.model)
     wide = {
         k: [[1.0] * layers, [0.0] * layers] for k in ("variance", "moment", "expected", "weight")
     }
@@ -182,9 +182,11 @@ def test_without_steps_there_is_no_bound(tmp_path: Path):
     still = observed(tmp_path, client_learning_rate=0.0, server_learning_rate=0.0)
     rows = "".join(json.dumps(r) + "\n" for r in (row(0), row(3)))
     seal = Ledger(tmp_path / MEASURED, rows, None).seal()
-    assert Observer(still, build(still), tmp_path, seal).report() is None
+    assert ConstantsRecorder(still, build(still), tmp_path, seal).report() is None
     moving = dataclasses.replace(still, client_learning_rate=0.1)
-    assert Observer(moving, build(moving), tmp_path, None).report() is None, "there are none yet"
+    assert ConstantsRecorder(moving, build(moving), tmp_path, None).report() is None, (
+        "there are none yet"
+    )
 
 
 def test_the_setting_counts_exchanges_and_knows_the_largest_weight(tmp_path: Path):

@@ -179,17 +179,17 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
         common["prune_rate"] = (0.3,)
     training.train(settings(tmp_path / "run", **{**common, **changes}))
     run = restore_run(tmp_path / "run")
-    scheme, data, test = run.experiment.scheme, run.experiment.data, run.experiment.test
+    spec, data, test = run.experiment.spec, run.experiment.data, run.experiment.test
     result = assess(run)
-    first, model = evaluation.distinct_models(scheme, run.state)
+    first, model = evaluation.distinct_models(spec, run.state)
     assert sum(map(len, first)) == (1 if changes == {"prune_kind": "none"} else 5)
-    rows = evaluation.class_accuracies(scheme, data, run.experiment.key, run.state, test, first)
+    rows = evaluation.class_accuracies(spec, data, run.experiment.key, run.state, test, first)
     examples = np.bincount(load("digits", "").test.labels)
     accuracies = np.asarray(rows) @ examples / examples.sum()
     assert accuracies[model].mean() == pytest.approx(result["test_accuracy"], abs=1e-6)
     export_model(run, result, tmp_path / "export")
     masks = tmp_path / "export" / "client_masks.npz"
-    assert masks.exists() == (scheme.pruner.names != ())
+    assert masks.exists() == (spec.pruner.names != ())
 
 
 def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) -> None:
@@ -198,18 +198,18 @@ def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) 
     run = restore_run(tmp_path / "run")
     manifest, archives = exported(run, tmp_path / "export")
     assert manifest["model_of_client"] == list(range(5))
-    cut = run.experiment.scheme.cut
+    cut = run.experiment.spec.cut
     # One period: who did not take part has the statistics of the start.
     held = jax.tree.map(
         lambda first, own: jnp.stack([first] * 5).at[run.state.participants].set(own),
         run.experiment.initial.stats[:cut], run.state.clients.stats,
     )  # fmt: skip
-    held = export.named(run.experiment.scheme.model[:cut], Variables(({},) * cut, held))
+    held = export.named(run.experiment.spec.model[:cut], Variables(({},) * cut, held))
     assert archives["client_statistics.npz"].keys() == held.keys() != set()
     for name, array in archives["client_statistics.npz"].items():
         np.testing.assert_array_equal(array, held[name])
         share = np.asarray(
-            weights(run.experiment.scheme, run.experiment.data.partition, run.state.participants)
+            weights(run.experiment.spec, run.experiment.data.partition, run.state.participants)
         )
         mean = np.tensordot(share, array[np.asarray(run.state.participants)], 1)
         np.testing.assert_allclose(archives["joined.npz"][name], mean, rtol=1e-5, atol=1e-7)
@@ -349,7 +349,7 @@ def test_a_run_that_may_only_be_read_is_evaluated_elsewhere(
 
 def test_halves_of_the_export_are_the_layers_of_the_model(run: Run, tmp_path: Path) -> None:
     manifest, _ = exported(run, tmp_path)
-    model = run.experiment.scheme.model
+    model = run.experiment.spec.model
     names = [*manifest["client_layers"], *manifest["server_layers"]]
     assert names == [layer.name for layer in model]
     assert layers.cut_index(model, manifest["cut"]) == len(manifest["client_layers"])

@@ -424,7 +424,7 @@ def test_memories_on_the_host_train_to_the_same_bits(
     assert rows == others
     runs = [restore_run(workdir) for workdir in (tmp_path, resident)]
     assert_equal(*(run.state.replace(memory=None) for run in runs))
-    assert_equal(*(memories(run.experiment.scheme, run.state) for run in runs))
+    assert_equal(*(memories(run.experiment.spec, run.state) for run in runs))
 
 
 @pytest.mark.parametrize("place", ["host", "stateless"])

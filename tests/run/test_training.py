@@ -176,7 +176,7 @@ def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path
         "pruning rate 0.5: 2 clients keep 0.5 of the channels",
         "pruning rate 0.75: 1 client keeps 0.25 of the channels",
     ]
-    assert [g.tolist() for g in experiment.scheme.pruner.groups] == [[0], [1, 2], [3]]
+    assert [g.tolist() for g in experiment.spec.pruner.groups] == [[0], [1, 2], [3]]
     assert experiment.client_flops.pruned == 2 * 2 * 64 * 256 * (1 + 0.5 + 0.5 + 0.25) / 4
     masked = {**changes, "prune_kind": "mask", "prune_score": "magnitude", "prune_ramp_rounds": 0}
     everyone = build(small(tmp_path, **masked, participants=None)).init().clients
@@ -547,7 +547,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
     config = small(workdir, **other, init_from=str(finished[0]), cut="dense2", rounds=1)
     training.train(config)
     experiment = build(config)
-    start = weights_of(finished[0], "data", experiment.scheme.model, experiment.initial)
+    start = weights_of(finished[0], "data", experiment.spec.model, experiment.initial)
     state = restore_run(finished[0]).state
     merged = state.aggregator.params + state.server.params
     for actual, expected in zip(

@@ -9,7 +9,7 @@ import pytest
 from helpers import parse, plain
 
 from jfedsl.config import Config
-from jfedsl.config.canonical import resolved
+from jfedsl.config.canonical import canonical
 from jfedsl.errors import UserError
 from jfedsl.run.finished import finished
 from jfedsl.run.storage import workdir
@@ -178,7 +178,7 @@ def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
     study = (path.parent / "paper_fashion.flags").read_text().splitlines()
     light = parse([line for line in study if not line.startswith(("#", "--rates"))])
     mine = dataclasses.replace(config, **found["light 0.05"], workdir=light.workdir)
-    assert resolved(mine) == resolved(light)
+    assert canonical(mine) == canonical(light)
     assert len(found) == 28
 
 

@@ -43,7 +43,7 @@ def standard(key: Array, shape: tuple[int, ...]) -> Array:
     return jax.random.uniform(key, shape, minval=-np.sqrt(3.0), maxval=np.sqrt(3.0))
 
 
-def forms(rng: np.random.Generator, clients: int) -> tuple[Any, ...]:
+def forwards(rng: np.random.Generator, clients: int) -> tuple[Any, ...]:
     """(w - c)^T H (w - c) / 2; batches scale H by 1 + sway or 1 - sway, and add noise."""
     half = rng.normal(size=(clients, SIZE, SIZE)) / 4
     centre, sway = rng.normal(size=(clients, SIZE)), rng.uniform(0.1, 0.5, clients)
@@ -85,7 +85,7 @@ def regression_moments(data: Any, point: np.ndarray) -> tuple[np.ndarray, np.nda
     return each.mean(axis=0), each.var(axis=0) / BATCH
 
 
-FORMS = Model(forms, form_gradients, form_moments)
+FORMS = Model(forwards, form_gradients, form_moments)
 REGRESSION = Model(
     lambda rng, clients: (rng.normal(size=(clients, 10, 4)), rng.integers(0, 4, (clients, 10))),
     regression_gradients, regression_moments,

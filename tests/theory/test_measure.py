@@ -24,7 +24,7 @@ from jfedsl.models import blocks, layers
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, Entry
 from jfedsl.pruning.plan import trace
-from jfedsl.pruning.pruner import dense_form
+from jfedsl.pruning.pruner import dense_forward
 from jfedsl.theory.measure import Effort, after_exchange, measure, measure_objective
 from jfedsl.theory.objective import all_examples, block_loss, over_blocks, some_examples
 
@@ -55,18 +55,18 @@ class Case:
                 patch.setitem(MODELS, name, entry)
             self.experiment, self.start, self.round = setup(**changes)
         e = self.experiment
-        self.scheme, self.data, self.key, (params, self.stats) = e.scheme, e.data, e.key, e.initial
-        data, self.cut = self.data, self.scheme.cut
-        self.measured = jax.jit(partial(measure, self.scheme, effort, STEP))
+        self.spec, self.data, self.key, (params, self.stats) = e.spec, e.data, e.key, e.initial
+        data, self.cut = self.data, self.spec.cut
+        self.measured = jax.jit(partial(measure, self.spec, effort, STEP))
         self.unravel = ravel_pytree(params)[1]
         sizes = [sum(w.size for w in jax.tree.leaves(layer)) for layer in params]
         self.layer = np.repeat(np.arange(len(sizes)), sizes)
         mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
         images = jnp.asarray((np.asarray(data.images) - mean) / std)
         self.examples = images, data.labels
-        self.owner = np.repeat(np.arange(self.scheme.clients), data.partition.sizes)
+        self.owner = np.repeat(np.arange(self.spec.clients), data.partition.sizes)
         if changes.get("prune_kind") == "channel":
-            self.form = masked.form(trace(self.scheme.model[: self.cut], jax.typeof(images[:1])))
+            self.form = masked.form(trace(self.spec.model[: self.cut], jax.typeof(images[:1])))
         each = jax.vmap(jax.grad(self.loss), (None, 0, 0, None, None))  # example
         self.each = jax.jit(jax.vmap(each, (None, None, None, None, 0), 1))  # and factor
         losses = jax.vmap(self.loss, (None, 0, 0))
@@ -83,8 +83,8 @@ class Case:
 
     def within(self, first: int) -> Any:
         """`middle` with the participants from this client on."""
-        state, ids = self.middle, first + jnp.arange(self.scheme.participants)
-        masks = jax.vmap(partial(masks_of, self.scheme, self.key, state))(ids)
+        state, ids = self.middle, first + jnp.arange(self.spec.participants)
+        masks = jax.vmap(partial(masks_of, self.spec, self.key, state))(ids)
         clients = state.clients.replace(number=ids, masks=masks)
         return state.replace(participants=ids, clients=clients)
 
@@ -93,8 +93,8 @@ class Case:
 
     def loss(self, vector: Any, image: Any, label: Any, masks: Any = None, factor: Any = 1.0):
         """Of one example; with channels' masks, and the activation at the cut times a factor."""
-        params, stats, model, cut = self.unravel(vector), self.stats, self.scheme.model, self.cut
-        form = dense_form(model[:cut]) if masks is None else self.form
+        params, stats, model, cut = self.unravel(vector), self.stats, self.spec.model, self.cut
+        form = dense_forward(model[:cut]) if masks is None else self.form
         x, _ = form(params[:cut], stats[:cut], masks, image[None], True, jnp.float32)
         x, _ = layers.apply(model[cut:], params[cut:], stats[cut:], x * factor, True)
         return -jax.nn.log_softmax(x)[0, label]
@@ -113,13 +113,13 @@ class Case:
     def joined(self, state: Any) -> tuple[np.ndarray, ...]:
         """v, and weight, weights and kept entries of every participant."""
         ids, rest = np.asarray(state.participants), flat(state.server.params)
-        equal, sizes = self.scheme.aggregation == "equal", np.bincount(self.owner)[ids]
+        equal, sizes = self.spec.aggregation == "equal", np.bincount(self.owner)[ids]
         share = np.full(len(ids), 1 / len(ids)) if equal else sizes / sizes.sum()
         rows = [jax.tree.map(itemgetter(slot), state.clients) for slot in range(len(ids))]
         w = np.stack([np.append(flat(client.params), rest) for client in rows])
         kept = np.ones(w.shape, bool)
         if rows[0].masks is not None:
-            kept[:, : -rest.size] = [flat(self.scheme.pruner.kept(r.masks).params) for r in rows]
+            kept[:, : -rest.size] = [flat(self.spec.pruner.kept(r.masks).params) for r in rows]
         total = share @ kept
         mean = share @ (kept * w) / np.where(total > 0, total, 1.0)
         v = np.where(total > 0, mean, np.append(flat(state.aggregator.params), rest))
@@ -134,7 +134,7 @@ class Case:
             places = (v, None), (np.where(m, weight, v), None), (np.where(m, weight, 0.0), masks)
             means = [np.mean(self.gradients(x, n, given)[0], axis=0) for x, given in places]
             rows, chance = self.gradients(places[2][0], n, masks, self.rates[n])
-            variance = chance @ (rows - chance @ rows) ** 2 / self.scheme.batch_size
+            variance = chance @ (rows - chance @ rows) ** 2 / self.spec.batch_size
             error = chance @ self.rounding(rows * m, self.bits[n])
             found.append((*means, chance @ rows, variance, error))
         at_v, at_w, at_z, sent, variance, errors = map(np.stack, zip(*found, strict=True))
@@ -143,7 +143,7 @@ class Case:
         def keepers(change: np.ndarray) -> np.ndarray:
             return share @ (kept * change) / np.where(total > 0, total, 1.0)
 
-        by_layer = partial(np.bincount, self.layer, minlength=len(self.scheme.model))
+        by_layer = partial(np.bincount, self.layer, minlength=len(self.spec.model))
         mean, masses, number = share @ at_v, by_layer(v**2), len(ids)
         sigma, expected = (by_layer(share @ (kept * x)) for x in (variance, sent**2))
         energy = np.sum((sigma + expected)[: self.cut])
@@ -207,11 +207,11 @@ def assert_agrees(draws: Any, exact: dict[str, Any]) -> None:
 
 def test_objective_weighs_clients_as_aggregation_does_and_their_examples_equally():
     c, (params, stats) = case("uneven"), case("uneven").experiment.initial
-    part = partial(block_loss, c.scheme, c.data, stats)
+    part = partial(block_loss, c.spec, c.data, stats)
     whole = jax.jit(partial(over_blocks, lambda b: jax.value_and_grad(part)(params, b)))
     shares = {"examples": np.full(120, 1 / 120), "equal": 1 / (4 * np.bincount(c.owner)[c.owner])}
     for (aggregation, each), block in itertools.product(shares.items(), (1, 50, 120, 1000)):
-        every = all_examples(c.scheme._replace(aggregation=aggregation), c.data, block)
+        every = all_examples(c.spec._replace(aggregation=aggregation), c.data, block)
         where, found = (np.ravel(x) for x in every)
         np.testing.assert_array_equal(where[:120], np.arange(120))
         np.testing.assert_allclose(found, np.pad(each, (0, len(found) - 120)), rtol=1e-6)
@@ -226,17 +226,17 @@ def test_of_examples_on_several_devices_those_that_fill_up_have_no_weight():
     order, parts = pack(shares, np.array([1, 0, 2, 0]), 3)
     data = c.data._replace(partition=parts, labels=c.data.labels[order])
     for aggregation in ("examples", "equal"):
-        scheme, found = c.scheme._replace(aggregation=aggregation), np.zeros(120)
-        where, weights = all_examples(scheme, data, 50)
+        spec, found = c.spec._replace(aggregation=aggregation), np.zeros(120)
+        where, weights = all_examples(spec, data, 50)
         np.add.at(found, order[np.asarray(where)], weights)
-        one = all_examples(scheme, c.data, 120)
+        one = all_examples(spec, c.data, 120)
         np.testing.assert_allclose(found[np.ravel(one.indices)], np.ravel(one.weights), rtol=1e-6)
     assert len(order) > 120, "there must be room left to be tested"
 
 
 def test_some_examples_are_drawn_in_proportion_to_weights_and_all_taken_if_they_are_no_more():
     c = case("uneven")
-    every = all_examples(c.scheme._replace(aggregation="equal"), c.data, 50)
+    every = all_examples(c.spec._replace(aggregation="equal"), c.data, 50)
     draw = jax.jit(jax.vmap(lambda key: some_examples(every, key, 64, 50)))
     found, weights = draw(jax.random.split(jax.random.key(1), 2000))
     np.testing.assert_allclose(weights.sum((1, 2)), 1, rtol=1e-6)
@@ -253,12 +253,12 @@ def test_some_examples_are_drawn_in_proportion_to_weights_and_all_taken_if_they_
 def test_loss_gradient_and_curvatures_are_those_of_all_examples_at_the_joined_model():
     c, each = case("uneven"), jnp.full(120, 1 / 120)
     v = jnp.asarray(c.joined(c.middle)[0], jnp.float32)
-    assert_close(joined(c.scheme, c.data.partition, c.middle).params, c.unravel(v))
+    assert_close(joined(c.spec, c.data.partition, c.middle).params, c.unravel(v))
     slope = jax.grad(c.mean_loss)
     at, found = slope(v, each), c.measure(c.middle)
     np.testing.assert_allclose(found.loss.value, c.mean_loss(v, each), rtol=1e-5)
     np.testing.assert_allclose(found.squared_gradient.value, at @ at, rtol=1e-4)
-    alone = jax.jit(partial(measure_objective, c.scheme, Effort(block=70)))
+    alone = jax.jit(partial(measure_objective, c.spec, Effort(block=70)))
     assert_close(tuple(alone(c.data, c.key, c.middle)), tuple(found[:2]), rtol=1e-4)
     hessian = jax.jit(jax.jacrev(slope))(v, each)
     np.testing.assert_allclose(found.beta.value, np.linalg.norm(hessian, 2), rtol=1e-4)
@@ -269,7 +269,7 @@ def test_loss_gradient_and_curvatures_are_those_of_all_examples_at_the_joined_mo
 @pytest.mark.parametrize("name", ["uneven", "masks"])
 def test_the_step_that_is_taken_is_the_next_round_of_one_exchange(name):
     c = case(name)
-    found, every, weights = c.measure(c.middle), all_examples(c.scheme, c.data, 60), np.zeros(120)
+    found, every, weights = c.measure(c.middle), all_examples(c.spec, c.data, 60), np.zeros(120)
     np.add.at(weights, every.indices, every.weights)
     weights = jnp.asarray(weights, jnp.float32)
     v, after = (jnp.asarray(c.joined(s)[0], jnp.float32) for s in (c.middle, c.round(c.middle)[0]))
@@ -292,7 +292,7 @@ def test_of_a_round_of_several_exchanges_the_first_is_taken():
     moved = []
     for steps in (1, 3):
         e, state, _ = setup(local_steps=steps, **changes)
-        moved.append(jax.jit(partial(after_exchange, e.scheme))(e.data, e.key, state))
+        moved.append(jax.jit(partial(after_exchange, e.spec))(e.data, e.key, state))
     assert_close(*moved)
     assert differs(moved[0], e.initial.params)
 

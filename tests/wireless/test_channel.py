@@ -1,4 +1,4 @@
-"""The radio link against closed forms, and against its formulas in float64.
+"""The radio link against closed forwards, and against its formulas in float64.
 
 Draws are fixed by their seeds. Frequencies and means have to lie within five of their standard
 errors, and distributions have to pass a Kolmogorov-Smirnov test at 0.1 %.

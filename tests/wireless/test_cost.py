@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jfedsl.wireless.cost import KAPPA, Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
-from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work
+from jfedsl.wireless.radio import Conditions, Deployment, Devices, FlopCounts, Radio
 
 CLIENTS = 9
 SERVER_FLOPS = 3e11  # of one client's batch
@@ -35,8 +35,8 @@ def priced(given: Round, one_by_one: bool) -> Cost:
     empty = jnp.zeros((1, 1))
     radio = Radio(
         network=MACRO_CELL,
-        site=Site(Devices(given.flops, given.power, jnp.ones(CLIENTS)), empty),
-        work=Work(empty, empty, SERVER_FLOPS),
+        deployment=Deployment(Devices(given.flops, given.power, jnp.ones(CLIENTS)), empty),
+        flop_counts=FlopCounts(empty, empty, SERVER_FLOPS),
         allocation="equal", sparse=False, outage_snr=None,
         timeout=given.timeout, deadline=given.deadline,
     )  # fmt: skip
@@ -58,19 +58,20 @@ def some_round(seed: int, steps: int, count: int, fails: bool = False, **waits: 
         return np.exp(rng.uniform(np.log(low), np.log(high), shape))
 
     there = rng.random(count) < (0.6 if fails else 2)
-    holding = rng.random(count) < (0.7 if fails else 2)
+    has_current_model = rng.random(count) < (0.7 if fails else 2)
     conditions = Conditions(
         spread(1e4, 1e8, count), spread(1e4, 1e8, count), spread(1e-3, 10, count),
         spread(1e-3, 10, count), there, spread(1e8, 1e9, count), spread(1e8, 1e9, count),
     )  # fmt: skip
-    up = spread(1e3, 1e7, steps, count) * holding
-    arrived = np.tile(holding & there, (steps, 1))
+    up = spread(1e3, 1e7, steps, count) * has_current_model
+    arrived = np.tile(has_current_model & there, (steps, 1))
     if "deadline" in waits:
         arrived &= conditions.forward + up / conditions.up_rate <= waits["deadline"]
     due = rng.random(2) < 0.5
     sent = Sent(
-        up, spread(1e3, 1e7, steps, count) * arrived, due[0] * spread(1e3, 1e8, count) * holding,
-        due[1] * spread(1e3, 1e8, count), arrived, holding,
+        up, spread(1e3, 1e7, steps, count) * arrived,
+        due[0] * spread(1e3, 1e8, count) * has_current_model,
+        due[1] * spread(1e3, 1e8, count), arrived, has_current_model,
     )  # fmt: skip
     flops, power = spread(1e9, 1e10, CLIENTS), spread(0.01, 1, CLIENTS)
     return Round(flops, power, rng.permutation(CLIENTS)[:count], conditions, sent, **waits)
@@ -139,11 +140,11 @@ def test_how_long_the_server_waits(seed, shape, waits):
         for n in range(shape[1]):
             if sent.arrived[step, n]:
                 end = max(end, attempts[n])
-            elif sent.holding[n] and not conditions.reachable[n]:
+            elif sent.has_current_model[n] and not conditions.reachable[n]:
                 end = max(end, given.timeout or 0.0)
-        end = end or max(attempts * sent.holding)
+        end = end or max(attempts * sent.has_current_model)
         if given.deadline is not None:
-            late = sent.holding & conditions.reachable & ~sent.arrived[step]
+            late = sent.has_current_model & conditions.reachable & ~sent.arrived[step]
             end = given.deadline if late.any() else min(end, given.deadline)
         close(seen[step], end)
 
@@ -178,11 +179,11 @@ NOBODY = (False, False, False)
 def exchange(
     arrived: tuple[bool, ...] = EVERYBODY,
     there: tuple[bool, ...] = EVERYBODY,
-    holding: tuple[bool, ...] = EVERYBODY,
+    has_current_model: tuple[bool, ...] = EVERYBODY,
     **waits: float,
 ) -> Cost:
     """Its cost; gradients come in 5 s, then everyone computes 4 s."""
-    seconds, had, have = np.array([1.0, 2.0, 3.0]), np.array(arrived), np.array(holding)
+    seconds, had, have = np.array([1.0, 2.0, 3.0]), np.array(arrived), np.array(has_current_model)
     rate = np.ones(3)
     conditions = Conditions(rate, rate, seconds, 4 * rate, np.array(there), rate, rate)
     sent = Sent(10 * seconds[None] * have, 5.0 * had[None], 0 * rate, 0 * rate, had[None], have)
@@ -212,12 +213,12 @@ def test_an_attempt_ends_with_its_stage_and_is_charged():
     close(cost.transmit_joules, [2, 4, 0.2 * 19])
 
 
-@pytest.mark.parametrize(("holding", "seconds"), [(LAST_AWAY, 0), (NOBODY, 50)])
-def test_who_holds_the_model_does_not_wait_for_vain_deliveries(holding, seconds):
-    rate, there = np.ones(3), np.array(LAST_AWAY) & np.array(holding)
+@pytest.mark.parametrize(("has_current_model", "seconds"), [(LAST_AWAY, 0), (NOBODY, 50)])
+def test_who_holds_the_model_does_not_wait_for_vain_deliveries(has_current_model, seconds):
+    rate, there = np.ones(3), np.array(LAST_AWAY) & np.array(has_current_model)
     conditions = Conditions(rate, rate, rate, rate, there, rate, rate)
-    nothing, down = np.zeros((1, 3)), 50.0 * ~np.array(holding)
-    sent = Sent(nothing, nothing, 0 * rate, down, nothing > 0, np.array(holding))
+    nothing, down = np.zeros((1, 3)), 50.0 * ~np.array(has_current_model)
+    sent = Sent(nothing, nothing, 0 * rate, down, nothing > 0, np.array(has_current_model))
     flops, power = np.full(CLIENTS, 8e9), np.full(CLIENTS, 0.2)
     cost = cost_of(Round(flops, power, np.arange(3), conditions, sent))
     close(cost.stages[0].seconds, seconds)

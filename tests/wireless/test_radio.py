@@ -17,7 +17,15 @@ from jfedsl.run.assemble import build
 from jfedsl.run.assemble.hardware import hardware_of, network_of
 from jfedsl.wireless.channel import NEAREST, from_dbm, path_gain
 from jfedsl.wireless.network import MACRO_CELL, NETWORKS, WIDEBAND, Network
-from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work, conditions, place
+from jfedsl.wireless.radio import (
+    Conditions,
+    Deployment,
+    Devices,
+    FlopCounts,
+    Radio,
+    conditions,
+    place,
+)
 
 CLIENTS = 12
 EVERYBODY = tuple(range(CLIENTS))
@@ -34,8 +42,8 @@ def _drawn(
     ids: Array, forward: Array, bits: Array,
 ) -> Conditions:  # fmt: skip
     empty = jnp.zeros((1, 1))
-    work = Work(empty, empty, 1.0)
-    radio = Radio(network, Site(devices, empty), work, allocation, False, outage, None, None)
+    work = FlopCounts(empty, empty, 1.0)
+    radio = Radio(network, Deployment(devices, empty), work, allocation, False, outage, None, None)
     return conditions(radio, key, ids, forward, 2 * forward, bits)
 
 
@@ -198,10 +206,10 @@ def test_presets_in_watts_and_hertz(name, up_hz, down_hz, noise, device, server)
 
 
 def test_a_run_is_in_the_network_it_asks_for():
-    radio = build(plain(network="wideband")).scheme.radio
+    radio = build(plain(network="wideband")).spec.radio
     assert radio.network == WIDEBAND and not radio.can_fail
-    assert all(x.shape == (4,) for x in radio.site.devices)
-    assert np.all(radio.work.forward >= 0) and radio.work.server > 0
+    assert all(x.shape == (4,) for x in radio.deployment.devices)
+    assert np.all(radio.flop_counts.forward >= 0) and radio.flop_counts.server > 0
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -28,7 +28,7 @@ from jfedsl.engine.client_memory import fresh_client
 from jfedsl.engine.evaluation import TestSet
 from jfedsl.engine.examples import homes
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
-from jfedsl.engine.state import Client, Data, Deployed, Links, Scheme, State, at_site
+from jfedsl.engine.state import Client, Compressors, Data, Deployed, RunSpec, State, at_deployment
 from jfedsl.errors import flag_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
@@ -41,7 +41,7 @@ from jfedsl.run.assemble.radio import build_radio
 from jfedsl.run.assemble.shares import notes_on_classes, shares_of
 from jfedsl.run.processes.distributed import start_devices
 from jfedsl.sharding.client_map import default_chunk
-from jfedsl.sharding.slots import SPREAD, Placement, placed, put
+from jfedsl.sharding.slots import SHARDED, SlotLayout, assign_slots, put
 from jfedsl.theory.estimates import without_nan
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       algorithm: that trains.
-      scheme: functions and static numbers.
+      spec: functions and static numbers.
       data: training data on the device.
       test: test data on the device.
       image: a normalised sample input, such as `[H, W, C]`.
@@ -73,7 +73,7 @@ class Experiment(NamedTuple):
     """
 
     algorithm: Algorithm
-    scheme: Scheme
+    spec: RunSpec
     data: Data
     test: TestSet
     image: Array
@@ -89,40 +89,40 @@ class Experiment(NamedTuple):
         """The state before the first round, in buffers of its own: rounds donate them."""
 
         def first(key: Array, initial: Variables, image: Array) -> State:
-            return lay_out(self.scheme, fedsl.init(self.scheme, key, initial, image))
+            return lay_out(self.spec, fedsl.init(self.spec, key, initial, image))
 
         return jax.tree.map(jnp.copy, jax.jit(first)(self.key, self.initial, self.image))
 
     def fresh(self) -> Client:
         """A client that has not taken part yet."""
-        own, stats = (tree[: self.scheme.cut] for tree in self.initial)
-        return fresh_client(self.scheme, own, stats, self.image)
+        own, stats = (tree[: self.spec.cut] for tree in self.initial)
+        return fresh_client(self.spec, own, stats, self.image)
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""
 
         def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-            scheme = at_site(self.scheme, data)
-            state, record = self.algorithm.run_round(scheme, data, key, state)
-            return lay_out(scheme, state), scheme.placement.everywhere(record)
+            spec = at_deployment(self.spec, data)
+            state, record = self.algorithm.run_round(spec, data, key, state)
+            return lay_out(spec, state), spec.slots.replicate(record)
 
         return compile_rounds(one, capacity)
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
-        return jax.jit(functools.partial(evaluation.evaluate, self.scheme, self.key))
+        return jax.jit(functools.partial(evaluation.evaluate, self.spec, self.key))
 
     def measure(
         self, step_size: float, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Measurement]:
         """The compiled measurement of the convergence bound's constants; infinite if unknown."""
-        return jax.jit(without_nan(functools.partial(measure, self.scheme, effort, step_size)))
+        return jax.jit(without_nan(functools.partial(measure, self.spec, effort, step_size)))
 
     def objective(
         self, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Objective]:
         """The compiled measurement of f and its gradient alone; infinite if unknown."""
-        return jax.jit(without_nan(functools.partial(measure_objective, self.scheme, effort)))
+        return jax.jit(without_nan(functools.partial(measure_objective, self.spec, effort)))
 
 
 def build(config: Config, mesh: Mesh | None = None) -> Experiment:
@@ -156,15 +156,15 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         ends = pixels.normalise(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape)
-    placement = placed(pruning.group_sizes, mesh)
-    scheme = _scheme(config, model, cut, dataset.classes, initial, pruning, placement)
-    check_sizes(config, scheme, initial, image.shape)
-    radio = build_radio(config, scheme, pruning, key, image.shape)
-    scheme = scheme._replace(radio=radio)
-    site = None if radio is None else radio.site
-    order, where = partition.pack(shares, homes(scheme), placement.devices)
+    slots = assign_slots(pruning.group_sizes, mesh)
+    spec = _scheme(config, model, cut, dataset.classes, initial, pruning, slots)
+    check_sizes(config, spec, initial, image.shape)
+    radio = build_radio(config, spec, pruning, key, image.shape)
+    spec = spec._replace(radio=radio)
+    site = None if radio is None else radio.deployment
+    order, where = partition.pack(shares, homes(spec), slots.devices)
     split, tested = dataset.train.at(order), dataset.test
-    images, labels = put(mesh, (split.images, split.labels), SPREAD)
+    images, labels = put(mesh, (split.images, split.labels), SHARDED)
     test = evaluation.fold_test_set(tested.images, tested.labels, config.eval_batch_size)
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
     counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
@@ -172,9 +172,9 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     lacking = notes_on_classes(counts.sum(axis=0), tests)
     return Experiment(
         algorithm=algorithm,
-        scheme=scheme,
+        spec=spec,
         data=Data(images, labels, pixels, where, site),
-        test=put(mesh, test, evaluation.test_spec(test, placement)),
+        test=put(mesh, test, evaluation.test_spec(test, slots)),
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
@@ -183,19 +183,19 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         scale=whole.scale,
         fingerprint=marks,
         notes=[
-            layout_of(algorithm, scheme),
+            layout_of(algorithm, spec),
             *whole.notes,
             *lacking,
             *pruning.notes,
-            *_open_end(config, scheme),
+            *_open_end(config, spec),
             *plugins.notes(config.plugin),
         ],
     )
 
 
-def _open_end(config: Config, scheme: Scheme) -> list[str]:
+def _open_end(config: Config, spec: RunSpec) -> list[str]:
     """A line on a last period that the run does not complete."""
-    period = scheme.aggregate_every
+    period = spec.aggregate_every
     if config.rounds % period == 0:
         return []
     return [
@@ -214,8 +214,8 @@ def _as_one_client(config: Config) -> Config:
 
 def _scheme(
     config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning,
-    placement: Placement,
-) -> Scheme:  # fmt: skip
+    slots: SlotLayout,
+) -> RunSpec:  # fmt: skip
     own, algorithm = initial.params[:cut], ALGORITHMS[config.algorithm]
     if algorithm.in_turns and len(pruning.group_sizes) > 1:
         allowed = f"one number of channels for all with --algorithm={config.algorithm}"
@@ -229,10 +229,10 @@ def _scheme(
         optimizers.build(config.optimizer, rate, config.momentum, config.weight_decay)
         for rate in (client_rate, server_rate)
     )
-    return Scheme(
+    return RunSpec(
         model=model,
         cut=cut,
-        links=_links(config),
+        compressors=_compressors(config),
         deployed=_deployed(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,
         client_optimizer=client,
@@ -251,7 +251,7 @@ def _scheme(
         client_optimizer_state=config.client_optimizer_state,
         client_state=config.client_state,
         collective_bits=config.collective_bits,
-        placement=placement,
+        slots=slots,
         chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
@@ -263,14 +263,14 @@ def _scheme(
     )
 
 
-def _links(config: Config) -> Links:
-    calls = config.links
+def _compressors(config: Config) -> Compressors:
+    calls = config.compressors
     built = {p: expression.build(c, config.clients, config.seed) for p, c in calls.items()}
     # Without compressors the weights themselves are sent, not their change.
     up, down = (built[p] if calls[p] else None for p in ("model_up", "model_down"))
-    return Links(built["smashed"], built["cut_gradient"], built["client_gradient"], up, down)
+    return {**built, "model_up": up, "model_down": down}
 
 
 def _deployed(config: Config) -> Deployed | None:
-    found = deployed(config.links["smashed"], config.clients, config.seed)
+    found = deployed(config.compressors["smashed"], config.clients, config.seed)
     return None if found is None else Deployed(*found)

@@ -7,18 +7,18 @@ import jax
 from jfedsl.compression import expression
 from jfedsl.config import Config
 from jfedsl.config.compressors import PLACES
-from jfedsl.engine.state import Scheme
+from jfedsl.engine.state import RunSpec
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.errors import flag_error
 from jfedsl.models.layers import Variables
 
 
-def check_sizes(config: Config, scheme: Scheme, initial: Variables, image: tuple[int, ...]) -> None:
+def check_sizes(config: Config, spec: RunSpec, initial: Variables, image: tuple[int, ...]) -> None:
     """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
-    own, stats = initial.params[: scheme.cut], initial.stats[: scheme.cut]
-    smashed = math.prod(smashed_shape(scheme, own, stats, image).shape)
+    own, stats = initial.params[: spec.cut], initial.stats[: spec.cut]
+    smashed = math.prod(smashed_shape(spec, own, stats, image).shape)
     weights = [leaf.size for leaf in jax.tree.leaves(own)]
-    for place, calls in config.links.items():
+    for place, calls in config.compressors.items():
         has_batch = PLACES[place].batch
         sizes = [smashed] if has_batch else weights
         # Moments may travel along. What tells positions takes a bit an entry at most.

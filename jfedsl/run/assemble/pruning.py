@@ -42,7 +42,7 @@ class Pruning(NamedTuple):
       pruner: of the client-side layers.
       group_sizes: how many participants are of each of its groups.
       flops: of a client.
-      sides: the client-side layers at the widths of each of its forms.
+      sides: the client-side layers at the widths of each of its forwards.
       notes: what became of settings, a line each.
     """
 

@@ -7,7 +7,7 @@ from jax import Array
 
 from jfedsl.config import Config
 from jfedsl.engine.message_sizes import expected_bits
-from jfedsl.engine.state import Scheme
+from jfedsl.engine.state import RunSpec
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.errors import flag_error
 from jfedsl.keys import Purpose, fold
@@ -19,17 +19,17 @@ from jfedsl.run.assemble.pruning import Pruning
 from jfedsl.wireless import channel
 from jfedsl.wireless.memory import Memory, client_memory
 from jfedsl.wireless.network import Network
-from jfedsl.wireless.radio import Radio, Site, Work, place
+from jfedsl.wireless.radio import Deployment, FlopCounts, Radio, place
 
 
 def build_radio(
-    config: Config, scheme: Scheme, pruning: Pruning, key: Array, image: tuple[int, ...]
+    config: Config, spec: RunSpec, pruning: Pruning, key: Array, image: tuple[int, ...]
 ) -> Radio | None:
     """The radio that a config asks for; None without a network.
 
     Args:
       config: of the run.
-      scheme: of the run, still without a radio.
+      spec: of the run, still without a radio.
       pruning: of the run.
       key: run key.
       image: shape of an input.
@@ -41,12 +41,12 @@ def build_radio(
     if network is None:
         return None
     hardware = hardware_of(config)
-    _check_memory(config, scheme, pruning, hardware, image)
+    _check_memory(config, spec, pruning, hardware, image)
     outage = config.outage_snr_db
     return Radio(
         network=network,
-        site=_site(config, scheme, network, hardware, key, image),
-        work=_work(config, scheme, pruning, image),
+        deployment=_site(config, spec, network, hardware, key, image),
+        flop_counts=_flop_counts(config, spec, pruning, image),
         allocation=config.allocation,
         # Removed channels take their arithmetic with them.
         sparse=config.mask_compute == "ideal" and config.pruning == "mask",
@@ -57,25 +57,27 @@ def build_radio(
 
 
 def _site(
-    config: Config, scheme: Scheme, network: Network, hardware: Hardware, key: Array,
+    config: Config, spec: RunSpec, network: Network, hardware: Hardware, key: Array,
     image: tuple[int, ...],
-) -> Site:  # fmt: skip
-    bits = jnp.zeros((len(scheme.pruner.layouts), config.clients))
+) -> Deployment:  # fmt: skip
+    bits = jnp.zeros((len(spec.pruner.width_configs), config.clients))
     if config.allocation == "minmax":
-        bits = expected_bits(scheme, key, image)
+        bits = expected_bits(spec, key, image)
     own = fold(key, Purpose.DEVICES)
-    return Site(place(own, network, hardware.flops, hardware.power_dbm), bits)
+    return Deployment(place(own, network, hardware.flops, hardware.power_dbm), bits)
 
 
-def _work(config: Config, scheme: Scheme, pruning: Pruning, image: tuple[int, ...]) -> Work:
+def _flop_counts(
+    config: Config, spec: RunSpec, pruning: Pruning, image: tuple[int, ...]
+) -> FlopCounts:
     x = _batch(config, image)
     each = [_flops(side, x, False) for side in pruning.sides]
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
-    client = scheme.model[: scheme.cut]
-    smashed = smashed_shape(scheme, *_shapes(client, x), image)
-    server = _flops(scheme.model[scheme.cut :], smashed, scheme.cut > 0)
+    client = spec.model[: spec.cut]
+    smashed = smashed_shape(spec, *_shapes(client, x), image)
+    server = _flops(spec.model[spec.cut :], smashed, spec.cut > 0)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
-    return Work(
+    return FlopCounts(
         jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
     )
 
@@ -92,35 +94,35 @@ def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
     return jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
 
 
-def memory_of(config: Config, scheme: Scheme, side: Model, image: tuple[int, ...]) -> Memory:
+def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]) -> Memory:
     """Memory of a client with these layers.
 
     Args:
       config: of the run.
-      scheme: of the run.
+      spec: of the run.
       side: the client-side layers at the widths of the client.
       image: shape of an input.
     """
     x = _batch(config, image)
-    optimizer = scheme.client_optimizer.init
-    return client_memory(side, *_shapes(side, x), optimizer, x, scheme.dtype, scheme.integers)
+    optimizer = spec.client_optimizer.init
+    return client_memory(side, *_shapes(side, x), optimizer, x, spec.dtype, spec.integers)
 
 
 def _check_memory(
-    config: Config, scheme: Scheme, pruning: Pruning, hardware: Hardware, image: tuple[int, ...]
+    config: Config, spec: RunSpec, pruning: Pruning, hardware: Hardware, image: tuple[int, ...]
 ) -> None:
     if not np.isfinite(hardware.memory).any():
         return
-    needed = np.array([memory_of(config, scheme, s, image).total for s in pruning.sides])
-    layouts = np.array(scheme.pruner.layouts)
-    for group, members in enumerate(scheme.pruner.groups):
+    needed = np.array([memory_of(config, spec, s, image).total for s in pruning.sides])
+    layouts = np.array(spec.pruner.width_configs)
+    for group, members in enumerate(spec.pruner.groups):
         most = int(needed[layouts[:, group]].max())
         lacking = hardware.memory[members] < most
         if lacking.any():
             flag = "device_classes" if config.device_classes else "device_memory"
             who = members[np.argmin(hardware.memory[members])]
             allowed = (
-                f"at least the {most} bytes that layers up to {scheme.model[scheme.cut - 1].name} "
+                f"at least the {most} bytes that layers up to {spec.model[spec.cut - 1].name} "
                 f"take with --batch_size={config.batch_size}; client {who} has "
                 f"{hardware.memory[who]:.0f} ({int(lacking.sum())} clients lack memory)"
             )

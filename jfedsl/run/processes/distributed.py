@@ -43,7 +43,7 @@ def join(config: Config) -> None:
     if address is not None:
         assert config.processes is not None and config.process is not None  # checked in the config
         if config.process:
-            rollcall.come(address, config.processes, config.process)
+            rollcall.admit(address, config.processes, config.process)
         else:
             rollcall.answer_all(address, config.processes)
     # Where JAX is the first to hear that another process is lost, it says so and aborts this one:

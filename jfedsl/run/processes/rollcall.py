@@ -46,7 +46,7 @@ def answer_all(address: str, processes: int) -> None:
         raise error
 
 
-def come(address: str, processes: int, process: int) -> None:
+def admit(address: str, processes: int, process: int) -> None:
     """Waits until process 0 has heard of all.
 
     Raises:

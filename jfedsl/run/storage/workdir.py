@@ -96,13 +96,15 @@ def differences(old: Config, new: Config) -> list[str]:
     Logging may change; so may the number of rounds, unless the learning rate depends on it, and how
     the same compressors are asked for.
     """
-    free = {field.name for field in dataclasses.fields(Config) if field.metadata["free"]}
+    free = {
+        field.name for field in dataclasses.fields(Config) if field.metadata["may_change_on_resume"]
+    }
     if new.learning_rate_schedule == "constant":
         free.add("rounds")
     if old.pruning == new.pruning:
         free.add("prune_kind")
     # Texts first: of compressors that no table has there is nothing else.
-    if old.expressions == new.expressions or old.links == new.links:
+    if old.expressions == new.expressions or old.compressors == new.compressors:
         free |= {*compressors.PLACES, *compressors.shorthands(), "quantizer", "bucket_size"}
     pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
     return [

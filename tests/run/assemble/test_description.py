@@ -8,7 +8,7 @@ import pytest
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.run.assemble.description import layout_of
-from jfedsl.sharding.slots import placed
+from jfedsl.sharding.slots import assign_slots
 
 
 def said(
@@ -19,11 +19,11 @@ def said(
     kinds = np.array([SimpleNamespace(device_kind="H100")] * devices)
     mesh: Any = None if devices == 1 else SimpleNamespace(size=devices, devices=kinds)
     sizes = sizes or (clients,)
-    scheme: Any = SimpleNamespace(
-        clients=clients, participants=sum(sizes), chunk=chunk, placement=placed(sizes, mesh),
+    spec: Any = SimpleNamespace(
+        clients=clients, participants=sum(sizes), chunk=chunk, slots=assign_slots(sizes, mesh),
         one_by_one=one_by_one,
     )  # fmt: skip
-    return layout_of(ALGORITHMS[algorithm], scheme)
+    return layout_of(ALGORITHMS[algorithm], spec)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def first_conditions(**changes: Any) -> Conditions:
     """Of all clients in the first round."""
     e = build(config(**changes))
     state = e.init()
-    return round_conditions(e.scheme, e.key, state.round, state.participants, state.clients)
+    return round_conditions(e.spec, e.key, state.round, state.participants, state.clients)
 
 
 def test_flags_change_the_preset_and_nothing_else():
@@ -76,9 +76,9 @@ def test_classes_that_do_not_cover_the_clients_are_refused(text):
 
 def test_memory_adds_up_and_is_asked_for():
     experiment = build(config(momentum=0.9, prune_kind="none"))
-    scheme = experiment.scheme
-    side, image = scheme.model[: scheme.cut], experiment.image.shape
-    memory = memory_of(config(), scheme, side, image)
+    spec = experiment.spec
+    side, image = spec.model[: spec.cut], experiment.image.shape
+    memory = memory_of(config(), spec, side, image)
     weights = 64 * 256 + 256
     batch, signs, cut_gradient = 4 * 4 * 64, 4 * 256, 4 * 4 * 256
     assert memory == (4 * weights, 4 * weights, 4 * weights, batch, signs, cut_gradient)
@@ -89,8 +89,8 @@ def test_memory_adds_up_and_is_asked_for():
 
 def test_memory_of_other_ways_to_compute():
     def residuals(**changes: Any) -> int:
-        scheme = build(config(prune_kind="none", **changes)).scheme
-        return memory_of(config(), scheme, scheme.model[: scheme.cut], (8, 8, 1)).residuals
+        spec = build(config(prune_kind="none", **changes)).spec
+        return memory_of(config(), spec, spec.model[: spec.cut], (8, 8, 1)).residuals
 
     signs, entries = 4 * 256, 4 * 64
     assert residuals() == residuals(remat_clients=True) == signs
@@ -100,9 +100,9 @@ def test_memory_of_other_ways_to_compute():
 
 
 def test_a_pruned_part_fits_where_the_dense_one_does_not():
-    scheme = build(config()).scheme
+    spec = build(config()).spec
     image = (8, 8, 1)
-    whole = memory_of(config(), scheme, scheme.model[: scheme.cut], image).total
+    whole = memory_of(config(), spec, spec.model[: spec.cut], image).total
     small = {"prune_kind": "channel", "prune_rate": (0.75,), "device_memory": str(whole // 2)}
     build(config(**small))
     with pytest.raises(UserError, match="lack memory"):
@@ -113,11 +113,9 @@ def test_capacity_follows_from_the_devices():
     slow = {"prune_kind": "channel", "prune_policy": "by_resource"}
     by_device = build(config(**slow, device_flops="2.5e9,1e10,5e9,1e10"))
     by_flag = build(config(**slow, client_capacity="0.25,1,0.5,1"))
-    for one, other in zip(
-        by_device.scheme.pruner.groups, by_flag.scheme.pruner.groups, strict=True
-    ):
+    for one, other in zip(by_device.spec.pruner.groups, by_flag.spec.pruner.groups, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert len(by_device.scheme.pruner.groups) > 1
+    assert len(by_device.spec.pruner.groups) > 1
 
 
 def test_a_higher_channel_prune_rate_is_never_more_client_seconds():

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from jfedsl.run.plots.timeline import COLOURS, segments, timeline
 from jfedsl.wireless.cost import Cost, Sent, Stage, round_cost
 from jfedsl.wireless.network import MACRO_CELL
-from jfedsl.wireless.radio import Conditions, Devices, Radio, Site, Work
+from jfedsl.wireless.radio import Conditions, Deployment, Devices, FlopCounts, Radio
 
 ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sent in vain"}
 ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
@@ -29,16 +29,16 @@ def some_cost(key: jax.Array, one_by_one: bool) -> Cost:
     keys = iter(jax.random.split(key, 10))
     rates = [10 ** jax.random.uniform(next(keys), (6,), minval=4, maxval=7) for _ in range(2)]
     passes = [10 ** jax.random.uniform(next(keys), (6,), minval=-3, maxval=0) for _ in range(2)]
-    there, holding = (jax.random.bernoulli(next(keys), p, (6,)) for p in (0.7, 0.8))
-    arrived = jax.random.bernoulli(next(keys), 0.8, (3, 6)) & (there & holding)[None]
+    there, has_current_model = (jax.random.bernoulli(next(keys), p, (6,)) for p in (0.7, 0.8))
+    arrived = jax.random.bernoulli(next(keys), 0.8, (3, 6)) & (there & has_current_model)[None]
     bits = 10 ** jax.random.uniform(next(keys), (4, 6), minval=3, maxval=7)
     exchanged = bits[:2, None] * jnp.ones((1, 3, 1))
     sent = Sent(
-        exchanged[0] * holding[None].astype(float), exchanged[1] * arrived.astype(float),
-        bits[2] * holding.astype(float), bits[3], arrived, holding,
+        exchanged[0] * has_current_model[None].astype(float), exchanged[1] * arrived.astype(float),
+        bits[2] * has_current_model.astype(float), bits[3], arrived, has_current_model,
     )  # fmt: skip
     one, none = jnp.ones(6), jnp.zeros((1, 1))
-    work, site = Work(none, none, 1e12), Site(Devices(one, one, one), none)
+    work, site = FlopCounts(none, none, 1e12), Deployment(Devices(one, one, one), none)
     radio = Radio(MACRO_CELL, site, work, "equal", False, None, 0.5, 2.0)
     conditions = Conditions(*rates, *passes, there, *(10 * rate for rate in rates))
     return round_cost(radio, jnp.arange(6), conditions, sent, one_by_one)
