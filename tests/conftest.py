@@ -23,6 +23,7 @@ from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.data.preparation import prepare
 from jfedsl.models.registry import MODELS
+from jfedsl.pruning.scores import SCORES
 from jfedsl.run.processes import program_cache
 
 # Started as a job in the background, tests and the scripts that they start would ignore it.
@@ -97,7 +98,7 @@ def standard_promotion() -> Iterator[None]:
 def tables() -> Iterator[None]:
     """What a test adds to the tables and to the path is taken out again; plugins are forgotten."""
     path = sys.path[:]
-    before = [(table, dict(table)) for table in (MODELS, DATASETS, PARTITIONS, COMPRESSORS)]
+    before = [(table, dict(table)) for table in (MODELS, DATASETS, PARTITIONS, COMPRESSORS, SCORES)]
     yield
     sys.path[:] = path
     plugins._loaded.clear()

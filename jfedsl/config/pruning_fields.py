@@ -3,7 +3,7 @@
 import dataclasses
 
 from jfedsl.config.allowed import CAPACITY, LADDER, RATES, OneOf, setting, whole
-from jfedsl.pruning.pruner import SCORES
+from jfedsl.pruning.scores import SCORES
 from jfedsl.pruning.weights import SCOPES
 
 PRUNE_KINDS = ("none", "mask", "channel")

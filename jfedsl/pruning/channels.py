@@ -1,6 +1,7 @@
 """Pruning of whole channels: they are absent, and arrays, arithmetic and messages get smaller."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +12,32 @@ from jfedsl.compression.message import choice_bits, position_bits
 from jfedsl.keys import fold
 from jfedsl.models.layers import Params
 from jfedsl.pruning import ladder as ladders
-from jfedsl.pruning import narrow, scores
+from jfedsl.pruning import narrow, ranking
 from jfedsl.pruning.plan import Plan
-from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState, learnt
+from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState
+from jfedsl.pruning.ranking import Units
 from jfedsl.pruning.ranks import ranks_in_groups
+from jfedsl.pruning.scores import SCORES, Score, channel_norms
 
 
 def channel_pruner(
     plan: Plan,
     rates: Sequence[float],
     ladder: Sequence[float],
-    score: str = "magnitude",
+    score: Score = SCORES["magnitude"],
     ramp_rounds: int = 0,
     period: int = 1,
 ) -> Pruner:
     """Keeps the highest-scored channels of every layer, as many as the rung next to a rate says.
 
     Masks are a list of bools `[size]`, one a layer; with GroupNorm every group keeps as many. They
-    travel as one bit a channel or as the numbers of those that stay, whichever is less. A channel's
-    score is the L2 norm of its weights' scores. Before the first aggregation taylor ranks by
-    magnitude.
+    travel as one bit a channel or as the numbers of those that stay, whichever is less.
 
     Args:
       plan: of the client-side layers.
       rates: final pruning rate of every client, `[C]`, in [0, 1).
       ladder: fractions of the channels that stay at each rung, descending.
-      score: one of `SCORES`.
+      score: what ranks the channels of a layer, or of a normalisation group.
       ramp_rounds: rounds over which the rates grow from 0.
       period: rounds between aggregations.
 
@@ -46,44 +47,20 @@ def channel_pruner(
     sources = plan.sources
     counts = ladders.keep_counts(ladder, sources)
     groups, layouts, layout = ladders.schedule(rates, ladder, ramp_rounds, period)
-    own_draws = score == "random"
     group_of = np.zeros(len(rates), np.int32)
     for number, members in enumerate(groups):
         group_of[members] = number
-
-    def norms(params: Params) -> list[Array]:
-        return [scores.channels(kernels) for kernels in _kernels(plan, params)]
 
     def rank(values: list[Array]) -> list[Array]:
         pairs = zip(values, sources, strict=True)
         return [ranks_in_groups(value, source.groups) for value, source in pairs]
 
-    def state_of(values: list[Array], last: list[Array] | None) -> PruningState:
-        return PruningState(last, None if own_draws else rank(values))
-
-    def init(params: Params) -> PruningState:
-        values = norms(params)
-        unknown = [jnp.full(w.shape, scores.UNKNOWN) for w in values]
-        return state_of(values, unknown if score == "taylor" else None)
-
-    def update(
-        state: PruningState, before: Params, after: Params, kept: Masks, rate: Array
-    ) -> PruningState:
-        sizes = norms(after)
-        if score != "taylor":
-            return state_of(sizes, None)
-        assert state.scores is not None
-        changes = norms(jax.tree.map(lambda b, a: a * (a - b), before, after))
-        values = scores.taylor(state.scores, sizes, changes, kept, rate)
-        return learnt(kept, rate, state_of(values, values), state)
+    units = Units(partial(_kernels, plan), list, channel_norms, rank)
 
     def masks(
         state: PruningState, params: Params, key: Array, round_: Array, client: Array
     ) -> Masks:
-        places = state.ranks
-        if places is None:
-            blank = [jnp.zeros(source.size) for source in sources]
-            places = rank(scores.random(fold(key, round_, client), blank))
+        places = ranking.of_client(score, units, state, params, fold(key, round_, client))
         row = jnp.asarray(layout)[jnp.minimum(round_, len(layout) - 1)]
         rung = jnp.asarray(layouts)[row, jnp.asarray(group_of)[client]]
         left = jnp.asarray(counts)[rung]
@@ -99,8 +76,8 @@ def channel_pruner(
         )
 
     return Pruner(
-        init=init,
-        update=update,
+        init=partial(ranking.init, score, units),
+        update=partial(ranking.update, score, units),
         masks=masks,
         kept=kept,
         cut_channel_mask=lambda masks: narrow.sent(plan, masks),
@@ -111,7 +88,7 @@ def channel_pruner(
         groups=groups,
         width_configs=layouts,
         config_of_round=layout,
-        mask_group=None if own_draws else group_of,
+        mask_group=group_of if score.draw is None else None,
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -13,7 +12,6 @@ from jax.typing import DTypeLike
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Params, Stats
 
-SCORES = ("magnitude", "random", "taylor")
 Masks = Any
 
 # (params, stats, masks, x[B, ...], train, dtype) -> (activation at the cut, stats), as layers.apply
@@ -21,15 +19,15 @@ ClientForward = Callable[[Params, Stats, Masks, Array, bool, DTypeLike], tuple[A
 
 
 class PruningState(struct.PyTreeNode):
-    """What the aggregator remembers between aggregations, one entry a prunable leaf or layer.
+    """What the aggregator remembers between aggregations.
 
     Attributes:
-      scores: float32, only where they outlive an aggregation (taylor), else None; negative before
-        the first one.
-      ranks: int32, the same for all clients; None where every client draws its own (random).
+      scores: the state of the score, a tree of arrays; None for a score that remembers nothing.
+      ranks: int32, one array for each prunable leaf or layer, shared by all clients; None where
+        every client ranks by its own draw.
     """
 
-    scores: list[Array] | None
+    scores: Any
     ranks: list[Array] | None
 
 
@@ -116,12 +114,6 @@ def none(model: Model, clients: int) -> Pruner:
         mask_group=np.zeros(clients, np.int32),
         **one_group(clients),
     )
-
-
-def learnt(kept: Masks, rate: Array, new: PruningState, old: PruningState) -> PruningState:
-    """The new state, if any weight was kept and stepped in the period; else the old one."""
-    any_ = sum((jnp.any(k) for k in jax.tree.leaves(kept)), jnp.bool_(False)) & (rate > 0)
-    return jax.tree.map(lambda a, b: jnp.where(any_, a, b), new, old)
 
 
 def one_group(clients: int) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from jfedsl.models.cnn import cnn
 from jfedsl.models.mlp import mlp
 from jfedsl.pruning.channels import channel_pruner
 from jfedsl.pruning.plan import Plan, trace
-from jfedsl.pruning.pruner import SCORES, Pruner
+from jfedsl.pruning.pruner import Pruner
+from jfedsl.pruning.scores import SCORES
 from pruning import masked
 
 LADDER = (1.0, 0.75, 0.5, 0.25)
@@ -38,7 +39,7 @@ def masks_of(pruner: Pruner, state: Any, params: Any, round_: int = 0, client: i
 @pytest.mark.parametrize("norm", ["group", "none"])
 def test_every_group_of_every_layer_keeps_its_rung_of_channels(score: str, norm: str) -> None:
     plan = small_plan(norm)
-    pruner = channel_pruner(plan, (0.0, 0.3, 0.5, 0.8, 0.6), LADDER, score)
+    pruner = channel_pruner(plan, (0.0, 0.3, 0.5, 0.8, 0.6), LADDER, SCORES[score])
     params = params_of(plan, 0)
     state = pruner.init(params)
     for client, rung in enumerate((1.0, 0.75, 0.5, 0.25, 0.5)):
@@ -76,7 +77,7 @@ def test_a_pruned_channel_can_come_back_when_kept_ones_shrink() -> None:
 
 def test_taylor_scores_of_channels_are_norms_over_the_learning_rate() -> None:
     plan = small_plan("none")
-    pruner = channel_pruner(plan, (0.5,), LADDER, "taylor")
+    pruner = channel_pruner(plan, (0.5,), LADDER, SCORES["taylor"])
     before, after = params_of(plan, 1), params_of(plan, 2)
     kept = [jnp.arange(source.size) % 3 > 0 for source in plan.sources]
     state = pruner.update(pruner.init(before), before, after, kept, jnp.float32(0.25))
@@ -95,7 +96,7 @@ def test_taylor_scores_of_channels_are_norms_over_the_learning_rate() -> None:
 
 def test_random_channels_differ_by_client_and_round_and_repeat_for_the_same() -> None:
     plan = small_plan("none")
-    params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,) * 3, LADDER, "random")
+    params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,) * 3, LADDER, SCORES["random"])
     state = pruner.init(params)
     one = masks_of(pruner, state, params, 2, 1)
     assert differs(one, masks_of(pruner, state, params, 2, 2))

@@ -18,6 +18,7 @@ from jfedsl.pruning import narrow, policy, pruner
 from jfedsl.pruning.channels import channel_pruner
 from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import Pruner
+from jfedsl.pruning.scores import SCORES
 from jfedsl.pruning.weights import weight_pruner
 from jfedsl.run.assemble.hardware import hardware_of
 from jfedsl.run.storage.checkpoint import flatten
@@ -83,7 +84,7 @@ def build_pruner(
             rates = 1.0 - _capacities(config)
         flags = layers.prunable(initial.params[:cut], len(model))
         made = weight_pruner(
-            side, flags, names, rates.tolist(), config.prune_score, config.prune_scope,
+            side, flags, names, rates.tolist(), SCORES[config.prune_score], config.prune_scope,
             config.prune_ramp_rounds,
         )  # fmt: skip
         return Pruning(made, sizes, flops, (side,), [])
@@ -133,7 +134,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
                 f"client_capacity: {slow} below {least:.3g} get the narrowest rung all the same"
             )
     made = channel_pruner(
-        plan, rates.tolist(), ladder, config.prune_score, config.prune_ramp_rounds,
+        plan, rates.tolist(), ladder, SCORES[config.prune_score], config.prune_ramp_rounds,
         config.aggregate_every,
     )  # fmt: skip
     participants = config.participants or config.clients
