@@ -103,6 +103,13 @@ def test_every_page_of_the_design_is_in_its_index():
     assert {path.name for path in folder.glob("*.md")} - {"README.md"} <= listed
 
 
+def test_the_hash_of_a_program_is_printed(capsys):
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "BUILD_NOTES.md").read_text(), re.DOTALL)
+    for block in code:
+        exec(compile(block, "BUILD_NOTES.md", "exec"), {})
+    assert re.fullmatch(r"[0-9a-f]{64}\n", capsys.readouterr().out)
+
+
 def test_the_one_page_stays_one():
     assert len((ROOT / "BUILD_NOTES.md").read_text().splitlines()) <= 120
 
