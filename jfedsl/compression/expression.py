@@ -9,6 +9,7 @@ import ast
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -90,6 +91,27 @@ def build(calls: tuple[Call, ...], clients: int, seed: int) -> Link:
     """
     links = [link(call, clients, seed) for call in calls]
     return lambda client: chain(*(one(client) for one in links))
+
+
+def is_unbiased(calls: tuple[Call, ...]) -> bool:
+    """Whether what a chain delivers has the expectation of what was sent, for every client."""
+
+    def one(call: Call) -> bool:
+        unbiased = COMPRESSORS[call.name].unbiased
+        return unbiased if isinstance(unbiased, bool) else unbiased(**call.arguments)
+
+    return all(map(one, calls))
+
+
+def has_memory(calls: tuple[Call, ...], clients: int) -> bool:
+    """Whether a chain keeps a state from one message to the next.
+
+    Args:
+      calls: from `parse`.
+      clients: C.
+    """
+    like = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    return bool(jax.tree.leaves(jax.eval_shape(build(calls, clients, 0)(0).init, like)))
 
 
 def most_extra_bytes(calls: tuple[Call, ...], size: int) -> int:

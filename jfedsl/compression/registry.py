@@ -51,6 +51,8 @@ class Entry(NamedTuple):
       nests: whether its only argument is a chain of compressors.
       deployed: its deterministic form, which a trained model is used with, from the same arguments;
         None: it draws nothing and remembers nothing, and is used as it is.
+      unbiased: whether what is received has the expectation of what was sent; where that depends on
+        the arguments, a function of them as they are written (words or `PerClient`).
     """
 
     make: Callable[..., Compressor]
@@ -61,6 +63,7 @@ class Entry(NamedTuple):
     scales: bool = False
     nests: bool = False
     deployed: Callable[..., Compressor] | None = None
+    unbiased: bool | Callable[..., bool] = False
 
 
 def identity(*arguments: Any, **named: Any) -> Compressor:
@@ -106,6 +109,14 @@ def _nearest(make: Callable[..., Compressor]) -> Callable[..., Compressor]:
     return lambda bits, bucket=DEFAULT_BUCKET, **_: make(bits, bucket, rounding="nearest")
 
 
+def _rounds_at_random(rounding: str = "stochastic", **_: Any) -> bool:
+    return rounding == "stochastic"
+
+
+def _clips_nothing(clip: PerClient = PerClient((0.0,)), **_: Any) -> bool:  # noqa: B008
+    return not any(clip.values)
+
+
 COMPRESSORS = {
     "dropout": Entry(
         _dropout,
@@ -113,6 +124,7 @@ COMPRESSORS = {
         required=1,
         scales=True,
         deployed=identity,
+        unbiased=True,
     ),
     "topk": Entry(topk, (KEEP, EACH), required=1),
     "randtopk": Entry(
@@ -121,6 +133,7 @@ COMPRESSORS = {
         required=1,
         deployed=lambda keep, alpha=0.0, **rest: topk(keep, **rest),
     ),
+    # Not unbiased: where c is 0, a feature that does not vary is never sent.
     "splitfc": Entry(splitfc, (RATE,), required=1, batch=True, scales=True, deployed=identity),
     "uniform": Entry(
         _quantizer(quantization.uniform),
@@ -128,6 +141,7 @@ COMPRESSORS = {
         required=1,
         writes=True,
         deployed=_nearest(quantization.uniform),
+        unbiased=_rounds_at_random,
     ),
     "qsgd": Entry(
         _quantizer(quantization.qsgd),
@@ -135,12 +149,14 @@ COMPRESSORS = {
         required=1,
         writes=True,
         deployed=_nearest(quantization.qsgd),
+        unbiased=_rounds_at_random,
     ),
     "ternary": Entry(
         quantization.ternary,
         (BUCKET, CLIP),
         writes=True,
         deployed=functools.partial(quantization.ternary, rounding="nearest"),
+        unbiased=_clips_nothing,
     ),
     "sign": Entry(lambda bucket=DEFAULT_BUCKET: quantization.sign(bucket), (BUCKET,), writes=True),
     "bfloat16": Entry(lambda: quantization.cast("bfloat16"), writes=True),

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jfedsl.compression.expression import Call
+from jfedsl.compression.expression import has_memory, is_unbiased
 from jfedsl.config import Config
 from jfedsl.run.assemble import Experiment
 from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict
@@ -54,19 +54,11 @@ def scope(config: Config) -> list[str]:
     found += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
               if compressors[place]]  # fmt: skip
     for place in ("cut_gradient", "client_gradient"):
-        if not all(map(_is_unbiased, compressors[place])):
+        if not is_unbiased(compressors[place]):
             found.append(f"{place}={config.expressions[place]} (biased)")
-    if any(call.name == "feedback" for call in compressors["smashed"]):
+    if has_memory(compressors["smashed"], config.clients):
         found.append(f"smashed={config.expressions['smashed']} (remembers)")
     return found
-
-
-def _is_unbiased(call: Call) -> bool:
-    """Whether a compressor's output is its input in expectation."""
-    arguments = {name: str(value) for name, value in call.arguments.items()}
-    nearest = arguments.get("rounding") == "nearest"
-    clipped = float(arguments.get("clip", 0)) > 0
-    return call.name in ("dropout", "uniform", "qsgd", "ternary") and not nearest and not clipped
 
 
 def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
