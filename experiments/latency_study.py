@@ -39,7 +39,7 @@ COLUMNS: dict[str, Column] = {
 def main(config: Config) -> None:
     """Trains all settings and prints the table."""
     if config.network == "none":
-        raise flag_error("network", "none", "a network: without one nothing takes time")
+        raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     both_ways = [f"{bits}/{bits}" for bits in _BITS.value]
     lists = axes(config, {"cuts": _CUTS.value, "prune_rates": _RATES.value, "bits": both_ways})
     names = product(_CUTS.value, _RATES.value, _BITS.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from jfedsl.data.preparation import NAMES, prepare, restore_debian
-from jfedsl.errors import flag_error
+from jfedsl.errors import flag_error, no_effect
 from jfedsl.files.paths import local
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import start
@@ -31,7 +31,7 @@ def main(_: list[str]) -> None:
     if _DEBIAN.value and name != "fashion_mnist":
         raise flag_error("dataset", name, "fashion_mnist with --debian")
     if _DEBIAN.value and _MANUAL_DIR.value is not None:
-        raise flag_error("manual_dir", _MANUAL_DIR.value, "nothing with --debian")
+        raise no_effect("manual_dir", _MANUAL_DIR.value, "with --debian")
     if _DEBIAN.value:
         with tempfile.TemporaryDirectory() as raw:
             restore_debian(Path(raw))

@@ -91,17 +91,56 @@ class Stopped(KeyboardInterrupt):
         self.number, self.folder = number, ""  # the folder is that of the run, if it has one
 
 
-def flag_error(flag: str, value: Any, allowed: str, names: Collection[str] = ()) -> UserError:
-    """Returns an error that names the flag, the value given and what is allowed.
+def flag_error(
+    flag: str, value: Any, allowed: str, names: Collection[str] = (), reason: str = ""
+) -> UserError:
+    """An error for a value that a flag cannot have.
 
     Args:
-      flag: its name, without dashes.
-      value: as it was given.
-      allowed: in words.
-      names: one of which the value may have been meant to be.
+      flag: name of the flag, without dashes.
+      value: the value that was given; None or "" where the flag was not set.
+      allowed: what the value must be, to follow "must be".
+      names: the names that the value may be a misspelling of.
+      reason: why the value is not allowed, where that is not plain.
 
     >>> print(flag_error("dropout_rate", 1.5, "a rate in [0, 1)"))
-    --dropout_rate=1.5: allowed is a rate in [0, 1)
+    --dropout_rate must be a rate in [0, 1), not 1.5
+    >>> print(flag_error("workdir", "", "a folder"))
+    --workdir must be a folder; it is not set
+    >>> print(flag_error("model", "cnm", "one of cnn, mlp", ["cnn", "mlp"]))
+    --model must be one of cnn, mlp, not cnm; did you mean cnn?
     """
     text = as_text(value)
-    return UserError(f"--{flag}={text}: allowed is {allowed}{close_to(text, names)}")
+    given = f", not {text}" if text and value is not None else "; it is not set"
+    why = f"; {reason}" if reason else ""
+    return UserError(f"--{flag} must be {allowed}{given}{why}{close_to(text, names)}")
+
+
+def no_effect(flag: str, value: Any, because: str) -> UserError:
+    """An error for a flag that was set though nothing uses it.
+
+    Args:
+      flag: name of the flag, without dashes.
+      value: the value that was given.
+      because: what leaves the flag without effect, such as "with --algorithm=fedavg".
+
+    >>> print(no_effect("cut", "pool1", "with --algorithm=fedavg"))
+    --cut=pool1 has no effect with --algorithm=fedavg; remove it
+    """
+    return UserError(f"--{flag}={as_text(value)} has no effect {because}; remove it")
+
+
+def conflict(flag: str, value: Any, other: str, reason: str = "") -> UserError:
+    """An error for a flag that cannot be set together with another one.
+
+    Args:
+      flag: name of the flag, without dashes.
+      value: the value that was given.
+      other: what it cannot be combined with, such as "--norm=batch".
+      reason: why.
+
+    >>> print(conflict("deadline_s", 2.0, "--norm=batch"))
+    --deadline_s=2.0 cannot be combined with --norm=batch
+    """
+    why = f"; {reason}" if reason else ""
+    return UserError(f"--{flag}={as_text(value)} cannot be combined with {other}{why}")

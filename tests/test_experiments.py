@@ -101,10 +101,10 @@ def test_killed_at_any_moment(straight, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "text"),
     [
-        ("--dropout_rate=1.5", "error: --dropout_rate=1.5: allowed is a rate in [0, 1)"),
-        ("--cut=nowhere", "error: --cut=nowhere: allowed is a layer to cut after (conv1, pool1"),
+        ("--dropout_rate=1.5", "error: --dropout_rate must be a rate in [0, 1) (or one"),
+        ("--cut=nowhere", "error: --cut must be one of conv1, pool1"),
         ("--no_such_flag=1", "unknown flag --no_such_flag"),
-        ("--rounds=many", "error: --rounds=many: allowed is a whole number from 1 to"),
+        ("--rounds=many", "error: --rounds must be a whole number from 1 to"),
         ("--partiton=iid", "unknown flag --partiton; did you mean --partition?"),
         ("rounds=3", "unexpected argument 'rounds=3'"),
     ],
@@ -166,8 +166,8 @@ def test_evaluating_a_run_and_starting_from_its_export(straight, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "--workdir=: allowed is the workdir of a run with a checkpoint"),
-        (["--workdir=nowhere"], "--workdir=nowhere: allowed is the workdir of a run"),
+        ([], "--workdir must be the workdir of a run with a checkpoint"),
+        (["--workdir=nowhere"], "--workdir must be the workdir of a run"),
         (["--cut=pool1"], "unknown flag --cut"),
     ],
 )
@@ -228,9 +228,9 @@ def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "text"),
     [
-        ("--vary=prune_rat=0 0.3", "error: --vary=prune_rat: allowed is a flag of a run"),
-        ("--shard=3/2", "error: --shard=3/2: allowed is i/n"),
-        ("--seed=3", "error: --seed=3: allowed is --seeds"),
+        ("--vary=prune_rat=0 0.3", "error: --vary must be a flag of a run"),
+        ("--shard=3/2", "error: --shard must be i/n with i from 1 to n, not 3/2"),
+        ("--seed=3", "error: --seed=3 is for one run; set --seeds=3"),
     ],
 )
 def test_a_wrong_grid_prints_one_line_and_makes_nothing(tmp_path, flag, text):

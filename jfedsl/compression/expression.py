@@ -6,6 +6,7 @@ number may differ by client: `uniform([4,8,8])` lists them, `uniform(4-8)` sprea
 """
 
 import ast
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ class Place(NamedTuple):
 
 
 class ExpressionError(ValueError):
-    """What is wrong with an expression: what is allowed, and where."""
+    """What is wrong with an expression, and where: a sentence to follow the expression."""
 
 
 def parse(text: str, clients: int, place: Place) -> tuple[Call, ...]:
@@ -63,7 +64,7 @@ def parse(text: str, clients: int, place: Place) -> tuple[Call, ...]:
       place: where it is used.
 
     Raises:
-      ExpressionError: what is allowed at which character.
+      ExpressionError: names the part that is wrong, where it is and what is allowed.
     """
     reader = _Reader(text, clients, place)
     lead = len(text) - len(text.lstrip())
@@ -148,18 +149,26 @@ class _Reader(NamedTuple):
     lead: int = 0
     remembers: bool = False
 
-    def wrong(
-        self, allowed: str, node: ast.expr | ast.keyword, names: Collection[str] = ()
-    ) -> ExpressionError:
+    def at(self, node: ast.expr | ast.keyword) -> tuple[str, int]:
+        """The text of a part, and at which character of the expression it begins, from 1."""
         source = self.text.strip()
         before = source.encode()[: node.col_offset].decode(errors="ignore")
-        snippet = as_text(ast.get_source_segment(source, node) or "")
-        where = f"at character {self.lead + len(before) + 1} ({snippet})"
-        return ExpressionError(f"{allowed}, {where}{close_to(snippet.partition('(')[0], names)}")
+        return as_text(ast.get_source_segment(source, node) or ""), self.lead + len(before) + 1
+
+    def wrong(
+        self, text: str, node: ast.expr | ast.keyword, names: Collection[str] = ()
+    ) -> ExpressionError:
+        """An error of which `text` is the predicate and the part at `node` the subject.
+
+        `names`: those that the part, up to a bracket or an equals sign, may be a misspelling of.
+        """
+        snippet, place = self.at(node)
+        close = close_to(re.split("[(=]", snippet)[0], names)
+        return ExpressionError(f"{snippet} at character {place} {text}{close}")
 
     def wrong_at(self, place: int) -> ExpressionError:
-        allowed = "compressors joined by |, as in dropout(0.2)|uniform(8)"
-        return ExpressionError(f"{allowed}, at character {place + 1}")
+        form = "compressors are joined by |, as in dropout(0.2)|uniform(8)"
+        return ExpressionError(f"syntax error at character {place + 1}; {form}")
 
     def chain(self, node: ast.expr) -> tuple[Call, ...]:
         """Reads calls joined by |, and checks their order."""
@@ -168,27 +177,26 @@ class _Reader(NamedTuple):
         written = False
         for call, one in zip(calls, nodes, strict=True):
             if written:
-                allowed = "what leaves entries out before what quantizes them, and that once"
-                raise self.wrong(allowed, one)
+                raise self.wrong("follows a compressor that quantizes, which must be the last", one)
             written = _writes(call)
         return calls
 
     def call(self, node: ast.expr) -> Call:
         named = node.func if isinstance(node, ast.Call) else node
-        known = f"one of {', '.join(COMPRESSORS)}, or none alone"
+        known = f"must be one of {', '.join(COMPRESSORS)}, or none alone"
         if not isinstance(named, ast.Name) or named.id not in COMPRESSORS:
             raise self.wrong(known, node, [*COMPRESSORS, "none"])
         entry = COMPRESSORS[named.id]
         given = node if isinstance(node, ast.Call) else ast.Call(named, [], [])
         if entry.batch and not self.place.batch:
-            raise self.wrong(f"{named.id} for activations and their gradients only", node)
+            raise self.wrong("is for activations and their gradients only", node)
         if entry.scales and self.remembers:
-            raise self.wrong(f"feedback of what scales nothing, so not of {named.id}", node)
+            raise self.wrong("scales what it keeps, which feedback would take for an error", node)
         if entry.nests:
             if not self.place.feedback:
-                raise self.wrong("a chain without feedback: changes hold what was lost", node)
+                raise self.wrong("is of no use here, where changes contain what was lost", node)
             if len(given.args) != 1 or given.keywords:
-                raise self.wrong(f"{named.id}(one chain of compressors)", node)
+                raise self.wrong("must take one chain of compressors", node)
             return Call(named.id, {}, self._replace(remembers=True).chain(given.args[0]))
         return Call(named.id, self.arguments(entry, named.id, given, node))
 
@@ -198,25 +206,28 @@ class _Reader(NamedTuple):
         form = f"{name}({', '.join(p.name for p in entry.parameters)})"
         parameters = {parameter.name: parameter for parameter in entry.parameters}
         if len(given.args) > len(parameters):
-            raise self.wrong(form, given.args[len(parameters)])
+            raise self.wrong(f"is one argument too many for {form}", given.args[len(parameters)])
         named: dict[str, ast.expr] = dict(zip(parameters, given.args, strict=False))
         for keyword in given.keywords:
-            if keyword.arg not in parameters or keyword.arg in named:
-                raise self.wrong(form, keyword)
+            if keyword.arg not in parameters:
+                raise self.wrong(f"is no argument of {form}", keyword, parameters)
+            if keyword.arg in named:
+                raise self.wrong(f"gives an argument of {form} a second time", keyword)
             named[keyword.arg] = keyword.value
         missing = [p.name for p in entry.parameters[: entry.required] if p.name not in named]
         if missing:
-            raise self.wrong(f"{form} with {missing[0]}", node)
+            raise self.wrong(f"lacks the argument {missing[0]} of {form}", node)
         return {key: self.value(parameters[key], argument) for key, argument in named.items()}
 
     def value(self, parameter: Parameter, node: ast.expr) -> str | PerClient:
         found = _value(node)
         wrong = parameter.allowed if found is None else fault(parameter, found, self.clients)
         if wrong is not None or found is None:
-            raise self.wrong(f"{wrong} as {parameter.name}", node)
+            snippet, place = self.at(node)
+            text = f"{parameter.name} at character {place} must be {wrong}, not {snippet}"
+            raise ExpressionError(text + close_to(snippet, parameter.words))
         if found in parameter.batch and not self.place.batch:
-            allowed = f"{parameter.name}={found} for activations and their gradients only"
-            raise self.wrong(allowed, node)
+            raise self.wrong("is for activations and their gradients only", node)
         return found
 
 

@@ -181,4 +181,4 @@ def fault(parameter: Parameter, value: Any, clients: int) -> str | None:
     suits = all(parameter.test(x) and (x == int(x) or not parameter.whole) for x in value.values)
     if not suits or (not single and not parameter.per_client) or ends_are_bits:
         return parameter.allowed
-    return None if value.suits(clients) else f"one for all, or {clients}, one for each client"
+    return None if value.suits(clients) else f"one number, or {clients}, one for each client"

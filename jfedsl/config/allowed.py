@@ -25,7 +25,7 @@ class OneOf(NamedTuple):
     @property
     def text(self) -> str:
         """What is allowed, in words."""
-        others = "; --plugin adds others" if isinstance(self.names, dict) else ""
+        others = " (--plugin adds others)" if isinstance(self.names, dict) else ""
         return f"one of {', '.join(self.names)}{others}"
 
     def test(self, value: Any) -> bool:
@@ -82,8 +82,8 @@ LADDER = Allowed(
     ),
 )
 CAPACITY = Allowed(
-    "relative compute in (0, 1]: one number, or one for each client, separated by commas, or a "
-    "range such as 0.25-1",
+    "relative compute in (0, 1] (or one for each client, separated by commas, or a range such as "
+    "0.25-1)",
     lambda text: text == "" or _numbers(text, lambda value: 0 < value <= 1),
 )
 POSITIVE = Allowed("a number above 0", lambda value: 0 < value < float("inf"))
@@ -97,20 +97,20 @@ def between(least: float, most: float) -> Allowed:
     )
 
 
-EACH = "; or one for each client, separated by commas, or a range such as"
+EACH = "(or one for each client, separated by commas, or a range such as"
 BITS = Allowed(
     f"{LEAST_BITS['uniform']} (qsgd: {LEAST_BITS['qsgd']}) to {MOST_BITS}, or {FLOAT_BITS} for "
-    f"off{EACH} 4-8",
+    f"off {EACH} 4-8)",
     _are_bits,
 )
 DROPOUT_RATES = Allowed(
-    f"a rate in [0, 1){EACH} 0.1-0.5", lambda text: _numbers(text, lambda value: 0 <= value < 1)
+    f"a rate in [0, 1) {EACH} 0.1-0.5)", lambda text: _numbers(text, lambda value: 0 <= value < 1)
 )
 AMOUNTS = Allowed(
-    f"a number from 1 to 1e15{EACH} 1e9-1e10",
+    f"a number from 1 to 1e15 {EACH} 1e9-1e10)",
     lambda text: _numbers(text, lambda value: 1 <= value <= 1e15),
 )
 POWERS = Allowed(
-    f"a number from 0 to 100{EACH} 20-23",
+    f"a number from 0 to 100 {EACH} 20-23)",
     lambda text: _numbers(text, lambda value: 0 <= value <= 100),
 )

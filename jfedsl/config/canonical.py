@@ -11,7 +11,7 @@ from jfedsl.config.allowed import OneOf
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError, no_effect
 from jfedsl.files.paths import Name
 from jfedsl.models import layers
 from jfedsl.models.registry import MODELS
@@ -31,7 +31,7 @@ def cut_name(config: Config) -> str:
     try:
         return model[layers.cut_index(model, cut) - 1].name
     except ValueError as error:
-        raise flag_error("cut", cut, str(error)) from None
+        raise UserError(f"--cut must be {error}") from None
 
 
 def period_of(config: Config) -> int:
@@ -120,7 +120,7 @@ def refuse_idle(configs: Iterable[Config]) -> None:
         if name not in reasons or value in (field.default, ""):
             continue
         if all(name in idle(c) and getattr(c, name) == value for c in others):
-            raise flag_error(name, shown(value), f"nothing {reasons[name]}")
+            raise no_effect(name, shown(value), reasons[name])
 
 
 def idle(config: Config) -> dict[str, str]:

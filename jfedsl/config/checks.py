@@ -9,7 +9,7 @@ from jfedsl.config import compressors
 from jfedsl.config.allowed import CAPACITY, MOST
 from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.wireless_fields import WirelessFields
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, conflict, flag_error, no_effect
 from jfedsl.wireless.network import device_counts
 
 
@@ -40,7 +40,7 @@ def _counts(config: Any) -> None:
     for name in ("client_capacity", *per_device, *compressors.shorthands()):
         found = per_client.parse(getattr(config, name) or "")
         if found and not found.suits(config.clients):
-            allowed = f"one for all, --clients={config.clients} of them, or a range"
+            allowed = f"one value, --clients={config.clients} values or a range"
             raise flag_error(name, getattr(config, name), allowed)
 
 
@@ -69,7 +69,7 @@ def _algorithm(config: Any) -> None:
         names.append("allocation")  # which shares the band by what passes at the cut
     if names:
         value = getattr(config, names[0])
-        raise flag_error(names[0], value, f"nothing with --algorithm={algorithm}")
+        raise no_effect(names[0], value, f"with --algorithm={algorithm}")
     if config.measure_constants_every is not None and algorithm != "fedsl":
         # The bound is of one server-side model that steps on all clients at once.
         raise flag_error("algorithm", algorithm, "fedsl with --measure_constants_every")
@@ -78,12 +78,14 @@ def _algorithm(config: Any) -> None:
 def _pruning(config: Any) -> None:
     rates, capacity = config.prune_rate, config.client_capacity
     if len(rates) not in (1, config.clients):
-        allowed = f"one rate, or --clients={config.clients} of them, not {len(rates)}"
-        raise flag_error("prune_rate", ",".join(f"{rate:g}" for rate in rates), allowed)
+        allowed = f"one rate or --clients={config.clients} rates"
+        text = ",".join(f"{rate:g}" for rate in rates)
+        raise flag_error("prune_rate", text, allowed, reason=f"these are {len(rates)}")
     if config.prune_policy == "by_resource" and not capacity and config.network == "none":
-        raise flag_error("client_capacity", "", f"with --network=none {CAPACITY.text}")
+        because = "with --prune_policy=by_resource and --network=none"
+        raise flag_error("client_capacity", "", f"{CAPACITY.text} {because}")
     if config.prune_policy == "uniform" and capacity:
-        raise flag_error("client_capacity", capacity, "nothing with --prune_policy=uniform")
+        raise no_effect("client_capacity", capacity, "with --prune_policy=uniform")
     if config.prune_policy == "by_resource" and config.pruning == "none":
         raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")
 
@@ -105,29 +107,30 @@ def _network(config: Any) -> None:
         for name in names[1:]:
             value = getattr(config, name)
             if value not in (None, WirelessFields.__dataclass_fields__[name].default):
-                raise flag_error(name, value, "nothing with --network=none")
+                raise no_effect(name, value, "with --network=none")
     if config.device_classes:
         _classes(config)
         for name in ("device_flops", "device_power_dbm", "device_memory"):
             if getattr(config, name) is not None:
-                raise flag_error(name, getattr(config, name), "nothing with --device_classes")
+                raise no_effect(name, getattr(config, name), "with --device_classes")
     if config.outage_timeout_s is not None and config.outage_snr_db is None:
-        allowed = "nothing without --outage_snr_db"
-        raise flag_error("outage_timeout_s", config.outage_timeout_s, allowed)
+        because = "without --outage_snr_db"
+        raise no_effect("outage_timeout_s", config.outage_timeout_s, because)
     for name in ("outage_snr_db", "deadline_s"):
         if getattr(config, name) is not None and config.norm == "batch":
             # Who is missing would have to be left out of the server's statistics.
-            raise flag_error(name, getattr(config, name), "nothing with --norm=batch")
+            raise conflict(name, getattr(config, name), "--norm=batch")
 
 
 def _classes(config: Any) -> None:
     try:
         total = sum(count for count, _ in device_counts(config.device_classes))
     except ValueError as error:
-        raise flag_error("device_classes", config.device_classes, str(error)) from None
+        raise UserError(f"--device_classes must be {error}") from None
     if total != config.clients:
-        allowed = f"one device for each of --clients={config.clients}; these are {total}"
-        raise flag_error("device_classes", config.device_classes, allowed)
+        allowed = f"one device for each of --clients={config.clients}"
+        reason = f"these are {total} devices"
+        raise flag_error("device_classes", config.device_classes, allowed, reason=reason)
 
 
 def _scale(config: Any) -> None:
@@ -137,10 +140,9 @@ def _scale(config: Any) -> None:
             allowed = "aggregate with --client_state=stateless"
             raise flag_error("batch_norm_statistics", "local", allowed)
         if config.expressions["model_down"] != "none":
-            allowed = "nothing with --client_state=stateless"
-            raise flag_error("model_down", config.model_down, allowed)
+            raise conflict("model_down", config.model_down, "--client_state=stateless")
         if "feedback" in config.expressions["model_up"]:
-            allowed = "one without feedback(...) with --client_state=stateless"
+            allowed = "a chain without feedback(...) with --client_state=stateless"
             raise flag_error("model_up", config.model_up, allowed)
     several = config.coordinator not in ("", BY_CLUSTER)
     for name in ("processes", "process"):
@@ -148,9 +150,9 @@ def _scale(config: Any) -> None:
         if several and value is None:
             raise flag_error(name, "", "a number with --coordinator=HOST:PORT")
         if not several and value is not None:
-            raise flag_error(name, value, "nothing without --coordinator=HOST:PORT")
+            raise no_effect(name, value, "without --coordinator=HOST:PORT")
     if several and config.process >= config.processes:
         allowed = f"a number below --processes={config.processes}"
         raise flag_error("process", config.process, allowed)
     if config.coordinator and not config.workdir:
-        raise flag_error("workdir", "", "a folder that all processes see, with --coordinator")
+        raise flag_error("workdir", "", "a folder that all processes see with --coordinator")

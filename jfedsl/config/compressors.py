@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from jfedsl import per_client
 from jfedsl.compression.expression import Call, ExpressionError, Place, parse
 from jfedsl.compression.message import FLOAT_BITS
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, as_text, no_effect
 
 PLACES = {
     "smashed": Place(batch=True),
@@ -48,7 +48,7 @@ def shorthand_values(
         for name, default in defaults.items():
             value = settings[name]
             if settings[place] and value is not None:
-                raise flag_error(name, value, f"nothing with --{place}, which says it all")
+                raise no_effect(name, value, f"with --{place}, which replaces it")
             default = default if compress_by_default else _OFF.get(name, str(FLOAT_BITS))
             values[name] = None if settings[place] else value or default
     return values
@@ -99,4 +99,4 @@ def read(place: str, text: str, clients: int) -> tuple[Call, ...]:
     try:
         return parse(text, clients, PLACES[place])
     except ExpressionError as error:
-        raise flag_error(place, text, str(error)) from None
+        raise UserError(f"--{place}={as_text(text)}: {error}") from None

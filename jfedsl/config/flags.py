@@ -29,7 +29,7 @@ class _TrueOrFalse(flags.BooleanParser):
         try:
             return bool(super().parse(argument))
         except (ValueError, TypeError):
-            raise ValueError("allowed is true or false") from None
+            raise ValueError("must be true or false") from None
 
 
 class _Serializer(flags.ArgumentSerializer):

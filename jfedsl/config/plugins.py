@@ -9,10 +9,10 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError, as_text, flag_error
 from jfedsl.files.paths import Name
 
-_MOVED = "; if it has moved, --plugin=FILE says where it is now"
+_MOVED = "if it has moved, give its new place by --plugin=FILE"
 _OURS = (__file__, importlib.__file__)
 _loaded: dict[str, str] = {}  # checksums of what has been imported, by place
 
@@ -90,8 +90,9 @@ def _import_file(path: Path) -> str:
     try:
         source = path.read_bytes()
     except OSError as error:
-        reason = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
-        raise flag_error("plugin", path, f"a Python file that is there{reason}{_MOVED}") from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        why = f"{reason}; {_MOVED}"
+        raise flag_error("plugin", path, "a Python file that can be read", reason=why) from error
     checksum = hashlib.sha256(source).hexdigest()
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is not None and Path(script).absolute() == path:
@@ -113,15 +114,15 @@ def _import_file(path: Path) -> str:
 
 
 def _import(name: str) -> str:
-    allowed = f"a Python file FILE.py or a module that can be imported{_MOVED}"
+    allowed = "a Python file FILE.py or a module that can be imported"
     if not all(part.isidentifier() for part in name.split(".")):
-        raise flag_error("plugin", name, allowed)
+        raise flag_error("plugin", name, allowed, reason=_MOVED)
     _reach(os.getcwd())
     try:
         return _checksum(importlib.import_module(name))
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise flag_error("plugin", name, allowed) from error
+            raise flag_error("plugin", name, allowed, reason=_MOVED) from error
         raise _failure(name, error) from error
 
 
@@ -150,5 +151,4 @@ def _failure(place: str, error: BaseException) -> UserError:
     own = [line for file, line in lines if file == lines[0][0]]
     where = f"{Path(lines[0][0]).name}, line {own[-1]}: " if own else ""
     reason = error.msg if isinstance(error, SyntaxError) else error
-    allowed = f"a file or module that can be run; {where}{type(error).__name__}: {reason}"
-    return flag_error("plugin", place, allowed)
+    return UserError(f"--plugin={as_text(place)} fails: {where}{type(error).__name__}: {reason}")

@@ -118,7 +118,7 @@ def _alone(name: str, data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True)
         file = open(data_dir / f".{name}.lock", "a")
     except OSError as error:
-        raise flag_error("data_dir", data_dir, f"a folder to write to ({_line(error)})") from error
+        raise flag_error("data_dir", data_dir, "a writable folder", reason=_line(error)) from error
     with file:
         try:
             found = lock(file.fileno())
@@ -161,8 +161,8 @@ def _check_manual(name: str, folder: Path) -> None:
         if not path.is_file():
             needed = ", ".join(f.name for f in files)
             raise UserError(
-                f"--manual_dir={folder}: no file {file.name} in it (from {file.url}); "
-                f"allowed is a folder with {needed}"
+                f"--manual_dir={folder} has no file {file.name} (from {file.url}); "
+                f"it must be a folder with {needed}"
             )
         if not _is_whole(path, file):
             raise UserError(

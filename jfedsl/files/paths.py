@@ -23,17 +23,19 @@ def local(flag: str, folder: Name) -> Path:
     """
     text = os.fspath(folder)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # a Path makes one slash of two
-        raise flag_error(flag, text, "a folder on this machine, or mounted there; not a URL")
+        raise flag_error(
+            flag, text, "a folder on this machine or mounted there", reason="this is a URL"
+        )
     try:
         path = Path(text).expanduser()
         parts = [part.encode() for part in path.parts]
     except RuntimeError:
-        raise flag_error(flag, text, "a folder; that home folder is not known") from None
+        raise flag_error(flag, text, "a folder", reason="this home folder is unknown") from None
     except UnicodeEncodeError:
-        raise flag_error(flag, text, "a name in UTF-8") from None
+        raise flag_error(flag, text, "a path in UTF-8") from None
     if max(map(len, parts), default=0) > _LONGEST_NAME or sum(map(len, parts)) > _LONGEST_PATH:
-        allowed = f"names of at most {_LONGEST_NAME} bytes, in all {_LONGEST_PATH}"
+        allowed = f"a path of names up to {_LONGEST_NAME} bytes, {_LONGEST_PATH} in all"
         raise flag_error(flag, text, allowed)
     if b"\0" in b"".join(parts):
-        raise flag_error(flag, text, "a name without a zero byte")
+        raise flag_error(flag, text, "a path without a zero byte")
     return path

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from jfedsl.errors import close_to
+from jfedsl.errors import as_text, close_to
 from jfedsl.keys import fold
 from jfedsl.models.steps import Describe, Step, of_function, of_module, recording
 
@@ -264,15 +264,15 @@ def cut_index(model: Model, cut: str) -> int:
       cut: the name of the last client-side layer, or the number of client-side layers.
 
     Raises:
-      ValueError: unknown name, or a cut that leaves one half without layers. The text is what is
-        allowed, ready for an error line.
+      ValueError: unknown name, or a cut that leaves one half without layers. The text follows
+        "--cut must be" in an error line.
     """
     names = [layer.name for layer in model]
     index = int(cut) if re.fullmatch("-?[0-9]{1,9}", cut) else [*names, cut].index(cut) + 1
     if not 0 < index < len(model):
         listed = ", ".join(names[:-1])
-        allowed = f"a layer to cut after ({listed}) or a number from 1 to {len(model) - 1}"
-        raise ValueError(allowed + close_to(cut, names[:-1]))
+        allowed = f"one of {listed}, or a number from 1 to {len(model) - 1}"
+        raise ValueError(f"{allowed}, not {as_text(cut)}{close_to(cut, names[:-1])}")
     return index
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfedsl.config import Config, shown
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
 from jfedsl.planner import settings
 from jfedsl.planner import survey as planning
@@ -69,16 +69,18 @@ def source_of(
         if value is not None and not 0 < value < float("inf"):
             raise flag_error(name, value, "a number above 0")
     if bool(constants) == bool(table):
-        allowed = "the workdir of a run with --measure_constants_every, or else --rounds_table"
-        raise flag_error("constants", constants, allowed)
+        raise UserError(
+            "set either --constants, the workdir of a run with --measure_constants_every, or "
+            "--rounds_table"
+        )
     if table and goal.target is not None:
-        raise flag_error("target", goal.target, "nothing with --rounds_table, which is of one goal")
+        because = "with --rounds_table, whose rounds are to one target already"
+        raise no_effect("target", goal.target, because)
     if constants and goal == Goal():
-        allowed = "a squared gradient norm; or else --budget_seconds or --budget_joules"
-        raise flag_error("target", None, allowed)
+        raise UserError("set --target, --budget_seconds or --budget_joules with --constants")
     folder = local("output", output)
     if not output or (folder.exists() and not folder.is_dir()):
-        raise flag_error("output", output, "a folder for the plan")
+        raise flag_error("output", output, "a folder to write the plan to")
     return local("rounds_table", table) if table else measured(base, constants), folder
 
 
@@ -93,7 +95,7 @@ def predict(
     """
     gamma = step_size(base)
     if not tune and not gamma:
-        raise flag_error("client_learning_rate", gamma, "above 0, or --tune_step_size")
+        raise flag_error("client_learning_rate", gamma, "above 0 without --tune_step_size")
     effects, grid, steps = effects_of(source, survey, configs), survey.grid, planning.MOST_STEPS
     setting = setting_of(base, survey.experiment, 1)._replace(
         cut=survey.cut,
@@ -114,13 +116,14 @@ def predict(
     lowest = int(np.argmin(totals))
     parts = {name: float(value[lowest]) for name, value in terms.shares._asdict().items()}
     most = max(parts, key=lambda name: parts[name])
-    hint = "" if tune else "; --tune_step_size may come lower"
-    allowed = (
-        f"at least {totals[lowest]:.4g}, the lowest bound that any setting reaches in {steps} "
-        f"exchanges, with {settings.setting(configs[lowest])}; its largest term, "
-        f"{most.replace('_', ' ')}, is {parts[most]:.4g}{hint}"
+    hint = "" if tune else "; --tune_step_size may reach less"
+    allowed = f"at least {totals[lowest]:.4g}"
+    reason = (
+        f"no setting reaches a lower bound in {steps} exchanges; the lowest is that of "
+        f"{settings.setting(configs[lowest])}, whose largest term, {most.replace('_', ' ')}, is "
+        f"{parts[most]:.4g}{hint}"
     )
-    raise flag_error("target", goal.target, allowed)
+    raise flag_error("target", goal.target, allowed, reason=reason)
 
 
 def make(

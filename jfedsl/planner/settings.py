@@ -11,7 +11,7 @@ import numpy as np
 from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import cut_name, idle, refuse_idle
-from jfedsl.errors import UserError, flag_error
+from jfedsl.errors import UserError, flag_error, no_effect
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 
@@ -35,7 +35,7 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
         if rate and base.pruning == "none":
             raise flag_error("prune_rates", text, "0 with --prune_kind=none")
         if base.prune_policy != "uniform":
-            raise flag_error("prune_rates", text, "nothing with --prune_policy=by_resource")
+            raise no_effect("prune_rates", text, f"with --prune_policy={base.prune_policy}")
         kind = base.pruning if rate else "none"
         return {"prune_kind": kind, "prune_rate": (rate,)}
 
@@ -60,7 +60,7 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
         entries, read = texts.get(name), list[Changes]([{}])
         if entries is not None:
             if not entries:
-                raise flag_error(name, "", "at least one, separated by commas; or no such flag")
+                raise UserError(f"--{name} is empty; give values separated by commas")
             try:
                 read = [reader(entry) for entry in entries]
             except ValueError as error:
@@ -68,7 +68,7 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
                     raise
                 raise flag_error(name, ",".join(entries), "numbers separated by commas") from None
             if any(entry in read[:i] for i, entry in enumerate(read)):
-                raise flag_error(name, ",".join(entries), "every entry once")
+                raise flag_error(name, ",".join(entries), "a list without repetitions")
         found.append(read)
     return found
 
@@ -81,9 +81,9 @@ def configs_of(base: Config, lists: list[list[Changes]]) -> np.ndarray:
         algorithm than FedSL, which the bound is of.
     """
     if base.algorithm != "fedsl":
-        raise flag_error("algorithm", base.algorithm, "fedsl, which the planner predicts")
+        raise flag_error("algorithm", base.algorithm, "fedsl for the planner")
     if base.network == "none":
-        raise flag_error("network", "none", "a network: without one nothing takes time")
+        raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     found = np.empty([len(entries) for entries in lists], object)
     for place in np.ndindex(found.shape):
         changes: dict[str, Any] = {}
@@ -148,9 +148,8 @@ def check_budgets(
         within = within & (needed <= (np.inf if budget is None else budget))
         if budget is not None and not within.any():
             who = setting(configs[least])
-            raise flag_error(
-                name, budget, f"at least {left[least]:.4g}, as {what} takes with {who}"
-            )
+            reason = f"the cheapest setting for {what} is {who}"
+            raise flag_error(name, budget, f"at least {left[least]:.4g}", reason=reason)
     return within
 
 
@@ -208,7 +207,7 @@ def rounds_in(table: Path, configs: Sequence[Config]) -> np.ndarray:
 
     def refuse(why: str) -> UserError:
         columns = f"a CSV file with rounds and some of {', '.join(COLUMNS)}"
-        return flag_error("rounds_table", table, f"{columns}; {why}")
+        return flag_error("rounds_table", table, columns, reason=why)
 
     try:
         with open(table, newline="") as file:

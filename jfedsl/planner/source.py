@@ -44,15 +44,16 @@ def measured(base: Config, workdir: str) -> Measured:
         raise flag_error("constants", workdir, allowed)
     for name in _PROBLEM:
         if getattr(run, name) != getattr(base, name):
-            allowed = f"a run with --{name}={getattr(base, name)}, not {getattr(run, name)}"
-            raise flag_error("constants", workdir, allowed)
+            allowed = f"a run with --{name}={getattr(base, name)}"
+            reason = f"that run has --{name}={getattr(run, name)}"
+            raise flag_error("constants", workdir, allowed, reason=reason)
     constants, effects = constants_of(rows)
     if base.participants in (None, base.clients):
         constants = constants._replace(dissimilarity=0.0)  # nothing hangs on it
     unknown = [k for k, v in constants._asdict().items() if not np.isfinite(v).all()]
     if unknown:
-        allowed = f"a run that knows all constants; of this one unknown: {', '.join(unknown)}"
-        raise flag_error("constants", workdir, allowed)
+        allowed, reason = "a run that measured all constants", f"it lacks {', '.join(unknown)}"
+        raise flag_error("constants", workdir, allowed, reason=reason)
     alone = 0.0
     if run.pruning != "none":
         there = build(dataclasses.replace(run, data_dir=base.data_dir))
@@ -87,8 +88,8 @@ def effects_of(source: Measured, survey: Survey, configs: Sequence[Config]) -> E
     )
     if dropped.any() and not own:
         rate = configs[int(np.argmax(dropped > 0))].dropout_rate or "0.2"
-        allowed = "0 with --constants of a run without dropout, which cannot tell its bias"
-        raise flag_error("dropout_rates", rate, allowed)
+        reason = "the run of --constants had no dropout, so the bias of dropout is unknown"
+        raise flag_error("dropout_rates", rate, "0", reason=reason)
     return Effects(
         rho=np.asarray(survey.masking.rho),
         phi=np.minimum(each * alone, 1.0),

@@ -29,10 +29,7 @@ def keep_counts(ladder: Sequence[float], sources: Sequence[Source]) -> np.ndarra
             counts[r, s] = int(rung * each + 0.5) * source.groups
             if counts[r, s] == 0:
                 of = f" in each of its {source.groups} groups" if source.groups > 1 else ""
-                raise ValueError(
-                    f"rungs that leave a channel everywhere; {rung:g} leaves none of the {each} "
-                    f"of {source.name}{of}"
-                )
+                raise ValueError(f"{rung:g} leaves none of the {each} of {source.name}{of}")
     return counts
 
 

@@ -157,8 +157,8 @@ def measure_run(
     """
     config, experiment, state = restore_run(workdir, data_dir, plugin)
     if config.algorithm != "fedsl":
-        allowed = f"a run of fedsl, which the bound is of; this is {config.algorithm}"
-        raise flag_error("workdir", workdir, allowed)
+        allowed, reason = "a run of --algorithm=fedsl", f"this is one of {config.algorithm}"
+        raise flag_error("workdir", workdir, allowed, reason=reason)
     arguments = (experiment.data, experiment.key, state)
     found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
     row = {"round": int(state.round), **as_row(found)}

@@ -56,7 +56,7 @@ def evaluate_run(
         write_atomically(workdir / "evaluation.json", text)
     except OSError as error:
         if error.errno not in _READ_ONLY:
-            raise flag_error("workdir", workdir, f"a folder to write to ({error})") from error
+            raise flag_error("workdir", workdir, "a writable folder", reason=str(error)) from error
         write_atomically(export_dir / "evaluation.json", text)
     return result
 
@@ -162,7 +162,7 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     try:
         export.write(folder, files, facts)
     except OSError as error:
-        raise flag_error("export_dir", folder, f"a folder to write to ({error})") from error
+        raise flag_error("export_dir", folder, "a writable folder", reason=str(error)) from error
     return [folder / name for name in (*files, export.MANIFEST)]
 
 

@@ -55,7 +55,7 @@ class Trained(NamedTuple):
         if inputs.shape[1:] != self.shape or not inputs.ndim or inputs.dtype.kind not in "buif":
             allowed = f"numbers [N, {', '.join(map(str, self.shape))}]"
             found = f"{inputs.dtype} {list(inputs.shape)}"
-            raise UserError(f"inputs: allowed are {allowed}, not {found}")
+            raise UserError(f"inputs must be {allowed}, not {found}")
         pieces = np.split(inputs, range(_PIECE, len(inputs), _PIECE))
         made = [_apply(self.model, self.variables, self._normalised(piece)) for piece in pieces]
         return np.concatenate([np.asarray(part) for part in made])

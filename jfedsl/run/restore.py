@@ -52,7 +52,7 @@ def restore_run(
     workdir = local(flag, workdir)
     config = read_config(workdir, plugin)
     if config is None or not any_in(workdir / CHECKPOINTS):
-        export_too = "" if flag == "workdir" else ", or an export"
+        export_too = "" if flag == "workdir" else " or an export"
         raise flag_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
@@ -90,8 +90,8 @@ def weights_of(
     try:
         return fitted(found, model, fresh)
     except ValueError as error:
-        allowed = f"a run or export of the same model; {error}"
-        raise flag_error("init_from", folder, allowed) from None
+        allowed = "a run or export of the same model"
+        raise flag_error("init_from", folder, allowed, reason=str(error)) from None
 
 
 def is_export(folder: Path) -> bool:
@@ -131,7 +131,7 @@ def _exported(folder: Path) -> dict[str, np.ndarray]:
     try:
         return export.read(folder)
     except UserError as error:
-        raise flag_error("init_from", folder, f"a whole export; {error}") from error
+        raise flag_error("init_from", folder, "an intact export", reason=str(error)) from error
 
 
 def prepared(config: Config) -> Experiment:

@@ -24,7 +24,7 @@ from jfedsl.run.storage.workdir import check
 def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], None]) -> list[str]:
     for argument in arguments:
         if argument != argument.encode(errors="replace").decode():
-            raise UserError(f"{as_text(argument)}: allowed is text in UTF-8")
+            raise UserError(f"{as_text(argument)} must be text in UTF-8")
     try:
         define(arguments)
         rest = flags.FLAGS(arguments)

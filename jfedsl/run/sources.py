@@ -8,7 +8,7 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import idle
-from jfedsl.errors import flag_error
+from jfedsl.errors import flag_error, no_effect
 from jfedsl.files.paths import local
 from jfedsl.run.storage.workdir import CONFIG, read_config, read_settings
 
@@ -45,16 +45,16 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
     named = _named(arguments, one_run)
     config, resume, plugin = named.config, named.resume, named.plugin
     if resume and config:
-        raise flag_error("config", config, "nothing with --resume")
+        raise no_effect("config", config, "with --resume")
     if resume and named.workdir:
-        raise flag_error("workdir", named.workdir, "nothing with --resume, which names it")
+        raise no_effect("workdir", named.workdir, "with --resume, which names the folder")
     if config and not Path(config).is_file():
-        raise flag_error("config", config, f"a file, the {CONFIG} of a run")
+        raise flag_error("config", config, f"the {CONFIG} of a run", reason="no such file")
     if not (resume or config):
         return Config(plugin=plugin)
     found = read_config(Path(resume), plugin) if resume else read_settings(Path(config), plugin)
     if found is None:
-        raise flag_error("resume", resume, f"the folder of a run; it has no {CONFIG}")
+        raise flag_error("resume", resume, "the folder of a run", reason=f"it has no {CONFIG}")
     here: dict[str, Any] = {"coordinator": "", "processes": None, "process": None}
     cache = Config.compilation_cache
     return dataclasses.replace(found, workdir=resume, compilation_cache=cache, **here)
@@ -78,7 +78,8 @@ def free_flags(flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     The folder alone does not bring all of them back: it never says, for example, where compiled
     programs are kept.
     """
-    names = [field.name for field in dataclasses.fields(Config) if field.metadata["free"]]
+    fields = dataclasses.fields(Config)
+    names = [field.name for field in fields if field.metadata["may_change_on_resume"]]
     given = [name for name in names if flag_values[name].present and name != "workdir"]
     return [f"--{name}={flag_values[name].value}" for name in given]
 

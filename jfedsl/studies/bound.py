@@ -55,7 +55,7 @@ def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dic
       UserError: no folder, constants that are not measured, or settings that cannot work.
     """
     if base.measure_constants_every is None:
-        raise flag_error("measure_constants_every", None, "a number of rounds for this study")
+        raise flag_error("measure_constants_every", None, "a number of rounds in this study")
     named: dict[Config, str] = {}
     settings: dict[str, Changes] = {}
     for what, values in sweeps.items():

@@ -64,7 +64,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
             run = Found(folder, config, rows, case) if config is not None and evaluated else folder
             found.setdefault(folder.resolve(), run)
         if not any(isinstance(found[folder.resolve()], Found) for folder in folders):
-            raise UserError(f"{path}: allowed is a folder of runs that have been evaluated once")
+            raise UserError(f"{path} must be a folder with a run that was evaluated at least once")
     runs = [run for run in found.values() if isinstance(run, Found)]
     return runs, [folder for folder in found.values() if isinstance(folder, Path)]
 

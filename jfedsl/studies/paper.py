@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.config.canonical import canonical, cut_name
-from jfedsl.errors import flag_error
+from jfedsl.config.compressors import SHORTHANDS
+from jfedsl.errors import UserError, as_text, close_to, conflict, flag_error
 from jfedsl.models.registry import MODELS
 from jfedsl.run.plots import figures
 from jfedsl.run.storage.metrics import STREAMS
@@ -85,19 +86,25 @@ def questions(
     """
     for flag, value in (("prune_kind", base.pruning), ("network", base.network)):
         if value == "none":
-            raise flag_error(flag, value, "something to study")
+            raise UserError(
+                f"--{flag}=none leaves this study nothing to compare; set another value"
+            )
     only = {"algorithm": "fedsl", "client_backward": "float", "model_up": "", "model_down": ""}
     for flag, allowed in only.items():
         if getattr(base, flag) != allowed:
-            raise flag_error(flag, getattr(base, flag), f"{allowed or 'nothing'} in this study")
+            raise flag_error(flag, getattr(base, flag), f"{allowed or 'left out'} in this study")
     if not cuts or len(set(cuts)) < len(cuts):
-        raise flag_error("cuts", ",".join(cuts), "cuts separated by commas, every one once")
+        raise flag_error("cuts", ",".join(cuts), "cuts separated by commas, each once")
     for cut in cuts:
         cut_name(dataclasses.replace(base, cut=cut))
     for place in ("smashed", "cut_gradient", "client_gradient"):
-        if getattr(base, place) or base.expressions[place] == "none":
-            allowed = "what --dropout_rate and --cut_gradient_bits say, to take them away"
-            raise flag_error(place, getattr(base, place) or "none", allowed)
+        instead = " or ".join(f"--{name}" for name in SHORTHANDS[place])
+        if getattr(base, place):
+            raise conflict(place, getattr(base, place), "this study", f"it varies {instead}")
+        if base.expressions[place] == "none":
+            raise UserError(
+                f"this study needs compression by {instead}, to compare with and without"
+            )
     kind = base.pruning
 
     def pruned(rate: float) -> Changes:
@@ -190,13 +197,15 @@ def rates_of(texts: Sequence[str]) -> dict[str, float]:
     found = {}
     for text in texts:
         name, _, rate = text.partition("=")
+        allowed = f"entries ALGORITHM=RATE with an algorithm of {', '.join(RIVALS)}"
+        if name not in RIVALS:
+            raise UserError(
+                f"--rates must be {allowed}, not {as_text(text)}{close_to(name, RIVALS)}"
+            )
         try:
             found[name] = float(rate)
         except ValueError:
-            name = ""
-        if name not in RIVALS:
-            allowed = f"ALGORITHM=RATE, of {', '.join(RIVALS)}, separated by commas"
-            raise flag_error("rates", text, allowed)
+            raise flag_error("rates", text, allowed) from None
     return found
 
 
@@ -262,7 +271,7 @@ def _distinct(
 
 def _only(questions: Mapping[str, Question], names: Sequence[str]) -> Mapping[str, Question]:
     """Those of these names, in their own order; all if there are none."""
-    allowed = f"{', '.join(questions)}, separated by commas, each once"
+    allowed = f"some of {', '.join(questions)}, each once"
     for name in names:
         if name not in questions:
             raise flag_error("only", name, allowed, questions)

@@ -158,7 +158,8 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
     output = local("output", output)
     targets = {run.config.target_accuracy for run in runs} if target is None else {target}
     if len(targets) > 1:
-        raise flag_error("target", None, f"one accuracy; runs have {sorted(targets)}")
+        reason = f"runs have the targets {', '.join(map(str, sorted(targets)))}"
+        raise flag_error("target", None, "one accuracy", reason=reason)
     (chosen,) = targets
     settings = settings_of(runs)
     own, pictures = _pictures(settings)
@@ -167,7 +168,7 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
         for address, picture in pictures.items():
             (output / address).write_bytes(picture)
     except OSError as error:
-        raise flag_error("output", output, f"a folder to write to ({error})") from error
+        raise flag_error("output", output, "a writable folder", reason=str(error)) from error
     drawn = f"{FOLDER}/curves.png"
     _curves(settings, title, output / drawn)
     pictures[drawn] = (output / drawn).read_bytes()

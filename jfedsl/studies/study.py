@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jfedsl.config import Config
-from jfedsl.errors import TrainingError, UserError, flag_error
+from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.run.finished import finished
 from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped
@@ -86,10 +86,10 @@ def runs(
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
     if base.coordinator:
-        allowed = "nothing for many runs; experiments/sweep.py shares them by --shard"
-        raise flag_error("coordinator", base.coordinator, allowed)
+        reason = "experiments/sweep.py divides the runs among processes by --shard"
+        raise conflict("coordinator", base.coordinator, "a study of many runs", reason)
     if base.seed != Config.seed:
-        raise flag_error("seed", base.seed, "--seeds, for several runs")
+        raise UserError(f"--seed={base.seed} is for one run; set --seeds={base.seed}")
 
     def one(name: str, changes: Changes, seed: int) -> Config:
         folder = Path(base.workdir) / folder_name(name) / f"seed_{seed}"

@@ -16,7 +16,7 @@ from absl import flags
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import canonical, idle, refuse_idle
 from jfedsl.config.flags import define_flags, from_flags
-from jfedsl.errors import BusyError, UserError, as_text, flag_error, one_line
+from jfedsl.errors import BusyError, UserError, as_text, flag_error, no_effect, one_line
 from jfedsl.run.finished import finished
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.run.storage.workdir import CONFIG, check, write_atomically
@@ -56,7 +56,7 @@ def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str,
         twice = [name for name, _ in axes] + [_flag_of(argument) for argument in arguments]
         again = next((name for name in twice if twice.count(name) > 1), None)
         if again is not None:
-            raise flag_error("vary", again, "every flag once, in --vary or in a --case")
+            raise UserError(f"--{again} is set twice; set it once, in --vary or in --case")
     found: dict[str, Changes] = {}
     known: dict[tuple[Any, ...], str] = {}
     pairs = [[f"{name}={value}" for value in values] for name, values in axes]
@@ -76,7 +76,7 @@ def _case(text: str) -> tuple[str, list[str]]:
     name, colon, rest = text.partition(":")
     arguments = rest.split()
     if not colon or not name.strip() or not all(a.startswith("--") for a in arguments):
-        raise flag_error("case", text, "NAME: --flag=value ...")
+        raise flag_error("case", text, "of the form NAME: --flag=value ...")
     for argument in arguments:
         _known("case", _flag_of(argument))
     return name.strip(), arguments
@@ -86,7 +86,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     name, equals, rest = text.partition("=")
     values = rest.split()
     if not equals or not values or len(set(values)) < len(values):
-        raise flag_error("vary", text, "flag=value value ..., every value once")
+        raise flag_error("vary", text, "of the form flag=value value ..., each value once")
     return _known("vary", name.strip().removeprefix("--")), values
 
 
@@ -97,8 +97,8 @@ def _flag_of(argument: str) -> str:
 def _known(flag: str, name: str) -> str:
     names = [f.name for f in dataclasses.fields(Config) if f.name not in _OWN]
     if name not in names:
-        allowed = "a flag of a run" + (", seeds by --seeds" if name == "seed" else "")
-        raise flag_error(flag, name, allowed, names)
+        reason = "set seeds by --seeds" if name == "seed" else ""
+        raise flag_error(flag, name, "a flag of a run", names, reason)
     return name
 
 
@@ -113,7 +113,8 @@ def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
         reasons = idle(config)
         for argument in arguments:
             if _flag_of(argument) in reasons:
-                raise UserError(f"{argument}: allowed is nothing {reasons[_flag_of(argument)]}")
+                flag = _flag_of(argument)
+                raise no_effect(flag, argument.partition("=")[2], reasons[flag])
     except (flags.Error, UserError) as error:
         raise UserError(f"setting {as_text(name)!r}: {error}") from None
     return config
@@ -163,7 +164,7 @@ def conduct(
     try:
         Path(base.workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise flag_error("workdir", base.workdir, f"a folder to write to ({error})") from error
+        raise flag_error("workdir", base.workdir, "a writable folder", reason=str(error)) from error
     failures = 0
     part, parts = shard
     mine = order[part - 1 :: parts]

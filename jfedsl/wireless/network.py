@@ -100,14 +100,14 @@ def device_counts(text: str) -> list[tuple[int, str]]:
     [(6, 'phone'), (4, 'sensor')]
 
     Raises:
-      ValueError: it is something else; the text is what is allowed.
+      ValueError: it is something else. The text follows "--device_classes must be" in an error.
     """
     counts = []
     for part in map(str.strip, text.split(",")):
         found = re.fullmatch(r"(\d{1,10})\s*\*\s*(\w+)", part)
         if found is None or found[2] not in DEVICES:
-            allowed = f"numbers of {', '.join(DEVICES)}, such as 6*phone,4*sensor; "
+            allowed = f"counts of {', '.join(DEVICES)}, such as 6*phone,4*sensor"
             close = close_to(part.partition("*")[2].strip(), DEVICES)
-            raise ValueError(f"{allowed}{as_text(part) or 'an empty part'} is none of that{close}")
+            raise ValueError(f"{allowed}, not {as_text(part) or 'an empty part'}{close}")
         counts.append((int(found[1]), found[2]))
     return counts

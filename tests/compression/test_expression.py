@@ -116,27 +116,36 @@ def test_what_comes_on_top_is_bounded_inside_and_by_default() -> None:
 
 
 NAMES = ", ".join(COMPRESSORS)
+FORM = "compressors are joined by |, as in dropout(0.2)|uniform(8)"
+LAST = "follows a compressor that quantizes, which must be the last"
 WRONG = {
-    "": "compressors joined by |",
-    "dropout(0.2": "compressors joined by |, as in dropout(0.2)|uniform(8), at character",
-    "dropout(0.2)|unifrom(8)": f"one of {NAMES}, or none alone, at character 14 (unifrom(8))",
-    "none|uniform(8)": "or none alone, at character 1 (none)",
-    "1+2": "at character 1 (1+2)",
-    "x.dropout(0.1)": "at character 1 (x.dropout(0.1))",
-    "dropout()": "dropout(rate, unit, exact) with rate, at character 1",
-    "dropout(1.0)": "a rate in [0, 1) as rate, at character 9 (1.0)",
-    "dropout(-0.5)": "a rate in [0, 1) as rate, at character 9",
-    "dropout(nan)": "a rate in [0, 1) as rate, at character 9",
-    "dropout(0.1,unit=pixel)": "one of entry, feature, channel as unit, at character 18 (pixel)",
-    "dropout(0.1,exact=1)": "one of false, true as exact",
-    "dropout(0.1,0.2,0.3,0.4)": "dropout(rate, unit, exact), at character 21 (0.4)",
-    "dropout(0.1,rate=0.2)": "dropout(rate, unit, exact), at character 13 (rate=0.2)",
-    "topk(0)": "a fraction in (0, 1] as keep",
-    "topk(2)": "a fraction in (0, 1] as keep",
-    "randtopk(0.1,1)": "a number in [0, 1) as alpha",
-    "randtopk(0.1,[0.1,0.2,0.3])": "a number in [0, 1) as alpha",
-    "uniform(0)": "a whole number from 1 to 16, or 32 for off as bits",
-    "uniform(17)": "a whole number from 1 to 16, or 32 for off as bits",
+    "": f"syntax error at character 1; {FORM}",
+    "dropout(0.2": f"; {FORM}",
+    "dropout(0.2)|unifrom(8)": (
+        f"unifrom(8) at character 14 must be one of {NAMES}, or none alone; did you mean uniform?"
+    ),
+    "none|uniform(8)": "none at character 1 must be one of",
+    "1+2": "1+2 at character 1",
+    "x.dropout(0.1)": "x.dropout(0.1) at character 1",
+    "dropout()": ("dropout() at character 1 lacks the argument rate of dropout(rate, unit, exact)"),
+    "dropout(1.0)": "rate at character 9 must be a rate in [0, 1), not 1.0",
+    "dropout(-0.5)": "rate at character 9 must be a rate in [0, 1), not -0.5",
+    "dropout(nan)": "rate at character 9 must be a rate in [0, 1), not nan",
+    "dropout(0.1,unit=pixel)": "unit at character 18 must be one of entry, feature, channel, not p",
+    "dropout(0.1,chanel)": "not chanel; did you mean channel?",
+    "dropout(0.1,exact=1)": "must be one of false, true, not 1",
+    "dropout(0.1,0.2,0.3,0.4)": (
+        "0.4 at character 21 is one argument too many for dropout(rate, unit, exact)"
+    ),
+    "dropout(0.1,rate=0.2)": (
+        "rate=0.2 at character 13 gives an argument of dropout(rate, unit, exact) a second time"
+    ),
+    "topk(0)": "keep at character 6 must be a fraction in (0, 1]",
+    "topk(2)": "keep at character 6 must be a fraction in (0, 1]",
+    "randtopk(0.1,1)": "alpha at character 14 must be a number in [0, 1)",
+    "randtopk(0.1,[0.1,0.2,0.3])": "alpha at character 14 must be a number in [0, 1)",
+    "uniform(0)": "must be a whole number from 1 to 16, or 32 for off, not 0",
+    "uniform(17)": "must be a whole number from 1 to 16, or 32 for off, not 17",
     "uniform(4.5)": "a whole number from 1 to 16",
     "uniform(True)": "a whole number from 1 to 16",
     "uniform('8')": "a whole number from 1 to 16",
@@ -144,27 +153,30 @@ WRONG = {
     "uniform(8-4)": "a whole number from 1 to 16",
     "uniform(8-32)": "a whole number from 1 to 16",
     "qsgd(1)": "a whole number from 2 to 16",
-    "uniform([8,4])": "one for all, or 3, one for each client as bits, at character 9 ([8,4])",
-    "uniform(8,-1)": "a whole number, 0 or more as bucket",
-    "uniform(8,bucket=[1,2,3])": "a whole number, 0 or more as bucket",
-    "uniform(8,foo=3)": "uniform(bits, bucket, rounding), at character 11 (foo=3)",
+    "uniform([8,4])": (
+        "bits at character 9 must be one number, or 3, one for each client, not [8,4]"
+    ),
+    "uniform(8,-1)": "bucket at character 11 must be a whole number, 0 or more, not -1",
+    "uniform(8,bucket=[1,2,3])": "a whole number, 0 or more",
+    "uniform(8,foo=3)": "foo=3 at character 11 is no argument of uniform(bits, bucket, rounding)",
+    "uniform(8,bukcet=3)": "uniform(bits, bucket, rounding); did you mean bucket?",
     "uniform(**x)": "uniform(bits, bucket, rounding)",
-    "uniform(8)|dropout(0.2)": "what quantizes them, and that once, at character 12 (dropout(0.2))",
-    "feedback(uniform(8))|topk(0.1)": "what leaves entries out before what quantizes them",
-    "feedback(uniform(8)|topk(0.1))": "and that once, at character 21 (topk(0.1))",
-    "uniform(8)|uniform(4)": "and that once, at character 12 (uniform(4))",
-    "feedback(bfloat16)|sign": "and that once, at character 20 (sign)",
-    "feedback(dropout(0.1)|sign)": "what scales nothing, so not of dropout, at character 10",
-    "feedback(feedback(splitfc(0.1)))": "what scales nothing, so not of splitfc, at character 19",
-    "  unifrom(8)": "or none alone, at character 3 (unifrom(8))",
-    "uniform(8, ä)": "a whole number, 0 or more as bucket, at character 12 (ä)",
-    "uniform(ä)|foo": "as bits, at character 9 (ä)",
-    "uniform(8) # eight": "compressors joined by |, as in dropout(0.2)|uniform(8), at character 12",
-    "uniform(8)\n|sign": "compressors joined by |, as in dropout(0.2)|uniform(8), at character 11",
-    "topk(" + 400 * "9" + ")": "compressors joined by |",
-    "|".join(3000 * ["topk(0.1)"]): "compressors joined by |",
-    "feedback()": "feedback(one chain of compressors)",
-    "feedback(topk(0.1),uniform(8))": "feedback(one chain of compressors)",
+    "uniform(8)|dropout(0.2)": f"dropout(0.2) at character 12 {LAST}",
+    "feedback(uniform(8))|topk(0.1)": LAST,
+    "feedback(uniform(8)|topk(0.1))": f"topk(0.1) at character 21 {LAST}",
+    "uniform(8)|uniform(4)": f"uniform(4) at character 12 {LAST}",
+    "feedback(bfloat16)|sign": f"sign at character 20 {LAST}",
+    "feedback(dropout(0.1)|sign)": "dropout(0.1) at character 10 scales what it keeps",
+    "feedback(feedback(splitfc(0.1)))": "splitfc(0.1) at character 19 scales what it keeps",
+    "  unifrom(8)": "unifrom(8) at character 3",
+    "uniform(8, ä)": "bucket at character 12 must be a whole number, 0 or more, not ä",
+    "uniform(ä)|foo": "bits at character 9 must be",
+    "uniform(8) # eight": f"syntax error at character 12; {FORM}",
+    "uniform(8)\n|sign": f"syntax error at character 11; {FORM}",
+    "topk(" + 400 * "9" + ")": FORM,
+    "|".join(3000 * ["topk(0.1)"]): FORM,
+    "feedback()": "feedback() at character 1 must take one chain of compressors",
+    "feedback(topk(0.1),uniform(8))": "must take one chain of compressors",
 }
 
 
@@ -177,7 +189,9 @@ def test_what_is_wrong_is_named_with_its_place(text: str) -> None:
 
 
 def test_feedback_is_refused_where_nothing_is_lost() -> None:
-    with pytest.raises(ExpressionError, match="a chain without feedback: changes hold what was"):
+    with pytest.raises(
+        ExpressionError, match="is of no use here, where changes contain what was lost"
+    ):
         parse("feedback(sign)", 3, Place(batch=False, feedback=False))
 
 
@@ -186,5 +200,7 @@ def test_feedback_is_refused_where_nothing_is_lost() -> None:
 )
 def test_what_needs_a_batch_is_refused_where_there_is_none(text: str) -> None:
     parse(text, 3, ANY)
-    with pytest.raises(ExpressionError, match="for activations and their gradients only"):
+    with pytest.raises(
+        ExpressionError, match="at character .* is for activations and their gradients only"
+    ):
         parse(text, 3, Place(batch=False))

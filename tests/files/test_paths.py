@@ -37,17 +37,17 @@ def test_a_tilde_is_a_home_folder(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
-        (BUCKET, "not a URL"),
-        (Path(BUCKET), "not a URL"),
-        ("~nobody-has-this-name/x", "that home folder is not known"),
-        (os.fsdecode(b"runs/\xff"), "a name in UTF-8"),
-        ("x" * 256, "names of at most 255 bytes"),
-        ("x/" * 3001, "in all 3000"),
+        (BUCKET, "this is a URL"),
+        (Path(BUCKET), "this is a URL"),
+        ("~nobody-has-this-name/x", "this home folder is unknown"),
+        (os.fsdecode(b"runs/\xff"), "a path in UTF-8"),
+        ("x" * 256, "names up to 255 bytes"),
+        ("x/" * 3001, "3000 in all"),
         ("a\0b", "without a zero byte"),
     ],
 )
 def test_what_no_folder_can_be_is_refused(name, allowed):
-    with pytest.raises(UserError, match=f"--output=.*: allowed is .*{allowed}") as error:
+    with pytest.raises(UserError, match=f"--output must be .*{allowed}") as error:
         local("output", name)
     assert str(error.value).isprintable()
 
@@ -81,7 +81,9 @@ def test_every_function_takes_text_and_refuses_urls(
     flag, function, arguments, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"--{flag}={BUCKET}: allowed is a folder on this machine"):
+    with pytest.raises(
+        UserError, match=f"--{flag} must be a folder on this machine .*, not {BUCKET}"
+    ):
         function(*arguments)
     assert not any(tmp_path.iterdir())
 

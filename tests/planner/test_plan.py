@@ -88,7 +88,7 @@ def test_a_target_out_of_reach_says_how_low_the_bound_comes(plan: Plan):
     with pytest.raises(UserError) as error:
         predict(*arguments, Goal(target=1e-4), False)
     text = str(error.value)
-    assert text.startswith("--target=0.0001: allowed is at least 0.005334,"), text
+    assert text.startswith("--target must be at least 0.005334, not 0.0001; "), text
     assert "its largest term, gradient noise, is 0.005333" in text  # beta gamma / 3 sum sigma^2
     lowest = float(text.split("at least ")[1].split(",")[0])
     reached = predict(*arguments, Goal(target=lowest * 1.01), False)
@@ -101,9 +101,9 @@ def test_budgets_say_which_of_them_binds(plan: Plan):
     take = np.array([3.0, 2.0, np.inf, 4.0]), np.array([1.0, 5.0, np.inf, 2.0])
     allowed = check_budgets(plan.configs, Goal(seconds=3.5).needs(*take), "the goal")
     assert allowed.tolist() == [True, True, False, False]
-    with pytest.raises(UserError, match=r"--budget_seconds=1: allowed is at least 2, as the goal"):
+    with pytest.raises(UserError, match=r"--budget_seconds must be at least 2, not 1; "):
         check_budgets(plan.configs, Goal(seconds=1).needs(*take), "the goal")
-    with pytest.raises(UserError, match=r"--budget_joules=2: allowed is at least 5"):
+    with pytest.raises(UserError, match=r"--budget_joules must be at least 5, not 2; "):
         check_budgets(plan.configs, Goal(seconds=2.5, joules=2).needs(*take), "the goal")
 
 
@@ -162,9 +162,9 @@ def test_best_and_pareto_are_those_of_loops():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"cuts": []}, "--cuts=: allowed is at least one"),
-        ({"periods": ["two"]}, "--periods=two: allowed is numbers"),
-        ({"bits": ["8", "8"]}, "--bits=8,8: allowed is every entry once"),
+        ({"cuts": []}, "--cuts is empty"),
+        ({"periods": ["two"]}, "--periods must be numbers"),
+        ({"bits": ["8", "8"]}, "--bits must be a list without repetitions, not 8,8"),
     ],
 )
 def test_bad_lists_are_refused(texts: dict[str, list[str]], message: str):
@@ -173,15 +173,15 @@ def test_bad_lists_are_refused(texts: dict[str, list[str]], message: str):
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(UserError, match="--cut=elsewhere: allowed is a layer"):
+    with pytest.raises(UserError, match="--cut must be one of .*, not elsewhere"):
         configs_of(base(), axes(base(), {"cuts": ["dense1", "elsewhere"]}))
-    with pytest.raises(UserError, match="--prune_rate=1.5: allowed is a rate"):
+    with pytest.raises(UserError, match="--prune_rate must be a rate"):
         configs_of(base(), axes(base(), {"prune_rates": ["1.5"]}))
-    with pytest.raises(UserError, match="--network=none"):
+    with pytest.raises(UserError, match="--network must be a network, not none; "):
         configs_of(base(network="none"), axes(base(), {}))
-    with pytest.raises(UserError, match="--algorithm=sl: allowed is fedsl"):
+    with pytest.raises(UserError, match="--algorithm must be fedsl"):
         configs_of(base(algorithm="sl"), axes(base(), {}))
-    with pytest.raises(UserError, match="--prune_rates=0.3: allowed is 0 with"):
+    with pytest.raises(UserError, match="--prune_rates must be 0 with"):
         axes(base(prune_kind="none"), {"prune_rates": ["0.3"]})
 
 
@@ -190,8 +190,8 @@ def test_sources_are_checked_before_anything_is_written(tmp_path: Path):
     for arguments, message in [
         ((Goal(1.0), "", "", str(out)), "--constants="),
         ((Goal(), str(tmp_path), "", str(out)), "--target=None"),
-        ((Goal(-1.0), str(tmp_path), "", str(out)), "--target=-1.0: allowed is a number above 0"),
-        ((Goal(1.0), "", "table.csv", str(out)), "--target=1.0: allowed is nothing with"),
+        ((Goal(-1.0), str(tmp_path), "", str(out)), "--target must be a number above 0"),
+        ((Goal(1.0), "", "table.csv", str(out)), "--target=1.0 has no effect with"),
         ((Goal(1.0), str(tmp_path), "", ""), "--output="),
         ((Goal(1.0), str(tmp_path), "", str(out)), "the workdir of a run with --measure"),
     ]:
@@ -202,7 +202,7 @@ def test_sources_are_checked_before_anything_is_written(tmp_path: Path):
 
 def test_dropout_needs_constants_of_a_run_with_dropout(plan: Plan):
     dropped = [dataclasses.replace(c, dropout_rate="0.5") for c in plan.configs]
-    with pytest.raises(UserError, match="--dropout_rates=0.5: allowed is 0 with --constants"):
+    with pytest.raises(UserError, match="--dropout_rates must be 0 with --constants"):
         effects_of(source(), plan.survey, dropped)
     found = effects_of(source(dropout_rate="0.2"), plan.survey, dropped)
     np.testing.assert_allclose(found.eps_d, 0.02 * 16, rtol=1e-6)  # (1 / 0.25)^2

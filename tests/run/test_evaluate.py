@@ -279,10 +279,14 @@ def test_exports_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
     export_model(run, assess(run), folder)
     with pytest.raises(UserError) as error:
         training.train(settings(tmp_path / "never", init_from=str(folder), norm="group"))
-    assert f"--init_from={folder}: allowed is a run or export of the same model" in str(error.value)
+    assert f"--init_from must be a run or export of the same model, not {folder}; " in str(
+        error.value
+    )
     assert "params.dense1.Dense_0.bias is [256] there, missing here" in str(error.value)
     (folder / "joined.npz").write_bytes(b"")
-    with pytest.raises(UserError, match="--init_from=.* a whole export; .*joined.npz: damaged"):
+    with pytest.raises(
+        UserError, match="--init_from must be an intact export, .*joined.npz: damaged"
+    ):
         training.train(settings(tmp_path / "never", init_from=str(folder)))
     assert not (tmp_path / "never").exists()
 
@@ -296,7 +300,7 @@ def test_a_run_and_its_export_answer_in_python(run: Run, tmp_path: Path) -> None
         assert correct.mean() == pytest.approx(result["test_accuracy_dense"], abs=1e-6)
     np.testing.assert_allclose(here.logits(images[:3]), there.logits(images[:3]), atol=1e-5)
     for wrong in (images[0], images[..., 0], [["a"]], 1.0):
-        with pytest.raises(UserError, match=r"inputs: allowed are numbers \[N, 8, 8, 1\], not"):
+        with pytest.raises(UserError, match=r"inputs must be numbers \[N, 8, 8, 1\], not"):
             here.predict(wrong)
 
 
@@ -318,15 +322,13 @@ def test_exports_that_say_something_else_are_not_loaded(
     (tmp_path / "manifest.json").write_text(json.dumps(signed(manifest | change)))
     with pytest.raises(UserError, match=text):
         load_trained(tmp_path)
-    with pytest.raises(
-        UserError, match="nowhere: allowed .* of a run with a checkpoint, or an export$"
-    ):
+    with pytest.raises(UserError, match="of a run with a checkpoint or an export, not .*nowhere$"):
         load_trained(tmp_path / "nowhere")
 
 
 def test_a_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--export_dir=.*file: allowed is a folder to write to"):
+    with pytest.raises(UserError, match="--export_dir must be a writable folder, not .*file; "):
         export_model(run, assess(run), tmp_path / "file")
 
 

@@ -444,32 +444,32 @@ def test_the_state_on_the_devices_does_not_grow_with_clients(place: str) -> None
 TWO = {"coordinator": "127.0.0.1:1", "processes": 2, "process": 0, "workdir": "run"}
 LOCAL = {"norm": "batch", "batch_norm_statistics": "local"}
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"process": 1}, "--process=1: allowed is nothing without --coordinator=HOST:PORT"),
-    ({"processes": 2}, "--processes=2: allowed is nothing without --coordinator=HOST:PORT"),
-    ({"coordinator": "cluster", "processes": 2, "workdir": "run"}, "--processes=2: allowed is not"),
-    ({**TWO, "workdir": ""}, "--workdir=: allowed is a folder that all processes see"),
-    ({"coordinator": "cluster"}, "--workdir=: allowed is a folder that all processes see"),
-    ({**TWO, "processes": None}, "--processes=: allowed is a number with --coordinator=HOST:PORT"),
-    ({**TWO, "process": None}, "--process=: allowed is a number with --coordinator=HOST:PORT"),
-    ({**TWO, "process": 2}, "--process=2: allowed is a number below --processes=2"),
-    ({**TWO, "process": -1}, "--process=-1: allowed is a whole number from 0"),
-    ({**TWO, "coordinator": "localhost"}, "--coordinator=localhost: allowed is HOST:PORT"),
-    ({**TWO, "coordinator": "host:"}, "--coordinator=host:: allowed is HOST:PORT"),
-    ({**TWO, "coordinator": "host:x"}, "--coordinator=host:x: allowed is HOST:PORT"),
-    ({"devices": 0}, "--devices=0: allowed is a whole number from 1"),
-    ({"collective_bits": 12}, "--collective_bits=12: allowed is one of 4, 8, 16, 32"),
-    ({"client_state": "disk"}, "--client_state=disk: allowed is one of resident, host, stateless"),
+    ({"process": 1}, "--process=1 has no effect without --coordinator=HOST:PORT"),
+    ({"processes": 2}, "--processes=2 has no effect without --coordinator=HOST:PORT"),
+    ({"coordinator": "cluster", "processes": 2, "workdir": "run"}, "--processes=2 has no effect"),
+    ({**TWO, "workdir": ""}, "--workdir must be a folder that all processes see"),
+    ({"coordinator": "cluster"}, "--workdir must be a folder that all processes see"),
+    ({**TWO, "processes": None}, "--processes must be a number with --coordinator=HOST:PORT"),
+    ({**TWO, "process": None}, "--process must be a number with --coordinator=HOST:PORT"),
+    ({**TWO, "process": 2}, "--process must be a number below --processes=2"),
+    ({**TWO, "process": -1}, "--process must be a whole number from 0"),
+    ({**TWO, "coordinator": "localhost"}, "--coordinator must be HOST:PORT"),
+    ({**TWO, "coordinator": "host:"}, "--coordinator must be HOST:PORT"),
+    ({**TWO, "coordinator": "host:x"}, "--coordinator must be HOST:PORT"),
+    ({"devices": 0}, "--devices must be a whole number from 1"),
+    ({"collective_bits": 12}, "--collective_bits must be one of 4, 8, 16, 32"),
+    ({"client_state": "disk"}, "--client_state must be one of resident, host, stateless"),
     (
         {"client_state": "stateless", "model_down": "uniform(8)"},
-        "--model_down=uniform(8): allowed is nothing with --client_state=stateless",
+        "--model_down=uniform(8) cannot be combined with --client_state=stateless",
     ),
     (
         {"client_state": "stateless", "model_up": "feedback(topk(0.1))"},
-        "--model_up=feedback(topk(0.1)): allowed is one without feedback(...) with --client_state",
+        "--model_up must be a chain without feedback(...) with --client_state",
     ),
     (
         {"client_state": "stateless", **LOCAL},
-        "--batch_norm_statistics=local: allowed is aggregate with --client_state=stateless",
+        "--batch_norm_statistics must be aggregate with --client_state=stateless",
     ),
 ]
 
@@ -482,13 +482,13 @@ def test_what_cannot_work_together_is_one_clear_line(change: dict[str, Any], tex
 
 
 def test_the_same_from_a_command_line() -> None:
-    with pytest.raises(UserError, match="--process=1: allowed is nothing without --coordinator"):
+    with pytest.raises(UserError, match="--process=1 has no effect without --coordinator"):
         parse(["--process=1"])
 
 
 def test_more_devices_than_there_are_is_refused_before_any_folder_is_made(tmp_path: Path) -> None:
     count = jax.local_device_count() + 1
-    with pytest.raises(UserError, match=f"--devices={count}: allowed is at most the {count - 1} h"):
+    with pytest.raises(UserError, match=f"--devices must be at most the {count - 1} h"):
         training.train(plain(devices=count, workdir=str(tmp_path / "never")))
     assert list(tmp_path.iterdir()) == []
     assert distributed.mesh_of(plain(devices=1)) is None
@@ -498,9 +498,11 @@ def test_a_server_of_client_after_client_has_one_device(monkeypatch: pytest.Monk
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
     turns = {"algorithm": "sfl_v2", "local_steps": 2}
     assert distributed.mesh_of(plain(**turns)) is None
-    allowed = "--devices=2: allowed is 1 with --algorithm=sfl_v2 and --server_order=client"
+    allowed = "--devices must be 1 with --algorithm=sfl_v2 and --server_order=client"
     with pytest.raises(UserError, match=allowed):
         distributed.mesh_of(plain(devices=2, **turns))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="--coordinator=: allowed is none with .*=client: one cl"):
+    with pytest.raises(
+        UserError, match="--coordinator=.* cannot be combined with .*=client; one cl"
+    ):
         distributed.mesh_of(plain(**turns))

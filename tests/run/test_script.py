@@ -27,7 +27,7 @@ def process_as_it_was() -> Iterator[None]:
 
 
 def test_a_command_line_that_is_no_utf_8_is_refused() -> None:
-    with pytest.raises(UserError, match=r"--title=.udcff: allowed is text in UTF-8"):
+    with pytest.raises(UserError, match=r"--title=.udcff must be text in UTF-8"):
         script._parse(["train.py", os.fsdecode(b"--title=\xff")], False, lambda _: None)
 
 

@@ -45,7 +45,7 @@ def test_resume_takes_all_settings_but_the_place(run: Path):
     longer = parse("--rounds", "9", "--resume", str(run))
     assert longer == dataclasses.replace(here, rounds=9)
     workdir.check(longer, "resume")
-    with pytest.raises(UserError, match=r"--resume=.*; differing: cut \(pool2 -> pool1\)$"):
+    with pytest.raises(UserError, match=r"--resume must be .*; differing: cut \(pool2 -> pool1\)$"):
         workdir.check(parse(f"--resume={run}", "--cut=pool1"), "resume")
 
 
@@ -73,10 +73,13 @@ def test_a_config_is_the_base_of_a_run_elsewhere(run: Path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--resume=nowhere"], "--resume=nowhere: allowed is the folder of a run"),
-        (["--resume=a", "--workdir=b"], "--workdir=b: allowed is nothing with --resume"),
-        (["--resume=a", "--config=b"], "--config=b: allowed is nothing with --resume"),
-        (["--config=nowhere"], "--config=nowhere: allowed is a file, the config.json of a run"),
+        (["--resume=nowhere"], "--resume must be the folder of a run"),
+        (["--resume=a", "--workdir=b"], "--workdir=b has no effect with --resume"),
+        (["--resume=a", "--config=b"], "--config=b has no effect with --resume"),
+        (
+            ["--config=nowhere"],
+            "--config must be the config.json of a run, not .*nowhere; no such file",
+        ),
         (["--config=bad.json"], "bad.json: not a config of this program"),
     ],
 )

@@ -83,7 +83,7 @@ def test_equal_measurements_can_be_drawn(tmp_path: Path):
 
 
 def test_a_study_needs_measurements(tmp_path: Path):
-    with pytest.raises(UserError, match="--measure_constants_every=None"):
+    with pytest.raises(UserError, match="--measure_constants_every must be a number of rounds"):
         measure(base(tmp_path, measure_constants_every=None), {}, (0,))
 
 
@@ -106,6 +106,6 @@ def test_presets_stay_within_the_theorem(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_wrong_cut_is_found_before_anything_is_trained(tmp_path: Path):
     sweeps = {"cut": {"dense1": {"cut": "dense1"}, "elsewhere": {"cut": "elsewhere"}}}
-    with pytest.raises(UserError, match="--cut=elsewhere: allowed is a layer to cut after"):
+    with pytest.raises(UserError, match="--cut must be one of .*, not elsewhere"):
         measure(base(tmp_path / "study"), sweeps, (0,))
     assert not (tmp_path / "study").exists()

@@ -174,7 +174,7 @@ def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
 def test_runs_of_different_targets_need_one(runs: Path, tmp_path: Path):
     base = plain(**COMMON, workdir=str(tmp_path / "other"))
     train(dataclasses.replace(base, target_accuracy=0.5))
-    with pytest.raises(UserError, match="--target=None: allowed is one accuracy"):
+    with pytest.raises(UserError, match="--target must be one accuracy; it is not set; runs have"):
         write([runs, tmp_path / "other"], tmp_path / "report", "title", None)
     assert not (tmp_path / "report").exists()
 
@@ -182,17 +182,17 @@ def test_runs_of_different_targets_need_one(runs: Path, tmp_path: Path):
 def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "nowhere"):
-        with pytest.raises(UserError, match=f"{folder}: allowed is a folder of runs"):
+        with pytest.raises(UserError, match=f"{folder} must be a folder with a run"):
             write([runs, tmp_path / folder], tmp_path / "report", "title", None)
     config = Config.from_json((runs / "one_step" / "seed_0" / "config.json").read_text())
     (tmp_path / "empty" / "config.json").write_text(config.to_json())
-    with pytest.raises(UserError, match="empty: allowed is a folder of runs"):
+    with pytest.raises(UserError, match="empty must be a folder with a run"):
         write([tmp_path / "empty"], tmp_path / "report", "title", None)
     (tmp_path / "empty" / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="not the metrics of a run"):
         write([tmp_path / "empty"], tmp_path / "report", "title", None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--output=.*file: allowed is a folder"):
+    with pytest.raises(UserError, match="--output must be a writable folder, not .*file"):
         write([runs], tmp_path / "file", "title", None)
     with pytest.raises(UserError, match="no folders of runs"):
         script("report").main([])

@@ -36,7 +36,7 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
 
 
 def test_a_study_needs_a_folder() -> None:
-    with pytest.raises(UserError, match="--workdir=: allowed is a folder for the study"):
+    with pytest.raises(UserError, match="--workdir must be a folder for the study"):
         compare(plain(), {"dense": {}}, (0,))
 
 

@@ -140,8 +140,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     whole = datasets.load(config.dataset, config.data_dir, lazily=several)
     shape = whole.train.images.shape[1:]
     if config.augment != "none" and len(shape) != 3:
-        allowed = f"none with inputs of shape {list(shape)}; images are [H, W, C]"
-        raise flag_error("augment", config.augment, allowed)
+        allowed = f"none with inputs of shape {list(shape)}"
+        raise flag_error("augment", config.augment, allowed, reason="images are [H, W, C]")
     pixels = pixels_of(whole)
     dataset = subset_of(config, whole)
     algorithm = ALGORITHMS[config.algorithm]
@@ -218,7 +218,7 @@ def _scheme(
 ) -> RunSpec:  # fmt: skip
     own, algorithm = initial.params[:cut], ALGORITHMS[config.algorithm]
     if algorithm.in_turns and len(pruning.group_sizes) > 1:
-        allowed = f"one number of channels for all with --algorithm={config.algorithm}"
+        allowed = f"the same number of channels for all with --algorithm={config.algorithm}"
         raise flag_error("prune_rate", shown(config.prune_rate), allowed)
     exchanges = config.rounds * config.local_steps
     client_rate, server_rate = (

@@ -6,7 +6,7 @@ import numpy as np
 
 from jfedsl import per_client
 from jfedsl.config import Config
-from jfedsl.errors import flag_error
+from jfedsl.errors import no_effect
 from jfedsl.wireless.network import DEVICES, NETWORKS, Network, device_counts
 
 
@@ -30,8 +30,8 @@ def network_of(config: Config) -> Network | None:
     if network.radius is None:
         for name in ("cell_radius_m", "shadowing_db"):
             if getattr(config, name) is not None:
-                allowed = f"nothing with --network={config.network}, which has no path loss"
-                raise flag_error(name, getattr(config, name), allowed)
+                because = f"with --network={config.network}, which has no path loss"
+                raise no_effect(name, getattr(config, name), because)
     changes: dict[str, Any] = {
         "up_hz": config.bandwidth_hz,
         "down_hz": config.bandwidth_hz,

@@ -9,7 +9,7 @@ from jfedsl.config import Config
 from jfedsl.config.compressors import PLACES
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.traffic import smashed_shape
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, as_text
 from jfedsl.models.layers import Variables
 
 
@@ -29,5 +29,7 @@ def check_sizes(config: Config, spec: RunSpec, initial: Variables, image: tuple[
             flag = "batch_size" if has_batch else "cut"
             if most - extra < 2**31:  # headers are too many
                 flag = place if getattr(config, place) else "bucket_size"
-            allowed = f"one with messages under 2 GiB; {place} might take {most} bytes"
-            raise flag_error(flag, getattr(config, flag), allowed)
+            raise UserError(
+                f"--{flag}={as_text(getattr(config, flag))} makes messages too large: one of "
+                f"{place} might take {most} bytes, and 2 GiB is the limit"
+            )

@@ -31,7 +31,7 @@ def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
     try:
         return model, layers.cut_index(model, cut)
     except ValueError as error:
-        raise flag_error("cut", cut, str(error)) from None
+        raise UserError(f"--cut must be {error}") from None
 
 
 def initial_of(
@@ -62,8 +62,9 @@ def initial_of(
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
     if logits.shape != (1, dataset.classes):
-        allowed = f"one whose last layer makes [B, {dataset.classes}], not {list(logits.shape)}"
-        raise flag_error("model", config.model, allowed)
+        allowed = f"a model whose outputs have the shape [B, {dataset.classes}]"
+        reason = f"those of this one have {list(logits.shape)}"
+        raise flag_error("model", config.model, allowed, reason=reason)
     if jax.tree.leaves(initial.stats):
         _check_batches(config, model, cut, initial, image.shape)
     return initial
@@ -76,7 +77,8 @@ def _unsuited(config: Config, image: Array, dataset: Dataset, error: Exception) 
     reason = one_line(str(error)).rstrip(".")
     if "must be an integer" in reason and not dataset.whole:  # as nn.Embed says
         reason += f"; {_AS_THEY_ARE}"
-    return flag_error("model", config.model, f"one for inputs {list(image.shape)}; {reason}")
+    allowed = f"a model for inputs {list(image.shape)}"
+    return flag_error("model", config.model, allowed, reason=reason)
 
 
 def check_examples(
@@ -101,14 +103,14 @@ def check_examples(
     except (ValueError, TypeError, FlaxError) as error:
         raise _unsuited(config, examples[0], dataset, error) from error
     if name is not None:
-        allowed = (
-            f"one that keeps the examples of a batch apart; {name} mixes {inputs}; images "
-            "without channels need an axis for them: x[..., None]"
+        allowed = "a model that keeps the examples of a batch apart"
+        reason = (
+            f"{name} mixes {inputs}; images without channels need an axis for them: x[..., None]"
         )
-        raise flag_error("model", config.model, allowed)
+        raise flag_error("model", config.model, allowed, reason=reason)
     if rounded:
-        allowed = f"one for real numbers; it makes whole ones of {inputs}, which are normalised; "
-        raise flag_error("model", config.model, allowed + _AS_THEY_ARE)
+        reason = f"it rounds {inputs}, which are normalised; {_AS_THEY_ARE}"
+        raise flag_error("model", config.model, "a model for real numbers", reason=reason)
 
 
 def _check_batches(
@@ -124,5 +126,5 @@ def _check_batches(
         batch = jax.ShapeDtypeStruct((rows, *smashed.shape[1:]), jnp.float32)
         name, _ = trial.lone_values(model[cut:], params[cut:], stats[cut:], batch)
     if name is not None:
-        allowed = f"2 or more where the batch norm of {name} has one value a channel, whose "
-        raise flag_error("batch_size", config.batch_size, f"{allowed}variance is 0")
+        reason = f"the batch norm of {name} has one value a channel, whose variance is 0"
+        raise flag_error("batch_size", config.batch_size, "2 or more", reason=reason)

@@ -111,8 +111,8 @@ def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
     try:
         return trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
     except ValueError as error:
-        allowed = f"none or mask with --model={config.model}: {error}"
-        raise flag_error("prune_kind", config.pruning, allowed) from None
+        allowed = f"none or mask with --model={config.model}"
+        raise flag_error("prune_kind", config.pruning, allowed, reason=str(error)) from None
 
 
 def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
@@ -120,7 +120,8 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
     try:
         counts = ladders.keep_counts(ladder, plan.sources)
     except ValueError as error:
-        raise flag_error("prune_ladder", shown(config.prune_ladder), str(error)) from None
+        allowed, text = "fractions that leave every layer a channel", shown(config.prune_ladder)
+        raise flag_error("prune_ladder", text, allowed, reason=str(error)) from None
     dense = _flops(plan.model, image)
     sides = tuple(narrow.resized(plan, row) for row in counts.tolist())
     each = np.array([_flops(side, image) for side in sides])
@@ -141,7 +142,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
     try:
         sizes = group_sizes([len(members) for members in made.groups], participants)
     except ValueError:
-        allowed = f"at least {len(made.groups)}, one for each width that clients have"
+        allowed = f"at least {len(made.groups)} (one for each width that clients have)"
         raise flag_error("participants", participants, allowed) from None
     flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
     return Pruning(made, sizes, flops, sides, notes + ladders.report(rates, ladder))

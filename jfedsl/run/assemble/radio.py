@@ -122,8 +122,11 @@ def _check_memory(
             flag = "device_classes" if config.device_classes else "device_memory"
             who = members[np.argmin(hardware.memory[members])]
             allowed = (
-                f"at least the {most} bytes that layers up to {spec.model[spec.cut - 1].name} "
-                f"take with --batch_size={config.batch_size}; client {who} has "
-                f"{hardware.memory[who]:.0f} ({int(lacking.sum())} clients lack memory)"
+                f"at least {most} bytes, which layers up to {spec.model[spec.cut - 1].name} take "
+                f"with --batch_size={config.batch_size}"
             )
-            raise flag_error(flag, getattr(config, flag), allowed)
+            reason = (
+                f"client {who} has {hardware.memory[who]:.0f} "
+                f"({int(lacking.sum())} clients lack memory)"
+            )
+            raise flag_error(flag, getattr(config, flag), allowed, reason=reason)

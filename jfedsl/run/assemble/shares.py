@@ -20,7 +20,7 @@ def shares_of(config: Config, dataset: Dataset) -> Shares:
     if PARTITIONS[kind].owned:
         _check_owners(config, train.owners)
     if config.clients > len(train.labels):  # before anything is allocated for each of them
-        allowed = f"at most {len(train.labels)}, the number of training examples"
+        allowed = f"at most {len(train.labels)} (the number of training examples)"
         raise flag_error("clients", config.clients, allowed)
     option = PARTITIONS[kind].option
     value = None if option is None else getattr(config, option)
@@ -29,20 +29,19 @@ def shares_of(config: Config, dataset: Dataset) -> Shares:
         shares = partition.split(*arguments)
     except partition.EmptyClients as error:
         allowed = f"as many as --partition={kind} can feed from {len(train.labels)} examples"
-        raise flag_error("clients", config.clients, f"{allowed}; {error}") from None
+        raise flag_error("clients", config.clients, allowed, reason=str(error)) from None
     except partition.SmallClients as error:
         raise _too_few(config, error) from None
     except partition.BadShares as error:
-        allowed = f"--clients={config.clients} lists of positions below {len(train.labels)}"
-        raise flag_error("partition", kind, f"one that makes {allowed}, not {error}") from error
+        lists = f"--clients={config.clients} lists of positions below {len(train.labels)}"
+        allowed, reason = f"a partition that makes {lists}", f"this one makes {error}"
+        raise flag_error("partition", kind, allowed, reason=reason) from error
     small = int(np.argmin([len(share) for share in shares]))
     if config.sampling == "epoch" and len(shares[small]) < config.batch_size:
-        allowed = (
-            f"at most {len(shares[small])}, the examples of client {small}, "
-            f"under --sampling=epoch (--sampling=replacement has no limit"
-        )
         more = f"; --min_examples={config.batch_size} draws again" if _draws(config) else ""
-        raise flag_error("batch_size", config.batch_size, f"{allowed}{more})")
+        allowed = f"at most {len(shares[small])} (the examples of client {small})"
+        reason = f"--sampling=replacement has no limit{more}"
+        raise flag_error("batch_size", config.batch_size, allowed, reason=reason)
     return shares
 
 
@@ -60,15 +59,17 @@ def _check_classes(config: Config, dataset: Dataset) -> None:
 def _check_owners(config: Config, owners: np.ndarray | None) -> None:
     if owners is None:
         others = ", ".join(name for name, kind in PARTITIONS.items() if not kind.owned)
-        allowed = (
-            f"one of {others} with --dataset={config.dataset}, which does not say who owns which "
-            "example, as from_arrays(..., clients=owners) does"
+        allowed = f"one of {others} with --dataset={config.dataset}"
+        reason = (
+            "the data set does not say which client owns which example, as "
+            "from_arrays(..., clients=owners) does"
         )
-        raise flag_error("partition", config.partition, allowed)
+        raise flag_error("partition", config.partition, allowed, reason=reason)
     count = len(np.unique(owners))
     if count != config.clients:
-        allowed = f"{count} with --partition={config.partition}, as many as own the "
-        raise flag_error("clients", config.clients, f"{allowed}{len(owners)} training examples")
+        allowed = f"{count} with --partition={config.partition}"
+        reason = f"the {len(owners)} training examples have {count} owners"
+        raise flag_error("clients", config.clients, allowed, reason=reason)
 
 
 def _too_few(config: Config, error: partition.SmallClients) -> UserError:
@@ -81,10 +82,9 @@ def _too_few(config: Config, error: partition.SmallClients) -> UserError:
     if kind.option is not None:
         other = f", --{kind.option}={shown(getattr(config, kind.option))}"
         larger = f" or a larger --{kind.option}"
-    allowed += f"{other} and --clients={config.clients}, the best of {error.draws} draws; "
-    return flag_error(
-        "min_examples", config.min_examples, f"{allowed}fewer --clients{larger} would allow more"
-    )
+    allowed += f"{other} and --clients={config.clients} (the best of {error.draws} draws)"
+    reason = f"fewer --clients{larger} would allow more"
+    return flag_error("min_examples", config.min_examples, allowed, reason=reason)
 
 
 def notes_on_classes(held: np.ndarray, tested: np.ndarray) -> list[str]:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.config.scale_fields import BY_CLUSTER
-from jfedsl.errors import TrainingError, UserError, flag_error, one_line
+from jfedsl.errors import TrainingError, UserError, conflict, flag_error, one_line
 from jfedsl.run.processes import rollcall
 from jfedsl.sharding.slots import AXES
 
@@ -61,10 +61,10 @@ def join(config: Config) -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = one_line(str(error), _MOST_REASON)
-        allowed = f"the address of a run whose other processes start now ({reason})"
+        allowed = "the address of a run whose other processes start now"
         if address is None:
-            allowed = f"HOST:PORT where no cluster that JAX knows started the program ({reason})"
-        raise flag_error("coordinator", config.coordinator, allowed) from error
+            allowed = "HOST:PORT where no cluster that JAX knows started the program"
+        raise flag_error("coordinator", config.coordinator, allowed, reason=reason) from error
 
 
 def start_devices() -> None:
@@ -80,8 +80,8 @@ def start_devices() -> None:
         asked = getattr(jax.config, "jax_platforms", None)
         if not asked:
             raise UserError(f"no device can start here ({reason})") from None
-        allowed = "one that can start here, such as cpu, or nothing to let JAX choose"
-        raise UserError(f"JAX_PLATFORMS={asked}: allowed is {allowed} ({reason})") from None
+        remedy = "set a platform that can, such as cpu, or none to let JAX choose"
+        raise UserError(f"JAX_PLATFORMS={asked} cannot start here; {remedy} ({reason})") from None
 
 
 def mesh_of(config: Config) -> Mesh | None:
@@ -97,14 +97,14 @@ def mesh_of(config: Config) -> Mesh | None:
     if config.one_by_one:
         cause += f" and --server_order={config.server_order}"
     if alone and processes > 1:
-        allowed = f"none with {cause}: one client computes at a time"
-        raise flag_error("coordinator", config.coordinator, allowed)
+        reason = "one client computes at a time"
+        raise conflict("coordinator", config.coordinator, cause, reason)
     if alone and config.devices not in (None, 1):
         raise flag_error("devices", config.devices, f"1 with {cause}")
     if config.devices is not None and config.devices > local:
-        hint = "; XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
-        allowed = f"at most the {local} here{hint if jax.default_backend() == 'cpu' else ''}"
-        raise flag_error("devices", config.devices, allowed)
+        hint = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
+        reason = hint if jax.default_backend() == "cpu" else ""
+        raise flag_error("devices", config.devices, f"at most the {local} here", reason=reason)
     count = config.devices or (1 if alone else local)
     if count * processes == 1:
         return None
@@ -189,8 +189,8 @@ def agree(config: Config) -> None:
     every = [json.loads(text) for text in texts(json.dumps(own))]
     names = [name for name in own if any(one.get(name) != every[0].get(name) for one in every)]
     if names:
-        allowed = f"one run: the same settings in all processes; differing: {', '.join(names)}"
-        raise flag_error("coordinator", config.coordinator, allowed)
+        differing = ", ".join(names)
+        raise UserError(f"all processes of a run need the same settings; differing: {differing}")
 
 
 def lost(error: BaseException) -> bool:

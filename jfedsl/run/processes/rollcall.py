@@ -58,8 +58,8 @@ def admit(address: str, processes: int, process: int) -> None:
         caller.settimeout(max(1, until - time.monotonic()) + _MORE)
         answer = _heard(caller)
     if "error" not in answer:
-        allowed = "HOST:PORT of process 0 of a run that starts now; nobody there answers as such"
-        raise flag_error("coordinator", address, allowed)
+        allowed = "HOST:PORT of process 0 of a run that starts now"
+        raise flag_error("coordinator", address, allowed, reason="no process answers there")
     if answer["error"]:
         raise UserError(str(answer["error"]))
 
@@ -71,10 +71,11 @@ def _listening(address: str) -> socket.socket:
             return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        allowed = f"HOST:PORT with a port that is free on the machine of process 0 ({error})"
+        allowed = "HOST:PORT with a port that is free on the machine of process 0"
+        reason = str(error)
         if error.errno == errno.EADDRINUSE:
-            allowed += "; --process=0 may have been started twice"
-        raise flag_error("coordinator", address, allowed) from None
+            reason += "; --process=0 may have been started twice"
+        raise flag_error("coordinator", address, allowed, reason=reason) from None
 
 
 def _connected(address: str, until: float) -> socket.socket:
@@ -84,8 +85,8 @@ def _connected(address: str, until: float) -> socket.socket:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=1)
         except OSError as error:  # a name too: on a cluster it may be known only after a while
             if time.monotonic() > until:
-                allowed = f"HOST:PORT of process 0, which starts at about the same time ({error})"
-                raise flag_error("coordinator", address, allowed) from None
+                allowed = "HOST:PORT of process 0, which starts at about the same time"
+                raise flag_error("coordinator", address, allowed, reason=str(error)) from None
             time.sleep(0.2)
 
 
@@ -105,15 +106,14 @@ def _enter(
         return None
     came[-1] = caller  # to be told as well
     if fits:
-        return flag_error("process", number, "a number of its own for each process of the run")
-    allowed = f"the same in all processes; that of process {number} is {said.get('processes')}"
-    return flag_error("processes", processes, allowed)
+        return UserError(f"two processes have --process={number}; give each another number")
+    reason = f"process {number} has {said.get('processes')}"
+    return flag_error("processes", processes, "the same in all processes", reason=reason)
 
 
 def _missing(address: str, missing: list[int]) -> UserError:
     numbers = ", ".join(map(str, missing))
-    allowed = f"where all processes of the run meet; {numbers} did not come in {_SECONDS} s"
-    return flag_error("coordinator", address, allowed)
+    return UserError(f"--coordinator={address}: processes {numbers} did not come in {_SECONDS} s")
 
 
 def _say(to: socket.socket, message: dict[str, Any]) -> None:

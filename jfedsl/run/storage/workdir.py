@@ -130,21 +130,20 @@ def check(config: Config, flag: str = "workdir") -> None:
     try:
         _check(config, path, flag)
     except OSError as error:
-        raise flag_error(flag, path, f"a folder to read and write ({error})") from error
+        raise flag_error(flag, path, "a folder to read and write", reason=str(error)) from error
 
 
 def _check(config: Config, path: Path, flag: str) -> None:
     if path.exists() and not path.is_dir():
-        raise flag_error(flag, path, "a folder; this is a file")
+        raise flag_error(flag, path, "a folder", reason="this is a file")
     old = read_config(path, config.plugin)
     if old is not None:
         differing = differences(old, config)
         if differing:
-            raise flag_error(
-                flag, path, f"a run of the same settings; differing: {', '.join(differing)}"
-            )
+            allowed, reason = "the folder of a run of the same settings", ", ".join(differing)
+            raise flag_error(flag, path, allowed, reason=f"differing: {reason}")
     elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-        raise flag_error(flag, path, "a new or empty folder, or one of an earlier run")
+        raise flag_error(flag, path, "a new or empty folder or that of an earlier run")
 
 
 @contextlib.contextmanager
@@ -164,8 +163,9 @@ def hold(config: Config) -> Iterator[Path]:
             allowed = "a folder that no other run is using"
             raise BusyError(str(flag_error("workdir", path, allowed))) from None
         except OSError as error:
-            allowed = f"a folder to write to ({error})"
-            raise flag_error("workdir", config.workdir, allowed) from error
+            raise flag_error(
+                "workdir", config.workdir, "a writable folder", reason=str(error)
+            ) from error
         check(config)  # again, now that nobody else can change it
         if not (path / CONFIG).exists():
             record(config, path)

@@ -34,26 +34,27 @@ def own(rng: Any, labels: Any, clients: int) -> Any:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"partition": "natural", "clients": 9}, "--clients=9: allowed is 4 with --partition=n"),
-        ({"partition": "natural", "dataset": "digits"}, "--partition=natural: allowed is one of "),
-        ({"partition": "natural", "min_examples": 99}, "--min_examples=99: allowed is at most 4"),
+        ({"partition": "natural", "clients": 9}, "--clients must be 4 with --partition=n"),
+        ({"partition": "natural", "dataset": "digits"}, "--partition must be one of "),
+        ({"partition": "natural", "min_examples": 99}, "--min_examples must be at most 4"),
         (
             {"partition": "dirichlet", "min_examples": 51},
-            r"--min_examples=51: allowed is at most \d+ with --partition=dirichlet, "
-            r"--dirichlet_alpha=0.5 and --clients=4, the best of 200 draws; fewer --clients or a ",
+            r"--min_examples must be at most \d+ with --partition=dirichlet, "
+            r"--dirichlet_alpha=0.5 and --clients=4 .the best of 200 "
+            r"draws., not 51; fewer --clients or a larger --dirichlet_alpha would allow more",
         ),
         (
             {"partition": "iid", "clients": 2**31 - 1},
-            "--clients=2147483647: allowed is at most 200",
+            "--clients must be at most 200",
         ),
-        ({"partition": "own"}, "--partition=own: allowed is one that makes --clients=4 lists of "),
+        ({"partition": "own"}, "--partition must be a partition that makes --clients=4 lists of "),
         (
             {"partition": "dirichlet", "dirichlet_alpha": 0.01, "clients": 9},
-            "--clients=9: allowed is as many as --partition=dirichlet can feed from 200 examples;",
+            "--clients must be as many as --partition=dirichlet can feed from 200 examples, not 9;",
         ),
         (
             {"partition": "dirichlet", "batch_size": 60},
-            r"--batch_size=60: allowed is at most \d+, .*; --min_examples=60 draws again\)",
+            r"--batch_size must be at most \d+ .the examples of client \d.*; --min_examples=60 draws ",
         ),
     ],
 )

@@ -46,11 +46,11 @@ def test_all_meet_whoever_else_calls() -> None:
 @pytest.mark.parametrize(
     ("processes", "others", "text"),
     [
-        (3, [(3, 1), (3, 1)], "--process=1: allowed is a number of its own"),
+        (3, [(3, 1), (3, 1)], "two processes have --process=1; give each another number"),
         (
             3,
             [(2, 1)],
-            "--processes=3: allowed is the same in all processes; that of process 1 is 2",
+            "--processes must be the same in all processes, not 3; process 1 has 2",
         ),
         (3, [(3, 2)], "meet; 1 did not come in 0.5 s"),
     ],

@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_looked_into(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "exists", fail)
-    with pytest.raises(UserError, match="--workdir=.*: allowed is a folder to read and write"):
+    with pytest.raises(UserError, match="--workdir must be a folder to read and write"):
         workdir.check(Config(workdir=str(tmp_path)))
 
 
