@@ -162,19 +162,19 @@ def test_a_damaged_raw_file_is_named(
 def test_a_missing_raw_file_is_named(mnist: Any, raw: Path, data_dir: Path) -> None:
     (raw / "train-labels-idx1-ubyte.gz").unlink()
     text = fails("mnist", data_dir, raw)
-    assert text.startswith(f"--manual_dir={raw}: no file train-labels-idx1-ubyte.gz in it")
+    assert text.startswith(f"--manual_dir={raw} has no file train-labels-idx1-ubyte.gz (from")
     assert not data_dir.exists()
 
 
 def test_a_wrong_manual_dir_is_told_what_it_should_hold(tmp_path: Path, data_dir: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         text = fails("cifar100", data_dir, folder)
-        assert text.startswith(f"--manual_dir={folder}: no file cifar-100-binary.tar.gz")
+        assert text.startswith(f"--manual_dir={folder} has no file cifar-100-binary.tar.gz")
     assert not data_dir.exists()
 
 
 def test_an_unknown_name_is_told_what_is_allowed(data_dir: Path) -> None:
-    text = "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100"
+    text = "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100, not svhn"
     assert fails("svhn", data_dir) == text
 
 
@@ -376,7 +376,7 @@ def test_the_script_says_where_the_set_is_and_how_to_train(
         ([], "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100"),
         (["--dataset=svhn"], "--dataset must be one of mnist"),
         (["--dataset=mnist", "--debian"], "--dataset must be fashion_mnist with"),
-        (["--dataset=mnist", "--manual_dir=no"], "--manual_dir=no: no file t10k-images-idx3"),
+        (["--dataset=mnist", "--manual_dir=no"], "--manual_dir=no has no file t10k-images-idx3"),
         (["mnist"], "unexpected argument 'mnist'"),
     ],
 )

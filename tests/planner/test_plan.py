@@ -89,7 +89,7 @@ def test_a_target_out_of_reach_says_how_low_the_bound_comes(plan: Plan):
         predict(*arguments, Goal(target=1e-4), False)
     text = str(error.value)
     assert text.startswith("--target must be at least 0.005334, not 0.0001; "), text
-    assert "its largest term, gradient noise, is 0.005333" in text  # beta gamma / 3 sum sigma^2
+    assert "whose largest term, gradient noise, is 0.005333" in text  # beta gamma / 3 sum sigma^2
     lowest = float(text.split("at least ")[1].split(",")[0])
     reached = predict(*arguments, Goal(target=lowest * 1.01), False)
     assert np.isfinite(reached.seconds).any()
@@ -188,11 +188,14 @@ def test_settings_that_cannot_be_are_refused():
 def test_sources_are_checked_before_anything_is_written(tmp_path: Path):
     out = tmp_path / "out"
     for arguments, message in [
-        ((Goal(1.0), "", "", str(out)), "--constants="),
-        ((Goal(), str(tmp_path), "", str(out)), "--target=None"),
+        ((Goal(1.0), "", "", str(out)), "set either --constants"),
+        ((Goal(), str(tmp_path), "", str(out)), "set --target, --budget_seconds or"),
         ((Goal(-1.0), str(tmp_path), "", str(out)), "--target must be a number above 0"),
         ((Goal(1.0), "", "table.csv", str(out)), "--target=1.0 has no effect with"),
-        ((Goal(1.0), str(tmp_path), "", ""), "--output="),
+        (
+            (Goal(1.0), str(tmp_path), "", ""),
+            "--output must be a folder to write the plan to; it is not set",
+        ),
         ((Goal(1.0), str(tmp_path), "", str(out)), "the workdir of a run with --measure"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -202,7 +205,9 @@ def test_sources_are_checked_before_anything_is_written(tmp_path: Path):
 
 def test_dropout_needs_constants_of_a_run_with_dropout(plan: Plan):
     dropped = [dataclasses.replace(c, dropout_rate="0.5") for c in plan.configs]
-    with pytest.raises(UserError, match="--dropout_rates must be 0 with --constants"):
+    with pytest.raises(
+        UserError, match="--dropout_rates must be 0, not 0.5; the run of --constants"
+    ):
         effects_of(source(), plan.survey, dropped)
     found = effects_of(source(dropout_rate="0.2"), plan.survey, dropped)
     np.testing.assert_allclose(found.eps_d, 0.02 * 16, rtol=1e-6)  # (1 / 0.25)^2
@@ -217,7 +222,7 @@ def test_a_table_of_rounds_counts_settings_by_its_columns(tmp_path: Path, plan: 
     with pytest.raises(UserError, match="none of the settings"):
         rounds_in(table, plan.configs)
     table.write_text("rate,rounds\n9,10\n")
-    with pytest.raises(UserError, match="--rounds_table=.*a CSV file with rounds"):
+    with pytest.raises(UserError, match="--rounds_table must be a CSV file with rounds"):
         rounds_in(table, plan.configs)
 
 

@@ -122,7 +122,11 @@ def test_questions_asked_are_drawn_as_soon_as_their_runs_are_there(
 
 
 @pytest.mark.parametrize(
-    ("only", "ending"), [(["ablatoin"], "did you mean ablation[?]"), (["cut", "cut"], "each once")]
+    ("only", "ending"),
+    [
+        (["ablatoin"], "not ablatoin; did you mean ablation[?]"),
+        (["cut", "cut"], "each once, not cut,cut"),
+    ],
 )
 def test_unknown_questions_are_refused(tmp_path: Path, only: list[str], ending: str):
     with pytest.raises(UserError, match=f"--only must be .*{ending}$"):

@@ -51,7 +51,7 @@ def test_cases_and_values_are_combined(tmp_path: Path):
         ([], ["seed=1 2"], "--vary must be a flag of a run, not seed; set seeds by --seeds"),
         ([], ["workdir=a b"], "--vary must be a flag of a run"),
         ([], ["prune_rate="], "--vary must be of the form flag=value value"),
-        ([], ["prune_rate=0.3 0.3"], "every value once"),
+        ([], ["prune_rate=0.3 0.3"], "each value once"),
         (["a: --prune_kind=mask"], ["prune_rate=0 high"], "setting 'a, prune_rate=high'"),
         (["a: --prune_kind=mask"], ["prune_rate=0.3 1.5"], "--prune_rate must be a rate"),
         ([], ["rounds=2 3", "rounds=4 5"], "--rounds is set twice"),

@@ -54,7 +54,7 @@ def own(rng: Any, labels: Any, clients: int) -> Any:
         ),
         (
             {"partition": "dirichlet", "batch_size": 60},
-            r"--batch_size must be at most \d+ .the examples of client \d.*; --min_examples=60 draws ",
+            r"--batch_size must be at most \d+ .the examples of client \d.*; --min_examples=60 dr",
         ),
     ],
 )

@@ -29,7 +29,7 @@ def met(address: str, processes: int, *others: tuple[int, int]) -> list[str]:
     """What process 0, then the others, each a number of processes and its own, end with."""
     with ThreadPoolExecutor() as pool:
         calls = [pool.submit(said, rollcall.answer_all, address, processes)]
-        calls += [pool.submit(said, rollcall.come, address, *other) for other in others]
+        calls += [pool.submit(said, rollcall.admit, address, *other) for other in others]
         return [call.result() for call in calls]
 
 
@@ -39,7 +39,7 @@ def test_all_meet_whoever_else_calls() -> None:
     with ThreadPoolExecutor() as pool:
         first = pool.submit(said, rollcall.answer_all, address, 3)
         rollcall._connected(address, 1e9).close()
-        others = [pool.submit(said, rollcall.come, address, 3, number) for number in (1, 2)]
+        others = [pool.submit(said, rollcall.admit, address, 3, number) for number in (1, 2)]
         assert [call.result() for call in (first, *others)] == ["", "", ""]
 
 
@@ -52,7 +52,7 @@ def test_all_meet_whoever_else_calls() -> None:
             [(2, 1)],
             "--processes must be the same in all processes, not 3; process 1 has 2",
         ),
-        (3, [(3, 2)], "meet; 1 did not come in 0.5 s"),
+        (3, [(3, 2)], "processes 1 did not come in 0.5 s"),
     ],
 )
 def test_who_does_not_fit_is_named_to_all(
@@ -73,15 +73,16 @@ def test_a_host_that_is_not_known_yet_is_asked_for_again(monkeypatch: pytest.Mon
     assert asked.called
     monkeypatch.setattr(rollcall, "_SECONDS", 0.3)
     monkeypatch.setattr(socket, "getaddrinfo", asked)
-    assert "at about the same time ([Errno -2] not known)" in said(rollcall.come, "host:1", 2, 1)
+    text = said(rollcall.admit, "host:1", 2, 1)
+    assert "at about the same time, not host:1; [Errno -2] not known" in text
 
 
 def test_a_port_in_use_and_nobody_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollcall, "_SECONDS", 0.3)
     monkeypatch.setattr(rollcall, "_MORE", 0)
     address = free()
-    assert "HOST:PORT of process 0, which starts at" in said(rollcall.come, address, 2, 1)
+    assert "HOST:PORT of process 0, which starts at" in said(rollcall.admit, address, 2, 1)
     with socket.create_server(("", int(address.split(":")[1]))):
         text = said(rollcall.answer_all, address, 2)
         assert "a port that is free on the machine" in text and "started twice" in text
-        assert "nobody there answers as such" in said(rollcall.come, address, 2, 1)
+        assert "no process answers there" in said(rollcall.admit, address, 2, 1)
