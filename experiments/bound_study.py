@@ -6,10 +6,12 @@ Varies one setting at a time: steps between aggregations, cut, pruning, gradient
 Leaves a table and a picture in --workdir; the same command goes on after an interruption.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from absl import flags
 
 from jfedsl.config import Config
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 from jfedsl.studies.bound import Sweeps, conduct
 from jfedsl.studies.study import Changes, seeds_of

@@ -6,10 +6,12 @@ Settings are grouped by the bytes they send at the cut: a fourth, an eighth, a s
 Leaves a table and a picture in --workdir; the same command goes on after an interruption.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from absl import flags
 
 from jfedsl.config import Config
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.study import Changes, Column, conduct, megabytes, seeds_of

@@ -1,10 +1,12 @@
 """Evaluates the newest checkpoint of a run, client by client, and exports its model."""
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from absl import flags
 
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import local
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.evaluate import evaluate_run, table
 from jfedsl.run.script import start
 

@@ -6,6 +6,9 @@ Every combination of --cuts, --prune_rates and --bits on one simulated network. 
 picture in --workdir; the same command goes on after an interruption.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from functools import reduce
 from itertools import product
 from operator import or_
@@ -15,7 +18,6 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.planner.settings import axes
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 from jfedsl.studies.study import JOULES, SECONDS, Column, conduct, seeds_of, simulated
 

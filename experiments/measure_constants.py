@@ -3,10 +3,12 @@
 python experiments/measure_constants.py --workdir=runs/first
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from absl import flags
 
 from jfedsl.errors import flag_error
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.constants_recorder import measure_run
 from jfedsl.run.script import start
 from jfedsl.theory.measure import DEFAULT_EFFORT, Effort

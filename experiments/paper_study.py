@@ -8,12 +8,14 @@ soon as its runs are there. A run that several questions share is trained once; 
 goes on after an interruption.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 import dataclasses
 
 from absl import flags
 
 from jfedsl.config import Config
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 from jfedsl.studies.paper import conduct, default_cuts, rates_of
 from jfedsl.studies.study import seeds_of

@@ -7,6 +7,9 @@ All flags of a run say what is fixed; each list varies one of them. Prints the c
 settings that no other beats; leaves plan.flags for experiments/train.py, plan.md and pareto.png.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 import shlex
 import sys
 
@@ -15,7 +18,6 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.planner.plan import Goal, conduct, make, source_of
 from jfedsl.planner.settings import axes
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 
 _DEFAULT = "default the run's own flag."

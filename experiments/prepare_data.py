@@ -1,5 +1,8 @@
 """Prepares an image set for training: downloaded, from files at hand, or from Debian's package."""
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 import shlex
 import tempfile
 from pathlib import Path
@@ -9,7 +12,6 @@ from absl import flags
 from jfedsl.data.preparation import NAMES, prepare, restore_debian
 from jfedsl.errors import flag_error, no_effect
 from jfedsl.files.paths import local
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import start
 
 _DATASET = flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.")

@@ -5,12 +5,14 @@ python experiments/pruning_study.py --flagfile=experiments/studies/pruning.flags
 Leaves a table and a picture in --workdir; the same command goes on after an interruption.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from typing import Any
 
 from absl import flags
 
 from jfedsl.config import Config
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.study import Column, conduct, megabytes, seeds_of

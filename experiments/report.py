@@ -6,10 +6,12 @@ Names folders of runs, or with runs below. Leaves report.html, which needs no ot
 report.md with pictures/ beside it.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 from absl import flags
 
 from jfedsl.errors import UserError, flag_error
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import start
 from jfedsl.studies.report import write
 

@@ -7,12 +7,14 @@ All other flags are of every run. The same command goes on after an interruption
 one of n parts, so that n processes or machines with a common folder share the grid.
 """
 
+from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
 import sys
 
 from absl import flags
 
 from jfedsl.config import Config
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
 from jfedsl.run.script import run
 from jfedsl.studies.study import seeds_of
 from jfedsl.studies.sweep import conduct, grid, shard_of

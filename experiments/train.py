@@ -1,7 +1,9 @@
 """Trains one federated split learning run; the same command with its --workdir resumes it."""
 
-from jfedsl.config import Config
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+
+# isort: split
+from jfedsl.config import Config
 from jfedsl.run.script import run
 from jfedsl.run.summary import table
 from jfedsl.run.training import train

@@ -1,7 +1,7 @@
 """What scripts need before they import anything else, which takes seconds.
 
 Signals and settings that JAX cannot read end the script in one line. A standard stream that is
-closed becomes an empty one. `runtime.script.start` takes over from here. Importing this changes the
+closed becomes an empty one. `jfedsl.run.script.start` takes over from here. Importing this changes the
 process, so scripts alone do.
 """
 

@@ -90,7 +90,7 @@ def test_full_standard_output_is_one_line() -> None:
 
 
 def test_an_error_that_cannot_be_shown_keeps_its_exit_status() -> None:
-    code = "from jfedsl.runtime import script; script.start(lambda _: script._stop(1, None))"
+    code = "from jfedsl.run import script; script.start(lambda _: script._stop(1, None))"
     with open("/dev/full", "w") as full:  # as where the terminal is gone
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, timeout=60)
     assert done.returncode == 129
