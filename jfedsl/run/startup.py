@@ -1,8 +1,8 @@
 """What scripts need before they import anything else, which takes seconds.
 
-Signals and settings that JAX cannot read end the script in one line. A standard stream that is
-closed becomes an empty one. `jfedsl.run.script.start` takes over from here. Importing this changes the
-process, so scripts alone do.
+Importing this module changes the process, so only scripts import it. Signals, and settings that JAX
+cannot read, end the script with one line. A closed standard stream becomes an empty one.
+`jfedsl.run.script.start` takes over later.
 """
 
 import os
