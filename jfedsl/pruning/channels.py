@@ -1,4 +1,4 @@
-"""Pruning of whole channels: they are absent, and arrays, arithmetic and messages get smaller."""
+"""Pruning of whole channels: they are absent, so arrays, arithmetic and messages get smaller."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,28 +28,29 @@ def channel_pruner(
     ramp_rounds: int = 0,
     period: int = 1,
 ) -> Pruner:
-    """Keeps the highest-scored channels of every layer, as many as the rung next to a rate says.
+    """Keeps the highest-scored channels of every layer: the rung of the ladder nearest to 1 - rate.
 
-    Masks are a list of bools `[size]`, one a layer; with GroupNorm every group keeps as many. They
-    travel as one bit a channel or as the numbers of those that stay, whichever is less.
+    Masks are a list of bool arrays `[channels]`, one for each layer with removable channels. With
+    GroupNorm every normalization group keeps the same number. The masks of a layer are sent as a
+    bitmap or as the indices of the kept channels, whichever is shorter.
 
     Args:
-      plan: of the client-side layers.
+      plan: where the channels of the client-side layers lie.
       rates: final pruning rate of every client, `[C]`, in [0, 1).
-      ladder: fractions of the channels that stay at each rung, descending.
-      score: what ranks the channels of a layer, or of a normalisation group.
+      ladder: fractions of the channels that may stay, descending; each is called a rung.
+      score: ranks the channels of a layer, or of a normalization group.
       ramp_rounds: rounds over which the rates grow from 0.
       period: rounds between aggregations.
 
     Raises:
-      ValueError: a rung leaves a layer or a normalisation group without channels.
+      ValueError: a rung leaves a layer or a normalization group without channels.
     """
     sources = plan.sources
     counts = ladders.keep_counts(ladder, sources)
-    groups, layouts, layout = ladders.schedule(rates, ladder, ramp_rounds, period)
-    group_of = np.zeros(len(rates), np.int32)
+    groups, width_configs, config_of_round = ladders.schedule(rates, ladder, ramp_rounds, period)
+    group_of_client = np.zeros(len(rates), np.int32)
     for number, members in enumerate(groups):
-        group_of[members] = number
+        group_of_client[members] = number
 
     def rank(values: list[Array]) -> list[Array]:
         pairs = zip(values, sources, strict=True)
@@ -60,19 +61,19 @@ def channel_pruner(
     def masks(
         state: PruningState, params: Params, key: Array, round_: Array, client: Array
     ) -> Masks:
-        places = ranking.of_client(score, units, state, params, fold(key, round_, client))
-        row = jnp.asarray(layout)[jnp.minimum(round_, len(layout) - 1)]
-        rung = jnp.asarray(layouts)[row, jnp.asarray(group_of)[client]]
-        left = jnp.asarray(counts)[rung]
+        ranks = ranking.of_client(score, units, state, params, fold(key, round_, client))
+        row = jnp.asarray(config_of_round)[jnp.minimum(round_, len(config_of_round) - 1)]
+        rung = jnp.asarray(width_configs)[row, jnp.asarray(group_of_client)[client]]
+        keep = jnp.asarray(counts)[rung]
         return [
-            place >= (source.size - left[i]) // source.groups
-            for i, (place, source) in enumerate(zip(places, sources, strict=True))
+            rank >= (source.size - keep[i]) // source.groups
+            for i, (rank, source) in enumerate(zip(ranks, sources, strict=True))
         ]
 
     def kept(masks: Masks) -> Kept:
         return Kept(
-            narrow.present(plan.shapes.params, plan.params, masks),
-            narrow.present(plan.shapes.stats, plan.stats, masks),
+            narrow.kept_entries(plan.shapes.params, plan.params, masks),
+            narrow.kept_entries(plan.shapes.stats, plan.stats, masks),
         )
 
     return Pruner(
@@ -80,20 +81,20 @@ def channel_pruner(
         update=partial(ranking.update, score, units),
         masks=masks,
         kept=kept,
-        cut_channel_mask=lambda masks: narrow.sent(plan, masks),
+        cut_channel_mask=lambda masks: narrow.cut_channel_mask(plan, masks),
         prunable_masks=list,
         names=tuple(source.name for source in sources),
         mask_bits=_mask_bits,
-        forwards=tuple(narrow.form(plan, row) for row in counts.tolist()),
+        forwards=tuple(narrow.narrow_forward(plan, row) for row in counts.tolist()),
         groups=groups,
-        width_configs=layouts,
-        config_of_round=layout,
-        mask_group=group_of if score.draw is None else None,
+        width_configs=width_configs,
+        config_of_round=config_of_round,
+        mask_group=group_of_client if score.draw is None else None,
     )
 
 
 def _kernels(plan: Plan, params: Params) -> list[list[Array]]:
-    """The kernels that make the channels of each source."""
+    """For each source, the kernels whose last axis is its channels."""
     leaves = list(zip(jax.tree.leaves(params), plan.params, strict=True))
     return [
         [
@@ -106,7 +107,7 @@ def _kernels(plan: Plan, params: Params) -> list[list[Array]]:
 
 
 def _mask_bits(masks: Masks) -> Array:
-    """A bitmap, or the numbers of the channels that stay, for each layer; int32."""
+    """Bits of the masks of one client as they are sent, summed over layers; int32."""
     bits = [
         choice_bits(mask.size, jnp.sum(mask, dtype=jnp.int32), position_bits(mask.size))
         for mask in masks

@@ -1,4 +1,7 @@
-"""Widths in steps: rates become rungs of a short ladder, so that few shapes are ever compiled."""
+"""Widths in steps: pruning rates become rungs of a short ladder, so that few shapes are compiled.
+
+A ladder is a descending list of fractions of channels that may stay; a rung is one of them.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +13,7 @@ from jfedsl.pruning.schedule import cubic_ramp
 
 
 def keep_counts(ladder: Sequence[float], sources: Sequence[Source]) -> np.ndarray:
-    """Channels that stay at each rung: the nearest whole number a normalisation group.
+    """Channels that stay at each rung, rounded to a whole number in each normalization group.
 
     Args:
       ladder: fractions of the channels that stay, `[R]`.
@@ -20,40 +23,44 @@ def keep_counts(ladder: Sequence[float], sources: Sequence[Source]) -> np.ndarra
       int32 `[R, sources]`.
 
     Raises:
-      ValueError: a rung leaves a layer, or its normalisation groups, without channels.
+      ValueError: a rung leaves a layer, or its normalization groups, without channels.
     """
     counts = np.zeros((len(ladder), len(sources)), np.int32)
     for s, source in enumerate(sources):
-        each = source.size // source.groups
+        group_size = source.size // source.groups
         for r, rung in enumerate(ladder):
-            counts[r, s] = int(rung * each + 0.5) * source.groups
+            counts[r, s] = int(rung * group_size + 0.5) * source.groups
             if counts[r, s] == 0:
-                of = f" in each of its {source.groups} groups" if source.groups > 1 else ""
-                raise ValueError(f"{rung:g} leaves none of the {each} of {source.name}{of}")
+                where = f" in each of its {source.groups} groups" if source.groups > 1 else ""
+                raise ValueError(
+                    f"{rung:g} leaves none of the {group_size} of {source.name}{where}"
+                )
     return counts
 
 
 def nearest_rung(rates: np.ndarray, ladder: Sequence[float]) -> np.ndarray:
-    """The rung nearest to the fraction `1 - rate` that is to stay; of two, the one that keeps more.
+    """The rung nearest to the fraction `1 - rate`; of two equally near, the one that keeps more.
 
     Args:
-      rates: any shape.
-      ladder: fractions that stay, descending, `[R]`.
+      rates: pruning rates, any shape.
+      ladder: fractions of channels that stay, descending, `[R]`.
 
     Returns:
-      Indices of the ladder, of the shape of `rates`.
+      int32 indices of the ladder, of the shape of `rates`.
     """
     distance = np.abs((1.0 - np.asarray(rates, np.float64))[..., None] - np.asarray(ladder))
+    # Rounded, so that a tie in decimals is a tie here; the first of the least is the widest.
     return np.argmin(np.round(distance, 9), axis=-1).astype(np.int32)
 
 
 class Schedule(NamedTuple):
-    """Which rung every client is on, and which clients are on the same one throughout.
+    """The rungs over the run, for groups of clients that are on the same rung in every round.
 
     Attributes:
       groups: ids of the clients of each group, ascending.
-      width_configs: rungs of the groups, one row for every combination that occurs.
-      config_of_round: `[T]`, the row in a period that starts with round r is
+      width_configs: indices of the ladder, one column for each group, one row for every combination
+        that occurs in the run.
+      config_of_round: int32 `[T]`; a period that starts with round r uses the row
         `config_of_round[min(r, T - 1)]`.
     """
 
@@ -65,35 +72,37 @@ class Schedule(NamedTuple):
 def schedule(
     rates: Sequence[float], ladder: Sequence[float], ramp_rounds: int, period: int
 ) -> Schedule:
-    """Groups the clients and lists the layouts that occur.
+    """Groups the clients and lists the width configurations that occur.
 
-    Rates become those of their rungs before they grow, so that there are no more groups than rungs.
-    Each group changes its rung at most once a rung, as its rate only grows.
+    A final rate is replaced by that of its rung before the ramp, so there are no more groups than
+    rungs. The rate of a group only grows, so the group visits every rung at most once.
 
     Args:
       rates: final rate of every client, `[C]`.
-      ladder: fractions that stay, descending.
+      ladder: fractions of channels that stay, descending.
       ramp_rounds: rounds over which the rates grow from 0.
-      period: rounds between aggregations, the only moments at which a rung changes.
+      period: rounds between aggregations; rungs change at aggregations only.
     """
     final = 1.0 - np.asarray(ladder, np.float64)[nearest_rung(np.asarray(rates), ladder)]
     rungs = nearest_rung(cubic_ramp(final, ramp_rounds), ladder)
     starts = np.arange(ramp_rounds + 1) // period * period
-    starts[-1] = ramp_rounds  # of every later period
-    columns, member = np.unique(rungs[starts], axis=1, return_inverse=True)
-    rows, layout = np.unique(columns, axis=0, return_inverse=True)
-    groups = tuple(np.flatnonzero(member.reshape(-1) == g) for g in range(columns.shape[1]))
-    layouts = tuple(tuple(row) for row in rows.tolist())
-    return Schedule(groups, layouts, layout.reshape(-1).astype(np.int32))
+    starts[-1] = ramp_rounds  # the last row serves all periods after the ramp
+    columns, group_of_client = np.unique(rungs[starts], axis=1, return_inverse=True)
+    rows, config_of_round = np.unique(columns, axis=0, return_inverse=True)
+    group_of_client = group_of_client.reshape(-1)
+    groups = tuple(np.flatnonzero(group_of_client == g) for g in range(columns.shape[1]))
+    width_configs = tuple(tuple(row) for row in rows.tolist())
+    return Schedule(groups, width_configs, config_of_round.reshape(-1).astype(np.int32))
 
 
 def report(rates: np.ndarray, ladder: Sequence[float]) -> list[str]:
-    """What becomes of the requested rates: a line for every rung that clients end on."""
+    """One line of text for every rung that clients end on, with the rates that they asked for."""
     rungs = nearest_rung(rates, ladder)
     lines = []
     for index in np.unique(rungs):
-        own = rates[rungs == index]
-        asked = f"{own.min():g}" if own.min() == own.max() else f"{own.min():g} to {own.max():g}"
-        who = "1 client keeps" if len(own) == 1 else f"{len(own)} clients keep"
-        lines.append(f"pruning rate {asked}: {who} {ladder[index]:g} of the channels")
+        asked = rates[rungs == index]
+        low, high = f"{asked.min():g}", f"{asked.max():g}"
+        rate = low if low == high else f"{low} to {high}"
+        clients = "1 client keeps" if len(asked) == 1 else f"{len(asked)} clients keep"
+        lines.append(f"pruning rate {rate}: {clients} {ladder[index]:g} of the channels")
     return lines

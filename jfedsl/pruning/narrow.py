@@ -1,4 +1,7 @@
-"""The client side at the width that is left: kept channels gathered, what comes out put back."""
+"""Client-side layers at reduced width: kept channels are gathered, and outputs scattered back.
+
+The state stays dense: parameters come in at full width, and gradients leave at full width.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,21 +19,27 @@ from jfedsl.pruning.pruner import ClientForward, Masks, dense_forward
 
 
 class Selection(NamedTuple):
-    """Which channels stay, one entry a source: in ascending order `[k]`, and as bools `[size]`."""
+    """Which channels stay, one entry for each source.
+
+    Attributes:
+      indices: of the channels that stay, ascending, int32 `[k]`.
+      masks: bools `[channels]`.
+    """
 
     indices: list[Array]
     masks: list[Array]
 
 
 def select(masks: Sequence[Array], counts: Sequence[int]) -> Selection:
-    """The channels `masks[size]` that stay, `counts` of them."""
+    """The selection of masks, bools `[channels]`, with `counts[i]` channels in mask i."""
+    # A stable sort puts the kept channels first; their number k is static, as jit needs it.
     indices = [jnp.argsort(~m, stable=True)[:k] for m, k in zip(masks, counts, strict=True)]
     return Selection(indices, list(masks))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def shrink(x: Array, axes: Axes, selection: Selection) -> Array:
-    """The channels that stay; the gradient of those that do not is 0."""
+    """Gathers the channels that stay; the gradient of removed channels is 0."""
     for axis, source, repeats in axes:
         x = _take(x, selection.indices[source], axis, repeats)
     return x
@@ -38,9 +47,10 @@ def shrink(x: Array, axes: Axes, selection: Selection) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def grow(x: Array, axes: Axes, selection: Selection) -> Array:
-    """Channels that stay at their places, 0 between them: the transpose of `shrink`."""
+    """Puts channels back to their positions, with 0 for removed ones: the transpose of `shrink`."""
     for axis, source, repeats in axes:
         mask = selection.masks[source]
+        # A gather by running index and a mask, instead of a scatter.
         x = _take(x, jnp.maximum(jnp.cumsum(mask) - 1, 0), axis, repeats)
         x = jnp.where(_along(mask, axis, repeats, x.ndim), x, 0.0)
     return x
@@ -66,20 +76,20 @@ shrink.defvjp(_shrink_forward, _shrink_backward)
 grow.defvjp(_grow_forward, _grow_backward)
 
 
-def present(tree: Any, axes: list[Axes], masks: Sequence[Array]) -> Any:
-    """Which entries of the leaves of a tree stay: bools of their shapes."""
+def kept_entries(tree: Any, axes: list[Axes], masks: Sequence[Array]) -> Any:
+    """Which entries of the leaves of a tree belong to kept channels: bools of their shapes."""
 
-    def one(leaf: Array, own: Axes) -> Array:
+    def of_leaf(leaf: Array, leaf_axes: Axes) -> Array:
         kept = jnp.ones(leaf.shape, bool)
-        for axis, source, repeats in own:
+        for axis, source, repeats in leaf_axes:
             kept &= _along(masks[source], axis, repeats, leaf.ndim)
         return kept
 
-    return _map(one, tree, axes)
+    return _map(of_leaf, tree, axes)
 
 
-def sent(plan: Plan, masks: Sequence[Array]) -> Array | None:
-    """Which entries of the last axis of the output stay, None where all do."""
+def cut_channel_mask(plan: Plan, masks: Sequence[Array]) -> Array | None:
+    """Which entries of the last axis of the output exist, bool; None: all."""
     if not plan.output:
         return None
     ((_, source, repeats),) = plan.output
@@ -87,7 +97,7 @@ def sent(plan: Plan, masks: Sequence[Array]) -> Array | None:
 
 
 def _take(x: Array, indices: Array, axis: int, repeats: int) -> Array:
-    """Entries `indices` of each of the repeats along an axis."""
+    """Takes the entries `indices` of an axis, in each of the blocks that repeat along it."""
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     folded = x.reshape(*before, repeats, x.shape[axis] // repeats, *after)
     if folded.ndim > 2 and not after:
@@ -101,13 +111,13 @@ def _take(x: Array, indices: Array, axis: int, repeats: int) -> Array:
 
 
 def _along(mask: Array, axis: int, repeats: int, rank: int) -> Array:
-    """A mask, repeated, in the shape that broadcasts along one axis."""
+    """A mask `[channels]` in a shape that broadcasts along one axis of an array of that rank."""
     tiled = jnp.tile(mask, repeats)
     return tiled.reshape((1,) * axis + tiled.shape + (1,) * (rank - axis - 1))
 
 
 def resized(plan: Plan, counts: Sequence[int]) -> Model:
-    """The layers with `counts` channels, one number a source."""
+    """The layers with `counts[i]` channels in source i."""
     model = list(plan.model)
     for source, count in zip(plan.sources, counts, strict=True):
         channels = model[source.layer].channels
@@ -116,16 +126,17 @@ def resized(plan: Plan, counts: Sequence[int]) -> Model:
     return tuple(model)
 
 
-def form(plan: Plan, counts: Sequence[int]) -> ClientForward:
-    """The layers with `counts` channels, one number a source, on dense arrays.
+def narrow_forward(plan: Plan, counts: Sequence[int]) -> ClientForward:
+    """The layers computed with `counts[i]` channels in source i, from and to arrays of full width.
 
-    What is removed is 0 in the output, as are the gradients of its weights; its statistics stay.
+    Removed channels are 0 in the output, gradients of their weights are 0, and their statistics
+    stay as they are.
     """
     if tuple(counts) == tuple(source.size for source in plan.sources):
         return dense_forward(plan.model)
     model = resized(plan, counts)
 
-    def run(
+    def forward(
         params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
     ) -> tuple[Array, Stats]:
         kept = select(masks, counts)
@@ -133,14 +144,14 @@ def form(plan: Plan, counts: Sequence[int]) -> ClientForward:
         small_stats = _map(lambda s, axes: shrink(s, axes, kept), stats, plan.stats)
         y, moved = layers.apply(model, small, small_stats, x, train, dtype)
         moved = _map(lambda s, axes: grow(s, axes, kept), moved, plan.stats)
-        stats = jax.tree.map(jnp.where, present(stats, plan.stats, masks), moved, stats)
+        stats = jax.tree.map(jnp.where, kept_entries(stats, plan.stats, masks), moved, stats)
         return grow(y, plan.output, kept), stats
 
-    return run
+    return forward
 
 
 def _map(function: Callable[[Array, Axes], Array], tree: Any, axes: list[Axes]) -> Any:
-    """A function of every leaf of a tree and its axes."""
+    """Applies a function to every leaf of a tree and its channel axes."""
     leaves, treedef = jax.tree.flatten(tree)
     pairs = zip(leaves, axes, strict=True)
-    return jax.tree.unflatten(treedef, [function(leaf, own) for leaf, own in pairs])
+    return jax.tree.unflatten(treedef, [function(leaf, leaf_axes) for leaf, leaf_axes in pairs])

@@ -1,7 +1,7 @@
-"""Where the channels lie that can be removed from the first layers of a model.
+"""Where the removable channels of a model's first layers lie in their arrays.
 
-In a layer's own parameters and in those of the layers that follow, this is found by asking for all
-shapes at two widths: what doubles with the channels belongs to them.
+A layer's channels are an axis of its own arrays and of the arrays of later layers. The axes are
+found by evaluating all shapes at two widths: an axis that doubles with the channels carries them.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,13 @@ _MOST_REASON = 200  # characters
 
 
 class Axis(NamedTuple):
-    """An axis of an array along which all channels of a source lie, `repeats` times in a row."""
+    """An axis of an array along which the channels of a source lie.
+
+    Attributes:
+      axis: its number.
+      source: the number of the source.
+      repeats: how many times in a row all channels lie there; above 1 after flattening an image.
+    """
 
     axis: int
     source: int
@@ -34,8 +40,8 @@ class Source(NamedTuple):
     Attributes:
       layer: its number.
       name: its name.
-      size: how many channels.
-      groups: normalisation groups they lie in.
+      size: number of channels.
+      groups: number of normalization groups, of consecutive channels.
     """
 
     layer: int
@@ -48,13 +54,13 @@ class Plan(NamedTuple):
     """Where the channels of the first layers of a model lie.
 
     Attributes:
-      model: these layers.
-      input: shape of what they are given, `[B, ...]`.
-      sources: those with channels that can be removed.
-      shapes: of their parameters and statistics.
-      params: the axes of every leaf of their parameters.
-      stats: likewise of their statistics.
-      output: the axes of what the last layer makes.
+      model: the first layers.
+      input: shape of their input, `[B, ...]`.
+      sources: the layers with channels that can be removed.
+      shapes: of the parameters and statistics.
+      params: the channel axes of every leaf of the parameters, in tree order.
+      stats: the channel axes of every leaf of the statistics, in tree order.
+      output: the channel axes of the last layer's output.
     """
 
     model: Model
@@ -71,35 +77,39 @@ def trace(model: Model, x: jax.ShapeDtypeStruct) -> Plan:
 
     Args:
       model: the first layers of a model.
-      x: shape of an input `[B, ...]`.
+      x: shape of an input, `[B, ...]`.
 
     Raises:
-      ValueError: names a layer that cannot work with fewer channels of the layers before it.
+      ValueError: a layer cannot work with fewer channels of the layers before it; it is named.
     """
     sources: list[Source] = []
-    given, every = x.shape, list[_Shapes]()
+    input_shape, all_shapes = x.shape, list[_Shapes]()
     params: list[Axes] = []
     stats: list[Axes] = []
-    carried: Axes = ()  # the axis of x along which channels of a source lie, if any
+    carried: Axes = ()  # the channel axis of x, if it has one
     for number, layer in enumerate(model):
         shapes = _shapes(layer, x)
-        found = [_follow(layer, shapes, x, axis, sources[axis.source]) for axis in carried]
+        by_source = [
+            _incoming_axes(layer, shapes, x, axis, sources[axis.source]) for axis in carried
+        ]
         if layer.channels is not None:
-            found.append(_own(layer, shapes, x, len(sources)))
+            by_source.append(_layer_axes(layer, shapes, x, len(sources)))
             sources.append(Source(number, layer.name, *layer.channels[:2]))
-        each = zip(*found, strict=True) if found else [() for _ in jax.tree.leaves(shapes)]
-        axes = [tuple(axis for part in parts for axis in part) for parts in each]
+        by_leaf = (
+            zip(*by_source, strict=True) if by_source else [() for _ in jax.tree.leaves(shapes)]
+        )
+        axes = [tuple(axis for part in parts for axis in part) for parts in by_leaf]
         split = len(jax.tree.leaves(shapes.params))
         params += axes[:split]
         stats += axes[split:-1]
         carried, x = axes[-1], shapes.output
-        every.append(shapes)
+        all_shapes.append(shapes)
         if len(carried) > 1:
-            raise ValueError(f"{layer.name} mixes its channels with those it is given")
+            raise ValueError(f"{layer.name} mixes its channels with those of its input")
         if carried and carried[0].axis != x.ndim - 1:
-            raise ValueError(f"{layer.name} makes {list(x.shape)}, where channels are not last")
-    variables = Variables(tuple(s.params for s in every), tuple(s.stats for s in every))
-    return Plan(model, given, tuple(sources), variables, params, stats, carried)
+            raise ValueError(f"{layer.name} returns {list(x.shape)}, where channels are not last")
+    variables = Variables(tuple(s.params for s in all_shapes), tuple(s.stats for s in all_shapes))
+    return Plan(model, input_shape, tuple(sources), variables, params, stats, carried)
 
 
 class _Shapes(NamedTuple):
@@ -122,46 +132,51 @@ def _doubled(shapes: _Shapes, wide: _Shapes, source: int, count: int) -> list[Ax
     return [
         tuple(
             Axis(i, source, size // count)
-            for i, (size, other) in enumerate(zip(leaf.shape, more.shape, strict=True))
-            if other != size
+            for i, (size, wide_size) in enumerate(zip(leaf.shape, wide_leaf.shape, strict=True))
+            if wide_size != size
         )
-        for leaf, more in pairs
+        for leaf, wide_leaf in pairs
     ]
 
 
 def _check_doubled(layer: Layer, shapes: _Shapes, wide: _Shapes, size: int) -> None:
-    """Raises ValueError unless every axis that changes doubles, and is made of the channels."""
-    for leaf, more in zip(jax.tree.leaves(shapes), jax.tree.leaves(wide), strict=True):
-        for n, m in zip(leaf.shape, more.shape, strict=True):
+    """Raises ValueError unless every axis that changes doubles, and is a multiple of `size`."""
+    for leaf, wide_leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(wide), strict=True):
+        for n, m in zip(leaf.shape, wide_leaf.shape, strict=True):
             if n != m and (m != 2 * n or n % size):
-                raise ValueError(f"{layer.name} has {n} where twice the channels make {m}")
+                raise ValueError(
+                    f"{layer.name} has an axis of {n}, and {m} with twice the channels"
+                )
 
 
-def _own(layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, source: int) -> list[Axes]:
-    """Where a layer's own channels lie."""
+def _layer_axes(layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, source: int) -> list[Axes]:
+    """The axes of a layer's leaves and output along which its own channels lie."""
     assert layer.channels is not None
     size, _, wider = layer.channels
     wide = _shapes(wider(2 * size), x)
     _check_doubled(layer, shapes, wide, size)
     axes = _doubled(shapes, wide, source, size)
+    # The axes of the parameters come first; those of statistics and output are left out here.
     leaves = zip(jax.tree.leaves(shapes.params), axes, strict=False)
-    if not any(leaf.ndim > 1 and (leaf.ndim - 1, source, 1) in own for leaf, own in leaves):
+    if not any(
+        leaf.ndim > 1 and (leaf.ndim - 1, source, 1) in leaf_axes for leaf, leaf_axes in leaves
+    ):
         raise ValueError(
             f"{layer.name} has no weights with its {size} channels along the last axis"
         )
     return axes
 
 
-def _follow(
+def _incoming_axes(
     layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, axis: Axis, source: Source
 ) -> list[Axes]:
-    """Where the channels of an earlier source lie in a layer that is given them."""
+    """The axes of a layer's leaves and output along which an earlier source's channels lie."""
     size = [*x.shape]
     size[axis.axis] *= 2
     try:
         wide = _shapes(layer, jax.ShapeDtypeStruct(tuple(size), x.dtype))
         if str(jax.tree.structure(wide)) != str(jax.tree.structure(shapes)):
-            raise ValueError("it has other parameters then")
+            raise ValueError("its parameters change with them")
     except (ValueError, TypeError, FlaxError) as error:
         raise ValueError(
             f"{layer.name} cannot take other than all {source.size} channels of {source.name} "
@@ -175,15 +190,19 @@ def _follow(
 
 
 def _check_order(layer: Layer, shapes: _Shapes, x: jax.ShapeDtypeStruct, source: Source) -> None:
-    """A layer may pool, reshape or scale, if it leaves the channels last and apart."""
+    """Raises ValueError if a layer mixes channels or reorders them; it may pool, flatten or scale.
 
-    def first(size: int) -> np.ndarray:
+    Shapes do not show a permutation. So the first channel of the input is set to NaN, and exactly
+    the first channel of the output has to be NaN.
+    """
+
+    def is_first_channel(size: int) -> np.ndarray:
         return np.arange(size) % source.size == 0
 
-    marked = np.where(first(x.shape[-1]), np.nan, np.zeros(x.shape, np.float32))
+    marked = np.where(is_first_channel(x.shape[-1]), np.nan, np.zeros(x.shape, np.float32))
     with jax.ensure_compile_time_eval():
         ones = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
         y, _ = layer.apply(ones.params, ones.stats, jnp.asarray(marked, jnp.float32), False)
         reached = np.isnan(y)
-    if not np.array_equal(reached, np.broadcast_to(first(y.shape[-1]), y.shape)):
+    if not np.array_equal(reached, np.broadcast_to(is_first_channel(y.shape[-1]), y.shape)):
         raise ValueError(f"{layer.name} does not keep the channels of {source.name} apart")

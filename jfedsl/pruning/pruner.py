@@ -1,4 +1,4 @@
-"""What pruning is: a bundle of pure functions over the aggregated model."""
+"""The interface of pruning: a bundle of pure functions of the aggregated client-side model."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from jfedsl.models.layers import Model, Params, Stats
 
 Masks = Any
 
-# (params, stats, masks, x[B, ...], train, dtype) -> (activation at the cut, stats), as layers.apply
+# (params, stats, masks, x[B, ...], train, dtype) -> (activation at the cut, stats)
 ClientForward = Callable[[Params, Stats, Masks, Array, bool, DTypeLike], tuple[Array, Stats]]
 
 
@@ -32,7 +32,7 @@ class PruningState(struct.PyTreeNode):
 
 
 class Kept(NamedTuple):
-    """What a client has of the client-side model: bool trees like it, or None for everything."""
+    """What a client keeps of the client-side model: trees of bools like it; None: everything."""
 
     params: Any
     stats: Any
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
 class Pruner(NamedTuple):
     """Masks of the client-side model, new at every aggregation, and how to compute with them.
 
-    Clients of one group compute in the same form, which may change with the round only.
+    Clients of one group compute with the same forward in a round; it may change between rounds.
 
     Attributes:
       init: `params -> PruningState`.
@@ -51,19 +51,19 @@ class Pruner(NamedTuple):
       masks: `(state, params, key, round, client) -> masks` of a client in the period that starts
         with this round: bools, True for what it keeps.
       kept: `masks -> Kept`.
-      cut_channel_mask: `masks -> bool`, which entries of the last axis of the activation at the cut
-        exist; None: all.
-      prunable_masks: `masks -> bools` of all that could have been removed, one array for each of
-        `names`.
+      cut_channel_mask: `masks -> bool [channels]`, which channels of the activation at the cut (its
+        last axis) exist; None: all.
+      prunable_masks: `masks -> ` the masks of the leaves or layers that are pruned, a list of bool
+        arrays in the order of `names`.
       names: of the leaves or layers that are pruned.
-      mask_bits: `masks -> bits` of the masks as they go down with the model.
-      forwards: ways to compute the client-side layers.
+      mask_bits: `masks -> ` bits of the masks as they are sent with the model, int32.
+      forwards: the ways to compute the client-side layers, one for each width.
       groups: ids of the clients of each group, ascending.
-      width_configs: indices of `forwards`, one row for each combination that occurs, one column a
-        group.
-      config_of_round: the row of `width_configs` in the period that starts with round r is
-        `config_of_round[min(r, len(config_of_round) - 1)]`.
-      mask_group: int32 `[C]`: clients of the same number share their masks; None when no two do.
+      width_configs: indices of `forwards`, one column for each group, one row for each combination
+        that occurs in the run.
+      config_of_round: int32 `[T]`; the period that starts with round r uses the row
+        `config_of_round[min(r, T - 1)]` of `width_configs`.
+      mask_group: int32 `[C]`: clients with the same number share their masks; None when no two do.
     """
 
     init: Callable[[Params], PruningState]
@@ -82,28 +82,28 @@ class Pruner(NamedTuple):
 
 
 def dense_forward(model: Model) -> ClientForward:
-    """The client-side layers as they are, whatever the masks."""
+    """The client-side layers at full width; the masks are ignored."""
 
-    def form(
+    def forward(
         params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
     ) -> tuple[Array, Stats]:
         del masks
         return layers.apply(model, params, stats, x, train, dtype)
 
-    return form
+    return forward
 
 
 def none(model: Model, clients: int) -> Pruner:
-    """Keeps everything.
+    """The pruner that removes nothing.
 
     Args:
       model: the client-side layers.
       clients: C.
     """
-    nothing = PruningState(None, None)
+    stateless = PruningState(None, None)
     return Pruner(
-        init=lambda params: nothing,
-        update=lambda state, before, after, kept, rate: nothing,
+        init=lambda params: stateless,
+        update=lambda state, before, after, kept, rate: stateless,
         masks=lambda state, params, key, round_, client: None,
         kept=lambda masks: Kept(None, None),
         cut_channel_mask=lambda masks: None,
@@ -117,7 +117,7 @@ def none(model: Model, clients: int) -> Pruner:
 
 
 def one_group(clients: int) -> dict[str, Any]:
-    """The fields of a pruner under which all clients compute in the same form throughout."""
+    """The fields of a pruner with one forward, which all clients use throughout the run."""
     return {
         "groups": (np.arange(clients),),
         "width_configs": ((0,),),

@@ -1,4 +1,4 @@
-"""Places of scores in ascending order, compared with how many weights or channels to remove."""
+"""Ranks of scores, and how many of the lowest ranks a pruning rate removes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from jax import Array
 
 
 def ranks(scores: list[Array], scope: str) -> list[Array]:
-    """Place of every weight in ascending order of score, ties by position.
+    """The rank of every weight, 0 for the lowest score; ties are ranked by position.
 
     Args:
-      scores: one array a prunable leaf.
-      scope: global ranks all leaves together, layer each leaf alone.
+      scores: one array for each prunable leaf.
+      scope: `global` ranks the weights of all leaves together, `layer` those of each leaf alone.
 
     Returns:
       int32 arrays of the same shapes.
@@ -24,14 +24,14 @@ def ranks(scores: list[Array], scope: str) -> list[Array]:
 
 
 def ranks_in_groups(scores: Array, groups: int) -> Array:
-    """Place of every channel within its group in ascending order of score, ties by position.
+    """The rank of every channel within its normalization group; ties are ranked by position.
 
     Args:
-      scores: of the channels of one layer, `[count]`.
-      groups: that lie in them one after the other, of equal size.
+      scores: of the channels of one layer, `[channels]`.
+      groups: number of groups; each is `channels / groups` consecutive channels.
 
     Returns:
-      int32 `[count]`, each group from 0.
+      int32 `[channels]`, from 0 in each group.
     """
     return jax.vmap(_rank)(scores.reshape(groups, -1)).reshape(-1)
 
@@ -46,15 +46,15 @@ def _rank(scores: Array) -> Array:
 
 
 def removed_counts(rates: np.ndarray, sizes: list[int], scope: str) -> np.ndarray:
-    """How many weights a rate removes among those a leaf is ranked with, rounded to the nearest.
+    """How many weights a rate removes, rounded to the nearest; a mask is `rank >= count`.
 
     Args:
       rates: float64, any shape.
-      sizes: weights of each prunable leaf.
-      scope: global or layer, as in `ranks`.
+      sizes: number of weights of each prunable leaf.
+      scope: `global` or `layer`; see `ranks`.
 
     Returns:
-      int32 `[..., leaves]`; under `global` every leaf has the count of all leaves together.
+      int32 `[..., leaves]`; with `global` every leaf has the count of all leaves together.
     """
     competitors = np.full(len(sizes), sum(sizes)) if scope == "global" else np.array(sizes)
     return np.rint(rates[..., None] * competitors).astype(np.int32)

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def cubic_ramp(rates: np.ndarray, ramp_rounds: int) -> np.ndarray:
-    """Rates of rounds 0 to `ramp_rounds`, after which they stay (arXiv 1710.01878, equation 1).
+    """Rates of rounds 0 to `ramp_rounds`; later they stay constant (arXiv 1710.01878, equation 1).
 
     Args:
       rates: final rates, float64 `[G]`.

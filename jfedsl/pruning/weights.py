@@ -1,4 +1,4 @@
-"""Pruning of single weights: they are zeroed, which simulates sparsity; nothing gets smaller."""
+"""Pruning of single weights: they are set to 0, which simulates sparsity; no array gets smaller."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -35,15 +35,15 @@ def weight_pruner(
 ) -> Pruner:
     """Removes the fraction `rates[n]` of the lowest-scored weights on client n, to one weight.
 
-    Masks are a tree like the parameters; leaves that may not be pruned are True throughout. They
-    travel as one bit for each prunable weight.
+    Masks are a tree of bools like the parameters; leaves that may not be pruned are all True. They
+    are sent as one bit for each prunable weight.
 
     Args:
       model: the client-side layers.
-      prunable: tree of Python bools like their parameters.
-      sizes: weights of each prunable leaf by its name, in tree order.
+      prunable: tree of Python bools like the parameters: which leaves may be pruned.
+      sizes: number of weights of each prunable leaf by its name, in tree order.
       rates: final pruning rate of every client, `[C]`, in [0, 1).
-      score: what ranks the weights.
+      score: ranks the weights.
       scope: one of `SCOPES`.
       ramp_rounds: rounds over which the rates grow from 0.
     """
@@ -61,17 +61,20 @@ def weight_pruner(
     def masks(
         state: PruningState, params: Params, key: Array, round_: Array, client: Array
     ) -> Masks:
-        places = ranking.of_client(score, units, state, params, fold(key, round_, client))
+        ranked = ranking.of_client(score, units, state, params, fold(key, round_, client))
         row = jnp.asarray(counts)[jnp.minimum(round_, ramp_rounds), jnp.asarray(mask_group)[client]]
-        bits = iter([place >= row[i] for i, place in enumerate(places)])
+        pruned = iter([rank >= row[i] for i, rank in enumerate(ranked)])
         return jax.tree.map(
-            lambda leaf, flag: next(bits) if flag else jnp.ones(leaf.shape, bool), params, prunable
+            lambda leaf, flag: next(pruned) if flag else jnp.ones(leaf.shape, bool),
+            params,
+            prunable,
         )
 
-    def form(
+    def forward(
         params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
     ) -> tuple[Array, Stats]:
-        # No client steps on what it pruned: its gradients need not be masked here as well.
+        # The optimizer's update is masked, so the gradient of a pruned weight has no effect. It
+        # passes straight through, which saves a second masking in the backward pass.
         pruned = jax.tree.map(straight_through, params, keep(params, masks))
         return layers.apply(model, pruned, stats, x, train, dtype)
 
@@ -84,7 +87,7 @@ def weight_pruner(
         prunable_masks=pick,
         names=tuple(sizes),
         mask_bits=lambda masks: jnp.int32(sum(sizes.values())),
-        forwards=(form,),
+        forwards=(forward,),
         mask_group=mask_group if score.draw is None else None,
         **one_group(len(rates)),
     )

@@ -1,4 +1,4 @@
-"""Pruning of channels: counts, scores, regrowth; the whole protocol against masked dense layers."""
+"""Pruning of channels: counts, scores, regrowth; whole rounds against masked dense layers."""
 
 from typing import Any
 
@@ -45,13 +45,13 @@ def test_every_group_of_every_layer_keeps_its_rung_of_channels(score: str, norm:
     for client, rung in enumerate((1.0, 0.75, 0.5, 0.25, 0.5)):
         masks = masks_of(pruner, state, params, client=client)
         for mask, source in zip(masks, plan.sources, strict=True):
-            each = mask.reshape(source.groups, -1).sum(axis=1)
-            assert set(each.tolist()) == {rung * source.size / source.groups}
+            kept_counts = mask.reshape(source.groups, -1).sum(axis=1)
+            assert set(kept_counts.tolist()) == {rung * source.size / source.groups}
     assert [members.tolist() for members in pruner.groups] == [[0], [1], [2, 4], [3]]
-    assert sum(map(len, pruner.width_configs)) == 4, "one layout of four groups"
+    assert sum(map(len, pruner.width_configs)) == 4, "one width configuration of four groups"
 
 
-def test_the_channels_of_least_norm_go() -> None:
+def test_the_channels_of_least_norm_are_removed() -> None:
     plan = small_plan("none")
     params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,), LADDER)
     masks = masks_of(pruner, pruner.init(params), params)
@@ -98,14 +98,14 @@ def test_random_channels_differ_by_client_and_round_and_repeat_for_the_same() ->
     plan = small_plan("none")
     params, pruner = params_of(plan, 1), channel_pruner(plan, (0.5,) * 3, LADDER, SCORES["random"])
     state = pruner.init(params)
-    one = masks_of(pruner, state, params, 2, 1)
-    assert differs(one, masks_of(pruner, state, params, 2, 2))
-    assert differs(one, masks_of(pruner, state, params, 4, 1))
-    assert_equal(one, masks_of(pruner, state, params, 2, 1))
+    masks = masks_of(pruner, state, params, 2, 1)
+    assert differs(masks, masks_of(pruner, state, params, 2, 2))
+    assert differs(masks, masks_of(pruner, state, params, 4, 1))
+    assert_equal(masks, masks_of(pruner, state, params, 2, 1))
 
 
-def test_masks_travel_as_a_bitmap_or_as_numbers_whichever_is_less() -> None:
-    plan = small_plan("none")  # 8, 16 and 32 channels: 3, 4 and 5 bits a number
+def test_masks_are_sent_as_a_bitmap_or_as_indices_whichever_is_shorter() -> None:
+    plan = small_plan("none")  # 8, 16 and 32 channels: 3, 4 and 5 bits an index
     for rate, expected in ((0.5, 8 + 16 + 32), (0.75, 6 + 16 + 32), (0.875, 3 + 8 + 20)):
         pruner = channel_pruner(plan, (rate,), (0.5, 0.25, 0.125))
         params = params_of(plan, 0)
@@ -164,39 +164,38 @@ PROTOCOL: dict[str, Any] = {
         ),
     ],
 )
-def test_the_protocol_with_narrow_arrays_equals_the_one_with_masked_dense_ones(
+def test_rounds_with_narrow_arrays_equal_rounds_with_masked_dense_ones(
     model: str, norm: str, optimizer: str, more: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jfedsl.run.assemble import pruning
 
     def run() -> Any:
-        experiment, state, one = setup(
+        experiment, state, one_round = setup(
             model=model, norm=norm, optimizer=optimizer, **PROTOCOL, **more
         )
         records = []
         for _ in range(4):
-            state, record = one(state)
+            state, record = one_round(state)
             records.append(record)
         return experiment, state, records
 
     experiment, narrowed, records = run()
-    made = pruning.channel_pruner
 
-    def dense(plan: Plan, *rest: Any) -> Pruner:
-        pruner = made(plan, *rest)
-        return pruner._replace(forwards=(masked.form(plan),) * len(pruner.forwards))
+    def dense_pruner(plan: Plan, *arguments: Any) -> Pruner:
+        pruner = channel_pruner(plan, *arguments)
+        return pruner._replace(forwards=(masked.masked_forward(plan),) * len(pruner.forwards))
 
-    monkeypatch.setattr(pruning, "channel_pruner", dense)
+    monkeypatch.setattr(pruning, "channel_pruner", dense_pruner)
     _, expected, expected_records = run()
     assert_equal(narrowed.clients.masks, expected.clients.masks)
-    for actual, wanted in zip(records, expected_records, strict=True):
-        np.testing.assert_allclose(actual.losses, wanted.losses, rtol=1e-3)
+    for record, expected_record in zip(records, expected_records, strict=True):
+        np.testing.assert_allclose(record.losses, expected_record.losses, rtol=1e-3)
         for stream in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
             name = f"{stream}_bytes"
-            np.testing.assert_array_equal(getattr(actual, name), getattr(wanted, name))
+            np.testing.assert_array_equal(getattr(record, name), getattr(expected_record, name))
     assert_close(narrowed.aggregator.params, expected.aggregator.params, rtol=1e-3, atol=1e-4)
     assert_close(narrowed.aggregator.stats, expected.aggregator.stats, rtol=1e-3, atol=1e-4)
     assert_close(narrowed.clients.optimizer, expected.clients.optimizer, rtol=1e-2, atol=1e-4)
     assert len(experiment.spec.group_sizes) == 2
-    moved = experiment.init().clients.masks
-    assert differs(moved, narrowed.clients.masks), "masks have to move to be tested"
+    initial = experiment.init().clients.masks
+    assert differs(initial, narrowed.clients.masks), "the masks have to change in the test"

@@ -14,8 +14,8 @@ LADDER = (1.0, 0.75, 0.5, 0.25)
 
 @given(st.lists(st.floats(0, 0.99), min_size=1, max_size=8))
 def test_no_rung_is_nearer(rates: list[float]) -> None:
-    found = nearest_rung(np.array(rates), LADDER)
-    for rate, index in zip(rates, found, strict=True):
+    indices = nearest_rung(np.array(rates), LADDER)
+    for rate, index in zip(rates, indices, strict=True):
         distances = [abs(1 - rate - rung) for rung in LADDER]
         assert distances[index] <= min(distances) + 1e-9
 
@@ -38,10 +38,10 @@ def test_counts_are_the_nearest_in_every_group() -> None:
     st.integers(0, 12),
     st.integers(1, 5),
 )
-def test_every_period_has_the_layout_of_the_ramp(
+def test_every_period_has_the_widths_of_the_ramp(
     rates: list[float], ramp_rounds: int, period: int
 ) -> None:
-    groups, layouts, layout = schedule(rates, LADDER, ramp_rounds, period)
+    groups, width_configs, config_of_round = schedule(rates, LADDER, ramp_rounds, period)
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(rates)))
     assert len(groups) <= len(LADDER), "whatever the number of clients and of their rates"
     final = [
@@ -51,19 +51,19 @@ def test_every_period_has_the_layout_of_the_ramp(
     changes = np.zeros(len(groups), int)
     before = None
     for start in range(0, ramp_rounds + 3 * period, period):
-        row = layouts[layout[min(start, len(layout) - 1)]]
+        row = width_configs[config_of_round[min(start, len(config_of_round) - 1)]]
         for group, members in enumerate(groups):
             assert set(rungs[min(start, ramp_rounds), members].tolist()) == {row[group]}
         changes += 0 if before is None else np.array(row) != before
         before = np.array(row)
     assert (changes <= len(LADDER) - 1).all(), "at most once a rung"
-    assert len(layouts) <= 1 + len(groups) * (len(LADDER) - 1)
+    assert len(width_configs) <= 1 + len(groups) * (len(LADDER) - 1)
 
 
-def test_without_a_ramp_there_is_one_layout_and_a_group_a_rung() -> None:
-    groups, layouts, layout = schedule([0.5, 0.2, 0.45, 0.5], LADDER, 0, 3)
-    assert [g.tolist() for g in groups] == [[1], [0, 2, 3]] and layouts == ((1, 2),)
-    assert layout.tolist() == [0]
+def test_without_a_ramp_there_is_one_width_config_and_a_group_for_each_rung() -> None:
+    groups, width_configs, config_of_round = schedule([0.5, 0.2, 0.45, 0.5], LADDER, 0, 3)
+    assert [g.tolist() for g in groups] == [[1], [0, 2, 3]] and width_configs == ((1, 2),)
+    assert config_of_round.tolist() == [0]
 
 
 def test_the_report_says_what_rates_became() -> None:

@@ -72,10 +72,10 @@ SLOW = [
 ]
 SLOW += [(name, norm) for name in ("resnet18", "vgg13") for norm in ("none", "group", "batch")]
 SLOW += [(name, "group") for name in ("vgg11", "vgg16", "vgg19")]
-EVERY = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+ALL_CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
-@pytest.mark.parametrize(("name", "norm"), EVERY)
+@pytest.mark.parametrize(("name", "norm"), ALL_CASES)
 def test_activations_after_every_layer_equal_the_masked_ones(name: str, norm: str) -> None:
     case = Case(name, norm)
 
@@ -96,11 +96,11 @@ def cuts(name: str) -> list[int]:
     return [1, last // 2, last]
 
 
-def gradients(case: Case, form: Any, masks: Any, train: bool) -> Any:
+def gradients(case: Case, forward: Any, masks: Any, train: bool) -> Any:
     """A loss of the activation at the cut, its gradient and the statistics."""
 
     def loss(params: Any) -> Any:
-        y, stats = form(params, case.stats, masks, case.x, train, jnp.float32)
+        y, stats = forward(params, case.stats, masks, case.x, train, jnp.float32)
         target = jax.random.normal(jax.random.key(3), y.shape)
         return jnp.mean((y - target) ** 2), (y, stats)
 
@@ -122,14 +122,14 @@ def test_loss_gradients_and_statistics_equal_the_masked_ones(
     name: str, norm: str, cut: int
 ) -> None:
     case = Case(name, norm, cut)
-    forwards = (narrow.form(case.plan, case.counts), masked.form(case.plan))
-    both = jax.jit(lambda masks: [gradients(case, form, masks, True) for form in forwards])
+    forwards = (narrow.narrow_forward(case.plan, case.counts), masked.masked_forward(case.plan))
+    both = jax.jit(lambda masks: [gradients(case, forward, masks, True) for forward in forwards])
     for seed in range(2):
         masks = case.masks(seed)
         ((loss, aux), gradient), ((loss_, aux_), expected) = both(masks)
         np.testing.assert_allclose(loss, loss_, rtol=1e-5)
         assert_close(aux, aux_, rtol=1e-4, atol=1e-4)
-        kept = narrow.present(case.params, case.plan.params, masks)
+        kept = narrow.kept_entries(case.params, case.plan.params, masks)
         assert_close(
             jax.tree.map(lambda g, m: g * m.astype(g.dtype), expected, kept),
             gradient,
@@ -142,18 +142,18 @@ def test_loss_gradients_and_statistics_equal_the_masked_ones(
 
 def test_all_channels_are_the_dense_model_to_the_bit() -> None:
     case = Case("cnn", "group")
-    form = narrow.form(case.plan, [source.size for source in case.plan.sources])
+    forward = narrow.narrow_forward(case.plan, [source.size for source in case.plan.sources])
     masks = [jnp.ones(source.size, bool) for source in case.plan.sources]
     dense = layers.apply(case.plan.model, case.params, case.stats, case.x, True)
-    assert_equal(form(case.params, case.stats, masks, case.x, True, jnp.float32), dense)
+    assert_equal(forward(case.params, case.stats, masks, case.x, True, jnp.float32), dense)
 
 
-def test_a_narrow_form_works_on_narrow_arrays() -> None:
+def test_a_narrow_forward_works_on_narrow_arrays() -> None:
     case = Case("small", "none")
-    form = narrow.form(case.plan, case.counts)
+    forward = narrow.narrow_forward(case.plan, case.counts)
     text = str(
         jax.make_jaxpr(
-            lambda masks: form(case.params, case.stats, masks, case.x, True, jnp.float32)
+            lambda masks: forward(case.params, case.stats, masks, case.x, True, jnp.float32)
         )(case.masks(0))
     )
     assert "f32[3,8,8,2]" in text, "conv3 makes 2 channels of its 4"
@@ -172,17 +172,17 @@ def test_shrink_and_grow_are_each_others_transpose_and_inverse(axes: Any) -> Non
         shape[axis] = repeats * masks[source].size
     dense = jax.random.normal(jax.random.key(0), tuple(shape))
     shrink, grow = (functools.partial(_call, f, axes, kept) for f in (narrow.shrink, narrow.grow))
-    little = shrink(dense)
-    assert_equal(shrink(grow(little)), little)
-    (present,) = narrow.present([dense], [axes], masks)
-    assert_equal(grow(little), jnp.where(present, dense, 0.0))
-    other = jax.random.normal(jax.random.key(1), little.shape)
-    _, back = jax.vjp(shrink, dense)
-    assert_equal(back(other)[0], grow(other))
-    _, back = jax.vjp(grow, little)
-    assert_equal(back(dense)[0], little)
+    small = shrink(dense)
+    assert_equal(shrink(grow(small)), small)
+    (entries,) = narrow.kept_entries([dense], [axes], masks)
+    assert_equal(grow(small), jnp.where(entries, dense, 0.0))
+    cotangent = jax.random.normal(jax.random.key(1), small.shape)
+    _, shrink_vjp = jax.vjp(shrink, dense)
+    assert_equal(shrink_vjp(cotangent)[0], grow(cotangent))
+    _, grow_vjp = jax.vjp(grow, small)
+    assert_equal(grow_vjp(dense)[0], small)
     second = jax.grad(lambda x: jnp.sum(jax.grad(lambda y: jnp.sum(shrink(y) ** 3))(x)))(dense)
-    np.testing.assert_allclose(second, jnp.where(present, 6 * dense, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(second, jnp.where(entries, 6 * dense, 0.0), rtol=1e-6)
 
 
 def _call(function: Any, axes: Any, kept: Any, x: Any) -> Any:
@@ -198,7 +198,7 @@ def test_channels_pass_pooling_and_flattening_and_end_at_a_residual_sum() -> Non
     resnet = traced(*zoo("resnet18", "group")[:-1], x=(3, 32, 32, 1))
     assert [source.name for source in resnet.sources] == [f"block{n}" for n in range(1, 9)]
     assert resnet.output == (), "the stream of residuals stays whole"
-    assert narrow.sent(resnet, masked.random_masks(resnet, (4,) * 8, 0)) is None
+    assert narrow.cut_channel_mask(resnet, masked.random_masks(resnet, (4,) * 8, 0)) is None
 
 
 def traced(*model: layers.Layer, x: tuple[int, ...] = (2, 4, 4, 3)) -> Plan:
@@ -222,7 +222,7 @@ def test_a_users_module_joins_by_naming_its_width() -> None:
 
 
 class Transposed(nn.Module):
-    """A dense layer with its weights the other way round."""
+    """A dense layer whose kernel has the outputs first, `[outputs, inputs]`."""
 
     features: int
 
@@ -246,7 +246,7 @@ def test_layers_that_channels_cannot_be_followed_through_are_named() -> None:
         with pytest.raises(ValueError, match="norm does not keep the channels of first apart"):
             traced(first, from_linen("norm", norm))
     joined = from_function("join", lambda x: jnp.concatenate([x, jnp.zeros((*x.shape[:3], 4))], 3))
-    with pytest.raises(ValueError, match="join has 12 where twice the channels make 20"):
+    with pytest.raises(ValueError, match="join has an axis of 12, and 20 with twice the channels"):
         traced(first, joined)
     channels_first = from_linen("odd", Transposed(6), width="features")
     with pytest.raises(ValueError, match="odd has no weights with its 6 channels along the last"):

@@ -1,4 +1,4 @@
-"""Rates from capacity: the widest rung that a client can compute in time."""
+"""Rates from capacity: the widest rung with which a client keeps up."""
 
 import numpy as np
 from hypothesis import given

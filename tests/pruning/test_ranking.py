@@ -60,5 +60,5 @@ def test_a_draw_sees_the_key_and_the_weights_of_now() -> None:
     score = drawn(lambda key, weights, norms: [n + jax.random.uniform(key) for n in norms(weights)])
     state = updated(score, KEPT, 0.5)
     assert state.ranks is None and state.scores is None
-    found = ranking.of_client(score, UNITS, state, SECOND, jax.random.key(0))
-    np.testing.assert_array_equal(found[0], [0, 2, 1])
+    ranked = ranking.of_client(score, UNITS, state, SECOND, jax.random.key(0))
+    np.testing.assert_array_equal(ranked[0], [0, 2, 1])

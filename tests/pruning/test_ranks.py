@@ -36,38 +36,36 @@ def flat(leaves: list[Array]) -> np.ndarray:
 
 
 def groups(leaves: list[Array], scope: str) -> list[np.ndarray]:
-    """The weights that compete, group by group."""
+    """The weights that are ranked together, one array for each group."""
     return [flat(leaves)] if scope == "global" else [np.ravel(leaf) for leaf in leaves]
 
 
 @every_scope
 @given(seed=st.integers(0, 2**32 - 1), distinct=st.sampled_from([1, 2, 5, 10**6]))
-def test_ranks_are_places_in_a_stable_ascending_order(scope: str, seed: int, distinct: int) -> None:
+def test_ranks_number_a_stable_ascending_order(scope: str, seed: int, distinct: int) -> None:
     values = scores(seed, distinct)
-    places = RANKS[scope](values)
-    assert [place.shape for place in places] == SHAPES
-    assert {place.dtype for place in places} == {np.dtype(np.int32)}
-    for group, place in zip(groups(values, scope), groups(places, scope), strict=True):
-        np.testing.assert_array_equal(
-            place[np.argsort(group, kind="stable")], np.arange(len(group))
-        )
+    ranked = RANKS[scope](values)
+    assert [rank.shape for rank in ranked] == SHAPES
+    assert {rank.dtype for rank in ranked} == {np.dtype(np.int32)}
+    for group, rank in zip(groups(values, scope), groups(ranked, scope), strict=True):
+        np.testing.assert_array_equal(rank[np.argsort(group, kind="stable")], np.arange(len(group)))
 
 
 @every_scope
 def test_among_equal_scores_the_first_has_the_lowest_rank(scope: str) -> None:
-    places = RANKS[scope]([jnp.ones(shape) for shape in SHAPES])
-    for place in groups(places, scope):
-        np.testing.assert_array_equal(place, np.arange(len(place)))
+    ranked = RANKS[scope]([jnp.ones(shape) for shape in SHAPES])
+    for rank in groups(ranked, scope):
+        np.testing.assert_array_equal(rank, np.arange(len(rank)))
 
 
 @every_scope
 def test_one_leaf_competes_with_itself_in_either_scope(scope: str) -> None:
-    (place,) = ranks([jnp.array([[3.0, 1.0], [2.0, 0.0]])], scope)
-    np.testing.assert_array_equal(place, [[3, 1], [2, 0]])
+    (rank,) = ranks([jnp.array([[3.0, 1.0], [2.0, 0.0]])], scope)
+    np.testing.assert_array_equal(rank, [[3, 1], [2, 0]])
 
 
 @every_scope
-def test_no_leaf_has_no_rank(scope: str) -> None:
+def test_without_leaves_there_are_no_ranks(scope: str) -> None:
     assert ranks([], scope) == []
     assert removed_counts(np.array([0.5]), [], scope).shape == (1, 0)
 
@@ -82,15 +80,15 @@ def test_the_rate_is_met_to_one_weight_by_the_lowest_scores(
     scope: str, rates: list[float], seed: int, distinct: int
 ) -> None:
     values = scores(seed, distinct)
-    places = RANKS[scope](values)
+    ranked = RANKS[scope](values)
     counts = removed_counts(np.array(rates), SIZES, scope)
     assert counts.shape == (len(rates), len(SIZES))
     for rate, row in zip(rates, counts, strict=True):
-        removed = [np.asarray(p) < c for p, c in zip(places, row, strict=True)]
-        for group, gone in zip(groups(values, scope), groups(removed, scope), strict=True):
-            # Half a weight is rounding to the nearest, met exactly by rates like 1/2 of 7.
-            assert abs(gone.sum() - rate * len(group)) <= 0.5 + 1e-9
-            assert np.max(group[gone], initial=-1) <= np.min(group[~gone], initial=np.inf)
+        removed = [np.asarray(r) < count for r, count in zip(ranked, row, strict=True)]
+        for group, pruned in zip(groups(values, scope), groups(removed, scope), strict=True):
+            # Rounding to the nearest is off by up to half a weight, as with rate 1/2 of 7 weights.
+            assert abs(pruned.sum() - rate * len(group)) <= 0.5 + 1e-9
+            assert np.max(group[pruned], initial=-1) <= np.min(group[~pruned], initial=np.inf)
 
 
 @every_scope
@@ -106,7 +104,7 @@ def test_under_global_every_leaf_has_the_count_of_all_together() -> None:
 
 
 def test_counts_of_large_models_are_exact() -> None:
-    # In float32 the product would be off by some weights.
+    # In float32 the product would be off by a few weights.
     sizes = [67_000_001]
     counts = removed_counts(np.array([0.3]), sizes, "layer")
     assert counts.dtype == np.int32

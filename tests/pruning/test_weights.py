@@ -1,5 +1,6 @@
 """Pruning: each client's masks meet its rate, follow the scores, and change with them only."""
 
+import itertools
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -58,8 +59,8 @@ def masks_of(
 ) -> Masks:
     """Masks of all clients, `[C, ...]` in every leaf."""
     state = pruner.init(params) if state is None else state
-    found = compiled_masks(pruner.masks, state, params, jnp.uint32(seed), jnp.int32(round_))
-    return jax.tree.map(np.asarray, found)
+    masks = compiled_masks(pruner.masks, state, params, jnp.uint32(seed), jnp.int32(round_))
+    return jax.tree.map(np.asarray, masks)
 
 
 def pick(tree: Any) -> list[Any]:
@@ -86,9 +87,9 @@ def zeros_like(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def assert_trees_equal(one: Any, other: Any) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_trees_equal(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @every_score
@@ -102,7 +103,7 @@ def test_every_client_loses_its_rate_to_one_weight(score: str, scope: str, tied:
 
 
 @every_scope
-def test_the_least_magnitudes_go(scope: str) -> None:
+def test_the_least_magnitudes_are_removed(scope: str) -> None:
     params = model(1)
     masks = competing(masks_of(pruner(scope=scope), params), scope)
     weights = competing(same_for_all(params), scope)
@@ -115,7 +116,7 @@ def test_global_scope_prunes_the_leaf_of_small_weights_harder() -> None:
     params = model(2)
     params[0]["kernel"] *= 1e-3
     small, large = (np.sum(~m) for m in pick(masks_of(pruner(), params)))
-    # At most 46 of 54 go from one client, 30 of them from the small leaf.
+    # Of 54 weights the clients lose 16, 0, 46, 16 and 27; the small leaf has 30 of the 54.
     assert small == 30 + 16 + 16 + 27
     assert large == 46 - 30
     evenly = [np.mean(~m) for m in pick(masks_of(pruner(scope="layer"), params))]
@@ -124,7 +125,7 @@ def test_global_scope_prunes_the_leaf_of_small_weights_harder() -> None:
 
 @every_score
 @every_scope
-def test_masks_are_bools_like_the_parameters_and_true_where_nothing_may_go(
+def test_masks_are_bools_like_the_parameters_and_true_where_nothing_is_prunable(
     score: str, scope: str
 ) -> None:
     params = model(0)
@@ -148,28 +149,27 @@ def test_a_higher_rate_keeps_a_subset_of_what_a_lower_rate_keeps(score: str, sco
 
 @pytest.mark.parametrize("score", ["magnitude", "taylor"])
 def test_clients_with_equal_rates_have_equal_numbers_and_equal_masks(score: str) -> None:
-    variant = pruner(score).mask_group
-    assert variant is not None
+    group = pruner(score).mask_group
+    assert group is not None
     masks = flat(pick(masks_of(pruner(score), model(0))))
-    for one in range(CLIENTS):
-        for other in range(CLIENTS):
-            assert (variant[one] == variant[other]) == (RATES[one] == RATES[other])
-            assert np.array_equal(masks[one], masks[other]) == (RATES[one] == RATES[other])
+    for a, b in itertools.product(range(CLIENTS), repeat=2):
+        assert (group[a] == group[b]) == (RATES[a] == RATES[b])
+        assert np.array_equal(masks[a], masks[b]) == (RATES[a] == RATES[b])
 
 
 @every_score
-def test_variants_are_numbered_from_zero(score: str) -> None:
-    found = pruner(score)
+def test_mask_groups_are_numbered_from_zero(score: str) -> None:
+    group = pruner(score).mask_group
     if SCORES[score].draw is not None:
         # No two clients share masks, whatever their rates.
-        assert found.mask_group is None
+        assert group is None
     else:
-        assert found.mask_group is not None
-        assert sorted(set(found.mask_group.tolist())) == list(range(len(set(RATES))))
+        assert group is not None
+        assert sorted(set(group.tolist())) == list(range(len(set(RATES))))
 
 
 @every_score
-def test_a_mask_takes_one_bit_a_prunable_weight_on_the_way_down(score: str) -> None:
+def test_a_mask_is_sent_as_one_bit_for_each_prunable_weight(score: str) -> None:
     bits = pruner(score).mask_bits(masks_of(pruner(score), model(0)))
     assert bits == sum(leaf.size for leaf in pick(model(0))) == sum(SIZES.values())
 
@@ -237,14 +237,14 @@ def test_magnitude_masks_follow_the_aggregated_weights() -> None:
     before, after = model(0), model(1)
     dynamic = pruner()
     state = update(dynamic, dynamic.init(before), before, after, zeros_like(before))
-    # Even of weights that nobody kept, and as if pruning had begun with them.
+    # The masks are those of the new weights alone, also where nobody kept a weight.
     masks = masks_of(dynamic, after, state=state)
     assert_trees_equal(masks, masks_of(dynamic, after))
     assert not np.array_equal(flat(pick(masks)), flat(pick(masks_of(dynamic, before))))
     assert state.scores is None
 
 
-def some_kept(seed: int = 9) -> Any:
+def random_kept(seed: int = 9) -> Any:
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.6), model(0))
 
@@ -257,33 +257,33 @@ def reference(
     last: list[np.ndarray] | None, before: Any, after: Any, kept: Any, rate: float
 ) -> list[np.ndarray]:
     """Taylor scores in float64, by the formula, for one leaf after the other."""
-    found = []
+    expected = []
     for i, row in enumerate(zip(*map(pick, (before, after, kept)), strict=True)):
         old, new, mask = (np.asarray(x, np.float64) for x in row)
         gradient = np.abs(new - old) / rate
         scores = np.abs(new) * gradient
         typical = np.sum(scores[mask > 0]) / np.sum(np.abs(new)[mask > 0])
         if last is None:
-            found.append(np.where(mask, scores, np.abs(new) * typical))
+            expected.append(np.where(mask, scores, np.abs(new) * typical))
         else:
-            found.append(np.where(mask, scores, 0.5 * last[i]))
-    return found
+            expected.append(np.where(mask, scores, 0.5 * last[i]))
+    return expected
 
 
 def test_taylor_scores_are_weight_times_gradient_and_halve_in_absence() -> None:
     taylor = pruner("taylor")
     state, last = taylor.init(model(0)), None
     for period, rate in enumerate((0.5, 0.01, 2.0)):
-        before, after, kept = model(period), model(period + 1), some_kept(period)
+        before, after, kept = model(period), model(period + 1), random_kept(period)
         state = update(taylor, state, before, after, kept, rate)
         last = reference(last, before, after, kept, rate)
         assert state.scores is not None
-        for found, expected in zip(state.scores, last, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-5)
+        for actual, expected in zip(state.scores, last, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_taylor_scores_do_not_depend_on_the_learning_rate() -> None:
-    taylor, after, kept = pruner("taylor"), model(1), some_kept()
+    taylor, after, kept = pruner("taylor"), model(1), random_kept()
 
     def stepped(rate: float) -> Any:
         before = jax.tree.map(lambda w, g: w + rate * g, after, model(5))
@@ -314,9 +314,9 @@ def test_a_leaf_that_nobody_kept_has_the_gradient_of_the_others() -> None:
 
 
 @every_scope
-def test_the_least_taylor_scores_go(scope: str) -> None:
+def test_the_least_taylor_scores_are_removed(scope: str) -> None:
     before, after, taylor = model(0), model(1), pruner("taylor", scope)
-    state = update(taylor, taylor.init(before), before, after, some_kept())
+    state = update(taylor, taylor.init(before), before, after, random_kept())
     assert state.scores is not None
     scores: Any = ({"kernel": state.scores[0]}, {}, {"kernel": state.scores[1]})
     masks = competing(masks_of(taylor, after, state=state), scope)
@@ -364,7 +364,7 @@ def test_rate_zero_keeps_all() -> None:
 
 
 def test_keep_zeroes_what_is_pruned_exactly_and_leaves_the_rest() -> None:
-    params, masks = model(0), some_kept()
+    params, masks = model(0), random_kept()
     params[0]["kernel"] = jnp.where(masks[0]["kernel"], params[0]["kernel"], jnp.nan)
     kept = keep(params, masks)
     expected = jax.tree.map(lambda w, m: np.where(m, w, np.float32(0)), params, masks)
@@ -373,7 +373,7 @@ def test_keep_zeroes_what_is_pruned_exactly_and_leaves_the_rest() -> None:
 
 
 def test_no_gradient_reaches_pruned_weights() -> None:
-    params, masks = model(0), some_kept()
+    params, masks = model(0), random_kept()
 
     def loss(params: Any) -> Array:
         return sum(jnp.sum(jnp.exp(leaf)) for leaf in jax.tree.leaves(keep(params, masks)))

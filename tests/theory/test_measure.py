@@ -66,7 +66,9 @@ class Case:
         self.examples = images, data.labels
         self.owner = np.repeat(np.arange(self.spec.clients), data.partition.sizes)
         if changes.get("prune_kind") == "channel":
-            self.form = masked.form(trace(self.spec.model[: self.cut], jax.typeof(images[:1])))
+            self.form = masked.masked_forward(
+                trace(self.spec.model[: self.cut], jax.typeof(images[:1]))
+            )
         each = jax.vmap(jax.grad(self.loss), (None, 0, 0, None, None))  # example
         self.each = jax.jit(jax.vmap(each, (None, None, None, None, 0), 1))  # and factor
         losses = jax.vmap(self.loss, (None, 0, 0))
