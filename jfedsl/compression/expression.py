@@ -158,10 +158,7 @@ class _Reader(NamedTuple):
     def wrong(
         self, text: str, node: ast.expr | ast.keyword, names: Collection[str] = ()
     ) -> ExpressionError:
-        """An error of which `text` is the predicate and the part at `node` the subject.
-
-        `names`: those that the part, up to a bracket or an equals sign, may be a misspelling of.
-        """
+        """An error: the part at `node` is its subject, `text` its predicate, `names` were meant."""
         snippet, place = self.at(node)
         close = close_to(re.split("[(=]", snippet)[0], names)
         return ExpressionError(f"{snippet} at character {place} {text}{close}")

@@ -4,13 +4,14 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
 from jfedsl.errors import UserError, as_text, flag_error
-from jfedsl.files.paths import Name
+from jfedsl.files.paths import Name, path_error
 
 _MOVED = "if it has moved, give its new place by --plugin=FILE"
 _OURS = (__file__, importlib.__file__)
@@ -92,7 +93,7 @@ def _import_file(path: Path) -> str:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         why = f"{reason}; {_MOVED}"
-        raise flag_error("plugin", path, "a Python file that can be read", reason=why) from error
+        raise path_error("plugin", path, "a Python file that can be read", why) from error
     checksum = hashlib.sha256(source).hexdigest()
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is not None and Path(script).absolute() == path:
@@ -122,7 +123,8 @@ def _import(name: str) -> str:
         return _checksum(importlib.import_module(name))
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise flag_error("plugin", name, allowed, reason=_MOVED) from error
+            names = [module.name for module in pkgutil.iter_modules([os.getcwd()])]
+            raise flag_error("plugin", name, allowed, names, _MOVED) from error
         raise _failure(name, error) from error
 
 

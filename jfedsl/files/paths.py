@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, close_to, flag_error
 
 Name = str | os.PathLike[str]
 
@@ -39,3 +39,17 @@ def local(flag: str, folder: Name) -> Path:
     if b"\0" in b"".join(parts):
         raise flag_error(flag, text, "a path without a zero byte")
     return path
+
+
+def path_error(flag: str, path: Path, allowed: str, reason: str = "") -> UserError:
+    """An error for a path that a flag cannot have, as `flag_error`.
+
+    If nothing is there, the error asks whether a file or folder of a similar name was meant.
+    """
+    try:
+        names = [] if path.exists() else [beside.name for beside in path.parent.iterdir()]
+    except OSError:
+        names = []
+    folder = "" if path.parent == Path() else f"{path.parent}{os.sep}"
+    text = str(flag_error(flag, path, allowed, reason=reason))
+    return UserError(f"{text}{close_to(path.name, names, folder)}")

@@ -15,7 +15,7 @@ from jfedsl.engine.averaging import joined
 from jfedsl.engine.checkpoint_layout import from_checkpoint_layout
 from jfedsl.engine.state import State
 from jfedsl.errors import UserError, flag_error
-from jfedsl.files.paths import Name, local
+from jfedsl.files.paths import Name, local, path_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.client_store import with_memories
@@ -53,7 +53,7 @@ def restore_run(
     config = read_config(workdir, plugin)
     if config is None or not any_in(workdir / CHECKPOINTS):
         export_too = "" if flag == "workdir" else " or an export"
-        raise flag_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
+        raise path_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
     experiment = build(config)

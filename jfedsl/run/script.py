@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from absl import app, flags, logging
 from jfedsl.config import Config
 from jfedsl.config.flags import define_flags, from_flags, set_defaults
 from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
+from jfedsl.files.paths import path_error
 from jfedsl.run.processes.stopping import take_signals
 from jfedsl.run.sources import defaults, define_sources, free_flags, without_idle
 from jfedsl.run.storage.workdir import check
@@ -36,6 +38,11 @@ def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], N
     except flags.UnrecognizedFlagError as error:
         close = close_to(error.flagname, list(flags.FLAGS), "--") or "; --help lists all"
         raise UserError(f"unknown flag --{as_text(error.flagname)}{close}") from error
+    except flags.CantOpenFlagFileError as error:
+        cause = error.__context__
+        assert isinstance(cause, OSError)
+        file, reason = Path(str(cause.filename)), cause.strerror or ""
+        raise path_error("flagfile", file, "a file that can be read", reason) from error
     except flags.Error as error:
         raise UserError(str(error).removeprefix("flag ")) from error
 

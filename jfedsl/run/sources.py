@@ -8,8 +8,8 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import idle
-from jfedsl.errors import flag_error, no_effect
-from jfedsl.files.paths import local
+from jfedsl.errors import no_effect
+from jfedsl.files.paths import local, path_error
 from jfedsl.run.storage.workdir import CONFIG, read_config, read_settings
 
 _HELP = {
@@ -49,12 +49,12 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
     if resume and named.workdir:
         raise no_effect("workdir", named.workdir, "with --resume, which names the folder")
     if config and not Path(config).is_file():
-        raise flag_error("config", config, f"the {CONFIG} of a run", reason="no such file")
+        raise path_error("config", Path(config), f"the {CONFIG} of a run", "no such file")
     if not (resume or config):
         return Config(plugin=plugin)
     found = read_config(Path(resume), plugin) if resume else read_settings(Path(config), plugin)
     if found is None:
-        raise flag_error("resume", resume, "the folder of a run", reason=f"it has no {CONFIG}")
+        raise path_error("resume", Path(resume), "the folder of a run", f"it has no {CONFIG}")
     here: dict[str, Any] = {"coordinator": "", "processes": None, "process": None}
     cache = Config.compilation_cache
     return dataclasses.replace(found, workdir=resume, compilation_cache=cache, **here)

@@ -134,3 +134,9 @@ def test_a_plugin_that_fails_is_one_line_with_its_place(code, reason, place, min
 def test_what_is_no_plugin_is_one_line(place, mine):
     with pytest.raises(UserError, match=r"--plugin must be a Python file"):
         Config(plugin=place)
+
+
+@pytest.mark.parametrize(("place", "meant"), [("mnie", "mine"), ("mnie.py", ".*/mine.py")])
+def test_a_misspelt_plugin_is_told_which_was_meant(place, meant, mine):
+    with pytest.raises(UserError, match=f"; did you mean {meant}[?]$"):
+        Config(plugin=place)

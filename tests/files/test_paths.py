@@ -9,7 +9,7 @@ import pytest
 from jfedsl.config import Config
 from jfedsl.data import preparation
 from jfedsl.errors import UserError
-from jfedsl.files.paths import local
+from jfedsl.files.paths import local, path_error
 from jfedsl.planner.plan import Goal, source_of
 from jfedsl.run import constants_recorder
 from jfedsl.run.constants_recorder import measure_run
@@ -50,6 +50,14 @@ def test_what_no_folder_can_be_is_refused(name, allowed):
     with pytest.raises(UserError, match=f"--output must be .*{allowed}") as error:
         local("output", name)
     assert str(error.value).isprintable()
+
+
+def test_a_misspelt_path_is_told_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "first").touch()
+    text = str(path_error("config", tmp_path / "frist", "a file", "no such file"))
+    assert text.endswith(f"frist; no such file; did you mean {tmp_path}/first?")
+    for there in (tmp_path / "first", tmp_path / "other", tmp_path / "no" / "first"):
+        assert "did you mean" not in str(path_error("config", there, "a file"))
 
 
 def plan(constants: str, table: str, output: str) -> Any:

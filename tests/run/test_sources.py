@@ -80,6 +80,7 @@ def test_a_config_is_the_base_of_a_run_elsewhere(run: Path):
             ["--config=nowhere"],
             "--config must be the config.json of a run, not .*nowhere; no such file",
         ),
+        (["--config=bda.json"], "did you mean .*bad.json[?]"),
         (["--config=bad.json"], "bad.json: not a config of this program"),
     ],
 )
