@@ -1,20 +1,23 @@
-"""What an activation passes when a trained model is used: compressors that draw nothing.
+"""Compressors at the cut when a trained model is used: their deterministic forms.
 
-Inference with a split model crosses the cut too. Compressors whose errors are unbiased noise in
-training have a form without the noise; those that leave entries out on purpose still do.
+Inference with a split model sends the activation too. A compressor that adds unbiased noise in
+training has a form without the noise here; one that selects entries still does so.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
-from jfedsl.compression.compressor import chain
-from jfedsl.compression.expression import Call, Link, link
+from jfedsl.compression.compressor import Compressor, chain
+from jfedsl.compression.expression import Call, ClientCompressor, build_call
 from jfedsl.compression.registry import COMPRESSORS, identity
 
 
-def deployed(calls: tuple[Call, ...], clients: int, seed: int) -> tuple[Link, np.ndarray] | None:
-    """The links in the deterministic form that a trained model is used with.
+def deployed(
+    calls: tuple[Call, ...], clients: int, seed: int
+) -> tuple[ClientCompressor, np.ndarray] | None:
+    """The compressors of a chain in the deterministic form that a trained model is used with.
 
     Random dropout and SplitFC are replaced by their expectation, RandTopk by top-k; quantizers
     round to the nearest; feedback remembers nothing.
@@ -22,25 +25,27 @@ def deployed(calls: tuple[Call, ...], clients: int, seed: int) -> tuple[Link, np
     Args:
       calls: from `parse`.
       clients: C.
-      seed: of the order in which ranges are spread.
+      seed: of the random order in which ranges are spread over clients.
 
     Returns:
-      The links, and int32 `[C]`: clients of the same number have the same link. None where the
-      activation passes as it is.
+      The compressor as a function of the client's number, and int32 `[C]`: clients with the same
+      number have the same compressor. None: the activation is sent as it is.
     """
-    left = _not_identity(calls)
-    if not left:
+    active = _not_identity(calls)
+    if not active:
         return None
-    links = [link(call, clients, seed, deployed=True) for call in left]
-    columns = [np.zeros(clients), *_columns(left, clients, seed)]
-    variant = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1]
-    return lambda client: chain(*(one(client) for one in links)), variant.reshape(-1).astype(
-        np.int32
-    )
+    compressors = [build_call(call, clients, seed, deployed=True) for call in active]
+    columns = [np.zeros(clients), *_columns(active, clients, seed)]
+    group = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1]
+
+    def of_client(client: Any) -> Compressor:
+        return chain(*(compressor(client) for compressor in compressors))
+
+    return of_client, group.reshape(-1).astype(np.int32)
 
 
 def _not_identity(calls: tuple[Call, ...]) -> list[Call]:
-    """Calls of which something is left at inference, those inside `feedback` for themselves."""
+    """The calls that do something at inference; `feedback` is replaced by the chain inside it."""
     flat: list[Call] = []
     for call in calls:
         flat += _not_identity(call.inner) if call.inner else [call]
@@ -48,7 +53,7 @@ def _not_identity(calls: tuple[Call, ...]) -> list[Call]:
 
 
 def _columns(calls: Iterable[Call], clients: int, seed: int) -> Iterator[np.ndarray]:
-    """Every number of the calls for every client, `[C]`."""
+    """The numbers of all clients, `[C]`, for every numeric argument of the calls."""
     for call in calls:
         for value in call.arguments.values():
             if not isinstance(value, str):

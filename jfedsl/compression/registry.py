@@ -1,4 +1,4 @@
-"""The compressors by the names that expressions call them, with what their arguments may be."""
+"""The table of compressors: the names by which expressions call them, and their arguments."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from jfedsl.compression.sparsification import ROWS, randtopk, splitfc, topk
 from jfedsl.per_client import PerClient
 
 MOST_BITS = 16
-LEAST_BITS = {"uniform": 1, "qsgd": 2}  # the quantizers that bits choose
+LEAST_BITS = {"uniform": 1, "qsgd": 2}  # of the quantizers that --quantizer takes
 
 
 class Parameter(NamedTuple):
@@ -21,12 +21,12 @@ class Parameter(NamedTuple):
 
     Attributes:
       name: of the argument.
-      allowed: what it may be, in words.
-      test: whether a number, or a word, is that.
-      whole: whether it is a whole number.
+      allowed: the allowed values, in words, for errors.
+      test: whether a number is allowed.
+      whole: whether it has to be a whole number.
       per_client: whether clients may differ in it.
-      words: what it may be instead of numbers.
-      batch: words for which the first axis has to be a batch.
+      words: the allowed words, if it takes words.
+      batch: words for which the first axis of the tensor has to be a batch.
     """
 
     name: str
@@ -42,17 +42,17 @@ class Entry(NamedTuple):
     """A compressor that expressions can call.
 
     Attributes:
-      make: from arguments by name.
-      parameters: in order; those without a default come first.
-      required: how many have no default.
-      writes: whether it quantizes what is sent; what leaves entries out comes before.
-      batch: whether the first axis has to be a batch.
-      scales: whether what is kept is scaled, which feedback would take for an error.
+      make: makes the compressor from arguments by name.
+      parameters: of `make`, in order; those without a default come first.
+      required: how many parameters have no default.
+      writes: whether it quantizes; a quantizer is the last of a chain.
+      batch: whether the first axis of the tensor has to be a batch.
+      scales: whether it scales the entries that it keeps, which feedback would take for an error.
       nests: whether its only argument is a chain of compressors.
-      deployed: its deterministic form, which a trained model is used with, from the same arguments;
-        None: it draws nothing and remembers nothing, and is used as it is.
-      unbiased: whether what is received has the expectation of what was sent; where that depends on
-        the arguments, a function of them as they are written (words or `PerClient`).
+      deployed: makes, from the same arguments, the deterministic form that a trained model is used
+        with; None: the compressor draws nothing, has no memory, and is used as it is.
+      unbiased: whether the expectation of what is received is what was sent; a function of the
+        arguments as written (words or `PerClient`) where it depends on them.
     """
 
     make: Callable[..., Compressor]
@@ -67,18 +67,18 @@ class Entry(NamedTuple):
 
 
 def identity(*arguments: Any, **named: Any) -> Compressor:
-    """The deterministic form of what is unbiased and quantizes nothing: its expectation."""
+    """The deterministic form of an unbiased compressor that does not quantize: its expectation."""
     del arguments, named
     return chain()
 
 
 def words(name: str, choices: Sequence[str], batch: Sequence[str] = ()) -> Parameter:
-    """An argument that is one of some words."""
+    """The parameter that is one of `choices`; those in `batch` need a batch as first axis."""
     return Parameter(name, f"one of {', '.join(choices)}", words=tuple(choices), batch=tuple(batch))
 
 
 def bits(least: int) -> Parameter:
-    """Bits of an entry, of which 32 are off."""
+    """The parameter for the bits of an entry; 32 switches the quantizer off."""
     return Parameter(
         "bits",
         f"a whole number from {least} to {MOST_BITS}, or {FLOAT_BITS} for off",
@@ -166,11 +166,11 @@ COMPRESSORS = {
 
 
 def fault(parameter: Parameter, value: Any, clients: int) -> str | None:
-    """What an argument may be, in words, where it is something else.
+    """The allowed values of an argument, in words, if `value` is not allowed; else None.
 
     Args:
-      parameter: what is allowed.
-      value: a word or numbers.
+      parameter: of the argument.
+      value: a word or a `PerClient`.
       clients: C.
     """
     if isinstance(value, str):
@@ -178,7 +178,7 @@ def fault(parameter: Parameter, value: Any, clients: int) -> str | None:
     assert isinstance(value, PerClient)
     single = len(value.values) == 1
     ends_are_bits = parameter.whole and value.is_range and value.values[-1] == FLOAT_BITS
-    suits = all(parameter.test(x) and (x == int(x) or not parameter.whole) for x in value.values)
-    if not suits or (not single and not parameter.per_client) or ends_are_bits:
+    allowed = all(parameter.test(x) and (x == int(x) or not parameter.whole) for x in value.values)
+    if not allowed or (not single and not parameter.per_client) or ends_are_bits:
         return parameter.allowed
     return None if value.suits(clients) else f"one number, or {clients}, one for each client"

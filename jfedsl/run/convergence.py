@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jfedsl.compression.expression import has_memory, is_unbiased
+from jfedsl.compression.properties import has_memory, is_unbiased
 from jfedsl.config import Config
 from jfedsl.run.assemble import Experiment
 from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict

@@ -1,12 +1,13 @@
-"""The table of compressors: what its entries say of themselves is so."""
+"""Properties of chains: unbiased ones are so in the mean of many draws; feedback has a memory."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfedsl.compression.expression import Place, build, has_memory, is_unbiased, parse
+from jfedsl.compression.expression import Place, build, parse
 from jfedsl.compression.message import Message
+from jfedsl.compression.properties import has_memory, is_unbiased
 from jfedsl.compression.registry import COMPRESSORS
 
 DRAWS = 4000
