@@ -1,4 +1,4 @@
-"""What rounds are expected to take, and what compressors do to messages, before any is sent."""
+"""Expected message sizes, quantization errors and round costs of a setting, without training."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,19 +20,19 @@ from jfedsl.engine.state import Client, RunSpec, weights
 from jfedsl.keys import Purpose, fold
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
-LATE = 2**20  # a round after every ramp of the pruning rate
-SAMPLES = 100  # rounds that a setting's seconds and joules are the mean of
-_ALIKE = 1e-5  # what everybody keeps has a share of 1 but for rounding
+AFTER_RAMPS = 2**20  # the number of a round in which the pruning rate has long been reached
+SAMPLED_ROUNDS = 100  # over which seconds and joules are averaged
+_ROUNDING = 1e-5  # the weights of all clients add up to 1 within this
 
 
-class Exchange(NamedTuple):
-    """Messages of an exchange once pruning has its final rate, by client.
+class ExchangeMessages(NamedTuple):
+    """The messages of one exchange, when the pruning rate has been reached.
 
     Attributes:
-      up: bits of the activation at the cut with its labels, float32 `[C]`.
+      up: bits of the activation at the cut and its labels, float32 `[C]`.
       down: bits of the gradient at the cut, float32 `[C]`.
-      error: squared error of that gradient over its squared norm, for Gaussian entries, float32
-        `[C]`.
+      error: squared error of the compressed gradient at the cut over its squared norm, for Gaussian
+        entries, float32 `[C]`.
     """
 
     up: Array
@@ -40,13 +40,13 @@ class Exchange(NamedTuple):
     error: Array
 
 
-class Start(NamedTuple):
-    """A period once pruning has its final rate, by client.
+class PeriodStart(NamedTuple):
+    """The start of an aggregation period, when the pruning rate has been reached.
 
     Attributes:
-      clients: with masks, `[C, ...]`.
-      model_up: bits of its upload, float32 `[C]`.
-      model_down: bits of the model and masks that it receives, float32 `[C]`.
+      clients: all clients with their masks, `[C, ...]`.
+      model_up: bits that a client uploads at the end of the period, float32 `[C]`.
+      model_down: bits of the model and masks that it receives at the start, float32 `[C]`.
     """
 
     clients: Client
@@ -54,22 +54,30 @@ class Start(NamedTuple):
     model_down: Array
 
 
-class Masking(NamedTuple):
-    """What masks leave out of the client-side weights.
+class MaskStatistics(NamedTuple):
+    """What masks remove from the client-side weights.
 
     Attributes:
-      rho: share of their squared norm, mean over clients.
-      alone: share of their number that nobody keeps.
-      coverage: least weight of who keeps one that anyone keeps.
+      rho: removed share of the squared norm of the weights, mean over clients.
+      pruned_everywhere: share of the weights, by number, that no client keeps.
+      coverage: the least total aggregation weight of the clients that keep a weight, over the
+        weights that any client keeps.
     """
 
     rho: Any
-    alone: Any
+    pruned_everywhere: Any
     coverage: Any
 
 
 class Costs(NamedTuple):
-    """Of every setting `[n]`: a round's exchanges, and what the two ends of a period add."""
+    """Mean simulated costs of one round for every setting, each `[n]`.
+
+    Attributes:
+      exchange_seconds: seconds of the exchanges of a round.
+      model_seconds: seconds that the model's download and upload add to a period.
+      exchange_joules: joules of the exchanges of a round.
+      model_joules: joules that the model's download and upload add to a period.
+    """
 
     exchange_seconds: Array
     model_seconds: Array
@@ -77,144 +85,150 @@ class Costs(NamedTuple):
     model_joules: Array
 
 
-def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Exchange:
-    """Both messages of an exchange, counted on one of noise as in `expected_bits`.
+def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> ExchangeMessages:
+    """Sizes and error of both messages of an exchange, counted on one message of Gaussian noise.
 
     Args:
-      spec: of the run.
+      spec: of the setting, with its compressors.
       key: run key.
-      image: shape of an input.
+      image: shape of one input.
     """
     shapes = client_shapes(spec, key, image)
 
-    def one(number: Array) -> Exchange:
-        client, up = send_noise(spec, key, shapes, jnp.int32(LATE), number)
+    def of_client(number: Array) -> ExchangeMessages:
+        client, up = send_noise(spec, key, shapes, jnp.int32(AFTER_RAMPS), number)
         noise = jax.random.normal(fold(key, Purpose.DEVICES, 3, number), shapes[1].shape)
         gradient = noise.astype(shapes[1].dtype)
         if up.kept is not None:
             gradient = jnp.where(up.kept, gradient, 0.0)
-        own = fold(key, Purpose.DEVICES, 4, number)
-        down = send_cut_gradient(spec, client, gradient, up.kept, own)[1]
+        draw_key = fold(key, Purpose.DEVICES, 4, number)
+        down = send_cut_gradient(spec, client, gradient, up.kept, draw_key)[1]
         error = _relative_error(gradient, down.values)
-        return Exchange(up_bits(spec, up), bits_of(message_bytes([down])), error)
+        return ExchangeMessages(up_bits(spec, up), bits_of(message_bytes([down])), error)
 
-    return jax.jit(lambda: lax.map(one, jnp.arange(spec.clients)))()
+    return jax.jit(lambda: lax.map(of_client, jnp.arange(spec.clients)))()
 
 
 def gradient_error(spec: RunSpec, key: Array, clients: Client) -> Array:
-    """Squared error of quantized weight gradients over their squared norm, of Gaussian entries.
+    """Squared error of a compressed weight gradient over its squared norm, for Gaussian entries.
 
     Args:
-      spec: of the run.
+      spec: of the setting, with its compressors.
       key: run key.
-      clients: any of them, `[n, ...]`, with their masks.
+      clients: some clients with their masks, `[n, ...]`.
 
     Returns:
-      One for each client, float32 `[n]`.
+      The relative error of each client, float32 `[n]`.
     """
 
-    def one(client: Client) -> Array:
-        link = init_tree(spec.compressors["client_gradient"](0), client.params)
-        client = client.replace(
-            compressor_states={**client.compressor_states, "client_gradient": link}
-        )
-        own = fold(key, Purpose.DEVICES, 5, client.number)
+    def of_client(client: Client) -> Array:
+        compressor_state = init_tree(spec.compressors["client_gradient"](0), client.params)
+        states = {**client.compressor_states, "client_gradient": compressor_state}
+        client = client.replace(compressor_states=states)
         kept = spec.pruner.kept(client.masks).params
-        gradient = noise_like(client.params, own)
+        gradient = noise_like(client.params, fold(key, Purpose.DEVICES, 5, client.number))
         if kept is not None:
             gradient = jax.tree.map(lambda g, m: jnp.where(m, g, 0.0), gradient, kept)
-        own = fold(key, Purpose.DEVICES, 6, client.number)
-        return _relative_error(gradient, send_gradient(spec, client, gradient, own)[1])
+        draw_key = fold(key, Purpose.DEVICES, 6, client.number)
+        return _relative_error(gradient, send_gradient(spec, client, gradient, draw_key)[1])
 
-    return jax.jit(lambda rows: lax.map(one, rows))(clients)
+    return jax.jit(lambda rows: lax.map(of_client, rows))(clients)
 
 
-def costs(spec: RunSpec, key: Array, start: Start, up: Array, down: Array) -> Costs:
-    """Seconds and joules of a round: means over rounds with fading and participants of their own.
+def costs(spec: RunSpec, key: Array, start: PeriodStart, up: Array, down: Array) -> Costs:
+    """Mean seconds and joules of a round of every setting, over rounds with independent fading.
 
-    Under Rayleigh fading without outage the mean has no limit, as now and then a round takes for
-    ever: it grows with the logarithm of the number of rounds. Settings see the same draws.
+    Participants are drawn anew in every sampled round. All settings see the same draws.
 
-    Devices that can be out of reach hold the period's model all the same.
+    Under Rayleigh fading without outage the expectation is infinite, because a channel may be
+    arbitrarily bad: the mean grows with the logarithm of the number of sampled rounds.
+
+    Clients that outage can cut off are taken to hold the model of the period.
 
     Args:
-      spec: with a radio; its bits to share the band by are not read, but `up`.
+      spec: of any of the settings, with a radio. The band is shared by `up`, not by the bits of its
+        deployment.
       key: run key.
       start: of a period.
-      up: bits of every client's activation at the cut `[n, C]`, a row for each setting.
-      down: likewise of the gradient at the cut.
+      up: bits of each client's activation at the cut, `[n, C]`.
+      down: bits of each client's gradient at the cut, `[n, C]`.
     """
     assert spec.radio is not None
-    radio, layouts = spec.radio, len(spec.pruner.width_configs)
+    radio, width_configs = spec.radio, len(spec.pruner.width_configs)
 
-    def one(start: Start, round_: Array, up: Array, down: Array) -> Costs:
-        site = radio.deployment._replace(bits=jnp.broadcast_to(up, (layouts, spec.clients)))
-        own = spec._replace(radio=radio._replace(deployment=site))
-        ids = draw_participants(own, key, round_)
+    def round_costs(start: PeriodStart, round_: Array, up: Array, down: Array) -> Costs:
+        bits = jnp.broadcast_to(up, (width_configs, spec.clients))
+        deployment = radio.deployment._replace(bits=bits)
+        setting = spec._replace(radio=radio._replace(deployment=deployment))
+        ids = draw_participants(setting, key, round_)
         clients = jax.tree.map(lambda x: x[ids], start.clients)
-        there = round_conditions(own, key, round_, ids, clients)
+        conditions = round_conditions(setting, key, round_, ids, clients)
         has_current_model = jnp.ones(ids.shape, bool)
         arrived = has_current_model
         if radio.can_fail:
-            arrived = Availability(has_current_model, there).arrived(radio.deadline, up[ids] / 8)
+            arrived = Availability(has_current_model, conditions).arrived(
+                radio.deadline, up[ids] / 8
+            )
         down = jnp.where(arrived, down[ids], 0.0)
 
         def cost(model_up: Array, model_down: Array) -> tuple[Array, Array]:
             rows = [jnp.tile(x, (spec.local_steps, 1)) for x in (up[ids], down, arrived)]
             sent = Sent(rows[0], rows[1], model_up, model_down, rows[2], has_current_model)
-            found: Cost = round_cost(radio, ids, there, sent)
-            return found.seconds, jnp.sum(found.compute_joules + found.transmit_joules)
+            total: Cost = round_cost(radio, ids, conditions, sent)
+            return total.seconds, jnp.sum(total.compute_joules + total.transmit_joules)
 
-        nothing = jnp.zeros(ids.shape)
-        seconds, joules = cost(nothing, nothing)
-        more_seconds, more_joules = cost(start.model_up[ids], start.model_down[ids])
-        return Costs(seconds, more_seconds - seconds, joules, more_joules - joules)
+        no_bits = jnp.zeros(ids.shape)
+        seconds, joules = cost(no_bits, no_bits)
+        all_seconds, all_joules = cost(start.model_up[ids], start.model_down[ids])
+        return Costs(seconds, all_seconds - seconds, joules, all_joules - joules)
 
-    def every(start: Start, up: Array, down: Array) -> Costs:
-        each = jax.vmap(partial(one, start), (None, 0, 0))
-        found = lax.map(lambda r: each(r, up, down), LATE + jnp.arange(SAMPLES, dtype=jnp.int32))
-        return Costs(*(jnp.mean(x, axis=0) for x in found))
+    def mean_costs(start: PeriodStart, up: Array, down: Array) -> Costs:
+        of_settings = jax.vmap(partial(round_costs, start), (None, 0, 0))
+        rounds = AFTER_RAMPS + jnp.arange(SAMPLED_ROUNDS, dtype=jnp.int32)
+        sampled = lax.map(lambda round_: of_settings(round_, up, down), rounds)
+        return Costs(*(jnp.mean(x, axis=0) for x in sampled))
 
-    return jax.jit(every)(start, up, down)
+    return jax.jit(mean_costs)(start, up, down)
 
 
-def masking(spec: RunSpec, partition: Partition, params: Any, masks: Any) -> Masking:
-    """What masks leave out of weights.
+def mask_statistics(spec: RunSpec, partition: Partition, params: Any, masks: Any) -> MaskStatistics:
+    """What masks remove from weights.
 
     Args:
-      spec: of the run.
-      partition: of the data, which says what clients weigh.
-      params: of the client-side model.
-      masks: of all clients, `[C, ...]`.
+      spec: of the setting.
+      partition: of the training examples, from which aggregation weights follow.
+      params: weights of the client-side layers.
+      masks: of all clients, leaves `[C, ...]`; without leaves where nothing is pruned.
     """
     if not jax.tree.leaves(masks):
-        return Masking(0.0, 0.0, 1.0)
+        return MaskStatistics(0.0, 0.0, 1.0)
     kept = jax.vmap(lambda m: spec.pruner.kept(m).params)(masks)
-    of_each = weights(spec, partition, jnp.arange(spec.clients))
-    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(kept), strict=True))
-    rows = [
-        (np.square(np.asarray(w, np.float64)), np.tensordot(np.asarray(of_each), m, 1))
-        for w, m in pairs
-    ]
-    squares = np.concatenate([s.ravel() for s, _ in rows])
-    share = np.concatenate([np.asarray(k, np.float64).ravel() for _, k in rows])
-    norm, held = float(squares.sum()), share[share > 0]
-    least = float(held.min()) if held.size else 1.0
-    return Masking(
-        rho=float((squares * (1 - share)).clip(0).sum() / norm) if norm else 0.0,
-        alone=float(np.mean(share == 0)),
-        coverage=1.0 if least > 1 - _ALIKE else least,
+    client_weights = np.asarray(weights(spec, partition, jnp.arange(spec.clients)))
+    squares, coverage = [], []
+    for leaf, kept_leaf in zip(jax.tree.leaves(params), jax.tree.leaves(kept), strict=True):
+        squares.append(np.square(np.asarray(leaf, np.float64)).ravel())
+        keepers = np.tensordot(client_weights, kept_leaf, 1)
+        coverage.append(np.asarray(keepers, np.float64).ravel())
+    square, covered = np.concatenate(squares), np.concatenate(coverage)
+    norm, kept_by_any = float(square.sum()), covered[covered > 0]
+    least = float(kept_by_any.min()) if kept_by_any.size else 1.0
+    return MaskStatistics(
+        rho=float((square * (1 - covered)).clip(0).sum() / norm) if norm else 0.0,
+        pruned_everywhere=float(np.mean(covered == 0)),
+        coverage=1.0 if least > 1 - _ROUNDING else least,
     )
 
 
 def noise_like(tree: Any, key: Array) -> Any:
-    """Gaussian noise of the shapes of a tree."""
+    """Standard Gaussian noise with the shapes and types of the leaves of a tree."""
     leaves, treedef = jax.tree.flatten(tree)
     drawn = [jax.random.normal(fold(key, i), x.shape, x.dtype) for i, x in enumerate(leaves)]
     return jax.tree.unflatten(treedef, drawn)
 
 
 def _relative_error(sent: Any, arrived: Any) -> Array:
+    """Squared norm of the difference of two trees over that of `sent`, if not 0."""
+
     def square(tree: Any) -> Array:
         parts = (jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree))
         return sum(parts, start=jnp.zeros(()))

@@ -1,4 +1,4 @@
-"""The planner: settings enumerated, what each is predicted to take, the best of them as flags."""
+"""The planner: predicts every setting of a grid and writes the best one as flags."""
 
 import dataclasses
 from pathlib import Path
@@ -9,25 +9,25 @@ import numpy as np
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
-from jfedsl.planner import settings
-from jfedsl.planner import survey as planning
-from jfedsl.planner.settings import Changes, configs_of
-from jfedsl.planner.source import Measured, effects_of, measured
-from jfedsl.planner.survey import Outlook, Survey
+from jfedsl.planner import predictions, settings
+from jfedsl.planner.estimates import Estimates, RoundCosts, estimate
+from jfedsl.planner.predictions import MAX_STEPS, Predictions
+from jfedsl.planner.settings import Changes, config_grid, describe
+from jfedsl.planner.source import MeasuredRun, measured_run, predicted_effects
 from jfedsl.run.convergence import scope, setting_of, step_size
 from jfedsl.run.plots import pareto
 from jfedsl.run.plots.pareto import Panel
 from jfedsl.run.processes.compilation import keep_programs
 from jfedsl.run.storage.workdir import write_atomically
-from jfedsl.theory.bound import best_step_size, bound
+from jfedsl.theory.bound import Constants, Effects, Setting, best_step_size, bound
 
-# Flags that a plan writes whatever their value.
-_CHOICE = (
+# Flags that plan.flags has even at their defaults.
+_CHOSEN = (
     "cut", "aggregate_every", "prune_kind", "prune_rate", "cut_gradient_bits",
     "client_gradient_bits", "dropout_rate", "allocation", "rounds",
 )  # fmt: skip
-# Settings that constants depend on.
-_AROUND = (
+# Flags that the bound's constants depend on.
+_CONSTANTS_DEPEND_ON = (
     "batch_size", "clients", "participants", "partition", "dirichlet_alpha", "quantity_alpha",
     "classes_per_client", "min_examples", "train_examples", "aggregation", "optimizer", "momentum",
     "sampling",
@@ -35,23 +35,38 @@ _AROUND = (
 
 
 class Goal(NamedTuple):
-    """What is wanted: a squared gradient norm, or the least within budgets of seconds or joules."""
+    """The goal: reach a squared gradient norm, or the least possible within the budgets.
+
+    Attributes:
+      target: squared gradient norm to bring the bound to.
+      seconds: budget of simulated seconds.
+      joules: budget of joules, of all devices together.
+    """
 
     target: float | None = None
     seconds: float | None = None
     joules: float | None = None
 
     def needs(self, seconds: np.ndarray, joules: np.ndarray) -> dict[str, Any]:
-        """Each budget by its flag, with what settings `[n]` take of it."""
+        """Each budget by its flag, with the seconds or joules `[n]` that settings need."""
         return {"budget_seconds": (self.seconds, seconds), "budget_joules": (self.joules, joules)}
 
 
 class Plan(NamedTuple):
-    """Every setting with what it comes to, and which is chosen."""
+    """All settings with their predictions, and the choice.
+
+    Attributes:
+      configs: of all settings.
+      estimates: of all settings.
+      predictions: of all settings.
+      chosen: index of the chosen setting.
+      notes: lines for the user: settings left out, and limits of the theorem.
+      panels: of pareto.png.
+    """
 
     configs: list[Config]
-    survey: Survey
-    outlook: Outlook
+    estimates: Estimates
+    predictions: Predictions
     chosen: int
     notes: list[str]
     panels: list[Panel]
@@ -59,11 +74,21 @@ class Plan(NamedTuple):
 
 def source_of(
     base: Config, goal: Goal, constants: str, table: str, output: str
-) -> tuple[Measured | Path, Path]:
-    """Where rounds come from, and the folder for the plan, once all of that makes sense.
+) -> tuple[MeasuredRun | Path, Path]:
+    """Checks the flags of the planner together.
+
+    Args:
+      base: the config that all settings change.
+      goal: of the plan.
+      constants: workdir of a run that measured the bound's constants, or "".
+      table: CSV file of measured rounds, or "".
+      output: folder for the plan.
+
+    Returns:
+      Where the number of rounds comes from, a measured run or a table, and the folder for the plan.
 
     Raises:
-      UserError: names the flag that is missing, too much or of no use.
+      UserError: names the flag that is missing, wrong or without effect.
     """
     for name, value in zip(("target", "budget_seconds", "budget_joules"), goal, strict=True):
         if value is not None and not 0 < value < float("inf"):
@@ -81,152 +106,184 @@ def source_of(
     folder = local("output", output)
     if not output or (folder.exists() and not folder.is_dir()):
         raise flag_error("output", output, "a folder to write the plan to")
-    return local("rounds_table", table) if table else measured(base, constants), folder
+    return local("rounds_table", table) if table else measured_run(base, constants), folder
 
 
 def predict(
-    base: Config, survey: Survey, configs: list[Config], source: Measured, goal: Goal, tune: bool
-) -> Outlook:
-    """What every setting comes to by the bound; refuses a target that none reaches.
+    base: Config, estimated: Estimates, configs: list[Config], source: MeasuredRun, goal: Goal,
+    tune: bool,
+) -> Predictions:  # fmt: skip
+    """Predicts every setting by the bound.
+
+    Args:
+      base: the config that all settings change.
+      estimated: of all settings.
+      configs: of all settings.
+      source: run in which the constants were measured.
+      goal: of the plan.
+      tune: whether to choose the bound's best step size for each setting.
 
     Raises:
-      UserError: no setting's bound comes down to the target; says how low it comes, and by which
-        of its terms.
+      UserError: the target is below the bound of every setting; names the lowest bound and its
+        largest term.
     """
     gamma = step_size(base)
     if not tune and not gamma:
         raise flag_error("client_learning_rate", gamma, "above 0 without --tune_step_size")
-    effects, grid, steps = effects_of(source, survey, configs), survey.grid, planning.MOST_STEPS
-    setting = setting_of(base, survey.experiment, 1)._replace(
-        cut=survey.cut,
+    effects, costs = predicted_effects(source, estimated, configs), estimated.costs
+    setting = setting_of(base, estimated.experiment, 1)._replace(
+        cut=estimated.cut,
         step_size=np.full(len(configs), gamma),
-        period=grid.period * grid.local_steps,
+        period=costs.period * costs.local_steps,
     )
+    problem = costs, source.constants, effects, setting
     if goal.target is None:
-        budgets = (goal.seconds or np.inf) / grid.seconds, (goal.joules or np.inf) / grid.joules
-        return planning.within(grid, source.constants, effects, setting, np.minimum(*budgets), tune)
-    outlook = planning.to_target(grid, source.constants, effects, setting, goal.target, tune)
-    if np.isfinite(outlook.seconds).any():
-        return outlook
-    last = setting._replace(steps=np.full(len(configs), float(steps)))
+        affordable = np.minimum(
+            (goal.seconds or np.inf) / costs.seconds, (goal.joules or np.inf) / costs.joules
+        )
+        return predictions.within(*problem, affordable, tune)
+    predicted = predictions.to_target(*problem, goal.target, tune)
+    if np.isfinite(predicted.seconds).any():
+        return predicted
+    raise _out_of_reach(configs, estimated, source.constants, effects, setting, goal.target, tune)
+
+
+def _out_of_reach(
+    configs: list[Config], estimated: Estimates, constants: Constants, effects: Effects,
+    setting: Setting, target: float, tune: bool,
+) -> UserError:  # fmt: skip
+    """An error for a target that no setting reaches: the lowest bound, and its largest term."""
+    setting = setting._replace(steps=np.full(len(configs), float(MAX_STEPS)))
     if tune:
-        last = last._replace(step_size=best_step_size(source.constants, effects, last))
-    terms = bound(source.constants, effects, last)
-    totals = np.where(np.isfinite(grid.seconds), terms.total, np.inf)
+        setting = setting._replace(step_size=best_step_size(constants, effects, setting))
+    terms = bound(constants, effects, setting)
+    totals = np.where(np.isfinite(estimated.costs.seconds), terms.total, np.inf)
     lowest = int(np.argmin(totals))
-    parts = {name: float(value[lowest]) for name, value in terms.shares._asdict().items()}
-    most = max(parts, key=lambda name: parts[name])
+    shares = {name: float(value[lowest]) for name, value in terms.shares._asdict().items()}
+    largest = max(shares, key=lambda name: shares[name])
     hint = "" if tune else "; --tune_step_size may reach less"
-    allowed = f"at least {totals[lowest]:.4g}"
     reason = (
-        f"no setting reaches a lower bound in {steps} exchanges; the lowest is that of "
-        f"{settings.setting(configs[lowest])}, whose largest term, {most.replace('_', ' ')}, is "
-        f"{parts[most]:.4g}{hint}"
+        f"no setting reaches a lower bound in {MAX_STEPS} exchanges; the lowest is that of "
+        f"{describe(configs[lowest])}, whose largest term, {largest.replace('_', ' ')}, is "
+        f"{shares[largest]:.4g}{hint}"
     )
-    raise flag_error("target", goal.target, allowed, reason=reason)
+    return flag_error("target", target, f"at least {totals[lowest]:.4g}", reason=reason)
 
 
 def make(
-    base: Config, lists: list[list[Changes]], source: Measured | Path, goal: Goal,
+    base: Config, lists: list[list[Changes]], source: MeasuredRun | Path, goal: Goal,
     tune: bool = False,
 ) -> Plan:  # fmt: skip
-    """Finds the best setting: the soonest at the goal, or the least bound within budgets.
+    """Finds the best setting: the fastest to the target, or the least bound within the budgets.
 
     Args:
-      base: of all settings.
+      base: the config that all settings change.
       lists: what to vary, from `axes`.
-      source: of rounds: constants for the bound, or a table of measured rounds.
-      goal: what is wanted.
-      tune: whether to choose the bound's best step size for every setting, instead of the
-        config's learning rate.
+      source: of the number of rounds: a run with measured constants, or a table of measured rounds.
+      goal: of the plan.
+      tune: whether to choose the bound's best step size for each setting, instead of the learning
+        rate of `base`.
 
     Raises:
-      UserError: settings that cannot be, or a goal that none of them reaches.
+      UserError: impossible settings, or a goal that none of them reaches.
     """
-    grid_of = configs_of(base, lists)
+    grid = config_grid(base, lists)
     keep_programs(base.compilation_cache)
-    configs, soonest = list(grid_of.flat), isinstance(source, Path) or goal.target is not None
-    rounds = settings.rounds_in(source, configs) if isinstance(source, Path) else None
-    survey = planning.survey(grid_of)
-    grid = survey.grid
+    configs, fastest = list(grid.flat), isinstance(source, Path) or goal.target is not None
+    rounds = settings.measured_rounds(source, configs) if isinstance(source, Path) else None
+    estimated = estimate(grid)
+    costs = estimated.costs
     if isinstance(source, Path):
         assert rounds is not None
-        outlook = planning.as_measured(grid, rounds, step_size(base))
+        predicted = predictions.as_measured(costs, rounds, step_size(base))
     else:
         if goal.target is None:
-            once = grid.period * grid.seconds, grid.period * grid.joules
-            settings.check_budgets(configs, goal.needs(*once), "one period")
-        outlook = predict(base, survey, configs, source, goal, tune)
-    allowed = np.isfinite(outlook.seconds)
-    if soonest:
-        needs = goal.needs(outlook.seconds, outlook.joules)
+            needs = goal.needs(costs.period * costs.seconds, costs.period * costs.joules)
+            settings.check_budgets(configs, needs, "one period")
+        predicted = predict(base, estimated, configs, source, goal, tune)
+    allowed = np.isfinite(predicted.seconds)
+    if fastest:
+        needs = goal.needs(predicted.seconds, predicted.joules)
         allowed = settings.check_budgets(configs, needs, "the goal")
-    objective = outlook.seconds if soonest else outlook.bound
-    chosen = planning.best(objective, allowed)
-    assert chosen is not None  # else an error has said why
-    notes = _notes(configs, survey, outlook, chosen, source)
-    rows = ("rounds", outlook.rounds), ("seconds in all", outlook.seconds)
-    low = ("bound on the squared gradient norm", outlook.bound)
-    joules, once = ("joules in all", outlook.joules), ("seconds a round", grid.seconds)
-    pairs = ((once, rows[0]), (rows[1], joules)) if soonest else ((once, low), (joules, low))
-    panels = [Panel(*pair) for pair in pairs]
-    return Plan(configs, survey, outlook, chosen, notes, panels)
+    chosen = predictions.best(predicted.seconds if fastest else predicted.bound, allowed)
+    assert chosen is not None  # otherwise an error was raised
+    notes = _notes(configs, estimated, predicted, chosen, source)
+    panels = _panels(costs, predicted, fastest)
+    return Plan(configs, estimated, predicted, chosen, notes, panels)
+
+
+def _panels(costs: RoundCosts, predicted: Predictions, fastest: bool) -> list[Panel]:
+    """Panels of pareto.png: what a goal costs, or the bound against its costs."""
+    joules = ("joules in all", predicted.joules)
+    seconds_a_round = ("seconds a round", costs.seconds)
+    if fastest:
+        rounds, seconds = ("rounds", predicted.rounds), ("seconds in all", predicted.seconds)
+        return [Panel(seconds_a_round, rounds), Panel(seconds, joules)]
+    reached = ("bound on the squared gradient norm", predicted.bound)
+    return [Panel(seconds_a_round, reached), Panel(joules, reached)]
 
 
 def _notes(
-    configs: list[Config], survey: Survey, outlook: Outlook, chosen: int, source: Measured | Path
-) -> list[str]:
-    notes = [f"left out, {settings.setting(configs[i])}: {e}" for i, e in survey.errors.items()]
+    configs: list[Config], estimated: Estimates, predicted: Predictions, chosen: int,
+    source: MeasuredRun | Path,
+) -> list[str]:  # fmt: skip
+    """Which settings were left out and why, and what of the choice the theorem does not cover."""
+    errors = estimated.errors
+    notes = [f"left out, {describe(configs[i])}: {error}" for i, error in errors.items()]
     if isinstance(source, Path):
-        out = [i for i, r in enumerate(outlook.rounds) if np.isinf(r) and i not in survey.errors]
-        return notes + [f"left out, {settings.setting(configs[i])}: not in {source}" for i in out]
+        missing = [i for i, r in enumerate(predicted.rounds) if np.isinf(r) and i not in errors]
+        return notes + [f"left out, {describe(configs[i])}: not in {source}" for i in missing]
     config, run = configs[chosen], source.config
     beyond = scope(config)
     for name in ("outage_snr_db", "deadline_s"):
         if getattr(config, name) is not None:
-            beyond.append(f"{name}={getattr(config, name)} (the bound has everybody there)")
+            value = getattr(config, name)
+            beyond.append(f"{name}={value} (the bound assumes that no participant fails)")
     if config.expressions["smashed"] != run.expressions["smashed"] and config.smashed_bits:
-        beyond.append(f"smashed_bits={config.smashed_bits} (its error is predicted as the run's)")
-    steep = float(outlook.step_size[chosen]) * float(np.asarray(source.constants.beta))
-    if steep > 1 + 1e-5:
-        beyond.append(f"gamma * beta = {steep:.3g} (above 1)")
-    other = [n for n in _AROUND if getattr(run, n) != getattr(config, n)]
-    beyond += [f"{n}={shown(getattr(config, n))} ({shown(getattr(run, n))} where constants were "
-               "measured)" for n in other]  # fmt: skip
+        beyond.append(f"smashed_bits={config.smashed_bits} (its error is taken to be the run's)")
+    smoothness = float(predicted.step_size[chosen]) * float(np.asarray(source.constants.beta))
+    if smoothness > 1 + 1e-5:
+        beyond.append(f"gamma * beta = {smoothness:.3g} (above 1)")
+    for name in _CONSTANTS_DEPEND_ON:
+        here, there = getattr(config, name), getattr(run, name)
+        if here != there:
+            beyond.append(f"{name}={shown(here)} ({shown(there)} where constants were measured)")
     if beyond:
         notes.append(f"a heuristic here, beyond the theorem: {', '.join(beyond)}")
     return notes
 
 
 def conduct(plan: Plan, output: Name, command: str) -> None:
-    """Prints the choice and its table; writes `plan.flags`, `plan.md` and `pareto.png`.
+    """Prints the choice and a table of it and the settings that no other setting beats.
+
+    Writes `plan.flags`, `plan.md` and `pareto.png`.
 
     Args:
       plan: from `make`.
-      output: folder for them.
-      command: that asked for the plan.
+      output: folder for the files.
+      command: the command line that asked for the plan.
     """
     output = local("output", output)
-    configs, survey, outlook, chosen, notes, panels = plan
+    configs, estimated, predicted, chosen, notes, panels = plan
     rows = np.flatnonzero(np.any([pareto.pareto(panel.points) for panel in panels], axis=0))
     rows = np.union1d(rows, chosen)
-    numbers = {
-        "s a round": survey.grid.seconds, "J a round": survey.grid.joules,
-        **{name.replace("_", " "): x for name, x in outlook._asdict().items()},
-    }  # fmt: skip
-    at = rows.tolist().index(chosen)
-    own = {name: x[rows] for name, x in numbers.items()}
-    table = settings.table([configs[i] for i in rows], own, at)
-    facts = ", ".join(f"{name} {x[at]:.4g}" for name, x in own.items() if np.isfinite(x[at]))
-    title = f"chosen: {settings.setting(configs[chosen])}\n  {facts}"
+    columns = {
+        "s a round": estimated.costs.seconds[rows],
+        "J a round": estimated.costs.joules[rows],
+        **{name.replace("_", " "): x[rows] for name, x in predicted._asdict().items()},
+    }
+    row = rows.tolist().index(chosen)
+    table = settings.table([configs[i] for i in rows], columns, row)
+    facts = ", ".join(f"{n} {x[row]:.4g}" for n, x in columns.items() if np.isfinite(x[row]))
+    title = f"chosen: {describe(configs[chosen])}\n  {facts}"
     text = "\n".join([title, "", table, "", *notes])
-    config = dataclasses.replace(configs[chosen], rounds=int(outlook.rounds[chosen]))
-    if outlook.step_size[chosen] != step_size(config):
-        size = float(f"{outlook.step_size[chosen]:.6g}")
-        config = dataclasses.replace(config, client_learning_rate=size, server_learning_rate=size)
+    config = dataclasses.replace(configs[chosen], rounds=int(predicted.rounds[chosen]))
+    if predicted.step_size[chosen] != step_size(config):
+        rate = float(f"{predicted.step_size[chosen]:.6g}")
+        config = dataclasses.replace(config, client_learning_rate=rate, server_learning_rate=rate)
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "plan.md", text + "\n")
-    write_atomically(output / "plan.flags", settings.flag_file(config, _CHOICE, [command, facts]))
-    what = f"{config.model} on {config.dataset}, {config.clients} clients, {config.network}"
-    pareto.trade(panels, chosen, what, output / "pareto.png")
+    write_atomically(output / "plan.flags", settings.flag_file(config, _CHOSEN, [command, facts]))
+    caption = f"{config.model} on {config.dataset}, {config.clients} clients, {config.network}"
+    pareto.trade(panels, chosen, caption, output / "pareto.png")
     print(f"{text}\n\npython experiments/train.py --flagfile={output / 'plan.flags'}")

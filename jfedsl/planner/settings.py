@@ -1,4 +1,4 @@
-"""Settings to choose from: what lists of values make of a config, in words, tables and flags."""
+"""Settings to choose from: a grid of configs, and settings as text, tables and flag files."""
 
 import csv
 import dataclasses
@@ -15,22 +15,25 @@ from jfedsl.errors import UserError, flag_error, no_effect
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
 
-Changes = dict[str, Any]  # of a config
+Changes = dict[str, Any]  # fields of a config and their new values
 
 
 def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[Changes]]:
-    """What to vary: for each list, in `planning.survey`'s order, what its entries change.
+    """The axes of a grid of settings, in the order that `estimates.estimate` needs.
 
     Args:
-      base: of all settings.
-      texts: entries by name of the list: cuts, prune_rates, periods, bits, dropout_rates and
-        allocations; None where not given.
+      base: the config that all settings change.
+      texts: the entries of each flag: cuts, prune_rates, periods, bits, dropout_rates and
+        allocations; None where a flag is not set.
+
+    Returns:
+      Six lists, one for each flag, of what its entries change; `[{}]` for a flag that is not set.
 
     Raises:
-      UserError: an empty list, an entry twice, or one that is no number where that is wanted.
+      UserError: an empty list, a repeated entry, or an entry that is not the number it has to be.
     """
 
-    def pruned(text: str) -> Changes:
+    def pruning(text: str) -> Changes:
         rate = float(text)
         if rate and base.pruning == "none":
             raise flag_error("prune_rates", text, "0 with --prune_kind=none")
@@ -40,86 +43,88 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
         return {"prune_kind": kind, "prune_rate": (rate,)}
 
     def bits(text: str) -> Changes:
-        down, *up = text.split("/")
-        places = ["cut_gradient"] if base.client_gradient else ["cut_gradient", "client_gradient"]
-        found = {f"{place}_bits": str(int(down)) for place in places}
-        if len(up) > 1:
+        gradient, *activation = text.split("/")
+        names = ["cut_gradient"] if base.client_gradient else ["cut_gradient", "client_gradient"]
+        changes = {f"{name}_bits": str(int(gradient)) for name in names}
+        if len(activation) > 1:
             raise ValueError
-        return {**found, "smashed_bits": str(int(up[0]))} if up else found
+        return {**changes, "smashed_bits": str(int(activation[0]))} if activation else changes
 
     readers: dict[str, Callable[[str], Changes]] = {
         "cuts": lambda text: {"cut": text},
-        "prune_rates": pruned,
+        "prune_rates": pruning,
         "periods": lambda text: {"aggregate_every": int(text)},
         "bits": bits,
         "dropout_rates": lambda text: {"dropout_rate": str(float(text))},
         "allocations": lambda text: {"allocation": text},
     }
-    found = []
-    for name, reader in readers.items():
-        entries, read = texts.get(name), list[Changes]([{}])
-        if entries is not None:
-            if not entries:
-                raise UserError(f"--{name} is empty; give values separated by commas")
-            try:
-                read = [reader(entry) for entry in entries]
-            except ValueError as error:
-                if isinstance(error, UserError):
-                    raise
-                raise flag_error(name, ",".join(entries), "numbers separated by commas") from None
-            if any(entry in read[:i] for i, entry in enumerate(read)):
-                raise flag_error(name, ",".join(entries), "a list without repetitions")
-        found.append(read)
-    return found
+    return [_axis(name, texts.get(name), reader) for name, reader in readers.items()]
 
 
-def configs_of(base: Config, lists: list[list[Changes]]) -> np.ndarray:
-    """The configs of all settings, objects of one axis a list.
+def _axis(
+    name: str, entries: Sequence[str] | None, reader: Callable[[str], Changes]
+) -> list[Changes]:
+    if entries is None:
+        return [{}]
+    if not entries:
+        raise UserError(f"--{name} is empty; give values separated by commas")
+    try:
+        axis = [reader(entry) for entry in entries]
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise flag_error(name, ",".join(entries), "numbers separated by commas") from None
+    if any(changes in axis[:i] for i, changes in enumerate(axis)):
+        raise flag_error(name, ",".join(entries), "a list without repetitions")
+    return axis
+
+
+def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
+    """The configs of all combinations, an array of objects with one axis for each list.
 
     Raises:
-      UserError: a setting that cannot be, an unknown cut, or a base without a network or of another
-        algorithm than FedSL, which the bound is of.
+      UserError: an impossible setting, an unknown cut, a base without a network, or an algorithm
+        that the bound does not cover.
     """
     if base.algorithm != "fedsl":
         raise flag_error("algorithm", base.algorithm, "fedsl for the planner")
     if base.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
-    found = np.empty([len(entries) for entries in lists], object)
-    for place in np.ndindex(found.shape):
+    configs = np.empty([len(entries) for entries in lists], object)
+    for place in np.ndindex(configs.shape):
         changes: dict[str, Any] = {}
         for entries, i in zip(lists, place, strict=True):
             changes |= entries[i]
-        found[place] = dataclasses.replace(base, **changes)
-    refuse_idle(found.flat)
-    for config in found[:, 0, 0, 0, 0, 0]:
+        configs[place] = dataclasses.replace(base, **changes)
+    refuse_idle(configs.flat)
+    for config in configs[:, 0, 0, 0, 0, 0]:
         cut_name(config)
-    return found
+    return configs
 
 
-def values(config: Config) -> dict[str, Any]:
-    """A setting by `COLUMNS`; None where a column's number does not say it."""
+def column_values(config: Config) -> dict[str, Any]:
+    """The values of `COLUMNS` in a setting; None where clients differ or an expression is set."""
 
-    def one(name: str, default: str, place: str) -> float | None:
-        if getattr(config, place):
+    def number(name: str, default: str, expression: str) -> float | None:
+        if getattr(config, expression):
             return None
-        found = per_client.parse(getattr(config, name) or default)
-        return found.values[0] if found and len(found.values) == 1 else None
+        of_clients = per_client.parse(getattr(config, name) or default)
+        return of_clients.values[0] if of_clients and len(of_clients.values) == 1 else None
 
-    rate = config.prune_rate[0] if len(set(config.prune_rate)) == 1 else None
-    rate = None if config.prune_policy != "uniform" else rate
-    layer = cut_name(config)
-    numbers = (
-        layer, config.aggregate_every, 0.0 if config.pruning == "none" else rate,
-        one("cut_gradient_bits", "8", "cut_gradient"), one("smashed_bits", "32", "smashed"),
-        one("dropout_rate", "0.2", "smashed"),
+    equal = config.prune_policy == "uniform" and len(set(config.prune_rate)) == 1
+    rate = config.prune_rate[0] if equal else None
+    values = (
+        cut_name(config), config.aggregate_every, 0.0 if config.pruning == "none" else rate,
+        number("cut_gradient_bits", "8", "cut_gradient"), number("smashed_bits", "32", "smashed"),
+        number("dropout_rate", "0.2", "smashed"),
     )  # fmt: skip
-    return dict(zip(COLUMNS, numbers, strict=True))
+    return dict(zip(COLUMNS, values, strict=True))
 
 
-def setting(config: Config) -> str:
-    """A setting in a line."""
-    own = {**values(config), "allocation": config.allocation}
-    return " ".join(f"{name}={_cell(value)}" for name, value in own.items())
+def describe(config: Config) -> str:
+    """A setting on one line."""
+    values = {**column_values(config), "allocation": config.allocation}
+    return " ".join(f"{name}={_cell(value)}" for name, value in values.items())
 
 
 def _cell(value: Any) -> str:
@@ -129,60 +134,58 @@ def _cell(value: Any) -> str:
 
 
 def check_budgets(
-    configs: Sequence[Config], needs: Mapping[str, tuple[float | None, np.ndarray]], what: str
+    configs: Sequence[Config], needs: Mapping[str, tuple[float | None, np.ndarray]], aim: str
 ) -> np.ndarray:
-    """Which settings `[n]` are within budgets.
+    """Which settings are within all budgets, bool `[n]`.
 
     Args:
       configs: of the settings.
-      needs: by flag, the budget or None, and what each setting takes of it, inf if it cannot be.
-      what: takes that, for errors.
+      needs: by the budget's flag, the budget or None, and what each setting needs of it, `[n]`; inf
+        for an impossible setting.
+      aim: what is paid for, such as "the goal", for errors.
 
     Raises:
-      UserError: none is; names the first budget that binds and what would do.
+      UserError: no setting is; names the first budget that excludes all, and the least that would
+        be enough.
     """
     within = np.logical_and.reduce([np.isfinite(needed) for _, needed in needs.values()])
     for name, (budget, needed) in needs.items():
-        left = np.where(within, needed, np.inf)
-        least = int(np.argmin(left))
+        remaining = np.where(within, needed, np.inf)
+        cheapest = int(np.argmin(remaining))
         within = within & (needed <= (np.inf if budget is None else budget))
         if budget is not None and not within.any():
-            who = setting(configs[least])
-            reason = f"the cheapest setting for {what} is {who}"
-            raise flag_error(name, budget, f"at least {left[least]:.4g}", reason=reason)
+            reason = f"the cheapest setting for {aim} is {describe(configs[cheapest])}"
+            raise flag_error(name, budget, f"at least {remaining[cheapest]:.4g}", reason=reason)
     return within
 
 
 def table(configs: Sequence[Config], numbers: Mapping[str, np.ndarray], chosen: int) -> str:
-    """Settings with their numbers as Markdown, the one chosen marked.
+    """A Markdown table of settings with numbers; the chosen setting is marked.
 
     Args:
-      configs: of the settings `[n]`.
-      numbers: by name, `[n]`.
-      chosen: index of the setting that is marked.
+      configs: of the settings.
+      numbers: columns by their titles, `[n]` each.
+      chosen: index of the chosen setting.
     """
-    names = ["", *COLUMNS, "allocation", *numbers]
-    lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    titles = ["", *COLUMNS, "allocation", *numbers]
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     for i, config in enumerate(configs):
-        own = [
-            *values(config).values(),
-            config.allocation,
-            *(float(x[i]) for x in numbers.values()),
-        ]
-        cells = ["chosen" if i == chosen else "", *map(_cell, own)]
+        values = [*column_values(config).values(), config.allocation]
+        values += [float(column[i]) for column in numbers.values()]
+        cells = ["chosen" if i == chosen else "", *map(_cell, values)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def flag_file(config: Config, names: Collection[str], comments: Sequence[str]) -> str:
-    """A config as a file for --flagfile: a flag a line where it differs from its default.
+    """A config as a file for --flagfile: one line for each flag that is not at its default.
 
-    What has no effect is left out, as `train` refuses it.
+    Flags without effect are left out, because training refuses them.
 
     Args:
       config: of a run.
-      names: of flags that are written even so.
-      comments: put before them, a line each.
+      names: flags to write even at their defaults.
+      comments: one line each, at the top.
     """
     lines = [f"# {' '.join(comment.split())}" for comment in comments]
     for field in dataclasses.fields(config):
@@ -192,17 +195,18 @@ def flag_file(config: Config, names: Collection[str], comments: Sequence[str]) -
     return "\n".join(lines) + "\n"
 
 
-def rounds_in(table: Path, configs: Sequence[Config]) -> np.ndarray:
-    """Measured rounds of every setting, float64 `[n]`; inf for one that is not in the table.
+def measured_rounds(table: Path, configs: Sequence[Config]) -> np.ndarray:
+    """Rounds to the target that a table gives for every setting, float64 `[n]`.
 
-    Rows that a setting fits several of count with their mean.
+    Where several rows match a setting, their mean; inf where none does.
 
     Args:
-      table: a CSV file of some of `COLUMNS`, and `rounds`, empty where the accuracy was missed.
+      table: a CSV file with the column `rounds`, empty where the target was missed, and some of
+        `COLUMNS`.
       configs: of the settings.
 
     Raises:
-      UserError: no such table, or one that has none of the settings.
+      UserError: the file cannot be read, has other columns, or matches none of the settings.
     """
 
     def refuse(why: str) -> UserError:
@@ -218,20 +222,21 @@ def rounds_in(table: Path, configs: Sequence[Config]) -> np.ndarray:
     if "rounds" not in names or names - {"rounds", *COLUMNS}:
         raise refuse(f"this one has {', '.join(map(str, names)) or 'no rows'}")
 
-    def fits(row: dict[str, str], own: dict[str, Any], config: Config) -> bool:
-        wanted = {name: float(row[name]) for name in names - {"rounds", "cut"}}
+    def matches(row: dict[str, str], values: dict[str, Any], config: Config) -> bool:
+        wanted: dict[str, Any] = {n: float(row[n]) for n in names - {"rounds", "cut"}}
         if "cut" in names:
-            wanted["cut"] = values(dataclasses.replace(config, cut=row["cut"]))["cut"]
-        return all(own[name] == value for name, value in wanted.items())
+            wanted["cut"] = cut_name(dataclasses.replace(config, cut=row["cut"]))
+        return all(values[name] == value for name, value in wanted.items())
 
-    found: list[float] = []
+    def rounds_of(config: Config) -> float:
+        values = column_values(config)
+        counts = [float(r["rounds"]) for r in rows if r["rounds"] and matches(r, values, config)]
+        return float(np.mean(counts)) if counts and min(counts) > 0 else np.inf
+
     try:
-        for config in configs:
-            own = values(config)
-            each = [float(r["rounds"]) for r in rows if r["rounds"] and fits(r, own, config)]
-            found.append(float(np.mean(each)) if each and min(each) > 0 else np.inf)
+        rounds = np.array([rounds_of(config) for config in configs])
     except (ValueError, TypeError) as error:
         raise refuse(str(error)) from None
-    if np.isinf(found).all():
+    if np.isinf(rounds).all():
         raise refuse("this one has none of the settings")
-    return np.array(found)
+    return rounds

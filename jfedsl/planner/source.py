@@ -1,4 +1,4 @@
-"""What a measured run tells of the problem, and of effects under other settings."""
+"""The bound's constants from a measured run, and what they predict for other settings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,32 +9,39 @@ import numpy as np
 from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import local
-from jfedsl.planner import survey as planning
-from jfedsl.planner.survey import Survey
+from jfedsl.planner import estimates
+from jfedsl.planner.estimates import Estimates
 from jfedsl.run import constants_recorder
 from jfedsl.run.assemble import build
 from jfedsl.run.convergence import constants_of
 from jfedsl.run.storage.workdir import read_config
 from jfedsl.theory.bound import Constants, Effects
 
-# Settings without which constants are those of another problem.
+# If one of these flags differs, the constants are those of another problem.
 _PROBLEM = ("dataset", "model", "norm")
 
 
-class Measured(NamedTuple):
-    """What a run with this config told; `alone` is the share of weights that none of it kept."""
+class MeasuredRun(NamedTuple):
+    """A run in which the bound's constants were measured.
+
+    Attributes:
+      config: of the run.
+      constants: of its problem.
+      effects: of its compression.
+      pruned_everywhere: share of the client-side weights that no client of the run keeps.
+    """
 
     config: Config
     constants: Constants
     effects: Effects
-    alone: float
+    pruned_everywhere: float
 
 
-def measured(base: Config, workdir: str) -> Measured:
-    """What a run's measurements say of the problem of `base`.
+def measured_run(base: Config, workdir: str) -> MeasuredRun:
+    """Reads the constants that a run measured, for the problem of `base`.
 
     Raises:
-      UserError: no run with measurements there, or one of another problem.
+      UserError: the folder has no run with measurements, or one of another problem.
     """
     folder = local("constants", workdir)
     run = read_config(folder, base.plugin)
@@ -49,52 +56,61 @@ def measured(base: Config, workdir: str) -> Measured:
             raise flag_error("constants", workdir, allowed, reason=reason)
     constants, effects = constants_of(rows)
     if base.participants in (None, base.clients):
-        constants = constants._replace(dissimilarity=0.0)  # nothing hangs on it
+        constants = constants._replace(dissimilarity=0.0)  # the bound multiplies it by 0 then
     unknown = [k for k, v in constants._asdict().items() if not np.isfinite(v).all()]
     if unknown:
         allowed, reason = "a run that measured all constants", f"it lacks {', '.join(unknown)}"
         raise flag_error("constants", workdir, allowed, reason=reason)
-    alone = 0.0
+    pruned_everywhere = 0.0
     if run.pruning != "none":
-        there = build(dataclasses.replace(run, data_dir=base.data_dir))
-        alone = float(planning.masking_of(there, planning.start_of(there)).alone)
-    return Measured(run, constants, effects, alone)
+        experiment = build(dataclasses.replace(run, data_dir=base.data_dir))
+        start = estimates.period_start(experiment)
+        statistics = estimates.initial_mask_statistics(experiment, start)
+        pruned_everywhere = float(statistics.pruned_everywhere)
+    return MeasuredRun(run, constants, effects, pruned_everywhere)
 
 
-def effects_of(source: Measured, survey: Survey, configs: Sequence[Config]) -> Effects:
-    """What compression is predicted to do to gradients under every setting, `[n]`.
+def predicted_effects(
+    source: MeasuredRun, estimated: Estimates, configs: Sequence[Config]
+) -> Effects:
+    """Predicts what compression does to gradients in every setting, `[n]`.
 
-    - rho and coverage are of the setting's masks on the initial weights.
-    - phi grows with the share of weights that nobody keeps: from the run's phi, if that pruned,
-      else as if the expected gradient lay evenly on all weights (small weights need not have small
-      gradients, so rho says nothing of it).
-    - chi is the run's where masks differ, 0 where they are alike.
-    - q is that of Gaussian vectors, see `planning.survey`.
-    - eps_d grows with (d / (1 - d))^2, d the dropout rate: to second order the bias is proportional
-      to the variance that dropout gives an activation, d / (1 - d) times its square.
+    - rho and coverage are those of the setting's masks on the initial weights.
+    - phi is proportional to the share of weights that no client keeps. The factor is that of the
+      measured run if it pruned. Otherwise the expected gradient is taken to be spread evenly over
+      the weights (small weights need not have small gradients, so rho does not give phi).
+    - chi is that of the run where masks differ between clients, and 0 where they are equal.
+    - q is that of Gaussian vectors, see `estimates.estimate`.
+    - eps_d is proportional to (d / (1 - d))^2, with d the dropout rate: to second order the bias is
+      proportional to the variance that dropout gives an activation, d / (1 - d) times its square.
+
+    Args:
+      source: the measured run.
+      estimated: of all settings.
+      configs: of all settings.
 
     Raises:
-      UserError: dropout, though the run had none and so cannot tell its bias.
+      UserError: a setting has dropout, but the measured run had none, so its bias is unknown.
     """
     constants, run = source.constants, source.effects
-    last = np.maximum(survey.cut, 1).astype(int) - 1
+    last = np.maximum(estimated.cut, 1).astype(int) - 1
     expected, moment = (np.cumsum(x)[last] for x in (constants.expected, constants.moment))
-    alone, least = np.asarray(survey.masking.alone), np.asarray(survey.masking.coverage)
-    even = np.asarray(expected / np.where(moment > 0, moment, 1.0))
-    each = np.asarray(run.phi) / source.alone if source.alone else even
-    dropped, own = (
-        np.array(list(map(planning.dropout_noise, configs))),
-        planning.dropout_noise(source.config),
-    )
-    if dropped.any() and not own:
-        rate = configs[int(np.argmax(dropped > 0))].dropout_rate or "0.2"
+    masks = estimated.masks
+    pruned_everywhere, coverage = np.asarray(masks.pruned_everywhere), np.asarray(masks.coverage)
+    spread_evenly = np.asarray(expected / np.where(moment > 0, moment, 1.0))
+    measured = source.pruned_everywhere
+    factor = np.asarray(run.phi) / measured if measured else spread_evenly
+    dropout = np.array([estimates.squared_dropout_variance(config) for config in configs])
+    run_dropout = estimates.squared_dropout_variance(source.config)
+    if dropout.any() and not run_dropout:
+        rate = configs[int(np.argmax(dropout > 0))].dropout_rate or "0.2"
         reason = "the run of --constants had no dropout, so the bias of dropout is unknown"
         raise flag_error("dropout_rates", rate, "0", reason=reason)
     return Effects(
-        rho=np.asarray(survey.masking.rho),
-        phi=np.minimum(each * alone, 1.0),
-        chi=np.where(least < 1, run.chi, 0.0),
-        q=survey.q,
-        eps_d=np.asarray(run.eps_d) * (dropped / own if own else dropped),
-        coverage=np.where(least > 0, least, 1.0),  # 0: the setting cannot be
+        rho=np.asarray(masks.rho),
+        phi=np.minimum(factor * pruned_everywhere, 1.0),
+        chi=np.where(coverage < 1, run.chi, 0.0),
+        q=estimated.q,
+        eps_d=np.asarray(run.eps_d) * (dropout / run_dropout if run_dropout else dropout),
+        coverage=np.where(coverage > 0, coverage, 1.0),  # 0 where a setting is impossible
     )
