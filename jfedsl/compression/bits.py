@@ -1,7 +1,7 @@
 """Codes of any width as one little-endian stream of bits, and back, on the host.
 
-Bit i of a stream is bit i % 8 of byte i // 8, and a code's lowest bit comes first: 16 bits that
-begin at a byte lie there as a little-endian integer, whatever the order of the machine.
+Bit i of a stream is bit i % 8 of byte i // 8, and a code's lowest bit comes first. So 16 bits that
+begin at a byte are a little-endian integer, whatever the byte order of the machine.
 """
 
 import itertools
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]  # little-endian in memory
 
-_WORD = 32  # bits; as many codes of any width fill whole words
-_BLOCK = 1 << 16  # codes whose words stay in a core's cache
+_WORD = 32  # bits of a word; 32 codes of any width fill whole words
+_BLOCK = 1 << 16  # codes packed at once, few enough for the cache of a core
 
 
 class Field(NamedTuple):
@@ -32,26 +32,26 @@ class Field(NamedTuple):
 
     @property
     def bits(self) -> int:
-        """Of all codes together."""
+        """Bits of all codes together."""
         return len(self.codes) * self.width
 
 
 def write(fields: Sequence[Field]) -> bytes:
-    """The fields one after the other, filled up with zero bits to a whole byte.
+    """The fields one after the other, padded with zero bits to a whole byte.
 
     Raises:
       ValueError: a code is negative or wider than its field.
     """
     ends = list(itertools.accumulate((field.bits for field in fields), initial=0))
     size = _whole_bytes(ends[-1])
-    out = np.zeros(size + 1, np.uint8)  # one more, for what is carried out of the last byte: zeros
+    out = np.zeros(size + 1, np.uint8)  # `_put` may carry zero bits into one byte more
     for field, begin in zip(fields, ends[:-1], strict=True):
         _put(out, begin, pack_codes(field))
     return out[:size].tobytes()
 
 
 class Reader:
-    """Takes codes from the front of a stream."""
+    """Reads codes from the front of a stream."""
 
     def __init__(self, data: bytes) -> None:
         self._bytes = np.frombuffer(data, np.uint8)
@@ -61,7 +61,7 @@ class Reader:
         """The next codes, uint32 `[count]`.
 
         Raises:
-          ValueError: the stream ends before.
+          ValueError: the stream is too short.
         """
         begin, self._at = self._at, self._at + count * width
         if self._at > 8 * len(self._bytes):
@@ -69,20 +69,20 @@ class Reader:
         return unpack_codes(_get(self._bytes, begin, self._at), count, width)
 
     def close(self) -> None:
-        """Checks that nothing is left but zero bits that fill a byte.
+        """Checks that only zero bits are left, which pad the last byte.
 
         Raises:
-          ValueError: there is more.
+          ValueError: something else is left.
         """
         expected = _whole_bytes(self._at)
         if len(self._bytes) > expected:
             raise ValueError(f"{len(self._bytes)} bytes are too many: {expected} were expected")
         if self._at % 8 and self._bytes[-1] >> self._at % 8:
-            raise ValueError("the bits that fill the last byte are not all zero")
+            raise ValueError("the bits that pad the last byte are not all zero")
 
 
 def pack_codes(field: Field) -> Bytes:
-    """The bytes of one field, the last one filled up with zero bits.
+    """The bytes of one field, the last byte padded with zero bits.
 
     Raises:
       ValueError: a code is negative or wider than the field.
@@ -148,7 +148,7 @@ def _get(data: Bytes, begin: int, end: int) -> Bytes:
 
 
 def _pack(codes: NDArray[Any], width: int) -> Words:
-    """Codes as words, filled up with zero codes to a multiple of 32 of them."""
+    """Codes as words, padded with zero codes to a multiple of 32."""
     words = np.zeros(-(-len(codes) // _WORD) * _WORD, "<u4")
     words[: len(codes)] = codes
     while width <= _WORD // 2:
@@ -157,7 +157,7 @@ def _pack(codes: NDArray[Any], width: int) -> Words:
 
 
 def _unpack(words: Words, width: int) -> Words:
-    """Undoes `_pack`, but for the filling."""
+    """Undoes `_pack`; the padding stays."""
     doublings = (_WORD // width).bit_length() - 1
     if (width << doublings) < _WORD:
         words = _stretch(words, width << doublings)
@@ -167,7 +167,7 @@ def _unpack(words: Words, width: int) -> Words:
 
 
 def _join(words: Words, width: int) -> Words:
-    """Pairs of codes of up to 16 bits, one in each word, as one code in one word."""
+    """Joins pairs of codes of up to 16 bits, one code in each word, to one code in one word."""
     pairs = words.view("<u8")
     return (pairs | pairs >> (_WORD - width)).astype("<u4")
 
@@ -181,7 +181,7 @@ def _split(words: Words, width: int) -> Words:
 
 
 def _squeeze(words: Words, width: int) -> Words:
-    """Codes of more than 16 bits, one in each word, without the gaps."""
+    """Removes the gaps between codes of more than 16 bits, one code in each word."""
     period = _period(width)
     codes = words.reshape(-1, period)
     out = np.zeros((len(codes), period * width // _WORD), "<u4")
@@ -208,5 +208,5 @@ def _stretch(words: Words, width: int) -> Words:
 
 
 def _period(width: int) -> int:
-    """After how many codes one begins at a word again."""
+    """The number of codes after which a code begins at the start of a word again."""
     return _WORD // math.gcd(width, _WORD)

@@ -1,4 +1,4 @@
-"""Writing a tensor as a code for each entry and a header for each bucket of consecutive entries."""
+"""Quantization in buckets: a code for each entry, a header for consecutive entries."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from jfedsl.compression.message import (
     from_buckets,
     straight_through,
     to_buckets,
-    unwritten,
+    unquantized,
 )
 
 DEFAULT_BUCKET = 512  # entries
@@ -29,16 +29,15 @@ ROUNDINGS = ("stochastic", "nearest")
 
 
 class Grid(NamedTuple):
-    """Where a bucket's values are rounded to.
+    """The values that a bucket is rounded to, numbered by an integer index.
 
     Attributes:
-      fit: `(x[N, bucket], kept or None, bits) -> (headers[N, H], t[N, bucket])`: what the receiver
-        has to know of each bucket, and each entry's place between whole numbers, signed or not.
-      top: `bits -> the greatest of these`.
-      value: `(index[N, bucket], headers, bits) -> values`, of whole numbers; the same bits in any
-        program.
+      fit: `(x[N, bucket], kept or None, bits) -> (headers[N, H], t[N, bucket])`: the header of each
+        bucket, and each entry as a real number t on the scale of the index.
+      top: `bits -> ` the greatest magnitude of an index.
+      value: `(index[N, bucket], headers, bits) -> values`, the same bits in every program.
       headers: H.
-      signed: whether places have a sign; it is the highest bit of the code.
+      signed: whether the index has a sign, which is the highest bit of the code.
     """
 
     fit: Callable[[Array, Array | None, Array | int], tuple[Array, Array]]
@@ -49,7 +48,7 @@ class Grid(NamedTuple):
 
 
 def bucketed(grid: Grid, bits: int | Array, bucket_size: int, rounding: str) -> Compressor:
-    """Rounds entries to a grid of each bucket; what leaves entries out comes before.
+    """The quantizer that rounds the entries of each bucket to its grid.
 
     Args:
       grid: of a bucket.
@@ -62,16 +61,17 @@ def bucketed(grid: Grid, bits: int | Array, bucket_size: int, rounding: str) -> 
     decode = _decoder(grid.value, grid.signed)
 
     def send(key: Array, message: Message) -> Message:
-        shape, size = message.values.shape, unwritten(message).values.size
+        shape, size = message.values.shape, unquantized(message).values.size
         width = min(bucket_size or size, size) or 1
         x = to_buckets(lax.stop_gradient(message.values), width)
-        # A mask of ones would be folded into a constant as large as the tensor, in seconds.
+        # Without a mask none is built: XLA would fold a mask of ones into a constant of the size
+        # of the tensor, which takes seconds to compile.
         kept = message.kept
         flags = to_buckets(kept, width) if kept is not None else _inside(x.shape, size)
-        headers, place = grid.fit(x, flags, bits)
+        headers, t = grid.fit(x, flags, bits)
         headers = jnp.where(jnp.isfinite(headers), headers, jnp.nan)
-        index = _round(key if rounding == "stochastic" else None, place, grid.top(bits))
-        received = from_buckets(only(flags, grid.value(index, headers, bits), 0.0), shape)
+        index = _round(key if rounding == "stochastic" else None, t, grid.top(bits))
+        received = from_buckets(where_kept(flags, grid.value(index, headers, bits), 0.0), shape)
         codes = from_buckets(_to_codes(grid, index, bits), shape)
         coding = Coding(codes, headers, bits, grid.headers * HEADER_BITS, width, decode)
         if not isinstance(bits, int):
@@ -83,7 +83,7 @@ def bucketed(grid: Grid, bits: int | Array, bucket_size: int, rounding: str) -> 
 
 
 def _unless_off(values: Array, received: Array, coding: Coding) -> tuple[Array, Coding]:
-    """What is received and its coding, or the values as they are where the bits say so."""
+    """What is received, and its coding; the values themselves where the bits are 32."""
     off = coding.bits == FLOAT_BITS
     coding = coding.replace(
         codes=jnp.where(off, as_bits(lax.stop_gradient(values)), coding.codes),
@@ -94,7 +94,7 @@ def _unless_off(values: Array, received: Array, coding: Coding) -> tuple[Array, 
 
 @functools.cache
 def _decoder(value: Decode, signed: bool) -> Decode:
-    """One for all compressors of a kind, so that their messages are trees of one structure."""
+    """The decoder of a quantizer; cached, as messages with another function are other pytrees."""
 
     def decode(codes: Array, headers: Array, bits: Array | int) -> Array:
         if isinstance(bits, int) and bits == FLOAT_BITS:
@@ -104,20 +104,20 @@ def _decoder(value: Decode, signed: bool) -> Decode:
     return decode
 
 
-def _round(key: Array | None, place: Array, top: Array | float) -> Array:
-    """Whole numbers next to places in [-top, top], drawn by the fraction, or the nearest."""
+def _round(key: Array | None, t: Array, top: Array | float) -> Array:
+    """Rounds t in [-top, top] to an integer: stochastically, or to the nearest without a key."""
     if key is None:
         u: Array | float = 0.5
     else:
-        # The middle of each draw's interval: as often up as down where 16 bits cannot tell, and an
-        # entry that rounding lifted a little above its level stays there.
-        u = (draws.uint16(key, place.shape).astype(place.dtype) + 0.5) / draws.LEVELS
-    size = jnp.abs(place)
+        # The middle of each draw's interval: the error of the probability, up to 2^-17, has either
+        # sign, and an entry that float32 puts slightly above its level is not rounded up.
+        u = (draws.uint16(key, t.shape).astype(t.dtype) + 0.5) / draws.LEVELS
+    size = jnp.abs(t)
     # min(floor + carry, top), not floor(t + u): in float32 that overflows the top code.
     floor = jnp.minimum(jnp.floor(size), top)
-    index = jnp.minimum(floor + (u < size - floor).astype(place.dtype), top)
-    # Never -0: its code would be that of 0.
-    return jnp.where(place < 0, 0.0 - index, index)
+    index = jnp.minimum(floor + (u < size - floor).astype(t.dtype), top)
+    # 0.0 - index gives 0 for 0, not -0, which has the same code and would decode to another value.
+    return jnp.where(t < 0, 0.0 - index, index)
 
 
 def _to_codes(grid: Grid, index: Array, bits: Array | int) -> Array:
@@ -129,7 +129,8 @@ def _to_codes(grid: Grid, index: Array, bits: Array | int) -> Array:
 
 def _to_index(signed: bool, codes: Array, bits: Array | int) -> Array:
     if not signed:
-        # By way of signed numbers: of these no compiler knows that the sign bit is 0.
+        # By way of signed integers, so that no compiler knows that the sign bit of the result is 0;
+        # see `quantization._rounded_here`.
         return codes.astype(jnp.int32).astype(jnp.float32)
     magnitude = (codes & (_sign_bit(bits) - 1)).astype(jnp.float32)
     return jnp.where(codes & _sign_bit(bits) != 0, -magnitude, magnitude)
@@ -139,13 +140,13 @@ def _sign_bit(bits: Array | int) -> Array:
     return jnp.uint32(1) << (jnp.asarray(bits) - 1).astype(jnp.uint32)
 
 
-def only(kept: Array | None, x: Array, fill: float) -> Array:
-    """Entries that are kept, `fill` for the others."""
+def where_kept(kept: Array | None, x: Array, fill: float) -> Array:
+    """The kept entries of x, `fill` for the others; None keeps all."""
     return x if kept is None else jnp.where(kept, x, fill)
 
 
 def _inside(shape: tuple[int, ...], size: int) -> Array | None:
-    """Mask `[N, bucket]` of the first `size` positions, None if that is all: no padding."""
+    """Mask `[N, bucket]` of the first `size` positions, which are not padding; None: all."""
     if math.prod(shape) == size:
         return None
     rows, columns = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""Compressors: links that chain as Optax chains gradient transformations."""
+"""Compressors, which are chained as Optax chains gradient transformations."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ from jfedsl.keys import fold
 
 
 class Compressor(NamedTuple):
-    """A link for one tensor of one client.
+    """Sends one tensor of one client, as a pair of pure functions.
 
     Attributes:
       init: `values -> state`, a pytree; `()` for compressors without memory.
-      send: `(state, key, message) -> (state, message)`.
+      send: `(state, key, message) -> (state, message)`; the message that comes out holds what the
+        receiver reconstructs, and its cost.
     """
 
     init: Callable[[Array], Any]
@@ -29,9 +30,9 @@ def stateless(send: Callable[[Array, Message], Message]) -> Compressor:
 
 
 def chain(*compressors: Compressor) -> Compressor:
-    """Applies compressors in order, each with a key of its own; of nothing, the identity.
+    """Applies compressors in order, with independent keys; without compressors, the identity.
 
-    What leaves entries out comes before what quantizes the others.
+    A quantizer has to be the last.
     """
 
     def init(values: Array) -> tuple[Any, ...]:
@@ -48,46 +49,47 @@ def chain(*compressors: Compressor) -> Compressor:
 
 
 def feedback(compressor: Compressor) -> Compressor:
-    """Error feedback (arXiv 1901.09847): what a message lacks is added to the next one.
+    """Error feedback (arXiv 1901.09847): the error of a message is added to the next one.
 
-    With x what is to be sent and e what is left from before, x + e is sent as y and x + e - y is
-    left, on entries that may be sent; that of others waits. The state is e with the compressor's.
+    With x the tensor and e the error so far, x + e is compressed to y, which is sent, and the new
+    error is x + e - y. Entries that a mask excludes beforehand keep their error. The state is e and
+    the state of the compressor.
     """
 
     def init(values: Array) -> tuple[Array, Any]:
         return jnp.zeros_like(values), compressor.init(values)
 
     def send(state: tuple[Array, Any], key: Array, message: Message) -> tuple[Any, Message]:
-        (left, inner), kept = state, message.kept
-        wanted = message.values + left
+        (error, inner), kept = state, message.kept
+        corrected = message.values + error
         if kept is not None:
-            wanted = jnp.where(kept, wanted, 0.0)
-        inner, sent = compressor.send(inner, key, message.replace(values=wanted))
-        missing = lax.stop_gradient(wanted - sent.values)
-        return (missing if kept is None else jnp.where(kept, missing, left), inner), sent
+            corrected = jnp.where(kept, corrected, 0.0)
+        inner, sent = compressor.send(inner, key, message.replace(values=corrected))
+        new_error = lax.stop_gradient(corrected - sent.values)
+        return (new_error if kept is None else jnp.where(kept, new_error, error), inner), sent
 
     return Compressor(init, send)
 
 
 def init_tree(compressor: Compressor, tree: Any) -> tuple[Any, ...]:
-    """One state a leaf."""
+    """The states of a compressor for a tree, one for each leaf."""
     return tuple(compressor.init(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def send_tree(
     compressor: Compressor, states: Any, key: Array, tree: Any, kept: Any = None
 ) -> tuple[Any, Any, list[Message]]:
-    """Sends every leaf as a tensor of its own, entries that are not kept as 0.
+    """Sends every leaf of a tree as a separate message; entries that are not kept arrive as 0.
 
     Args:
       compressor: applied to each leaf.
       states: from `init_tree`.
       key: scalar PRNG key, folded with the leaf's number.
-      tree: arrays.
-      kept: None or a tree of bool arrays like `tree`, which the receiver knows.
+      tree: of arrays.
+      kept: tree of bools like `tree`, known to the receiver; None: all entries are kept.
 
     Returns:
-      New states, the tree the receiver reconstructs, and the messages it came in.
+      New states, the tree that the receiver reconstructs, and the message of each leaf.
     """
     leaves, treedef = jax.tree.flatten(tree)
     masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)

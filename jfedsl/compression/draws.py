@@ -1,4 +1,4 @@
-"""Random 16-bit numbers: what dropout and stochastic rounding draw for every entry they send."""
+"""Random 16-bit numbers, which dropout and stochastic rounding draw for every entry."""
 
 import math
 
@@ -11,17 +11,20 @@ LEVELS = 2**16
 
 
 def uint16(key: Array, shape: tuple[int, ...]) -> Array:
-    """Independent uniform draws of 0, ..., 65535 of a shape.
+    """Independent draws, uniform on 0, ..., 65535.
 
-    `jax.random` spends a 64-bit block of the generator on every draw, however few bits it takes;
-    here a block makes four.
+    `jax.random` spends a 64-bit block of the generator on every draw, however narrow; here one
+    block gives four draws.
 
     Args:
-      key: scalar PRNG key of any implementation; others than threefry draw through `jax.random`.
+      key: scalar PRNG key. Keys of other implementations than threefry draw by `jax.random`.
       shape: of the result.
+
+    Returns:
+      uint16 of that shape.
     """
     size = math.prod(shape)
-    (key,) = jax.random.split(key, 1)  # so that JAX's check of keys used twice sees this one used
+    (key,) = jax.random.split(key, 1)  # counts as a use of the key in JAX's check for reuse
     words = -(-size // 2)
     if jax.random.key_impl(key) == "threefry2x32":
         drawn = threefry_2x32(jax.random.key_data(key), jnp.arange(words, dtype=jnp.uint32))

@@ -232,7 +232,7 @@ def _joined(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _quantizes(call: Call) -> bool:
-    return COMPRESSORS[call.name].writes or any(map(_quantizes, call.inner))
+    return COMPRESSORS[call.name].quantizes or any(map(_quantizes, call.inner))
 
 
 def _value(node: ast.expr) -> str | PerClient | None:

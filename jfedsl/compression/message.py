@@ -1,4 +1,4 @@
-"""What travels over a link: values, which of them, how they are written, and how long that is."""
+"""Messages: the values of a tensor, which of them are sent, how they are coded, and the cost."""
 
 import functools
 import math
@@ -20,14 +20,17 @@ Number = TypeVar("Number", int, Array)
 
 
 class Mask(struct.PyTreeNode):
-    """Which entries are sent, and what the receiver has to be told of that.
+    """Which entries are sent, and what has to be sent about that.
+
+    A unit is what one flag stands for: an entry, or a feature or channel that is kept or left out
+    as a whole.
 
     Attributes:
-      chosen: bool, broadcasts to the values: one flag for all that is kept or left as a whole.
-      shared: the receiver knows the mask beforehand, or draws it from the key both ends share.
-      counts: int32 `[rows]`, how many are chosen in each row where the receiver knows that; None:
-        the number travels too.
-      rows: in which positions are numbered from 0 on.
+      chosen: bool, one flag for each unit; broadcasts to the values.
+      shared: whether the receiver knows the mask beforehand, or draws it from a shared key.
+      counts: int32 `[rows]`, how many units are chosen in each row, where the receiver knows that;
+        None: the number is sent too.
+      rows: number of rows of units; positions are counted within a row.
     """
 
     chosen: Array
@@ -42,15 +45,15 @@ class Mask(struct.PyTreeNode):
 
 
 class Coding(struct.PyTreeNode):
-    """How the entries are written: a code each, and a header for each bucket.
+    """How entries are coded: one code for each entry, one header for each bucket.
 
     Attributes:
-      codes: uint32, the shape of the values.
+      codes: uint32, of the shape of the values.
       headers: float32 `[buckets, H]`.
       bits: of a code.
-      header_bits: of a bucket, whole bytes.
-      bucket: consecutive entries of the dense array that share a header.
-      decode: what the receiver makes of codes and headers; gives the same bits in any program.
+      header_bits: of the header of a bucket; a multiple of 8.
+      bucket: number of consecutive entries of the dense array that share a header.
+      decode: the receiver's values from codes and headers; the same bits in every program.
     """
 
     codes: Array
@@ -62,12 +65,12 @@ class Coding(struct.PyTreeNode):
 
 
 class Message(struct.PyTreeNode):
-    """What the receiver reconstructs of a tensor, and what sending it takes.
+    """The tensor that the receiver reconstructs, and everything that its cost depends on.
 
     Attributes:
       values: dense, any shape; exactly 0 where not kept.
-      masks: an entry is sent where all of them have it.
-      coding: of the entries; None writes them as float32.
+      masks: in the order in which they were applied; an entry is sent if all of them keep it.
+      coding: of the entries; None: they are sent as float32.
     """
 
     values: Array
@@ -77,7 +80,7 @@ class Message(struct.PyTreeNode):
     @property
     def kept(self) -> Array | None:
         """Which entries are sent, bool like `values`; None for all of them."""
-        return together(self.masks, self.values.shape)
+        return intersection(self.masks, self.values.shape)
 
     @property
     def entry_bits(self) -> Array | int:
@@ -85,26 +88,28 @@ class Message(struct.PyTreeNode):
         return FLOAT_BITS if self.coding is None else self.coding.bits
 
 
-def unwritten(message: Message) -> Message:
-    """The message, if nothing has quantized it yet.
+def unquantized(message: Message) -> Message:
+    """The message itself; checks that it is not quantized yet.
 
     Raises:
-      ValueError: it is quantized; the receiver could not undo what happens to codes after that.
+      ValueError: it is quantized. The receiver could not undo what happens to codes after that.
     """
     if message.coding is not None:
-        raise ValueError("what leaves entries out comes before what quantizes them, and that once")
+        raise ValueError(
+            "a quantizer must be the last of a chain: the message is quantized already"
+        )
     return message
 
 
 def kept_only(values: Array, kept: Array | None) -> Message:
-    """The entries that both ends know to be kept, of all if `kept` is None, uncompressed."""
+    """The uncompressed message of the entries that both ends know to be kept; None: all entries."""
     if kept is None:
         return Message(values)
     return Message(jnp.where(kept, values, 0.0), (Mask(kept),))
 
 
-def together(masks: Sequence[Mask], shape: tuple[int, ...]) -> Array | None:
-    """The entries that all masks have, bool of a shape, or None for all of them."""
+def intersection(masks: Sequence[Mask], shape: tuple[int, ...]) -> Array | None:
+    """The entries that all masks keep, bool of a shape; None: all entries."""
     if not masks:
         return None
     return functools.reduce(
@@ -123,13 +128,30 @@ def from_buckets(x: Array, shape: tuple[int, ...]) -> Array:
     return x.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-def candidates(masks: Sequence[Mask], mask: Mask, shape: tuple[int, ...]) -> Array | None:
-    """What of a mask is still open after the masks before it, like its `chosen`; None: all."""
-    return still_open(together(masks, shape), mask.chosen.shape)
+def candidate_units(masks: Sequence[Mask], mask: Mask, shape: tuple[int, ...]) -> Array | None:
+    """The units that a mask could choose: those kept by the masks before it; None: all.
+
+    Args:
+      masks: those before it.
+      mask: in question.
+      shape: of the values.
+
+    Returns:
+      Bool, of the shape of `mask.chosen`.
+    """
+    return kept_units(intersection(masks, shape), mask.chosen.shape)
 
 
-def still_open(kept: Array | None, shape: tuple[int, ...]) -> Array | None:
-    """Whether any entry of each unit is kept; a unit is all that an axis of length 1 spans."""
+def kept_units(kept: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """Whether any entry of each unit is kept.
+
+    Args:
+      kept: bool, which entries are kept; None: all.
+      shape: of the flags of units: that of `kept`, but 1 along axes that a unit spans.
+
+    Returns:
+      Bool of that shape; None: all.
+    """
     if kept is None or kept.shape == shape:
         return kept
     spanned = tuple(i for i, size in enumerate(shape) if size != kept.shape[i])
@@ -137,7 +159,7 @@ def still_open(kept: Array | None, shape: tuple[int, ...]) -> Array | None:
 
 
 def position_bits(size: int) -> int:
-    """Bits of a position among so many.
+    """Bits of a position among `size` positions.
 
     >>> [position_bits(size) for size in (1, 2, 3, 4, 5)]
     [0, 1, 2, 2, 3]
@@ -145,44 +167,45 @@ def position_bits(size: int) -> int:
     return max(0, size - 1).bit_length()
 
 
-def is_listed(open_: Number, count: Number, width: int) -> Number | bool:
-    """Whether a list of positions is shorter than a bitmap; the product might overflow."""
-    return width == 0 or count <= (open_ - 1) // width
+def is_listed(among: Number, count: Number, width: int) -> Number | bool:
+    """Whether a list of `count` positions is shorter than a bitmap of `among` bits."""
+    # The same as count * width < among, but the product might overflow.
+    return width == 0 or count <= (among - 1) // width
 
 
-def choice_bits(open_: Array | int, count: Array, width: int) -> Array:
-    """Bits that tell which `count` of so many are chosen: a bitmap or a list, the shorter, int32.
+def choice_bits(among: Array | int, count: Array, width: int) -> Array:
+    """Bits that tell which units are chosen: as a bitmap or a list, whichever is shorter; int32.
 
     Args:
-      open_: how many could be; a bitmap has a bit for each.
-      count: how many are.
-      width: bits of a position.
+      among: number of candidates; a bitmap has a bit for each.
+      count: number of chosen units.
+      width: bits of a position in a list.
     """
-    return jnp.where(is_listed(jnp.int32(open_), count, width), count * width, open_)
+    return jnp.where(is_listed(jnp.int32(among), count, width), count * width, among)
 
 
-def told_bits(message: Message) -> Array:
+def mask_bits(message: Message) -> Array:
     """Bits that tell the receiver which entries are sent, int32."""
     bits, shape = jnp.int32(0), message.values.shape
     for i, mask in enumerate(message.masks):
         if mask.shared:
             continue
-        open_ = candidates(message.masks[:i], mask, shape)
-        chosen = mask.chosen if open_ is None else mask.chosen & open_
-        among = mask.chosen.size if open_ is None else jnp.sum(open_, dtype=jnp.int32)
+        units = candidate_units(message.masks[:i], mask, shape)
+        chosen = mask.chosen if units is None else mask.chosen & units
+        among = mask.chosen.size if units is None else jnp.sum(units, dtype=jnp.int32)
         bits += choice_bits(among, jnp.sum(chosen, dtype=jnp.int32), mask.width)
         bits += 0 if mask.counts is not None else COUNT_BITS
     return bits
 
 
 def entries(message: Message) -> Array:
-    """Entries sent, int32 scalar."""
+    """The number of entries sent, int32 scalar."""
     kept = message.kept
     return jnp.int32(message.values.size) if kept is None else jnp.sum(kept, dtype=jnp.int32)
 
 
 def buckets(message: Message) -> Array:
-    """Buckets with an entry that is sent: each has a header; int32 scalar."""
+    """The number of buckets with an entry that is sent, which are those with a header; int32."""
     coding, kept = message.coding, message.kept
     if coding is None:
         return jnp.int32(0)
@@ -192,42 +215,42 @@ def buckets(message: Message) -> Array:
 
 
 def message_bytes(messages: Sequence[Message], extra_bits: Array | int = 0) -> Array:
-    """Whole bytes of one transmission made of several tensors, int32 scalar.
+    """Whole bytes of one transmission of several tensors, int32 scalar.
 
-    Bits = sum of entries sent * bits an entry + headers + what tells the kept ones + `extra_bits`,
-    rounded up to whole bytes once. The bits of all entries are never held in one integer: those of
-    a 67M-parameter float32 model overflow int32.
+    Bits = sum over tensors of entries sent * bits of an entry + headers + bits of masks, and
+    `extra_bits`; rounded up to whole bytes once. The bits of all entries are never held in one
+    integer: those of a 67M-parameter float32 model overflow int32.
 
     Args:
-      messages: the tensors.
-      extra_bits: labels or masks that travel along.
+      messages: one for each tensor.
+      extra_bits: of labels or pruning masks that are sent along.
 
     Raises:
-      ValueError: they might take 2 GiB or more.
+      ValueError: the transmission might take 2 GiB or more.
     """
     if sum(map(_most_bytes, messages)) >= 2**31:
         raise ValueError("a message of 2 GiB or more does not fit the byte counter")
     whole, rest = jnp.int32(extra_bits // 8), jnp.int32(extra_bits % 8)
     for message in messages:
-        sent, told = entries(message), told_bits(message)
-        whole += sent // 8 * message.entry_bits + told // 8
-        rest += sent % 8 * message.entry_bits + told % 8
+        sent, mask = entries(message), mask_bits(message)
+        whole += sent // 8 * message.entry_bits + mask // 8
+        rest += sent % 8 * message.entry_bits + mask % 8
         if message.coding is not None:
             whole += buckets(message) * (message.coding.header_bits // 8)
     return whole + (rest + 7) // 8
 
 
 def _most_bytes(message: Message) -> int:
-    """Bytes of a message with everything kept, in float32 and with all its headers."""
+    """An upper limit of a message's bytes: all entries as float32, all headers, all masks."""
     coding = message.coding
     headers = 0 if coding is None else coding.headers.size * HEADER_BITS // 8
-    told = sum(mask.chosen.size // 8 + 1 + COUNT_BITS // 8 for mask in message.masks)
-    return message.values.size * FLOAT_BITS // 8 + headers + told
+    masks = sum(mask.chosen.size // 8 + 1 + COUNT_BITS // 8 for mask in message.masks)
+    return message.values.size * FLOAT_BITS // 8 + headers + masks
 
 
 @jax.custom_jvp
 def straight_through(x: Array, quantized: Array) -> Array:
-    """The value `quantized` with the gradient of `x`: backward, a quantizer is invisible."""
+    """The value `quantized` with the gradient of `x`: the straight-through estimator."""
     return quantized
 
 
@@ -237,7 +260,7 @@ def _straight_through_jvp(primals, tangents):  # type: ignore[no-untyped-def]
 
 
 def as_bits(x: Array) -> Array:
-    """float32 as the uint32 that it is written as."""
+    """The bit pattern of float32 as uint32."""
     return lax.bitcast_convert_type(x, jnp.uint32)
 
 

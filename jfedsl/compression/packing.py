@@ -1,22 +1,22 @@
 """Messages as real bytes, and back, on the host.
 
-Layout, version `LAYOUT_VERSION` (not part of a transmission; both ends agree on it). A transmission
-is one stream of bits: bit i is bit i % 8 of byte i // 8, and of every number the lowest bit comes
-first. In order:
+The layout has the version `LAYOUT_VERSION`, which is not sent: both ends agree on it. A
+transmission is one stream of bits: bit i is bit i % 8 of byte i // 8, and the lowest bit of every
+number comes first. In order:
 
 1. the extra fields (labels, pruning masks), as they are given;
-2. each message:
-   a. each mask that is not `shared`, in order. How many are chosen, 32 bits, where `counts` is
-      None. Then a list of positions, where `is_listed` has it shorter than a bitmap: positions in
-      a row, `width` bits each, ascending, row after row. Otherwise a bit for each unit that is
-      still open after the masks before, in dense order;
-   b. the headers of the buckets that have an entry to send, in order, each number a float32;
-   c. the codes of the entries to send, in dense order, `bits` each: the bits of the float32 where
-      there is no coding or its bits are 32, and then no headers either;
+2. for each message:
+   a. each mask that is not `shared`, in order: first the number of chosen units, 32 bits, if
+      `counts` is None; then a list of positions if `is_listed` says that it is shorter than a
+      bitmap, with `width` bits for each position in its row, ascending, row after row; otherwise a
+      bitmap with a bit for each unit that the masks before it keep, in dense order;
+   b. the headers of the buckets with an entry to send, in order, every number a float32;
+   c. the codes of the entries to send, in dense order, `bits` for each. Without a coding, or where
+      its bits are 32, these are the bits of the float32, and there are no headers;
 3. zero bits up to a whole byte, once.
 
-The receiver knows all else beforehand: shapes, shared masks and the key others are drawn from,
-counts that do not travel, bits, buckets. `message.message_bytes` counts just these bytes.
+The receiver knows everything else beforehand: shapes, shared masks or the key that they are drawn
+from, counts that are not sent, bits, buckets. `message.message_bytes` counts exactly these bytes.
 """
 
 import math
@@ -31,7 +31,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from jfedsl.compression.bits import Field, Reader, Words, write
-from jfedsl.compression.buckets import only
+from jfedsl.compression.buckets import where_kept
 from jfedsl.compression.message import (
     COUNT_BITS,
     FLOAT_BITS,
@@ -39,7 +39,7 @@ from jfedsl.compression.message import (
     Coding,
     Mask,
     Message,
-    candidates,
+    candidate_units,
     from_buckets,
     is_listed,
     position_bits,
@@ -52,15 +52,15 @@ Flags = NDArray[np.bool_]
 
 
 def pack(messages: Sequence[Message], fields: Sequence[Field] = ()) -> bytes:
-    """One transmission: `message_bytes(messages, bits of the fields)` bytes.
+    """The bytes of one transmission, `message_bytes(messages, bits of the fields)` of them.
 
     Args:
       messages: of one client, in NumPy or JAX arrays.
-      fields: what travels ahead of them.
+      fields: labels or masks that are sent ahead of the messages.
 
     Raises:
-      ValueError: a message contradicts itself: its masks choose another number than their counts,
-        or a code is wider than its bits.
+      ValueError: a message contradicts itself: a mask chooses another number of units than its
+        counts say, or a code is wider than its bits.
     """
     return write([*fields, *chain.from_iterable(map(_message_fields, messages))])
 
@@ -72,12 +72,12 @@ def unpack(
 
     Args:
       data: one transmission.
-      outlines: what the receiver knows of each message beforehand, as `outline` has it.
-      fields: as many codes as wide as those that travel; their values do not matter.
+      outlines: what the receiver knows of each message beforehand; see `outline`.
+      fields: of the number and width of the codes that are sent; their values do not matter.
 
     Returns:
-      The messages, their `values` with the same bits as what was packed (but which NaN it is), and
-      the fields. Headers that did not travel are NaN.
+      The messages, whose `values` have the same bits as those packed (except for the bits of a
+      NaN), and the fields. Headers that were not sent are NaN.
 
     Raises:
       ValueError: the data is shorter or longer than such messages, or contradicts the outlines.
@@ -90,7 +90,7 @@ def unpack(
 
 
 def outline(message: Message) -> Message:
-    """What the receiver knows of a message beforehand: everything that travels is zeroed."""
+    """What the receiver knows of a message beforehand: everything that is sent is set to 0."""
     masks = [
         mask if mask.shared else mask.replace(chosen=jnp.zeros_like(mask.chosen))
         for mask in message.masks
@@ -107,12 +107,12 @@ def outline(message: Message) -> Message:
 
 
 def labels_field(labels: Any, classes: int) -> Field:
-    """Labels, integers in [0, classes) of any shape."""
+    """The field of labels, integers in [0, classes) of any shape."""
     return Field(np.asarray(labels).reshape(-1), position_bits(classes))
 
 
 def bitmap(mask: Any) -> Field:
-    """A bit for each flag, bool of any shape."""
+    """The field with a bit for each flag, bool of any shape."""
     return Field(np.asarray(mask).reshape(-1), 1)
 
 
@@ -122,9 +122,9 @@ def read_bitmap(field: Field, shape: tuple[int, ...]) -> Flags:
 
 
 def channel_list(mask: Any) -> Field:
-    """Which channels are kept, bool `[channels]`: a bitmap or their numbers, the shorter.
+    """The field of a channel mask, bool `[channels]`: a bitmap or a list, whichever is shorter.
 
-    The receiver knows how many are kept.
+    The receiver knows how many channels are kept, so the number is not sent.
     """
     flags = np.asarray(mask)
     kept, width = np.flatnonzero(flags), position_bits(flags.size)
@@ -143,7 +143,9 @@ def read_channel_list(field: Field, channels: int, kept: int) -> Flags:
 def _message_fields(message: Message) -> Iterator[Field]:
     for i, mask in enumerate(message.masks):
         if not mask.shared:
-            yield from _mask_fields(mask, candidates(message.masks[:i], mask, message.values.shape))
+            yield from _mask_fields(
+                mask, candidate_units(message.masks[:i], mask, message.values.shape)
+            )
     coding, kept = message.coding, message.kept
     if coding is not None and int(coding.header_bits):
         yield Field(_words(np.asarray(coding.headers)[_used(kept, coding)]), HEADER_BITS)
@@ -155,8 +157,9 @@ def _message_fields(message: Message) -> Iterator[Field]:
 def _read_message(reader: Reader, known: Message) -> Message:
     shape, masks = known.values.shape, list[Mask]()
     for mask in known.masks:
-        told = mask if mask.shared else _read_mask(reader, mask, candidates(masks, mask, shape))
-        masks.append(told)
+        if not mask.shared:
+            mask = _read_mask(reader, mask, candidate_units(masks, mask, shape))
+        masks.append(mask)
     message = known.replace(masks=tuple(masks))
     coding, kept = message.coding, message.kept
     if coding is not None and coding.header_bits:
@@ -172,11 +175,11 @@ def _read_message(reader: Reader, known: Message) -> Message:
 @jax.jit
 def _decoded(coding: Coding, kept: Array | None) -> Array:
     values = coding.decode(to_buckets(coding.codes, coding.bucket), coding.headers, coding.bits)
-    return only(kept, from_buckets(values, coding.codes.shape), 0.0)
+    return where_kept(kept, from_buckets(values, coding.codes.shape), 0.0)
 
 
-def _mask_fields(mask: Mask, open_: Array | None) -> Iterator[Field]:
-    units = _units(mask, open_)
+def _mask_fields(mask: Mask, candidates: Array | None) -> Iterator[Field]:
+    units = _flags(mask, candidates)
     chosen = np.asarray(mask.chosen) & units
     count = int(np.count_nonzero(chosen))
     if mask.counts is None:
@@ -189,43 +192,45 @@ def _mask_fields(mask: Mask, open_: Array | None) -> Iterator[Field]:
         yield Field(chosen[units], 1)
 
 
-def _read_mask(reader: Reader, mask: Mask, open_: Array | None) -> Mask:
-    units = _units(mask, open_)
+def _read_mask(reader: Reader, mask: Mask, candidates: Array | None) -> Mask:
+    units = _flags(mask, candidates)
     counts = reader.read(1, COUNT_BITS) if mask.counts is None else np.asarray(mask.counts)
     among, count = int(np.count_nonzero(units)), int(counts.sum())
     chosen = np.zeros(units.shape, bool)
     if count <= among and is_listed(among, count, mask.width):
         positions = reader.read(count, mask.width)
-        row = chosen.size // mask.rows
-        # One past the end of its row is one too few to be counted there, or none at all.
-        places = np.repeat(np.arange(mask.rows) * row, counts) + positions
-        chosen.reshape(-1)[places[places < chosen.size]] = True
+        width = chosen.size // mask.rows
+        # A position past the end of its row, from damaged data, counts in the next row or nowhere;
+        # then the check below fails.
+        flat = np.repeat(np.arange(mask.rows) * width, counts) + positions
+        chosen.reshape(-1)[flat[flat < chosen.size]] = True
     else:
         chosen[units] = reader.read(among, 1)
     _check(chosen & units, counts, mask.rows)
     return mask.replace(chosen=jnp.asarray(chosen))
 
 
-def _units(mask: Mask, open_: Array | None) -> Flags:
-    """What of a mask is still open."""
-    return np.ones(mask.chosen.shape, bool) if open_ is None else np.asarray(open_)
+def _flags(mask: Mask, candidates: Array | None) -> Flags:
+    """Flags of the units that a mask could choose; None: all."""
+    return np.ones(mask.chosen.shape, bool) if candidates is None else np.asarray(candidates)
 
 
 def _check(chosen: Flags, counts: NDArray[Any], rows: int) -> None:
-    found = np.count_nonzero(chosen.reshape(rows, -1), axis=1)
-    if not np.array_equal(found, counts):
-        raise ValueError(f"a mask should choose {counts} of what is open but chooses {found}")
+    """Raises ValueError if the rows of a mask do not choose as many units as `counts` says."""
+    actual = np.count_nonzero(chosen.reshape(rows, -1), axis=1)
+    if not np.array_equal(actual, counts):
+        raise ValueError(f"a mask should choose {counts} of the candidates but chooses {actual}")
 
 
 def _used(kept: Array | None, coding: Coding) -> Flags:
-    """Buckets with an entry that is sent."""
+    """Which buckets have an entry that is sent, bool `[buckets]`."""
     if kept is None:
         return np.ones(len(coding.headers), bool)
     return np.asarray(jnp.any(to_buckets(kept, coding.bucket), axis=1))
 
 
 def _words(x: Any) -> Words:
-    """uint32 or float32 as uint32, in one row."""
+    """The bit patterns of uint32 or float32 entries, uint32 `[size]`."""
     return np.asarray(x).reshape(-1).view(np.uint32)
 
 
@@ -237,7 +242,7 @@ def _read_headers(reader: Reader, used: Flags, like: Array) -> Array:
 
 
 def _read_entries(reader: Reader, kept: Array | None, shape: tuple[int, ...], bits: int) -> Words:
-    """Codes of the entries that are sent, 0 for the others, uint32 of a shape."""
+    """Codes of the entries that are sent and 0 for the others, uint32 of that shape."""
     if kept is None:
         return reader.read(math.prod(shape), bits).reshape(shape)
     codes = np.zeros(shape, np.uint32)

@@ -45,7 +45,7 @@ class Entry(NamedTuple):
       make: makes the compressor from arguments by name.
       parameters: of `make`, in order; those without a default come first.
       required: how many parameters have no default.
-      writes: whether it quantizes; a quantizer is the last of a chain.
+      quantizes: whether it quantizes; a quantizer is the last of a chain.
       batch: whether the first axis of the tensor has to be a batch.
       scales: whether it scales the entries that it keeps, which feedback would take for an error.
       nests: whether its only argument is a chain of compressors.
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     make: Callable[..., Compressor]
     parameters: tuple[Parameter, ...] = ()
     required: int = 0
-    writes: bool = False
+    quantizes: bool = False
     batch: bool = False
     scales: bool = False
     nests: bool = False
@@ -139,7 +139,7 @@ COMPRESSORS = {
         _quantizer(quantization.uniform),
         (bits(1), BUCKET, ROUNDING),
         required=1,
-        writes=True,
+        quantizes=True,
         deployed=_nearest(quantization.uniform),
         unbiased=_rounds_at_random,
     ),
@@ -147,20 +147,22 @@ COMPRESSORS = {
         _quantizer(quantization.qsgd),
         (bits(2), BUCKET, ROUNDING),
         required=1,
-        writes=True,
+        quantizes=True,
         deployed=_nearest(quantization.qsgd),
         unbiased=_rounds_at_random,
     ),
     "ternary": Entry(
         quantization.ternary,
         (BUCKET, CLIP),
-        writes=True,
+        quantizes=True,
         deployed=functools.partial(quantization.ternary, rounding="nearest"),
         unbiased=_clips_nothing,
     ),
-    "sign": Entry(lambda bucket=DEFAULT_BUCKET: quantization.sign(bucket), (BUCKET,), writes=True),
-    "bfloat16": Entry(lambda: quantization.cast("bfloat16"), writes=True),
-    "float16": Entry(lambda: quantization.cast("float16"), writes=True),
+    "sign": Entry(
+        lambda bucket=DEFAULT_BUCKET: quantization.sign(bucket), (BUCKET,), quantizes=True
+    ),
+    "bfloat16": Entry(lambda: quantization.cast("bfloat16"), quantizes=True),
+    "float16": Entry(lambda: quantization.cast("float16"), quantizes=True),
     "feedback": Entry(lambda *inner: feedback(chain(*inner)), nests=True, deployed=chain),
 }
 

@@ -1,14 +1,14 @@
-"""Choosing exactly so many of the highest scores, without sorting."""
+"""Choosing a given number of the highest scores, without sorting."""
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 
 def largest(scores: Array, counts: Array) -> Array:
-    """Marks the `counts[r]` highest scores of each row; of equal ones those that come first.
+    """Marks the `counts[r]` highest scores of each row; of equal scores the first ones.
 
-    The least score to take is found bit by bit, then how far into its equals to go: some fifty
-    passes that only count, where XLA would sort slowly on CPU.
+    The least score to choose is determined bit by bit; then, among the scores equal to it, the last
+    position to choose. That takes about fifty passes that only count; XLA on a CPU sorts slowly.
 
     Args:
       scores: uint32 `[R, N]`.
@@ -26,15 +26,15 @@ def largest(scores: Array, counts: Array) -> Array:
     least = lax.fori_loop(0, 32, raise_least, jnp.zeros(counts.shape, jnp.uint32))
     above, equal = scores > least, scores == least
     needed = counts - _count(above)
-    place = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+    position = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
     passes = size.bit_length()
 
     def lower_end(i: Array, end: Array) -> Array:
         shorter = end - (1 << (passes - 1 - i))
-        return jnp.where(_count(equal & (place < shorter)) >= needed, shorter, end)
+        return jnp.where(_count(equal & (position < shorter)) >= needed, shorter, end)
 
     end = lax.fori_loop(0, passes, lower_end, jnp.full(counts.shape, 2**passes - 1))
-    return above | (equal & (place < end))
+    return above | (equal & (position < end))
 
 
 def _count(flags: Array) -> Array:
@@ -42,18 +42,19 @@ def _count(flags: Array) -> Array:
 
 
 def counted_share(
-    open_: Array | None, shape: tuple[int, ...], share: float | Array
+    candidates: Array | None, shape: tuple[int, ...], share: float | Array
 ) -> tuple[Array, Array]:
-    """How many of each row a share of it is, one at least where there are any.
+    """The number of candidates in a share of each row: at least one where a row has candidates.
 
     Args:
-      open_: bool `[R, N]`, what can be chosen; None: everything.
+      candidates: bool `[R, N]`; None: all.
       shape: `(R, N)`.
-      share: in (0, 1].
+      share: fraction of the candidates, in (0, 1].
 
     Returns:
-      How many to choose, and among how many, int32 `[R]` both.
+      How many to choose, and the number of candidates, both int32 `[R]`.
     """
-    among = jnp.full(shape[0], shape[1], jnp.int32) if open_ is None else _count(open_)[:, 0]
+    rows, width = shape
+    among = jnp.full(rows, width, jnp.int32) if candidates is None else _count(candidates)[:, 0]
     counts = jnp.round(share * among.astype(jnp.float32)).astype(jnp.int32)
     return jnp.clip(counts, jnp.minimum(1, among), among), among

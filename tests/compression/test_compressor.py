@@ -19,7 +19,7 @@ from jfedsl.compression.compressor import (
     stateless,
 )
 from jfedsl.compression.dropout import dropout
-from jfedsl.compression.message import Mask, Message, entries, kept_only, message_bytes, told_bits
+from jfedsl.compression.message import Mask, Message, entries, kept_only, mask_bits, message_bytes
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
 from jfedsl.compression.sparsification import randtopk, splitfc, topk
 from jfedsl.keys import fold
@@ -175,7 +175,7 @@ def test_an_infinity_is_received_as_infinity_or_nan_where_it_is_sent(kind: str) 
 def test_what_is_sent_is_written_in_as_many_bytes_as_are_counted(kind: str) -> None:
     sent = through(kind)(jax.random.key(0), draws(SHAPE), jnp.asarray(mask(0)))
     kept = np.asarray(sent.kept)
-    bits = int(sent.entry_bits) * int(kept.sum()) + int(told_bits(sent))
+    bits = int(sent.entry_bits) * int(kept.sum()) + int(mask_bits(sent))
     if sent.coding is not None:
         width = sent.coding.bucket
         padded = np.pad(kept.ravel(), (0, -kept.size % width)).reshape(-1, width)

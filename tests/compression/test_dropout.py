@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import Array
 
 from jfedsl.compression.dropout import UNITS, dropout
-from jfedsl.compression.message import Mask, Message, entries, kept_only, message_bytes, told_bits
+from jfedsl.compression.message import Mask, Message, entries, kept_only, mask_bits, message_bytes
 
 DRAWS = 4000
 RATES = [0.1, 0.5, 0.9]
@@ -109,7 +109,7 @@ def test_what_is_kept_is_scaled_and_the_rest_exactly_zero(
     assert sent.coding is None
     assert int(entries(sent)) == kept.sum()
     assert int(message_bytes([sent])) == 4 * kept.sum()
-    assert int(told_bits(sent)) == 0
+    assert int(mask_bits(sent)) == 0
 
 
 def test_a_mask_on_the_way_in_only_takes_away_from_the_mask_drawn() -> None:

@@ -25,10 +25,10 @@ from jfedsl.compression.message import (
     from_bits,
     from_buckets,
     kept_only,
+    mask_bits,
     message_bytes,
     position_bits,
     to_buckets,
-    told_bits,
 )
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
 from jfedsl.compression.sparsification import splitfc, topk
@@ -122,7 +122,7 @@ def test_what_is_not_kept_is_zero_from_the_start() -> None:
 def test_uncompressed_entries_are_float32_without_headers() -> None:
     message = Message(draws((7,)))
     assert message.entry_bits == 32
-    assert int(buckets(message)) == int(told_bits(message)) == 0
+    assert int(buckets(message)) == int(mask_bits(message)) == 0
     assert int(message_bytes([message])) == 28
 
 
@@ -162,7 +162,7 @@ def plain_choice_bits(open_: int, count: int, size: int) -> int:
 def test_what_is_chosen_is_told_by_a_bitmap_or_a_list_whichever_is_shorter(size: int) -> None:
     for count in range(size + 1):
         counts = jnp.array([count], jnp.int32)
-        told = told_bits(
+        told = mask_bits(
             Message(jnp.zeros(size), (mask(first(count, size), False, counts=counts),))
         )
         assert told.dtype == jnp.int32
@@ -192,29 +192,29 @@ def test_the_shorter_is_found_at_the_boundary_and_beyond_32_bits(
 
 def test_a_number_the_receiver_does_not_know_travels_in_32_bits() -> None:
     chosen = first(3, 64)
-    assert int(told_bits(Message(jnp.zeros(64), (mask(chosen, False),)))) == 3 * 6 + 32
+    assert int(mask_bits(Message(jnp.zeros(64), (mask(chosen, False),)))) == 3 * 6 + 32
 
 
 def test_masks_both_ends_know_are_not_told() -> None:
     message = Message(jnp.zeros(64), (mask(first(40, 64)), mask(first(20, 64))))
-    assert int(told_bits(message)) == 0
+    assert int(mask_bits(message)) == 0
 
 
 def test_only_what_earlier_masks_leave_open_is_told() -> None:
     known, chosen = mask(first(12, 64)), mask(np.ones(64, bool), False, counts=jnp.array([12]))
-    assert int(told_bits(Message(jnp.zeros(64), (known, chosen)))) == 12
+    assert int(mask_bits(Message(jnp.zeros(64), (known, chosen)))) == 12
     # A mask that comes later leaves nothing out of what had to be told.
-    assert int(told_bits(Message(jnp.zeros(64), (chosen, known)))) == 64
+    assert int(mask_bits(Message(jnp.zeros(64), (chosen, known)))) == 64
     both = (mask(first(32, 64), False), mask(first(3, 64), False))
     bits = plain_choice_bits(64, 32, 64) + plain_choice_bits(32, 3, 64) + 2 * 32
-    assert int(told_bits(Message(jnp.zeros(64), both))) == bits
+    assert int(mask_bits(Message(jnp.zeros(64), both))) == bits
 
 
 def test_a_flag_of_many_entries_is_told_once() -> None:
     chosen = mask(first(2, 16).reshape(1, 16), False)
     known = mask(draws((8, 16)) > 0)
-    assert int(told_bits(Message(jnp.zeros((8, 16)), (chosen,)))) == 2 * 4 + 32
-    assert int(told_bits(Message(jnp.zeros((8, 16)), (known, chosen)))) == 2 * 4 + 32
+    assert int(mask_bits(Message(jnp.zeros((8, 16)), (chosen,)))) == 2 * 4 + 32
+    assert int(mask_bits(Message(jnp.zeros((8, 16)), (known, chosen)))) == 2 * 4 + 32
 
 
 def test_positions_are_numbered_within_their_row() -> None:
@@ -222,19 +222,19 @@ def test_positions_are_numbered_within_their_row() -> None:
     counts = jnp.full(8, 2, jnp.int32)
     one = mask(chosen, False, counts=counts, rows=8)
     assert one.width == position_bits(16) == 4
-    assert int(told_bits(Message(jnp.zeros((8, 16)), (one,)))) == 16 * 4
+    assert int(mask_bits(Message(jnp.zeros((8, 16)), (one,)))) == 16 * 4
 
 
 def test_top_k_tells_positions_and_adaptive_dropout_the_number_too() -> None:
     @jax.jit
     def told(values: Array) -> tuple[list[Array], Message]:
         links = (topk(1 / 64), topk(1 / 64, "example"), topk(1.0), dropout(0.5))
-        return [told_bits(send(link, values)) for link in links], send(splitfc(0.9), values)
+        return [mask_bits(send(link, values)) for link in links], send(splitfc(0.9), values)
 
     bits, sent = told(draws((4, 64)))
     assert list(map(int, bits)) == [4 * 8, 4 * 6, 256, 0]
     count = int(jnp.sum(sent.masks[0].chosen))
-    assert int(told_bits(sent)) == plain_choice_bits(64, count, 64) + 32
+    assert int(mask_bits(sent)) == plain_choice_bits(64, count, 64) + 32
 
 
 @st.composite
