@@ -2,8 +2,8 @@
 
 python experiments/bound_study.py --flagfile=experiments/studies/bound_digits.flags
 
-Varies one setting at a time: steps between aggregations, cut, pruning, gradient bits, dropout.
-Leaves a table and a picture in --workdir; the same command goes on after an interruption.
+Varies one thing at a time: steps between aggregations, cut, pruning, gradient bits, dropout. Writes
+a table and a figure into --workdir. The same command resumes an interrupted study.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -17,7 +17,7 @@ from jfedsl.studies.bound import Sweeps, conduct
 from jfedsl.studies.study import Changes, seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
-_CUTS = flags.DEFINE_list("cuts", [], "Cuts to compare; none leaves that out.")
+_CUTS = flags.DEFINE_list("cuts", [], "Cuts to compare; default none.")
 
 
 def _pruned(rate: float) -> Changes:

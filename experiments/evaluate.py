@@ -23,7 +23,7 @@ _EXPORT_DIR = flags.DEFINE_string(
 
 
 def main(_: list[str]) -> None:
-    """Prints what the run reached; writes evaluation.json and the model's files."""
+    """Prints the accuracies; writes evaluation.json and the model's files."""
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = local("workdir", _WORKDIR.value)

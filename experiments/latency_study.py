@@ -2,8 +2,8 @@
 
 python experiments/latency_study.py --flagfile=experiments/studies/latency.flags
 
-Every combination of --cuts, --prune_rates and --bits on one simulated network. Leaves a table and a
-picture in --workdir; the same command goes on after an interruption.
+Every combination of --cuts, --prune_rates and --bits on one simulated network. Writes a table and a
+figure into --workdir. The same command resumes an interrupted study.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -19,11 +19,12 @@ from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.planner.settings import axes
 from jfedsl.run.script import run
-from jfedsl.studies.study import JOULES, SECONDS, Column, conduct, seeds_of, simulated
+from jfedsl.studies.columns import Column, simulated
+from jfedsl.studies.study import JOULES, SECONDS, conduct, seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
-_RATES = flags.DEFINE_list("prune_rates", ["0", "0.5"], "Rates of channels to compare.")
+_RATES = flags.DEFINE_list("prune_rates", ["0", "0.5"], "Pruning rates of channels to compare.")
 _BITS = flags.DEFINE_list("bits", ["8", "32"], "Bits at the cut, both ways, to compare.")
 
 

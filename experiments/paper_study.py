@@ -3,9 +3,9 @@
 python experiments/paper_study.py --flagfile=experiments/studies/paper_fashion.flags
 python experiments/paper_study.py --only=ablation,rivals
 
-Every question leaves NAME.png, NAME.pdf and NAME.csv in --workdir, and a table in tables.md, as
-soon as its runs are there. A run that several questions share is trained once; the same command
-goes on after an interruption.
+As soon as the runs of a question are finished, NAME.png, NAME.pdf and NAME.csv are written into
+--workdir, and its table into tables.md. A run that several questions share is trained once. The
+same command resumes an interrupted study.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -17,7 +17,8 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.run.script import run
-from jfedsl.studies.paper import conduct, default_cuts, rates_of
+from jfedsl.studies.paper import conduct
+from jfedsl.studies.questions import default_cuts, rates_of
 from jfedsl.studies.study import seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
@@ -29,7 +30,7 @@ _RATES = flags.DEFINE_list("rates", [], "Learning rates of rivals, ALGORITHM=RAT
 
 
 def main(config: Config) -> None:
-    """Trains all settings, draws and prints."""
+    """Trains all settings, draws the figures and prints the tables."""
     seeds, rates = seeds_of(_SEEDS.value), rates_of(_RATES.value)
     base = dataclasses.replace(config, workdir=config.workdir or "runs/paper_study")
     print(f"\n{conduct(base, _CUTS.value or default_cuts(base), seeds, rates, _ONLY.value)}")

@@ -1,10 +1,11 @@
-"""Plans a run: the setting of least predicted seconds to a goal, or of least bound in a budget.
+"""Plans a run: predicts settings and writes the best one as flags for experiments/train.py.
 
 python experiments/plan.py --constants=runs/measured --target=0.05 --periods=1,2,4,8
     --prune_rates=0,0.3 --bits=4,8 --allocations=equal,minmax --output=runs/plan
 
-All flags of a run say what is fixed; each list varies one of them. Prints the choice and the
-settings that no other beats; leaves plan.flags for experiments/train.py, plan.md and pareto.png.
+The best setting is the fastest to --target, or that of the least bound within --budget_seconds and
+--budget_joules. The flags of a run are those of all settings; each list varies one of them. Prints
+the choice and the settings that no other beats; writes plan.flags, plan.md and pareto.png.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -20,7 +21,7 @@ from jfedsl.planner.plan import Goal, conduct, make, source_of
 from jfedsl.planner.settings import axes
 from jfedsl.run.script import run
 
-_DEFAULT = "default the run's own flag."
+_DEFAULT = "default the flag of the run."
 _LISTS = {
     name: flags.DEFINE_list(name, None, f"{what}; {_DEFAULT}")
     for name, what in (
@@ -33,20 +34,24 @@ _LISTS = {
     )
 }
 _CONSTANTS = flags.DEFINE_string(
-    "constants", "", "Workdir of a run with --measure_constants_every, for the bound."
+    "constants",
+    "",
+    "Workdir of a run with --measure_constants_every; the bound uses its constants.",
 )
 _TABLE = flags.DEFINE_string(
-    "rounds_table", "", "CSV of measured rounds by setting, instead of the bound."
+    "rounds_table", "", "CSV file of measured rounds by setting, instead of the bound."
 )
 _TARGET = flags.DEFINE_float("target", None, "Squared gradient norm to bring the bound to.")
-_SECONDS = flags.DEFINE_float("budget_seconds", None, "Simulated seconds to spend at most.")
-_JOULES = flags.DEFINE_float("budget_joules", None, "Joules of all devices to spend at most.")
-_TUNE = flags.DEFINE_boolean("tune_step_size", False, "Choose the bound's best step size, too.")
+_SECONDS = flags.DEFINE_float("budget_seconds", None, "Budget of simulated seconds.")
+_JOULES = flags.DEFINE_float("budget_joules", None, "Budget of joules, of all devices together.")
+_TUNE = flags.DEFINE_boolean(
+    "tune_step_size", False, "Choose the bound's best step size for each setting."
+)
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for the plan.")
 
 
 def main(config: Config) -> None:
-    """Finds the plan, prints it and writes it."""
+    """Makes the plan, prints it and writes its files."""
     goal = Goal(_TARGET.value, _SECONDS.value, _JOULES.value)
     lists = axes(config, {name: flag.value for name, flag in _LISTS.items()})
     source, output = source_of(config, goal, _CONSTANTS.value, _TABLE.value, _OUTPUT.value)

@@ -17,12 +17,12 @@ from jfedsl.run.script import start
 _DATASET = flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")
 _MANUAL_DIR = flags.DEFINE_string(
-    "manual_dir", None, "Folder of the set's raw files, to be taken instead of downloading."
+    "manual_dir", None, "Folder of the set's raw files, used instead of downloading."
 )
 _DEBIAN = flags.DEFINE_boolean(
     "debian",
     False,
-    "Take the raw files from Debian's package dataset-fashion-mnist. Allowed: with "
+    "Use the raw files of Debian's package dataset-fashion-mnist. Allowed: with "
     "--dataset=fashion_mnist.",
 )
 

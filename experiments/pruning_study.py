@@ -2,7 +2,7 @@
 
 python experiments/pruning_study.py --flagfile=experiments/studies/pruning.flags
 
-Leaves a table and a picture in --workdir; the same command goes on after an interruption.
+Writes a table and a figure into --workdir. The same command resumes an interrupted study.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -15,7 +15,8 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
-from jfedsl.studies.study import Column, conduct, megabytes, seeds_of
+from jfedsl.studies.columns import Column, megabytes
+from jfedsl.studies.study import conduct, seeds_of
 
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 

@@ -1,9 +1,9 @@
-"""One page, and Markdown, from any set of runs.
+"""Writes a report on any set of runs, as an HTML page and as Markdown.
 
 python experiments/report.py runs/sweep runs/one_more --output=runs/report
 
-Names folders of runs, or with runs below. Leaves report.html, which needs no other file, and
-report.md with pictures/ beside it.
+Takes folders of runs, or folders with runs at any depth. Writes report.html, which needs no other
+file, and report.md with pictures/ beside it.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -18,14 +18,14 @@ from jfedsl.studies.report import write
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for the report.")
 _TITLE = flags.DEFINE_string("title", "Runs", "Title of the report.")
 _TARGET = flags.DEFINE_float(
-    "target", None, "Test accuracy to compare at; default that of the runs.", 0.0, 1.0
+    "target", None, "Test accuracy to compare costs at; default that of the runs.", 0.0, 1.0
 )
 
 
 def main(folders: list[str]) -> None:
-    """Writes the report and says where."""
+    """Writes the report and prints its files."""
     if not folders:
-        raise UserError("no folders of runs: experiments/report.py WORKDIR... --output=FOLDER")
+        raise UserError("no folders of runs; use experiments/report.py WORKDIR... --output=FOLDER")
     if not _OUTPUT.value:
         raise flag_error("output", "", "a folder for the report")
     for path in write(folders, _OUTPUT.value, _TITLE.value, _TARGET.value):

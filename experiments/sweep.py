@@ -1,10 +1,10 @@
-"""A grid of settings and seeds, trained one run after another; one row a run in results.csv.
+"""Trains a grid of settings and seeds run by run; results.csv has a row for every run.
 
 python experiments/sweep.py --workdir=runs/sweep --vary="local_steps=1 5" --seeds=0,1,2
     --case="light:" --case="plain: --algorithm=sfl_v1"
 
-All other flags are of every run. The same command goes on after an interruption; --shard=i/n trains
-one of n parts, so that n processes or machines with a common folder share the grid.
+All other flags hold for every run. The same command resumes an interrupted sweep. --shard=i/n
+trains one of n parts, so that n processes, or machines with a common folder, share the grid.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -26,7 +26,7 @@ _SHARD = flags.DEFINE_string("shard", "1/1", "Which part of the runs to train, i
 
 
 def main(config: Config) -> None:
-    """Trains what is not finished yet."""
+    """Trains the runs of the shard that are not finished yet."""
     seeds, shard = seeds_of(_SEEDS.value), shard_of(_SHARD.value)
     settings = grid(config, _CASES.value, _VARY.value)
     if conduct(config, settings, seeds, shard):

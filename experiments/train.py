@@ -10,9 +10,9 @@ from jfedsl.run.training import train
 
 
 def main(config: Config) -> None:
-    """Trains and prints what came of it."""
+    """Trains and prints the summary."""
     summary = train(config)
-    if summary:  # of several processes the first has it
+    if summary:  # only the first of several processes has one
         print(f"\n{table(summary)}")
         print(f"\npictures: *.png in {summary['workdir']}")
 

@@ -1,4 +1,4 @@
-"""The convergence bound against measurement: sweeps of one setting each, a table and a picture."""
+"""The convergence bound against measurement: sweeps of one flag each, a table and a figure."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,11 @@ from jfedsl.run.convergence import over_measured, shown, with_ratio
 from jfedsl.run.plots import figures
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
-from jfedsl.studies.study import Changes, runs
+from jfedsl.studies.study import Changes, run_configs
 from jfedsl.theory.bound import Terms, Verdict
 
-Sweeps = Mapping[str, Mapping[str, Changes]]  # by what is varied, its values and what they change
+# By the name of what is varied: by its values, the fields of the base that they change.
+Sweeps = Mapping[str, Mapping[str, Changes]]
 
 _COLUMNS = (
     "measured", "bound", "with one beta", "gamma * beta", "verdict", "bound / measured",
@@ -26,79 +27,86 @@ _COLUMNS = (
 
 
 class Outcome(NamedTuple):
-    """What the runs of one setting came to, one entry a seed; `report` of `convergence`."""
+    """The outcome of one setting.
+
+    Attributes:
+      reports: for each seed, the entry `convergence` of summary.json.
+    """
 
     reports: list[dict[str, Any]]
 
     @property
     def finished(self) -> list[dict[str, Any]]:
-        """Reports of the runs that did not diverge."""
+        """The reports of the runs that did not diverge."""
         return [r for r in self.reports if r["verdict"] != Verdict.DIVERGED]
 
     def mean(self, name: str) -> float:
-        """Mean over the finished runs; NaN if there are none, or it is not known of one."""
+        """Mean of an entry over the finished runs; NaN if there are none or one lacks it."""
         values = np.array([r[name] for r in self.finished], np.float64)
         return float(np.mean(values)) if values.size else float("nan")
 
 
 def measure(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> dict[str, dict[str, Outcome]]:
-    """Trains every setting with every seed; the same call again goes on where it was.
+    """Trains every setting of every sweep with every seed.
 
-    A setting that is the same in several sweeps is trained once.
+    A setting that several sweeps share is trained once. Called again after an interruption it goes
+    on where it stopped.
 
     Args:
-      base: of all runs; its `workdir` is the folder of the study.
+      base: the config that all settings change; its `workdir` is the folder of the study.
       sweeps: what to vary.
-      seeds: of the runs.
+      seeds: of every setting.
+
+    Returns:
+      By the name of what is varied: by its values, the outcomes.
 
     Raises:
-      UserError: no folder, constants that are not measured, or settings that cannot work.
+      UserError: no folder, no measurement of constants, or an impossible setting.
     """
     if base.measure_constants_every is None:
         raise flag_error("measure_constants_every", None, "a number of rounds in this study")
-    named: dict[Config, str] = {}
+    names: dict[Config, str] = {}
     settings: dict[str, Changes] = {}
-    for what, values in sweeps.items():
+    for varied, values in sweeps.items():
         for value, changes in values.items():
             config = dataclasses.replace(base, **changes)
-            settings.setdefault(named.setdefault(config, f"{what} {value}"), changes)
-    for config in named:
-        cut_name(config)  # a wrong one is found before anything is trained
-    configs = runs(base, settings, seeds)
-    outcomes = {name: Outcome([_report(c) for c in each]) for name, each in configs.items()}
+            settings.setdefault(names.setdefault(config, f"{varied} {value}"), changes)
+    for config in names:
+        cut_name(config)  # refuses a wrong cut before anything is trained
+    configs = run_configs(base, settings, seeds)
+    outcomes = {name: Outcome([_report(c) for c in runs]) for name, runs in configs.items()}
     return {
-        what: {
-            value: outcomes[named[dataclasses.replace(base, **changes)]]
+        varied: {
+            value: outcomes[names[dataclasses.replace(base, **changes)]]
             for value, changes in values.items()
         }
-        for what, values in sweeps.items()
+        for varied, values in sweeps.items()
     }
 
 
 def _report(config: Config) -> dict[str, Any]:
+    """The entry `convergence` of a run's summary, which is trained unless it is finished."""
     try:
-        found: dict[str, Any] | None = train_setting(config)["convergence"]
+        report: dict[str, Any] | None = train_setting(config)["convergence"]
     except TrainingError as error:
         if config.progress != "none":
             print(error, flush=True)
         return {"verdict": str(Verdict.DIVERGED)}
-    if found is None:
+    if report is None:
         raise UserError(
-            f"{config.workdir}: too little was measured there; delete it to train again"
+            f"{config.workdir} has too few measurements; delete the folder to train again"
         )
     if config.progress != "none":
-        print(
-            f"{config.workdir}: average {shown(found['average'])}, bound {shown(found['bound'])}, "
-            f"{with_ratio(found)}",
-            flush=True,
-        )
-    return found
+        average, bound = shown(report["average"]), shown(report["bound"])
+        text = f"{config.workdir}: average {average}, bound {bound}, {with_ratio(report)}"
+        print(text, flush=True)
+    return report
 
 
 def correlation(outcomes: Sequence[Outcome]) -> float:
     """Spearman's rank correlation of bound and measurement over settings.
 
-    NaN below three of them, or if one of both is constant.
+    NaN for fewer than three settings, or if bound or measurement is constant.
     """
     finished = [outcome for outcome in outcomes if outcome.finished]
     pairs = np.array([(o.mean("bound"), o.mean("average")) for o in finished])
@@ -107,32 +115,38 @@ def correlation(outcomes: Sequence[Outcome]) -> float:
     return float(spearmanr(pairs).statistic)
 
 
-def table(found: Mapping[str, Mapping[str, Outcome]]) -> str:
-    """Measurement, bound and verdict of every setting, its terms, and rank correlations."""
+def table(outcomes: Mapping[str, Mapping[str, Outcome]]) -> str:
+    """Markdown tables: bound and verdict of every setting, its terms, and rank correlations.
+
+    Args:
+      outcomes: from `measure`.
+    """
     names = [name.replace("_", " ") for name in Terms._fields]
+    named = [(f"{v} {value}", o) for v, values in outcomes.items() for value, o in values.items()]
     lines = [
         f"| setting | {' | '.join(_COLUMNS)} |",
         "| --- " * (1 + len(_COLUMNS)) + "|",
-        *(_row(f"{w} {v}", o) for w, values in found.items() for v, o in values.items()),
+        *(_row(name, outcome) for name, outcome in named),
         "",
         f"| setting | {' | '.join(names)} |",
         "| --- " * (1 + len(names)) + "|",
-        *(_terms(f"{w} {v}", o) for w, values in found.items() for v, o in values.items()),
+        *(_terms(name, outcome) for name, outcome in named),
         "",
         "| varied | rank correlation of bound and measurement |",
         "| --- | --- |",
-        *(_correlated(what, values.values()) for what, values in found.items()),
+        *(_correlation_row(varied, values.values()) for varied, values in outcomes.items()),
     ]
-    distinct = {id(o): o for values in found.values() for o in values.values()}
-    return "\n".join([*lines, _correlated("all", distinct.values())])
+    distinct = {id(outcome): outcome for _, outcome in named}
+    return "\n".join([*lines, _correlation_row("all", distinct.values())])
 
 
-def _correlated(name: str, outcomes: Iterable[Outcome]) -> str:
+def _correlation_row(name: str, outcomes: Iterable[Outcome]) -> str:
     value = correlation(list(outcomes))
     return f"| {name} | {'-' if np.isnan(value) else f'{value:.2f}'} |"
 
 
 def _row(name: str, outcome: Outcome) -> str:
+    """The row of a setting in the table with `_COLUMNS`."""
     verdicts = [r["verdict"] for r in outcome.reports]
     counted = ", ".join(f"{v} ({verdicts.count(v)})" for v in dict.fromkeys(verdicts))
     if not outcome.finished:
@@ -149,10 +163,12 @@ def _row(name: str, outcome: Outcome) -> str:
 
 
 def _known(outcome: Outcome, name: str) -> list[float]:
+    """An entry of all finished runs that have it."""
     return [r[name] for r in outcome.finished if r[name] is not None]
 
 
 def _spread(values: Sequence[float]) -> str:
+    """Mean of values, and their least and greatest if there are several."""
     if not values:
         return "not known"
     mean = f"{np.mean(values):.4g}"
@@ -164,20 +180,20 @@ def _terms(name: str, outcome: Outcome) -> str:
 
 
 def _mean_terms(outcome: Outcome) -> dict[str, float]:
-    """Means over the finished runs; NaN if there are none, or one is not known."""
+    """Means of the bound's terms over the finished runs; NaN where one run lacks a term."""
     rows = np.array([list(r["terms"].values()) for r in outcome.finished], np.float64)
     means = rows.mean(axis=0) if rows.size else np.full(len(Terms._fields), np.nan)
     return dict(zip((name.replace("_", " ") for name in Terms._fields), means, strict=True))
 
 
 def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
-    """Measures all settings, then writes and prints the table and draws `bound.png`."""
-    found = measure(base, sweeps, seeds)
-    folder, text = Path(base.workdir), table(found)
+    """Measures all settings, then writes and prints the tables and draws `bound.png`."""
+    outcomes = measure(base, sweeps, seeds)
+    folder, text = Path(base.workdir), table(outcomes)
     write_atomically(folder / "table.md", text + "\n")
     panels = {
-        what: {value: _bar(outcome) for value, outcome in values.items()}
-        for what, values in found.items()
+        varied: {value: _bar(outcome) for value, outcome in values.items()}
+        for varied, values in outcomes.items()
     }
     title = f"{base.model} on {base.dataset}, {base.clients} clients, {base.rounds} rounds"
     figures.bounds(panels, title, folder / "bound.png")
@@ -185,5 +201,6 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
 
 
 def _bar(outcome: Outcome) -> figures.Bar | None:
+    """The bar of a setting in the figure; None if all its runs diverged."""
     measured = _known(outcome, "average")
     return figures.Bar(_mean_terms(outcome), measured) if measured else None

@@ -1,4 +1,7 @@
-"""Runs as they lie in their folders, gathered by setting; names that no table has will do."""
+"""Recorded runs read from their folders and grouped by setting.
+
+Nothing is built, so models, data sets and compressors that no table has any more do not matter.
+"""
 
 import csv
 import dataclasses
@@ -16,15 +19,22 @@ from jfedsl.run.storage.metrics import METRICS, Row, read
 from jfedsl.run.storage.workdir import CONFIG, read_config
 from jfedsl.studies.study import RESULTS, folder_name
 
-# Runs that differ in these alone are of one setting.
-FREE = (
+# Flags that are not part of a setting: runs that differ in no others are of the same setting.
+NOT_OF_SETTING = (
     "workdir", "plugin", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
     "target_accuracy", "client_chunk",
 )  # fmt: skip
 
 
-class Found(NamedTuple):
-    """A run as it lies in its folder; `case` is what a study or sweep called its setting."""
+class RecordedRun(NamedTuple):
+    """A run as its folder records it.
+
+    Attributes:
+      folder: of the run.
+      config: of the run.
+      rows: of its metrics.csv.
+      case: name that a study or sweep gave the setting; None for other runs.
+    """
 
     folder: Path
     config: Config
@@ -38,51 +48,69 @@ class Found(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs that differ in their seeds alone, with the flags that tell them from other settings."""
+    """The runs of one setting, which differ in their seeds.
+
+    Attributes:
+      name: of the setting.
+      flags: values of the flags that tell the setting from the others.
+      runs: one for each seed.
+    """
 
     name: str
     flags: dict[str, str]
-    runs: list[Found]
+    runs: list[RecordedRun]
 
 
-def find(paths: Sequence[Path]) -> tuple[list[Found], list[Path]]:
-    """The runs in folders, each a run's own or one with runs somewhere below.
+def find_runs(paths: Sequence[Path]) -> tuple[list[RecordedRun], list[Path]]:
+    """The runs in folders. A folder is that of a run, or has runs at any depth.
 
     Returns:
-      The runs that have been evaluated once at least, and the folders of those that have not.
+      The runs that were evaluated at least once, and the folders of the others.
 
     Raises:
-      UserError: a folder without a run of the first kind, or with one that cannot be read.
+      UserError: a folder has no evaluated run, or one that cannot be read.
     """
-    found: dict[Path, Found | Path] = {}
+    evaluated: dict[Path, RecordedRun] = {}
+    others: dict[Path, Path] = {}
     for path in paths:
         folders = _folders(path)
         for folder, case in folders.items():
-            config, metrics = read_config(folder, parse=recorded), folder / METRICS
-            rows = read(metrics) if ledger.exists(metrics) else []
-            evaluated = config is not None and any(r["test_accuracy"] is not None for r in rows)
-            run = Found(folder, config, rows, case) if config is not None and evaluated else folder
-            found.setdefault(folder.resolve(), run)
-        if not any(isinstance(found[folder.resolve()], Found) for folder in folders):
+            key = folder.resolve()
+            if key in evaluated or key in others:
+                continue
+            run = _read_run(folder, case)
+            if run is None:
+                others[key] = folder
+            else:
+                evaluated[key] = run
+        if not any(folder.resolve() in evaluated for folder in folders):
             raise UserError(f"{path} must be a folder with a run that was evaluated at least once")
-    runs = [run for run in found.values() if isinstance(run, Found)]
-    return runs, [folder for folder in found.values() if isinstance(folder, Path)]
+    return list(evaluated.values()), list(others.values())
+
+
+def _read_run(folder: Path, case: str | None) -> RecordedRun | None:
+    """The run of a folder; None if it was never evaluated."""
+    config, metrics = read_config(folder, parse=recorded), folder / METRICS
+    rows = read(metrics) if ledger.exists(metrics) else []
+    if config is None or all(row["test_accuracy"] is None for row in rows):
+        return None
+    return RecordedRun(folder, config, rows, case)
 
 
 def _folders(path: Path) -> dict[Path, str | None]:
-    """Folders of runs in a folder, each with what a study or sweep called its setting, if one did.
+    """The folders of runs within a folder, with the case that a study or sweep gave each, if any.
 
-    Those of a sweep come in its order, others by name.
+    Folders of a sweep have the order of its table; others are sorted by name.
     """
-    found = [file for name in (CONFIG, METRICS) for file in path.rglob(name)]  # one may be gone
-    folders = {file.parent for file in found}
+    files = [file for name in (CONFIG, METRICS) for file in path.rglob(name)]  # one may be missing
+    folders = {file.parent for file in files}
     sweeps = {folder: folder.resolve().parent.parent for folder in folders}
     cases = {sweep: _cases(sweep / RESULTS) for sweep in set(sweeps.values())}
 
     def order(folder: Path) -> tuple[Any, ...]:
-        own, name = list(cases[sweeps[folder]]), folder.resolve().parent.name
-        place = own.index(name) if name in own else len(own)
-        return _natural(str(sweeps[folder])), place, _natural(str(folder))
+        listed, name = list(cases[sweeps[folder]]), folder.resolve().parent.name
+        row = listed.index(name) if name in listed else len(listed)
+        return _natural(str(sweeps[folder])), row, _natural(str(folder))
 
     def case(folder: Path) -> str | None:
         name = folder.resolve().parent.name
@@ -93,7 +121,7 @@ def _folders(path: Path) -> dict[Path, str | None]:
 
 
 def _cases(results: Path) -> dict[str, str]:
-    """Settings of a sweep in its order, by the names of their folders; none without its table."""
+    """The cases in a sweep's table by the names of their folders; none if it cannot be read."""
     try:
         rows = list(csv.DictReader(io.StringIO(results.read_text(errors="surrogateescape"))))
         return {folder_name(row["setting"]): row["setting"] for row in rows}
@@ -102,46 +130,47 @@ def _cases(results: Path) -> dict[str, str]:
 
 
 def _natural(text: str) -> list[str | int]:
-    """A key that sorts numbers in texts by their size."""
+    """A key that sorts the numbers in a text by value."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def settings_of(runs: Sequence[Found]) -> list[Setting]:
-    """Runs by setting, in the order found.
+def settings_of(runs: Sequence[RecordedRun]) -> list[Setting]:
+    """Groups runs by setting, in the order of the runs.
 
-    Named as the study or sweep that made them did, else by the flags in which settings differ.
-    A setting is of its finished runs, unless it has none.
+    A setting has the name that its study or sweep gave it, or else that of the flags in which
+    settings differ. Unfinished runs are left out, unless the setting has no others.
     """
-    groups: dict[tuple[tuple[str, str], ...], list[Found]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[RecordedRun]] = {}
     for run in runs:
-        key = tuple(pair for pair in canonical(run.config).items() if pair[0] not in FREE)
-        own = groups.setdefault(key, [])
-        if run.config.seed not in [other.config.seed for other in own]:
-            own.append(run)  # the same run elsewhere is no other seed
-    members = [[run for run in own if run.finished] or own for own in groups.values()]
+        key = tuple(pair for pair in canonical(run.config).items() if pair[0] not in NOT_OF_SETTING)
+        group = groups.setdefault(key, [])
+        if run.config.seed not in [other.config.seed for other in group]:  # a copy is no new seed
+            group.append(run)
     flags = [dict(key) for key in groups]
-    usual = {field.name: shown(field.default) for field in dataclasses.fields(Config)}
+    defaults = {field.name: shown(field.default) for field in dataclasses.fields(Config)}
 
-    def tells(flag: str, value: str) -> bool:
-        there = [own[flag] for own in flags if flag in own]
-        unusual = len(there) < len(flags) and value not in (usual[flag], "none")
-        return len(set(there)) > 1 or unusual
+    def distinguishes(flag: str, value: str) -> bool:
+        values = [of_setting[flag] for of_setting in flags if flag in of_setting]
+        in_some_only = len(values) < len(flags) and value not in (defaults[flag], "none")
+        return len(set(values)) > 1 or in_some_only
 
-    differing = [{k: v for k, v in own.items() if tells(k, v)} for own in flags]
-    cases = [_case_of(own) for own in groups.values()]
+    differing = [{k: v for k, v in of.items() if distinguishes(k, v)} for of in flags]
+    cases = [_case_of(group) for group in groups.values()]
     named = None not in cases and len(set(cases)) == len(cases)
-    return [
-        Setting(str(case) if named else written(own) or "default", own, some)
-        for case, own, some in zip(cases, differing, members, strict=True)
-    ]
+    settings = []
+    for case, own_flags, group in zip(cases, differing, groups.values(), strict=True):
+        name = str(case) if named else flag_text(own_flags) or "default"
+        finished = [run for run in group if run.finished]
+        settings.append(Setting(name, own_flags, finished or group))
+    return settings
 
 
-def _case_of(runs: Sequence[Found]) -> str | None:
-    """What a study or sweep called the setting of these runs, if one did."""
+def _case_of(runs: Sequence[RecordedRun]) -> str | None:
+    """The case that all these runs have; None if they have several or none."""
     cases = {run.case for run in runs}
     return cases.pop() if len(cases) == 1 else None
 
 
-def written(flags: Mapping[str, str]) -> str:
-    """Flags with their values on one line."""
+def flag_text(flags: Mapping[str, str]) -> str:
+    """Flags and their values on one line."""
     return ", ".join(f"{flag}={value}" for flag, value in flags.items())

@@ -1,4 +1,4 @@
-"""A report of any set of runs: what they took to a target accuracy, their curves and pictures."""
+"""A report on any set of runs: tables of accuracy and costs, curves, and the runs' pictures."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,25 @@ from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped, page
 from jfedsl.run.storage.metrics import STREAMS, summarise
 from jfedsl.run.storage.workdir import write_atomically
-from jfedsl.studies.collect import FREE, Found, Setting, find, settings_of, written
-from jfedsl.studies.study import (
+from jfedsl.studies.collect import (
+    NOT_OF_SETTING,
+    RecordedRun,
+    Setting,
+    find_runs,
+    flag_text,
+    settings_of,
+)
+from jfedsl.studies.columns import (
     ACCURACIES,
-    JOULES,
-    MEGABYTES,
-    ROUND,
-    SECONDS,
     Column,
-    curves,
-    mean,
+    mean_and_range,
     megabytes,
     megabytes_to_target,
     simulated,
 )
+from jfedsl.studies.study import JOULES, MEGABYTES, ROUND, SECONDS, curves
 
-# What a reader asks first.
+# Flags that the report shows even at their defaults.
 _MAIN = (
     "algorithm", "dataset", "model", "cut", "clients", "participants", "rounds", "local_steps",
     "batch_size", "aggregate_every", "partition", "dirichlet_alpha", "optimizer",
@@ -43,11 +46,12 @@ PICTURES = {
 
 
 def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: float) -> str:
+    """A Markdown table with a row for each setting, of summaries with this target accuracy."""
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
     for name, _, runs in settings:
         summaries = [summarise(run.rows, target, period_of(run.config)) for run in runs]
-        cells = [mean([column(s) for s in summaries]) for column in columns.values()]
+        cells = [mean_and_range([column(s) for s in summaries]) for column in columns.values()]
         lines.append(f"| {escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -79,21 +83,27 @@ def _tables(settings: Sequence[Setting], target: float) -> list[str]:
 
 
 def _curves(settings: Sequence[Setting], title: str, path: Path) -> None:
-    clock = all("energy_joules" in run.rows[0] for own in settings for run in own.runs)
-    axes = (ROUND, MEGABYTES, SECONDS, JOULES) if clock else (ROUND, MEGABYTES)
-    drawn = {own.name: curves([run.rows for run in own.runs], axes) for own in settings}
-    figures.spread(drawn, [axis.label for axis in axes], title, path)
+    """Draws accuracy against rounds and bytes; with a network in all runs also seconds, joules."""
+    simulated = all("energy_joules" in run.rows[0] for s in settings for run in s.runs)
+    axes = (ROUND, MEGABYTES, SECONDS, JOULES) if simulated else (ROUND, MEGABYTES)
+    curves_of = {s.name: curves([run.rows for run in s.runs], axes) for s in settings}
+    figures.spread(curves_of, [axis.label for axis in axes], title, path)
 
 
 def _pictures(settings: Sequence[Setting]) -> tuple[list[str], dict[str, bytes]]:
-    """Markdown that shows the pictures of each setting's first run once, and they by address."""
+    """The pictures of each setting's first run, without repetitions.
+
+    Returns:
+      Markdown lines that describe the settings and show the pictures, and the pictures by the
+      addresses that the lines have for them.
+    """
     lines, pictures = ["## Settings"], dict[str, bytes]()
     for number, (name, flags, runs) in enumerate(settings, 1):
         config = runs[0].config
         lines.append(f"### {escaped(name)}")
         seeds = ", ".join(str(run.config.seed) for run in runs)
         about = f"{config.model} on {config.dataset}, seeds {seeds}"
-        lines.append(escaped(f"{about}{': ' if flags else ''}{written(flags)}"))
+        lines.append(escaped(f"{about}{': ' if flags else ''}{flag_text(flags)}"))
         for file, caption in PICTURES.items():
             picture = _png(runs[0].folder / file)
             if picture is None or picture in pictures.values():
@@ -106,27 +116,27 @@ def _pictures(settings: Sequence[Setting]) -> tuple[list[str], dict[str, bytes]]
 
 
 def _png(path: Path) -> bytes | None:
-    """A picture, if that is what lies there: nothing else gets into a report."""
+    """The content of a PNG file; None if there is none or it is something else."""
     data = path.read_bytes() if path.is_file() else b""
     return data if data.startswith(b"\x89PNG\r\n\x1a\n") else None
 
 
 def _common(settings: Sequence[Setting]) -> list[str]:
-    """A table of the flags that all runs share: the main ones, and those not at their defaults."""
-    shared = set.intersection(*(set(canonical(own.runs[0].config).items()) for own in settings))
+    """A table of the flags that all settings share: the main ones and those not at defaults."""
+    shared = set.intersection(*(set(canonical(s.runs[0].config).items()) for s in settings))
     values = dict(shared)
-    usual = canonical(Config())
+    defaults = canonical(Config())
     lines = ["| flag | value |", "| --- | ---: |"]
     for field in dataclasses.fields(Config):
         name = field.name
-        if name in values and name not in FREE:
-            if name in _MAIN or values[name] != usual.get(name, shown(field.default)):
+        if name in values and name not in NOT_OF_SETTING:
+            if name in _MAIN or values[name] != defaults.get(name, shown(field.default)):
                 lines.append(f"| `{name}` | {escaped(values[name])} |")
     return ["## Common to all", "\n".join(lines)]
 
 
-def _unready(runs: Sequence[Found], never: Sequence[Path]) -> list[str]:
-    """Runs that are not finished, named."""
+def _unfinished(runs: Sequence[RecordedRun], never: Sequence[Path]) -> list[str]:
+    """A list of the unfinished runs and of the folders of runs that were never evaluated."""
     lines = [
         f"- {escaped(str(run.folder))}: {run.rows[-1]['round']} of {run.config.rounds} rounds"
         for run in runs
@@ -143,45 +153,46 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
     """Writes `report.html`, one page with all pictures in it, and `report.md` beside `pictures/`.
 
     Args:
-      paths: folders of runs.
-      output: folder of the report, made if need be.
+      paths: folders of runs, or folders with such folders at any depth.
+      output: folder of the report, made if it does not exist.
       title: of the report.
-      target: test accuracy to compare at; default that of the runs, if they have the same.
+      target: deployed test accuracy to compare costs at; None for that of the runs.
 
     Returns:
       The page and the Markdown file.
 
     Raises:
-      UserError: no runs, or no target that they share.
+      UserError: a folder without evaluated runs, runs with different targets, or a folder that
+        cannot be written.
     """
-    runs, never = find([local("folder", path) for path in paths])
+    runs, never = find_runs([local("folder", path) for path in paths])
     output = local("output", output)
     targets = {run.config.target_accuracy for run in runs} if target is None else {target}
     if len(targets) > 1:
         reason = f"runs have the targets {', '.join(map(str, sorted(targets)))}"
         raise flag_error("target", None, "one accuracy", reason=reason)
-    (chosen,) = targets
+    (accuracy,) = targets
     settings = settings_of(runs)
-    own, pictures = _pictures(settings)
+    descriptions, pictures = _pictures(settings)
     try:
         (output / FOLDER).mkdir(parents=True, exist_ok=True)
         for address, picture in pictures.items():
             (output / address).write_bytes(picture)
     except OSError as error:
         raise flag_error("output", output, "a writable folder", reason=str(error)) from error
-    drawn = f"{FOLDER}/curves.png"
-    _curves(settings, title, output / drawn)
-    pictures[drawn] = (output / drawn).read_bytes()
+    curves_address = f"{FOLDER}/curves.png"
+    _curves(settings, title, output / curves_address)
+    pictures[curves_address] = (output / curves_address).read_bytes()
     lines = [
         f"# {escaped(title)}",
-        f"{sum(len(own.runs) for own in settings)} runs of {len(settings)} settings.",
-        *_unready(runs, never),
-        *_tables(settings, chosen),
+        f"{sum(len(s.runs) for s in settings)} runs of {len(settings)} settings.",
+        *_unfinished(runs, never),
+        *_tables(settings, accuracy),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",
-        f"![Test accuracy against rounds, bytes, seconds and joules]({drawn})",
+        f"![Test accuracy against rounds, bytes, seconds and joules]({curves_address})",
         *_common(settings),
-        *own,
+        *descriptions,
     ]
     text = "\n\n".join(lines) + "\n"
     write_atomically(output / "report.md", text)

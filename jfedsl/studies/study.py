@@ -1,4 +1,4 @@
-"""Settings compared over seeds: runs in folders of their own, a table and a picture."""
+"""Settings compared over seeds: their runs, and a table and a figure of the outcomes."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
@@ -18,14 +17,18 @@ from jfedsl.run.plots.page import escaped
 from jfedsl.run.storage.metrics import Row, deployed_accuracy, read
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
+from jfedsl.studies.columns import ACCURACIES, Column, mean_and_range
 
-Changes = Mapping[str, Any]
-# A number of a summary, as in summary.json, if the run came to it.
-Column = Callable[[dict[str, Any]], float | None]
+Changes = Mapping[str, Any]  # fields of a config and their new values
 
 
 class Axis(NamedTuple):
-    """What accuracy is drawn against: a label, and a value from the rows of a run so far."""
+    """A horizontal axis of accuracy curves.
+
+    Attributes:
+      label: of the axis.
+      value: from the rows of metrics.csv up to an evaluation, where that lies on the axis.
+    """
 
     label: str
     value: Callable[[Sequence[Row]], float]
@@ -36,18 +39,18 @@ MEGABYTES = Axis("megabytes sent, all streams", lambda rows: rows[-1]["cumulativ
 SECONDS = Axis("simulated seconds", lambda rows: rows[-1]["cumulative_simulated_seconds"])
 JOULES = Axis("joules of all devices", lambda rows: sum(row["energy_joules"] for row in rows))
 Axes = Sequence[Axis]
-RESULTS = "results.csv"  # of a sweep
-_LONGEST = 100  # name of a folder
+RESULTS = "results.csv"  # table of a sweep
+_LONGEST = 100  # characters of a folder's name
 
 
 class Outcome(NamedTuple):
-    """What the runs of one setting came to, one entry a seed.
+    """The outcome of one setting: an entry for each seed.
 
     Attributes:
       name: of the setting.
-      summaries: as in summary.json; None where training failed.
-      curves: values along the axes, then test accuracy, at the evaluations that all runs have;
-        empty where training failed.
+      summaries: contents of summary.json; None where training diverged.
+      curves: points of values on the axes and test accuracy, at the evaluations that all runs have;
+        empty where training diverged.
     """
 
     name: str
@@ -56,10 +59,10 @@ class Outcome(NamedTuple):
 
 
 def seeds_of(texts: Sequence[str]) -> list[int]:
-    """Seeds from a flag's entries.
+    """Seeds from the entries of --seeds.
 
     Raises:
-      UserError: none, one twice, or something else.
+      UserError: no entries, a repeated one, or one that is not a whole number.
     """
     if (
         not texts
@@ -70,18 +73,22 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
     return [int(text) for text in texts]
 
 
-def runs(
+def run_configs(
     base: Config, settings: Mapping[str, Changes], seeds: Sequence[int]
 ) -> dict[str, list[Config]]:
-    """The runs of every setting, one a seed, each in a folder of its own.
+    """The configs of all runs: one for each setting and seed, each with a workdir.
 
     Args:
-      base: of all runs; its `workdir` is the folder of the study, one of a run each within.
-      settings: what each changes, by its name.
-      seeds: of the runs.
+      base: the config that all settings change; its `workdir` is the folder of the study, in which
+        every run has a folder.
+      settings: by name, what a setting changes in the base.
+      seeds: of every setting.
+
+    Returns:
+      By the name of the setting, its configs in the order of the seeds.
 
     Raises:
-      UserError: no folder, settings that cannot be, or two that would share a folder.
+      UserError: no folder, an impossible setting, or two runs with the same folder.
     """
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
@@ -91,22 +98,26 @@ def runs(
     if base.seed != Config.seed:
         raise UserError(f"--seed={base.seed} is for one run; set --seeds={base.seed}")
 
-    def one(name: str, changes: Changes, seed: int) -> Config:
+    def run_config(name: str, changes: Changes, seed: int) -> Config:
         folder = Path(base.workdir) / folder_name(name) / f"seed_{seed}"
         return dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
 
-    found = {
-        name: [one(name, changes, seed) for seed in seeds] for name, changes in settings.items()
+    configs = {
+        name: [run_config(name, changes, seed) for seed in seeds]
+        for name, changes in settings.items()
     }
-    folders = [config.workdir for configs in found.values() for config in configs]
-    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if twice is not None:
-        raise UserError(f"two runs of the study would share {twice}; name settings and seeds apart")
-    return found
+    folders = [config.workdir for of_setting in configs.values() for config in of_setting]
+    shared = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if shared is not None:
+        raise UserError(
+            f"two runs of the study would share {shared}; give settings different names, and each "
+            "seed once"
+        )
+    return configs
 
 
 def folder_name(name: str) -> str:
-    """A setting's name as that of a folder: short, and of characters that no shell minds."""
+    """The folder of a setting: its name, shortened, without characters special to a shell."""
     plain = re.sub(r"[^\w.=-]+", "_", name).strip("_.") or "setting"
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
     return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}_{digest}"
@@ -118,30 +129,31 @@ def compare(
     seeds: Sequence[int],
     axes: Axes = (ROUND, MEGABYTES),
 ) -> list[Outcome]:
-    """Trains every setting with every seed; the same call again goes on where it was.
+    """Trains every setting with every seed.
 
-    A run that diverges is named, and the others go on.
+    Called again after an interruption it goes on where it stopped. A run that diverges is printed,
+    and the others go on.
 
     Args:
-      base: as in `runs`.
-      settings: likewise.
-      seeds: likewise.
-      axes: that accuracy is followed along.
+      base: the config that all settings change; its `workdir` is the folder of the study.
+      settings: by name, what a setting changes in the base.
+      seeds: of every setting.
+      axes: axes of the accuracy curves.
 
     Raises:
-      UserError: no folder, or settings that cannot work.
+      UserError: no folder, or an impossible setting.
     """
-    planned = runs(base, settings, seeds)
-    return [outcome_of(name, configs, axes) for name, configs in planned.items()]
+    configs = run_configs(base, settings, seeds)
+    return [train_seeds(name, of_setting, axes) for name, of_setting in configs.items()]
 
 
-def outcome_of(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
-    """Trains the runs of one setting, those that are not finished.
+def train_seeds(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
+    """Trains the runs of one setting that are not finished yet.
 
     Args:
       name: of the setting.
-      configs: of its runs, as from `runs`.
-      axes: that accuracy is followed along.
+      configs: of its runs, from `run_configs`.
+      axes: axes of the accuracy curves.
     """
     summaries = [_trained(name, config) for config in configs]
     rows = [
@@ -152,101 +164,63 @@ def outcome_of(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
 
 
 def _trained(name: str, config: Config) -> dict[str, Any] | None:
-    """The summary of a run, trained if need be; None if it diverged."""
+    """The summary of a run, which is trained unless it is finished; None if it diverged."""
     summary = finished(config)
     try:
         summary = summary or train_setting(config)
         result = f"test accuracy {summary['final_accuracy']:.4f}"
     except TrainingError as error:
         result = str(error)
-    jax.clear_caches()  # what other runs can use is in --compilation_cache
+    jax.clear_caches()  # programs that other runs share are in --compilation_cache
     if config.progress != "none":
         print(f"{name}, seed {config.seed}: {result}", flush=True)
     return summary
 
 
 def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
-    """Values along the axes, then accuracy as deployed, of each run, at evaluations that all have.
+    """One curve for each run: values on the axes and deployed accuracy, at shared evaluations.
 
     Args:
-      runs: rows of metrics.csv; none of a run that has no curve.
-      axes: what to take from the rows up to an evaluation.
+      runs: rows of metrics.csv; no rows for a run that diverged, whose curve is empty.
+      axes: of the curves.
     """
-    found = []
+    evaluated = []  # for each run, the rows up to each evaluation by its round
     for rows in runs:
         ends = [i + 1 for i, row in enumerate(rows) if row["test_accuracy"] is not None]
-        found.append({rows[end - 1]["round"]: rows[:end] for end in ends})
-    shared = set.intersection(*(set(run) for run in found if run)) if any(found) else set()
+        evaluated.append({rows[end - 1]["round"]: rows[:end] for end in ends})
+    nonempty = [set(run) for run in evaluated if run]
+    shared = set.intersection(*nonempty) if nonempty else set()
     return [
         [
             (*(axis.value(rows) for axis in axes), deployed_accuracy(rows[-1]))
-            for number, rows in run.items()
-            if number in shared
+            for round_, rows in run.items()
+            if round_ in shared
         ]
-        for run in found
+        for run in evaluated
     ]
 
 
-ACCURACIES: dict[str, Column] = {
-    "test accuracy": lambda s: s["final_accuracy"],
-    "deployed": lambda s: s.get("final_accuracy_deployed"),
-}
-
-
-def megabytes(*streams: str) -> Column:
-    """A column of the megabytes sent on some streams."""
-    return lambda summary: sum(summary["bytes"][stream] for stream in streams) / 1e6
-
-
-def simulated(name: str) -> Column:
-    """A column of the simulated network's totals."""
-    return lambda summary: summary["simulated"] and summary["simulated"][name]
-
-
-def megabytes_to_target(summary: dict[str, Any]) -> float | None:
-    """A column of the megabytes that a run sent until it reached the target accuracy."""
-    sent: int | None = summary["bytes_to_target"]
-    return None if sent is None else sent / 1e6
-
-
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
-    """Accuracy of settings and columns, each as the mean (least to greatest), as Markdown.
+    """A Markdown table with a row for each setting: means over seeds, with their ranges.
 
-    `deployed` is the accuracy with what the compressors do to the activation at inference.
+    Its first columns are the test accuracy of the merged model and `deployed`, its accuracy when
+    compressors act on the activation at inference.
+
+    Args:
+      outcomes: of the settings.
+      columns: further columns by their titles.
     """
     lines = [
         " | ".join(["| setting", *ACCURACIES, *columns]) + " |",
         "| --- " * (1 + len(ACCURACIES) + len(columns)) + "|",
     ]
     for name, summaries, _ in outcomes:
-        every = [*ACCURACIES.values(), *columns.values()]
-        cells = [mean([column(s) if s else None for s in summaries]) for column in every]
+        all_columns = [*ACCURACIES.values(), *columns.values()]
+        cells = [
+            mean_and_range([column(s) if s else None for s in summaries]) for column in all_columns
+        ]
         lines.append(" | ".join([f"| {escaped(name)}", *cells]) + " |")
     return "\n".join(lines)
-
-
-def mean(values: Sequence[float | None]) -> str:
-    """The mean of what is known, least to greatest, and of how many values, if not of all.
-
-    >>> mean([1.5, 2.5, None]), mean([3, 3]), mean([None])
-    ('2 (1.5 to 2.5, 2 of 3)', '3', '-')
-
-    Args:
-      values: one a seed, None where a run came to none.
-    """
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    notes, low, high = [], _number(min(known)), _number(max(known))
-    if low != high:
-        notes.append(f"{low} to {high}")
-    if len(known) < len(values):
-        notes.append(f"{len(known)} of {len(values)}")
-    return _number(float(np.mean(known))) + (f" ({', '.join(notes)})" if notes else "")
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def report(
@@ -256,11 +230,19 @@ def report(
     title: str,
     axes: Axes = (ROUND, MEGABYTES),
 ) -> str:
-    """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table."""
+    """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table.
+
+    Args:
+      base: of the study; its `workdir` is the folder.
+      outcomes: of the settings, from `compare` with the same axes.
+      columns: of the table, by their titles.
+      title: of the figure.
+      axes: of the figure, one panel each.
+    """
     folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
-    drawn = {name: runs for name, _, runs in outcomes}
-    figures.spread(drawn, [axis.label for axis in axes], title, folder / "accuracy.png")
+    curves_of = {outcome.name: outcome.curves for outcome in outcomes}
+    figures.spread(curves_of, [axis.label for axis in axes], title, folder / "accuracy.png")
     return text
 
 
@@ -271,7 +253,7 @@ def conduct(
     seeds: Sequence[int],
     axes: Axes = (ROUND, MEGABYTES),
 ) -> None:
-    """Trains all settings with all seeds, then writes and prints the report; see `compare`."""
+    """Trains all settings with all seeds, then writes and prints the table; see `compare`."""
     outcomes = compare(base, settings, seeds, axes)
     title = f"{base.model} on {base.dataset}, {base.clients} clients"
     print(f"\n{report(base, outcomes, columns, title, axes)}")

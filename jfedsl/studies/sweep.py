@@ -1,4 +1,4 @@
-"""A grid of settings and seeds: the runs in it, trained one after another, one row each."""
+"""A sweep: a grid of settings with seeds, trained run by run, with a table of all runs."""
 
 import csv
 import dataclasses
@@ -21,11 +21,11 @@ from jfedsl.run.finished import finished
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.run.storage.workdir import CONFIG, check, write_atomically
 from jfedsl.run.training import train_setting
-from jfedsl.studies.study import RESULTS, Changes, runs
+from jfedsl.studies.study import RESULTS, Changes, run_configs
 
-_FAILED = ".failed"  # hidden: a folder with nothing else may still become a run's
-# Of a run, or of all of them, not of a setting.
-_OWN = ("workdir", "plugin", "seed")
+_FAILED = ".failed"  # hidden, because a run may start in a folder that has only hidden files
+# Flags that a grid cannot vary.
+_FIXED = ("workdir", "plugin", "seed")
 _NUMBERS = (
     "final_accuracy", "final_accuracy_deployed", "best_accuracy", "rounds_to_target",
     "bytes_to_target",
@@ -38,71 +38,78 @@ COLUMNS = (
 
 
 def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str, Changes]:
-    """What each setting of a grid changes, by its name.
+    """The settings of a grid: every case with every combination of the varied flags.
 
     Args:
-      base: of all settings.
-      cases: named settings, each `NAME: --flag=value ...`; none is one without a name.
-      varied: flags with the values to combine with each other and the cases, each
-        `flag=value value ...`.
+      base: the config that all settings change.
+      cases: entries of --case, `NAME: --flag=value ...`; without any there is one nameless case.
+      varied: entries of --vary, `flag=value value ...`.
+
+    Returns:
+      By the name of a setting, what it changes in the base.
 
     Raises:
-      UserError: a flag that there is not, one that is set twice, an empty list, a value that is
-        not allowed or means nothing, or two settings that are one.
+      UserError: an unknown flag, one that is set twice, an empty list, a value that is not allowed
+        or has no effect, or two equal settings.
     """
     named = [_case(text) for text in cases] or [("", [])]
     axes = [_axis(text) for text in varied]
     for _, arguments in named:
-        twice = [name for name, _ in axes] + [_flag_of(argument) for argument in arguments]
-        again = next((name for name in twice if twice.count(name) > 1), None)
-        if again is not None:
-            raise UserError(f"--{again} is set twice; set it once, in --vary or in --case")
-    found: dict[str, Changes] = {}
-    known: dict[tuple[Any, ...], str] = {}
+        given = [name for name, _ in axes] + [_flag_of(argument) for argument in arguments]
+        repeated = next((name for name in given if given.count(name) > 1), None)
+        if repeated is not None:
+            raise UserError(f"--{repeated} is set twice; set it once, in --vary or in --case")
+    settings: dict[str, Changes] = {}
+    names: dict[tuple[Any, ...], str] = {}  # of settings by their canonical flags
     pairs = [[f"{name}={value}" for value in values] for name, values in axes]
     for (case, arguments), values in product(named, list(product(*pairs))):
         name = ", ".join([*([case] if case else []), *values]) or "base"
-        if name in found:
+        if name in settings:
             raise UserError(f"two settings of the grid are named {as_text(name)}")
         config = _config(base, name, [*arguments, *(f"--{value}" for value in values)])
-        first = known.setdefault(tuple(canonical(config).items()), name)
+        first = names.setdefault(tuple(canonical(config).items()), name)
         if first != name:
             raise UserError(f"two settings of the grid are the same: {first} and {name}")
-        found[name] = {flag: getattr(config, flag) for flag in _differing(base, config)}
-    return found
+        settings[name] = {flag: getattr(config, flag) for flag in _differing(base, config)}
+    return settings
 
 
 def _case(text: str) -> tuple[str, list[str]]:
+    """The name and the arguments of an entry of --case."""
     name, colon, rest = text.partition(":")
     arguments = rest.split()
     if not colon or not name.strip() or not all(a.startswith("--") for a in arguments):
         raise flag_error("case", text, "of the form NAME: --flag=value ...")
     for argument in arguments:
-        _known("case", _flag_of(argument))
+        _check_flag("case", _flag_of(argument))
     return name.strip(), arguments
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
+    """The flag and the values of an entry of --vary."""
     name, equals, rest = text.partition("=")
     values = rest.split()
     if not equals or not values or len(set(values)) < len(values):
         raise flag_error("vary", text, "of the form flag=value value ..., each value once")
-    return _known("vary", name.strip().removeprefix("--")), values
+    name = name.strip().removeprefix("--")
+    _check_flag("vary", name)
+    return name, values
 
 
 def _flag_of(argument: str) -> str:
     return argument.removeprefix("--").partition("=")[0]
 
 
-def _known(flag: str, name: str) -> str:
-    names = [f.name for f in dataclasses.fields(Config) if f.name not in _OWN]
+def _check_flag(flag: str, name: str) -> None:
+    """Refuses a name, given to `flag`, that is no flag which a grid can vary."""
+    names = [f.name for f in dataclasses.fields(Config) if f.name not in _FIXED]
     if name not in names:
         reason = "set seeds by --seeds" if name == "seed" else ""
         raise flag_error(flag, name, "a flag of a run", names, reason)
-    return name
 
 
 def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
+    """The config that arguments make of the base; errors name the setting."""
     values = flags.FlagValues()
     define_flags(values)
     for field in dataclasses.fields(Config):
@@ -112,22 +119,22 @@ def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
         config = from_flags(values)
         reasons = idle(config)
         for argument in arguments:
-            if _flag_of(argument) in reasons:
-                flag = _flag_of(argument)
-                raise no_effect(flag, argument.partition("=")[2], reasons[flag])
+            flag, value = _flag_of(argument), argument.partition("=")[2]
+            if flag in reasons:
+                raise no_effect(flag, value, reasons[flag])
     except (flags.Error, UserError) as error:
         raise UserError(f"setting {as_text(name)!r}: {error}") from None
     return config
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """Which part of the runs, of how many, from `i/n` with i from 1 to n.
+    """The number of a shard, from 1, and of all shards, from `i/n`.
 
     >>> shard_of("2/3")
     (2, 3)
 
     Raises:
-      UserError: something else.
+      UserError: another form, or i is not from 1 to n.
     """
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     part, parts = map(int, match.groups()) if match else (0, 0)
@@ -139,85 +146,86 @@ def shard_of(text: str) -> tuple[int, int]:
 def conduct(
     base: Config, settings: Mapping[str, Changes], seeds: Sequence[int], shard: tuple[int, int]
 ) -> int:
-    """Trains the runs of a shard that are not finished; `results.csv` has a row for every run.
+    """Trains the runs of a shard that are not finished, and writes `results.csv` of all runs.
 
-    A run that fails is named there, and the others go on.
+    A run that fails is marked in the table, and the others go on.
 
     Args:
-      base: of all runs; its `workdir` is the folder of the sweep.
-      settings: what each changes, by its name.
-      seeds: of the runs of each setting.
-      shard: which part of the runs, of how many.
+      base: the config that all settings change; its `workdir` is the folder of the sweep.
+      settings: by name, what a setting changes in the base.
+      seeds: of every setting.
+      shard: number of the shard, from 1, and number of all shards.
 
     Returns:
-      How many of its runs failed.
+      The number of runs that failed.
 
     Raises:
-      UserError: settings or folders that cannot be; nothing has been trained.
+      UserError: an impossible setting or a folder that cannot be used; nothing was trained.
     """
-    every = runs(base, settings, seeds)
-    order = [(name, config) for name, configs in every.items() for config in configs]
-    if not any(os.path.exists(Path(config.workdir, CONFIG)) for _, config in order):
-        refuse_idle(config for _, config in order)
-    for _, config in order:
+    configs = run_configs(base, settings, seeds)
+    runs = [(name, config) for name, of_setting in configs.items() for config in of_setting]
+    if not any(os.path.exists(Path(config.workdir, CONFIG)) for _, config in runs):
+        refuse_idle(config for _, config in runs)
+    for _, config in runs:
         check(config)
     try:
         Path(base.workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise flag_error("workdir", base.workdir, "a writable folder", reason=str(error)) from error
     failures = 0
-    part, parts = shard
-    mine = order[part - 1 :: parts]
-    for number, (name, config) in enumerate(mine, 1):
-        what = f"{number}/{len(mine)} {name}, seed {config.seed}"
+    number, shards = shard
+    mine = runs[number - 1 :: shards]
+    for i, (name, config) in enumerate(mine, 1):
+        title = f"{i}/{len(mine)} {name}, seed {config.seed}"
         summary = finished(config)
         if summary is None:
-            print(f"{what}: training", flush=True)
+            print(f"{title}: training", flush=True)
             Path(config.workdir, _FAILED).unlink(missing_ok=True)
             try:
                 summary = train_setting(config)
             except BusyError:
-                print(f"{what}: another process trains it", flush=True)
-            except (UserError, RuntimeError) as error:  # of JAX too, such as too little memory
+                print(f"{title}: another process trains it", flush=True)
+            except (UserError, RuntimeError) as error:  # JAX raises the latter without memory
                 failures += 1
                 _note_failure(config, error)
-                print(f"{what}: failed: {one_line(str(error))}", flush=True)
-            jax.clear_caches()  # what other runs can use is in --compilation_cache
+                print(f"{title}: failed: {one_line(str(error))}", flush=True)
+            jax.clear_caches()  # programs that other runs share are in --compilation_cache
         if summary is not None:
-            print(f"{what}: test accuracy {summary['final_accuracy']:.4f}", flush=True)
-        write_results(base, order)
+            print(f"{title}: test accuracy {summary['final_accuracy']:.4f}", flush=True)
+        write_results(base, runs)
     return failures
 
 
 def _note_failure(config: Config, error: Exception) -> None:
-    """Leaves why a run failed in its folder, for the rows that other shards write."""
+    """Writes why a run failed into its folder, where other shards read it for the table."""
     folder = Path(config.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _FAILED, one_line(str(error)))
 
 
 def _state(config: Config, summary: Any) -> str:
+    """The entry of the column `state`."""
     note = Path(config.workdir, _FAILED)
     if summary:
         return "finished"
     return f"failed: {note.read_text(errors='replace')}" if note.exists() else "not finished"
 
 
-def write_results(base: Config, order: Sequence[tuple[str, Config]]) -> None:
-    """Writes `results.csv`, a row for every run, finished here or by another shard, or not.
+def write_results(base: Config, runs: Sequence[tuple[str, Config]]) -> None:
+    """Writes `results.csv` with a row for every run of every shard, finished or not.
 
     Args:
-      base: as in `conduct`.
-      order: names of settings with their runs.
+      base: the config that all settings change.
+      runs: name of the setting and config of each run.
     """
     buffer = io.StringIO()
-    flagged = sorted({f for _, c in order for f in _differing(base, c)} - set(_OWN))
-    writer = csv.DictWriter(buffer, [*COLUMNS[:2], *flagged, *COLUMNS[2:]], lineterminator="\n")
+    varied = sorted({f for _, c in runs for f in _differing(base, c)} - set(_FIXED))
+    writer = csv.DictWriter(buffer, [*COLUMNS[:2], *varied, *COLUMNS[2:]], lineterminator="\n")
     writer.writeheader()
-    for name, config in order:
-        own = {flag: shown(getattr(config, flag)) for flag in flagged}
-        where = Path(config.workdir).relative_to(base.workdir)
-        row = {"setting": name, "seed": config.seed, **own, "folder": where}
+    for name, config in runs:
+        values = {flag: shown(getattr(config, flag)) for flag in varied}
+        folder = Path(config.workdir).relative_to(base.workdir)
+        row = {"setting": name, "seed": config.seed, **values, "folder": folder}
         summary = finished(config)
         writer.writerow(
             {**row, "state": _state(config, summary), **(_numbers(summary) if summary else {})}
@@ -226,11 +234,13 @@ def write_results(base: Config, order: Sequence[tuple[str, Config]]) -> None:
 
 
 def _differing(base: Config, config: Config) -> list[str]:
+    """Names of the flags in which a config differs from the base."""
     fields = [field.name for field in dataclasses.fields(Config)]
     return [name for name in fields if getattr(base, name) != getattr(config, name)]
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of the columns that a summary has."""
     clock = summary["simulated"] or {}
     return {
         "rounds_done": summary["rounds"],

@@ -1,4 +1,4 @@
-"""The study of the bound: each setting once, its verdict, its table and its picture."""
+"""The study of the bound: shared settings are trained once; verdicts, tables and the figure."""
 
 import dataclasses
 from pathlib import Path
@@ -93,9 +93,9 @@ def test_presets_stay_within_the_theorem(name: str, monkeypatch: pytest.MonkeyPa
     path = Path("experiments", "studies", f"bound_{name}.flags")
     lines = (Path(__file__).parents[2] / path).read_text().splitlines()
     assert lines[0] == f"# python experiments/bound_study.py --flagfile={path}"
-    own = dict(line[2:].split("=") for line in lines if line.startswith(("--cuts", "--seeds")))
-    base = parse([line for line in lines[2:] if line[2:].split("=")[0] not in own])
-    monkeypatch.setattr(study, "_CUTS", SimpleNamespace(value=own["cuts"].split(",")))
+    of_study = dict(line[2:].split("=") for line in lines if line.startswith(("--cuts", "--seeds")))
+    base = parse([line for line in lines[2:] if line[2:].split("=")[0] not in of_study])
+    monkeypatch.setattr(study, "_CUTS", SimpleNamespace(value=of_study["cuts"].split(",")))
     sweeps = study._sweeps()
     assert base.cut in sweeps["cut"]
     for values in sweeps.values():

@@ -1,4 +1,4 @@
-"""A report says what the runs' own files say, shows their pictures, and stands alone."""
+"""A report: its numbers are those of the runs' files, and its page needs no other file."""
 
 import base64
 import csv
@@ -21,7 +21,8 @@ from jfedsl.errors import UserError, one_line
 from jfedsl.run.plots import figures
 from jfedsl.run.storage.workdir import differences
 from jfedsl.run.training import train
-from jfedsl.studies.report import find, settings_of, write
+from jfedsl.studies.collect import find_runs, settings_of
+from jfedsl.studies.report import write
 from jfedsl.studies.study import compare, folder_name
 
 COMMON: dict[str, Any] = {
@@ -60,13 +61,13 @@ def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
     assert "A &#60;title&#62;" in body
 
 
-def test_the_page_stands_alone(runs: Path, tmp_path: Path):
+def test_the_page_needs_no_other_file(runs: Path, tmp_path: Path):
     page, text = write([runs], tmp_path, "title", 0.3)
     pictures = sorted((tmp_path / "pictures").iterdir())
     sources = re.findall(r'src="([^"]*)"', page.read_text())
     assert len(sources) == len(pictures) == text.read_text().count("](pictures/")
-    found = {base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources}
-    assert found == {path.read_bytes() for path in pictures}
+    embedded = {base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources}
+    assert embedded == {path.read_bytes() for path in pictures}
     assert "http" not in page.read_text()
     names = {path.name.partition("_")[2] for path in pictures}
     assert names == {"", "labels.png", "timeline.png", "masks.png"}
@@ -77,13 +78,13 @@ def test_the_page_stands_alone(runs: Path, tmp_path: Path):
 def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
     for n, name in enumerate(("one_step", "half_of_it")):
         shutil.copytree(runs / name / "seed_0", tmp_path / f"run{n}")
-    names = [s.name for s in settings_of(find([tmp_path / "run0", tmp_path / "run1"])[0])]
+    names = [s.name for s in settings_of(find_runs([tmp_path / "run0", tmp_path / "run1"])[0])]
     assert names == ["prune_kind=none", "prune_kind=channel, prune_rate=0.5"]
-    turned = settings_of(find([tmp_path / "run1", tmp_path / "run0"])[0])
-    assert [own.name for own in turned] == names[::-1], "in the order given"
-    assert len(find([tmp_path, tmp_path / "run0"])[0]) == 2, "each once"
-    both = settings_of(find([runs, tmp_path])[0])
-    assert [len(own.runs) for own in both] == [2, 2], "the same seed elsewhere is no other"
+    turned = settings_of(find_runs([tmp_path / "run1", tmp_path / "run0"])[0])
+    assert [setting.name for setting in turned] == names[::-1], "in the order given"
+    assert len(find_runs([tmp_path, tmp_path / "run0"])[0]) == 2, "each once"
+    both = settings_of(find_runs([runs, tmp_path])[0])
+    assert [len(setting.runs) for setting in both] == [2, 2], "a copy of a run is no other seed"
 
 
 def renamed(run: Path, folder: Path, **values: object) -> None:
@@ -95,23 +96,23 @@ def renamed(run: Path, folder: Path, **values: object) -> None:
 
 def test_a_report_needs_no_tables(runs: Path, tmp_path: Path) -> None:
     names = ("algorithm", "model", "dataset", "partition", "norm", "optimizer", "network")
-    own = {name: f"my_{name}" for name in names}
-    link = {"smashed": "positive(3)", "dropout_rate": None, "smashed_bits": None}
+    unknown = {name: f"my_{name}" for name in names}
+    compressor = {"smashed": "positive(3)", "dropout_rate": None, "smashed_bits": None}
     for seed in (0, 1):
-        renamed(runs / "one_step" / f"seed_{seed}", tmp_path / "runs" / f"{seed}", **own)
-    renamed(runs / "one_step" / "seed_0", tmp_path / "runs" / "2", **own, **link)
+        renamed(runs / "one_step" / f"seed_{seed}", tmp_path / "runs" / f"{seed}", **unknown)
+    renamed(runs / "one_step" / "seed_0", tmp_path / "runs" / "2", **unknown, **compressor)
     _, text = write([tmp_path / "runs"], tmp_path / "report", "title", None)
     lines = text.read_text().splitlines()
     assert "3 runs of 2 settings." in lines
     assert all(f"| `{name}` | my_{name} |" in lines for name in names)
-    settings = settings_of(find([tmp_path / "runs"])[0])
-    assert [own.name for own in settings] == ["smashed=none", "smashed=positive(3)"]
-    written = (tmp_path / "runs" / "2" / "config.json").read_text()
-    copies = recorded(written), recorded(written)
-    assert differences(*copies) == [], "as a run's own and its checkpoint's are compared"
+    settings = settings_of(find_runs([tmp_path / "runs"])[0])
+    assert [setting.name for setting in settings] == ["smashed=none", "smashed=positive(3)"]
+    text_of_config = (tmp_path / "runs" / "2" / "config.json").read_text()
+    copies = recorded(text_of_config), recorded(text_of_config)
+    assert differences(*copies) == [], "a run's config and that of its checkpoint are compared so"
     (tmp_path / "runs" / "2" / "config.json").write_text('{"model": "mine", "rounds": "many"}')
     with pytest.raises(UserError, match="2/config.json: "):
-        find([tmp_path / "runs"])
+        find_runs([tmp_path / "runs"])
 
 
 WEIRD = [
@@ -162,7 +163,7 @@ def test_names_neither_break_the_page_nor_put_anything_into_it(
 
 
 def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
-    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find([runs])[0]]
+    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find_runs([runs])[0]]
     between = sorted(accuracies[:2])
     assert between[0] < between[1], "else there is nothing to test"
     _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
@@ -212,7 +213,7 @@ def test_unfinished_runs_are_named_and_left_out(runs: Path, tmp_path: Path):
     assert "1 runs of 1 settings." in text.read_text(), "there is no other"
 
 
-def test_every_setting_says_what_tells_it_from_the_others(runs: Path, tmp_path: Path):
+def test_every_setting_is_described_by_the_flags_that_distinguish_it(runs: Path, tmp_path: Path):
     lines = write([runs], tmp_path, "title", None)[1].read_text().splitlines()
     about = [lines[lines.index(f"### {name}") + 2] for name in ("one_step", "half_of_it")]
     assert about[0] == "mlp on digits, seeds 0, 1: prune_kind=none"

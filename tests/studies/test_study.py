@@ -1,4 +1,4 @@
-"""Settings compared over seeds: a run each, a table, a picture, and again from where it was."""
+"""Settings compared over seeds: each run once, a table and a figure, also after divergence."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ from helpers import plain
 
 from jfedsl.errors import UserError
 from jfedsl.run.storage.metrics import Row
-from jfedsl.studies.study import ROUND, Changes, compare, curves, megabytes, report, runs
+from jfedsl.studies.columns import megabytes
+from jfedsl.studies.study import ROUND, Changes, compare, curves, report, run_configs
 
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
@@ -73,6 +74,8 @@ def test_curves_keep_the_evaluations_that_all_runs_have() -> None:
 def test_long_and_odd_names_are_folders(tmp_path: Path) -> None:
     base = plain(workdir=str(tmp_path))
     names = ["snr=-5", "snr=5", "..", "+ pruning", "x" * 300, "x" * 299 + "y"]
-    folders = [Path(c[0].workdir).parent for c in runs(base, {n: {} for n in names}, [0]).values()]
+    folders = [
+        Path(c[0].workdir).parent for c in run_configs(base, {n: {} for n in names}, [0]).values()
+    ]
     assert [f.name for f in folders[:4]] == ["snr=-5", "snr=5", "setting", "pruning"]
     assert all(len(f.name) < 120 and f.parent == tmp_path for f in folders)

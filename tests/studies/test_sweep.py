@@ -1,4 +1,4 @@
-"""Grids: refused when wrong, trained once, shared by shards, gone on with."""
+"""Sweeps: wrong grids are refused, runs are trained once, shards share them, and they resume."""
 
 import csv
 import dataclasses
@@ -31,13 +31,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_cases_and_values_are_combined(tmp_path: Path):
     cases = ["light: --prune_kind=mask --dropout_rate=0.1", "plain:"]
-    found = grid(base(tmp_path), cases, ["local_steps=2 5", "cut=dense1 dense2"])
-    assert len(found) == 8
-    first = found["light, local_steps=2, cut=dense1"]
+    settings = grid(base(tmp_path), cases, ["local_steps=2 5", "cut=dense1 dense2"])
+    assert len(settings) == 8
+    first = settings["light, local_steps=2, cut=dense1"]
     assert first == {
         "prune_kind": "mask", "dropout_rate": "0.1", "local_steps": 2, "cut": "dense1",
     }  # fmt: skip
-    assert found["plain, local_steps=5, cut=dense2"] == {"local_steps": 5, "cut": "dense2"}
+    assert settings["plain, local_steps=5, cut=dense2"] == {"local_steps": 5, "cut": "dense2"}
     assert grid(base(tmp_path), [], []) == {"base": {}}
     expression = "smashed=none topk(0.2)|uniform(8) 1/8"
     with pytest.raises(UserError, match="setting 'smashed=1/8'"):
@@ -123,10 +123,10 @@ def test_shards_share_a_grid_and_an_interrupted_one_goes_on(tmp_path: Path, monk
     monkeypatch.setattr(sweep, "train_setting", lambda c: trained.append(c.workdir) or train(c))
     assert conduct(config, settings, [0, 1], (1, 1)) == 0
     assert len(trained) == 3, "one was finished"
-    found = rows(tmp_path)
-    assert [row["aggregate_every"] for row in found] == ["1", "1", "2", "2"]
-    assert [row["seed"] for row in found] == ["0", "1", "0", "1"]
-    for row in found:
+    table = rows(tmp_path)
+    assert [row["aggregate_every"] for row in table] == ["1", "1", "2", "2"]
+    assert [row["seed"] for row in table] == ["0", "1", "0", "1"]
+    for row in table:
         summary = finished(
             plain(**{
                 **TINY, "workdir": str(tmp_path / row["folder"]), "seed": int(row["seed"]),
@@ -178,18 +178,18 @@ def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
     cases = [line.removeprefix("--case=") for line in lines if line.startswith("--case=")]
     ours = ("--case", "--seeds", "#")
     config = parse([line for line in lines if not line.startswith(ours)])
-    found = grid(config, cases, [])
+    settings = grid(config, cases, [])
     study = (path.parent / "paper_fashion.flags").read_text().splitlines()
     light = parse([line for line in study if not line.startswith(("#", "--rates"))])
-    mine = dataclasses.replace(config, **found["light 0.05"], workdir=light.workdir)
+    mine = dataclasses.replace(config, **settings["light 0.05"], workdir=light.workdir)
     assert canonical(mine) == canonical(light)
-    assert len(found) == 28
+    assert len(settings) == 28
 
 
 def test_a_setting_without_effect_in_all_runs_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
-    own = plain(workdir=str(tmp_path), optimizer="adam", momentum=0.5)
+    adam = plain(workdir=str(tmp_path), optimizer="adam", momentum=0.5)
     with pytest.raises(UserError, match="--momentum=0.5 has no effect with --optimizer=adam"):
-        conduct(own, grid(own, [], ["rounds=1 2"]), [0, 1], (1, 1))
+        conduct(adam, grid(adam, [], ["rounds=1 2"]), [0, 1], (1, 1))
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(sweep, "train_setting", lambda config: {"final_accuracy": 1.0})
-    assert conduct(own, grid(own, [], ["optimizer=adam sgd"]), [0], (1, 1)) == 0
+    assert conduct(adam, grid(adam, [], ["optimizer=adam sgd"]), [0], (1, 1)) == 0

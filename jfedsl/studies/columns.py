@@ -1,0 +1,51 @@
+"""Columns of a study's table, and what a cell says of the seeds of a setting."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+# A column of a table: from a run's summary, as in summary.json, its number; None if it has none.
+Column = Callable[[dict[str, Any]], float | None]
+
+ACCURACIES: dict[str, Column] = {
+    "test accuracy": lambda s: s["final_accuracy"],
+    "deployed": lambda s: s.get("final_accuracy_deployed"),
+}
+
+
+def megabytes(*streams: str) -> Column:
+    """A column: megabytes sent on some streams together."""
+    return lambda summary: sum(summary["bytes"][stream] for stream in streams) / 1e6
+
+
+def simulated(name: str) -> Column:
+    """A column: a total of the simulated network, by its name in summary.json."""
+    return lambda summary: summary["simulated"] and summary["simulated"][name]
+
+
+def megabytes_to_target(summary: dict[str, Any]) -> float | None:
+    """A column: megabytes that a run sent until it reached the target accuracy."""
+    sent: int | None = summary["bytes_to_target"]
+    return None if sent is None else sent / 1e6
+
+
+def mean_and_range(values: Sequence[float | None]) -> str:
+    """Mean, least and greatest of the values of the seeds that have one, and how many have one.
+
+    >>> mean_and_range([1.5, 2.5, None]), mean_and_range([3, 3]), mean_and_range([None])
+    ('2 (1.5 to 2.5, 2 of 3)', '3', '-')
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    notes, low, high = [], _number(min(known)), _number(max(known))
+    if low != high:
+        notes.append(f"{low} to {high}")
+    if len(known) < len(values):
+        notes.append(f"{len(known)} of {len(values)}")
+    return _number(float(np.mean(known))) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

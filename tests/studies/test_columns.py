@@ -1,0 +1,21 @@
+"""Columns of tables: their numbers from a summary, and cells over seeds."""
+
+from jfedsl.studies.columns import mean_and_range, megabytes, megabytes_to_target, simulated
+
+SUMMARY = {
+    "bytes": {"model_up": 2_500_000, "model_down": 1_000_000},
+    "bytes_to_target": None,
+    "simulated": None,
+}
+
+
+def test_columns_are_empty_where_a_run_has_no_number() -> None:
+    assert megabytes("model_up", "model_down")(SUMMARY) == 3.5
+    assert megabytes_to_target(SUMMARY) is None and simulated("seconds")(SUMMARY) is None
+    assert megabytes_to_target({**SUMMARY, "bytes_to_target": 500_000}) == 0.5
+    assert simulated("seconds")({**SUMMARY, "simulated": {"seconds": 7.0}}) == 7.0
+
+
+def test_cells_count_the_seeds_that_have_a_number() -> None:
+    assert mean_and_range([1200.0, 1300.0]) == "1,250 (1,200 to 1,300)"
+    assert mean_and_range([None, 0.0]) == "0 (1 of 2)"
