@@ -1,4 +1,4 @@
-"""Streams of codes: each bit where the layout has it, and the same codes back."""
+"""Streams of codes: every bit is where the layout says, and the same codes come back."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def read_all(data: bytes, fields: list[Field]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("width", range(33))
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
-def test_codes_of_any_width_lie_where_they_should(width: int, count: int) -> None:
+def test_codes_of_any_width_are_where_the_layout_says(width: int, count: int) -> None:
     fields = [Field(np.array([1]), 1), Field(codes_of(width, count), width)]
     for stream in (fields, fields[1:]):
         data = write(stream)
@@ -59,7 +59,7 @@ def test_long_fields_are_packed_in_blocks(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 5, 8, 12, 16, 27, 32])
-def test_bytes_do_not_depend_on_the_order_of_the_machine(width: int) -> None:
+def test_bytes_do_not_depend_on_the_byte_order_of_the_machine(width: int) -> None:
     codes = codes_of(width, 40)
     fields = [[Field(codes.astype(order), width)] for order in ("<u4", ">u4")]
     assert write(fields[0]) == write(fields[1])

@@ -1,4 +1,4 @@
-"""Compressors: chains are sequences, nothing is hidden, and leaves have noise of their own."""
+"""Compressors: chains are sequences, nothing is hidden, and leaves have independent noise."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -29,9 +29,9 @@ def draws(shape: tuple[int, ...], seed: int = 1) -> Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def assert_trees_equal(one: Any, other: Any) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_trees_equal(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def counter() -> Compressor:
@@ -50,14 +50,14 @@ def test_a_chain_of_nothing_is_the_identity() -> None:
     assert sent is message
 
 
-def test_a_chain_equals_its_compressors_in_order_with_keys_of_their_own() -> None:
+def test_a_chain_equals_its_compressors_in_order_with_independent_keys() -> None:
     parts = (dropout(0.3), counter(), uniform(3, 8))
     values = draws((5, 7))
     states = chain(*parts).init(values)
     assert_trees_equal(states, tuple(part.init(values) for part in parts))
 
     @jax.jit
-    def together(values: Array) -> Any:
+    def chained(values: Array) -> Any:
         return chain(*parts).send(states, jax.random.key(0), Message(values))
 
     @jax.jit
@@ -68,7 +68,7 @@ def test_a_chain_equals_its_compressors_in_order_with_keys_of_their_own() -> Non
             updated.append(state)
         return tuple(updated), message
 
-    assert_trees_equal(together(values), one_by_one(values))
+    assert_trees_equal(chained(values), one_by_one(values))
 
 
 def test_two_compressors_of_a_kind_in_one_chain_do_not_share_noise() -> None:
@@ -80,23 +80,24 @@ def test_two_compressors_of_a_kind_in_one_chain_do_not_share_noise() -> None:
 
 
 def test_messages_of_one_compressor_are_trees_of_one_structure() -> None:
-    # As branches and loops need them; and so that what is compiled for one serves the next.
-    link = chain(dropout(0.5), uniform(4, 8))
-    one, other = (
+    # Branches and loops need that; and a program compiled for one message serves the next.
+    compressor = chain(dropout(0.5), uniform(4, 8))
+    first, second = (
         jax.eval_shape(
-            lambda x: link.send(link.init(x), jax.random.key(0), Message(x)), draws((9,))
+            lambda x: compressor.send(compressor.init(x), jax.random.key(0), Message(x)),
+            draws((9,)),
         )
         for _ in range(2)
     )
-    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
-def test_states_travel_through_a_chain() -> None:
+def test_states_pass_through_a_chain() -> None:
     both = chain(counter(), counter())
     states = both.init(jnp.zeros(2))
-    for sent in (0.0, 2.0, 4.0):
+    for added in (0.0, 2.0, 4.0):
         states, message = both.send(states, jax.random.key(0), Message(jnp.zeros(2)))
-        np.testing.assert_array_equal(message.values, np.full(2, sent))
+        np.testing.assert_array_equal(message.values, np.full(2, added))
     assert_trees_equal(states, (jnp.float32(3), jnp.float32(3)))
 
 
@@ -108,8 +109,8 @@ def test_a_stateless_compressor_has_no_memory() -> None:
     np.testing.assert_array_equal(message.values, np.full(3, 2.0))
 
 
-# Every way to leave entries out and to write the others, alone and together.
-LINKS = {
+# Sparsifiers and quantizers, alone and in chains.
+CHAINS = {
     "nothing": chain(),
     "dropout": dropout(0.4),
     "features, then qsgd": chain(dropout(0.4, "feature"), qsgd(4, 8)),
@@ -120,60 +121,60 @@ LINKS = {
     "splitfc, then ternary": chain(splitfc(0.4), ternary(8)),
     "feedback": feedback(chain(topk(0.4), qsgd(4, 8))),
 }
-every_link = pytest.mark.parametrize("kind", LINKS)
+all_chains = pytest.mark.parametrize("kind", CHAINS)
 SHAPE = (6, 3, 4)
 
 
 @cache
-def through(kind: str) -> Callable[[Array, Array, Array], Message]:
-    """Sends entries that are kept, compiled once for each kind."""
+def sender(kind: str) -> Callable[[Array, Array, Array], Message]:
+    """Sends the kept entries through a chain, compiled once for each."""
 
-    def one(key: Array, values: Array, kept: Array) -> Message:
-        link = LINKS[kind]
-        return link.send(link.init(values), key, kept_only(values, kept))[1]
+    def send_kept(key: Array, values: Array, kept: Array) -> Message:
+        compressor = CHAINS[kind]
+        return compressor.send(compressor.init(values), key, kept_only(values, kept))[1]
 
-    return jax.jit(one)
+    return jax.jit(send_kept)
 
 
 def mask(seed: int, density: float = 0.7) -> np.ndarray:
     return np.random.default_rng(seed).random(SHAPE) < density
 
 
-@every_link
+@all_chains
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.7, 1.0])
 def test_entries_that_are_not_sent_are_exactly_zero(kind: str, density: float) -> None:
     for seed in range(5):
         kept = mask(seed, density)
-        sent = through(kind)(jax.random.key(seed), draws(SHAPE, seed), jnp.asarray(kept))
+        sent = sender(kind)(jax.random.key(seed), draws(SHAPE, seed), jnp.asarray(kept))
         assert not np.any(np.asarray(sent.values)[~np.asarray(sent.kept)])
         assert not np.any(np.asarray(sent.kept) & ~kept)
 
 
-@every_link
-def test_nan_is_received_as_nan_where_it_is_sent_and_never_hidden(kind: str) -> None:
+@all_chains
+def test_nan_arrives_as_nan_where_it_is_sent_and_is_never_hidden(kind: str) -> None:
     kept = mask(0)
     kept[2, 1, 3] = True
     values = draws(SHAPE).at[2, 1, 3].set(jnp.nan)
     for seed in range(5):
-        sent = through(kind)(jax.random.key(seed), values, jnp.asarray(kept))
+        sent = sender(kind)(jax.random.key(seed), values, jnp.asarray(kept))
         assert np.isnan(sent.values[2, 1, 3]) == bool(sent.kept[2, 1, 3])
-        # What depends on the values sends it; what is drawn without them may not.
+        # A selection by value sends it; a random one may leave it out.
         assert sent.kept[2, 1, 3] or kind.startswith(
             ("dropout", "features", "channels", "randtopk")
         )
 
 
-@every_link
-def test_an_infinity_is_received_as_infinity_or_nan_where_it_is_sent(kind: str) -> None:
+@all_chains
+def test_an_infinity_arrives_as_infinity_or_nan_where_it_is_sent(kind: str) -> None:
     values = draws(SHAPE).at[2, 1, 3].set(-jnp.inf)
     for seed in range(5):
-        sent = through(kind)(jax.random.key(seed), values, jnp.ones(SHAPE, bool))
+        sent = sender(kind)(jax.random.key(seed), values, jnp.ones(SHAPE, bool))
         assert np.isfinite(sent.values[2, 1, 3]) == (not sent.kept[2, 1, 3])
 
 
-@every_link
-def test_what_is_sent_is_written_in_as_many_bytes_as_are_counted(kind: str) -> None:
-    sent = through(kind)(jax.random.key(0), draws(SHAPE), jnp.asarray(mask(0)))
+@all_chains
+def test_the_byte_count_is_that_of_entries_masks_and_headers(kind: str) -> None:
+    sent = sender(kind)(jax.random.key(0), draws(SHAPE), jnp.asarray(mask(0)))
     kept = np.asarray(sent.kept)
     bits = int(sent.entry_bits) * int(kept.sum()) + int(mask_bits(sent))
     if sent.coding is not None:
@@ -183,10 +184,10 @@ def test_what_is_sent_is_written_in_as_many_bytes_as_are_counted(kind: str) -> N
     assert int(message_bytes([sent])) == -(-bits // 8)
 
 
-@every_link
-def test_no_gradient_reaches_what_is_not_sent(kind: str) -> None:
+@all_chains
+def test_no_gradient_reaches_entries_that_are_not_sent(kind: str) -> None:
     def loss(values: Array) -> tuple[Array, Message]:
-        sent = through(kind)(jax.random.key(0), values, jnp.asarray(mask(0)))
+        sent = sender(kind)(jax.random.key(0), values, jnp.asarray(mask(0)))
         return jnp.sum(sent.values), sent
 
     slope, sent = jax.grad(loss, has_aux=True)(draws(SHAPE))
@@ -198,14 +199,14 @@ def test_no_gradient_reaches_what_is_not_sent(kind: str) -> None:
 @pytest.mark.parametrize(
     "sparsifier", [dropout(0.5), dropout(0.5, exact=True), topk(0.5), randtopk(0.5), splitfc(0.5)]
 )
-def test_what_leaves_entries_out_is_refused_after_what_quantizes_them(
+def test_a_sparsifier_is_refused_after_a_quantizer(
     quantizer: Compressor, sparsifier: Compressor
 ) -> None:
-    for link in (chain(quantizer, sparsifier), chain(quantizer, chain(sparsifier))):
-        with pytest.raises(ValueError, match="before"):
+    for compressor in (chain(quantizer, sparsifier), chain(quantizer, chain(sparsifier))):
+        with pytest.raises(ValueError, match="a quantizer must be the last of a chain"):
             jax.eval_shape(
-                lambda values, link=link: link.send(
-                    link.init(values), jax.random.key(0), Message(values)
+                lambda values, compressor=compressor: compressor.send(
+                    compressor.init(values), jax.random.key(0), Message(values)
                 ),
                 draws(SHAPE),
             )
@@ -226,21 +227,23 @@ def test_rounds_steps_clients_and_streams_have_independent_noise(kind: str) -> N
     size, counters = 4096, np.stack(np.meshgrid(*[np.arange(2)] * 4), -1).reshape(-1, 4)
     values = draws((size,))
 
-    def one(counter: Array) -> Array:
+    def send_with(counter: Array) -> Array:
         key = fold(jax.random.key(0), *counter)  # round, step, client, stage
         return NOISY[kind].send((), key, Message(values))[1].values
 
-    received = np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(counters, jnp.int32)), np.float64)
-    # What an entry would have been on average says nothing of noise.
+    received = np.asarray(
+        jax.jit(jax.vmap(send_with))(jnp.asarray(counters, jnp.int32)), np.float64
+    )
+    # The mean of an entry over the draws is no noise.
     noise = received - received.mean(axis=0)
     noise = noise[:, noise.std(axis=0) > 0]
     noise /= noise.std(axis=0)
     number = noise.shape[1]
     assert number > size / 2
     count = len(counters)
-    alike = (noise @ noise.T / number)[~np.eye(count, dtype=bool)]
-    # Taking the mean off makes each pair of independent ones correlate by -1 / (count - 1).
-    assert np.all(np.abs(alike + 1 / (count - 1)) <= 5 / np.sqrt(number))
+    correlations = (noise @ noise.T / number)[~np.eye(count, dtype=bool)]
+    # Without their mean, independent draws have the correlation -1 / (count - 1).
+    assert np.all(np.abs(correlations + 1 / (count - 1)) <= 5 / np.sqrt(number))
 
 
 TREE = {"a": draws((40,), 2), "b": {"c": draws((5, 8), 3)}}
@@ -251,20 +254,20 @@ def send(compressor: Compressor, kept: Any = None, seed: int = 0) -> tuple[Any, 
     return jax.jit(partial(send_tree, compressor, states))(jax.random.key(seed), TREE, kept)
 
 
-def test_a_tree_has_one_state_a_leaf() -> None:
+def test_a_tree_has_one_state_for_each_leaf() -> None:
     assert_trees_equal(init_tree(counter(), TREE), (jnp.float32(0), jnp.float32(0)))
     assert_trees_equal(send(counter())[0], (jnp.float32(1), jnp.float32(1)))
 
 
 def test_each_leaf_of_a_tree_is_sent_alone_with_its_own_key() -> None:
-    link = uniform(2, 16)
-    _, values, messages = send(link)
+    compressor = uniform(2, 16)
+    _, values, messages = send(compressor)
     assert jax.tree.structure(values) == jax.tree.structure(TREE)
     for i, (leaf, value) in enumerate(
         zip(jax.tree.leaves(TREE), jax.tree.leaves(values), strict=True)
     ):
         key = jax.random.fold_in(jax.random.key(0), i)
-        _, alone = jax.jit(link.send)((), key, Message(leaf))
+        _, alone = jax.jit(compressor.send)((), key, Message(leaf))
         assert_trees_equal(alone, messages[i])
         np.testing.assert_array_equal(alone.values, value)
 
@@ -272,12 +275,12 @@ def test_each_leaf_of_a_tree_is_sent_alone_with_its_own_key() -> None:
 def test_equal_leaves_of_a_tree_get_independent_noise() -> None:
     leaf = jnp.ones(1000)
     _, values, _ = send_tree(dropout(0.5), ((), ()), jax.random.key(0), (leaf, leaf))
-    alike = int(jnp.sum((values[0] > 0) == (values[1] > 0)))
+    agreements = int(jnp.sum((values[0] > 0) == (values[1] > 0)))
     # Binomial of 1000 and 1/2: five deviations are 79.
-    assert abs(alike - 500) < 79
+    assert abs(agreements - 500) < 79
 
 
-def test_a_tree_sent_with_masks_costs_and_shows_only_what_is_kept() -> None:
+def test_a_tree_sent_with_masks_costs_and_delivers_the_kept_entries_only() -> None:
     kept = jax.tree.map(lambda leaf: leaf > 0, TREE)
     _, values, messages = send(uniform(4, 16), kept)
     leaves = zip(*map(jax.tree.leaves, (values, kept, TREE)), messages, strict=True)

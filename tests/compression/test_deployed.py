@@ -1,4 +1,4 @@
-"""Deterministic forwards of compressors: what a trained model is used with."""
+"""Deterministic forms of compressors, which a trained model is used with."""
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,18 @@ def received(compressor: Compressor, seed: int = 0) -> np.ndarray:
 
 
 def forwards(text: str, clients: int = 1) -> tuple[list[np.ndarray], list[int]] | None:
-    """What arrives by the deterministic form of every client, and which share one."""
-    found = deployed(parse(text, clients, Place()), clients, 0)
-    if found is None:
+    """What arrives by the deterministic form of every client, and the group of every client."""
+    built = deployed(parse(text, clients, Place()), clients, 0)
+    if built is None:
         return None
-    link, variant = found
-    return [received(link(n)) for n in range(clients)], variant.tolist()
+    compressor, group = built
+    return [received(compressor(n)) for n in range(clients)], group.tolist()
 
 
 @pytest.mark.parametrize(
     "text", ["none", "dropout(0.3)", "splitfc(0.5)", "dropout(0.1,unit=channel)"]
 )
-def test_what_is_unbiased_and_writes_nothing_changes_nothing(text: str) -> None:
+def test_unbiased_compressors_that_do_not_quantize_change_nothing(text: str) -> None:
     assert forwards(text) is None
 
 
@@ -48,23 +48,23 @@ def test_what_is_unbiased_and_writes_nothing_changes_nothing(text: str) -> None:
     ],
 )
 def test_the_rest_has_a_form_that_draws_nothing(text: str, same_as: str) -> None:
-    found = forwards(text)
-    assert found is not None
+    delivered = forwards(text)
+    assert delivered is not None
     expected = received(build(parse(same_as, 1, Place()), 1, 0)(0))
-    np.testing.assert_array_equal(found[0][0], expected)
+    np.testing.assert_array_equal(delivered[0][0], expected)
     assert not np.array_equal(expected, VALUES)
 
 
 def test_ternary_rounds_to_the_nearest_of_three_values() -> None:
-    found = forwards("ternary(0)")
-    assert found is not None
+    delivered = forwards("ternary(0)")
+    assert delivered is not None
     peak = np.abs(VALUES).max()
     expected = np.where(np.abs(VALUES) > peak / 2, np.sign(VALUES) * peak, 0.0)
-    np.testing.assert_allclose(found[0][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(delivered[0][0], expected, rtol=1e-6)
 
 
 def test_clients_with_equal_numbers_share_a_form() -> None:
-    found = forwards("dropout([0.1,0.2,0.3,0.4])|uniform([8,4,8,2])", 4)
-    assert found is not None
-    _, variant = found
-    assert variant[0] == variant[2] and len(set(variant)) == 3
+    delivered = forwards("dropout([0.1,0.2,0.3,0.4])|uniform([8,4,8,2])", 4)
+    assert delivered is not None
+    _, group = delivered
+    assert group[0] == group[2] and len(set(group)) == 3

@@ -1,4 +1,4 @@
-"""Draws of 16 bits: uniform, independent, their own for every key."""
+"""Draws of 16 bits: uniform, independent, different for every key."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_a_key_used_twice_is_seen() -> None:
         jax.jit(twice)(jax.random.key(0))
 
 
-def test_the_numbers_are_these_in_every_release_of_jax() -> None:
+def test_the_numbers_are_the_same_in_every_release_of_jax() -> None:
     assert uint16(jax.random.key(0), (5,)).tolist() == [40176, 43325, 64417, 25304, 50460]
     traced = str(jax.make_jaxpr(lambda key: uint16(key, (8,)))(jax.random.key(0)))
     assert "threefry2x32" in traced and "random_bits" not in traced

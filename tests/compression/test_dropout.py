@@ -34,27 +34,27 @@ def send(rate: float, seed: int, message: Message) -> Message:
 
 
 def share(rate: float) -> float:
-    """The probability to be sent, of which draws know 2^16 values."""
+    """The probability to be sent, a multiple of 2^-16."""
     return max(1, round((1 - rate) * 2**16)) / 2**16
 
 
 @cache
-def clients(
+def for_all(
     unit: str = "entry", exact: bool = False
 ) -> Callable[[Array, Array, Array, Array | None], Message]:
-    """Clients `[count]` with rates of their own `[rates]`, traced: fields `[rates, count, ...]`."""
+    """Sends with every rate and every key, both traced: fields `[rates, keys, ...]`."""
 
-    def one(rate: Array, key: Array, values: Array, kept: Array | None) -> Message:
+    def send_one(rate: Array, key: Array, values: Array, kept: Array | None) -> Message:
         return dropout(rate, unit, exact).send((), key, kept_only(values, kept))[1]
 
-    of_keys = jax.vmap(one, (None, 0, None, None))
+    of_keys = jax.vmap(send_one, (None, 0, None, None))
     return jax.jit(jax.vmap(of_keys, (0, None, None, None)))
 
 
 def many(rate: float, values: Array, count: int = DRAWS) -> Message:
-    """The same values sent by many clients with keys of their own: fields `[count, ...]`."""
+    """The same values sent with different keys: fields `[count, ...]`."""
     keys = jax.random.split(jax.random.key(0), count)
-    sent = clients()(jnp.array([rate]), keys, values, None)
+    sent = for_all()(jnp.array([rate]), keys, values, None)
     return jax.tree.map(lambda leaf: leaf[0], sent)
 
 
@@ -81,8 +81,8 @@ def test_is_unbiased(rate: float) -> None:
 def test_keeps_each_entry_with_probability_one_minus_rate(rate: float) -> None:
     kept = kept_of(many(rate, data()))
     deviation = np.sqrt(rate * (1 - rate))
-    each = kept.mean(axis=0)
-    assert np.all(np.abs(each - (1 - rate)) <= 5 * deviation / np.sqrt(DRAWS))
+    shares = kept.mean(axis=0)
+    assert np.all(np.abs(shares - (1 - rate)) <= 5 * deviation / np.sqrt(DRAWS))
     assert abs(kept.mean() - (1 - rate)) <= 5 * deviation / np.sqrt(kept.size)
 
 
@@ -93,7 +93,7 @@ def test_entries_are_dropped_independently() -> None:
 
 
 @given(rate=st.floats(0, 0.99), seed=st.integers(0, 2**32 - 1), masked=st.booleans())
-def test_what_is_kept_is_scaled_and_the_rest_exactly_zero(
+def test_kept_entries_are_scaled_and_the_others_exactly_zero(
     rate: float, seed: int, masked: bool
 ) -> None:
     values = data()
@@ -105,14 +105,14 @@ def test_what_is_kept_is_scaled_and_the_rest_exactly_zero(
     np.testing.assert_allclose(received, expected, rtol=1e-6)
     if masked:
         assert not np.any(kept & ~np.asarray(before))
-    # How entries are written is not dropout's business, and both ends draw the mask.
+    # Dropout does not code entries, and both ends draw the mask.
     assert sent.coding is None
     assert int(entries(sent)) == kept.sum()
     assert int(message_bytes([sent])) == 4 * kept.sum()
     assert int(mask_bits(sent)) == 0
 
 
-def test_a_mask_on_the_way_in_only_takes_away_from_the_mask_drawn() -> None:
+def test_the_mask_of_a_message_is_combined_with_the_mask_drawn() -> None:
     values = data()
     free = send(0.4, 3, Message(values)).kept
     masked = send(0.4, 3, Message(values, (Mask(values > 0),))).kept
@@ -158,7 +158,7 @@ def test_a_kept_nan_stays() -> None:
     np.testing.assert_array_equal(np.isnan(sent.values), kept)
 
 
-def test_the_same_key_draws_the_same_mask_and_another_another() -> None:
+def test_the_mask_is_determined_by_the_key() -> None:
     first, again, other = (send(0.5, seed, Message(data())).kept for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -188,9 +188,9 @@ def test_mapped_over_clients_equals_a_python_loop() -> None:
 
 
 @every_mode
-def test_units_are_kept_or_left_as_a_whole(unit: str, exact: bool) -> None:
+def test_units_are_kept_or_dropped_as_a_whole(unit: str, exact: bool) -> None:
     keys = jax.random.split(jax.random.key(0), 50)
-    sent = clients(unit, exact)(jnp.array([0.4]), keys, jnp.ones(SHAPE), None)
+    sent = for_all(unit, exact)(jnp.array([0.4]), keys, jnp.ones(SHAPE), None)
     flags = np.asarray(sent.values) != 0
     assert chosen(sent).shape == (1, 50, *FLAGS[unit])
     np.testing.assert_array_equal(flags, kept_of(sent))
@@ -201,7 +201,7 @@ def test_units_are_kept_or_left_as_a_whole(unit: str, exact: bool) -> None:
 def test_units_are_unbiased_and_as_likely_as_each_other(unit: str, exact: bool) -> None:
     values, rates = data(SHAPE), jnp.array([0.1, 0.4, 0.9])
     keys = jax.random.split(jax.random.key(1), DRAWS)
-    sent = clients(unit, exact)(rates, keys, values, None)
+    sent = for_all(unit, exact)(rates, keys, values, None)
     units = int(np.prod(FLAGS[unit]))
     for rate, received, flags in zip(
         np.asarray(rates), np.asarray(sent.values), chosen(sent), strict=True
@@ -221,7 +221,7 @@ def test_exact_dropout_keeps_the_nearest_number_of_units_but_one_at_least(unit: 
     # Away from halves, which float32 may round to either side.
     rates = [0.0, 0.12, 0.33, 0.52, 0.71, 0.97, 0.9999]
     keys = jax.random.split(jax.random.key(2), 40)
-    sent = clients(unit, True)(jnp.array(rates), keys, jnp.ones(SHAPE), None)
+    sent = for_all(unit, True)(jnp.array(rates), keys, jnp.ones(SHAPE), None)
     units = int(np.prod(FLAGS[unit]))
     counts = chosen(sent).reshape(len(rates), 40, units).sum(axis=2)
     expected = [max(1, round((1 - rate) * units)) for rate in rates]
@@ -229,25 +229,24 @@ def test_exact_dropout_keeps_the_nearest_number_of_units_but_one_at_least(unit: 
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_exact_dropout_counts_units_that_are_still_open(unit: str) -> None:
+def test_exact_dropout_counts_the_units_that_earlier_masks_keep(unit: str) -> None:
     flags = np.asarray(data(FLAGS[unit])) > -0.3
-    entries_open = flags & (np.asarray(data(SHAPE)) > -1.5)
-    open_ = np.broadcast_to(entries_open, SHAPE)
+    kept = np.broadcast_to(flags & (np.asarray(data(SHAPE)) > -1.5), SHAPE)
     spanned = tuple(i for i in range(3) if FLAGS[unit][i] == 1)
-    number = int(open_.any(axis=spanned).sum()) if spanned else int(open_.sum())
+    number = int(kept.any(axis=spanned).sum()) if spanned else int(kept.sum())
     keys = jax.random.split(jax.random.key(3), DRAWS)
-    sent = clients(unit, True)(jnp.array([0.4]), keys, data(SHAPE), jnp.asarray(open_))
+    sent = for_all(unit, True)(jnp.array([0.4]), keys, data(SHAPE), jnp.asarray(kept))
     count = round(0.6 * number)
     np.testing.assert_array_equal(chosen(sent).reshape(DRAWS, -1).sum(axis=1), count)
     received = np.asarray(sent.values[0], np.float64)
-    assert not received[:, ~open_].any()
-    wanted = np.where(open_, data(SHAPE), 0.0)
-    error = np.abs(wanted) * np.sqrt((number / count - 1) / DRAWS)
-    assert np.all(np.abs(received.mean(axis=0) - wanted) <= 5 * error + 1e-6)
+    assert not received[:, ~kept].any()
+    expected = np.where(kept, data(SHAPE), 0.0)
+    error = np.abs(expected) * np.sqrt((number / count - 1) / DRAWS)
+    assert np.all(np.abs(received.mean(axis=0) - expected) <= 5 * error + 1e-6)
 
 
-def test_exact_dropout_draws_every_set_of_units_as_often() -> None:
-    sent = clients("channel", True)(
+def test_exact_dropout_draws_all_sets_of_units_equally_often() -> None:
+    sent = for_all("channel", True)(
         jnp.array([0.6]), jax.random.split(jax.random.key(4), DRAWS), jnp.ones(SHAPE), None
     )
     sets, counts = np.unique(chosen(sent).reshape(DRAWS, 5), axis=0, return_counts=True)
@@ -256,30 +255,28 @@ def test_exact_dropout_draws_every_set_of_units_as_often() -> None:
 
 
 @every_mode
-def test_a_message_of_which_nothing_is_kept_stays_empty(unit: str, exact: bool) -> None:
+def test_a_message_without_kept_entries_stays_empty(unit: str, exact: bool) -> None:
     keys = jax.random.split(jax.random.key(0), 50)
-    sent = clients(unit, exact)(jnp.array([0.4]), keys, data(SHAPE), jnp.zeros(SHAPE, bool))
+    sent = for_all(unit, exact)(jnp.array([0.4]), keys, data(SHAPE), jnp.zeros(SHAPE, bool))
     assert not np.any(sent.values)
 
 
 @every_mode
-def test_rates_of_each_client_are_what_they_are_as_static_numbers(unit: str, exact: bool) -> None:
+def test_traced_rates_equal_static_ones(unit: str, exact: bool) -> None:
     rates = [0.0, 0.2, 0.5, 0.9]
     values = data(SHAPE)
 
     @jax.jit
-    def each(values: Array) -> list[Message]:
+    def static(values: Array) -> list[Message]:
         keys = (jax.random.split(jax.random.key(5), 1)[0] for _ in rates)
-        links = [dropout(rate, unit, exact) for rate in rates]
-        return [
-            link.send((), key, Message(values))[1] for link, key in zip(links, keys, strict=True)
-        ]
+        pairs = zip([dropout(rate, unit, exact) for rate in rates], keys, strict=True)
+        return [compressor.send((), key, Message(values))[1] for compressor, key in pairs]
 
     keys = jax.random.split(jax.random.key(5), 1)
-    together = clients(unit, exact)(jnp.array(rates), keys, values, None)
-    for n, alone in enumerate(each(values)):
-        np.testing.assert_array_equal(together.masks[0].chosen[n, 0], alone.masks[0].chosen)
-        np.testing.assert_array_equal(together.values[n, 0], alone.values)
+    traced = for_all(unit, exact)(jnp.array(rates), keys, values, None)
+    for n, message in enumerate(static(values)):
+        np.testing.assert_array_equal(traced.masks[0].chosen[n, 0], message.masks[0].chosen)
+        np.testing.assert_array_equal(traced.values[n, 0], message.values)
 
 
 @every_mode

@@ -20,18 +20,19 @@ VALUES = jax.random.normal(jax.random.key(2), (4, 3, 3, 5))
 
 
 def sent(compressor: Compressor, seed: int = 0) -> Message:
-    """What arrives of some values, with a chain's key."""
+    """The message of the values above, sent with the key of a chain."""
     send = jax.jit(lambda key: compressor.send(compressor.init(VALUES), key, Message(VALUES))[1])
     return send(jax.random.key(seed))
 
 
-def assert_same(one: Message, other: Message) -> None:
-    np.testing.assert_array_equal(one.values, other.values)
-    assert one.kept is None or np.array_equal(one.kept, other.kept)
-    assert (one.coding is None) == (other.coding is None)
-    if one.coding is not None and other.coding is not None:
-        assert (one.coding.bits, one.coding.bucket) == (other.coding.bits, other.coding.bucket)
-        np.testing.assert_array_equal(one.coding.headers, other.coding.headers)
+def assert_same(actual: Message, expected: Message) -> None:
+    np.testing.assert_array_equal(actual.values, expected.values)
+    assert actual.kept is None or np.array_equal(actual.kept, expected.kept)
+    a, b = actual.coding, expected.coding
+    assert (a is None) == (b is None)
+    if a is not None and b is not None:
+        assert (a.bits, a.bucket) == (b.bits, b.bucket)
+        np.testing.assert_array_equal(a.headers, b.headers)
 
 
 MEANINGS = {
@@ -58,14 +59,14 @@ MEANINGS = {
 
 @pytest.mark.parametrize("text", MEANINGS)
 def test_an_expression_is_the_compressors_it_names(text: str) -> None:
-    link = build(parse(text, 3, ANY), 3, 0)
+    compressor = build(parse(text, 3, ANY), 3, 0)
     expected = MEANINGS[text] if text == "none" else chain(MEANINGS[text])
-    assert_same(sent(link(1)), sent(expected))
+    assert_same(sent(compressor(1)), sent(expected))
 
 
 def test_bars_chain() -> None:
-    link = build(parse(" dropout(0.2) | topk(0.5)|uniform(4,8) ", 3, ANY), 3, 0)
-    assert_same(sent(link(0)), sent(chain(dropout(0.2), topk(0.5), uniform(4, 8))))
+    compressor = build(parse(" dropout(0.2) | topk(0.5)|uniform(4,8) ", 3, ANY), 3, 0)
+    assert_same(sent(compressor(0)), sent(chain(dropout(0.2), topk(0.5), uniform(4, 8))))
 
 
 def test_every_compressor_is_tried() -> None:
@@ -74,15 +75,15 @@ def test_every_compressor_is_tried() -> None:
     )
 
 
-def test_clients_may_differ_without_a_program_each() -> None:
-    link = build(parse("dropout([0.1,0.5,0.9])|uniform([2,8,32],16)", 3, ANY), 3, 0)
+def test_one_program_serves_clients_that_differ() -> None:
+    compressor = build(parse("dropout([0.1,0.5,0.9])|uniform([2,8,32],16)", 3, ANY), 3, 0)
     traces = []
 
     @jax.jit
     def send(number: Any, key: Any) -> Message:
         traces.append(number)
-        own = link(number)
-        return own.send(own.init(VALUES), key, Message(VALUES))[1]
+        of_client = compressor(number)
+        return of_client.send(of_client.init(VALUES), key, Message(VALUES))[1]
 
     for number, (rate, bits) in enumerate(((0.1, 2), (0.5, 8), (0.9, 32))):
         message = send(number, jax.random.key(7))
@@ -93,22 +94,22 @@ def test_clients_may_differ_without_a_program_each() -> None:
     assert len(traces) == 1
 
 
-def test_a_range_gives_each_client_a_number_of_its_own() -> None:
-    link = build(parse("uniform(4-8)", 5, ANY), 5, 1)
-    found = [int(sent(link(jnp.int32(n))).entry_bits) for n in range(5)]
-    assert sorted(found) == [4, 5, 6, 7, 8]
+def test_a_range_gives_every_client_another_number() -> None:
+    compressor = build(parse("uniform(4-8)", 5, ANY), 5, 1)
+    bits = [int(sent(compressor(jnp.int32(n))).entry_bits) for n in range(5)]
+    assert sorted(bits) == [4, 5, 6, 7, 8]
 
 
 def test_numbers_that_are_the_same_for_all_stay_plain() -> None:
-    link = build(parse("uniform([8,8,8])", 3, ANY), 3, 0)
-    own = link(0)
-    coding = own.send(own.init(VALUES), jax.random.key(0), Message(VALUES))[1].coding
+    compressor = build(parse("uniform([8,8,8])", 3, ANY), 3, 0)
+    state, key = compressor(0).init(VALUES), jax.random.key(0)
+    coding = compressor(0).send(state, key, Message(VALUES))[1].coding
     assert coding is not None and isinstance(coding.bits, int)
 
 
-def test_what_comes_on_top_is_bounded_inside_and_by_default() -> None:
+def test_extra_bytes_are_bounded_inside_of_feedback_and_with_default_buckets() -> None:
     calls = parse("feedback(topk(0.1)|qsgd(4,64))", 3, ANY)
-    # Headers of 16 buckets; each of three may tell a bit an entry, a count and half a byte.
+    # Headers of 16 buckets; for each of three calls a bitmap, a count and a few bytes to spare.
     assert most_extra_bytes(calls, 1000) == 16 * 8 + 3 * (125 + 9)
     assert most_extra_bytes(parse("uniform(8)", 3, ANY), 1024) == 2 * 8 + 128 + 9
     assert most_extra_bytes(parse("uniform(8,0)", 3, ANY), 1024) == 8 + 128 + 9
@@ -181,7 +182,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:40])
-def test_what_is_wrong_is_named_with_its_place(text: str) -> None:
+def test_an_error_names_the_wrong_part_and_its_position(text: str) -> None:
     with pytest.raises(ExpressionError) as error:
         parse(text, 3, ANY)
     assert WRONG[text] in str(error.value)

@@ -1,4 +1,4 @@
-"""Error feedback: nothing is lost, only late; and memory is each client's own."""
+"""Error feedback: nothing is lost, only late; and every client has its own memory."""
 
 from functools import partial
 from typing import Any
@@ -16,14 +16,14 @@ from jfedsl.compression.sparsification import randtopk, topk
 
 STEPS = 40
 SIZE = 40
-LINKS = {
+CHAINS = {
     "topk": topk(0.1),
     "randtopk": randtopk(0.1, 0.2),
     "sign": sign(16),
     "uniform": uniform(3, 16),
     "topk, then uniform": chain(topk(0.25), uniform(4, 16)),
 }
-every_link = pytest.mark.parametrize("kind", LINKS)
+all_chains = pytest.mark.parametrize("kind", CHAINS)
 
 
 def data(shape: tuple[int, ...] = (SIZE,), seed: int = 5) -> Array:
@@ -32,10 +32,10 @@ def data(shape: tuple[int, ...] = (SIZE,), seed: int = 5) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def run(compressor: Compressor, inputs: Array, kept: Array, key: Array) -> tuple[Any, Array]:
-    """Sends `inputs[T, N]` of `kept[T, N]` one after the other: states and values `[T, ...]`."""
+    """Sends the rows of `inputs[T, N]` with masks `kept[T, N]`: states and values `[T, ...]`."""
 
-    def step(state: Any, now: tuple[Array, Array, Array]) -> tuple[Any, tuple[Any, Array]]:
-        key, values, mask = now
+    def step(state: Any, row: tuple[Array, Array, Array]) -> tuple[Any, tuple[Any, Array]]:
+        key, values, mask = row
         state, sent = compressor.send(state, key, kept_only(values, mask))
         return state, (state, sent.values)
 
@@ -47,29 +47,29 @@ def residuals(states: Any) -> np.ndarray:
     return np.asarray(states[0], np.float64)
 
 
-@every_link
-def test_what_is_sent_and_what_is_left_are_what_was_wanted(kind: str) -> None:
+@all_chains
+def test_what_is_sent_plus_the_error_is_the_corrected_input(kind: str) -> None:
     inputs, kept = data((STEPS, SIZE)), np.asarray(data((STEPS, SIZE), 6)) > -0.5
-    states, values = run(feedback(LINKS[kind]), inputs, jnp.asarray(kept), jax.random.key(0))
-    left = residuals(states)
-    before = np.concatenate([np.zeros((1, SIZE)), left[:-1]])
-    wanted = np.asarray(inputs, np.float64) + before
-    # One sum and one difference in float32, of numbers a few times as large as these.
-    rounding = 8 * np.finfo(np.float32).eps * np.abs(wanted).max()
-    np.testing.assert_allclose((values + left)[kept], wanted[kept], rtol=0, atol=rounding)
-    # What may not be sent now waits as it is.
-    np.testing.assert_array_equal(left[~kept], before[~kept])
+    states, values = run(feedback(CHAINS[kind]), inputs, jnp.asarray(kept), jax.random.key(0))
+    errors = residuals(states)
+    before = np.concatenate([np.zeros((1, SIZE)), errors[:-1]])
+    corrected = np.asarray(inputs, np.float64) + before
+    # One sum and one difference in float32, of numbers a few times as large.
+    rounding = 8 * np.finfo(np.float32).eps * np.abs(corrected).max()
+    np.testing.assert_allclose((values + errors)[kept], corrected[kept], rtol=0, atol=rounding)
+    # Entries outside of the mask keep their error.
+    np.testing.assert_array_equal(errors[~kept], before[~kept])
     assert not np.asarray(values)[~kept].any()
 
 
-@every_link
+@all_chains
 def test_nothing_is_lost_over_many_steps(kind: str) -> None:
     inputs, kept = data((STEPS, SIZE)), jnp.ones((STEPS, SIZE), bool)
-    states, values = run(feedback(LINKS[kind]), inputs, kept, jax.random.key(1))
+    states, values = run(feedback(CHAINS[kind]), inputs, kept, jax.random.key(1))
     sent = np.asarray(values, np.float64).sum(axis=0)
     total = np.asarray(inputs, np.float64).sum(axis=0)
     np.testing.assert_allclose(sent + residuals(states)[-1], total, rtol=0, atol=1e-4)
-    assert np.abs(residuals(states)[-1]).max() > 1e-3  # something was left
+    assert np.abs(residuals(states)[-1]).max() > 1e-3  # there was an error to feed back
 
 
 def test_the_state_begins_with_nothing_left_and_holds_that_of_the_compressor() -> None:
@@ -80,7 +80,7 @@ def test_the_state_begins_with_nothing_left_and_holds_that_of_the_compressor() -
 
 def test_the_first_message_is_what_the_compressor_sends_alone() -> None:
     one, kept = data((1, SIZE)), jnp.ones((1, SIZE), bool)
-    _, values = run(feedback(LINKS["sign"]), one, kept, jax.random.key(2))
+    _, values = run(feedback(CHAINS["sign"]), one, kept, jax.random.key(2))
     alone = sign(16).send((), jax.random.key(3), Message(one[0]))[1]
     np.testing.assert_array_equal(values[0], alone.values)
 
@@ -90,21 +90,23 @@ def test_a_message_costs_what_it_costs_without_feedback() -> None:
         state = compressor.init(data())
         return message_bytes([compressor.send(state, jax.random.key(0), Message(data()))[1]])
 
-    link = LINKS["topk, then uniform"]
-    assert int(jax.jit(partial(cost, feedback(link)))()) == int(jax.jit(partial(cost, link))())
+    compressor = CHAINS["topk, then uniform"]
+    assert int(jax.jit(partial(cost, feedback(compressor)))()) == int(
+        jax.jit(partial(cost, compressor))()
+    )
 
 
 @pytest.mark.parametrize("kind", ["topk", "sign"])
 def test_the_mean_error_of_a_biased_compressor_vanishes(kind: str) -> None:
     inputs = jnp.broadcast_to(data(), (400, SIZE))
     kept = jnp.ones(inputs.shape, bool)
-    states, values = run(feedback(LINKS[kind]), inputs, kept, jax.random.key(4))
+    states, values = run(feedback(CHAINS[kind]), inputs, kept, jax.random.key(4))
     error = np.abs(np.asarray(values, np.float64).mean(axis=0) - data())
-    # What is left does not grow, so its share of the sum goes to 0 as 1 / T.
+    # The error does not grow, so its share of the sum goes to 0 as 1 / T.
     largest = np.abs(residuals(states)).max()
     assert np.all(error <= largest / 400 + 1e-5)
     assert np.abs(residuals(states)[200:]).max() <= 1.5 * np.abs(residuals(states)[:200]).max()
-    alone = jax.jit(partial(LINKS[kind].send, ()))(jax.random.key(5), Message(data()))[1]
+    alone = jax.jit(partial(CHAINS[kind].send, ()))(jax.random.key(5), Message(data()))[1]
     assert error.max() < 0.1 * np.abs(alone.values - data()).max()
 
 
@@ -115,24 +117,24 @@ def test_entries_that_were_never_sent_are_sent_in_time() -> None:
     assert np.all(np.any(np.asarray(values) != 0, axis=0))
 
 
-def test_memory_is_each_clients_own() -> None:
-    link = feedback(LINKS["topk, then uniform"])
+def test_every_client_has_its_own_memory() -> None:
+    compressor = feedback(CHAINS["topk, then uniform"])
     inputs, kept = data((3, STEPS, SIZE)), data((3, STEPS, SIZE), 6) > -0.5
 
     def keys() -> Array:
         return jax.random.split(jax.random.key(7), 3)
 
-    together = jax.vmap(partial(run, link))(inputs, kept, keys())
+    together = jax.vmap(partial(run, compressor))(inputs, kept, keys())
     for n, key in enumerate(keys()):
-        alone = run(link, inputs[n], kept[n], key)
+        alone = run(compressor, inputs[n], kept[n], key)
         jax.tree.map(
-            lambda all_of, mine, n=n: np.testing.assert_array_equal(all_of[n], mine),
+            lambda clients, client, n=n: np.testing.assert_array_equal(clients[n], client),
             together,
             alone,
         )
 
 
-def test_nan_is_never_hidden_from_then_on() -> None:
+def test_nan_stays_in_the_error_and_is_never_hidden() -> None:
     inputs = data((4, SIZE)).at[1, 7].set(jnp.nan)
     kept = jnp.ones(inputs.shape, bool)
     _, values = run(feedback(topk(0.1)), inputs, kept, jax.random.key(8))
@@ -140,13 +142,15 @@ def test_nan_is_never_hidden_from_then_on() -> None:
     assert np.all(np.isfinite(np.delete(np.asarray(values), 7, axis=1)))
 
 
-def test_the_gradient_is_that_of_the_compressor_and_none_flows_into_what_is_left() -> None:
+def test_the_gradient_is_that_of_the_compressor_and_none_flows_into_the_error() -> None:
     weights = data((SIZE,), 8)
 
     def loss(values: Array) -> tuple[Array, Array]:
-        link = feedback(topk(0.1))
-        (left, _), sent = link.send(link.init(values), jax.random.key(0), Message(values))
-        return jnp.sum(weights * sent.values) + jnp.sum(left), sent.values
+        compressor = feedback(topk(0.1))
+        (error, _), sent = compressor.send(
+            compressor.init(values), jax.random.key(0), Message(values)
+        )
+        return jnp.sum(weights * sent.values) + jnp.sum(error), sent.values
 
     slope, sent = jax.jit(jax.grad(loss, has_aux=True))(data())
     np.testing.assert_array_equal(slope, np.where(np.asarray(sent) != 0, weights, 0.0))

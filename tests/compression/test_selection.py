@@ -31,8 +31,8 @@ def test_equals_a_stable_sort_with_few_or_many_ties(
     shape: tuple[int, int], kinds: int, shift: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
-    some = random.integers(0, 2**32, kinds, np.uint32) >> np.uint32(shift)
-    scores = random.choice(some, shape)
+    levels = random.integers(0, 2**32, kinds, np.uint32) >> np.uint32(shift)
+    scores = random.choice(levels, shape)
     counts = random.integers(0, shape[1] + 1, shape[0], np.int32)
     np.testing.assert_array_equal(choose(scores, counts), by_sorting(scores, counts))
 
@@ -47,16 +47,16 @@ def test_of_equal_scores_the_first_are_taken_however_extreme(score: int) -> None
 def test_the_extremes_of_uint32_are_ordered_as_unsigned_numbers() -> None:
     scores = np.array([[0, GREATEST, 2**31, 2**31 - 1, 1, GREATEST]] * 7, np.uint32)
     counts = np.arange(7, dtype=np.int32)
-    found = np.asarray(choose(scores, counts))
-    np.testing.assert_array_equal(found, by_sorting(scores, counts))
-    np.testing.assert_array_equal(found.sum(1), counts)
+    chosen = np.asarray(choose(scores, counts))
+    np.testing.assert_array_equal(chosen, by_sorting(scores, counts))
+    np.testing.assert_array_equal(chosen.sum(1), counts)
 
 
 def test_none_and_all_can_be_chosen_from_any_row() -> None:
     scores = np.random.default_rng(0).integers(0, 3, (2, 37), np.uint32)
-    found = np.asarray(choose(scores, np.array([0, 37], np.int32)))
-    assert not found[0].any()
-    assert found[1].all()
+    chosen = np.asarray(choose(scores, np.array([0, 37], np.int32)))
+    assert not chosen[0].any()
+    assert chosen[1].all()
 
 
 def test_mapped_over_clients_equals_all_rows_at_once() -> None:
@@ -71,12 +71,13 @@ def test_mapped_over_clients_equals_all_rows_at_once() -> None:
 def test_a_share_is_rounded_to_the_nearest_number_but_one_at_least(
     share: int, seed: int, masked: bool
 ) -> None:
-    open_ = np.random.default_rng(seed).random((5, 21)) < 0.4
-    open_[0] = False
-    counts, among = counted_share(jnp.asarray(open_) if masked else None, (5, 21), share / 64)
-    expected = open_.sum(1) if masked else np.full(5, 21)
+    candidates = np.random.default_rng(seed).random((5, 21)) < 0.4
+    candidates[0] = False
+    given_mask = jnp.asarray(candidates) if masked else None
+    counts, among = counted_share(given_mask, (5, 21), share / 64)
+    expected = candidates.sum(1) if masked else np.full(5, 21)
     np.testing.assert_array_equal(among, expected)
-    # Halves of 2^-6 are exact, so that both round them to the even number.
+    # Multiples of 2^-6 are exact, so NumPy and JAX both round halves to the even number.
     shares = [min(max(round(int(n) * share / 64), 1), int(n)) for n in expected]
     np.testing.assert_array_equal(counts, shares)
 
