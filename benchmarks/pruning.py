@@ -29,7 +29,8 @@ from jax import lax
 from step import Options, config
 from taking_turns import alternate
 
-from jfedsl.engine import client_step
+from jfedsl.engine.client_step import client_forward, client_step
+from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.period import start_period
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.models.flops import product_flops
@@ -60,7 +61,7 @@ class ClientPart:
         shape = _smashed(experiment)
         images = draw(jax.random.key(1), (options.clients, options.batch_size, *options.image))
         gradient = draw(jax.random.key(2), (options.clients, *shape)) / math.prod(shape)
-        self._arguments = (images, gradient, jax.random.split(experiment.key, options.clients))
+        self._arguments = (images, gradient)
         self._clients = state.clients
         steps = functools.partial(_steps, experiment, options.steps)
         began = time.perf_counter()
@@ -85,16 +86,15 @@ def _forms(experiment: Experiment) -> list[Any]:
     return [pruner.forwards[i] for i in pruner.width_configs[0]]
 
 
-def _steps(
-    experiment: Experiment, count: int, clients: Any, images: Any, gradient: Any, keys: Any
-) -> Any:
+def _steps(experiment: Experiment, count: int, clients: Any, images: Any, gradient: Any) -> Any:
     """Clients after some steps on the same images and gradients at the cut."""
     spec, forwards, key = experiment.spec, _forms(experiment), experiment.key
 
     def one(clients: Any, number: Any) -> tuple[Any, None]:
-        _, stats, backs = client_step.forward(spec, forwards, clients, images, key)
-        own = client_step.backward(spec, forwards, clients, images, backs, gradient, key)
-        return client_step.step(spec, clients.replace(stats=stats), own, keys, number), None
+        weights = jnp.full(spec.participants, 1 / spec.participants)
+        x = Exchange(spec, experiment.data, key, key, number, forwards, weights, None)
+        clients, _, client_vjp = client_forward(x, clients, images)
+        return client_step(x, clients, client_vjp(gradient)), None
 
     return lax.scan(one, clients, jnp.arange(count, dtype=jnp.int32))[0]
 

@@ -27,6 +27,7 @@ class Purpose(enum.IntEnum):
     TURNS = 11
     COLLECTIVE = 12
     DEPLOYED = 13
+    AUXILIARY = 14
 
 
 class Stage(enum.IntEnum):

@@ -69,7 +69,7 @@ def script(name: str) -> Any:
 def setup(**changes: Any) -> tuple[Experiment, Any, Any]:
     """An experiment, its first state and its compiled round."""
     experiment = build(plain(**changes))
-    one = jax.jit(functools.partial(experiment.algorithm.run_round, experiment.spec))
+    one = jax.jit(functools.partial(experiment.spec.algorithm.run_round, experiment.spec))
     return experiment, experiment.init(), functools.partial(one, experiment.data, experiment.key)
 
 

@@ -1,22 +1,31 @@
-"""Federated averaging (arXiv 1602.05629): clients train the whole model, nothing is cut.
+"""Federated averaging (arXiv 1602.05629): clients train the whole model, nothing is cut."""
 
-It is FedSL cut after the last layer: what would pass there, and be answered, never leaves the
-client, and the server's part has no weights.
-"""
+from jfedsl.engine.algorithm import FEDERATED, Algorithm
+from jfedsl.engine.batch import draw_batch
+from jfedsl.engine.client_step import client_forward, client_step
+from jfedsl.engine.clocks import training_alone
+from jfedsl.engine.exchange import Exchange, Outcome
+from jfedsl.engine.server_step import own_losses
+from jfedsl.engine.state import Client, Server
+from jfedsl.engine.streams import CLIENT_GRADIENT, MODEL_DOWN, MODEL_UP
 
-from jax import Array
 
-from jfedsl.algorithms import fedsl
-from jfedsl.engine.rounds import RoundRecord
-from jfedsl.engine.state import Data, RunSpec, State
+def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
+    """A local step of every participant; nothing is sent.
+
+    A participant that holds the model of the period trains, in reach or not.
+    """
+    clients, batch = draw_batch(x, clients)
+    clients, logits, client_vjp = client_forward(x, clients, batch.inputs)
+    losses, gradient = own_losses(x, logits, batch.labels)
+    clients = client_step(x, clients, client_vjp(gradient))
+    return Outcome(server, clients, losses, x.has_current_model(), {})
 
 
-def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-    """local_steps steps of every participant; models averaged at the end of a period."""
-    state, record = fedsl.run_round(spec, data, key, state)
-    if record.conditions is not None:
-        # Nobody waits between the two passes.
-        now = record.conditions
-        whole = now.replace(forward=now.forward + now.backward, backward=0 * now.backward)
-        record = record.replace(conditions=whole)
-    return state, record
+ALGORITHM = Algorithm(
+    exchange,
+    uses=FEDERATED,
+    streams=(CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
+    clock=training_alone,
+    client_layers=lambda layers, cut: layers,
+)

@@ -1,38 +1,64 @@
 """SplitFed V1 (arXiv 2004.12088): every client has a copy of the server's part to itself.
 
-Both halves are averaged at the end of a period, by the same weights. A copy belongs to a place
-among the participants of a period; its optimizer's moments follow --client_optimizer_state.
+Both halves are averaged at the end of a period, by the same weights. A copy belongs to a slot of a
+period's participants; its optimizer's moments follow --client_optimizer_state.
 """
 
 from functools import partial
 
-from jax import Array, lax
+import jax
+import jax.numpy as jnp
+from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.data.partition import Partition
-from jfedsl.engine.averaging import serving
-from jfedsl.engine.exchanges import exchanges
-from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.algorithm import SPLIT, Algorithm
+from jfedsl.engine.averaging import merging_weights
 from jfedsl.engine.server_step import step_copies
-from jfedsl.engine.state import Data, RunSpec, State, copies
+from jfedsl.engine.state import RunSpec, Server, State, copies
+from jfedsl.sharding.slots import where_rows
 
 
-def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-    """One round of exchanges with the copies; at the end of a period these are averaged."""
-    ends = (state.round + 1) % spec.aggregate_every == 0
-    state, record = fedsl.run_round(
-        spec, data, key, state, exchange_all=partial(exchanges, server_step=step_copies)
-    )
-    average = partial(_average, spec, data.partition)
-    return lax.cond(ends, average, lambda state: state, state), record
+def server_of(spec: RunSpec, partition: Partition, state: State) -> Server:
+    """The mean of the copies, with the mean of their moments."""
+    share = spec.slots.weights(merging_weights(spec, partition, state)[0])
+    zeros = jax.tree.map(jnp.zeros_like, state.server)
+    present = where_rows(share > 0, state.server, zeros)  # padding slots may hold anything
+
+    def mean(x: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.tensordot(share, x, 1)
+        # Step counters: their mean as `averaging` has it, of differences that float32 holds.
+        most = x.max(0)
+        lacking = jnp.tensordot(share, (x - most).astype(jnp.float32), 1)
+        return most + jnp.rint(lacking).astype(x.dtype)
+
+    merged: Server = jax.tree.map(mean, present)
+    return merged
+
+
+def _init_server(spec: RunSpec, server: Server) -> Server:
+    all_copies: Server = spec.slots.shard(copies(server, spec.slots.num_slots))
+    return all_copies
 
 
 def _average(spec: RunSpec, partition: Partition, state: State) -> State:
-    merged, optimizer = serving(spec, partition, state), state.server.optimizer
-    places = spec.slots.num_slots
+    """The state with the mean of the copies in every slot."""
+    merged, optimizer = server_of(spec, partition, state), state.server.optimizer
+    count = spec.slots.num_slots
     if spec.client_optimizer_state == "reset":
-        optimizer = copies(spec.server_optimizer.init(merged.params), places)
+        optimizer = copies(spec.server_optimizer.init(merged.params), count)
     if spec.client_optimizer_state == "average":
-        optimizer = copies(merged.optimizer, places)
-    shared = copies(merged, places).replace(optimizer=optimizer)
+        optimizer = copies(merged.optimizer, count)
+    shared = copies(merged, count).replace(optimizer=optimizer)
     return state.replace(server=spec.slots.shard(shared))
+
+
+ALGORITHM = Algorithm(
+    partial(fedsl.exchange, server_step=step_copies),
+    uses=SPLIT,
+    init_server=_init_server,
+    end_period=_average,
+    server_of=server_of,
+    per_slot=("clients", "server"),
+)

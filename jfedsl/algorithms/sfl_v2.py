@@ -12,6 +12,7 @@ With local_steps=1 both are the same.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,32 +21,56 @@ from jax import Array, lax
 
 from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
-from jfedsl.engine.exchange import Availability, ExchangeRecord
+from jfedsl.engine import clocks
+from jfedsl.engine import round as engine_round
+from jfedsl.engine.algorithm import SPLIT, Algorithm, Option
+from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord, Outcome
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
-from jfedsl.engine.server_step import serving_order, step_in_turn
-from jfedsl.engine.state import Data, RunSpec, State
+from jfedsl.engine.server_step import joint_step, serving_order, step_in_turn
+from jfedsl.engine.state import Client, Data, RunSpec, Server, State
 from jfedsl.keys import Purpose, fold
 from jfedsl.pruning.pruner import ClientForward
+from jfedsl.wireless.cost import Cost
+
+
+def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
+    """As in FedSL, but the server steps on one activation after another.
+
+    Where it serves client by client there is only one activation in an exchange.
+    """
+    step = joint_step if client_by_client(x.spec) else step_in_turn
+    return fedsl.exchange(x, server, clients, server_step=step)
+
+
+def client_by_client(settings: RunSpec | Any) -> bool:
+    """Whether all exchanges of a round of one client come before those of the next one.
+
+    Args:
+      settings: the run, or its config.
+    """
+    if settings.local_steps == 1:
+        return False  # both orders are the same
+    options = settings.options if isinstance(settings, RunSpec) else vars(settings)
+    return bool(options["server_order"] == "client")
 
 
 def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
     """One round of exchanges in which the server steps once for every client and exchange.
 
-    Where it serves client after client, the record has the participants in the order of service.
+    Where it serves client by client, the record has the participants in the order of service.
 
     Args:
-      spec: of the run.
-      data: of the run.
+      spec: the run.
+      data: training data of all clients.
       key: run key.
       state: before the round.
     """
-    if not spec.one_by_one:
-        in_turn = partial(exchanges, server_step=step_in_turn)
-        return fedsl.run_round(spec, data, key, state, exchange_all=in_turn)
+    if not client_by_client(spec):
+        return engine_round.run_round(spec, data, key, state)
     # As of the first exchange, so that with local_steps=1 both orders are the same to the bit.
     order = serving_order(spec, fold(key, Purpose.EXCHANGE, state.round, 0))
-    state, record = fedsl.run_round(
+    state, record = engine_round.run_round(
         spec, data, key, state, exchange_all=partial(_client_by_client, order)
     )
     return state, _as_served(record, order)
@@ -60,20 +85,17 @@ def _client_by_client(
     state: State,
     availability: Availability | None,
 ) -> tuple[State, ExchangeRecord]:
-    """All exchanges of the first client in `order[K]`, then those of the second. See `Exchanges`.
-
-    A server that has one client's activation only takes FedSL's joint step on it.
-    """
-    own = alone(spec)
+    """All exchanges of the first client in `order[K]`, then those of the next one."""
+    of_one = alone(spec)
     groups = jnp.asarray(np.repeat(np.arange(len(forwards)), spec.group_sizes))
 
     def turn(state: State, place: Array) -> tuple[State, ExchangeRecord]:
         there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), availability)
 
-        def run(form: ClientForward, state: State) -> tuple[State, ExchangeRecord]:
-            return exchanges(own, (form,), data, key, state, there, present=_present)
+        def run(forward: ClientForward, state: State) -> tuple[State, ExchangeRecord]:
+            return exchanges(of_one, (forward,), data, key, state, there, present=_present)
 
-        return lax.switch(groups[place], [partial(run, form) for form in forwards], state)
+        return lax.switch(groups[place], [partial(run, forward) for forward in forwards], state)
 
     state, records = one_by_one(turn, order, state)
     # Axes [K, S, 1] in the order of service become [S, K] in that of the participants.
@@ -100,3 +122,28 @@ def _as_served(record: RoundRecord, order: Array) -> RoundRecord:
     common = {name: getattr(record, name) for name in OF_A_ROUND}
     own = record.replace(**dict.fromkeys(OF_A_ROUND))
     return jax.tree.map(lambda x: x[..., order], own).replace(**common)
+
+
+def _clock(spec: RunSpec, record: RoundRecord) -> Cost:
+    clock = clocks.client_by_client if client_by_client(spec) else clocks.side_by_side
+    return clock(spec, record)
+
+
+SERVER_ORDER = Option(
+    "server_order",
+    "client",
+    "Order of the server's steps with sfl_v2: all of a round on one client before the next one, as "
+    "in the authors' code, or on client after client in every exchange.",
+    "client or exchange",
+    lambda value: value in ("client", "exchange"),
+    idle=lambda config: "with --local_steps=1" if config.local_steps == 1 else None,
+)
+
+ALGORITHM = Algorithm(
+    exchange,
+    uses=SPLIT,
+    options=(SERVER_ORDER,),
+    clock=_clock,
+    run_round=run_round,
+    one_at_a_time=lambda c: ("algorithm", "server_order") if client_by_client(c) else (),
+)

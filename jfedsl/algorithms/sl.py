@@ -11,9 +11,13 @@ from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
+from jfedsl.engine import round as engine_round
+from jfedsl.engine.algorithm import ALLOCATION, DEADLINE, OUTAGE, PERIODS, SPLIT, Algorithm
+from jfedsl.engine.clocks import taking_turns
 from jfedsl.engine.period import draw_period, hold_model
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
 from jfedsl.engine.state import Data, RunSpec, State
+from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, fold
 
 
@@ -21,19 +25,21 @@ def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
     """One turn of every participant.
 
     Args:
-      spec: of the run, with aggregate_every 1.
-      data: of the run.
+      spec: the run, with aggregate_every 1.
+      data: training data of all clients.
       key: run key.
       state: before the round.
     """
     number, state = state.round, draw_period(spec, key, state)
-    own = alone(spec)
+    of_one = alone(spec)
 
     def turn(state: State, place: Array) -> tuple[State, RoundRecord]:
         del place
         # The weights have yet to be relayed to it.
         before = state.replace(has_current_model=jnp.zeros_like(state.has_current_model))
-        return fedsl.run_round(own, data, key, before, draw=lambda spec, key, state: state)
+        return engine_round.run_round(
+            of_one, data, key, before, draw=lambda spec, key, state: state
+        )
 
     order = jax.random.permutation(fold(key, Purpose.TURNS, number), spec.participants)
     state, records = one_by_one(turn, order, state)
@@ -52,3 +58,22 @@ def _round_of(turns: RoundRecord) -> RoundRecord:
         lambda x: jnp.moveaxis(x[..., 0], 0, -1), turns.replace(**dict.fromkeys(OF_A_ROUND))
     )
     return own.replace(**means)
+
+
+def _check(spec: RunSpec) -> None:
+    if len(spec.group_sizes) > 1:
+        raise UserError(
+            "--prune_rate must give all clients the same number of channels with --algorithm=sl: "
+            "they hand one model on"
+        )
+
+
+ALGORITHM = Algorithm(
+    fedsl.exchange,
+    # Every round is a period; a participant has the band to itself; none can be left out.
+    uses=SPLIT - PERIODS - ALLOCATION - OUTAGE - DEADLINE,
+    clock=taking_turns,
+    run_round=run_round,
+    one_at_a_time=lambda config: ("algorithm",),
+    check=_check,
+)

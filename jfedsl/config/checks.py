@@ -4,12 +4,15 @@ import dataclasses
 from typing import Any
 
 from jfedsl import per_client
+from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.compression.expression import Call
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import compressors
 from jfedsl.config.allowed import CAPACITY, MOST
 from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.errors import UserError, conflict, flag_error, no_effect
+from jfedsl.per_client import PerClient
 from jfedsl.wireless.network import device_counts
 
 
@@ -30,6 +33,13 @@ def together(config: Any) -> None:
     _scale(config)
 
 
+# Settings that an algorithm must not ignore: without them it would be another experiment.
+MUST_APPLY = (
+    "cut", "deadline_s", "outage_snr_db", "prune_kind", "measure_constants_every",
+    "device_classes", "device_flops", "device_power_dbm", "device_memory",
+)  # fmt: skip
+
+
 def _counts(config: Any) -> None:
     if config.rounds * config.local_steps > MOST:
         allowed = f"at most {MOST // config.local_steps} with --local_steps={config.local_steps}"
@@ -44,35 +54,33 @@ def _counts(config: Any) -> None:
             raise flag_error(name, getattr(config, name), allowed)
 
 
-# What algorithms have no use for: settings, and places of compressors.
-_DEVICES = ("device_classes", "device_flops", "device_power_dbm", "device_memory")
-_UNUSED = {
-    "sl": ("outage_snr_db", "deadline_s"),
-    "fedavg": ("cut", "deadline_s"),
-    "centralized": ("cut", "deadline_s", "outage_snr_db", *_DEVICES),
-}
-_UNUSED_PLACES = {"fedavg": ("smashed", "cut_gradient"), "centralized": tuple(compressors.PLACES)}
-
-
 def _algorithm(config: Any) -> None:
-    algorithm = config.algorithm
-    unused = _UNUSED.get(algorithm, ())
-    names = [name for name in unused if getattr(config, name) not in (None, "")]
-    for place in _UNUSED_PLACES.get(algorithm, ()):
-        if config.expressions[place] != "none":
-            names += [
-                name for name in (place, *compressors.SHORTHANDS[place]) if getattr(config, name)
-            ]
-    if algorithm == "centralized" and config.pruning != "none":
-        names.append("prune_kind")
-    if algorithm in _UNUSED_PLACES and config.allocation == "minmax":
-        names.append("allocation")  # which shares the band by what passes at the cut
+    """Refuses what the algorithm cannot do, where leaving it out would change what is compared."""
+    if config.algorithm not in ALGORITHMS:
+        return
+    algorithm = ALGORITHMS[config.algorithm]
+    unused = set().union(*(other.uses for other in ALGORITHMS.values())) - algorithm.uses
+    names = [name for name in MUST_APPLY if name in unused]
+    names = [name for name in names if getattr(config, name) not in (None, "", "none")]
+    streams = {stream.compressor for stream in algorithm.streams}
+    for flag, expression in config.expressions.items():
+        if flag not in streams and expression != "none":
+            flags = (flag, *compressors.SHORTHANDS.get(flag, {}))
+            names += [name for name in flags if getattr(config, name)]
     if names:
         value = getattr(config, names[0])
-        raise no_effect(names[0], value, f"with --algorithm={algorithm}")
-    if config.measure_constants_every is not None and algorithm != "fedsl":
-        # The bound is of one server-side model that steps on all clients at once.
-        raise flag_error("algorithm", algorithm, "fedsl with --measure_constants_every")
+        raise no_effect(names[0], value, f"with --algorithm={config.algorithm}")
+    for stream in algorithm.streams:
+        text = config.expressions[stream.compressor]
+        if stream.broadcast and _differs(compressors.read(stream.compressor, text, config.clients)):
+            cause = f"--algorithm={config.algorithm}, which sends one message to all"
+            raise flag_error(stream.compressor, text, f"the same for all clients with {cause}")
+
+
+def _differs(calls: tuple[Call, ...]) -> bool:
+    """Whether compressors have arguments that differ between clients."""
+    numbers = [a for call in calls for a in call.arguments.values() if isinstance(a, PerClient)]
+    return any(len(set(n.values)) > 1 for n in numbers) or any(_differs(c.inner) for c in calls)
 
 
 def _pruning(config: Any) -> None:
@@ -97,8 +105,8 @@ def _compressors(config: Any) -> None:
         if found and name.endswith("_bits") and min(found.values) < least:
             allowed = f"{least} or more with --quantizer={config.quantizer}"
             raise flag_error(name, getattr(config, name), allowed)
-    for place, expression in config.expressions.items():
-        compressors.read(place, expression, config.clients)
+    for flag, expression in config.expressions.items():
+        compressors.read(flag, expression, config.clients)
 
 
 def _network(config: Any) -> None:

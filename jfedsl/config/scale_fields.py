@@ -21,8 +21,8 @@ class ScaleFields:
     """Settings of devices, processes and memory."""
 
     devices: int | None = setting(
-        None, "Devices of each process that clients are spread over; default all, one with sl and "
-        "centralized.", COUNT, may_change_on_resume=True,
+        None, "Devices of each process that clients are spread over; default all, or one with an "
+        "algorithm in which one client computes at a time.", COUNT, may_change_on_resume=True,
     )  # fmt: skip
     coordinator: str = setting(
         "",

@@ -8,6 +8,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import checks, compressors, plugins, values
+from jfedsl.config.algorithm_fields import STREAMS, AlgorithmFields
 from jfedsl.config.allowed import (  # fmt: skip
     BITS,
     COUNT,
@@ -29,7 +30,7 @@ from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.engine.optimizers import OPTIMIZERS, SCHEDULES
-from jfedsl.engine.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, SERVER_ORDERS, STATISTICS
+from jfedsl.engine.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
 from jfedsl.errors import UserError, close_to, flag_error
 from jfedsl.files.paths import Name, local
 from jfedsl.models.blocks import NORMS
@@ -42,15 +43,10 @@ Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ScaleFields, WirelessFields, PruningFields):
+class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
-    algorithm: str = setting("fedsl", "Training algorithm.", OneOf(ALGORITHMS))
-    server_order: str = setting(
-        "client", "Order of the server's steps with sfl_v2: all of a round on one client before "
-        "the next one, as in the authors' code, or on client after client in every exchange.",
-        OneOf(SERVER_ORDERS),
-    )  # fmt: skip
+    algorithm: str = setting(next(iter(ALGORITHMS)), "Training algorithm.", OneOf(ALGORITHMS))
     workdir: str = setting(
         "",
         "Folder of the run; default a new dated one under runs/.",
@@ -127,8 +123,7 @@ class Config(ScaleFields, WirelessFields, PruningFields):
     )
     dropout_rate: Shorthand = setting(
         None,
-        "Probability that an entry of the activation at the cut is not sent. Default 0.2; 0 with "
-        "another algorithm than fedsl.",
+        "Probability that an entry of the activation at the cut is not sent. Default 0.2; XX",
         DROPOUT_RATES,
     )  # fmt: skip
     quantizer: str = setting(
@@ -142,14 +137,14 @@ class Config(ScaleFields, WirelessFields, PruningFields):
     )
     cut_gradient_bits: Shorthand = setting(
         None,
-        "Bits an entry of the gradient at the cut, downlink. Default 8; off with another "
-        "algorithm than fedsl.",
+        "Bits an entry of the gradient at the cut, downlink. Default 8 with an algorithm that "
+        "compresses by default, else off.",
         BITS,
     )
     client_gradient_bits: Shorthand = setting(
         None,
-        "Bits an entry of clients' weight gradients. Default 8; off with another algorithm than "
-        "fedsl.",
+        "Bits an entry of clients' weight gradients. Default 8 with an algorithm that compresses "
+        "by default, else off.",
         BITS,
     )
     smashed_bits: Shorthand = setting(
@@ -159,7 +154,7 @@ class Config(ScaleFields, WirelessFields, PruningFields):
         None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
     )
     aggregate_every: int = setting(
-        2, "Rounds in an aggregation period; with sl every round is one.", COUNT
+        2, "Rounds in an aggregation period; 1 with algorithms that hand one model on.", COUNT
     )
     aggregation: str = setting(
         "examples", "Weight clients by their examples, or equally.", OneOf(AGGREGATIONS)
@@ -239,14 +234,7 @@ class Config(ScaleFields, WirelessFields, PruningFields):
     @property
     def compress_by_default(self) -> bool:
         """Whether pruning and compressors have defaults other than none."""
-        return self.algorithm == "fedsl"
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether the server serves a round's exchanges of one client before those of the next."""
-        several = self.local_steps > 1  # else both orders are the same
-        ordered = self.algorithm in ALGORITHMS and ALGORITHMS[self.algorithm].ordered
-        return ordered and several and self.server_order == "client"
+        return self.algorithm in ALGORITHMS and ALGORITHMS[self.algorithm].compress_by_default
 
     @property
     def pruning(self) -> str:
@@ -255,16 +243,14 @@ class Config(ScaleFields, WirelessFields, PruningFields):
 
     @property
     def expressions(self) -> dict[str, str]:
-        """What compresses the messages of each place."""
-        settings = {
-            name: getattr(self, name) for name in (*compressors.PLACES, *compressors.shorthands())
-        }
+        """What compresses each stream, by the flag for it."""
+        settings = {name: getattr(self, name) for name in compressors.flags()}
         arguments = (settings, self.quantizer, self.bucket_size, self.compress_by_default)
-        return {place: compressors.expression(place, *arguments) for place in compressors.PLACES}
+        return {flag: compressors.expression(flag, *arguments) for flag in STREAMS}
 
     @property
     def compressors(self) -> dict[str, tuple[Call, ...]]:
-        """The compressors of each place, in order."""
+        """The compressors of each stream in order, by the flag for them."""
         return {p: compressors.read(p, text, self.clients) for p, text in self.expressions.items()}
 
     def to_json(self) -> str:
@@ -290,12 +276,7 @@ class Config(ScaleFields, WirelessFields, PruningFields):
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
             if plugin and isinstance(found, dict):
                 found["plugin"] = plugins.moved(str(found.get("plugin", "")), plugin)
-            config = cls(**found)
-            ordered = ALGORITHMS[config.algorithm].ordered and config.local_steps > 1
-            if ordered and "server_order" not in found:
-                # Of a build in which this was the only order.
-                config = dataclasses.replace(config, server_order="exchange")
-            return config
+            return cls(**found)
         except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error
 

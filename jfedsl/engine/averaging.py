@@ -10,11 +10,10 @@ from jax.sharding import Mesh
 
 from jfedsl.data.partition import Partition
 from jfedsl.engine.optimizers import like_moments
-from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State, present_weights, weights
+from jfedsl.engine.state import Aggregator, Client, RunSpec, State, present_weights, weights
 from jfedsl.models.layers import Variables
 from jfedsl.pruning.pruner import Kept
 from jfedsl.sharding.collectives import sum_rows
-from jfedsl.sharding.slots import where_rows
 
 
 def moment_masks(spec: RunSpec, client: Client, kept: Kept) -> tuple[Any, Any]:
@@ -77,32 +76,18 @@ def _mean_params(
     return weighted_mean(params, weights, kept.params, before.params, spec.slots.mesh)
 
 
-def _shares(spec: RunSpec, partition: Partition, state: State) -> tuple[Array, Array]:
-    """Weights `[K]` of who holds the model of the period; of all if nobody does, and of nobody."""
+def merging_weights(spec: RunSpec, partition: Partition, state: State) -> tuple[Array, Array]:
+    """Weights of the participants in the merged model.
+
+    Returns:
+      Weights `[K]` of those that hold the model of the period, or of all if none does; and the same
+      but 0 for all if none does.
+    """
     share = weights(spec, partition, state.participants)
     if spec.radio is None or not spec.radio.can_fail:
         return share, share
     present = present_weights(share, state.has_current_model)
     return jnp.where(jnp.any(state.has_current_model), present, share), present
-
-
-def serving(spec: RunSpec, partition: Partition, state: State) -> Server:
-    """The server's part; where participants have copies of it, their mean with its moments."""
-    if not spec.server_copies:
-        return state.server
-    share = spec.slots.weights(_shares(spec, partition, state)[0])
-    zeros = jax.tree.map(jnp.zeros_like, state.server)
-    copies = where_rows(share > 0, state.server, zeros)  # places left over may hold anything
-
-    def mean(x: Array) -> Array:
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            return jnp.tensordot(share, x, 1)
-        # Step counters: their mean as in `_mean_optimizer`, of differences that float32 holds.
-        most = x.max(0)
-        lacking = jnp.tensordot(share, (x - most).astype(jnp.float32), 1)
-        return most + jnp.rint(lacking).astype(x.dtype)
-
-    return jax.tree.map(mean, copies)
 
 
 def merge_participants(
@@ -113,7 +98,7 @@ def merge_participants(
     Who does not hold the model of the period has no weight, unless nobody does.
     """
     clients = state.clients
-    share, present = map(spec.slots.weights, _shares(spec, partition, state))
+    share, present = map(spec.slots.weights, merging_weights(spec, partition, state))
     if clients.received is not None:
         # Between two periods participants hold the aggregator's model itself.
         between = state.round % spec.aggregate_every == 0
@@ -132,8 +117,8 @@ def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     kept, mesh = kept_by(spec, clients).stats, spec.slots.mesh
     everyone = weighted_mean(clients.stats, share, mesh=mesh)
     stats = weighted_mean(clients.stats, share, kept, everyone, mesh)
-    server = serving(spec, partition, state)
-    return Variables(merged.params + server.params, stats + server.stats)
+    server = spec.algorithm.server_of(spec, partition, state)
+    return Variables(merged.params[: spec.cut] + server.params, stats[: spec.cut] + server.stats)
 
 
 def _mean_optimizer(

@@ -25,7 +25,7 @@ def lay_out(spec: RunSpec, state: State) -> State:
 def _spread(spec: RunSpec) -> list[str]:
     """Parts of a state that have a row for each place, or each client."""
     memory = ["memory"] if spec.memory_on_device else []
-    return ["clients", *memory, *(["server"] if spec.server_copies else [])]
+    return [*memory, *spec.algorithm.per_slot]
 
 
 def to_checkpoint_layout(spec: RunSpec) -> Callable[[State], State]:

@@ -11,6 +11,7 @@ from jfedsl.compression.compressor import init_tree
 from jfedsl.engine.checkpoint_layout import lay_out
 from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import Client, CompressorStates, RunSpec, State, copies
+from jfedsl.engine.streams import Stream
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.sharding.slots import where_rows
 
@@ -48,26 +49,30 @@ def memory_of(spec: RunSpec, clients: Client) -> Memory:
     )
 
 
-def fresh_client(spec: RunSpec, params: Any, stats: Any, image: Array) -> Client:
+def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...]) -> Client:
     """A client that has not taken part yet, without number and masks.
 
     Args:
-      spec: of the run.
-      params: of the client-side layers.
-      stats: likewise.
-      image: a normalised sample input; only its shape and dtype matter.
+      spec: the run.
+      params: of the layers that a client holds.
+      stats: normalisation statistics of these layers.
+      image: shape of an input.
     """
-    shape = smashed_shape(spec, params, stats, image.shape)
-    smashed, compressors = jnp.zeros(shape.shape, shape.dtype), spec.compressors
-    received = None if compressors["model_down"] is None else jax.tree.map(jnp.zeros_like, params)
-    states = {
-        "smashed": compressors["smashed"](0).init(smashed),
-        "cut_gradient": compressors["cut_gradient"](0).init(smashed),
-        **{
-            name: compressors[name] and init_tree(compressors[name](0), params)
-            for name in ("client_gradient", "model_up", "model_down")
-        },
-    }
+    shape = smashed_shape(spec, params, stats, image)
+    received = None
+    if spec.compressors.get("model_down") is not None:
+        received = jax.tree.map(jnp.zeros_like, params)
+
+    def state(stream: Stream) -> Any:
+        compressor = spec.compressors[stream.name]
+        if compressor is None:  # the weights themselves are sent
+            return None
+        if stream.of_batch:
+            message = jnp.zeros((stream.rows(spec), *shape.shape[1:]), shape.dtype)
+            return compressor(0).init(message)
+        return init_tree(compressor(0), params)
+
+    states = {stream.name: state(stream) for stream in spec.algorithm.streams}
     zero, optimizer = jnp.zeros((), jnp.int32), spec.client_optimizer.init(params)
     return Client(zero, params, stats, None, optimizer, states, received, zero)
 

@@ -1,6 +1,6 @@
 """What clients compute in an exchange: their layers forward and backward, and their step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 from jax import Array
 
 from jfedsl.compression.compressor import send_tree
+from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.keys import Stage, fold
@@ -15,78 +16,65 @@ from jfedsl.nn.int8 import int8_backward
 from jfedsl.pruning.pruner import ClientForward
 from jfedsl.sharding.client_map import map_clients
 
-# What a group's backward pass needs of its forward pass; the shapes differ between groups.
-Backs = Sequence[Any]
+# From the gradient at the cut `[P, B, ...]` to the gradients of clients' weights `[P, ...]`.
+ClientVjp = Callable[[Array], Any]
 
 
-def forward(
-    spec: RunSpec, forwards: Sequence[ClientForward], clients: Client, images: Array, key: Array
-) -> tuple[Array, Any, Backs]:
+def client_forward(x: Exchange, clients: Client, inputs: Array) -> tuple[Client, Array, ClientVjp]:
     """Runs the participants' layers.
 
+    Forward and backward pass are two maps over clients, as the server is between them; what the
+    backward pass needs of the forward pass waits in `client_vjp`.
+
     Args:
-      spec: of the run.
-      forwards: in which the clients of each group compute.
+      x: the exchange.
       clients: the participants, `[P, ...]`.
-      images: `[P, B, ...]`.
-      key: of this exchange.
+      inputs: `[P, B, ...]`.
 
     Returns:
-      The activations at the cut `[P, B, ...]`, statistics, and what `backward` needs.
+      The participants with new statistics, the activations at the cut `[P, B, ...]`, and
+      `client_vjp`. Its gradients of pruned weights mean nothing: no client steps on them.
     """
+    spec, key = x.spec, x.key
 
-    def one(form: ClientForward, client: Client, images: Array) -> tuple[tuple[Array, Any], Any]:
-        activation, back, stats = forward_one(spec, form, client, images, key)
-        return (activation, stats), None if spec.remat else back
+    def one(forward: ClientForward, client: Client, inputs: Array) -> Any:
+        activation, vjp, stats = forward_one(spec, forward, client, inputs, key)
+        # With recomputation nothing may wait for the server but the inputs.
+        return (activation, stats), None if spec.remat else vjp
 
-    outputs, backs = zip(*_map(spec, one, forwards, (clients, images)), strict=True)
+    outputs, vjps = zip(*_map(spec, one, x.forwards, (clients, inputs)), strict=True)
     activation, stats = spec.slots.join_groups(outputs)
-    return activation, stats, backs
+    client_vjp = partial(_backward, x, clients, inputs, vjps)
+    return clients.replace(stats=stats), activation, client_vjp
 
 
-def backward(
-    spec: RunSpec,
-    forwards: Sequence[ClientForward],
-    clients: Client,
-    images: Array,
-    backs: Backs,
-    gradient: Array,
-    key: Array,
+def _backward(
+    x: Exchange, clients: Client, inputs: Array, vjps: Sequence[Any], gradient: Array
 ) -> Any:
-    """Gradients of the participants' weights `[P, ...]`; those of pruned weights mean nothing.
+    """Gradients of the participants' weights `[P, ...]`."""
+    spec, key = x.spec, x.key
 
-    Args:
-      spec: of the run.
-      forwards: as in `forward`.
-      clients: as in `forward`.
-      images: as in `forward`.
-      backs: from `forward`.
-      gradient: of the activations at the cut, `[P, B, ...]`.
-      key: as in `forward`.
-    """
-
-    def one(form: ClientForward, client: Client, images: Array, gradient: Array, back: Any) -> Any:
+    def one(
+        forward: ClientForward, client: Client, inputs: Array, gradient: Array, vjp: Any
+    ) -> Any:
         if spec.remat:
-            _, back, _ = forward_one(spec, form, client, images, key)
-        return back(gradient)[0]
+            _, vjp, _ = forward_one(spec, forward, client, inputs, key)
+        return vjp(gradient)[0]
 
-    rows = _map(spec, one, forwards, (clients, images, gradient), backs)
+    rows = _map(spec, one, x.forwards, (clients, inputs, gradient), vjps)
     return spec.slots.join_groups(rows)
 
 
-def step(
-    spec: RunSpec, clients: Client, weight_gradient: Any, keys: Array, number: Array
-) -> Client:
-    """The participants `[P, ...]` after quantizing their gradients and stepping on kept weights.
+def client_step(x: Exchange, clients: Client, weight_gradient: Any) -> Client:
+    """The participants after quantizing their weight gradients and stepping on kept weights.
 
     Args:
-      spec: of the run.
-      clients: the participants.
-      weight_gradient: from `backward`.
-      keys: of this exchange, `[P]`.
-      number: exchanges of the run before this one, int32 scalar.
+      x: the exchange.
+      clients: the participants, `[P, ...]`.
+      weight_gradient: like their parameters, `[P, ...]`.
     """
-    return jax.vmap(partial(_step_one, spec, number))(clients, weight_gradient, keys)
+    step = partial(_step_one, x.spec, x.step)
+    return jax.vmap(step)(clients, weight_gradient, x.client_keys(clients))
 
 
 def _map(
@@ -94,20 +82,20 @@ def _map(
     function: Any,
     forwards: Sequence[ClientForward],
     rows: Any,
-    backs: Backs | None = None,
+    vjps: Sequence[Any] | None = None,
 ) -> list[Any]:
-    """Maps a function of form, client and more over the clients of each group."""
+    """Maps a function of forward pass, client and more over the clients of each group."""
     slots = spec.slots
     groups = slots.split_groups(rows)
-    extra = [()] * len(groups) if backs is None else [(back,) for back in backs]
+    extra = [()] * len(groups) if vjps is None else [(vjp,) for vjp in vjps]
     return [
-        map_clients(partial(function, form), chunk_of(spec, width), slots.mesh)(*own, *more)
-        for form, width, own, more in zip(forwards, slots.widths, groups, extra, strict=True)
+        map_clients(partial(function, forward), chunk_of(spec, width), slots.mesh)(*group, *more)
+        for forward, width, group, more in zip(forwards, slots.widths, groups, extra, strict=True)
     ]
 
 
 def chunk_of(spec: RunSpec, clients: int) -> int:
-    """How many of a device's clients of a group to compute at once.
+    """How many of a device's `clients` of a group to compute at once.
 
     With recomputation at most a quarter: only in a loop does XLA really compute a pass twice.
     """
@@ -115,13 +103,13 @@ def chunk_of(spec: RunSpec, clients: int) -> int:
 
 
 def forward_one(
-    spec: RunSpec, form: ClientForward, client: Client, images: Array, key: Array
+    spec: RunSpec, forward: ClientForward, client: Client, images: Array, key: Array
 ) -> tuple[Array, Any, Any]:
     """Runs one client's pruned layers.
 
     Args:
-      spec: of the run.
-      form: in which the client computes.
+      spec: the run.
+      forward: how the client computes its layers.
       client: the client.
       images: `[B, ...]`.
       key: of this exchange; drawn from, with the client's number, for a backward pass of int8.
@@ -132,7 +120,7 @@ def forward_one(
     """
 
     def run(params: Any) -> tuple[Array, Any]:
-        return form(params, client.stats, client.masks, images, True, spec.dtype)
+        return forward(params, client.stats, client.masks, images, True, spec.dtype)
 
     if not spec.integers:
         return jax.vjp(run, client.params, has_aux=True)
@@ -146,30 +134,25 @@ def send_gradient(
     """Quantizes the kept entries of one client's weight gradient.
 
     Returns:
-      The link's state and the gradient that the client steps with.
+      The compressor's state and the gradient that the client steps with.
     """
-    link, quantized, _ = send_tree(
+    state, quantized, _ = send_tree(
         spec.compressors["client_gradient"](client.number),
         client.compressor_states["client_gradient"],
         fold(key, Stage.CLIENT_GRADIENT),
         weight_gradient,
         spec.pruner.kept(client.masks).params,
     )
-    return link, quantized
+    return state, quantized
 
 
 def _step_one(
     spec: RunSpec, number: Array, client: Client, weight_gradient: Any, key: Array
 ) -> Client:
     kept = spec.pruner.kept(client.masks).params
-    link, quantized = send_gradient(spec, client, weight_gradient, key)
+    state, quantized = send_gradient(spec, client, weight_gradient, key)
     params, optimizer = masked_step(
         spec.client_optimizer, kept, quantized, client.optimizer, client.params, number
     )
-    states = {**client.compressor_states, "client_gradient": link}
-    return client.replace(
-        params=params,
-        optimizer=optimizer,
-        compressor_states=states,
-        batches_seen=client.batches_seen + 1,
-    )
+    states = {**client.compressor_states, "client_gradient": state}
+    return client.replace(params=params, optimizer=optimizer, compressor_states=states)

@@ -32,10 +32,11 @@ def round_conditions(
     for number, members in enumerate(pruner.groups):
         group[members] = number
     form = jnp.asarray(np.array(pruner.width_configs, np.int32))[layout][jnp.asarray(group)[ids]]
-    shares = jnp.ones((ids.size, spec.cut))
+    shares = jnp.ones((ids.size, radio.flop_counts.forward.shape[1]))
     if radio.sparse and pruner.names:
         kept = jax.vmap(lambda client: _kept_shares(spec, client))(clients)
-        shares = spec.slots.to_participants(kept)
+        kept = spec.slots.to_participants(kept)
+        shares = shares.at[:, : spec.cut].set(kept)  # auxiliary layers are never pruned
     speed = radio.deployment.devices.flops[ids]
     forward = jnp.sum(radio.flop_counts.forward[form] * shares, axis=1) / speed
     backward = jnp.sum(radio.flop_counts.backward[form] * shares, axis=1) / speed
@@ -45,8 +46,8 @@ def round_conditions(
 
 def _kept_shares(spec: RunSpec, client: Client) -> Array:
     """The fraction of each layer's prunable weights that a client keeps, `[L_c]`."""
-    kept = spec.pruner.kept(client.masks).params
-    flags = layers.prunable(client.params, len(spec.model))
+    kept = spec.pruner.kept(client.masks).params[: spec.cut]
+    flags = layers.prunable(client.params[: spec.cut], len(spec.model))
     shares = []
     for own, flagged in zip(kept, flags, strict=True):
         pairs = zip(jax.tree.leaves(own), jax.tree.leaves(flagged), strict=True)

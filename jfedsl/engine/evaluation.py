@@ -7,20 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from jfedsl.compression.message import Mask, Message
 from jfedsl.data.datasets import Pixels
-from jfedsl.engine.averaging import merge_participants, serving
+from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
+from jfedsl.pruning.auxiliary import of_first_layers
 from jfedsl.pruning.pruner import ClientForward, dense_forward
 from jfedsl.sharding.slots import AXES, REPLICATED, SlotLayout, assign_slots
 
@@ -105,7 +105,10 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         clients.replace(params=None, optimizer=None, compressor_states=None, received=None)
     )
     share = slots.to_participants(share)
-    own_statistics, server = spec.statistics == "local", serving(spec, data.partition, state)
+    own_statistics, server = (
+        spec.statistics == "local",
+        spec.algorithm.server_of(spec, data.partition, state),
+    )
     whole = jnp.sum(share)
 
     def rates(form: ClientForward, client: Client, spec: RunSpec = spec) -> Array:
@@ -137,7 +140,10 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     if not spec.pruner.names and spec.deployed is not None:
         loss, accuracy, deployed = tested()
         return Evaluation(loss, accuracy, accuracy, deployed)
-    dense, plain = dense_forward(spec.model[: spec.cut]), spec._replace(deployed=None)
+    dense, plain = (
+        of_first_layers(dense_forward(spec.model[: spec.cut]), spec.cut),
+        spec._replace(deployed=None),
+    )
     if own_statistics:
         unpruned = mean(dense, clients, share, plain)
     else:
@@ -198,12 +204,12 @@ def _class_sums(
         images = pixels.normalise(one.images)
         smashed, _ = form(client.params, client.stats, client.masks, images, False, spec.dtype)
         logits = answers(smashed)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, one.labels)
-        correct = (jnp.argmax(logits, axis=1) == one.labels).astype(jnp.float32)
+        losses = spec.task.loss(logits, one.labels)
+        correct = spec.task.score(logits, one.labels)
         deployed = correct
         if spec.deployed is not None:
             received = answers(_deployed(spec, key, client, smashed))
-            deployed = (jnp.argmax(received, axis=1) == one.labels).astype(jnp.float32)
+            deployed = spec.task.score(received, one.labels)
         return jnp.stack([_by_class(spec, values, one) for values in (losses, correct, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
@@ -275,7 +281,7 @@ def class_accuracies(
       float32 `[V, classes]`, infinite for a class without test examples.
     """
     _, _, merged = merge_participants(spec, data.partition, state)
-    server = serving(spec, data.partition, state)
+    server = spec.algorithm.server_of(spec, data.partition, state)
     examples = jnp.sum(
         lax.map(lambda one: _by_class(spec, jnp.ones(one.labels.shape), one), test), axis=0
     )

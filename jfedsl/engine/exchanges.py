@@ -3,18 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.data import batches
-from jfedsl.engine.examples import fetch
-from jfedsl.engine.exchange import Availability, Batch, ExchangeRecord, exchange
-from jfedsl.engine.server_step import ServerStep, joint_step
+from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State, weights
+from jfedsl.engine.streams import UP
 from jfedsl.keys import Purpose, fold
 from jfedsl.pruning.pruner import ClientForward
-from jfedsl.sharding.client_map import map_clients
+from jfedsl.sharding.slots import where_rows
 
 
 class Exchanges(Protocol):
@@ -32,12 +29,12 @@ class Exchanges(Protocol):
         """Runs them.
 
         Args:
-          spec: of the run.
-          forwards: in which the clients of each group compute.
-          data: of the run.
+          spec: the run.
+          forwards: how the clients of each of the pruner's groups compute their layers.
+          data: training data of all clients.
           key: run key.
           state: before the first exchange.
-          availability: who takes part; None: all.
+          availability: which participants can take part; None: all.
 
         Returns:
           The state after the last exchange, and the records, `[S, ...]`.
@@ -51,50 +48,41 @@ def exchanges(
     key: Array,
     state: State,
     availability: Availability | None,
-    server_step: ServerStep = joint_step,
-    present: Callable[
-        [Availability | None, Array], Availability | None
-    ] = lambda availability, step: availability,
+    present: Callable[[Availability | None, Array], Availability | None] = lambda a, step: a,
     count: int | None = None,
 ) -> tuple[State, ExchangeRecord]:
-    """Exchanges of all participants together, one after another: `Exchanges` of what is not said.
+    """Exchanges of all participants together, one after another. See `Exchanges`.
 
     Args:
-      spec: of the run.
-      forwards: in which the clients of each group compute.
-      data: of the run.
+      spec: the run.
+      forwards: how the clients of each of the pruner's groups compute their layers.
+      data: training data of all clients.
       key: run key.
       state: before the first exchange.
-      availability: who takes part; None: all.
-      server_step: the server's step in each.
-      present: `(availability, step)` to who takes part in an exchange, numbered from 0.
+      availability: which participants can take part; None: all.
+      present: `(availability, step)` to that of one exchange, numbered from 0.
       count: how many; None for local_steps.
 
     Returns:
       The state after the last exchange, and the records, `[S, ...]`.
     """
-    ids, number = state.participants, state.round
-    share = weights(spec, data.partition, ids)
+    number = state.round
+    share = weights(spec, data.partition, state.participants)
 
     def one(
         carry: tuple[Server, Client], step: Array
     ) -> tuple[tuple[Server, Client], ExchangeRecord]:
-        server, clients = carry
-        batch = next_batch(spec, data, key, clients.number, clients.batches_seen)
-        own = fold(key, Purpose.EXCHANGE, number, step)
-        total = number * spec.local_steps + step
-        server, clients, record = exchange(
-            spec,
-            forwards,
-            server,
-            clients,
-            batch,
-            own,
-            share,
-            total,
-            present(availability, step),
-            server_step,
+        x = Exchange(
+            spec=spec,
+            data=data,
+            run_key=key,
+            key=fold(key, Purpose.EXCHANGE, number, step),
+            step=number * spec.local_steps + step,
+            forwards=forwards,
+            weights=share,
+            availability=present(availability, step),
         )
+        server, clients, record = one_exchange(x, *carry)
         return (server, clients), record
 
     steps = jnp.arange(spec.local_steps if count is None else count, dtype=jnp.int32)
@@ -102,18 +90,24 @@ def exchanges(
     return state.replace(server=server, clients=clients), records
 
 
-def next_batch(spec: RunSpec, data: Data, key: Array, ids: Array, drawn: Array) -> Batch:
-    """Next mini-batches of clients `ids[P]`, gathered, augmented and normalised on the devices."""
-    order, augmentation = fold(key, Purpose.BATCHES), fold(key, Purpose.AUGMENTATION)
-    slots = spec.slots
-    # Each device by itself: how long drawing takes depends on what is drawn.
-    positions = map_clients(
-        lambda n, d: batches.draw(order, data.partition, n, d, spec.batch_size, spec.sampling),
-        slots.num_slots,
-        slots.mesh,
-    )(ids, drawn)
-    images, labels = fetch(spec, data, positions)
-    if spec.augment is not None:
-        keys = jax.vmap(lambda n, d: fold(augmentation, n, d))(ids, drawn)
-        images = jax.vmap(spec.augment)(keys, images)
-    return Batch(data.pixels.normalise(images), labels)
+def one_exchange(
+    x: Exchange, server: Server, clients: Client
+) -> tuple[Server, Client, ExchangeRecord]:
+    """The algorithm's exchange, undone for the participants that took no part in it.
+
+    Such a participant stays as it was, and received nothing. What it tried to send counts if it
+    held the model of the period.
+    """
+    slots = x.spec.slots
+    outcome = x.spec.algorithm.exchange(x, server, clients)
+    after, losses, sent = outcome.clients, outcome.losses, dict(outcome.sent)
+    if x.availability is not None:
+        took_part, holds = slots.to_slots((outcome.took_part, x.has_current_model()))
+        after = where_rows(took_part, after, clients)
+        losses = jnp.where(took_part, losses, 0)
+        for stream in x.spec.algorithm.streams:
+            if stream.column in sent:
+                counts = holds if stream.direction == UP else took_part
+                sent[stream.column] = jnp.where(counts, sent[stream.column], 0)
+    record = ExchangeRecord(losses, outcome.took_part, sent)
+    return outcome.server, slots.shard(after), record

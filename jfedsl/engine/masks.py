@@ -1,11 +1,13 @@
 """Masks of clients: of the next period, and of the one that was trained last."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jfedsl.engine.participants import last_round, period_start
-from jfedsl.engine.state import RunSpec, State
+from jfedsl.engine.state import Client, RunSpec, State
 from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
 from jfedsl.pruning.pruner import Masks, PruningState
 
 
@@ -40,3 +42,26 @@ def overlap(spec: RunSpec, before: Masks, after: Masks) -> Array:
         return jnp.ones(())
     one, other = (count([pair[i] for pair in pairs]) for i in (0, 1))
     return count([b & a for b, a in pairs]) / jnp.minimum(one, other)
+
+
+def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
+    """How much of clients `[P, ...]` is pruned.
+
+    Returns:
+      What each client lacks of all weights that can be pruned, `[P]`, and what it has of each of
+      the pruner's layers, `[P, names]`.
+    """
+    pruner = spec.pruner
+    if not pruner.names:
+        count = spec.slots.num_slots
+        return jnp.zeros(count), jnp.zeros((count, 0))
+
+    def one(client: Client) -> tuple[Array, Array]:
+        flags = jax.tree.leaves(layers.prunable(client.params[: spec.cut], len(spec.model)))
+        kept = jax.tree.leaves(pruner.kept(client.masks).params[: spec.cut])
+        weights = [k for k, flag in zip(kept, flags, strict=True) if flag]
+        lacking = jnp.sum(jnp.stack([jnp.sum(~k, dtype=jnp.float32) for k in weights]))
+        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
+        return lacking / sum(k.size for k in weights), jnp.stack(shares)
+
+    return jax.vmap(one)(clients)

@@ -8,9 +8,10 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.compression.message import Message, message_bytes
-from jfedsl.engine.exchange import send_smashed
 from jfedsl.engine.state import Client, RunSpec
+from jfedsl.engine.streams import CUT_GRADIENT, SMASHED
 from jfedsl.engine.traffic import label_bits, smashed_shape
+from jfedsl.engine.transmit import send_smashed
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 
@@ -59,11 +60,10 @@ def send_noise(
     noise = jax.random.normal(fold(key, Purpose.DEVICES, 1, number), shapes[1].shape)
     values = noise.astype(shapes[1].dtype)
     empty = jnp.zeros_like(values)
-    up, down = (
-        spec.compressors["smashed"](0).init(empty),
-        spec.compressors["cut_gradient"](0).init(empty),
-    )
-    states = {"smashed": up, "cut_gradient": down}
+    states = {
+        stream.name: spec.compressors[stream.name](0).init(empty)
+        for stream in (SMASHED, CUT_GRADIENT)
+    }
     client = Client(number, params, (), masks, None, states, None, number)
     own = fold(key, Purpose.DEVICES, 2, number)
     return client, send_smashed(spec, client, values, own)[1]
@@ -71,7 +71,7 @@ def send_noise(
 
 def up_bits(spec: RunSpec, message: Message) -> Array:
     """Bits of an activation with its labels, whole bytes, float32."""
-    return bits_of(message_bytes([message], label_bits(spec))) * int(spec.splits)
+    return bits_of(message_bytes([message], label_bits(spec)))
 
 
 def bits_of(count: Array) -> Array:

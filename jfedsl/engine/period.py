@@ -215,7 +215,7 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
       client: with the aggregator's model and new masks.
     """
     whole = _model_bytes(spec, client, with_masks=True)
-    if spec.compressors["model_down"] is None:
+    if spec.compressors.get("model_down") is None:
         return client, whole
     kept = spec.pruner.kept(client.masks).params
     link, change, messages = send_tree(
@@ -250,7 +250,7 @@ def _where_kept(kept: Any, new: Any, old: Any) -> Any:
 
 def _upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Client, Array]:
     """One client as the aggregator sees it after its upload, and the bytes that took."""
-    if spec.compressors["model_up"] is None:
+    if spec.compressors.get("model_up") is None:
         return client, _model_bytes(spec, client, with_masks=False)
     received = state.aggregator.params if client.received is None else client.received
     link, update, messages = send_tree(

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array, lax
 
-from jfedsl.engine.state import Data, State
+from jfedsl.engine.state import Data, RunSpec, State
+from jfedsl.engine.streams import LOCAL, Stream
 from jfedsl.wireless.radio import Conditions
 
 
@@ -18,14 +20,12 @@ class RoundRecord(struct.PyTreeNode):
     Attributes:
       train_loss: float32, weighted mean over the round's exchanges.
       losses: float32 `[S, K]`, per exchange and participant.
-      smashed_up_bytes: int32 `[S, K]`.
-      cut_gradient_down_bytes: int32 `[S, K]`.
-      arrived: bool `[S, K]`, whether a participant's activations reached the server. Where they did
-        not, there was nothing to compute a loss of: 0 in `losses` stands for that.
+      sent: int32 bytes by the column of each of the algorithm's streams: `[S, K]` where it is of an
+        exchange, else `[K]`, 0 but where a period starts or ends.
+      took_part: bool `[S, K]`, whether a participant's update counted. Where it did not, 0 stands
+        for its loss.
       has_current_model: bool `[K]`, who holds the period's model, computes and sends.
       conditions: of the network, None without one.
-      model_up_bytes: int32 `[K]`, 0 but at the end of a period.
-      model_down_bytes: int32 `[K]`, 0 but at the start of a period, or when it arrives later.
       participants: int32 `[K]`.
       pruned_fraction: float32, of prunable client-side weights, mean over participants.
       kept_fractions: float32, one for each of the pruner's names, mean over participants.
@@ -35,13 +35,10 @@ class RoundRecord(struct.PyTreeNode):
 
     train_loss: Array
     losses: Array
-    smashed_up_bytes: Array
-    cut_gradient_down_bytes: Array
-    arrived: Array
+    sent: dict[str, Array]
+    took_part: Array
     has_current_model: Array
     conditions: Conditions | None
-    model_up_bytes: Array
-    model_down_bytes: Array
     participants: Array
     pruned_fraction: Array
     kept_fractions: Array
@@ -95,3 +92,21 @@ def next_tested(rounds: int, every: int, period: int) -> int:
     passed = rounds // every * every
     ends = (-(-due // period) * period for due in (passed, passed + every))
     return next(end for end in ends if end > rounds)
+
+
+def sent_bytes(spec: RunSpec, record: RoundRecord, i: int) -> dict[str, int]:
+    """Bytes that passed in a round, by the column of each stream; a broadcast message counts once.
+
+    Args:
+      spec: the run.
+      record: of many rounds, NumPy arrays.
+      i: which of them.
+    """
+
+    def total(stream: Stream) -> int:
+        counts = record.sent[stream.column][i]
+        counts = counts.max(axis=-1) if stream.broadcast else counts
+        return int(np.sum(counts, dtype=np.int64))
+
+    streams = [s for s in spec.algorithm.streams if s.direction != LOCAL]
+    return {stream.column: total(stream) for stream in streams}

@@ -1,70 +1,49 @@
-"""The server's side of an exchange: it steps on all activations, on each in turn, or in copies."""
+"""The server's side of an exchange: it steps on all activations, on each in turn, or in copies.
 
+Every form takes the exchange, the server, what arrived, and the labels `[P, B]`. It returns the
+server after the step, each participant's mean loss before it `[P]`, and the gradient of each
+participant's own mean loss at what arrived from it, `[P, B, ...]`.
+"""
+
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
+from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
 from jfedsl.engine.state import RunSpec, Server
+from jfedsl.engine.transmit import Uplink
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.sharding.client_map import default_chunk, map_clients
 from jfedsl.sharding.collectives import sum_devices
 from jfedsl.sharding.slots import REPLICATED, SHARDED, where_rows
 
+# From the exchange, the server, what arrived and labels to the server, losses and gradients.
+ServerStep = Callable[[Exchange, Server, Uplink, Array], tuple[Server, Array, Array]]
+
 _LEAST_WEIGHT = 1e-15
 
 
-class ServerStep(Protocol):
-    """The server's step on an exchange's activations."""
-
-    def __call__(
-        self,
-        spec: RunSpec,
-        server: Server,
-        smashed: Array,
-        labels: Array,
-        weights: Array,
-        arrived: Array | None,
-        step: Array,
-        key: Array,
-    ) -> tuple[Server, Array, Array]:
-        """Steps.
-
-        Args:
-          spec: of the run.
-          server: before the step.
-          smashed: float32 `[P, B, ...]`, 0 where nothing arrived.
-          labels: int32 `[P, B]`.
-          weights: float32 `[K]`, of the weighted mean over clients.
-          arrived: bool `[K]`, whose activations there are; None: all.
-          step: exchanges of the run before this one, int32 scalar.
-          key: of this exchange.
-
-        Returns:
-          The server after the step, every client's mean loss before it `[P]`, and the gradient of
-          each client's own mean loss at what arrived from it, `[P, B, ...]`.
-        """
-
-
 def joint_step(
-    spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array,
-    arrived: Array | None, step: Array, key: Array,
-) -> tuple[Server, Array, Array]:  # fmt: skip
+    x: Exchange, server: Server, received: Uplink, labels: Array
+) -> tuple[Server, Array, Array]:
     """Steps on the weighted mean loss of what arrived, as one batch with one set of weights.
 
-    Where nothing arrived the server stays as it was. See `ServerStep`.
+    Where nothing arrived the server stays as it was.
     """
-    del key
-    gradient, losses, cut_gradient, stats = _pass(spec, server, smashed, labels, weights)
-    after = _stepped(spec, step, server, gradient, stats)
-    if arrived is not None:
-        after = jax.tree.map(partial(jnp.where, jnp.any(arrived)), after, server)
-    return spec.slots.replicate(after), losses, cut_gradient
+    spec = x.spec
+    gradient, losses, cut_gradient, stats = _pass(
+        spec, server, received.values, labels, received.weights
+    )
+    after = _stepped(spec, x.step, server, gradient, stats)
+    if received.arrived is not None:
+        after = jax.tree.map(partial(jnp.where, jnp.any(received.arrived)), after, server)
+    return spec.slots.replicate(after), losses, spec.slots.shard(cut_gradient)
 
 
 def _pass(
@@ -109,8 +88,8 @@ def _gradients(
         logits, stats = layers.apply(
             spec.model[spec.cut :], params, server.stats, merged, True, spec.dtype
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.reshape(-1))
-        return losses.reshape(labels.shape).mean(axis=1), stats
+        losses = spec.task.loss(logits, labels.reshape(-1, *labels.shape[2:]))
+        return losses.reshape(labels.shape[:2]).mean(axis=1), stats
 
     losses, back, stats = jax.vjp(own_losses, server.params, smashed, has_aux=True)
     # One backward pass serves the server's weighted mean and every client's own loss. A weight of
@@ -162,38 +141,48 @@ def serving_order(spec: RunSpec, key: Array) -> Array:
 
 
 def step_in_turn(
-    spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array,
-    arrived: Array | None, step: Array, key: Array,
-) -> tuple[Server, Array, Array]:  # fmt: skip
-    """Steps on one client's activation after the other, in random order. See `ServerStep`."""
-    del weights
-    slots, order = spec.slots, serving_order(spec, key)
-    # The server is in one place: it serves everyone wherever their device is.
-    smashed, labels = slots.to_participants((smashed, labels))
+    x: Exchange, server: Server, received: Uplink, labels: Array
+) -> tuple[Server, Array, Array]:
+    """Steps on one client's activation after the other, in random order."""
+    spec, slots, order = x.spec, x.spec.slots, serving_order(x.spec, x.key)
+    # The server is in one place: it serves every client, wherever the client's slot is.
+    smashed, labels = slots.to_participants((received.values, labels))
 
     def one(server: Server, n: Array) -> tuple[Server, tuple[Array, Array]]:
-        after, loss, gradient = _alone(spec, step, server, smashed[n], labels[n])
-        if arrived is not None:
-            after = jax.tree.map(partial(jnp.where, arrived[n]), after, server)
+        after, loss, gradient = _alone(spec, x.step, server, smashed[n], labels[n])
+        if received.arrived is not None:
+            after = jax.tree.map(partial(jnp.where, received.arrived[n]), after, server)
         return after, (loss, gradient)
 
     server, rows = lax.scan(one, server, order)
-    back = jnp.argsort(order)
-    losses, cut_gradient = slots.to_slots(jax.tree.map(lambda x: x[back], rows))
-    return server, losses, cut_gradient
+    as_participants = jnp.argsort(order)
+    losses, cut_gradient = slots.to_slots(jax.tree.map(lambda r: r[as_participants], rows))
+    return server, losses, slots.shard(cut_gradient)
 
 
 def step_copies(
-    spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array,
-    arrived: Array | None, step: Array, key: Array,
-) -> tuple[Server, Array, Array]:  # fmt: skip
-    """Steps each participant's own copy of the server's part, `[P, ...]`. See `ServerStep`."""
-    del weights, key
-    slots = spec.slots
+    x: Exchange, server: Server, received: Uplink, labels: Array
+) -> tuple[Server, Array, Array]:
+    """Steps each participant's own copy of the server's part, `[P, ...]`."""
+    spec, slots = x.spec, x.spec.slots
     backend, clients = jax.default_backend(), labels.shape[0]
     chunk = default_chunk(backend, jax.tree.map(lambda w: w[0], server.params), clients)
-    mapped = map_clients(partial(_alone, spec, step), min(chunk, spec.chunk), slots.mesh)
-    after, losses, cut_gradient = mapped(server, smashed, labels)
-    if arrived is not None:
-        after = where_rows(slots.to_slots(arrived), after, server)
-    return after, losses, cut_gradient
+    mapped = map_clients(partial(_alone, spec, x.step), min(chunk, spec.chunk), slots.mesh)
+    after, losses, cut_gradient = mapped(server, received.values, labels)
+    if received.arrived is not None:
+        after = where_rows(slots.to_slots(received.arrived), after, server)
+    return after, losses, slots.shard(cut_gradient)
+
+
+def own_losses(x: Exchange, logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Losses without a server: of outputs `[P, B, ...]` that clients computed by themselves.
+
+    Returns:
+      Each client's mean loss `[P]`, and its gradient at the outputs, `[P, B, ...]`.
+    """
+
+    def loss(outputs: Array, labels: Array) -> Array:
+        return jnp.mean(x.spec.task.loss(outputs, labels))
+
+    losses, gradient = jax.vmap(jax.value_and_grad(loss))(logits, labels)
+    return losses, x.spec.slots.shard(gradient)

@@ -1,6 +1,7 @@
 """What a run is (`RunSpec`, fixed) and where it stands (`State`, pytrees)."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,18 @@ from jfedsl.data.augment import Augmentation
 from jfedsl.data.datasets import Pixels
 from jfedsl.data.partition import Partition
 from jfedsl.engine.optimizers import Optimizer
+from jfedsl.engine.task import Task
 from jfedsl.models.layers import Model
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.sharding.slots import SlotLayout
 from jfedsl.wireless.radio import Deployment, Radio
 
+if TYPE_CHECKING:
+    from jfedsl.engine.algorithm import Algorithm
+
 AGGREGATIONS = ("examples", "equal")
 STATISTICS = ("aggregate", "local")
 CLIENT_OPTIMIZER_STATES = ("keep", "reset", "average")
-SERVER_ORDERS = ("client", "exchange")
 
 
 # By stream (a kind of message): from a client's number to its `Compressor`. None where the weights
@@ -79,9 +83,10 @@ class RunSpec(NamedTuple):
       integers: whether products in clients' backward passes are of int8.
       remat: clients compute their forward pass again for the backward pass, instead of every
         participant's intermediate results waiting for the server.
-      server_copies: whether each participant has its own copy of the server's part.
-      one_by_one: whether the server serves all exchanges of a round of one participant before it
-        serves the next one.
+      algorithm: that trains.
+      options: values of its own flags, by name.
+      auxiliary: layers that clients train beside their part of the model; see `Algorithm`.
+      task: the loss and the measure of success.
       radio: the simulated network, or None.
     """
 
@@ -112,14 +117,11 @@ class RunSpec(NamedTuple):
     dtype: DTypeLike
     integers: bool
     remat: bool
-    server_copies: bool
-    one_by_one: bool
+    algorithm: "Algorithm"
+    options: Mapping[str, Any]
+    auxiliary: Model
+    task: Task
     radio: Radio | None
-
-    @property
-    def splits(self) -> bool:
-        """Whether both sides have layers, so that something passes between them."""
-        return 0 < self.cut < len(self.model)
 
     @property
     def full_participation(self) -> bool:

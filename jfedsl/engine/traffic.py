@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.state import RunSpec
+from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
 from jfedsl.models import layers
 
 FLOAT_BYTES = 4
@@ -24,14 +25,14 @@ def smashed_shape(
     """Shape `[B, ...]` and dtype of one client's activation at the cut.
 
     Args:
-      spec: of the run.
-      params: of the client-side layers, arrays or shapes.
-      stats: likewise.
-      image: `(H, W, C)`.
+      spec: the run.
+      params: of the layers up to the cut or more, arrays or shapes.
+      stats: of the same layers.
+      image: shape of an input.
     """
-    images = jax.ShapeDtypeStruct((spec.batch_size, *image), jnp.float32)
+    images, cut = jax.ShapeDtypeStruct((spec.batch_size, *image), jnp.float32), spec.cut
     return jax.eval_shape(
-        lambda p, s, x: layers.apply(spec.model[: spec.cut], p, s, x, train=True)[0],
+        lambda p, s, x: layers.apply(spec.model[:cut], p[:cut], s[:cut], x, train=True)[0],
         params, stats, images,
     )  # fmt: skip
 
@@ -39,34 +40,45 @@ def smashed_shape(
 def uncompressed_bytes(
     spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...], rounds: int
 ) -> dict[str, int]:
-    """Bytes by stream of a run without pruning, dropout and quantizers: float32 all the way.
+    """Bytes of each stream of a run without pruning and compressors: float32 all the way.
 
     Args:
-      spec: of the run.
-      params: of the whole model, arrays or shapes.
-      stats: likewise.
-      image: `(H, W, C)`.
+      spec: the run.
+      params: of the layers that a client holds, arrays or shapes.
+      stats: normalisation statistics of these layers.
+      image: shape of an input.
       rounds: completed.
+
+    Returns:
+      Bytes by the column of each stream.
     """
-    own, own_stats = params[: spec.cut], stats[: spec.cut]
-    entries = math.prod(smashed_shape(spec, own, own_stats, image).shape)
-    exchanges = rounds * spec.local_steps * spec.participants * spec.splits
-    model = _entries(own)
+    model = _model_entries(spec, params, stats) * FLOAT_BYTES
+    example = math.prod(smashed_shape(spec, params, stats, image).shape) // spec.batch_size
+    periods = {UP: rounds // spec.aggregate_every, DOWN: -(-rounds // spec.aggregate_every)}
+
+    def total(stream: Stream) -> int:
+        receivers = 1 if stream.broadcast else spec.participants
+        if not stream.of_batch:
+            return periods[stream.direction] * receivers * model
+        messages = -(-rounds * spec.local_steps // stream.every(spec)) * receivers
+        labels = -(-label_bits(spec) // 8) if stream.labels else 0
+        return messages * (stream.rows(spec) * example * FLOAT_BYTES + labels)
+
+    sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]
+    return {stream.column: total(stream) for stream in sent}
+
+
+def _model_entries(spec: RunSpec, params: Any, stats: Any) -> int:
+    """Numbers that travel with the model of a client: weights, and what else is averaged."""
+    entries = _entries(params)
     if spec.client_optimizer_state == "average":
         optimizer = spec.client_optimizer
-        state = jax.eval_shape(optimizer.init, own)
-        sizes = jax.tree.map(lambda w: w.size, own)
-        model += sum(jax.tree.leaves(like_moments(optimizer, state, sizes, counts=1)))
+        state = jax.eval_shape(optimizer.init, params)
+        sizes = jax.tree.map(lambda w: w.size, params)
+        entries += sum(jax.tree.leaves(like_moments(optimizer, state, sizes, counts=1)))
     if spec.statistics == "aggregate":
-        model += _entries(own_stats)
-    starts = -(-rounds // spec.aggregate_every) * spec.participants
-    ends = rounds // spec.aggregate_every * spec.participants
-    return {
-        "smashed_up": exchanges * (entries * FLOAT_BYTES + -(-label_bits(spec) // 8)),
-        "cut_gradient_down": exchanges * entries * FLOAT_BYTES,
-        "model_up": ends * model * FLOAT_BYTES,
-        "model_down": starts * model * FLOAT_BYTES,
-    }
+        entries += _entries(stats)
+    return entries
 
 
 def _entries(tree: Any) -> int:

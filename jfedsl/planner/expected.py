@@ -13,10 +13,11 @@ from jfedsl.compression.message import message_bytes
 from jfedsl.data.partition import Partition
 from jfedsl.engine.client_step import send_gradient
 from jfedsl.engine.conditions import round_conditions
-from jfedsl.engine.exchange import Availability, send_cut_gradient
+from jfedsl.engine.exchange import Availability
 from jfedsl.engine.message_sizes import bits_of, client_shapes, send_noise, up_bits
 from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import Client, RunSpec, weights
+from jfedsl.engine.transmit import send_cut_gradient
 from jfedsl.keys import Purpose, fold
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 

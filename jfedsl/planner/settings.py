@@ -86,8 +86,8 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
       UserError: an impossible setting, an unknown cut, a base without a network, or an algorithm
         that the bound does not cover.
     """
-    if base.algorithm != "fedsl":
-        raise flag_error("algorithm", base.algorithm, "fedsl for the planner")
+    if "measure_constants_every" in idle(base):
+        raise flag_error("algorithm", base.algorithm, "one that the convergence bound covers")
     if base.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     configs = np.empty([len(entries) for entries in lists], object)

@@ -3,17 +3,15 @@
 import base64
 import zlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, at_deployment
 from jfedsl.run.assemble import Experiment
-from jfedsl.wireless.cost import Cost, Sent, Stage, each_alone, in_turn, round_cost
+from jfedsl.wireless.cost import Cost, Stage
 
 Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
 _ANY: Any = 0.0
@@ -28,26 +26,8 @@ def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | Non
     """
 
     def one(data: Data, record: RoundRecord) -> Cost | None:
-        radio = at_deployment(experiment.spec, data).radio
-        if radio is None:
-            return None
-
-        def bits(count: jax.Array) -> jax.Array:
-            return 8.0 * count.astype(jnp.float32)
-
-        assert record.conditions is not None
-        sent = Sent(
-            smashed_up=bits(record.smashed_up_bytes),
-            cut_gradient_down=bits(record.cut_gradient_down_bytes),
-            model_up=bits(record.model_up_bytes),
-            model_down=bits(record.model_down_bytes),
-            arrived=record.arrived,
-            has_current_model=record.has_current_model,
-        )
-        arguments = (record.participants, record.conditions, sent)
-        if not experiment.algorithm.in_turns:
-            return round_cost(radio, *arguments, experiment.spec.one_by_one)
-        return in_turn(jax.vmap(partial(round_cost, radio))(*each_alone(arguments)))
+        spec = at_deployment(experiment.spec, data)
+        return None if spec.radio is None else spec.algorithm.clock(spec, record)
 
     return jax.jit(jax.vmap(one, in_axes=(None, 0)))
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jfedsl.config import Config
+from jfedsl.config.idle import idle
 from jfedsl.engine.state import State
 from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local
@@ -153,11 +154,12 @@ def measure_run(
       plugin: where its plugins are now, as far as they are not where they were.
 
     Raises:
-      UserError: there is no run, it has no checkpoint that can be read, or is not of FedSL.
+      UserError: there is no run, it has no checkpoint that can be read, or the bound does not
+        cover its algorithm.
     """
     config, experiment, state = restore_run(workdir, data_dir, plugin)
-    if config.algorithm != "fedsl":
-        allowed, reason = "a run of --algorithm=fedsl", f"this is one of {config.algorithm}"
+    if "measure_constants_every" in idle(config):
+        allowed, reason = "a run that the bound covers", f"this is one of {config.algorithm}"
         raise flag_error("workdir", workdir, allowed, reason=reason)
     arguments = (experiment.data, experiment.key, state)
     found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)

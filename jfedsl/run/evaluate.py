@@ -204,7 +204,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
     return {
         "model": config.model,
         "norm": config.norm,
-        "cut": spec.model[spec.cut - 1].name if spec.splits else None,
+        "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
         "client_layers": [layer.name for layer in spec.model[: spec.cut]],
         "server_layers": [layer.name for layer in spec.model[spec.cut :]],
         "classes": spec.classes,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jfedsl.config import Config
+from jfedsl.engine.streams import LOCAL
 from jfedsl.engine.traffic import uncompressed_bytes
 from jfedsl.files.seals import Seal
 from jfedsl.run.assemble import Experiment
@@ -42,7 +43,9 @@ class RunLogger:
         workdir.record(config, folder)
         spec = experiment.spec
         simulated = spec.radio is not None
-        self._metrics = Metrics(folder / METRICS, spec.pruner.names, simulated, seal)
+        streams = [s.column for s in spec.algorithm.streams if s.direction != LOCAL]
+        names = spec.pruner.names
+        self._metrics = Metrics(folder / METRICS, names, simulated, seal, streams)
         self._events = Events(folder / "tensorboard", rounds)
         self._pending: list[Row] = []
         self._progress = Progress(config.progress, rounds, config.rounds)
@@ -98,10 +101,10 @@ class RunLogger:
         from jfedsl.run.plots.timeline import timeline
 
         config, rows, spec = self._config, self._metrics.rows(), self._experiment.spec
-        params, stats = jax.eval_shape(lambda: self._experiment.initial)
+        client = jax.eval_shape(self._experiment.fresh)
         summary = summarise(rows, config.target_accuracy, spec.aggregate_every)
         summary["uncompressed_bytes"] = uncompressed_bytes(
-            spec, params, stats, self._experiment.image.shape, len(rows)
+            spec, client.params, client.stats, self._experiment.image.shape, len(rows)
         )
         summary["client_flops"] = self._experiment.client_flops._asdict()
         summary["compressors"] = config.expressions

@@ -11,7 +11,6 @@ import optax
 
 from jfedsl import __version__
 from jfedsl.run import convergence
-from jfedsl.run.storage.metrics import STREAMS
 
 
 def environment() -> dict[str, Any]:
@@ -40,7 +39,7 @@ def table(summary: dict[str, Any]) -> str:
         f"{'stream':<20}{'bytes sent':>16}{'uncompressed':>16}{'ratio':>8}",
     ]
     sent, dense = summary["bytes"], summary["uncompressed_bytes"]
-    rows = [(stream, sent[stream], dense[stream]) for stream in STREAMS]
+    rows = [(stream, sent[stream], dense.get(stream, 0)) for stream in sent]
     for name, small, large in [*rows, ("total", sum(sent.values()), sum(dense.values()))]:
         ratio = f"{small / large:.3f}" if large else "-"
         lines.append(f"{name:<20}{small:>16,}{large:>16,}{ratio:>8}")

@@ -14,7 +14,7 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import refuse_idle
 from jfedsl.engine.checkpoint_layout import from_checkpoint_layout, to_checkpoint_layout
 from jfedsl.engine.finite import finite, first_not_finite
-from jfedsl.engine.rounds import RoundRecord, next_tested
+from jfedsl.engine.rounds import RoundRecord, next_tested, sent_bytes
 from jfedsl.errors import Stopped, TrainingError, flag_error
 from jfedsl.files.seals import Seal
 from jfedsl.run.assemble import Experiment
@@ -36,6 +36,7 @@ from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
 MOST_ROUNDS_A_CALL = 50
+_NOTHING_SENT = dict.fromkeys(STREAMS, 0)
 _MOST_SECONDS_A_CALL = 5  # as signals wait for it; a single round may take longer
 
 
@@ -248,7 +249,7 @@ class _Run:
         return rows
 
     def _row(self, record: RoundRecord, cost: Cost | None, i: int) -> Row:
-        sent = {s: int(np.sum(getattr(record, f"{s}_bytes")[i], dtype=np.int64)) for s in STREAMS}
+        sent = sent_bytes(self.experiment.spec, record, i)
         self.cumulative_bytes += sum(sent.values())
         clock: Row = {}
         if cost is not None:
@@ -258,8 +259,8 @@ class _Run:
         kept = zip(names, record.kept_fractions[i].tolist(), strict=True)
         return {
             "round": self.round + i + 1,
-            "train_loss": float(record.train_loss[i]) if record.arrived[i].any() else None,
-            **{f"{stream}_bytes": count for stream, count in sent.items()},
+            "train_loss": float(record.train_loss[i]) if record.took_part[i].any() else None,
+            **{f"{stream}_bytes": count for stream, count in {**_NOTHING_SENT, **sent}.items()},
             "cumulative_bytes": self.cumulative_bytes,
             **clock,
             "participants": record.participants.shape[1],

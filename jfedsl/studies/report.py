@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jfedsl.config import Config, compressors, shown
+from jfedsl.config import Config, shown
+from jfedsl.config.algorithm_fields import STREAMS as STREAM_FLAGS
 from jfedsl.config.canonical import canonical, period_of
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
@@ -34,7 +35,7 @@ from jfedsl.studies.study import JOULES, MEGABYTES, ROUND, SECONDS, curves
 _MAIN = (
     "algorithm", "dataset", "model", "cut", "clients", "participants", "rounds", "local_steps",
     "batch_size", "aggregate_every", "partition", "dirichlet_alpha", "optimizer",
-    "client_learning_rate", "server_learning_rate", "prune_kind", "prune_rate", *compressors.PLACES,
+    "client_learning_rate", "server_learning_rate", "prune_kind", "prune_rate", *STREAM_FLAGS,
     "network",
 )  # fmt: skip
 FOLDER = "pictures"

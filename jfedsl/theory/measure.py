@@ -6,18 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
-from jfedsl.algorithms.fedsl import run_round
 from jfedsl.data import batches
 from jfedsl.engine.averaging import joined
 from jfedsl.engine.client_step import forward_one, send_gradient
-from jfedsl.engine.exchange import send_cut_gradient, send_smashed
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.participants import period_start, with_width_config
+from jfedsl.engine.round import run_round
 from jfedsl.engine.state import Client, Data, RunSpec, State, at_deployment, weights
+from jfedsl.engine.transmit import send_cut_gradient, send_smashed
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
@@ -249,11 +248,7 @@ def _loss(
     else:
         smashed, _ = form(params[:cut], client.stats, client.masks, images, True, spec.dtype)
         logits, _ = layers.apply(spec.model[cut:], params[cut:], stats, smashed, True, spec.dtype)
-    return _entropy(logits, labels)
-
-
-def _entropy(logits: Array, labels: Array) -> Array:
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return jnp.mean(spec.task.loss(logits, labels))
 
 
 def _sent(
@@ -275,7 +270,7 @@ def _sent(
         logits, _ = layers.apply(
             spec.model[spec.cut :], params, state.server.stats, arrived, True, spec.dtype
         )
-        return _entropy(logits, labels)
+        return jnp.mean(spec.task.loss(logits, labels))
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
     _, returned = send_cut_gradient(spec, client, at_cut, message.kept, key)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
 from jfedsl.data.datasets import Pixels
@@ -70,7 +69,7 @@ def block_loss(spec: RunSpec, data: Data, stats: Stats, params: Params, block: E
     pixels: Pixels = data.pixels
     images = pixels.normalise(data.images[block.indices])
     logits, _ = layers.apply(spec.model, params, stats, images, False, spec.dtype)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.labels[block.indices])
+    losses = spec.task.loss(logits, data.labels[block.indices])
     return jnp.sum(losses * block.weights)
 
 

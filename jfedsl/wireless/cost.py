@@ -34,16 +34,16 @@ class Sent(NamedTuple):
     """What a round's participants sent and received, in bits, and who managed to.
 
     Attributes:
-      smashed_up: float32 `[S, K]`, in vain or not.
-      cut_gradient_down: float32 `[S, K]`.
+      up: float32 `[S, K]`, to the server in each exchange, in vain or not.
+      down: float32 `[S, K]`, from the server in each exchange.
       model_up: float32 `[K]`.
       model_down: float32 `[K]`.
       arrived: bool `[S, K]`, whose activations the server had.
       has_current_model: bool `[K]`, who held the period's model and computed.
     """
 
-    smashed_up: Array
-    cut_gradient_down: Array
+    up: Array
+    down: Array
     model_up: Array
     model_down: Array
     arrived: Array
@@ -120,15 +120,7 @@ def round_cost(
       sent: what passed.
       one_by_one: whether the server serves client after client, in the order of `ids`.
     """
-    there, nobody = conditions.reachable, jnp.zeros_like(conditions.forward)
-
-    def alone(bits: Array, rate: Array, awaited: Array) -> Stage:
-        limits, sending = (radio.timeout, None), bits / rate
-        return _stage(*limits, nobody, sending, bits > 0, there, there, awaited)
-
-    # Who holds the model already does not wait for others to be reached.
-    start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.has_current_model))
-    end = alone(sent.model_up, conditions.up_rate, jnp.bool_(True))
+    start, end = _period_ends(radio, conditions, sent)
     up, down = _exchanges(radio, conditions, sent)
     served = sent.arrived.astype(jnp.float32)
     if one_by_one:
@@ -143,8 +135,68 @@ def round_cost(
             return jnp.sum(up + server + down)
         return up[0, 0] + jnp.sum(up[1:]) + jnp.sum(server) + jnp.sum(down[:-1]) + down[-1, 0]
 
-    seconds = start.seconds + passed(up.seconds, down.seconds) + end.seconds
-    computing = passed(up.critical, down.critical)
+    seconds = passed(up.seconds, down.seconds), passed(up.critical, down.critical)
+    return _total(radio, ids, sent, *seconds, (start, up, server, down, end))
+
+
+def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> Cost:
+    """What a round costs in which participants do all exchanges without waiting for the server.
+
+    The server works on what arrives alongside. The round lasts until the slowest participant is
+    done and the server has worked everything off, whichever is later:
+
+        round = max_n model downlink + max(max_n sum of (forward + backward + uplink), server)
+                + max_n model uplink
+
+    Args:
+      radio: of the run.
+      ids: of the participants, int32 `[K]`.
+      conditions: of the round.
+      sent: what passed; `arrived` says who trained.
+    """
+    start, end = _period_ends(radio, conditions, sent)
+    trained = sent.arrived
+    computing = jnp.sum(trained, axis=0) * (conditions.forward + conditions.backward)
+    sending = jnp.sum(sent.up, axis=0) / conditions.up_rate
+    done, reachable = jnp.any(trained, axis=0), conditions.reachable
+    stage = _stage(None, None, computing, sending, done, done, reachable, jnp.bool_(True))
+    received = jnp.sum((sent.up > 0) & trained & reachable, dtype=jnp.float32)
+    server = received * radio.flop_counts.server / radio.network.server_flops
+    rest = jnp.maximum(server - stage.seconds, 0.0)[None]  # when all participants are done
+    up = jax.tree.map(lambda leaf: leaf[None], stage)
+    down = jax.tree.map(jnp.zeros_like, up)
+    seconds = stage.seconds + rest[0], stage.critical + rest[0]
+    return _total(radio, ids, sent, *seconds, (start, up, rest, down, end))
+
+
+def _period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:
+    """The model goes down at the start of a period, and comes up at its end."""
+    there, nobody = conditions.reachable, jnp.zeros_like(conditions.forward)
+
+    def alone(bits: Array, rate: Array, awaited: Array) -> Stage:
+        limits, sending = (radio.timeout, None), bits / rate
+        return _stage(*limits, nobody, sending, bits > 0, there, there, awaited)
+
+    # Who holds the model already does not wait for others to be reached.
+    start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.has_current_model))
+    return start, alone(sent.model_up, conditions.up_rate, jnp.bool_(True))
+
+
+def _total(
+    radio: Radio, ids: Array, sent: Sent, exchanging: Array, computing: Array, stages: Stages
+) -> Cost:
+    """The cost of a round from its stages.
+
+    Args:
+      radio: of the run.
+      ids: of the participants, int32 `[K]`.
+      sent: what passed.
+      exchanging: seconds that the exchanges take.
+      computing: seconds of these in which whoever is waited for computes.
+      stages: of the round.
+    """
+    start, up, server, down, end = stages
+    seconds = start.seconds + exchanging + end.seconds
     compute = jnp.sum(up.computing + down.computing, axis=0)
     uplink = jnp.sum(up.sending, axis=0) + end.sending
     downlink = jnp.sum(down.sending, axis=0) + start.sending
@@ -165,7 +217,7 @@ def round_cost(
         compute_joules=joules,
         transmit_joules=radio.deployment.devices.power[ids] * uplink,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
-        stages=(start, up, server, down, end),
+        stages=stages,
     )
 
 
@@ -183,8 +235,8 @@ def _exchanges(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage,
         sending, limits = bits / conditions.down_rate, (None, None)
         return _stage(*limits, conditions.backward, sending, arrived, arrived, there, always)
 
-    up = jax.vmap(forward)(sent.smashed_up, sent.arrived)
-    return up, jax.vmap(backward)(sent.cut_gradient_down, sent.arrived)
+    up = jax.vmap(forward)(sent.up, sent.arrived)
+    return up, jax.vmap(backward)(sent.down, sent.arrived)
 
 
 def _turns(

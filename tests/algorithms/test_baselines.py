@@ -56,9 +56,9 @@ def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm
     expected = jax.tree.map(lambda w, g: w - 0.05 * g, initial.params, gradient)
     assert_close(whole(e, state), expected, rtol=1e-4, atol=1e-6)
     sent = sum(w.size for w in jax.tree.leaves(initial.params)) * 4
-    assert record.smashed_up_bytes.sum() == record.cut_gradient_down_bytes.sum() == 0
-    np.testing.assert_array_equal(record.model_up_bytes, [sent] * 3)
-    np.testing.assert_array_equal(record.model_down_bytes, [sent] * 3)
+    assert record.sent["smashed_up"].sum() == record.sent["cut_gradient_down"].sum() == 0
+    np.testing.assert_array_equal(record.sent["model_up"], [sent] * 3)
+    np.testing.assert_array_equal(record.sent["model_down"], [sent] * 3)
 
 
 @pytest.mark.parametrize("algorithm", ["sfl_v1", "sfl_v2", "sl", "fedavg"])
@@ -78,8 +78,8 @@ def test_fedavg_is_sfl_v1_but_for_what_is_sent():
     split, after, others = trained(3, algorithm="sfl_v1", cut="dense1", **same)
     assert_close(whole(split, after), whole(e, state), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(others[2].losses, records[2].losses, rtol=1e-4)
-    assert (others[0].smashed_up_bytes > 0).all() and not records[0].smashed_up_bytes.any()
-    assert others[1].model_up_bytes[0] < records[1].model_up_bytes[0]
+    assert (others[0].sent["smashed_up"] > 0).all() and not records[0].sent["smashed_up"].any()
+    assert others[1].sent["model_up"][0] < records[1].sent["model_up"][0]
 
 
 def test_copies_part_within_a_period_and_meet_at_its_end():
@@ -161,7 +161,7 @@ def test_with_one_local_step_both_orders_of_sfl_v2_are_the_same_to_the_bit():
         algorithm="sfl_v2", clients=4, dropout_rate=0.2, cut_gradient_bits=8, norm="batch"
     )
     assert not e.spec.one_by_one, "the faster way to the same"
-    by_client = jax.jit(partial(e.algorithm.run_round, e.spec._replace(one_by_one=True)))
+    by_client = jax.jit(partial(e.spec.algorithm.run_round, e.spec._replace(one_by_one=True)))
     for _ in range(2):
         other, served = by_client(e.data, e.key, state)
         state, record = run(state)
@@ -196,11 +196,11 @@ def test_clients_of_sfl_v2_depend_on_each_other_by_the_server_alone(changes: dic
         at = np.argsort(beside.participants)[np.argsort(np.argsort(record.participants))]
         assert_equal(record.participants, beside.participants[at])
         assert_equal(record.has_current_model, beside.has_current_model[at])
-        assert_equal(record.arrived, beside.arrived[:, at])
-        assert_equal(record.cut_gradient_down_bytes, beside.cut_gradient_down_bytes[:, at])
-        assert_equal(record.model_up_bytes, beside.model_up_bytes[at])
+        assert_equal(record.took_part, beside.arrived[:, at])
+        assert_equal(record.sent["cut_gradient_down"], beside.sent["cut_gradient_down"][:, at])
+        assert_equal(record.sent["model_up"], beside.sent["model_up"][at])
         assert_close(record.losses, beside.losses[:, at])
-        tried = record.smashed_up_bytes > 0
+        tried = record.sent["smashed_up"] > 0
         assert_equal(tried[0], record.has_current_model)
         if record.conditions is not None:
             there = record.conditions.reachable
@@ -212,14 +212,14 @@ def test_clients_of_sfl_v2_depend_on_each_other_by_the_server_alone(changes: dic
 def test_a_deadline_is_easier_to_meet_with_the_band_to_oneself():
     wireless = {"algorithm": "sfl_v2", "clients": 4, "local_steps": 2, "network": "macro_cell"}
     record = jax.device_get(trained(deadline_s=1e-9, **wireless)[2][0])
-    assert not record.arrived.any()
-    now, bits = record.conditions, 8.0 * record.smashed_up_bytes[0]
+    assert not record.took_part.any()
+    now, bits = record.conditions, 8.0 * record.sent["smashed_up"][0]
     assert (now.lone_up_rate > now.up_rate).all() and (now.lone_down_rate > now.down_rate).all()
     alone, shared = (now.forward + bits / rate for rate in (now.lone_up_rate, now.up_rate))
     between = float(alone.max() + shared.max()) / 2
     record = jax.device_get(trained(deadline_s=between, **wireless)[2][0])
-    assert_equal(record.arrived, np.stack([shared <= between, alone <= between]))
-    assert record.arrived[1].all() and not record.arrived[0].all()
+    assert_equal(record.took_part, np.stack([shared <= between, alone <= between]))
+    assert record.took_part[1].all() and not record.took_part[0].all()
 
 
 @pytest.mark.parametrize("changes", [{"algorithm": "sl"}, {"algorithm": "sfl_v2"}], ids=str)

@@ -41,7 +41,7 @@ def test_turns_add_up_and_have_the_band_to_themselves():
     at = {n: i for i, n in enumerate(beside.participants.tolist())}
     for i, n in enumerate(record.participants.tolist()):
         assert record.conditions.up_rate[i] > beside.conditions.up_rate[at[n]]
-    bits = 8.0 * (record.smashed_up_bytes.sum(axis=0) + record.model_up_bytes)
+    bits = 8.0 * (record.sent["smashed_up"].sum(axis=0) + record.sent["model_up"])
     np.testing.assert_allclose(cost.uplink, bits / record.conditions.up_rate, rtol=1e-5)
     busy = cost.compute + cost.uplink + cost.downlink
     np.testing.assert_allclose(cost.seconds, busy.sum() + cost.server, rtol=1e-5)
@@ -55,8 +55,8 @@ def test_turns_add_up_and_have_the_band_to_themselves():
 def test_turns_of_sfl_v2_begin_and_end_with_what_all_do_together():
     e, record, cost = priced("sfl_v2")
     now, radio = record.conditions, e.spec.radio
-    up, down = (8.0 * x[0] for x in (record.smashed_up_bytes, record.cut_gradient_down_bytes))
-    model = [8.0 * x for x in (record.model_down_bytes, record.model_up_bytes)]
+    up, down = (8.0 * x[0] for x in (record.sent["smashed_up"], record.sent["cut_gradient_down"]))
+    model = [8.0 * x for x in (record.sent["model_down"], record.sent["model_up"])]
     server = CLIENTS * STEPS * radio.flop_counts.server / radio.network.server_flops
     alone = down / now.lone_down_rate + now.backward + now.forward + up / now.lone_up_rate
     together = [
@@ -78,7 +78,7 @@ def test_turns_of_sfl_v2_begin_and_end_with_what_all_do_together():
 def test_clients_of_fedavg_wait_for_nobody_but_at_the_ends_of_a_period():
     _, record, cost = priced("fedavg", aggregate_every=1)
     now = record.conditions
-    down, up = (8.0 * n for n in (record.model_down_bytes, record.model_up_bytes))
+    down, up = (8.0 * n for n in (record.sent["model_down"], record.sent["model_up"]))
     slowest = [x.max() for x in (down / now.down_rate, STEPS * now.forward, up / now.up_rate)]
     np.testing.assert_allclose(cost.seconds, sum(slowest), rtol=1e-5)
     assert not now.backward.any() and cost.server == 0
@@ -102,5 +102,5 @@ def test_a_client_of_fedavg_out_of_reach_trains_and_is_not_waited_for():
     # Holding the model of a period that has begun.
     state = state.replace(round=state.round + 1, has_current_model=np.ones(2, bool))
     state, record = e.rounds(1)(e.data, e.key, state, 1)
-    assert record.arrived[0].all() and (state.clients.batches_seen == 1).all()
+    assert record.took_part[0].all() and (state.clients.batches_seen == 1).all()
     assert costs_of(e)(e.data, record).seconds[0] < 1e6

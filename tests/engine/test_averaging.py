@@ -118,9 +118,9 @@ def test_counters_after_outages() -> None:
     state, records = period(state, [3], [3], [])
     assert state.clients.optimizer[0].count.tolist() == [5] * 4
     assert counter(state) == 5  # of 6, 6, 6, 2
-    assert (records[0].model_down_bytes == WHOLE).all()  # to one of them in vain
-    assert records[2].model_down_bytes.tolist() == [0, 0, 0, WHOLE]
-    assert (records[2].model_up_bytes == WHOLE).all()
+    assert (records[0].sent["model_down"] == WHOLE).all()  # to one of them in vain
+    assert records[2].sent["model_down"].tolist() == [0, 0, 0, WHOLE]
+    assert (records[2].sent["model_up"] == WHOLE).all()
 
     # Only the first client is there; in the end it is not, and its counter is not in the mean.
     state, _ = period(state, [1, 2, 3], [1, 2, 3], [0])

@@ -33,12 +33,12 @@ def test_clients_differ_in_bits_and_rates_under_one_compilation():
     for _ in range(3):
         state, record = rounds(experiment.data, experiment.key, state, 1)
     assert rounds._cache_size() == 1
-    kept = np.asarray(record.smashed_up_bytes[0, 0]) - LABELS
+    kept = np.asarray(record.sent["smashed_up"][0, 0]) - LABELS
     headers = 4 * 8  # 2048 entries in buckets of 512
     entries = np.array([0.9, 0.5, 0.9, 0.9]) * SMASHED
     expected = entries * np.array([2, 8, 16, 32]) / 8 + headers * np.array([1, 1, 1, 0])
     assert (abs(kept - expected) < 5 * 22 * np.array([2, 8, 16, 32]) / 8).all()
-    down = np.asarray(record.cut_gradient_down_bytes[0, 0]) - headers
+    down = np.asarray(record.sent["cut_gradient_down"][0, 0]) - headers
     assert sorted(np.rint(8 * down / entries).tolist()) == [4, 5, 6, 7]
 
 
@@ -77,7 +77,7 @@ def test_a_compressed_model_down_carries_the_change_since_it_last_arrived():
             seen[n] = True
         assert_equal(memories(spec, opened).received, received)
         state, record = run(state)
-        np.testing.assert_array_equal(record.model_down_bytes, down)
+        np.testing.assert_array_equal(record.sent["model_down"], down)
     assert seen.all()
 
 
@@ -173,13 +173,13 @@ def test_counted_bytes_are_those_of_the_real_message(up):
             client, activation, fold(own, n)
         )
         labels = packing.labels_field(np.asarray(batch.labels[n]), spec.classes)
-        assert len(packing.pack([message], [labels])) == int(record.smashed_up_bytes[0, n])
+        assert len(packing.pack([message], [labels])) == int(record.sent["smashed_up"][0, n])
         answer = spec.compressors.cut_gradient(n).send(
             client.compressor_states.cut_gradient,
             fold(own, n, Stage.CUT_GRADIENT),
             kept_only(jnp.ones(activation.shape), message.kept),
         )[1]
-        assert len(packing.pack([answer])) == int(record.cut_gradient_down_bytes[0, n])
+        assert len(packing.pack([answer])) == int(record.sent["cut_gradient_down"][0, n])
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])

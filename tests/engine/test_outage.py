@@ -83,9 +83,9 @@ def test_who_is_away_stays_as_it_was_and_touches_nobody(setting):
     one_away = rounds_without(e._replace(spec=spec), [AWAY])
     after, record = one_away(state)
     assert_equal(row(after.clients, AWAY), row(state.clients, AWAY))
-    np.testing.assert_array_equal(record.arrived, np.broadcast_to(OTHERS, (2, CLIENTS)))
-    assert (np.asarray(record.smashed_up_bytes) > 0).all()  # sent in vain
-    assert (np.asarray(record.cut_gradient_down_bytes)[:, AWAY] == 0).all()
+    np.testing.assert_array_equal(record.took_part, np.broadcast_to(OTHERS, (2, CLIENTS)))
+    assert (np.asarray(record.sent["smashed_up"]) > 0).all()  # sent in vain
+    assert (np.asarray(record.sent["cut_gradient_down"])[:, AWAY] == 0).all()
     other, again = one_away(perturbed(state))
     assert_equal(after.server, other.server)
     for n in np.flatnonzero(OTHERS):
@@ -107,9 +107,9 @@ def test_nobody_there_changes_nothing(setting):
     after, record = rounds_without(e, list(range(CLIENTS)))(state)
     assert_equal(after.server, state.server)
     assert_equal(after.clients, state.clients)
-    assert record.train_loss == 0 and not np.asarray(record.arrived).any()
-    assert not np.asarray(record.smashed_up_bytes).any()  # without the model nobody computes
-    assert (np.asarray(record.model_down_bytes) > 0).all()
+    assert record.train_loss == 0 and not np.asarray(record.took_part).any()
+    assert not np.asarray(record.sent["smashed_up"]).any()  # without the model nobody computes
+    assert (np.asarray(record.sent["model_down"]) > 0).all()
     ended, record = rounds_without(e, list(range(CLIENTS)))(after)
     assert_equal(ended.aggregator, state.aggregator)
     result = evaluation.evaluate(e.spec, e.key, e.data, ended, e.test)
@@ -119,11 +119,11 @@ def test_nobody_there_changes_nothing(setting):
 def test_the_model_arrives_at_the_next_success(setting):
     e, all_there, one_away = setting
     state, first = one_away(perturbed(e.init()))
-    assert first.model_down_bytes[AWAY] > 0  # in vain
+    assert first.sent["model_down"][AWAY] > 0  # in vain
     np.testing.assert_array_equal(state.has_current_model, OTHERS)
-    assert not np.asarray(first.smashed_up_bytes)[:, AWAY].any()
+    assert not np.asarray(first.sent["smashed_up"])[:, AWAY].any()
     after, second = all_there(state)
-    down = np.asarray(second.model_down_bytes)
+    down = np.asarray(second.sent["model_down"])
     assert down[AWAY] > 0 and not down[OTHERS].any()
     # It computed with the aggregator's model, not with the one it had.
     alike, _ = all_there(state.replace(clients=perturbed(state).clients))
@@ -137,7 +137,7 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
     after, record = one_away(state)
     other, _ = one_away(perturbed(state))
     assert_equal(after.aggregator, other.aggregator)
-    assert record.model_up_bytes[AWAY] > 0
+    assert record.sent["model_up"][AWAY] > 0
     for name in ("params", "masks"):
         assert_equal(
             row(getattr(after.clients, name), AWAY), row(getattr(state.clients, name), AWAY)
@@ -148,7 +148,7 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
     assert_equal(one, two)
     # Nothing is left of that in the next period.
     onwards, record = all_there(after)
-    assert (np.asarray(record.model_down_bytes) > 0).all() and bool(
+    assert (np.asarray(record.sent["model_down"]) > 0).all() and bool(
         jnp.all(onwards.has_current_model)
     )
 
@@ -179,15 +179,15 @@ def test_a_deadline_leaves_the_slow_out():
     radio = e.spec.radio
     state, record = e.rounds(1)(e.data, e.key, e.init(), 1)
     one = jax.tree.map(lambda x: x[0], record)
-    bits = 8.0 * np.asarray(one.smashed_up_bytes)
+    bits = 8.0 * np.asarray(one.sent["smashed_up"])
     seconds = np.asarray(one.conditions.forward) + bits / np.asarray(one.conditions.up_rate)
     middle = float(np.median(seconds[0]))
     spec = e.spec._replace(radio=radio._replace(deadline=middle))
     e = e._replace(spec=spec)
     state, record = e.rounds(2)(e.data, e.key, e.init(), 2)
-    np.testing.assert_array_equal(record.arrived[0][0], seconds[0] <= middle)
-    assert 0 < np.asarray(record.arrived).sum() < record.arrived.size
-    assert (np.asarray(record.model_up_bytes[1]) > 0).all() and bool(
+    np.testing.assert_array_equal(record.took_part[0][0], seconds[0] <= middle)
+    assert 0 < np.asarray(record.took_part).sum() < record.took_part.size
+    assert (np.asarray(record.sent["model_up"][1]) > 0).all() and bool(
         jnp.all(state.has_current_model)
     )
 
@@ -199,7 +199,7 @@ def test_channels_and_links_with_memory_survive_outages():
         cell_radius_m=500.0,
     )  # fmt: skip
     state, record = e.rounds(8)(e.data, e.key, e.init(), 8)
-    arrived = np.asarray(record.arrived)
+    arrived = np.asarray(record.took_part)
     assert 0 < arrived.sum() < arrived.size
     leaves = jax.tree.leaves((state.server, state.aggregator, state.clients.params))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -210,7 +210,7 @@ def test_taylor_scores_stay_when_no_activation_arrives_in_time():
     e = experiment(**changes, aggregate_every=1, deadline_s=1e-9)
     before = jax.tree.map(np.asarray, e.init())
     state, record = e.rounds(1)(e.data, e.key, e.init(), 1)
-    assert not np.asarray(record.arrived).any() and state.has_current_model.all()
+    assert not np.asarray(record.took_part).any() and state.has_current_model.all()
     assert_equal(state.aggregator.pruning, before.aggregator.pruning)
 
 

@@ -47,8 +47,8 @@ def test_clients_part_within_a_period_and_meet_at_its_end():
     states, records = run_rounds(state, run, 4)
     same = [not differs(rows(s.clients.params, 0), rows(s.clients.params, 1)) for s in states]
     assert same == [False, False, True, False]
-    assert [bool(r.model_down_bytes.any()) for r in records] == [True, False, False, True]
-    assert [bool(r.model_up_bytes.any()) for r in records] == [False, False, True, False]
+    assert [bool(r.sent["model_down"].any()) for r in records] == [True, False, False, True]
+    assert [bool(r.sent["model_up"].any()) for r in records] == [False, False, True, False]
     assert_equal(rows(states[2].clients.params, 0), states[2].aggregator.params)
 
 
@@ -160,9 +160,9 @@ def test_client_optimizer_state_at_the_start_of_a_period(policy):
         assert_equal(rows(own, 0), rows(own, 1))
         assert (own[0].count == 2).all() and differs(own, fresh)
         model = setup(optimizer="adam", clients=3, prune_kind="mask", prune_rate=(0.3,))
-        plain_up = model[2](model[1])[1].model_up_bytes
+        plain_up = model[2](model[1])[1].sent["model_up"]
         whole = 3 * plain_up + 4
-        assert (record.model_up_bytes == whole).all(), "weights, two moments, a step counter"
+        assert (record.sent["model_up"] == whole).all(), "weights, two moments, a step counter"
         bitmap = 64 * 256 // 8
         assert (down == whole + bitmap).all()
 
@@ -207,5 +207,5 @@ def test_quantized_upload_carries_the_update_against_the_model_received():
         update = np.abs(dense - old).max()
         assert np.abs(sent - dense).max() <= 2 * 3 * update / (2**16 - 1) + 1e-6
     entries = 64 * 256 + 256
-    assert (record.model_up_bytes == entries * 2 + 2 * 8).all(), "16 bits each, 64 a leaf"
-    assert (exact[1].model_up_bytes == entries * 4).all()
+    assert (record.sent["model_up"] == entries * 2 + 2 * 8).all(), "16 bits each, 64 a leaf"
+    assert (exact[1].sent["model_up"] == entries * 4).all()

@@ -32,7 +32,7 @@ def test_calls_of_any_length_compute_the_same_with_one_compilation():
     for count in (1, 3, 2):
         state, part = run(experiment.data, experiment.key, state, count)
         parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], part))
-        assert not np.any(np.asarray(part.model_down_bytes)[count:]), "unused rows stay zero"
+        assert not np.any(np.asarray(part.sent["model_down"])[count:]), "unused rows stay zero"
     assert_equal(state, whole)
     assert_equal(jax.tree.map(lambda *x: np.concatenate(x), *parts), records)
     assert run._cache_size() == 1

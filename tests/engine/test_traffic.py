@@ -18,9 +18,9 @@ def test_without_compression_everything_is_sent_as_float32():
         state, record = run(state)
         records.append(record)
     first = records[0]
-    assert (first.smashed_up_bytes == 4 * SMASHED + LABELS).all()
-    assert (first.cut_gradient_down_bytes == 4 * SMASHED).all()
-    assert (first.model_down_bytes == 4 * (WEIGHTS + BIASES)).all()
+    assert (first.sent["smashed_up"] == 4 * SMASHED + LABELS).all()
+    assert (first.sent["cut_gradient_down"] == 4 * SMASHED).all()
+    assert (first.sent["model_down"] == 4 * (WEIGHTS + BIASES)).all()
     expected = uncompressed_bytes(
         experiment.spec, *experiment.initial, experiment.image.shape, rounds=3
     )
@@ -59,17 +59,17 @@ def test_quantized_streams_count_entries_and_headers():
     )
     _, record = run(state)
     headers = -(-SMASHED // 500) * 4
-    assert (record.smashed_up_bytes == SMASHED // 2 + headers + LABELS).all()
-    assert (record.cut_gradient_down_bytes == -(-SMASHED * 7 // 8) + headers).all()
+    assert (record.sent["smashed_up"] == SMASHED // 2 + headers + LABELS).all()
+    assert (record.sent["cut_gradient_down"] == -(-SMASHED * 7 // 8) + headers).all()
     model_headers = (-(-WEIGHTS // 500) + 1) * 4
-    assert (record.model_up_bytes == (WEIGHTS + BIASES) * 5 // 8 + model_headers).all()
+    assert (record.sent["model_up"] == (WEIGHTS + BIASES) * 5 // 8 + model_headers).all()
 
 
 def test_dropped_entries_travel_in_neither_direction():
     _, state, run = setup(dropout_rate=0.4, local_steps=4)
     _, record = run(state)
-    kept = record.cut_gradient_down_bytes / 4
-    np.testing.assert_array_equal(record.smashed_up_bytes, 4 * kept + LABELS)
+    kept = record.sent["cut_gradient_down"] / 4
+    np.testing.assert_array_equal(record.sent["smashed_up"], 4 * kept + LABELS)
     # Binomial(2048, 0.6), standard deviation 22.2.
     assert (abs(kept - 0.6 * SMASHED) < 5 * 22.2).all()
     assert len(np.unique(kept)) > 8, "every client and step draws its own mask"
@@ -80,8 +80,8 @@ def test_pruned_weights_stay_home_and_masks_go_down():
     _, record = run(state)
     removed = np.rint(np.array([0.3, 0.0, 0.5, 0.9]) * WEIGHTS)
     up = 4 * (WEIGHTS + BIASES - removed)
-    np.testing.assert_array_equal(record.model_up_bytes, up)
-    np.testing.assert_array_equal(record.model_down_bytes, up + WEIGHTS / 8)
+    np.testing.assert_array_equal(record.sent["model_up"], up)
+    np.testing.assert_array_equal(record.sent["model_down"], up + WEIGHTS / 8)
 
 
 @pytest.mark.parametrize("change", [{}, {"momentum": 0.9, **AVERAGE}])
@@ -90,14 +90,14 @@ def test_removed_channels_travel_in_no_direction(change):
     _, record = run(state)
     kept = np.array([256, 192, 128, 64])  # group by group, the widest first
     np.testing.assert_array_equal(record.participants, [1, 0, 2, 3])
-    np.testing.assert_array_equal(record.smashed_up_bytes[0], 4 * 8 * kept + LABELS)
-    np.testing.assert_array_equal(record.cut_gradient_down_bytes[0], 4 * 8 * kept)
+    np.testing.assert_array_equal(record.sent["smashed_up"][0], 4 * 8 * kept + LABELS)
+    np.testing.assert_array_equal(record.sent["cut_gradient_down"][0], 4 * 8 * kept)
     model = 4 * (64 + 1) * kept * (2 if change else 1)
-    np.testing.assert_array_equal(record.model_up_bytes, model)
-    np.testing.assert_array_equal(record.model_down_bytes, model + 256 // 8)
+    np.testing.assert_array_equal(record.sent["model_up"], model)
+    np.testing.assert_array_equal(record.sent["model_down"], model + 256 // 8)
 
 
 def test_statistics_of_removed_channels_stay_home():
     _, state, run = setup(prune_kind="channel", prune_rate=(0.5,), norm="batch")
     _, record = run(state)
-    assert (record.model_up_bytes == 4 * (64 + 2 + 2) * 128).all()
+    assert (record.sent["model_up"] == 4 * (64 + 2 + 2) * 128).all()

@@ -2,21 +2,22 @@
 
 import jax
 
-from jfedsl.algorithms.registry import Algorithm
+from jfedsl.config import Config
 from jfedsl.engine.state import RunSpec
 
 
-def layout_of(algorithm: Algorithm, spec: RunSpec) -> str:
+def layout_of(config: Config, spec: RunSpec, pooled: bool = False) -> str:
     """Clients, devices, and how many clients a device has and computes at once, as one line.
 
     Args:
-      algorithm: of the run.
-      spec: of the run.
+      config: of the run.
+      spec: the run.
+      pooled: whether all clients' data lie in one place.
     """
     slots, mesh = spec.slots, spec.slots.mesh
     kind = (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).device_kind
     devices = _count(slots.devices, f"{kind} device")
-    if algorithm.sides == "server":
+    if pooled:
         return f"all data on {devices}"
     some = spec.participants < spec.clients
     taking_part = f", {spec.participants:,} of them in a period," if some else ""
@@ -25,8 +26,7 @@ def layout_of(algorithm: Algorithm, spec: RunSpec) -> str:
     if slots.devices > 1:
         even = slots.num_slots == spec.participants
         ending += f", {each:,} on each" if even else f", up to {each:,} on each"
-    in_turn = algorithm.in_turns or spec.one_by_one
-    if in_turn or spec.chunk == 1 < each:
+    if spec.algorithm.one_at_a_time(config) or spec.chunk == 1 < each:
         ending += ", one after another"
     elif spec.chunk < each:
         ending += f", {spec.chunk:,} at a time"

@@ -1,9 +1,9 @@
 """A run put together from its config."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +11,29 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jfedsl.algorithms import fedsl
-from jfedsl.algorithms.centralized import pooled
-from jfedsl.algorithms.registry import ALGORITHMS, Algorithm
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression import expression
 from jfedsl.compression.deployed import deployed
-from jfedsl.config import Config, plugins, shown
-from jfedsl.config.canonical import period_of
+from jfedsl.config import Config, plugins
+from jfedsl.config.canonical import effective, period_of
 from jfedsl.data import datasets, partition
 from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.fingerprint import Fingerprint, fingerprint
 from jfedsl.engine import evaluation, optimizers
+from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
-from jfedsl.engine.client_memory import fresh_client
 from jfedsl.engine.evaluation import TestSet
 from jfedsl.engine.examples import homes
+from jfedsl.engine.initial import auxiliary_variables, init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.engine.state import Client, Compressors, Data, Deployed, RunSpec, State, at_deployment
+from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
+from jfedsl.engine.task import CLASSIFICATION
 from jfedsl.errors import flag_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
+from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.run.assemble.description import layout_of
 from jfedsl.run.assemble.examples import pixels_of, subset_of
 from jfedsl.run.assemble.limits import check_sizes
@@ -57,7 +59,6 @@ class Experiment(NamedTuple):
     """All that is fixed in a run.
 
     Attributes:
-      algorithm: that trains.
       spec: functions and static numbers.
       data: training data on the device.
       test: test data on the device.
@@ -72,7 +73,6 @@ class Experiment(NamedTuple):
       notes: where clients compute, and what became of settings, a line each.
     """
 
-    algorithm: Algorithm
     spec: RunSpec
     data: Data
     test: TestSet
@@ -89,40 +89,39 @@ class Experiment(NamedTuple):
         """The state before the first round, in buffers of its own: rounds donate them."""
 
         def first(key: Array, initial: Variables, image: Array) -> State:
-            return lay_out(self.spec, fedsl.init(self.spec, key, initial, image))
+            return lay_out(self.spec, init(self.spec, key, initial, image))
 
         return jax.tree.map(jnp.copy, jax.jit(first)(self.key, self.initial, self.image))
 
     def fresh(self) -> Client:
         """A client that has not taken part yet."""
-        own, stats = (tree[: self.spec.cut] for tree in self.initial)
-        return fresh_client(self.spec, own, stats, self.image)
+        return initial_client(self.spec, self.key, self.initial, self.image)
 
     def rounds(self, capacity: int) -> Rounds:
         """The compiled function that runs up to `capacity` rounds."""
 
         def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
             spec = at_deployment(self.spec, data)
-            state, record = self.algorithm.run_round(spec, data, key, state)
+            state, record = spec.algorithm.run_round(spec, data, key, state)
             return lay_out(spec, state), spec.slots.replicate(record)
 
         return compile_rounds(one, capacity)
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
-        return jax.jit(functools.partial(evaluation.evaluate, self.spec, self.key))
+        return jax.jit(partial(evaluation.evaluate, self.spec, self.key))
 
     def measure(
         self, step_size: float, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Measurement]:
         """The compiled measurement of the convergence bound's constants; infinite if unknown."""
-        return jax.jit(without_nan(functools.partial(measure, self.spec, effort, step_size)))
+        return jax.jit(without_nan(partial(measure, self.spec, effort, step_size)))
 
     def objective(
         self, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Objective]:
         """The compiled measurement of f and its gradient alone; infinite if unknown."""
-        return jax.jit(without_nan(functools.partial(measure_objective, self.spec, effort)))
+        return jax.jit(without_nan(partial(measure_objective, self.spec, effort)))
 
 
 def build(config: Config, mesh: Mesh | None = None) -> Experiment:
@@ -136,6 +135,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
       UserError: a setting that the data or the model cannot satisfy.
     """
     start_devices()
+    config = effective(config)
     several = mesh is not None and mesh.shape["process"] > 1
     whole = datasets.load(config.dataset, config.data_dir, lazily=several)
     shape = whole.train.images.shape[1:]
@@ -148,8 +148,11 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     model, cut = model_of(config, dataset)
     shares = shares_of(config, dataset)
     marks = fingerprint(whole, shares, plugins.checksums(config.plugin))
-    if algorithm.sides == "server":
-        shares, config = pooled(shares), _as_one_client(config)
+    asked = Population(config.clients, config.participants or config.clients, config.local_steps)
+    shares, population = algorithm.population(shares, asked)
+    if population != asked:
+        # Nothing per client is left to say of other clients than were asked for.
+        config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
     key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
     initial = initial_of(config, model, cut, key, image, dataset)
     if not MODELS[config.model].tried:
@@ -157,8 +160,13 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape)
     slots = assign_slots(pruning.group_sizes, mesh)
-    spec = _scheme(config, model, cut, dataset.classes, initial, pruning, slots)
-    check_sizes(config, spec, initial, image.shape)
+    options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
+    auxiliary = algorithm.auxiliary(options, dataset.classes)
+    spec = _spec_of(config, model, cut, initial, dataset.classes, pruning, slots)
+    spec = _with_auxiliary(spec._replace(options=options, auxiliary=auxiliary), key, initial, image)
+    algorithm.check(spec)
+    client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
+    check_sizes(config, spec, client, image.shape)
     radio = build_radio(config, spec, pruning, key, image.shape)
     spec = spec._replace(radio=radio)
     site = None if radio is None else radio.deployment
@@ -171,7 +179,6 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     tests = np.bincount(tested.labels, minlength=dataset.classes)
     lacking = notes_on_classes(counts.sum(axis=0), tests)
     return Experiment(
-        algorithm=algorithm,
         spec=spec,
         data=Data(images, labels, pixels, where, site),
         test=put(mesh, test, evaluation.test_spec(test, slots)),
@@ -183,7 +190,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         scale=whole.scale,
         fingerprint=marks,
         notes=[
-            layout_of(algorithm, spec),
+            layout_of(config, spec, pooled=population != asked),
             *whole.notes,
             *lacking,
             *pruning.notes,
@@ -204,22 +211,18 @@ def _open_end(config: Config, spec: RunSpec) -> list[str]:
     ]
 
 
-def _as_one_client(config: Config) -> Config:
-    """What a run of pooled data does: all steps of a round with one client."""
-    steps = config.local_steps * (config.participants or config.clients)
-    return dataclasses.replace(
-        config, local_steps=steps, clients=1, participants=None, prune_rate=Config.prune_rate
-    )
+def _with_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array) -> RunSpec:
+    """The run with a pruner that leaves the algorithm's auxiliary layers alone."""
+    if not spec.auxiliary:
+        return spec
+    extra = jax.eval_shape(partial(auxiliary_variables, spec), key, initial, image)
+    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, *extra))
 
 
-def _scheme(
-    config: Config, model: Model, cut: int, classes: int, initial: Variables, pruning: Pruning,
+def _spec_of(
+    config: Config, model: Model, cut: int, initial: Variables, classes: int, pruning: Pruning,
     slots: SlotLayout,
 ) -> RunSpec:  # fmt: skip
-    own, algorithm = initial.params[:cut], ALGORITHMS[config.algorithm]
-    if algorithm.in_turns and len(pruning.group_sizes) > 1:
-        allowed = f"the same number of channels for all with --algorithm={config.algorithm}"
-        raise flag_error("prune_rate", shown(config.prune_rate), allowed)
     exchanges = config.rounds * config.local_steps
     client_rate, server_rate = (
         optimizers.schedule(config.learning_rate_schedule, peak, exchanges)
@@ -252,23 +255,34 @@ def _scheme(
         client_state=config.client_state,
         collective_bits=config.collective_bits,
         slots=slots,
-        chunk=config.client_chunk or default_chunk(jax.default_backend(), own, config.clients),
+        chunk=_chunk(config, initial.params[:cut]),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
         integers=config.client_backward == "int8",
         remat=config.remat_clients,
-        server_copies=algorithm.server_copies,
-        one_by_one=config.one_by_one,
+        algorithm=ALGORITHMS[config.algorithm],
+        options={},
+        auxiliary=(),
+        task=CLASSIFICATION,
         radio=None,
     )
 
 
+def _chunk(config: Config, params: Any) -> int:
+    return config.client_chunk or default_chunk(jax.default_backend(), params, config.clients)
+
+
 def _compressors(config: Config) -> Compressors:
-    calls = config.compressors
-    built = {p: expression.build(c, config.clients, config.seed) for p, c in calls.items()}
-    # Without compressors the weights themselves are sent, not their change.
-    up, down = (built[p] if calls[p] else None for p in ("model_up", "model_down"))
-    return {**built, "model_up": up, "model_down": down}
+    """Of every stream of the algorithm; None for a model whose weights themselves are sent."""
+    calls, seed = config.compressors, config.seed
+
+    def of(stream: Stream) -> Any:
+        of_stream = calls.get(stream.compressor, ())
+        if not of_stream and stream in (MODEL_UP, MODEL_DOWN):
+            return None
+        return expression.build(of_stream, config.clients, seed)
+
+    return {stream.name: of(stream) for stream in ALGORITHMS[config.algorithm].streams}
 
 
 def _deployed(config: Config) -> Deployed | None:

@@ -6,30 +6,38 @@ import jax
 
 from jfedsl.compression import expression
 from jfedsl.config import Config
-from jfedsl.config.compressors import PLACES
-from jfedsl.engine.state import RunSpec
+from jfedsl.engine.state import Client, RunSpec
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.errors import UserError, as_text
-from jfedsl.models.layers import Variables
 
 
-def check_sizes(config: Config, spec: RunSpec, initial: Variables, image: tuple[int, ...]) -> None:
-    """Messages must fit the counters of `message_bytes`: 2 GiB with all headers."""
-    own, stats = initial.params[: spec.cut], initial.stats[: spec.cut]
-    smashed = math.prod(smashed_shape(spec, own, stats, image).shape)
-    weights = [leaf.size for leaf in jax.tree.leaves(own)]
-    for place, calls in config.compressors.items():
-        has_batch = PLACES[place].batch
-        sizes = [smashed] if has_batch else weights
+def check_sizes(config: Config, spec: RunSpec, client: Client, image: tuple[int, ...]) -> None:
+    """Messages must fit the counters of `message_bytes`: 2 GiB with all headers.
+
+    Args:
+      config: of the run.
+      spec: the run.
+      client: a client of it, arrays or shapes.
+      image: shape of an input.
+
+    Raises:
+      UserError: names the flag that would make the messages smaller.
+    """
+    smashed = math.prod(smashed_shape(spec, client.params, client.stats, image).shape)
+    weights = [leaf.size for leaf in jax.tree.leaves(client.params)]
+    for stream in spec.algorithm.streams:
+        name = stream.compressor
+        calls = config.compressors.get(name, ())
+        sizes = [smashed] if stream.of_batch else weights
         # Moments may travel along. What tells positions takes a bit an entry at most.
-        each = 4 if has_batch or config.client_optimizer_state != "average" else 12
+        each = 4 if stream.of_batch or config.client_optimizer_state != "average" else 12
         extra = sum(expression.most_extra_bytes(calls, n) for n in sizes)
         most = sum(sizes) * each + extra
         if most >= 2**31:
-            flag = "batch_size" if has_batch else "cut"
+            flag = "batch_size" if stream.of_batch else "cut"
             if most - extra < 2**31:  # headers are too many
-                flag = place if getattr(config, place) else "bucket_size"
+                flag = name if getattr(config, name) else "bucket_size"
             raise UserError(
                 f"--{flag}={as_text(getattr(config, flag))} makes messages too large: one of "
-                f"{place} might take {most} bytes, and 2 GiB is the limit"
+                f"{name} might take {most} bytes, and 2 GiB is the limit"
             )

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from jax import Array
 
-from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.data.datasets import Dataset
+from jfedsl.engine.initial import initial_variables
 from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.models import layers, trial
 from jfedsl.models.layers import Model, Variables
@@ -21,15 +21,14 @@ def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
     Raises:
       UserError: the model has no such cut.
     """
-    entry, sides = MODELS[config.model], ALGORITHMS[config.algorithm].sides
+    entry = MODELS[config.model]
     model = entry.build(dataset.classes, config.norm)
     if dataset.whole:
         model = (layers.of_whole_numbers(model[0]), *model[1:])
-    if sides != "both":
-        return model, len(model) if sides == "clients" else 0
     cut = entry.default_cut if config.cut is None else config.cut
     try:
-        return model, layers.cut_index(model, cut)
+        index = layers.cut_index(model, cut)
+        return model, ALGORITHMS[config.algorithm].client_layers(len(model), index)
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
 
@@ -57,7 +56,7 @@ def initial_of(
         return layers.apply(model[cut:], params[cut:], stats[cut:], x, True)[0]
 
     try:
-        initial = fedsl.initial_variables(model, key, image)
+        initial = initial_variables(model, key, image)
         logits = jax.eval_shape(run, initial)
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
@@ -121,8 +120,8 @@ def _check_batches(
     batch = jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
     name, smashed = trial.lone_values(model[:cut], params[:cut], stats[:cut], batch)
     if name is None:
-        merged = config.participants or config.clients
-        rows = config.batch_size * (merged if ALGORITHMS[config.algorithm].joint else 1)
+        participants = config.participants or config.clients
+        rows = config.batch_size * ALGORITHMS[config.algorithm].server_batch(participants)
         batch = jax.ShapeDtypeStruct((rows, *smashed.shape[1:]), jnp.float32)
         name, _ = trial.lone_values(model[cut:], params[cut:], stats[cut:], batch)
     if name is not None:

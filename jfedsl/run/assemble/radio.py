@@ -71,10 +71,11 @@ def _flop_counts(
     config: Config, spec: RunSpec, pruning: Pruning, image: tuple[int, ...]
 ) -> FlopCounts:
     x = _batch(config, image)
-    each = [_flops(side, x, False) for side in pruning.sides]
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
     client = spec.model[: spec.cut]
     smashed = smashed_shape(spec, *_shapes(client, x), image)
+    beside = _flops(spec.auxiliary, smashed, True)
+    each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
     server = _flops(spec.model[spec.cut :], smashed, spec.cut > 0)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     return FlopCounts(

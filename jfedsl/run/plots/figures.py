@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from jfedsl.errors import one_line
-from jfedsl.run.storage.metrics import KEPT, STREAMS, Row
+from jfedsl.run.storage.metrics import KEPT, Row, streams_of
 
 
 def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
@@ -63,9 +63,10 @@ def traffic(rows: list[Row], title: str, path: Path) -> None:
     """Draws the megabytes sent so far against round, stream upon stream, as a PNG."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
-    each = [[0] * len(STREAMS), *([row[f"{s}_bytes"] for s in STREAMS] for row in rows)]
+    streams = streams_of(rows)
+    each = [[0] * len(streams), *([row[f"{s}_bytes"] for s in streams] for row in rows)]
     sent = np.cumsum(each, axis=0) / 1e6
-    labels = [stream.replace("_", " ") for stream in STREAMS]
+    labels = [stream.replace("_", " ") for stream in streams]
     axis.stackplot([0, *(row["round"] for row in rows)], sent.T, labels=labels, alpha=0.8)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("round")

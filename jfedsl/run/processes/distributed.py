@@ -91,11 +91,8 @@ def mesh_of(config: Config) -> Mesh | None:
       UserError: there are not so many, or the algorithm has no use for several processes.
     """
     local, processes = jax.local_device_count(), jax.process_count()
-    algorithm = ALGORITHMS[config.algorithm]
-    alone = algorithm.in_turns or config.one_by_one or algorithm.sides == "server"
-    cause = f"--algorithm={config.algorithm}"
-    if config.one_by_one:
-        cause += f" and --server_order={config.server_order}"
+    alone = ALGORITHMS[config.algorithm].one_at_a_time(config)
+    cause = " and ".join(f"--{flag}={getattr(config, flag)}" for flag in alone)
     if alone and processes > 1:
         reason = "one client computes at a time"
         raise conflict("coordinator", config.coordinator, cause, reason)

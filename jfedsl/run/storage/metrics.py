@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jfedsl.engine.streams import LOCAL, SPLIT_STREAMS
 from jfedsl.errors import UserError
 from jfedsl.files.paths import Name, local
 from jfedsl.run.storage import ledger
@@ -45,7 +46,8 @@ SIMULATED = (
     "lost_fraction",
 )
 KEPT = "kept_"  # columns of what is pruned: the fraction that participants keep of each
-STREAMS = ("smashed_up", "cut_gradient_down", "model_up", "model_down")
+# Streams that every metrics.csv has, 0 where an algorithm sends none; others follow them.
+STREAMS = tuple(stream.column for stream in SPLIT_STREAMS if stream.direction != LOCAL)
 
 Row = dict[str, Any]
 
@@ -59,6 +61,7 @@ class Metrics:
         pruned: Sequence[str] = (),
         simulated: bool = False,
         seal: ledger.Seal | None = None,
+        streams: Sequence[str] = STREAMS,
     ) -> None:
         """Opens the file; rows past the seal, whole or torn, are cut off.
 
@@ -67,12 +70,14 @@ class Metrics:
           pruned: names of the leaves or layers that are pruned, which have a column each.
           simulated: whether there is a network to have columns of.
           seal: of the rows at the checkpoint to go on from; None starts a new file.
+          streams: columns of the streams that the algorithm sends.
 
         Raises:
           UserError: the rows are not as they were, and the checkpoint has no copy of them.
         """
         columns = (
             *COLUMNS,
+            *(f"{stream}_bytes" for stream in streams if stream not in STREAMS),
             *(SIMULATED if simulated else ()),
             *(f"{KEPT}{name}" for name in pruned),
         )
@@ -131,6 +136,12 @@ def _number(text: str) -> int | float | None:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
+def streams_of(rows: list[Row]) -> list[str]:
+    """The streams whose bytes rows have, such as `smashed_up`."""
+    names = [name.removesuffix("_bytes") for name in rows[0] if name.endswith("_bytes")]
+    return [name for name in names if name != "cumulative"]
+
+
 def deployed_accuracy(row: Row) -> float:
     """Of an evaluated row; an earlier build did not test it: then with the activation unchanged."""
     deployed: float | None = row.get("test_accuracy_deployed")
@@ -163,7 +174,9 @@ def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[
         "target_accuracy": target_accuracy,
         "rounds_to_target": reached and reached["round"],
         "bytes_to_target": reached and reached["cumulative_bytes"],
-        "bytes": {stream: sum(row[f"{stream}_bytes"] for row in rows) for stream in STREAMS},
+        "bytes": {
+            stream: sum(row[f"{stream}_bytes"] for row in rows) for stream in streams_of(rows)
+        },
         "simulated": _simulated(rows, reached),
         "host_seconds": sum(row["host_seconds"] for row in rows),
     }

@@ -105,7 +105,7 @@ def differences(old: Config, new: Config) -> list[str]:
         free.add("prune_kind")
     # Texts first: of compressors that no table has there is nothing else.
     if old.expressions == new.expressions or old.compressors == new.compressors:
-        free |= {*compressors.PLACES, *compressors.shorthands(), "quantizer", "bucket_size"}
+        free |= {*compressors.flags(), "quantizer", "bucket_size"}
     pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
     return [
         f"{name} ({shown(before)} -> {shown(after)})"

@@ -1,0 +1,98 @@
+"""Settings that have no effect in a run, and why: the one place that knows."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.config import compressors
+from jfedsl.config.algorithm_fields import STREAMS
+from jfedsl.config.pruning_fields import PruningFields
+from jfedsl.config.wireless_fields import WirelessFields
+from jfedsl.data.partition import PARTITIONS
+from jfedsl.engine.algorithm import Algorithm
+from jfedsl.models.registry import MODELS
+
+
+def idle(config: Any) -> dict[str, str]:
+    """Settings without effect, by name, with the reason, such as "with --momentum=0".
+
+    Args:
+      config: a `Config`; names that no table has stand for anything.
+    """
+    reasons = dict(_of_algorithm(config))
+    if config.partition in PARTITIONS:
+        options = {kind.option for kind in PARTITIONS.values()}
+        options -= {None, PARTITIONS[config.partition].option}
+        reasons |= {str(name): f"with --partition={config.partition}" for name in options}
+    reasons |= _of_pruning(config)
+    if config.optimizer != "sgd":
+        reasons["momentum"] = f"with --optimizer={config.optimizer}"
+    elif config.momentum == 0:  # SGD then keeps nothing
+        reasons.setdefault("client_optimizer_state", "with --momentum=0")
+    # A user's own model may have batch norm whatever --norm is.
+    if config.norm != "batch" and config.model in MODELS and MODELS[config.model].tried:
+        reasons["batch_norm_statistics"] = f"with --norm={config.norm}"
+    if config.participants in (None, config.clients) and config.client_state != "stateless":
+        reasons["client_state"] = "where all clients take part"  # no client is at rest
+    if not config.coordinator:
+        reasons["collective_bits"] = "without --coordinator"
+    if config.network == "none":
+        names = [field.name for field in dataclasses.fields(WirelessFields)]
+        reasons |= {name: "with --network=none" for name in names if name != "network"}
+    if not _quantizes(config):
+        reasons |= {name: "where no bits choose it" for name in ("quantizer", "bucket_size")}
+    return reasons
+
+
+def _of_algorithm(config: Any) -> Iterator[tuple[str, str]]:
+    """What the algorithm does not use: flags and options of others, and their streams."""
+    if config.algorithm not in ALGORITHMS:
+        return
+    algorithm, reason = ALGORITHMS[config.algorithm], f"with --algorithm={config.algorithm}"
+    for other in ALGORITHMS.values():
+        names = {*other.uses, *(option.name for option in other.options)}
+        for name in sorted(names - used(algorithm)):
+            yield name, reason
+    streams = {stream.compressor for stream in algorithm.streams}
+    for flag in STREAMS:
+        if flag not in streams:
+            yield flag, reason
+    for option in algorithm.options:
+        because = option.idle(config)
+        if because is not None:
+            yield option.name, because
+
+
+def used(algorithm: Algorithm) -> set[str]:
+    """The flags that an algorithm uses, its own ones included."""
+    return {*algorithm.uses, *(option.name for option in algorithm.options)}
+
+
+def _quantizes(config: Any) -> bool:
+    """Whether `--quantizer` is that of any stream."""
+    settings = {name: getattr(config, name) for name in compressors.flags()}
+    expressions = (
+        compressors.expression(flag, settings, "?", 1, config.compress_by_default)
+        for flag in STREAMS
+    )
+    return any("?(" in expression for expression in expressions)
+
+
+def _of_pruning(config: Any) -> dict[str, str]:
+    kind = f"with --prune_kind={config.pruning}"
+    if config.prune_kind is None and not config.compress_by_default:
+        kind = f"with --algorithm={config.algorithm}, which prunes nothing"
+    reasons = {}
+    if config.prune_policy == "uniform":
+        reasons["client_capacity"] = "with --prune_policy=uniform"
+    else:
+        reasons["prune_rate"] = f"with --prune_policy={config.prune_policy}"
+    names: list[str] = []
+    if config.pruning == "none":
+        names = [field.name for field in dataclasses.fields(PruningFields)]
+    if config.pruning != "mask":
+        names += ["mask_compute", "prune_scope"]  # channels are ranked within layers
+    if config.pruning != "channel":
+        names.append("prune_ladder")
+    return reasons | {name: kind for name in names if name != "prune_kind"}

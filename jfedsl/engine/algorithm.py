@@ -1,0 +1,143 @@
+"""What a training algorithm is: pure functions, and declarations that the other rooms read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from jax import Array
+
+from jfedsl.data.partition import Partition, Shares
+from jfedsl.engine.clocks import side_by_side
+from jfedsl.engine.exchange import Exchange, Outcome
+from jfedsl.engine.round import run_round
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.state import Client, Data, RunSpec, Server, State
+from jfedsl.engine.streams import SPLIT_STREAMS, Stream
+from jfedsl.models.layers import Model
+from jfedsl.wireless.cost import Cost
+
+# Flags that only some algorithms use, by what an algorithm must have to use them.
+CUT = frozenset({"cut"})
+SERVER = frozenset({"server_learning_rate", "server_flops"})
+CLIENTS = frozenset({"client_learning_rate", "client_backward", "client_optimizer_state"})
+AVERAGING = frozenset({"aggregation"})
+PERIODS = frozenset({"aggregate_every"})
+PRUNING = frozenset({"prune_kind"})
+HARDWARE = frozenset({"device_classes", "device_flops", "device_power_dbm", "device_memory"})
+RADIO = frozenset(
+    {
+        "bandwidth_hz",
+        "cell_radius_m",
+        "shadowing_db",
+        "fading",
+        "server_power_dbm",
+        "mask_compute",
+    }
+)
+OUTAGE = frozenset({"outage_snr_db", "outage_timeout_s"})
+DEADLINE = frozenset({"deadline_s"})
+ALLOCATION = frozenset({"allocation"})
+BOUND = frozenset({"measure_constants_every"})
+
+FEDERATED = CLIENTS | AVERAGING | PERIODS | PRUNING | HARDWARE | RADIO | OUTAGE
+SPLIT = FEDERATED | CUT | SERVER | DEADLINE | ALLOCATION
+
+
+class Option(NamedTuple):
+    """A flag of one algorithm's own, which becomes a field of `Config`.
+
+    Attributes:
+      name: of the flag.
+      default: its type is the flag's: str, int, float or bool.
+      help: a sentence for `--help`.
+      allowed: what values are allowed, in words, to follow "must be".
+      test: whether a value is allowed.
+      idle: from a config, why the flag has no effect there, such as "with --local_steps=1"; None
+        where it has one.
+    """
+
+    name: str
+    default: Any
+    help: str
+    allowed: str
+    test: Callable[[Any], bool]
+    idle: Callable[[Any], str | None] = lambda config: None
+
+
+class Population(NamedTuple):
+    """How many clients there are, how many take part in a period, and exchanges in a round."""
+
+    clients: int
+    participants: int
+    local_steps: int
+
+
+class RunRound(Protocol):
+    """One round."""
+
+    def __call__(
+        self, spec: RunSpec, data: Data, key: Array, state: State
+    ) -> tuple[State, RoundRecord]:
+        """Runs it: from the state before to the state after, and what it cost."""
+
+
+def _as_given(shares: Shares, population: Population) -> tuple[Shares, Population]:
+    return shares, population
+
+
+def _own_server(spec: RunSpec, partition: Partition, state: State) -> Server:
+    del spec, partition
+    server: Server = state.server
+    return server
+
+
+def _same_state(spec: RunSpec, partition: Partition, state: State) -> State:
+    del spec, partition
+    return state
+
+
+class Algorithm(NamedTuple):
+    """A training algorithm.
+
+    Only this table entry tells algorithms apart: no other room asks for a name.
+
+    Attributes:
+      exchange: one exchange of all participants, written in the engine's steps.
+      uses: the flags among those that not every algorithm uses; the others have no effect.
+      streams: the kinds of messages. Columns of metrics.csv, the traffic of an uncompressed run
+        and the flags of compressors follow.
+      options: flags of its own.
+      clock: from a run and the record of a round, what that costs in seconds and joules.
+      run_round: one round, where it is more than exchanges with an average at the end of a period.
+      compress_by_default: whether pruning and compressors are on unless flags say otherwise.
+      one_at_a_time: from a config, the flags because of which one participant computes at a time,
+        which leaves no use for several devices; none where participants compute side by side.
+      client_layers: from the number of layers and that up to the cut, how many clients have.
+      auxiliary: from options and the number of classes, layers that clients train beside their
+        part of the model: averaged and sent with it, never pruned, not part of the trained model.
+      population: from shares of the data and their population, those that it trains with.
+      server_batch: from the number of participants, of how many the server takes the activations
+        as one batch.
+      init_server: the server of a new run, from that of the whole model.
+      end_period: what else happens at the end of a period, after clients were averaged.
+      server_of: the server's part that belongs to the averaged client part.
+      per_slot: the parts of `State` that have a row for each slot.
+      check: raises a `UserError` for a run that it cannot train.
+    """
+
+    exchange: Callable[[Exchange, Server, Client], Outcome]
+    uses: frozenset[str] = SPLIT
+    streams: Sequence[Stream] = SPLIT_STREAMS
+    options: Sequence[Option] = ()
+    clock: Callable[[RunSpec, RoundRecord], Cost] = side_by_side
+    run_round: RunRound = run_round
+    compress_by_default: bool = False
+    one_at_a_time: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    client_layers: Callable[[int, int], int] = lambda layers, cut: cut
+    auxiliary: Callable[[Mapping[str, Any], int], Model] = lambda options, classes: ()
+    population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given
+    server_batch: Callable[[int], int] = lambda participants: 1
+    init_server: Callable[[RunSpec, Server], Server] = lambda spec, server: server
+    end_period: Callable[[RunSpec, Partition, State], State] = _same_state
+    server_of: Callable[[RunSpec, Partition, State], Server] = _own_server
+    per_slot: tuple[str, ...] = ("clients",)
+    check: Callable[[RunSpec], None] = lambda spec: None

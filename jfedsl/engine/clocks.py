@@ -1,0 +1,108 @@
+"""Clocks: in which order the legs of a round follow each other in simulated time.
+
+An algorithm names one as its `clock`: a function from the run and the record of a round to what the
+round costs in seconds and joules.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.state import RunSpec
+from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, UP, Stream
+from jfedsl.wireless import cost
+from jfedsl.wireless.cost import Cost, Sent
+from jfedsl.wireless.radio import Conditions, Radio
+
+
+def side_by_side(spec: RunSpec, record: RoundRecord) -> Cost:
+    """Participants compute and send side by side, and the server waits for all in every exchange.
+
+    Args:
+      spec: the run, with a radio.
+      record: of the round.
+    """
+    return cost.round_cost(*_facts(spec, record))
+
+
+def client_by_client(spec: RunSpec, record: RoundRecord) -> Cost:
+    """The server serves all exchanges of one participant before those of the next one.
+
+    Args:
+      spec: the run, with a radio.
+      record: of the round, its participants in the order in which they are served.
+    """
+    return cost.round_cost(*_facts(spec, record), one_by_one=True)
+
+
+def taking_turns(spec: RunSpec, record: RoundRecord) -> Cost:
+    """Every participant has a round of its own, one after another.
+
+    Args:
+      spec: the run, with a radio.
+      record: of the round.
+    """
+    radio, *rows = _facts(spec, record)
+    turns = jax.vmap(partial(cost.round_cost, radio))(*cost.each_alone(tuple(rows)))
+    return cost.in_turn(turns)
+
+
+def training_alone(spec: RunSpec, record: RoundRecord) -> Cost:
+    """Participants wait for nobody between the forward and the backward pass of an exchange.
+
+    Args:
+      spec: the run, with a radio.
+      record: of the round, without messages in its exchanges.
+    """
+    radio, ids, conditions, sent = _facts(spec, record)
+    passes = conditions.forward + conditions.backward
+    whole = conditions.replace(forward=passes, backward=jnp.zeros_like(passes))
+    return cost.round_cost(radio, ids, whole, sent)
+
+
+def never_waiting(spec: RunSpec, record: RoundRecord) -> Cost:
+    """Participants do all exchanges of a round without waiting; the server works alongside.
+
+    Args:
+      spec: the run, with a radio.
+      record: of the round, in whose exchanges nothing comes down.
+    """
+    return cost.cost_without_waiting(*_facts(spec, record))
+
+
+def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions, Sent]:
+    """The radio, the participants, their conditions, and the bits that each sent and received."""
+    radio, conditions = spec.radio, record.conditions
+    assert radio is not None and conditions is not None
+    nothing = jnp.zeros(record.took_part.shape)
+
+    def bits(stream: Stream) -> Array:
+        count = 8.0 * record.sent[stream.column].astype(jnp.float32)
+        if not stream.broadcast:
+            return count
+        # The whole band carries one message, at the rate of the slowest receiver.
+        slowest = jnp.min(conditions.lone_down_rate)
+        return count * conditions.down_rate / slowest
+
+    up, down = nothing, nothing
+    for stream in spec.algorithm.streams:
+        if stream.of_batch and stream.direction == UP:
+            up = up + bits(stream)
+        elif stream.of_batch:
+            down = down + bits(stream)
+    model = {
+        stream: bits(stream) if stream.column in record.sent else nothing[0]
+        for stream in (MODEL_UP, MODEL_DOWN)
+    }
+    sent = Sent(
+        up=up,
+        down=down,
+        model_up=model[MODEL_UP],
+        model_down=model[MODEL_DOWN],
+        arrived=record.took_part,
+        has_current_model=record.has_current_model,
+    )
+    return radio, record.participants, conditions, sent

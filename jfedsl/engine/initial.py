@@ -1,0 +1,91 @@
+"""The state before the first round."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jfedsl.engine.client_memory import first_memory, fresh_client
+from jfedsl.engine.participants import first_participants
+from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State
+from jfedsl.engine.traffic import smashed_shape
+from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
+from jfedsl.models.layers import Model, Variables
+
+
+def initial_variables(model: Model, key: Array, image: Array) -> Variables:
+    """Fresh parameters and statistics of the whole model; they do not depend on the cut.
+
+    Args:
+      model: all layers.
+      key: run key.
+      image: a normalised sample input; only its shape and dtype matter.
+    """
+    key = fold(key, Purpose.INITIAL_WEIGHTS)
+    return jax.jit(lambda k, x: layers.init(model, k, x))(key, image[None])
+
+
+def initial_client(spec: RunSpec, key: Array, start: Variables, image: Array) -> Client:
+    """A client that has not taken part yet, without number and masks.
+
+    Args:
+      spec: the run.
+      key: run key, which the algorithm's auxiliary layers are drawn with.
+      start: parameters and statistics of the whole model.
+      image: a normalised sample input; only its shape and dtype matter.
+    """
+    params: Any = start.params[: spec.cut]
+    stats: Any = start.stats[: spec.cut]
+    if spec.auxiliary:
+        extra = auxiliary_variables(spec, key, start, image)
+        params, stats = params + extra.params, stats + extra.stats
+    return fresh_client(spec, params, stats, image.shape)
+
+
+def auxiliary_variables(spec: RunSpec, key: Array, start: Variables, image: Array) -> Variables:
+    """Fresh variables of the algorithm's auxiliary layers, which take the activation at the cut.
+
+    Args:
+      spec: the run.
+      key: run key.
+      start: parameters and statistics of the whole model; only shapes matter.
+      image: a normalised sample input; only its shape and dtype matter.
+    """
+    shape = smashed_shape(spec, start.params, start.stats, image.shape)
+    sample = jnp.zeros(shape.shape, shape.dtype)
+    return layers.init(spec.auxiliary, fold(key, Purpose.AUXILIARY), sample)
+
+
+def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
+    """The state before the first round, all clients holding the same model.
+
+    Args:
+      spec: the run.
+      key: run key.
+      start: parameters and statistics of the whole model.
+      image: a normalised sample input; only its shape and dtype matter.
+    """
+    fresh, zero = initial_client(spec, key, start, image), jnp.zeros((), jnp.int32)
+    rest = start.params[spec.cut :], start.stats[spec.cut :]
+    server = Server(*rest, spec.server_optimizer.init(rest[0]))
+    pruning, slots = spec.pruner.init(fresh.params), spec.slots
+    shared = fresh.optimizer if spec.client_optimizer_state == "average" else None
+
+    def client(number: Array) -> Client:
+        masks = spec.pruner.masks(pruning, fresh.params, fold(key, Purpose.PRUNING), zero, number)
+        return fresh.replace(number=number, masks=masks)
+
+    ids = first_participants(spec)
+    clients = jax.vmap(client, axis_size=slots.num_slots)(slots.to_slots(ids))
+    trained = pruning.replace(scores=None)
+    return State(
+        round=zero,
+        server=spec.algorithm.init_server(spec, server),
+        aggregator=Aggregator(fresh.params, fresh.stats, shared, pruning, trained),
+        clients=slots.shard(clients),
+        memory=first_memory(spec, fresh),
+        participants=ids,
+        has_current_model=jnp.ones(spec.participants, bool),
+    )

@@ -1,0 +1,69 @@
+"""Streams: the kinds of messages of an algorithm, and what follows for flags and bytes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jfedsl.keys import Stage
+
+UP, DOWN, LOCAL = "up", "down", "local"
+
+
+def _every_exchange(spec: Any) -> int:
+    del spec
+    return 1
+
+
+def _whole_batch(spec: Any) -> int:
+    return int(spec.batch_size)
+
+
+class Stream(NamedTuple):
+    """One kind of message.
+
+    Attributes:
+      name: of the flag that compresses it, such as `smashed`, unless `flag` names another one.
+      direction: `up` from clients to the server, `down` to clients, or `local`: compressed where it
+        is computed, and never sent.
+      of_batch: whether it carries values of a mini-batch, sent in an exchange; else it carries the
+        client-side model, sent once a period.
+      stage: number of its random draws in an exchange: a `Stage`, or from 16 on for an algorithm's
+        own streams.
+      labels: whether the labels of the mini-batch travel along.
+      broadcast: whether one message serves all participants at once.
+      feedback: whether a compressor may remember what a message lacked and add it to the next one.
+      flag: the flag that compresses it; "" for `name`.
+      every: from a `RunSpec`, the number of exchanges between two messages.
+      rows: from a `RunSpec`, the number of examples of a mini-batch that a message covers.
+    """
+
+    name: str
+    direction: str
+    of_batch: bool
+    stage: int = 0
+    labels: bool = False
+    broadcast: bool = False
+    feedback: bool = True
+    flag: str = ""
+    every: Callable[[Any], int] = _every_exchange
+    rows: Callable[[Any], int] = _whole_batch
+
+    @property
+    def column(self) -> str:
+        """Name of its bytes in records and, with `_bytes` added, in metrics.csv."""
+        ends = self.name.endswith(f"_{self.direction}")
+        return self.name if ends else f"{self.name}_{self.direction}"
+
+    @property
+    def compressor(self) -> str:
+        """Name of the flag that compresses it."""
+        return self.flag or self.name
+
+
+SMASHED = Stream("smashed", UP, of_batch=True, stage=Stage.SMASHED, labels=True)
+CUT_GRADIENT = Stream("cut_gradient", DOWN, of_batch=True, stage=Stage.CUT_GRADIENT)
+CLIENT_GRADIENT = Stream("client_gradient", LOCAL, of_batch=False, stage=Stage.CLIENT_GRADIENT)
+MODEL_UP = Stream("model_up", UP, of_batch=False)
+# A change since the last arrival already holds all that has not arrived: no feedback is needed.
+MODEL_DOWN = Stream("model_down", DOWN, of_batch=False, feedback=False)
+
+SPLIT_STREAMS = (SMASHED, CUT_GRADIENT, CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN)

@@ -1,0 +1,194 @@
+"""Messages of an exchange: the activation at the cut goes up, its gradient comes down."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
+from jfedsl.engine.exchange import Exchange
+from jfedsl.engine.state import Client, CompressorStates, RunSpec, present_weights
+from jfedsl.engine.streams import CUT_GRADIENT, SMASHED, Stream
+from jfedsl.engine.traffic import label_bits
+from jfedsl.keys import fold
+from jfedsl.sharding.slots import where_rows
+
+
+class Uplink(NamedTuple):
+    """What the server received of all participants.
+
+    Attributes:
+      values: float32 `[P, B, ...]`, 0 where nothing arrived.
+      kept: bool `[P, B, ...]`, which entries were sent; None: all.
+      vjp: maps a gradient `[P, B, ...]` of `values` to that of what was sent: through dropout's
+        mask and scale, straight through quantizers.
+      bytes: int32 `[P]`.
+      arrived: bool `[K]`, whose message reached the server in time; None: everyone's.
+      weights: float32 `[K]`, of the participants whose message arrived, sum 1; all 0 without any.
+    """
+
+    values: Array
+    kept: Array | None
+    vjp: Any
+    bytes: Array
+    arrived: Array | None
+    weights: Array
+
+    def took_part(self) -> Array:
+        """Whose message arrived, bool `[K]`."""
+        return jnp.ones(self.weights.shape, bool) if self.arrived is None else self.arrived
+
+
+class Downlink(NamedTuple):
+    """What all participants received: values `[P, B, ...]`, and int32 `[P]` bytes."""
+
+    values: Array
+    bytes: Array
+
+
+def send_up(
+    x: Exchange, clients: Client, activation: Array, stream: Stream = SMASHED
+) -> tuple[Client, Uplink]:
+    """Sends the participants' activations `[P, B, ...]`, with their labels, to the server.
+
+    Compressors are many small operations, whose overhead in a loop over clients would exceed their
+    work: they run for all clients at once.
+
+    Returns:
+      The participants with the new states of their compressors, and what arrived.
+    """
+    spec, slots = x.spec, x.spec.slots
+    send = partial(send_smashed, spec, stream=stream)
+    states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys(clients))
+    labels = label_bits(spec) if stream.labels else 0
+    sent = jax.vmap(lambda message: message_bytes([message], labels))(message)
+    arrived, values, weights = None, message.values, x.weights
+    if x.availability is not None:
+        assert spec.radio is not None
+        arrived = x.availability.arrived(spec.radio.deadline, slots.to_participants(sent))
+        weights = present_weights(weights, arrived)
+        values = where_rows(slots.to_slots(arrived), values, jnp.zeros_like(values))
+
+    def all_vjp(gradient: Array) -> Array:
+        return jax.vmap(lambda one, g: one(g)[0])(vjp, gradient)
+
+    received = Uplink(slots.shard(values), message.kept, all_vjp, sent, arrived, weights)
+    return clients.replace(compressor_states=states), received
+
+
+def at_hand(x: Exchange, values: Array) -> Uplink:
+    """Values `[P, B, ...]` that the server has without any message."""
+    nothing = jnp.zeros(values.shape[0], jnp.int32)
+    return Uplink(values, None, lambda gradient: gradient, nothing, None, x.weights)
+
+
+def send_down(
+    x: Exchange,
+    clients: Client,
+    gradient: Array,
+    kept: Array | None,
+    stream: Stream = CUT_GRADIENT,
+) -> tuple[Client, Downlink]:
+    """Sends every participant its gradient, of the entries that it had sent.
+
+    Args:
+      x: the exchange.
+      clients: the participants, `[P, ...]`.
+      gradient: `[P, B, ...]`.
+      kept: bool `[P, B, ...]`, which entries were sent up; None: all.
+      stream: that it belongs to.
+
+    Returns:
+      The participants with the new states of the compressors, and what they received.
+    """
+    send = partial(send_cut_gradient, x.spec, stream=stream)
+    states, message = jax.vmap(send)(clients, gradient, kept, x.client_keys(clients))
+    sent = jax.vmap(lambda message: message_bytes([message]))(message)
+    return clients.replace(compressor_states=states), Downlink(message.values, sent)
+
+
+def broadcast(
+    x: Exchange, clients: Client, values: Array, stream: Stream
+) -> tuple[Client, Downlink]:
+    """Sends one message to all participants.
+
+    Args:
+      x: the exchange.
+      clients: the participants, `[P, ...]`.
+      values: `[B, ...]`, what all are sent.
+      stream: that it belongs to; its compressor is the same for all clients.
+
+    Returns:
+      The participants with the new states of the compressor, and what they received; `bytes` is the
+      size of the one message at every participant.
+    """
+    key = fold(x.key, x.spec.clients)  # no client has this number: all draw the same
+    state = jax.tree.map(lambda leaf: leaf[0], clients.compressor_states[stream.name])
+    state, message = x.spec.compressors[stream.name](0).send(
+        state, fold(key, stream.stage), Message(values)
+    )
+    count = clients.number.size
+    everywhere = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)),
+        (state, message.values, message_bytes([message])),
+    )
+    states, received, sent = x.spec.slots.shard(everywhere)
+    states = {**clients.compressor_states, stream.name: states}
+    return clients.replace(compressor_states=states), Downlink(received, sent)
+
+
+def send_smashed(
+    spec: RunSpec, client: Client, activation: Array, key: Array, stream: Stream = SMASHED
+) -> tuple[CompressorStates, Message, Any]:
+    """Sends one client's activation at the cut, without the channels that it does not have.
+
+    Args:
+      spec: the run.
+      client: the client.
+      activation: `[B, ...]`.
+      key: of the client in this exchange.
+      stream: that it belongs to.
+
+    Returns:
+      The compressor states, what the server receives, and the function that maps a gradient of that
+      to the activation's: through dropout's mask and scale, straight through quantizers.
+    """
+    states, kept = client.compressor_states, spec.pruner.cut_channel_mask(client.masks)
+    masks = () if kept is None else (Mask(kept[(None,) * (activation.ndim - 1)]),)
+    compressor = spec.compressors[stream.name](client.number)
+
+    def send(activation: Array) -> tuple[Array, tuple[Any, Message]]:
+        state, message = compressor.send(
+            states[stream.name], fold(key, stream.stage), Message(activation, masks)
+        )
+        return message.values, (state, message)
+
+    _, vjp, (state, message) = jax.vjp(send, activation, has_aux=True)
+    return {**states, stream.name: state}, message, vjp
+
+
+def send_cut_gradient(
+    spec: RunSpec,
+    client: Client,
+    gradient: Array,
+    kept: Array | None,
+    key: Array,
+    stream: Stream = CUT_GRADIENT,
+) -> tuple[CompressorStates, Message]:
+    """Sends one client the gradient `[B, ...]` of the entries that arrived from it.
+
+    Args:
+      spec: the run.
+      client: the client.
+      gradient: `[B, ...]`.
+      kept: bool `[B, ...]`, which entries arrived; None: all.
+      key: of the client in this exchange.
+      stream: that it belongs to.
+    """
+    states = client.compressor_states
+    state, message = spec.compressors[stream.name](client.number).send(
+        states[stream.name], fold(key, stream.stage), kept_only(gradient, kept)
+    )
+    return {**states, stream.name: state}, message
