@@ -29,7 +29,7 @@ from jax import lax
 from step import Options, config
 from taking_turns import alternate
 
-from jfedsl.engine.client_step import client_forward, client_step
+from jfedsl.engine.client_step import client_forward, client_step, forward_one
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.period import start_period
 from jfedsl.engine.traffic import smashed_shape
@@ -92,7 +92,8 @@ def _steps(experiment: Experiment, count: int, clients: Any, images: Any, gradie
 
     def one(clients: Any, number: Any) -> tuple[Any, None]:
         weights = jnp.full(spec.participants, 1 / spec.participants)
-        x = Exchange(spec, experiment.data, key, key, number, forwards, weights, None)
+        keys = jax.random.split(key, spec.slots.num_slots)
+        x = Exchange(spec, experiment.data, key, key, keys, number, forwards, weights, None)
         clients, _, client_vjp = client_forward(x, clients, images)
         return client_step(x, clients, client_vjp(gradient)), None
 
@@ -136,7 +137,7 @@ def _of_one(experiment: Experiment, client: Any) -> dict[str, float]:
     shape = (spec.batch_size, *experiment.image.shape)
 
     def run(client: Any, images: Any) -> Any:
-        return client_step.forward_one(spec, form, client, images, experiment.key)
+        return forward_one(spec, form, client, images, experiment.key)
 
     def both(client: Any, images: Any) -> Any:
         y, back, stats = run(client, images)

@@ -74,7 +74,7 @@ def client_step(x: Exchange, clients: Client, weight_gradient: Any) -> Client:
       weight_gradient: like their parameters, `[P, ...]`.
     """
     step = partial(_step_one, x.spec, x.step)
-    return jax.vmap(step)(clients, weight_gradient, x.client_keys(clients))
+    return jax.vmap(step)(clients, weight_gradient, x.client_keys)
 
 
 def _map(

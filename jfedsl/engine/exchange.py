@@ -50,6 +50,7 @@ class Exchange(NamedTuple):
     data: Data
     run_key: Array
     key: Array
+    client_keys: Array
     step: Array
     forwards: Sequence[ClientForward]
     weights: Array

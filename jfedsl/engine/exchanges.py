@@ -72,11 +72,13 @@ def exchanges(
     def one(
         carry: tuple[Server, Client], step: Array
     ) -> tuple[tuple[Server, Client], ExchangeRecord]:
+        exchange_key = fold(key, Purpose.EXCHANGE, number, step)
         x = Exchange(
             spec=spec,
             data=data,
             run_key=key,
-            key=fold(key, Purpose.EXCHANGE, number, step),
+            key=exchange_key,
+            client_keys=jax.vmap(lambda n: fold(exchange_key, n))(carry[1].number),
             step=number * spec.local_steps + step,
             forwards=forwards,
             weights=share,

@@ -61,7 +61,7 @@ def send_up(
     """
     spec, slots = x.spec, x.spec.slots
     send = partial(send_smashed, spec, stream=stream)
-    states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys(clients))
+    states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys)
     labels = label_bits(spec) if stream.labels else 0
     sent = jax.vmap(lambda message: message_bytes([message], labels))(message)
     arrived, values, weights = None, message.values, x.weights
@@ -104,7 +104,7 @@ def send_down(
       The participants with the new states of the compressors, and what they received.
     """
     send = partial(send_cut_gradient, x.spec, stream=stream)
-    states, message = jax.vmap(send)(clients, gradient, kept, x.client_keys(clients))
+    states, message = jax.vmap(send)(clients, gradient, kept, x.client_keys)
     sent = jax.vmap(lambda message: message_bytes([message]))(message)
     return clients.replace(compressor_states=states), Downlink(message.values, sent)
 
