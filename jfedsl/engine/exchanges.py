@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
