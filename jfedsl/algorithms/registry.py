@@ -1,6 +1,15 @@
 """The training algorithms by the names that `--algorithm` takes."""
 
-from jfedsl.algorithms import centralized, fedavg, fedsl, sfl_v1, sfl_v2, sl
+from jfedsl.algorithms import (
+    broadcast,
+    centralized,
+    fedavg,
+    fedsl,
+    local_loss,
+    sfl_v1,
+    sfl_v2,
+    sl,
+)
 from jfedsl.engine.algorithm import Algorithm
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -10,4 +19,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sl": sl.ALGORITHM,
     "fedavg": fedavg.ALGORITHM,
     "centralized": centralized.ALGORITHM,
+    "local_loss": local_loss.ALGORITHM,
+    "broadcast": broadcast.ALGORITHM,
 }
