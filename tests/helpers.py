@@ -12,6 +12,9 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.config.compressors import SHORTHANDS
 from jfedsl.config.flags import define_flags, from_flags
+from jfedsl.engine.exchange import Exchange
+from jfedsl.engine.state import weights
+from jfedsl.keys import Purpose, fold
 from jfedsl.run.assemble import Experiment, build
 
 # All compression off; plain SGD.
@@ -71,6 +74,23 @@ def setup(**changes: Any) -> tuple[Experiment, Any, Any]:
     experiment = build(plain(**changes))
     one = jax.jit(functools.partial(experiment.spec.algorithm.run_round, experiment.spec))
     return experiment, experiment.init(), functools.partial(one, experiment.data, experiment.key)
+
+
+def exchange_of(experiment: Experiment, state: Any, key: Any = None) -> Exchange:
+    """What the steps of the first exchange share, its noise drawn with `key` if that is given."""
+    spec, key = experiment.spec, experiment.key if key is None else key
+    key = fold(key, Purpose.EXCHANGE, 0, 0)
+    return Exchange(
+        spec=spec,
+        data=experiment.data,
+        run_key=experiment.key,
+        key=key,
+        client_keys=jax.vmap(lambda n: fold(key, n))(state.clients.number),
+        step=jax.numpy.int32(0),
+        forwards=spec.pruner.forwards,
+        weights=weights(spec, experiment.data.partition, state.participants),
+        availability=None,
+    )
 
 
 def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:

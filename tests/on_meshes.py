@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from jfedsl.config import Config
 from jfedsl.run.assemble import build
-from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.sharding.collectives import weighted_sum
 from jfedsl.sharding.slots import AXES, SHARDED, put
 
@@ -38,9 +37,9 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
     run = experiment.rounds(ROUNDS).lower(data, key, state, ROUNDS).compile()
     state, record = run(data, key, state, ROUNDS)
     evaluation = experiment.evaluate()(data, state, experiment.test)
-    integers = {f"{stream}_bytes": getattr(record, f"{stream}_bytes") for stream in STREAMS}
+    integers = {f"{column}_bytes": counts for column, counts in record.sent.items()}
     integers |= {
-        name: getattr(record, name) for name in ("participants", "arrived", "has_current_model")
+        name: getattr(record, name) for name in ("participants", "took_part", "has_current_model")
     }
     floats = {name: getattr(record, name) for name in ("losses", "train_loss", "pruned_fraction")}
     if record.conditions is not None:

@@ -72,8 +72,8 @@ UPLOAD_EVERY = Option(
     "upload_every",
     1,
     "Exchanges between two uploads of activations to the server.",
-    "a whole number from 1 on",
-    lambda value: value >= 1,
+    "a whole number from 1 to 1000000",
+    lambda value: 1 <= value <= 1_000_000,
 )
 
 ALGORITHM = Algorithm(

@@ -58,16 +58,23 @@ def client_by_client(settings: RunSpec | Any) -> bool:
 def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
     """One round of exchanges in which the server steps once for every client and exchange.
 
-    Where it serves client by client, the record has the participants in the order of service.
-
     Args:
       spec: the run.
       data: training data of all clients.
       key: run key.
       state: before the round.
     """
-    if not client_by_client(spec):
-        return engine_round.run_round(spec, data, key, state)
+    run = run_client_by_client if client_by_client(spec) else engine_round.run_round
+    return run(spec, data, key, state)
+
+
+def run_client_by_client(
+    spec: RunSpec, data: Data, key: Array, state: State
+) -> tuple[State, RoundRecord]:
+    """One round in which the server serves all exchanges of one client before those of the next.
+
+    The record has the participants in the order of service. See `run_round` for the arguments.
+    """
     # As of the first exchange, so that with local_steps=1 both orders are the same to the bit.
     order = serving_order(spec, fold(key, Purpose.EXCHANGE, state.round, 0))
     state, record = engine_round.run_round(

@@ -12,7 +12,9 @@ from engine import reference
 from helpers import assert_close, assert_equal, setup
 
 from jfedsl.algorithms.registry import ALGORITHMS
-from jfedsl.engine.averaging import joined, serving
+from jfedsl.algorithms.sfl_v1 import server_of
+from jfedsl.algorithms.sfl_v2 import run_client_by_client
+from jfedsl.engine.averaging import joined
 from jfedsl.engine.state import State
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
@@ -160,8 +162,7 @@ def test_with_one_local_step_both_orders_of_sfl_v2_are_the_same_to_the_bit():
     e, state, run = setup(
         algorithm="sfl_v2", clients=4, dropout_rate=0.2, cut_gradient_bits=8, norm="batch"
     )
-    assert not e.spec.one_by_one, "the faster way to the same"
-    by_client = jax.jit(partial(e.spec.algorithm.run_round, e.spec._replace(one_by_one=True)))
+    by_client = jax.jit(partial(run_client_by_client, e.spec))
     for _ in range(2):
         other, served = by_client(e.data, e.key, state)
         state, record = run(state)
@@ -196,7 +197,7 @@ def test_clients_of_sfl_v2_depend_on_each_other_by_the_server_alone(changes: dic
         at = np.argsort(beside.participants)[np.argsort(np.argsort(record.participants))]
         assert_equal(record.participants, beside.participants[at])
         assert_equal(record.has_current_model, beside.has_current_model[at])
-        assert_equal(record.took_part, beside.arrived[:, at])
+        assert_equal(record.took_part, beside.took_part[:, at])
         assert_equal(record.sent["cut_gradient_down"], beside.sent["cut_gradient_down"][:, at])
         assert_equal(record.sent["model_up"], beside.sent["model_up"][at])
         assert_close(record.losses, beside.losses[:, at])
@@ -261,7 +262,7 @@ def test_the_mean_of_copies_is_weighted_as_the_models():
     sizes = np.asarray(e.data.partition.sizes, np.float64)
     copies = np.asarray(state.server.params[0]["Dense_0"]["kernel"], np.float64)
     mean = np.tensordot(sizes / sizes.sum(), copies, 1)
-    found = serving(e.spec, e.data.partition, state).params[0]["Dense_0"]["kernel"]
+    found = server_of(e.spec, e.data.partition, state).params[0]["Dense_0"]["kernel"]
     np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-7)
 
 

@@ -68,23 +68,23 @@ def _one(
         activation, _ = layers.apply(
             spec.model[: spec.cut], params, client.stats, images, train=True
         )
-        link = client.compressor_states.smashed
-        send = spec.compressors.smashed(client.number).send
+        link = client.compressor_states["smashed"]
+        send = spec.compressors["smashed"](client.number).send
         return send(link, fold(key, Stage.SMASHED), Message(activation))[1]
 
     message = smash(params)
     loss, (gradient, cut_gradient) = jax.value_and_grad(
         lambda p, x: mean_loss(spec.model[spec.cut :], p, server.stats, x, labels), (0, 1)
     )(server.params, message.values)
-    _, back = spec.compressors.cut_gradient(client.number).send(
-        client.compressor_states.cut_gradient,
+    _, back = spec.compressors["cut_gradient"](client.number).send(
+        client.compressor_states["cut_gradient"],
         fold(key, Stage.CUT_GRADIENT),
         kept_only(cut_gradient, message.kept),
     )
     chained = jax.grad(lambda p: jnp.sum(smash(p).values * back.values))(params)
     _, quantized, _ = send_tree(
-        spec.compressors.client_gradient(client.number),
-        client.compressor_states.client_gradient,
+        spec.compressors["client_gradient"](client.number),
+        client.compressor_states["client_gradient"],
         fold(key, Stage.CLIENT_GRADIENT),
         chained,
         client.masks,

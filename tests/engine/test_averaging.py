@@ -10,7 +10,8 @@ from helpers import assert_close, assert_equal, plain
 from jax import Array
 
 from engine.test_outage import gain_without, rounds_by_gain
-from jfedsl.engine.averaging import merge, serving
+from jfedsl.algorithms.sfl_v1 import server_of
+from jfedsl.engine.averaging import merge
 from jfedsl.engine.state import Aggregator, State
 from jfedsl.run.assemble import Experiment, build
 
@@ -95,7 +96,7 @@ def test_counters_of_server_copies_are_averaged_too(setting: tuple[Experiment, S
     state = e.init()
     adam = state.server.optimizer[0]._replace(count=jnp.array([1, 2, 4, 10], jnp.int32))
     server = state.server.replace(optimizer=(adam, *state.server.optimizer[1:]))
-    found = serving(e.spec, e.data.partition, state.replace(server=server))
+    found = server_of(e.spec, e.data.partition, state.replace(server=server))
     assert found.optimizer[0].count.dtype == jnp.int32 and int(found.optimizer[0].count) == 4
 
 

@@ -10,8 +10,8 @@ import pytest
 from helpers import assert_equal, differs, plain, setup
 from sharding.test_slots import on
 
-from jfedsl.algorithms import fedsl
 from jfedsl.engine.client_memory import Memory, memories, memory_of, swap_participants
+from jfedsl.engine.initial import init
 from jfedsl.engine.state import RunSpec, State
 from jfedsl.run.assemble import build
 
@@ -61,7 +61,7 @@ def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], de
     layout = on(devices, list(e.spec.group_sizes))._replace(mesh=None)
     spec = e.spec._replace(slots=layout)
     assert layout.identical == (devices == 1)
-    state = fedsl.init(spec, e.key, e.initial, e.image)
+    state = init(spec, e.key, e.initial, e.image)
     expected = [row(memory_of(spec, state.clients), 0)] * 7
     turn, last_seen, returned = jax.jit(partial(swap_participants, spec)), dict[int, int](), 0
     for period in range(8):

@@ -13,11 +13,11 @@ from jfedsl.compression import packing
 from jfedsl.compression.message import kept_only
 from jfedsl.engine import client_step
 from jfedsl.engine.averaging import merge_participants
+from jfedsl.engine.batch import next_batch
 from jfedsl.engine.client_memory import memories
-from jfedsl.engine.exchange import send_smashed
-from jfedsl.engine.exchanges import next_batch
 from jfedsl.engine.period import start_period
 from jfedsl.engine.state import State
+from jfedsl.engine.transmit import send_smashed
 from jfedsl.keys import Purpose, Stage, fold
 
 # mlp on digits, cut after dense1: see test_traffic.
@@ -168,14 +168,14 @@ def test_counted_bytes_are_those_of_the_real_message(up):
     for n in range(2):
         client = jax.tree.map(lambda x, n=n: x[n], state.clients)
         form = spec.pruner.forwards[0]
-        activation = client_step.forward_one(spec, form, client, batch.images[n], own)[0]
+        activation = client_step.forward_one(spec, form, client, batch.inputs[n], own)[0]
         _, message, _ = jax.jit(functools.partial(send_smashed, spec))(
             client, activation, fold(own, n)
         )
         labels = packing.labels_field(np.asarray(batch.labels[n]), spec.classes)
         assert len(packing.pack([message], [labels])) == int(record.sent["smashed_up"][0, n])
-        answer = spec.compressors.cut_gradient(n).send(
-            client.compressor_states.cut_gradient,
+        answer = spec.compressors["cut_gradient"](n).send(
+            client.compressor_states["cut_gradient"],
             fold(own, n, Stage.CUT_GRADIENT),
             kept_only(jnp.ones(activation.shape), message.kept),
         )[1]

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, setup
+from helpers import assert_close, assert_equal, differs, exchange_of, setup
 
 from engine import reference
+from jfedsl.engine.exchanges import one_exchange
 from jfedsl.engine.server_step import joint_step
 from jfedsl.engine.state import weights
+from jfedsl.engine.transmit import at_hand
 from jfedsl.models import layers
 from jfedsl.models.registry import MODELS
 
@@ -94,19 +96,19 @@ def test_results_do_not_depend_on_the_chunk(model):
         assert_close(state, states[0], rtol=1e-4, atol=1e-5)
 
 
-def server_step(*arguments):
-    return joint_step(*arguments, None, jnp.int32(0), jax.random.key(0))
+def server_step(experiment, state, smashed, labels, share):
+    x = exchange_of(experiment, state)._replace(weights=share)
+    return joint_step(x, state.server, at_hand(x, smashed), labels)
 
 
 def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
 
     experiment, state, _ = setup(aggregation="examples", partition="quantity", quantity_alpha=9.0)
-    spec = experiment.spec
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
 
     def step(share, smashed):
-        return server_step(spec, state.server, smashed, labels, jnp.array(share))
+        return server_step(experiment, state, smashed, labels, jnp.array(share))
 
     unequal, equal = (step(share, smashed) for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4))
     assert_close(unequal[2], equal[2])
@@ -162,7 +164,7 @@ def test_under_batch_norm_a_cut_gradient_is_that_of_the_sum_of_all_losses():
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
     gradients = [
-        server_step(experiment.spec, state.server, smashed, labels, jnp.array(share))[2]
+        server_step(experiment, state, smashed, labels, jnp.array(share))[2]
         for share in ([0.01, 0.49, 0.3, 0.2], [0.25] * 4)
     ]
     assert_close(gradients[0], gradients[1])
@@ -175,8 +177,11 @@ def test_cut_gradient_does_not_shrink_with_the_number_of_clients():
     labels = jnp.zeros((1, 8), jnp.int32)
     few, many = (
         server_step(
-            experiment.spec, state.server, jnp.tile(one, (n, 1, 1)), jnp.tile(labels, (n, 1)),
-            jnp.full(n, 1.0 / n),
+            experiment,
+            state,
+            jnp.tile(one, (n, 1, 1)),
+            jnp.tile(labels, (n, 1)),
+            jnp.full(n, 1 / n),
         )[2]
         for n in (1, 6)
     )  # fmt: skip
@@ -202,18 +207,8 @@ def test_quantized_client_gradient_is_unbiased_and_noisy():
 
 def _run_with_key(experiment, state, key):
     """The first round with the batches of the run's key but noise of another one."""
-    from jfedsl.engine.exchange import exchange
-    from jfedsl.engine.exchanges import next_batch
-    from jfedsl.keys import Purpose, fold
-
-    spec, data = experiment.spec, experiment.data
-    clients = state.clients
-    batch = next_batch(spec, data, experiment.key, clients.number, clients.batches_seen)
-    own = fold(key, Purpose.EXCHANGE)
-    share = weights(spec, data.partition, state.participants)
-    server, clients, _ = exchange(
-        spec, spec.pruner.forwards, state.server, clients, batch, own, share, jnp.int32(0)
-    )
+    x = exchange_of(experiment, state, key)
+    server, clients, _ = one_exchange(x, state.server, state.clients)
     return state.replace(server=server, clients=clients)
 
 
@@ -221,7 +216,7 @@ def test_clients_never_share_noise():
     # Two clients with the same data, batch and model differ by their dropout masks alone.
     experiment, state, _ = setup(dropout_rate=0.5, clients=2)
     from jfedsl.engine.client_step import forward_one
-    from jfedsl.engine.exchange import send_smashed
+    from jfedsl.engine.transmit import send_smashed
     from jfedsl.keys import Purpose, fold
 
     images, _ = reference.batch(experiment, 0, 0)

@@ -11,12 +11,12 @@ import pytest
 from helpers import assert_close, assert_equal
 from jax import Array
 
-from jfedsl.algorithms import fedsl
 from jfedsl.config import Config
 from jfedsl.engine import evaluation
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.period import draw_period
+from jfedsl.engine.round import run_round
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import State
 from jfedsl.run.assemble import Experiment, build
@@ -43,7 +43,7 @@ def rounds_by_gain(e: Experiment) -> Callable[[Array, State], tuple[State, Round
     def run(gain: Array, state: State) -> tuple[State, RoundRecord]:
         site = radio.deployment._replace(devices=radio.deployment.devices._replace(gain=gain))
         spec = e.spec._replace(radio=radio._replace(deployment=site))
-        return fedsl.run_round(spec, e.data, e.key, state)
+        return run_round(spec, e.data, e.key, state)
 
     return jax.jit(run)
 

@@ -21,11 +21,15 @@ def test_without_compression_everything_is_sent_as_float32():
     assert (first.sent["smashed_up"] == 4 * SMASHED + LABELS).all()
     assert (first.sent["cut_gradient_down"] == 4 * SMASHED).all()
     assert (first.sent["model_down"] == 4 * (WEIGHTS + BIASES)).all()
-    expected = uncompressed_bytes(
-        experiment.spec, *experiment.initial, experiment.image.shape, rounds=3
-    )
+    expected = dense_bytes(experiment, rounds=3)
     for stream, total in expected.items():
-        assert total == sum(int(getattr(r, f"{stream}_bytes").sum()) for r in records)
+        assert total == sum(int(r.sent[stream].sum()) for r in records)
+
+
+def dense_bytes(experiment, rounds):
+    client = experiment.fresh()
+    shape = experiment.image.shape
+    return uncompressed_bytes(experiment.spec, client.params, client.stats, shape, rounds)
 
 
 AVERAGE = {"client_optimizer_state": "average"}
@@ -44,11 +48,9 @@ def test_statistics_and_optimizer_states_count_where_they_are_shared(case):
     change, extra = EXTRAS[case]
     experiment, state, run = setup(momentum=0.9, **change)
     _, record = run(state)
-    dense = uncompressed_bytes(
-        experiment.spec, *experiment.initial, experiment.image.shape, rounds=1
-    )
+    dense = dense_bytes(experiment, rounds=1)
     for stream in ("model_up", "model_down"):
-        counted = getattr(record, f"{stream}_bytes")
+        counted = record.sent[stream]
         assert (counted == 4 * (WEIGHTS + BIASES + extra)).all()
         assert dense[stream] == int(counted.sum())
 

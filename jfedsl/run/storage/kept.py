@@ -7,7 +7,7 @@ from typing import Any
 from jfedsl.files.signed import CRC, parsed, verified
 
 CHECKPOINTS = "checkpoints"
-VERSION = 5  # of how a checkpoint is laid out
+VERSION = 6  # of how a checkpoint is laid out
 _FILE = "counters/metadata"  # what Orbax calls the JSON beside the arrays
 
 
