@@ -85,7 +85,7 @@ def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions
             return count
         # The whole band carries one message, at the rate of the slowest receiver.
         slowest = jnp.min(conditions.lone_down_rate)
-        return count * conditions.down_rate / slowest
+        return count * (conditions.down_rate / slowest)[None]
 
     up, down = nothing, nothing
     for stream in spec.algorithm.streams:

@@ -156,11 +156,12 @@ def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent:
     """
     start, end = _period_ends(radio, conditions, sent)
     trained = sent.arrived
-    computing = jnp.sum(trained, axis=0) * (conditions.forward + conditions.backward)
+    steps = jnp.sum(trained, axis=0, dtype=jnp.float32)
+    computing = steps * (conditions.forward + conditions.backward)
     sending = jnp.sum(sent.up, axis=0) / conditions.up_rate
     done, reachable = jnp.any(trained, axis=0), conditions.reachable
     stage = _stage(None, None, computing, sending, done, done, reachable, jnp.bool_(True))
-    received = jnp.sum((sent.up > 0) & trained & reachable, dtype=jnp.float32)
+    received = jnp.sum((sent.up > 0) & trained & reachable[None], dtype=jnp.float32)
     server = received * radio.flop_counts.server / radio.network.server_flops
     rest = jnp.maximum(server - stage.seconds, 0.0)[None]  # when all participants are done
     up = jax.tree.map(lambda leaf: leaf[None], stage)
