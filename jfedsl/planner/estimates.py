@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jfedsl.algorithms import fedsl
 from jfedsl.compression import expression
 from jfedsl.config import Config
+from jfedsl.engine.initial import init
 from jfedsl.engine.period import end_period, start_period
 from jfedsl.engine.state import RunSpec
 from jfedsl.errors import UserError
@@ -43,7 +43,7 @@ def period_start(experiment: Experiment) -> PeriodStart:
     whole = spec._replace(participants=spec.clients, group_sizes=sizes, slots=assign_slots(sizes))
 
     def run(key: Array, initial: Any, image: Array) -> PeriodStart:
-        state = fedsl.init(whole, key, initial, image)
+        state = init(whole, key, initial, image)
         clients = state.clients.replace(batches_seen=jnp.ones_like(state.clients.batches_seen))
         noise = noise_like(clients.params, fold(key, Purpose.DEVICES, 7))
         if clients.received is not None:
