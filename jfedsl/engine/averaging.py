@@ -170,7 +170,7 @@ def weighted_mean(
         return weights.reshape(-1, *(1,) * (x.ndim - 1))
 
     def product(share: Array, x: Array) -> Array:
-        return jnp.where(share > 0, share * x, 0.0)  # places left over may hold anything
+        return jnp.where(share > 0, share * x, 0.0)  # padding slots may hold anything
 
     def mean(x: Array, whole: Array, o: Array) -> Array:
         return jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1.0), o)

@@ -29,7 +29,7 @@ def _spread(spec: RunSpec) -> list[str]:
 
 
 def to_checkpoint_layout(spec: RunSpec) -> Callable[[State], State]:
-    """Makes states have rows of participants, in their order, before those of places left over."""
+    """Makes states have rows of participants, in their order, before those of padding slots."""
     order = _order(spec.slots)
     if np.array_equal(order, np.arange(order.size)):
         return lambda state: state

@@ -2,72 +2,25 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array, lax
-from jax.sharding import PartitionSpec
 
 from jfedsl.compression.message import Mask, Message
 from jfedsl.data.datasets import Pixels
 from jfedsl.engine.averaging import merge_participants
-from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State
+from jfedsl.engine.test_set import TestSet
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.pruning.auxiliary import of_first_layers
 from jfedsl.pruning.pruner import ClientForward, dense_forward
-from jfedsl.sharding.slots import AXES, REPLICATED, SlotLayout, assign_slots
-
-
-class TestSet(struct.PyTreeNode):
-    """Padded and folded into batches.
-
-    Attributes:
-      images: as in `Split`, `[M, E, ...]`.
-      labels: int32 `[M, E]`.
-      valid: bool `[M, E]`, False on padding.
-    """
-
-    __test__ = False  # not a test class
-
-    images: Array
-    labels: Array
-    valid: Array
-
-
-def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
-    """Folds NumPy `images[N, ...]` and `labels[N]` into batches of at most `batch_size`.
-
-    Args:
-      images: as in `Split`.
-      labels: likewise.
-      batch_size: at most so many examples together.
-
-    Returns:
-      Arrays of the host still: nothing is compiled for this.
-    """
-    batch_size = min(batch_size, len(labels))
-    batches = -(-len(labels) // batch_size)
-    missing = batches * batch_size - len(labels)
-
-    def fold(x: np.ndarray) -> Any:
-        padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-        return padded.reshape(batches, batch_size, *x.shape[1:])
-
-    valid: Any = np.arange(batches * batch_size) < len(labels)
-    return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
-
-
-def test_spec(test: TestSet, slots: SlotLayout) -> PartitionSpec:
-    """How to spread a test set over devices: each batch, if it can be shared evenly."""
-    batch_size = test.valid.shape[1]
-    return PartitionSpec(None, AXES) if batch_size % slots.devices == 0 else REPLICATED
+from jfedsl.sharding.slots import assign_slots
 
 
 class Evaluation(struct.PyTreeNode):
@@ -114,7 +67,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     def rates(form: ClientForward, client: Client, spec: RunSpec = spec) -> Array:
         stats = client.stats if own_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
-        sums = _class_sums(spec, key, data.pixels, form, client, server, test)
+        sums = class_sums(spec, key, data.pixels, form, client, server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
     def mean(form: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
@@ -186,7 +139,7 @@ def distinct(
     return jnp.argmax(member, axis=1), jnp.sum(jnp.where(member, share[None, :], 0.0), axis=1)
 
 
-def _class_sums(
+def class_sums(
     spec: RunSpec, key: Array, pixels: Pixels, form: ClientForward, client: Client, server: Server,
     test: TestSet,
 ) -> Array:  # fmt: skip
@@ -210,7 +163,7 @@ def _class_sums(
         if spec.deployed is not None:
             received = answers(_deployed(spec, key, client, smashed))
             deployed = spec.task.score(received, one.labels)
-        return jnp.stack([_by_class(spec, values, one) for values in (losses, correct, deployed)])
+        return jnp.stack([by_class(spec, values, one) for values in (losses, correct, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
 
@@ -229,78 +182,7 @@ def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Arra
     return jax.vmap(send)(smashed[:, None])[:, 0]
 
 
-def _by_class(spec: RunSpec, values: Array, batch: TestSet) -> Array:
+def by_class(spec: RunSpec, values: Array, batch: TestSet) -> Array:
     """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`."""
     member = batch.labels[None, :] == jnp.arange(spec.classes)[:, None]
     return jnp.sum(jnp.where(member & batch.valid[None, :], values[None, :], 0.0), axis=1)
-
-
-def distinct_models(spec: RunSpec, state: State) -> tuple[list[np.ndarray], np.ndarray]:
-    """Which clients' models differ, were all of them drawn.
-
-    Returns:
-      For each of the pruner's groups a client of each model in it, int `[V_g]`, and the position
-      among all of these of every client's model, int `[C]`.
-    """
-    local = spec.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
-    mask_group = None if local else spec.pruner.mask_group
-    if mask_group is None:
-        mask_group = np.arange(spec.clients)
-    first = []
-    model = np.zeros(spec.clients, int)
-    before = 0
-    for members in spec.pruner.groups:
-        _, own, position = np.unique(mask_group[members], return_index=True, return_inverse=True)
-        model[members] = before + position
-        first.append(members[own])
-        before += own.size
-    return first, model
-
-
-def class_accuracies(
-    spec: RunSpec,
-    data: Data,
-    key: Array,
-    state: State,
-    test: TestSet,
-    clients: Sequence[np.ndarray],
-) -> Array:
-    """Test accuracy on each class of what clients would use, were all of them drawn.
-
-    The activation crosses the cut unchanged.
-
-    Args:
-      spec: of the run.
-      data: of the run.
-      key: run key.
-      state: of the run.
-      test: the test set.
-      clients: of each group, see `distinct_models`.
-
-    Returns:
-      float32 `[V, classes]`, infinite for a class without test examples.
-    """
-    _, _, merged = merge_participants(spec, data.partition, state)
-    server = spec.algorithm.server_of(spec, data.partition, state)
-    examples = jnp.sum(
-        lax.map(lambda one: _by_class(spec, jnp.ones(one.labels.shape), one), test), axis=0
-    )
-
-    plain = spec._replace(deployed=None)
-    local = memories(spec, state).stats if spec.statistics == "local" else None
-
-    def one(form: ClientForward, number: Array) -> Array:
-        stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
-        masks = trained_masks(spec, key, state, number)
-        own = jax.tree.map(lambda x: x[0], state.clients)
-        client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
-        correct = _class_sums(plain, key, data.pixels, form, client, server, test)[1]
-        return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
-
-    def every(forwards: Sequence[ClientForward]) -> Array:
-        pairs = zip(forwards, clients, strict=True)
-        return jnp.concatenate(
-            [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
-        )
-
-    return with_width_config(spec, period_start(spec, last_round(state)), every)

@@ -52,7 +52,7 @@ def _pass(
     """`_gradients` of all places' activations, by weights `[K]` of participants.
 
     Each device passes its own ones, and the gradients of the server's weights are summed up. Batch
-    norm, however, needs them all at once, without those of places left over.
+    norm, however, needs them all at once, without the padding slots.
     """
     slots = spec.slots
     if not jax.tree.leaves(server.stats) and slots.mesh is not None:
@@ -63,7 +63,7 @@ def _pass(
             out_specs=(REPLICATED, SHARDED, SHARDED, REPLICATED),
             check_vma=False,
         )
-        if not slots.is_real.all():  # places left over may hold anything
+        if not slots.is_real.all():  # padding slots may hold anything
             smashed = where_rows(jnp.asarray(slots.is_real), smashed, jnp.zeros_like(smashed))
         return spread(server, smashed, labels, slots.weights(weights))
     if slots.is_real.all():

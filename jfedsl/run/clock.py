@@ -11,7 +11,8 @@ import numpy as np
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, at_deployment
 from jfedsl.run.assemble import Experiment
-from jfedsl.wireless.cost import Cost, Stage
+from jfedsl.wireless.cost import Cost
+from jfedsl.wireless.stages import Stage
 
 Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
 _ANY: Any = 0.0

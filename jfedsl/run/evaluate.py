@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfedsl.engine import evaluation
+from jfedsl.engine import client_accuracies
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import trained_masks
 from jfedsl.errors import flag_error
@@ -77,9 +77,9 @@ def assess(run: Run) -> Result:
     experiment, state = run.experiment, run.state
     spec, data, test = experiment.spec, experiment.data, experiment.test
     result = jax.device_get(experiment.evaluate()(data, state, test))
-    first, model = evaluation.distinct_models(spec, state)
+    first, model = client_accuracies.distinct_models(spec, state)
     measure = jax.jit(
-        lambda data, state, test: evaluation.class_accuracies(
+        lambda data, state, test: client_accuracies.class_accuracies(
             spec, data, experiment.key, state, test, first
         )
     )
@@ -151,7 +151,7 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
         export.CLIENT: export.named(spec.model[:cut], halves[0]),
         export.SERVER: export.named(spec.model[cut:], halves[1]),
     }
-    groups, model = evaluation.distinct_models(spec, run.state)
+    groups, model = client_accuracies.distinct_models(spec, run.state)
     first = np.concatenate(groups)
     own = {
         export.CLIENT_MASKS: _masks(run, first.astype(np.int32)),

@@ -3,7 +3,7 @@
     exchange = max_n (forward + smashed uplink) + server + max_n (cut-gradient downlink + backward)
     round    = max_n model downlink + exchanges + max_n model uplink, where these are due
 
-The server waits for who takes part; for who fails to, as long as `_stage` says.
+The server waits for who takes part; for who fails to, as long as `stages.waited_for` says.
 
 Where it serves client after client, all of a round's first activations go up together, and all of
 its last gradients go down together; in between a client has the band to itself and nobody else
@@ -26,6 +26,7 @@ from flax import struct
 from jax import Array
 
 from jfedsl.wireless.radio import Conditions, Radio
+from jfedsl.wireless.stages import Stage, Stages, waited_for
 
 KAPPA = 1e-28  # J per cycle and (cycles per second)^2: effective switched capacitance of a chip
 
@@ -48,27 +49,6 @@ class Sent(NamedTuple):
     model_down: Array
     arrived: Array
     has_current_model: Array
-
-
-class Stage(NamedTuple):
-    """A step that everyone waits for the end of.
-
-    Attributes:
-      seconds: until it ends, scalar.
-      computing: seconds `[K]` of it that each one computes.
-      sending: seconds `[K]` of it that each one sends or receives.
-      critical: seconds that the one waited for computes, scalar.
-      done: bool `[K]`, who managed; the others did nothing, or what they sent was in vain.
-    """
-
-    seconds: Array
-    computing: Array
-    sending: Array
-    critical: Array
-    done: Array
-
-
-Stages = tuple[Stage, Stage, Array, Stage, Stage]
 
 
 class Cost(struct.PyTreeNode):
@@ -160,13 +140,13 @@ def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent:
     computing = steps * (conditions.forward + conditions.backward)
     sending = jnp.sum(sent.up, axis=0) / conditions.up_rate
     done, reachable = jnp.any(trained, axis=0), conditions.reachable
-    stage = _stage(None, None, computing, sending, done, done, reachable, jnp.bool_(True))
+    path = waited_for(None, None, computing, sending, done, done, reachable, jnp.bool_(True))
     received = jnp.sum((sent.up > 0) & trained & reachable[None], dtype=jnp.float32)
     server = received * radio.flop_counts.server / radio.network.server_flops
-    rest = jnp.maximum(server - stage.seconds, 0.0)[None]  # when all participants are done
-    up = jax.tree.map(lambda leaf: leaf[None], stage)
+    rest = jnp.maximum(server - path.seconds, 0.0)[None]  # when all participants are done
+    up = jax.tree.map(lambda leaf: leaf[None], path)
     down = jax.tree.map(jnp.zeros_like, up)
-    seconds = stage.seconds + rest[0], stage.critical + rest[0]
+    seconds = path.seconds + rest[0], path.critical + rest[0]
     return _total(radio, ids, sent, *seconds, (start, up, rest, down, end))
 
 
@@ -176,7 +156,7 @@ def _period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stag
 
     def alone(bits: Array, rate: Array, awaited: Array) -> Stage:
         limits, sending = (radio.timeout, None), bits / rate
-        return _stage(*limits, nobody, sending, bits > 0, there, there, awaited)
+        return waited_for(*limits, nobody, sending, bits > 0, there, there, awaited)
 
     # Who holds the model already does not wait for others to be reached.
     start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.has_current_model))
@@ -228,13 +208,13 @@ def _exchanges(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage,
 
     def forward(bits: Array, arrived: Array) -> Stage:
         sending, limits = bits / conditions.up_rate, (radio.timeout, radio.deadline)
-        return _stage(
+        return waited_for(
             *limits, conditions.forward, sending, sent.has_current_model, arrived, there, always
         )
 
     def backward(bits: Array, arrived: Array) -> Stage:
         sending, limits = bits / conditions.down_rate, (None, None)
-        return _stage(*limits, conditions.backward, sending, arrived, arrived, there, always)
+        return waited_for(*limits, conditions.backward, sending, arrived, arrived, there, always)
 
     up = jax.vmap(forward)(sent.up, sent.arrived)
     return up, jax.vmap(backward)(sent.down, sent.arrived)
@@ -275,40 +255,3 @@ def in_turn(turns: Cost) -> Cost:
     waiting = jnp.maximum(sums["seconds"] - sums["server"] - busy, 0.0)
     lost = jnp.mean(turns.lost)
     return Cost(**sums, **own, waiting=waiting, lost=lost, stages=turns.stages)
-
-
-def _stage(
-    timeout: float | None,
-    deadline: float | None,
-    computing: Array,
-    sending: Array,
-    tried: Array,
-    done: Array,
-    reachable: Array,
-    awaited: Array,
-) -> Stage:
-    """A stage that participants `[K]` compute and send in, and how long it is waited for them.
-
-    It ends with the slowest of those who manage. It is prolonged to the deadline if anyone
-    reachable misses that, and to the time-out, if there is one, but not past the deadline, if
-    anyone is out of reach. If nobody manages and none of these is set, it ends with the slowest
-    attempt, or at once where that is not awaited.
-    """
-    attempt, done = computing + sending, tried & done
-    slowest = _largest(attempt, done)
-    end = slowest
-    late, away = tried & ~done & reachable, tried & ~done & ~reachable
-    if timeout is not None:
-        end = jnp.where(jnp.any(away), jnp.maximum(end, timeout), end)
-    end = jnp.where(end > 0, end, _largest(attempt, tried & awaited))
-    if deadline is not None:
-        end = jnp.where(jnp.any(late), deadline, jnp.minimum(end, deadline))
-    computed = jnp.where(tried, jnp.minimum(computing, end), 0.0)
-    sent = jnp.where(tried, jnp.minimum(sending, end - computed), 0.0)
-    last = jnp.argmax(jnp.where(done, attempt, -1.0))
-    critical = jnp.where(jnp.any(done), computed[last], _largest(computed, tried))
-    return Stage(end, computed, sent, critical, done)
-
-
-def _largest(values: Array, among: Array) -> Array:
-    return jnp.max(jnp.where(among, values, 0.0))

@@ -6,8 +6,9 @@ import pytest
 from helpers import setup
 
 from jfedsl.data import datasets
-from jfedsl.engine.evaluation import distinct, fold_test_set
+from jfedsl.engine.evaluation import distinct
 from jfedsl.engine.state import weights
+from jfedsl.engine.test_set import fold_test_set
 from jfedsl.models import layers
 
 

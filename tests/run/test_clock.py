@@ -8,7 +8,8 @@ import numpy as np
 from helpers import assert_equal
 
 from jfedsl.run.clock import from_plain, to_plain
-from jfedsl.wireless.cost import Cost, Stage
+from jfedsl.wireless.cost import Cost
+from jfedsl.wireless.stages import Stage
 
 
 def some_cost(count: int) -> Cost:

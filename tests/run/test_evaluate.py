@@ -12,7 +12,7 @@ from helpers import plain
 
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, Split, load
-from jfedsl.engine import evaluation
+from jfedsl.engine import client_accuracies
 from jfedsl.engine.state import weights
 from jfedsl.errors import UserError
 from jfedsl.files.signed import signed
@@ -181,9 +181,11 @@ def test_with_all_drawn_and_one_mix_the_mean_over_clients_is_the_accuracy(
     run = restore_run(tmp_path / "run")
     spec, data, test = run.experiment.spec, run.experiment.data, run.experiment.test
     result = assess(run)
-    first, model = evaluation.distinct_models(spec, run.state)
+    first, model = client_accuracies.distinct_models(spec, run.state)
     assert sum(map(len, first)) == (1 if changes == {"prune_kind": "none"} else 5)
-    rows = evaluation.class_accuracies(spec, data, run.experiment.key, run.state, test, first)
+    rows = client_accuracies.class_accuracies(
+        spec, data, run.experiment.key, run.state, test, first
+    )
     examples = np.bincount(load("digits", "").test.labels)
     accuracies = np.asarray(rows) @ examples / examples.sum()
     assert accuracies[model].mean() == pytest.approx(result["test_accuracy"], abs=1e-6)

@@ -73,7 +73,7 @@ SLOW: dict[str, dict[str, Any]] = {
         "algorithm": "fedavg", "norm": "batch", "batch_norm_statistics": "local",
     },
     "batch norm": {"norm": "batch", "participants": 4},
-    "batch norm, places left over": {"norm": "batch"},
+    "batch norm, padding slots": {"norm": "batch"},
     "batch norm, in turn": {
         "norm": "batch", "algorithm": "sfl_v2", "server_order": "exchange",
     },

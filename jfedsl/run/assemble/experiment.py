@@ -23,13 +23,13 @@ from jfedsl.data.fingerprint import Fingerprint, fingerprint
 from jfedsl.engine import evaluation, optimizers
 from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
-from jfedsl.engine.evaluation import TestSet
 from jfedsl.engine.examples import homes
 from jfedsl.engine.initial import auxiliary_variables, init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.engine.state import Client, Compressors, Data, Deployed, RunSpec, State, at_deployment
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
 from jfedsl.engine.task import CLASSIFICATION
+from jfedsl.engine.test_set import TestSet, fold_test_set, test_spec
 from jfedsl.errors import flag_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
@@ -173,7 +173,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     order, where = partition.pack(shares, homes(spec), slots.devices)
     split, tested = dataset.train.at(order), dataset.test
     images, labels = put(mesh, (split.images, split.labels), SHARDED)
-    test = evaluation.fold_test_set(tested.images, tested.labels, config.eval_batch_size)
+    test = fold_test_set(tested.images, tested.labels, config.eval_batch_size)
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
     counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
     tests = np.bincount(tested.labels, minlength=dataset.classes)
@@ -181,7 +181,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     return Experiment(
         spec=spec,
         data=Data(images, labels, pixels, where, site),
-        test=put(mesh, test, evaluation.test_spec(test, slots)),
+        test=put(mesh, test, test_spec(test, slots)),
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,

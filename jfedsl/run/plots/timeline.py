@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jfedsl.run.plots.figures import save
-from jfedsl.wireless.cost import Cost, Stage, Stages
+from jfedsl.wireless.cost import Cost
+from jfedsl.wireless.stages import Stage, Stages
 
 # In the order in which they come.
 COLOURS = {

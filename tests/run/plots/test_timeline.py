@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from jfedsl.run.plots.timeline import COLOURS, segments, timeline
-from jfedsl.wireless.cost import Cost, Sent, Stage, round_cost
+from jfedsl.wireless.cost import Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
 from jfedsl.wireless.radio import Conditions, Deployment, Devices, FlopCounts, Radio
+from jfedsl.wireless.stages import Stage
 
 ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sent in vain"}
 ORDER = ["forward", "activations up", "server", "gradients down", "backward"]

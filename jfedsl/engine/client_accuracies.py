@@ -1,0 +1,89 @@
+"""Test accuracies of what each client would use, by class."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jfedsl.engine.averaging import merge_participants
+from jfedsl.engine.client_memory import memories
+from jfedsl.engine.evaluation import by_class, class_sums
+from jfedsl.engine.masks import trained_masks
+from jfedsl.engine.participants import last_round, period_start, with_width_config
+from jfedsl.engine.state import Data, RunSpec, State
+from jfedsl.engine.test_set import TestSet
+from jfedsl.pruning.pruner import ClientForward
+
+
+def distinct_models(spec: RunSpec, state: State) -> tuple[list[np.ndarray], np.ndarray]:
+    """Which clients' models differ, were all of them drawn.
+
+    Returns:
+      For each of the pruner's groups a client of each model in it, int `[V_g]`, and the position
+      among all of these of every client's model, int `[C]`.
+    """
+    local = spec.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
+    mask_group = None if local else spec.pruner.mask_group
+    if mask_group is None:
+        mask_group = np.arange(spec.clients)
+    first = []
+    model = np.zeros(spec.clients, int)
+    before = 0
+    for members in spec.pruner.groups:
+        _, own, position = np.unique(mask_group[members], return_index=True, return_inverse=True)
+        model[members] = before + position
+        first.append(members[own])
+        before += own.size
+    return first, model
+
+
+def class_accuracies(
+    spec: RunSpec,
+    data: Data,
+    key: Array,
+    state: State,
+    test: TestSet,
+    clients: Sequence[np.ndarray],
+) -> Array:
+    """Test accuracy on each class of what clients would use, were all of them drawn.
+
+    The activation crosses the cut unchanged.
+
+    Args:
+      spec: of the run.
+      data: of the run.
+      key: run key.
+      state: of the run.
+      test: the test set.
+      clients: of each group, see `distinct_models`.
+
+    Returns:
+      float32 `[V, classes]`, infinite for a class without test examples.
+    """
+    _, _, merged = merge_participants(spec, data.partition, state)
+    server = spec.algorithm.server_of(spec, data.partition, state)
+    examples = jnp.sum(
+        lax.map(lambda one: by_class(spec, jnp.ones(one.labels.shape), one), test), axis=0
+    )
+
+    plain = spec._replace(deployed=None)
+    local = memories(spec, state).stats if spec.statistics == "local" else None
+
+    def one(form: ClientForward, number: Array) -> Array:
+        stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
+        masks = trained_masks(spec, key, state, number)
+        own = jax.tree.map(lambda x: x[0], state.clients)
+        client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
+        correct = class_sums(plain, key, data.pixels, form, client, server, test)[1]
+        return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
+
+    def every(forwards: Sequence[ClientForward]) -> Array:
+        pairs = zip(forwards, clients, strict=True)
+        return jnp.concatenate(
+            [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
+        )
+
+    return with_width_config(spec, period_start(spec, last_round(state)), every)
