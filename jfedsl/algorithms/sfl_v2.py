@@ -59,7 +59,7 @@ def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
     """One round of exchanges in which the server steps once for every client and exchange.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       data: training data of all clients.
       key: run key.
       state: before the round.
@@ -127,8 +127,8 @@ def _present(availability: Availability | None, step: Array) -> Availability | N
 def _as_served(record: RoundRecord, order: Array) -> RoundRecord:
     """A round's record with its participants, the last axis, in another order."""
     common = {name: getattr(record, name) for name in OF_A_ROUND}
-    own = record.replace(**dict.fromkeys(OF_A_ROUND))
-    return jax.tree.map(lambda x: x[..., order], own).replace(**common)
+    by_participant = record.replace(**dict.fromkeys(OF_A_ROUND))
+    return jax.tree.map(lambda x: x[..., order], by_participant).replace(**common)
 
 
 def _clock(spec: RunSpec, record: RoundRecord) -> Cost:

@@ -25,7 +25,7 @@ def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
     """One turn of every participant.
 
     Args:
-      spec: the run, with aggregate_every 1.
+      spec: functions and static numbers of the run, with aggregate_every 1.
       data: training data of all clients.
       key: run key.
       state: before the round.
@@ -54,10 +54,10 @@ def _round_of(turns: RoundRecord) -> RoundRecord:
     """The records of the turns `[K, ...]` of one participant each as one of a round."""
     means = {name: jnp.mean(getattr(turns, name), axis=0) for name in OF_A_ROUND}
     # Axes [K, ..., 1] become [..., K].
-    own = jax.tree.map(
+    by_participant = jax.tree.map(
         lambda x: jnp.moveaxis(x[..., 0], 0, -1), turns.replace(**dict.fromkeys(OF_A_ROUND))
     )
-    return own.replace(**means)
+    return by_participant.replace(**means)
 
 
 def _check(spec: RunSpec) -> None:

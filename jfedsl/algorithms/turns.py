@@ -43,7 +43,7 @@ def one_by_one(
         )
         after, record = turn(before, place)
         clients = jax.tree.map(
-            lambda x, own: lax.dynamic_update_slice_in_dim(x, own, place, 0),
+            lambda x, row_after: lax.dynamic_update_slice_in_dim(x, row_after, place, 0),
             carry.clients, after.clients,
         )  # fmt: skip
         kept = carry.replace(server=after.server, aggregator=after.aggregator, clients=clients)

@@ -58,14 +58,14 @@ COUNT = whole(1)
 
 def _numbers(text: str, test: Callable[[float], bool]) -> bool:
     """Whether a text is one number, several or a range, and all of them suit."""
-    found = per_client.parse(text)
-    return found is not None and all(map(test, found.values))
+    numbers = per_client.parse(text)
+    return numbers is not None and all(map(test, numbers.values))
 
 
 def _are_bits(text: str) -> bool:
     """Whether a text is bits of quantizers; 32 is no end of a range."""
-    found = per_client.parse(text)
-    off = () if found is None or found.is_range else (FLOAT_BITS,)
+    numbers = per_client.parse(text)
+    off = () if numbers is None or numbers.is_range else (FLOAT_BITS,)
     usual = range(LEAST_BITS["uniform"], MOST_BITS + 1)
     return _numbers(text, lambda value: value in usual or value in off)
 

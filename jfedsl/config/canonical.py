@@ -86,7 +86,7 @@ def _foreign(values: dict[str, Any]) -> list[str]:
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     clients = values.get("clients", Config.clients)
     checks = {field.name: field.metadata["allowed"] for field in dataclasses.fields(Config)}
-    found = [
+    foreign = [
         name
         for name, value in texts.items()
         if isinstance(checks.get(name), OneOf) and not checks[name].test(value)
@@ -95,8 +95,8 @@ def _foreign(values: dict[str, Any]) -> list[str]:
         try:
             compressors.read(flag, texts.get(flag) or "none", clients)
         except UserError:
-            found.append(flag)
-    return found
+            foreign.append(flag)
+    return foreign
 
 
 def refuse_idle(configs: Iterable[Config]) -> None:

@@ -48,8 +48,8 @@ def _counts(config: Any) -> None:
         raise flag_error("participants", config.participants, f"at most --clients={config.clients}")
     per_device = ("device_flops", "device_power_dbm", "device_memory")
     for name in ("client_capacity", *per_device, *compressors.shorthands()):
-        found = per_client.parse(getattr(config, name) or "")
-        if found and not found.suits(config.clients):
+        numbers = per_client.parse(getattr(config, name) or "")
+        if numbers and not numbers.suits(config.clients):
             allowed = f"one value, --clients={config.clients} values or a range"
             raise flag_error(name, getattr(config, name), allowed)
 
@@ -101,8 +101,8 @@ def _pruning(config: Any) -> None:
 def _compressors(config: Any) -> None:
     least = LEAST_BITS[config.quantizer]
     for name in compressors.shorthands():
-        found = per_client.parse(getattr(config, name) or "")
-        if found and name.endswith("_bits") and min(found.values) < least:
+        numbers = per_client.parse(getattr(config, name) or "")
+        if numbers and name.endswith("_bits") and min(numbers.values) < least:
             allowed = f"{least} or more with --quantizer={config.quantizer}"
             raise flag_error(name, getattr(config, name), allowed)
     for flag, expression in config.expressions.items():
@@ -126,7 +126,7 @@ def _network(config: Any) -> None:
         raise no_effect("outage_timeout_s", config.outage_timeout_s, because)
     for name in ("outage_snr_db", "deadline_s"):
         if getattr(config, name) is not None and config.norm == "batch":
-            # Who is missing would have to be left out of the server's statistics.
+            # The server's statistics would have to leave out participants that are missing.
             raise conflict(name, getattr(config, name), "--norm=batch")
 
 

@@ -63,23 +63,23 @@ def expression(
 
     Args:
       flag: of a stream, one of `STREAMS`.
-      settings: as in `shorthand_values`.
+      settings: expressions and shorthands by flag; see `shorthand_values`.
       quantizer: that bits choose.
-      bucket_size: of it.
-      compress_by_default: as in `shorthand_values`.
+      bucket_size: entries that share a header of that quantizer.
+      compress_by_default: whether defaults compress; else they are off.
     """
     given, values = settings[flag], shorthand_values(settings, compress_by_default)
     if given:
         return given
     parts = []
     for name in SHORTHANDS.get(flag, {}):
-        found = per_client.parse(str(values[name]))
-        assert found is not None  # they have been checked
+        numbers = per_client.parse(str(values[name]))
+        assert numbers is not None  # they have been checked
         compressor, off, rest = quantizer, float(FLOAT_BITS), f",bucket={bucket_size}"
         if name == "dropout_rate":
             compressor, off, rest = "dropout", 0.0, ""
-        if set(found.values) != {off}:
-            parts.append(f"{compressor}({found}{rest})")
+        if set(numbers.values) != {off}:
+            parts.append(f"{compressor}({numbers}{rest})")
     return "|".join(parts) or "none"
 
 

@@ -150,7 +150,7 @@ def _failure(place: str, error: BaseException) -> UserError:
     lines = [line for line in lines if not line[0].startswith("<frozen")]
     if isinstance(error, SyntaxError) and error.filename and not lines:
         lines = [(error.filename, error.lineno)]
-    own = [line for file, line in lines if file == lines[0][0]]
-    where = f"{Path(lines[0][0]).name}, line {own[-1]}: " if own else ""
+    numbers = [line for file, line in lines if file == lines[0][0]]
+    where = f"{Path(lines[0][0]).name}, line {numbers[-1]}: " if numbers else ""
     reason = error.msg if isinstance(error, SyntaxError) else error
     return UserError(f"--plugin={as_text(place)} fails: {where}{type(error).__name__}: {reason}")

@@ -269,14 +269,14 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields):
           UserError: the text is no config of this program.
         """
         try:
-            found = json.loads(text)
+            fields = json.loads(text)
             known = [field.name for field in dataclasses.fields(cls)]
-            for name in found:
+            for name in fields:
                 if name not in known:
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
-            if plugin and isinstance(found, dict):
-                found["plugin"] = plugins.moved(str(found.get("plugin", "")), plugin)
-            return cls(**found)
+            if plugin and isinstance(fields, dict):
+                fields["plugin"] = plugins.moved(str(fields.get("plugin", "")), plugin)
+            return cls(**fields)
         except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error
 

@@ -59,8 +59,8 @@ def read(name: str, value: Any, kind: Kind, allowed: str) -> Any:
       UserError: names the setting: the value means nothing of that kind.
     """
     try:
-        found = _plain(value)
-        return _several(found, kind.of) if kind.several else _READERS[kind.of](found)
+        plain = _plain(value)
+        return _several(plain, kind.of) if kind.several else _READERS[kind.of](plain)
     except UnicodeEncodeError:
         raise flag_error(name, value, "text in UTF-8") from None
     except (ValueError, TypeError, OverflowError):
@@ -76,14 +76,14 @@ def _plain(value: Any) -> Any:
     array = np.asarray(value)
     if array.ndim > 1:
         raise ValueError(f"an array of shape {array.shape}")
-    found = [_digits(one) for one in array.ravel()]
-    return found if array.ndim else found[0]
+    numbers = [_digits(one) for one in array.ravel()]
+    return numbers if array.ndim else numbers[0]
 
 
 def _digits(value: np.generic) -> Any:
     """A Python number; 0.1 for a float32 that is printed as 0.1."""
-    found = value.item()
-    return float(str(value)) if isinstance(found, float) else found
+    number = value.item()
+    return float(str(value)) if isinstance(number, float) else number
 
 
 def _several(value: Any, of: type) -> tuple[Any, ...]:
@@ -109,10 +109,10 @@ def _number(value: Any) -> int | float:
 
 
 def _whole(value: Any) -> int:
-    found = int(value) if isinstance(value, str) else _number(value)
-    if found != int(found):
+    number = int(value) if isinstance(value, str) else _number(value)
+    if number != int(number):
         raise ValueError("no whole number")
-    return int(found)
+    return int(number)
 
 
 def _float(value: Any) -> float:
@@ -121,10 +121,10 @@ def _float(value: Any) -> float:
 
 def _truth(value: Any) -> bool:
     words = {"true": True, "false": False}
-    found = words.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
+    truth = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(truth, bool):
         raise ValueError("neither true nor false")
-    return found
+    return truth
 
 
 _READERS: dict[type, Callable[[Any], Any]] = {str: _text, int: _whole, float: _float, bool: _truth}

@@ -47,7 +47,7 @@ def merge(
     what arrived: what compression did to that stays out of the aggregator's model.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       before: the aggregator as of the last aggregation.
       clients: participants, `[P, ...]`.
       weights: float32 `[P]`.
@@ -95,7 +95,7 @@ def merge_participants(
 ) -> tuple[Client, Array, Aggregator]:
     """The participants `[P, ...]`, their weights `[P]`, and what merging them now would make.
 
-    Who does not hold the model of the period has no weight, unless nobody does.
+    A participant without the model of the period has no weight, unless none has it.
     """
     clients = state.clients
     share, present = map(spec.slots.weights, merging_weights(spec, partition, state))

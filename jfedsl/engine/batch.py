@@ -30,7 +30,7 @@ def next_batch(spec: RunSpec, data: Data, key: Array, ids: Array, batches_seen: 
     """The mini-batches of clients `ids[P]` that have drawn `batches_seen[P]` before.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       data: training data of all clients.
       key: run key.
       ids: int32 `[P]`.

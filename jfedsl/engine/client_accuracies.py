@@ -33,10 +33,12 @@ def distinct_models(spec: RunSpec, state: State) -> tuple[list[np.ndarray], np.n
     model = np.zeros(spec.clients, int)
     before = 0
     for members in spec.pruner.groups:
-        _, own, position = np.unique(mask_group[members], return_index=True, return_inverse=True)
+        _, first_of_each, position = np.unique(
+            mask_group[members], return_index=True, return_inverse=True
+        )
         model[members] = before + position
-        first.append(members[own])
-        before += own.size
+        first.append(members[first_of_each])
+        before += first_of_each.size
     return first, model
 
 
@@ -53,10 +55,10 @@ def class_accuracies(
     The activation crosses the cut unchanged.
 
     Args:
-      spec: of the run.
-      data: of the run.
+      spec: functions and static numbers of the run.
+      data: training data on the devices.
       key: run key.
-      state: of the run.
+      state: where the run stands.
       test: the test set.
       clients: of each group, see `distinct_models`.
 
@@ -75,15 +77,18 @@ def class_accuracies(
     def one(form: ClientForward, number: Array) -> Array:
         stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
         masks = trained_masks(spec, key, state, number)
-        own = jax.tree.map(lambda x: x[0], state.clients)
-        client = own.replace(number=number, params=merged.params, stats=stats, masks=masks)
+        any_client = jax.tree.map(lambda x: x[0], state.clients)
+        client = any_client.replace(number=number, params=merged.params, stats=stats, masks=masks)
         correct = class_sums(plain, key, data.pixels, form, client, server, test)[1]
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
-    def every(forwards: Sequence[ClientForward]) -> Array:
+    def all_groups(forwards: Sequence[ClientForward]) -> Array:
         pairs = zip(forwards, clients, strict=True)
         return jnp.concatenate(
-            [lax.map(partial(one, form), jnp.asarray(own, jnp.int32)) for form, own in pairs]
+            [
+                lax.map(partial(one, form), jnp.asarray(numbers, jnp.int32))
+                for form, numbers in pairs
+            ]
         )
 
-    return with_width_config(spec, period_start(spec, last_round(state)), every)
+    return with_width_config(spec, period_start(spec, last_round(state)), all_groups)

@@ -1,4 +1,4 @@
-"""What clients keep while they do not take part, and who comes and goes between two periods."""
+"""What clients keep while they do not take part, and how participants are swapped."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class Memory(struct.PyTreeNode):
       stats: normalisation statistics, where they are local, else None.
       optimizer: its optimizer state, where it is kept, else None.
       compressor_states: states of its compressors.
-      received: as in `Client`.
+      received: the model as it last arrived; see `Client`.
       batches_seen: int32, batches drawn so far.
     """
 
@@ -53,7 +53,7 @@ def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...])
     """A client that has not taken part yet, without number and masks.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       params: of the layers that a client holds.
       stats: normalisation statistics of these layers.
       image: shape of an input.
@@ -79,12 +79,12 @@ def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...])
 
 def first_memory(spec: RunSpec, fresh: Client) -> Memory | None:
     """The memories of a state before the first round, as `State.memory` has them."""
-    own = memory_of(spec, fresh)
+    memory = memory_of(spec, fresh)
     if spec.client_state == "stateless":
-        return copies(own, 1)
+        return copies(memory, 1)
     if not spec.memory_on_device:
         return None
-    return spec.slots.shard(copies(own, spec.slots.evenly(spec.clients)))
+    return spec.slots.shard(copies(memory, spec.slots.evenly(spec.clients)))
 
 
 def swap_participants(spec: RunSpec, key: Array, state: State) -> State:
@@ -125,7 +125,7 @@ def exchange_memories(
     """The next period's participants in place of the last one's, whose memories are returned.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       state: between two periods.
       ids: of the next participants, int32 `[K]`.
       source: for each place the one that its client has now, or -1, int32 `[P]`.
@@ -137,8 +137,8 @@ def exchange_memories(
     """
     left = memory_of(spec, state.clients)
     stays = source >= 0
-    own = jax.tree.map(lambda x: x[jnp.maximum(source, 0)], left)
-    state = admit(spec, state, ids, where_rows(stays, own, coming))
+    staying = jax.tree.map(lambda x: x[jnp.maximum(source, 0)], left)
+    state = admit(spec, state, ids, where_rows(stays, staying, coming))
     slots = spec.slots
     out = slots.replicate if slots.processes > 1 else slots.shard
     return lay_out(spec, state), out(left)
@@ -157,9 +157,9 @@ def _write(spec: RunSpec, memory: Memory, ids: Array, rows: Memory) -> Memory:
 
 def memories(spec: RunSpec, state: State) -> Memory:
     """The memories of all clients as they are now, `[C, ...]`; the state has to have them."""
-    own = memory_of(spec, state.clients)
+    at_work = memory_of(spec, state.clients)
     if spec.full_participation:
         ids = jnp.argsort(state.participants)
-        return jax.tree.map(lambda x: x[ids], spec.slots.to_participants(own))
-    whole = _write(spec, state.memory, state.participants, own)
+        return jax.tree.map(lambda x: x[ids], spec.slots.to_participants(at_work))
+    whole = _write(spec, state.memory, state.participants, at_work)
     return jax.tree.map(lambda x: x[: spec.clients], whole)

@@ -108,7 +108,7 @@ def forward_one(
     """Runs one client's pruned layers.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       forward: how the client computes its layers.
       client: the client.
       images: `[B, ...]`.

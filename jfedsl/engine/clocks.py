@@ -22,7 +22,7 @@ def side_by_side(spec: RunSpec, record: RoundRecord) -> Cost:
     """Participants compute and send side by side, and the server waits for all in every exchange.
 
     Args:
-      spec: the run, with a radio.
+      spec: functions and static numbers of the run, with a radio.
       record: of the round.
     """
     return cost.round_cost(*_facts(spec, record))
@@ -32,7 +32,7 @@ def client_by_client(spec: RunSpec, record: RoundRecord) -> Cost:
     """The server serves all exchanges of one participant before those of the next one.
 
     Args:
-      spec: the run, with a radio.
+      spec: functions and static numbers of the run, with a radio.
       record: of the round, its participants in the order in which they are served.
     """
     return cost.round_cost(*_facts(spec, record), one_by_one=True)
@@ -42,7 +42,7 @@ def taking_turns(spec: RunSpec, record: RoundRecord) -> Cost:
     """Every participant has a round of its own, one after another.
 
     Args:
-      spec: the run, with a radio.
+      spec: functions and static numbers of the run, with a radio.
       record: of the round.
     """
     radio, *rows = _facts(spec, record)
@@ -54,7 +54,7 @@ def training_alone(spec: RunSpec, record: RoundRecord) -> Cost:
     """Participants wait for nobody between the forward and the backward pass of an exchange.
 
     Args:
-      spec: the run, with a radio.
+      spec: functions and static numbers of the run, with a radio.
       record: of the round, without messages in its exchanges.
     """
     radio, ids, conditions, sent = _facts(spec, record)
@@ -67,7 +67,7 @@ def never_waiting(spec: RunSpec, record: RoundRecord) -> Cost:
     """Participants do all exchanges of a round without waiting; the server works alongside.
 
     Args:
-      spec: the run, with a radio.
+      spec: functions and static numbers of the run, with a radio.
       record: of the round, in whose exchanges nothing comes down.
     """
     return cost.cost_without_waiting(*_facts(spec, record))

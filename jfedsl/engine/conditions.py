@@ -40,8 +40,8 @@ def round_conditions(
     speed = radio.deployment.devices.flops[ids]
     forward = jnp.sum(radio.flop_counts.forward[form] * shares, axis=1) / speed
     backward = jnp.sum(radio.flop_counts.backward[form] * shares, axis=1) / speed
-    own = fold(key, Purpose.RADIO, round_)
-    return conditions(radio, own, ids, forward, backward, radio.deployment.bits[layout][ids])
+    round_key = fold(key, Purpose.RADIO, round_)
+    return conditions(radio, round_key, ids, forward, backward, radio.deployment.bits[layout][ids])
 
 
 def _kept_shares(spec: RunSpec, client: Client) -> Array:
@@ -49,8 +49,8 @@ def _kept_shares(spec: RunSpec, client: Client) -> Array:
     kept = spec.pruner.kept(client.masks).params[: spec.cut]
     flags = layers.prunable(client.params[: spec.cut], len(spec.model))
     shares = []
-    for own, flagged in zip(kept, flags, strict=True):
-        pairs = zip(jax.tree.leaves(own), jax.tree.leaves(flagged), strict=True)
+    for layer, flagged in zip(kept, flags, strict=True):
+        pairs = zip(jax.tree.leaves(layer), jax.tree.leaves(flagged), strict=True)
         masks = [mask for mask, flag in pairs if flag]
         count = sum(mask.size for mask in masks)
         total = sum((jnp.sum(mask, dtype=jnp.float32) for mask in masks), start=jnp.zeros(()))

@@ -28,7 +28,7 @@ class Evaluation(struct.PyTreeNode):
 
     Attributes:
       test_loss: mean cross-entropy; under the masks, the activation passing the cut as it is.
-      test_accuracy: likewise.
+      test_accuracy: share of correct answers, under the masks.
       test_accuracy_dense: without masks.
       test_accuracy_deployed: under the masks, the activation passing its compressors in their
         deterministic form, one example a message: what the split model does in use.
@@ -78,13 +78,13 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     def pruned(forwards: Sequence[ClientForward]) -> Array:
         total = jnp.zeros(3)
         groups = assign_slots(spec.group_sizes).split_groups((state.participants, share, clients))
-        for form, members, (ids, part, own) in zip(
+        for form, members, (ids, part, group) in zip(
             forwards, spec.pruner.groups, groups, strict=True
         ):
             if not own_statistics:
                 first, part = distinct(_variant(spec), members, ids, part)
-                own = jax.tree.map(lambda x, first=first: x[first], own)
-            total += mean(form, own, part)
+                group = jax.tree.map(lambda x, first=first: x[first], group)
+            total += mean(form, group, part)
         return total
 
     def tested() -> Array:
@@ -150,8 +150,8 @@ def class_sums(
     """
 
     def answers(smashed: Array) -> Array:
-        own, params, stats = spec.model[spec.cut :], server.params, server.stats
-        return layers.apply(own, params, stats, smashed, False, spec.dtype)[0]
+        rest, params, stats = spec.model[spec.cut :], server.params, server.stats
+        return layers.apply(rest, params, stats, smashed, False, spec.dtype)[0]
 
     def batch(one: TestSet) -> Array:
         images = pixels.normalise(one.images)
@@ -171,12 +171,14 @@ def class_sums(
 def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Array:
     """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
     assert spec.deployed is not None
-    link, kept = spec.deployed.link(client.number), spec.pruner.cut_channel_mask(client.masks)
+    compressor, kept = spec.deployed.link(client.number), spec.pruner.cut_channel_mask(client.masks)
     masks = () if kept is None else (Mask(kept[(None,) * (smashed.ndim - 1)]),)
-    own = fold(key, Purpose.DEPLOYED)
+    deployed_key = fold(key, Purpose.DEPLOYED)
 
     def send(example: Array) -> Array:
-        _, message = link.send(link.init(example), own, Message(example, masks))
+        _, message = compressor.send(
+            compressor.init(example), deployed_key, Message(example, masks)
+        )
         return message.values
 
     return jax.vmap(send)(smashed[:, None])[:, 0]

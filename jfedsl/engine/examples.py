@@ -22,17 +22,17 @@ def fetch(spec: RunSpec, data: Data, positions: Array) -> tuple[Array, Array]:
     width = data.labels.shape[0] // mesh.size
 
     def at_home(rows: tuple[Array, Array], positions: Array) -> tuple[Array, Array]:
-        own = positions - lax.axis_index(AXES) * width
-        return jax.tree.map(lambda x: x[jnp.clip(own, 0, width - 1)], rows)
+        local = positions - lax.axis_index(AXES) * width
+        return jax.tree.map(lambda x: x[jnp.clip(local, 0, width - 1)], rows)
 
     def from_anywhere(rows: tuple[Array, Array], positions: Array) -> tuple[Array, Array]:
-        own = positions - lax.axis_index(AXES) * width
-        here = (own >= 0) & (own < width)
+        local = positions - lax.axis_index(AXES) * width
+        here = (local >= 0) & (local < width)
 
         def gather(x: Array) -> Array:
-            found = x[jnp.clip(own, 0, width - 1)]
-            found = jnp.where(here.reshape(*here.shape, *(1,) * (x.ndim - 1)), found, 0)
-            return lax.psum_scatter(found, AXES, scatter_dimension=0, tiled=True)
+            rows = x[jnp.clip(local, 0, width - 1)]
+            rows = jnp.where(here.reshape(*here.shape, *(1,) * (x.ndim - 1)), rows, 0)
+            return lax.psum_scatter(rows, AXES, scatter_dimension=0, tiled=True)
 
         return jax.tree.map(gather, rows)
 

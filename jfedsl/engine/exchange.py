@@ -36,7 +36,7 @@ class Exchange(NamedTuple):
     """What the steps of one exchange share.
 
     Attributes:
-      spec: the run.
+      spec: functions and static numbers of the run.
       data: training data of all clients.
       run_key: key of the run.
       key: key of this exchange; a client's is folded with its number.
@@ -85,7 +85,7 @@ class ExchangeRecord(struct.PyTreeNode):
     """What one exchange cost, where participants compute.
 
     Attributes:
-      losses: float32 `[P]`, as in `Outcome`; 0 of a participant that took no part.
+      losses: float32 `[P]`, mean loss of each mini-batch; 0 for a participant that took no part.
       took_part: bool `[K]`.
       sent: int32 `[P]` bytes of each stream of the exchange, by its column.
     """

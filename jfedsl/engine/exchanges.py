@@ -30,7 +30,7 @@ class Exchanges(Protocol):
         """Runs them.
 
         Args:
-          spec: the run.
+          spec: functions and static numbers of the run.
           forwards: how the clients of each of the pruner's groups compute their layers.
           data: training data of all clients.
           key: run key.
@@ -55,7 +55,7 @@ def exchanges(
     """Exchanges of all participants together, one after another. See `Exchanges`.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       forwards: how the clients of each of the pruner's groups compute their layers.
       data: training data of all clients.
       key: run key.

@@ -31,7 +31,7 @@ def initial_client(spec: RunSpec, key: Array, start: Variables, image: Array) ->
     """A client that has not taken part yet, without number and masks.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       key: run key, which the algorithm's auxiliary layers are drawn with.
       start: parameters and statistics of the whole model.
       image: a normalised sample input; only its shape and dtype matter.
@@ -48,7 +48,7 @@ def auxiliary_variables(spec: RunSpec, key: Array, start: Variables, image: Arra
     """Fresh variables of the algorithm's auxiliary layers, which take the activation at the cut.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       key: run key.
       start: parameters and statistics of the whole model; only shapes matter.
       image: a normalised sample input; only its shape and dtype matter.
@@ -62,7 +62,7 @@ def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
     """The state before the first round, all clients holding the same model.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       key: run key.
       start: parameters and statistics of the whole model.
       image: a normalised sample input; only its shape and dtype matter.

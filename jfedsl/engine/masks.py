@@ -26,8 +26,8 @@ def _masks(
     spec: RunSpec, key: Array, state: State, pruning: PruningState, round_: Array, client: Array
 ) -> Masks:
     start = period_start(spec, round_)
-    own = fold(key, Purpose.PRUNING)
-    return spec.pruner.masks(pruning, state.aggregator.params, own, start, client)
+    pruning_key = fold(key, Purpose.PRUNING)
+    return spec.pruner.masks(pruning, state.aggregator.params, pruning_key, start, client)
 
 
 def overlap(spec: RunSpec, before: Masks, after: Masks) -> Array:

@@ -23,7 +23,7 @@ def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
     little, in activations of thousands of entries.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       key: run key.
       image: shape of an input.
     """
@@ -65,8 +65,8 @@ def send_noise(
         for stream in (SMASHED, CUT_GRADIENT)
     }
     client = Client(number, params, (), masks, None, states, None, number)
-    own = fold(key, Purpose.DEVICES, 2, number)
-    return client, send_smashed(spec, client, values, own)[1]
+    noise_key = fold(key, Purpose.DEVICES, 2, number)
+    return client, send_smashed(spec, client, values, noise_key)[1]
 
 
 def up_bits(spec: RunSpec, message: Message) -> Array:

@@ -1,4 +1,4 @@
-"""Who takes part in a period, in which order, and the forwards in which they compute.
+"""The participants of a period: which are drawn, in which order, and how they compute.
 
 Participants come group by group (see `Pruner.groups`), ascending within each, and every period
 draws as many from each group: so each group is a slice of fixed size, whoever is drawn.
@@ -59,10 +59,10 @@ def draw_participants(spec: RunSpec, key: Array, round_: Array) -> Array:
     groups = spec.pruner.groups
     drawn = []
     for number, (members, size) in enumerate(zip(groups, spec.group_sizes, strict=True)):
-        own = key if len(groups) == 1 else fold(key, number)
+        group_key = key if len(groups) == 1 else fold(key, number)
         # The first of a random order of which the rest is never made: no work grows with members.
         first, every = jnp.arange(size, dtype=jnp.int32), jnp.int32(len(members))
-        ids = jnp.asarray(members, jnp.int32)[shuffled(own, first, every)]
+        ids = jnp.asarray(members, jnp.int32)[shuffled(group_key, first, every)]
         drawn.append(jnp.sort(ids))
     return jnp.concatenate(drawn)
 
@@ -73,7 +73,7 @@ def with_width_config(
     """Calls `branch(forwards, *operands)` with each group's form in the period.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       period_start: round that the period starts with, int32 scalar.
       branch: is compiled for each layout; its results have the same shapes for all.
       *operands: pytrees of arrays.

@@ -51,13 +51,13 @@ def start_period(
 def deliver(
     spec: RunSpec, key: Array, state: State, reachable: Array | None
 ) -> tuple[State, Array]:
-    """Sends the aggregated model and masks to the participants who do not hold them yet.
+    """Sends the aggregated model and masks to the participants that do not hold them yet.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       key: run key.
       state: at the start of a round.
-      reachable: bool `[K]`, who receives what is sent; None: all.
+      reachable: bool `[K]`, which receive what is sent; None: all.
 
     Returns:
       The state and the bytes sent to each participant, in vain or not, int32 `[P]`.
@@ -148,11 +148,11 @@ def _rates(spec: RunSpec, last: Array) -> Array:
 def _merge_packed(spec: RunSpec, key: Array, state: State, clients: Client, share: Array) -> Any:
     """The mean of `merge`, with less on the way between processes.
 
-    What crosses is the sum of clients' changes of the model. Who kept a weight is known everywhere,
+    What crosses is the sum of clients' changes of the model. Every process knows who kept a weight,
     as masks follow from the model; only if everyone draws its own it is summed up, as float32.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       key: run key.
       state: at the end of a period.
       clients: participants as the aggregator sees them, `[P, ...]`.
@@ -166,9 +166,9 @@ def _merge_packed(spec: RunSpec, key: Array, state: State, clients: Client, shar
     changes = jax.tree.map(jnp.subtract, clients.params, base)
     if kept is not None:
         changes = jax.tree.map(lambda m, x: jnp.where(m, x, 0.0), kept, changes)
-    own = fold(key, Purpose.COLLECTIVE, state.round)
+    collective_key = fold(key, Purpose.COLLECTIVE, state.round)
     assert slots.mesh is not None
-    total = weighted_sum(slots.mesh, spec.collective_bits, own, weights, changes)
+    total = weighted_sum(slots.mesh, spec.collective_bits, collective_key, weights, changes)
     if kept is None:
         whole = jnp.sum(share)
         return jax.tree.map(lambda w, x: w + x / jnp.where(whole > 0, whole, 1.0), before, total)
@@ -209,7 +209,7 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
     """One client with the model as it arrives, and the bytes that took.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       key: run key.
       round_: that the period starts with.
       client: with the aggregator's model and new masks.
@@ -225,7 +225,7 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
         jax.tree.map(jnp.subtract, client.params, client.received),
         kept,
     )
-    # Who has never received anything gets the weights themselves.
+    # A client that has never received anything gets the weights themselves.
     met = client.batches_seen > 0
     arrived = jax.tree.map(
         lambda w, old, d: jnp.where(met, old + d, w), client.params, client.received, change

@@ -29,7 +29,7 @@ def run_round(
     """One round: local_steps exchanges, with the start or end of a period where one is due.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       data: training data of all clients.
       key: run key.
       state: before the round.
@@ -102,7 +102,7 @@ def _begin(
     reachable = now(state).reachable
     send = partial(deliver, spec, key, reachable=reachable)
     state, down = lax.cond(jnp.all(state.has_current_model), unsent, send, state)
-    # Who has new masks now may compute faster than before.
+    # A client with new masks may compute faster than before.
     return state, down, now(state).replace(reachable=reachable)
 
 

@@ -24,7 +24,7 @@ class RoundRecord(struct.PyTreeNode):
         exchange, else `[K]`, 0 but where a period starts or ends.
       took_part: bool `[S, K]`, whether a participant's update counted. Where it did not, 0 stands
         for its loss.
-      has_current_model: bool `[K]`, who holds the period's model, computes and sends.
+      has_current_model: bool `[K]`, which hold the period's model, compute and send.
       conditions: of the network, None without one.
       participants: int32 `[K]`.
       pruned_fraction: float32, of prunable client-side weights, mean over participants.
@@ -98,7 +98,7 @@ def sent_bytes(spec: RunSpec, record: RoundRecord, i: int) -> dict[str, int]:
     """Bytes that passed in a round, by the column of each stream; a broadcast message counts once.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       record: of many rounds, NumPy arrays.
       i: which of them.
     """

@@ -108,8 +108,8 @@ def _over_devices(
     spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array
 ) -> tuple[Any, Array, Array, Any]:
     """`_gradients`, with that of the parameters summed over devices."""
-    gradient, *own = _gradients(spec, server, smashed, labels, weights)
-    return sum_devices(gradient), *own
+    gradient, *per_client = _gradients(spec, server, smashed, labels, weights)
+    return sum_devices(gradient), *per_client
 
 
 def _stepped(spec: RunSpec, step: Array, server: Server, gradient: Any, stats: Any) -> Server:
@@ -133,7 +133,7 @@ def serving_order(spec: RunSpec, key: Array) -> Array:
     """The order in which the server steps on participants, int32 `[K]`: their places.
 
     Args:
-      spec: of the run.
+      spec: functions and static numbers of the run.
       key: of an exchange.
     """
     # No client has the number C.

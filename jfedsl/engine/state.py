@@ -143,10 +143,10 @@ class Data(NamedTuple):
     """What lies on the device and differs between runs of one compiled program.
 
     Attributes:
-      images: training inputs as in `Split`, where the partition says, `[N, ...]`.
+      images: training inputs `[N, ...]`, in the order of the partition.
       labels: int32 `[N]`.
       pixels: to normalise inputs with.
-      partition: who has which examples.
+      partition: which examples each client has.
       deployment: what of the radio depends on the seed, None without one.
     """
 
@@ -249,9 +249,9 @@ def weights(spec: RunSpec, partition: Partition, participants: Array) -> Array:
 
 
 def present_weights(share: Array, present: Array) -> Array:
-    """Weights `share[K]` of those who are present, sum 1; all 0 where nobody is."""
-    own = jnp.where(present, share, 0.0)
-    return own / jnp.where(jnp.any(present), jnp.sum(own), 1.0)
+    """Weights `share[K]` of the participants that are present, sum 1; all 0 without any."""
+    present_share = jnp.where(present, share, 0.0)
+    return present_share / jnp.where(jnp.any(present), jnp.sum(present_share), 1.0)
 
 
 def copies(tree: Any, count: int) -> Any:

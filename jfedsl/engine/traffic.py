@@ -25,7 +25,7 @@ def smashed_shape(
     """Shape `[B, ...]` and dtype of one client's activation at the cut.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       params: of the layers up to the cut or more, arrays or shapes.
       stats: of the same layers.
       image: shape of an input.
@@ -43,7 +43,7 @@ def uncompressed_bytes(
     """Bytes of each stream of a run without pruning and compressors: float32 all the way.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       params: of the layers that a client holds, arrays or shapes.
       stats: normalisation statistics of these layers.
       image: shape of an input.

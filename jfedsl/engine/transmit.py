@@ -145,7 +145,7 @@ def send_smashed(
     """Sends one client's activation at the cut, without the channels that it does not have.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       client: the client.
       activation: `[B, ...]`.
       key: of the client in this exchange.
@@ -180,7 +180,7 @@ def send_cut_gradient(
     """Sends one client the gradient `[B, ...]` of the entries that arrived from it.
 
     Args:
-      spec: the run.
+      spec: functions and static numbers of the run.
       client: the client.
       gradient: `[B, ...]`.
       kept: bool `[B, ...]`, which entries arrived; None: all.

@@ -71,14 +71,14 @@ def to_plain(last: Last | None) -> dict[str, Any] | None:
     }
 
 
-def from_plain(found: dict[str, Any] | None) -> Last | None:
+def from_plain(plain: dict[str, Any] | None) -> Last | None:
     """What `to_plain` was given, to the bit."""
-    if found is None:
+    if plain is None:
         return None
     numbers = {name: _ANY for name in Cost.__dataclass_fields__}
     like = Cost(**{**numbers, "stages": (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)})
-    cost = jax.tree.unflatten(jax.tree.structure(like), map(_unpacked, found["cost"]))
-    return cost, _unpacked(found["participants"])
+    cost = jax.tree.unflatten(jax.tree.structure(like), map(_unpacked, plain["cost"]))
+    return cost, _unpacked(plain["participants"])
 
 
 def _packed(array: Any) -> dict[str, Any]:

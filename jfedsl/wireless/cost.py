@@ -3,7 +3,8 @@
     exchange = max_n (forward + smashed uplink) + server + max_n (cut-gradient downlink + backward)
     round    = max_n model downlink + exchanges + max_n model uplink, where these are due
 
-The server waits for who takes part; for who fails to, as long as `stages.waited_for` says.
+The server waits for the participants that take part, and for the others as long as
+`stages.waited_for` says.
 
 Where it serves client after client, all of a round's first activations go up together, and all of
 its last gradients go down together; in between a client has the band to itself and nobody else
@@ -32,7 +33,7 @@ KAPPA = 1e-28  # J per cycle and (cycles per second)^2: effective switched capac
 
 
 class Sent(NamedTuple):
-    """What a round's participants sent and received, in bits, and who managed to.
+    """What a round's participants sent and received, in bits, and which messages arrived.
 
     Attributes:
       up: float32 `[S, K]`, to the server in each exchange, in vain or not.
@@ -40,7 +41,7 @@ class Sent(NamedTuple):
       model_up: float32 `[K]`.
       model_down: float32 `[K]`.
       arrived: bool `[S, K]`, whose activations the server had.
-      has_current_model: bool `[K]`, who held the period's model and computed.
+      has_current_model: bool `[K]`, which held the period's model and computed.
     """
 
     up: Array
@@ -94,7 +95,7 @@ def round_cost(
     """What a round costs.
 
     Args:
-      radio: of the run.
+      radio: network and hardware of the run.
       ids: of the participants, int32 `[K]`.
       conditions: of the round.
       sent: what passed.
@@ -129,10 +130,10 @@ def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent:
                 + max_n model uplink
 
     Args:
-      radio: of the run.
+      radio: network and hardware of the run.
       ids: of the participants, int32 `[K]`.
       conditions: of the round.
-      sent: what passed; `arrived` says who trained.
+      sent: what passed; `arrived` says which participants trained.
     """
     start, end = _period_ends(radio, conditions, sent)
     trained = sent.arrived
@@ -158,7 +159,7 @@ def _period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stag
         limits, sending = (radio.timeout, None), bits / rate
         return waited_for(*limits, nobody, sending, bits > 0, there, there, awaited)
 
-    # Who holds the model already does not wait for others to be reached.
+    # A participant that holds the model already does not wait for others to be reached.
     start = alone(sent.model_down, conditions.down_rate, ~jnp.any(sent.has_current_model))
     return start, alone(sent.model_up, conditions.up_rate, jnp.bool_(True))
 
@@ -169,7 +170,7 @@ def _total(
     """The cost of a round from its stages.
 
     Args:
-      radio: of the run.
+      radio: network and hardware of the run.
       ids: of the participants, int32 `[K]`.
       sent: what passed.
       exchanging: seconds that the exchanges take.
@@ -194,7 +195,7 @@ def _total(
         compute=compute,
         uplink=uplink,
         downlink=downlink,
-        waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for who is waited for
+        waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for the one waited for
         compute_joules=joules,
         transmit_joules=radio.deployment.devices.power[ids] * uplink,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
@@ -229,10 +230,10 @@ def _turns(
     held = sent._replace(has_current_model=sent.has_current_model & conditions.reachable)
     each = jax.vmap(partial(_exchanges, radio))(*each_alone((alone, held)))
     steps, count = sent.arrived.shape
-    own_up, own_down = jax.tree.map(lambda x: x.reshape(count, steps).T, each)
+    alone_up, alone_down = jax.tree.map(lambda x: x.reshape(count, steps).T, each)
     return (
-        jax.tree.map(lambda own, all_: own.at[0].set(all_[0]), own_up, up),
-        jax.tree.map(lambda own, all_: own.at[-1].set(all_[-1]), own_down, down),
+        jax.tree.map(lambda turn, together: turn.at[0].set(together[0]), alone_up, up),
+        jax.tree.map(lambda turn, together: turn.at[-1].set(together[-1]), alone_down, down),
     )
 
 
@@ -250,8 +251,8 @@ def in_turn(turns: Cost) -> Cost:
     scalars = ("seconds", "compute_seconds", "communication_seconds", "server")
     sums = {name: jnp.sum(getattr(turns, name)) for name in scalars}
     names = ("compute", "uplink", "downlink", "compute_joules", "transmit_joules")
-    own = {name: getattr(turns, name)[:, 0] for name in names}
-    busy = own["compute"] + own["uplink"] + own["downlink"]
+    by_participant = {name: getattr(turns, name)[:, 0] for name in names}
+    busy = by_participant["compute"] + by_participant["uplink"] + by_participant["downlink"]
     waiting = jnp.maximum(sums["seconds"] - sums["server"] - busy, 0.0)
     lost = jnp.mean(turns.lost)
-    return Cost(**sums, **own, waiting=waiting, lost=lost, stages=turns.stages)
+    return Cost(**sums, **by_participant, waiting=waiting, lost=lost, stages=turns.stages)

@@ -10,8 +10,8 @@ def layout_of(config: Config, spec: RunSpec, pooled: bool = False) -> str:
     """Clients, devices, and how many clients a device has and computes at once, as one line.
 
     Args:
-      config: of the run.
-      spec: the run.
+      config: all settings of the run.
+      spec: functions and static numbers of the run.
       pooled: whether all clients' data lie in one place.
     """
     slots, mesh = spec.slots, spec.slots.mesh

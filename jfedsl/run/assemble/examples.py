@@ -16,8 +16,8 @@ def pixels_of(dataset: Dataset) -> Pixels:
         return Pixels(None, None)
     if not isinstance(images, datasets.Stored):
         return datasets.pixel_statistics(images)
-    own = datasets.pixel_sums(images, jax.process_index(), jax.process_count())
-    return datasets.from_sums(distributed.total(own), images)
+    sums = datasets.pixel_sums(images, jax.process_index(), jax.process_count())
+    return datasets.from_sums(distributed.total(sums), images)
 
 
 def subset_of(config: Config, dataset: Dataset) -> Dataset:

@@ -128,7 +128,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     """Loads the data and puts the run together.
 
     Args:
-      config: of the run.
+      config: all settings of the run.
       mesh: devices that it is spread over; None for one.
 
     Raises:
@@ -286,5 +286,5 @@ def _compressors(config: Config) -> Compressors:
 
 
 def _deployed(config: Config) -> Deployed | None:
-    found = deployed(config.compressors["smashed"], config.clients, config.seed)
-    return None if found is None else Deployed(*found)
+    compressor = deployed(config.compressors["smashed"], config.clients, config.seed)
+    return None if compressor is None else Deployed(*compressor)

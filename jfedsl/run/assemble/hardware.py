@@ -59,12 +59,12 @@ def hardware_of(config: Config) -> Hardware:
 
 def _spread(config: Config, text: str | None, preset: tuple[float, float]) -> np.ndarray:
     alike = preset[0] == preset[1]
-    found = per_client.PerClient(preset[:1] if alike else preset, not alike)
+    numbers = per_client.PerClient(preset[:1] if alike else preset, not alike)
     if text is not None:
         parsed = per_client.parse(text)
         assert parsed is not None  # the config has checked it
-        found = parsed
-    return found.spread(config.clients, config.seed)
+        numbers = parsed
+    return numbers.spread(config.clients, config.seed)
 
 
 def _by_class(config: Config) -> Hardware:

@@ -15,8 +15,8 @@ def check_sizes(config: Config, spec: RunSpec, client: Client, image: tuple[int,
     """Messages must fit the counters of `message_bytes`: 2 GiB with all headers.
 
     Args:
-      config: of the run.
-      spec: the run.
+      config: all settings of the run.
+      spec: functions and static numbers of the run.
       client: a client of it, arrays or shapes.
       image: shape of an input.
 

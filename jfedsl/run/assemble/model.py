@@ -39,12 +39,12 @@ def initial_of(
     """Initial variables, if the model can take such inputs and tell the classes apart.
 
     Args:
-      config: of the run.
+      config: all settings of the run.
       model: all layers.
       cut: how many of them are the clients'.
       key: run key.
       image: a normalised sample input.
-      dataset: of the run.
+      dataset: all examples of the run.
 
     Raises:
       UserError: names the model or the batch size and what is wrong with it.
@@ -86,11 +86,11 @@ def check_examples(
     """Refuses a model that mixes the examples of a batch, or rounds what is normalised.
 
     Args:
-      config: of the run.
+      config: all settings of the run.
       model: all layers.
       initial: parameters and statistics of every layer, float32.
       examples: two inputs `[2, ...]`, normalised.
-      dataset: of the run.
+      dataset: all examples of the run.
 
     Raises:
       UserError: names the model, the data set and what to do.

@@ -60,7 +60,7 @@ def build_pruner(
     """The pruner of the client-side layers that a config asks for.
 
     Args:
-      config: of the run.
+      config: all settings of the run.
       model: all layers.
       cut: how many of them are the clients'.
       initial: variables of the whole model.
@@ -96,14 +96,14 @@ def build_pruner(
 
 def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
     """Weights of every prunable leaf by its name, which is the layer's where that says it."""
-    own = initial.params[:cut]
-    flags = layers.prunable(own, len(model))
+    client_params = initial.params[:cut]
+    flags = layers.prunable(client_params, len(model))
     sizes: dict[str, int] = {}
-    for layer, params, flagged in zip(model[:cut], own, flags, strict=True):
+    for layer, params, flagged in zip(model[:cut], client_params, flags, strict=True):
         leaves, flagged = flatten(params), flatten(flagged)
-        found = {k.removesuffix(".kernel"): w.size for k, w in leaves.items() if flagged[k]}
-        alone = len(found) == 1
-        sizes |= {layer.name if alone else f"{layer.name}.{k}": n for k, n in found.items()}
+        kernels = {k.removesuffix(".kernel"): w.size for k, w in leaves.items() if flagged[k]}
+        alone = len(kernels) == 1
+        sizes |= {layer.name if alone else f"{layer.name}.{k}": n for k, n in kernels.items()}
     return sizes
 
 
@@ -157,9 +157,9 @@ def _capacities(config: Config) -> np.ndarray:
     if not config.client_capacity:
         flops = hardware_of(config).flops
         return flops / flops.max()
-    found = per_client.parse(config.client_capacity)
-    assert found is not None  # the config has checked it
-    return found.spread(config.clients, config.seed)
+    numbers = per_client.parse(config.client_capacity)
+    assert numbers is not None  # the config has checked it
+    return numbers.spread(config.clients, config.seed)
 
 
 def _flops(model: Model, image: tuple[int, ...]) -> int:

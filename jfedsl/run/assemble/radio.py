@@ -28,9 +28,9 @@ def build_radio(
     """The radio that a config asks for; None without a network.
 
     Args:
-      config: of the run.
+      config: all settings of the run.
       spec: of the run, still without a radio.
-      pruning: of the run.
+      pruning: the pruner, and the layers at each width.
       key: run key.
       image: shape of an input.
 
@@ -63,8 +63,8 @@ def _site(
     bits = jnp.zeros((len(spec.pruner.width_configs), config.clients))
     if config.allocation == "minmax":
         bits = expected_bits(spec, key, image)
-    own = fold(key, Purpose.DEVICES)
-    return Deployment(place(own, network, hardware.flops, hardware.power_dbm), bits)
+    hardware_key = fold(key, Purpose.DEVICES)
+    return Deployment(place(hardware_key, network, hardware.flops, hardware.power_dbm), bits)
 
 
 def _flop_counts(
@@ -99,8 +99,8 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
     """Memory of a client with these layers.
 
     Args:
-      config: of the run.
-      spec: of the run.
+      config: all settings of the run.
+      spec: functions and static numbers of the run.
       side: the client-side layers at the widths of the client.
       image: shape of an input.
     """
