@@ -17,7 +17,7 @@ class PruningFields:
     prune_kind: str | None = setting(
         None,
         "What is pruned on clients: single weights, zeroed, or whole channels, removed. Default "
-        "mask; none with another algorithm than fedsl.",
+        "mask with an algorithm that compresses by default, else none.",
         OneOf(PRUNE_KINDS),
     )
     prune_rate: tuple[float, ...] = setting(

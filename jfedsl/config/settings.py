@@ -123,7 +123,8 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields):
     )
     dropout_rate: Shorthand = setting(
         None,
-        "Probability that an entry of the activation at the cut is not sent. Default 0.2; XX",
+        "Probability that an entry of the activation at the cut is not sent. Default 0.2 "
+        "with an algorithm that compresses by default, else 0.",
         DROPOUT_RATES,
     )  # fmt: skip
     quantizer: str = setting(
