@@ -179,10 +179,10 @@ def test_mapped_over_clients_equals_a_python_loop() -> None:
     values = data((3, 8))
     keys = jax.random.split(jax.random.key(0), 3)
 
-    def one(key: Array, values: Array) -> Array:
+    def send_one(key: Array, values: Array) -> Array:
         return dropout(0.3).send((), key, Message(values))[1].values
 
-    together, alone = jax.jit(jax.vmap(one))(keys, values), jax.jit(one)
+    together, alone = jax.jit(jax.vmap(send_one))(keys, values), jax.jit(send_one)
     for n, key in enumerate(jax.random.split(jax.random.key(0), 3)):
         np.testing.assert_array_equal(together[n], alone(key, values[n]))
 
@@ -284,12 +284,12 @@ def test_all_rates_share_one_compilation(unit: str, exact: bool) -> None:
     traces = []
 
     @jax.jit
-    def one(key: Array, rate: Array) -> Array:
+    def send_one(key: Array, rate: Array) -> Array:
         traces.append(rate)
         return dropout(rate, unit, exact).send((), key, Message(data(SHAPE)))[1].values
 
     for rate in (0.0, 0.3, 0.9):
-        one(jax.random.key(0), jnp.float32(rate))
+        send_one(jax.random.key(0), jnp.float32(rate))
     assert len(traces) == 1
 
 

@@ -1,4 +1,4 @@
-"""Messages as bytes: as many as were counted, and the same message back, bit for bit."""
+"""Messages as bytes: as many as are counted, and the same message back, bit for bit."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -29,7 +29,7 @@ from jfedsl.compression.packing import (
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
 from jfedsl.compression.sparsification import randtopk, splitfc, topk
 
-# Of bits and of a rate in (0, 1), traced, so that one program serves all of them.
+# By traced bits and a traced rate in (0, 1), so that one program serves all of them.
 CHAINS: dict[str, Callable[[Any, Any], Compressor]] = {
     "nothing": lambda bits, rate: chain(),
     "uniform": lambda bits, rate: uniform(bits, 16),
@@ -75,14 +75,14 @@ def values_of(kind: str, shape: tuple[int, ...], seed: int) -> Array:
 
 @cache
 def compiled(compressor: Any) -> Callable[..., Message]:
-    """What a compressor sends the second time."""
+    """The second message that a compressor sends, compiled."""
 
     @jax.jit
     def run(bits: Array, rate: Array, seed: int, values: Array, kept: Array | None) -> Message:
-        made = compressor(bits, rate)
+        chained = compressor(bits, rate)
         keys = jax.random.split(jax.random.key(seed))
-        state, _ = made.send(made.init(values), keys[0], kept_only(values[::-1], kept))
-        return made.send(state, keys[1], kept_only(values, kept))[1]
+        state, _ = chained.send(chained.init(values), keys[0], kept_only(values[::-1], kept))
+        return chained.send(state, keys[1], kept_only(values, kept))[1]
 
     return run
 
@@ -100,7 +100,7 @@ def send(
 
 
 def assert_same_floats(actual: Any, expected: Any) -> None:
-    """To the bit, -0.0 and all, but which NaN it is."""
+    """Equal to the bit, -0.0 included; NaNs may differ in their bits."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype == np.float32
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
@@ -111,7 +111,7 @@ def assert_same_floats(actual: Any, expected: Any) -> None:
 
 
 def assert_same(actual: Message, expected: Message) -> None:
-    """All that the receiver can have of a message."""
+    """Equal in everything that the receiver can know of a message."""
     assert_same_floats(actual.values, expected.values)
     kept = np.ones(expected.values.shape, bool) if expected.kept is None else expected.kept
     if expected.kept is not None:
@@ -131,7 +131,7 @@ def assert_same(actual: Message, expected: Message) -> None:
 
 
 def check(*messages: Message, fields: tuple[Field, ...] = ()) -> bytes:
-    """There and back; returns the bytes."""
+    """Packs and unpacks messages, asserts that they are the same, and returns the bytes."""
     data = pack(messages, fields)
     extra_bits = sum(len(field.codes) * field.width for field in fields)
     assert len(data) == int(message_bytes(messages, extra_bits))
@@ -139,15 +139,15 @@ def check(*messages: Message, fields: tuple[Field, ...] = ()) -> bytes:
     received, read = unpack(data, [outline(message) for message in messages], blank)
     for actual, expected in zip(received, messages, strict=True):
         assert_same(actual, expected)
-    for ours, theirs in zip(read, fields, strict=True):
-        assert ours.width == theirs.width
-        np.testing.assert_array_equal(ours.codes, theirs.codes)
+    for field, expected_field in zip(read, fields, strict=True):
+        assert field.width == expected_field.width
+        np.testing.assert_array_equal(field.codes, expected_field.codes)
     assert pack(received, read) == data
     return data
 
 
 def cases() -> Iterator[Any]:
-    """Every chain on one shape, and on the others every third of them; slow ones on all."""
+    """All chains on the first shape and a third of them on the others; the rest is slow."""
     for i, name in enumerate(CHAINS):
         for j, (shape, masked) in enumerate(SHAPES):
             marks = pytest.mark.slow if j and (i + j) % 3 else ()
@@ -169,8 +169,8 @@ def test_every_chain(name: str, shape: tuple[int, ...], masked: bool, data: st.D
 @partial(jax.jit, static_argnums=(0, 1))
 def widths(kind: Callable[..., Compressor], bits: tuple[int, ...], values: Array) -> list[Message]:
     keys = jax.random.split(jax.random.key(3), 18)
-    left = dropout(0.4).send((), keys[17], Message(values))[1]
-    return [kind(b, 16).send((), keys[b], left)[1] for b in bits]
+    dropped = dropout(0.4).send((), keys[17], Message(values))[1]
+    return [kind(b, 16).send((), keys[b], dropped)[1] for b in bits]
 
 
 @pytest.mark.parametrize("kind", [uniform, qsgd])
@@ -184,7 +184,7 @@ def test_bits_that_are_static(kind: Callable[..., Compressor], bits: tuple[int, 
 
 
 def test_the_layout_byte_by_byte() -> None:
-    """One of everything, written out by hand from the layout."""
+    """A message with every part of the layout, written out by hand."""
     chosen = jnp.array([True, False, True, True])
     listed = jnp.array([True] + 15 * [False])
     coding = Coding(
@@ -201,11 +201,11 @@ def test_the_layout_byte_by_byte() -> None:
     )
     stream = "".join([
         "10" "01" "11",  # labels 1, 2, 3 of 4 classes
-        "11" + 30 * "0",  # 3 are chosen
-        "1011",  # these
+        "11" + 30 * "0",  # 3 units are chosen
+        "1011",  # bitmap
         f"{0x3F800000:032b}"[::-1], f"{0xC0000000:032b}"[::-1],  # 1.0, -2.0
         "101" "010" "111",  # codes 5, 2, 7
-        "0000",  # position 0 of 16; that there is one is known
+        "0000",  # position 0 of 16; the receiver knows that there is one
         f"{0x3F000000:032b}"[::-1],  # 0.5
     ])  # fmt: skip
     stream += -len(stream) % 8 * "0"
@@ -232,17 +232,17 @@ def test_a_transmission_is_rounded_up_to_bytes_once() -> None:
     assert check(fields=fields[1:]) == bytes([0b00010001, 1])
 
 
-def test_values_that_travel_are_not_in_the_outline() -> None:
+def test_values_that_are_sent_are_not_in_the_outline() -> None:
     sent = send(CHAINS["exact features topk of examples qsgd"], values_of("normal", (3, 4, 5), 0))
     known = outline(sent)
     assert sent.coding is not None and known.coding is not None
-    travel = [known.values, known.coding.codes, known.coding.headers, known.masks[1].chosen]
-    assert not any(np.any(x) for x in travel)
+    unknown = [known.values, known.coding.codes, known.coding.headers, known.masks[1].chosen]
+    assert not any(np.any(x) for x in unknown)
     np.testing.assert_array_equal(known.masks[0].chosen, sent.masks[0].chosen)
     np.testing.assert_array_equal(known.masks[1].counts, sent.masks[1].counts)
 
 
-def test_messages_of_one_client_of_many_in_numpy() -> None:
+def test_messages_of_mapped_clients_are_packed_one_by_one_in_numpy() -> None:
     compressor = chain(topk(0.3), uniform(5, 16))
 
     @jax.jit
@@ -264,8 +264,8 @@ def test_data_of_another_length_is_refused() -> None:
         unpack(data + b"\0", outlines)
 
 
-def some_listed(rows: int = 1, counted: bool = True) -> Message:
-    """One chosen in each row of 5."""
+def listed(rows: int = 1, counted: bool = True) -> Message:
+    """A message with a list of positions: one chosen unit in each row of 5."""
     chosen = jnp.zeros((rows, 5), bool).at[:, 1].set(True)
     counts = jnp.full(rows, 1, jnp.int32) if counted else None
     return Message(chosen.astype(jnp.float32), (Mask(chosen, False, counts, rows),))
@@ -274,14 +274,14 @@ def some_listed(rows: int = 1, counted: bool = True) -> Message:
 @pytest.mark.parametrize("position", [5, 7])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_positions_beyond_their_row_are_refused(position: int, rows: int) -> None:
-    message = some_listed(rows)
+    message = listed(rows)
     data = bytes([pack([message])[0] & 0b11111000 | position, *pack([message])[1:]])
     with pytest.raises(ValueError, match=r"should choose \[1"):
         unpack(data, [outline(message)])
 
 
-def test_counts_that_cannot_be_are_refused() -> None:
-    message = some_listed(counted=False)
+def test_impossible_counts_are_refused() -> None:
+    message = listed(counted=False)
     data = pack([message])
     assert data[:4] == bytes([1, 0, 0, 0])
     with pytest.raises(ValueError, match="should choose"):
@@ -289,23 +289,23 @@ def test_counts_that_cannot_be_are_refused() -> None:
 
 
 def test_a_message_that_contradicts_itself_is_refused() -> None:
-    message = some_listed()
+    message = listed()
     wrong = message.masks[0].replace(counts=jnp.array([2]))
     with pytest.raises(ValueError, match=r"should choose \[2\] .* but chooses \[1\]"):
         pack([message.replace(masks=(wrong,))])
 
 
 @given(st.integers(1, 70), st.floats(0, 1), st.integers(0, 99))
-def test_channels_travel_as_the_shorter_of_bitmap_and_list(
+def test_channels_are_sent_as_the_shorter_of_bitmap_and_list(
     channels: int, share: float, seed: int
 ) -> None:
     mask = np.random.default_rng(seed).random(channels) < share
     field = channel_list(mask)
     kept, width = int(mask.sum()), (channels - 1).bit_length()
     assert len(field.codes) * field.width == min(channels, kept * width)
-    # The receiver makes room from how many are kept.
-    room = channel_list(np.arange(channels) < kept)
-    _, [read] = unpack(pack([], [field]), [], [room])
+    # The receiver knows the number of kept channels, hence the size of the field.
+    blank = channel_list(np.arange(channels) < kept)
+    _, [read] = unpack(pack([], [field]), [], [blank])
     np.testing.assert_array_equal(read_channel_list(read, channels, kept), mask)
 
 

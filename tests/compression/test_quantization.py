@@ -40,8 +40,8 @@ KINDS: dict[str, Callable[[Any, int], Compressor]] = {
 HEADERS = {"uniform": 64, "qsgd": 32, "ternary": 32, "sign": 32}
 LEAST_BITS = {"uniform": 1, "qsgd": 2}
 FIXED_BITS = {"ternary": 2, "sign": 1}
-EVERY = [(kind, bits) for kind, least in LEAST_BITS.items() for bits in range(least, 17)]
-UNBIASED = [*EVERY, ("ternary", 2)]
+ALL_BITS = [(kind, bits) for kind, least in LEAST_BITS.items() for bits in range(least, 17)]
+UNBIASED = [*ALL_BITS, ("ternary", 2)]
 both_kinds = pytest.mark.parametrize("kind", LEAST_BITS)
 random_kinds = pytest.mark.parametrize("kind", [*LEAST_BITS, "ternary"])
 all_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +54,7 @@ def data(shape: tuple[int, ...] = (70,), seed: int = 5) -> Array:
 
 @cache
 def quantizer(kind: str, bits: int, bucket: int) -> Compressor:
-    """One object for each setting, so that each compiles once."""
+    """One compressor object for each setting, so that each setting is compiled once."""
     return KINDS[kind](bits, bucket)
 
 
@@ -77,20 +77,20 @@ def send_through(compressor: Compressor, values: Any, kept: Any = None, seed: in
 def send(
     kind: str, bits: int, bucket: int, values: Any, kept: Any = None, seed: int = 0
 ) -> Message:
-    """What a receiver gets, in NumPy arrays."""
+    """The message that is received, in NumPy arrays."""
     sent = send_through(quantizer(kind, bits, bucket), values, kept, seed)
     return jax.tree.map(np.asarray, sent)
 
 
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def many(kind: str, bits: Array, bucket: int, values: Array, count: int = DRAWS) -> Array:
-    """The same values sent by clients with keys of their own: `[bits, count, ...]`."""
+    """The same values sent with different keys: `[bits, count, ...]`."""
 
-    def one(key: Array, bits: Array) -> Array:
+    def send_one(key: Array, bits: Array) -> Array:
         return KINDS[kind](bits, bucket).send((), key, Message(values))[1].values
 
     keys = jax.random.split(jax.random.key(0), count)
-    return jax.vmap(jax.vmap(one, (0, None)), (None, 0))(keys, bits)
+    return jax.vmap(jax.vmap(send_one, (0, None)), (None, 0))(keys, bits)
 
 
 def largest_step(kind: str, bits: int, buckets: np.ndarray) -> np.ndarray:
@@ -107,22 +107,22 @@ def squared_error_bound(kind: str, bits: int, buckets: np.ndarray) -> float:
     width, step = buckets.shape[1], largest_step(kind, bits, buckets)
     if kind == "uniform":
         return float(np.sum(width * step**2 / 4))
-    if kind == "ternary":  # the variance of what is 0 or the greatest
+    if kind == "ternary":  # the variance of a value that is 0 or the greatest
         return float(np.sum(np.abs(buckets) * (step - np.abs(buckets))))
     s = 2 ** (bits - 1) - 1
     return min(width / s**2, np.sqrt(width) / s) * float(np.sum(buckets**2))
 
 
 def sample_values() -> Array:
-    """`[3, 32]`, one row a bucket."""
+    """Values `[3, 32]`, a bucket in each row."""
     return data((3, 32)) * jnp.array([[1.0], [-100.0], [1e-3]])
 
 
 @cache
 def all_samples(kind: str) -> np.ndarray:
-    """`[DRAWS, 3, 32]` received for each bits."""
-    every = jnp.arange(LEAST_BITS[kind], 17) if kind in LEAST_BITS else jnp.array([2])
-    return np.asarray(many(kind, every, 32, sample_values()))
+    """What is received of the sample values, `[bits, DRAWS, 3, 32]`."""
+    all_bits = jnp.arange(LEAST_BITS[kind], 17) if kind in LEAST_BITS else jnp.array([2])
+    return np.asarray(many(kind, all_bits, 32, sample_values()))
 
 
 def samples(kind: str, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ def samples(kind: str, bits: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("kind", "bits"), UNBIASED)
 def test_is_unbiased(kind: str, bits: int) -> None:
     values, received = samples(kind, bits)
-    # Rounding to one of two neighbours deviates by half a step at most; and float32 rounds.
+    # The standard deviation of rounding is at most half a step; float32 rounds in addition.
     error = largest_step(kind, bits, values) / 2 / np.sqrt(DRAWS)
     rounding = 4 * EPSILON * np.abs(values).max(axis=1, keepdims=True)
     assert np.all(np.abs(received.mean(axis=0) - values) <= 5 * error + rounding)
@@ -144,10 +144,10 @@ def test_the_mean_squared_error_is_within_its_bound(kind: str, bits: int) -> Non
     values, received = samples(kind, bits)
     errors = np.sum((received - values) ** 2, axis=(1, 2))
     standard_error = errors.std() / np.sqrt(DRAWS)
-    # At 16 bits a step is some hundred float32 roundings.
+    # At 16 bits a step is about a hundred float32 roundings.
     allowed = squared_error_bound(kind, bits, values) * 1.02
     assert errors.mean() <= allowed + 5 * standard_error
-    # Not for free either: a quantizer that returned its input would pass.
+    # A quantizer that returns its input would pass the test so far.
     assert errors.mean() > 0
 
 
@@ -160,7 +160,7 @@ def test_every_value_is_one_of_its_two_neighbours_on_the_grid(kind: str, bits: i
     assert all(len(np.unique(entry)) <= 2 for entry in received.reshape(DRAWS, -1).T)
 
 
-def test_ternary_loses_just_the_variance_of_its_coins() -> None:
+def test_the_error_of_ternary_is_the_variance_of_its_draws() -> None:
     values, received = samples("ternary", 2)
     errors = np.sum((received - values) ** 2, axis=(1, 2))
     expected = squared_error_bound("ternary", 2, values)
@@ -168,23 +168,23 @@ def test_ternary_loses_just_the_variance_of_its_coins() -> None:
 
 
 @both_kinds
-def test_rounding_to_nearest_is_a_biased_foil_within_half_a_step(kind: str) -> None:
+def test_rounding_to_nearest_is_biased_and_within_half_a_step(kind: str) -> None:
     values = np.asarray(sample_values(), np.float64)
     for bits in (LEAST_BITS[kind], 4, 12):
-        link = KINDS[kind](bits, 32)
+        compressor = KINDS[kind](bits, 32)
         nearest = partial(KINDS[kind], rounding="nearest")(bits, 32)
-        received, other = (
+        received, again = (
             np.asarray(send_through(nearest, sample_values(), seed=seed).values, np.float64)
             for seed in (0, 1)
         )
-        np.testing.assert_array_equal(received, other)  # nothing is drawn
+        np.testing.assert_array_equal(received, again)  # nothing is drawn
         step = largest_step(kind, bits, values)
         rounding = 4 * EPSILON * np.abs(values).max(axis=1, keepdims=True)
         error = np.abs(received - values)
         assert np.all(error <= step / 2 * (1 + 1e-3) + rounding)
-        # As many draws would have brought an unbiased mean this near.
+        # The mean of an unbiased quantizer over all draws would be nearer than that.
         assert np.any(error > 5 * step / 2 / np.sqrt(DRAWS) + rounding)
-        drawn = np.asarray(send_through(link, sample_values()).values, np.float64)
+        drawn = np.asarray(send_through(compressor, sample_values()).values, np.float64)
         assert np.sum(error**2) < np.sum((drawn - values) ** 2)
 
 
@@ -201,28 +201,28 @@ def test_the_bound_of_uniform_is_met_by_values_halfway_between_neighbours(bits: 
 def reference(
     kind: str, bits: int, bucket: int, values: np.ndarray, kept: np.ndarray, draws: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The formulas in float64, bucket after bucket; and where a draw decides beyond float32."""
+    """The formulas in float64, by bucket, and flags of entries that rounding cannot change."""
     out, clear = np.zeros(values.size), np.ones(values.size, bool)
     x, kept = values.ravel().astype(np.float64), kept.ravel()
     for row, start in enumerate(range(0, x.size, bucket)):
-        places = np.arange(start, min(start + bucket, x.size))
-        places = places[kept[places]]
-        if not places.size:
+        positions = np.arange(start, min(start + bucket, x.size))
+        positions = positions[kept[positions]]
+        if not positions.size:
             continue
-        mine, u = x[places], draws[row, places - start]
+        part, u = x[positions], draws[row, positions - start]
         if kind == "uniform":
-            low, top = mine.min(), 2**bits - 1
-            step, sign, t = (mine.max() - low) / top, 1.0, mine - low
+            low, top = part.min(), 2**bits - 1
+            step, sign, t = (part.max() - low) / top, 1.0, part - low
         else:
             low, top = 0.0, 2 ** (bits - 1) - 1
-            scale = np.linalg.norm(mine) if kind == "qsgd" else np.abs(mine).max()
-            step, sign, t = scale / top, np.sign(mine), np.abs(mine)
+            scale = np.linalg.norm(part) if kind == "qsgd" else np.abs(part).max()
+            step, sign, t = scale / top, np.sign(part), np.abs(part)
         t = t / step if step else np.zeros(t.shape)
         k = np.minimum(np.floor(t), top)
-        out[places] = low + sign * step * np.minimum(k + (u < t - k), top)
-        # Around a whole t, a rounding takes the fraction from just above 0 to just below 1.
+        out[positions] = low + sign * step * np.minimum(k + (u < t - k), top)
+        # Near a whole t, rounding may take the fraction from just above 0 to just below 1.
         distance = np.abs(u - (t - k))
-        clear[places] = np.minimum(distance, 1 - distance) > 8 * EPSILON * top
+        clear[positions] = np.minimum(distance, 1 - distance) > 8 * EPSILON * top
     return out.reshape(values.shape), clear.reshape(values.shape)
 
 
@@ -245,7 +245,7 @@ def test_equals_the_formula_in_float64(
         u = (np.asarray(draws, np.float64) + 0.5) / LEVELS
         expected, clear = reference(kind, bits, width, values, kept, u)
         sent = send(kind, bits, bucket, values, kept if masked else None)
-        # Places a rounding of float32 can tip over are few, but each bucket's greatest is one.
+        # Few entries can be changed by float32 rounding, but the greatest of each bucket is one.
         assert clear.mean() > (0.9 if kind == "ternary" else 0.95)
         np.testing.assert_allclose(
             np.where(clear, sent.values, 0), np.where(clear, expected, 0), rtol=1e-5, atol=1e-5
@@ -258,7 +258,7 @@ def test_equals_the_formula_in_float64(
     seed=st.integers(0, 2**32 - 1),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
-def test_kept_and_headers_are_counted_exactly_and_the_rest_is_zero(
+def test_entries_and_headers_are_counted_exactly_and_other_entries_are_zero(
     kind: str, sizes: tuple[int, int], seed: int, density: float
 ) -> None:
     size, bucket = sizes
@@ -300,7 +300,7 @@ def test_a_bucket_at_least_as_large_as_the_tensor_is_the_whole_tensor(kind: str)
 
 @all_kinds
 @pytest.mark.parametrize("junk", [1e6, np.nan, -np.inf])
-def test_entries_not_kept_do_not_matter(kind: str, junk: float) -> None:
+def test_entries_that_are_not_kept_have_no_influence(kind: str, junk: float) -> None:
     kept = np.asarray(data((70,), 7)) > 3
     clean = send(kind, 4, 16, data(), kept)
     dirty = send(kind, 4, 16, jnp.where(kept, data(), junk), kept)
@@ -311,23 +311,23 @@ def test_entries_not_kept_do_not_matter(kind: str, junk: float) -> None:
 @all_kinds
 def test_buckets_do_not_influence_each_other(kind: str) -> None:
     changed = data().at[16:32].multiply(1000.0)
-    one, other = (send(kind, 4, 16, x).values for x in (data(), changed))
-    same = np.asarray(one == other)
+    before, after = (send(kind, 4, 16, x).values for x in (data(), changed))
+    same = np.asarray(before == after)
     assert same[:16].all()
     assert same[32:].all()
-    assert not np.any(same[16:32] & (one[16:32] != 0))  # but where both round to 0
+    assert not np.any(same[16:32] & (before[16:32] != 0))  # except where both round to 0
 
 
 @all_kinds
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [16, 31])
+@pytest.mark.parametrize("position", [16, 31])
 def test_nan_or_infinity_makes_its_bucket_nan_and_no_other(
-    kind: str, bad: float, place: int
+    kind: str, bad: float, position: int
 ) -> None:
     kept = np.asarray(data((70,), 7)) > 2.5
-    kept[place] = True
+    kept[position] = True
     clean = send(kind, 4, 16, data(), kept).values
-    dirty = np.asarray(send(kind, 4, 16, data().at[place].set(bad), kept).values)
+    dirty = np.asarray(send(kind, 4, 16, data().at[position].set(bad), kept).values)
     inside = (np.arange(70) >= 16) & (np.arange(70) < 32)
     assert np.all(np.isnan(dirty[inside & kept]))
     assert np.all(dirty[inside & ~kept] == 0)
@@ -379,14 +379,14 @@ def test_zero_entries_of_any_bucket_stay_zero(kind: str) -> None:
 def test_the_scale_of_a_tensor_does_not_matter(kind: str, scale: float) -> None:
     received = np.asarray(send(kind, 4, 16, data() * scale).values, np.float64)
     plain = np.asarray(send(kind, 4, 16, data()).values, np.float64)
-    # Squares of these overflow or vanish in float32. A rounding may tip few entries over.
+    # Squares overflow or underflow in float32. Rounding may change a few entries.
     close = np.isclose(received / scale, plain, rtol=1e-4, atol=1e-4)
     assert close.mean() > 0.95
 
 
 @all_kinds
 def test_denormal_entries_are_sent_to_within_the_least_normal_float(kind: str) -> None:
-    # A processor may take them for 0.
+    # A processor may treat them as 0.
     small = np.asarray(data(), np.float64) * 1e-39
     received = np.asarray(send(kind, 4, 16, small.astype(np.float32)).values, np.float64)
     assert np.all(np.abs(received - small) <= TINY)
@@ -413,11 +413,11 @@ def test_uniform_loses_a_least_normal_float_a_code_at_most_where_its_step_is_den
 
 
 @random_kinds
-def test_the_greatest_floats_are_quantized_or_become_nan_but_never_vanish(kind: str) -> None:
+def test_the_greatest_floats_are_quantized_or_become_nan_but_never_0(kind: str) -> None:
     values = np.zeros(70, np.float32)
     values[::8] = 2e38
     received = send(kind, 2, 16, values).values
-    if kind == "qsgd":  # 0 or the norm of the bucket, whose mean is right
+    if kind == "qsgd":  # 0 or the norm of the bucket, which is unbiased
         norms = np.float32(2e38) * np.sqrt(np.add.reduceat(values > 0, range(0, 70, 16)))
         levels = norms[np.arange(70) // 16]
         assert np.all((received == 0) | (abs(received / levels - 1) < 1e-6)) and np.any(received)
@@ -442,7 +442,7 @@ def test_ten_million_draws_never_exceed_the_top_code(kind: str) -> None:
             values = top - random.random((2442, width), np.float32)
             values[:, 0], values[:, 1] = least, top
         else:
-            # Three small entries lengthen the norm, so that the first is a little less.
+            # With three small entries the norm is slightly above the first entry.
             width = 4
             values = random.random((2_500_000, width), np.float32) * np.float32(0.02)
             values[:, 0] = np.where(random.random(len(values)) < 0.5, -1, 1)
@@ -450,7 +450,7 @@ def test_ten_million_draws_never_exceed_the_top_code(kind: str) -> None:
         sent = compiled(kind, width)(jax.random.key(bits), jnp.int32(bits), values)
         codes, received = np.asarray(sent.coding.codes), np.asarray(sent.values)
         if kind == "uniform":
-            # Steps are 1 and codes whole numbers, so that nothing is rounded.
+            # The step is 1, so that codes are values, and no arithmetic rounds.
             assert codes.max() == received.max() == top
             assert codes.min() == received.min() == 0
             np.testing.assert_array_equal(received, codes)
@@ -495,14 +495,16 @@ def test_the_gradient_passes_straight_through(kind: str) -> None:
 
 @all_kinds
 def test_after_dropout_the_gradient_has_its_mask_and_scale_only(kind: str) -> None:
-    link, weights = chain(dropout(0.25), quantizer(kind, 4, 16)), data((70,), 8)
-    _, slope = jax.value_and_grad(lambda v: jnp.sum(weights * send_through(link, v).values))(data())
-    expected = np.where(send_through(link, data()).kept, weights / 0.75, 0)
+    compressor, weights = chain(dropout(0.25), quantizer(kind, 4, 16)), data((70,), 8)
+    _, slope = jax.value_and_grad(lambda v: jnp.sum(weights * send_through(compressor, v).values))(
+        data()
+    )
+    expected = np.where(send_through(compressor, data()).kept, weights / 0.75, 0)
     np.testing.assert_allclose(slope, expected, rtol=1e-6)
 
 
 @random_kinds
-def test_the_same_key_quantizes_alike_and_another_differently(kind: str) -> None:
+def test_the_draws_are_determined_by_the_key(kind: str) -> None:
     first, again, other = (send(kind, 4, 16, data(), seed=seed).values for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -510,8 +512,8 @@ def test_the_same_key_quantizes_alike_and_another_differently(kind: str) -> None
 
 @random_kinds
 def test_no_two_clients_share_noise(kind: str) -> None:
-    every = jnp.array([LEAST_BITS.get(kind, 2), 4, 8])
-    for received in many(kind, every, 64, data((512,)), 200):
+    all_bits = jnp.array([LEAST_BITS.get(kind, 2), 4, 8])
+    for received in many(kind, all_bits, 64, data((512,)), 200):
         assert len(np.unique(received, axis=0)) == 200
 
 
@@ -519,52 +521,55 @@ def test_no_two_clients_share_noise(kind: str) -> None:
 def test_mapped_over_clients_equals_a_python_loop(kind: str) -> None:
     values, masks = data((3, 40)), data((3, 40), 7) > 3
 
-    def one(key: Array, values: Array, kept: Array) -> Message:
+    def send_one(key: Array, values: Array, kept: Array) -> Message:
         return KINDS[kind](4, 16).send((), key, Message(values, (Mask(kept),)))[1]
 
     def arrays(sent: Message) -> tuple[Array, ...]:
         assert sent.coding is not None
         return sent.values, sent.coding.codes, sent.coding.headers, buckets(sent)
 
-    together = jax.jit(jax.vmap(lambda *client: arrays(one(*client))))
-    alone = jax.jit(lambda *client: arrays(one(*client)))
+    together = jax.jit(jax.vmap(lambda *client: arrays(send_one(*client))))
+    alone = jax.jit(lambda *client: arrays(send_one(*client)))
     keys = jax.random.split(jax.random.key(0), 3)
-    of_all = together(keys, values, masks)
+    mapped = together(keys, values, masks)
     for n, key in enumerate(jax.random.split(jax.random.key(0), 3)):
-        for all_of, mine in zip(of_all, alone(key, values[n], masks[n]), strict=True):
-            np.testing.assert_array_equal(all_of[n], mine)
+        for actual, expected in zip(mapped, alone(key, values[n], masks[n]), strict=True):
+            np.testing.assert_array_equal(actual[n], expected)
 
 
 @cache
 def with_bits(kind: str) -> Callable[[Array, Array, Array, Array], Message]:
     """Sends with the bits of each client, traced."""
 
-    def one(key: Array, bits: Array, values: Array, kept: Array) -> Message:
+    def send_one(key: Array, bits: Array, values: Array, kept: Array) -> Message:
         return KINDS[kind](bits, 16).send((), key, kept_only(values, kept))[1]
 
-    return jax.jit(jax.vmap(one, (None, 0, None, None)))
+    return jax.jit(jax.vmap(send_one, (None, 0, None, None)))
 
 
 @both_kinds
-def test_bits_of_each_client_are_what_they_are_as_static_numbers(kind: str) -> None:
-    every = [LEAST_BITS[kind], 4, 8, 15, 16, 32]
+def test_traced_bits_equal_static_ones(kind: str) -> None:
+    all_bits = [LEAST_BITS[kind], 4, 8, 15, 16, 32]
     values, kept = data(), data((70,), 7) > 2.5
 
     @jax.jit
-    def each(values: Array, kept: Array) -> list[Message]:
-        links = [KINDS[kind](bits, 16) for bits in every]
-        return [link.send((), jax.random.key(0), kept_only(values, kept))[1] for link in links]
+    def static(values: Array, kept: Array) -> list[Message]:
+        compressors = [KINDS[kind](bits, 16) for bits in all_bits]
+        return [
+            compressor.send((), jax.random.key(0), kept_only(values, kept))[1]
+            for compressor in compressors
+        ]
 
-    together = with_bits(kind)(jax.random.key(0), jnp.array(every), values, kept)
+    together = with_bits(kind)(jax.random.key(0), jnp.array(all_bits), values, kept)
     costs = jax.vmap(lambda message: message_bytes([message]))(together)
-    for n, (bits, alone) in enumerate(zip(every, each(values, kept), strict=True)):
+    for n, (bits, alone) in enumerate(zip(all_bits, static(values, kept), strict=True)):
         np.testing.assert_array_equal(together.values[n], alone.values)
         assert int(costs[n]) == int(message_bytes([alone]))
         assert int(together.entry_bits[n]) == int(alone.entry_bits) == bits
         if alone.coding is not None:
             np.testing.assert_array_equal(together.coding.codes[n], alone.coding.codes)
             np.testing.assert_array_equal(together.coding.headers[n], alone.coding.headers)
-    # The last has them off: no coding at all, or one that takes nothing.
+    # 32 bits are off: static, there is no coding; traced, a coding of float32 without headers.
     assert alone.coding is None
     np.testing.assert_array_equal(together.values[-1], kept_only(values, kept).values)
     np.testing.assert_array_equal(together.coding.codes[-1], as_bits(together.values[-1]))
@@ -573,7 +578,7 @@ def test_bits_of_each_client_are_what_they_are_as_static_numbers(kind: str) -> N
 
 @both_kinds
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1e-42])
-def test_traced_bits_that_are_off_send_anything_as_it_is(kind: str, bad: float) -> None:
+def test_traced_bits_of_32_send_everything_as_it_is(kind: str, bad: float) -> None:
     values = data().at[3].set(bad)
     sent = with_bits(kind)(jax.random.key(0), jnp.array([4, 32]), values, jnp.ones(70, bool))
     np.testing.assert_array_equal(sent.values[1], values)
@@ -584,11 +589,11 @@ def test_all_bits_share_one_compilation(kind: str) -> None:
     traces = []
 
     @jax.jit
-    def one(key: Array, bits: Array) -> Array:
+    def send_one(key: Array, bits: Array) -> Array:
         traces.append(bits)
         return KINDS[kind](bits, 16).send((), key, Message(data()))[1].values
 
-    received = [np.asarray(one(jax.random.key(0), jnp.int32(b))) for b in (2, 3, 8, 16, 32)]
+    received = [np.asarray(send_one(jax.random.key(0), jnp.int32(b))) for b in (2, 3, 8, 16, 32)]
     assert len(traces) == 1
     assert len(np.unique(received, axis=0)) == 5
 
@@ -611,16 +616,16 @@ def deviation(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_clipping_first_is_unbiased_for_what_is_clipped_but_not_for_the_rest(masked: bool) -> None:
+def test_clipping_is_unbiased_for_the_clipped_values_but_not_for_the_input(masked: bool) -> None:
     values = (data((3, 32)) - 3.0).at[:, 4].set(20.0)
     kept = np.asarray(data((3, 32), 7)) > 2.5 if masked else np.ones((3, 32), bool)
     kept[:, 4] = True
     mask = (Mask(jnp.asarray(kept)),) if masked else ()
 
-    def one(key: Array) -> Message:
+    def send_one(key: Array) -> Message:
         return ternary(32, 2.5).send((), key, Message(values, mask))[1]
 
-    sent = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), DRAWS))
+    sent = jax.jit(jax.vmap(send_one))(jax.random.split(jax.random.key(0), DRAWS))
     exact = np.asarray(values, np.float64)
     limit = 2.5 * deviation(exact, kept)
     clipped = np.where(kept, np.clip(exact, -limit, limit), 0)
@@ -634,7 +639,7 @@ def test_clipping_first_is_unbiased_for_what_is_clipped_but_not_for_the_rest(mas
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_sign_is_the_mean_magnitude_and_loses_all_but_the_mean(masked: bool) -> None:
+def test_sign_sends_the_mean_magnitude_and_its_error_is_the_rest_of_the_norm(masked: bool) -> None:
     values = np.array(data((70,)) - 3.0)
     values[5] = 0.0
     kept = np.asarray(data((70,), 7)) > 2.5 if masked else np.ones(70, bool)
@@ -651,8 +656,8 @@ def test_sign_is_the_mean_magnitude_and_loses_all_but_the_mean(masked: bool) -> 
 
 
 def test_sign_draws_nothing_and_is_biased() -> None:
-    first, other = (send("sign", 1, 16, data(), seed=seed).values for seed in (0, 1))
-    np.testing.assert_array_equal(first, other)
+    first, second = (send("sign", 1, 16, data(), seed=seed).values for seed in (0, 1))
+    np.testing.assert_array_equal(first, second)
     assert np.max(np.abs(first - data())) > 1
 
 
@@ -683,7 +688,7 @@ def test_a_cast_keeps_nan_and_loses_denormals_at_most(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_cast_takes_16_bits_an_entry_and_no_headers(dtype: str) -> None:
+def test_a_cast_takes_16_bits_for_each_entry_and_no_headers(dtype: str) -> None:
     kept = np.asarray(data((70,), 7)) > 3
     compressor = cast(dtype)
     assert int(message_bytes([send_through(compressor, data())])) == 140
@@ -701,9 +706,9 @@ def test_the_gradient_passes_straight_through_a_cast(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "bfloat16", "float16"])
-def test_a_tensor_of_nothing_takes_no_entries(kind: str) -> None:
-    link = KINDS[kind](4, 16) if kind in KINDS else cast(kind)
+def test_an_empty_tensor_takes_no_bytes(kind: str) -> None:
+    compressor = KINDS[kind](4, 16) if kind in KINDS else cast(kind)
     for kept in (None, jnp.zeros((2, 0), bool)):
-        sent = send_through(link, jnp.zeros((2, 0)), kept)
+        sent = send_through(compressor, jnp.zeros((2, 0)), kept)
         assert sent.values.shape == (2, 0)
         assert int(message_bytes([sent])) == 0
