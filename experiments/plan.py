@@ -3,9 +3,8 @@
 python experiments/plan.py --constants=runs/measured --target=0.05 --periods=1,2,4,8
     --prune_rates=0,0.3 --bits=4,8 --allocations=equal,minmax --output=runs/plan
 
-The best setting is the fastest to --target, or that of the least bound within --budget_seconds and
---budget_joules. The flags of a run are those of all settings; each list varies one of them. Prints
-the choice and the settings that no other beats; writes plan.flags, plan.md and pareto.png.
+The best setting is the fastest to --target, or that of the least bound within the budgets. Each
+list varies one flag of a run. Prints the choice; writes plan.flags, plan.md and pareto.png.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
@@ -36,7 +35,7 @@ _LISTS = {
 _CONSTANTS = flags.DEFINE_string(
     "constants",
     "",
-    "Workdir of a run with --measure_constants_every; the bound uses its constants.",
+    "Workdir of a run with --measure_constants_every, for the bound.",
 )
 _TABLE = flags.DEFINE_string(
     "rounds_table", "", "CSV file of measured rounds by setting, instead of the bound."
@@ -44,9 +43,7 @@ _TABLE = flags.DEFINE_string(
 _TARGET = flags.DEFINE_float("target", None, "Squared gradient norm to bring the bound to.")
 _SECONDS = flags.DEFINE_float("budget_seconds", None, "Budget of simulated seconds.")
 _JOULES = flags.DEFINE_float("budget_joules", None, "Budget of joules, of all devices together.")
-_TUNE = flags.DEFINE_boolean(
-    "tune_step_size", False, "Choose the bound's best step size for each setting."
-)
+_TUNE = flags.DEFINE_boolean("tune_step_size", False, "Choose the bound's best step sizes.")
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for the plan.")
 
 

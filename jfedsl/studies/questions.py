@@ -108,7 +108,7 @@ def _check(base: Config, cuts: Sequence[str]) -> None:
             )
     if not base.compress_by_default:
         light = ", ".join(name for name in ALGORITHMS if name not in RIVALS)
-        raise flag_error("algorithm", base.algorithm, f"{light} in this study")
+        raise flag_error("algorithm", base.algorithm, f"one of {light} in this study")
     only = {"client_backward": "float", "model_up": "", "model_down": ""}
     for flag, allowed in only.items():
         if getattr(base, flag) != allowed:
