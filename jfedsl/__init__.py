@@ -1,3 +1,70 @@
-"""Lightweight federated split learning over wireless networks, in JAX."""
+"""Lightweight federated split learning over wireless networks, in JAX.
+
+The names below are the public interface. Each is imported when it is first used, so that importing
+the package takes no time.
+
+>>> from jfedsl import ALGORITHMS, Config
+>>> Config(clients=4).algorithm in ALGORITHMS
+True
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jfedsl.algorithms.registry import ALGORITHMS
+    from jfedsl.compression.registry import COMPRESSORS
+    from jfedsl.config import Config
+    from jfedsl.data.datasets import DATASETS, from_arrays
+    from jfedsl.data.partition import PARTITIONS
+    from jfedsl.models.registry import MODELS
+    from jfedsl.pruning.scores import SCORES
+    from jfedsl.run.assemble import Experiment, build
+    from jfedsl.run.evaluate import evaluate_run as evaluate
+    from jfedsl.run.load import load
+    from jfedsl.run.training import train
 
 __version__ = "0.1.0"
+__all__ = [
+    "ALGORITHMS",
+    "COMPRESSORS",
+    "DATASETS",
+    "MODELS",
+    "PARTITIONS",
+    "SCORES",
+    "Config",
+    "Experiment",
+    "build",
+    "evaluate",
+    "from_arrays",
+    "load",
+    "train",
+]
+
+_MODULES = {
+    "ALGORITHMS": "algorithms.registry",
+    "COMPRESSORS": "compression.registry",
+    "DATASETS": "data.datasets",
+    "MODELS": "models.registry",
+    "PARTITIONS": "data.partition",
+    "SCORES": "pruning.scores",
+    "Config": "config",
+    "Experiment": "run.assemble",
+    "build": "run.assemble",
+    "evaluate": "run.evaluate",
+    "from_arrays": "data.datasets",
+    "load": "run.load",
+    "train": "run.training",
+}
+_NAMES = {"evaluate": "evaluate_run"}  # where the module has another name
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"jfedsl.{_MODULES[name]}")
+    return getattr(module, _NAMES.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
