@@ -1,9 +1,14 @@
 """Each room imports only from rooms above it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from where import ELSEWHERE
+
+from jfedsl.algorithms.registry import ALGORITHMS
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
@@ -62,3 +67,21 @@ def test_a_run_begins_without_libraries_that_only_its_end_or_others_need():
 
 def test_files_stay_short():
     assert all(len(p.read_text().splitlines()) <= 300 for p in PACKAGE.rglob("*.py"))
+
+
+def test_every_module_has_a_test_of_its_name_or_says_where_it_is_tested():
+    tests = Path(__file__).parent
+    modules = {p.relative_to(PACKAGE).with_suffix("") for p in PACKAGE.rglob("*.py")}
+    named = {m for m in modules if (tests / m.parent / f"test_{m.name}.py").exists()}
+    others = {str(m) for m in modules - named if m.name != "__init__"}
+    assert others == set(ELSEWHERE)
+    assert all((tests / f"{place}.py").exists() for place in ELSEWHERE.values())
+
+
+def test_no_room_asks_which_algorithm_a_run_has():
+    names = "|".join(f'"{name}"' for name in ALGORITHMS)
+    asks = re.compile(rf"\.algorithm (==|!=|in|not in) |{names}")
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "algorithms":
+            lines = [line for line in path.read_text().splitlines() if asks.search(line)]
+            assert [line for line in lines if "in ALGORITHMS" not in line] == [], path
