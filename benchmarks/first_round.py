@@ -22,20 +22,21 @@ import os, sys
 def say(what):
     print(f"{what} {sum(os.times()[:2]):.2f} s", end="  ", flush=True)
 
-from jfedsl.run import training
+from jfedsl.config import Config
+from jfedsl.run.hooks import Hook
+from jfedsl.run.training import train
 say("imports")
 
-class Run(training._Run):
-    def __init__(self, *arguments):
+class Said(Hook):
+    def begin(self, start):
         say("built")
-        super().__init__(*arguments)
 
-def shown(*_):
-    say("first rounds")
-    os._exit(0)
+    def on_rows(self, rows):
+        say("first rounds")
+        os._exit(0)
 
-training._Run, training.RunLogger.update = Run, shown
-training.train(training.Config(workdir=sys.argv[1], compilation_cache=sys.argv[2], progress="none"))
+config = Config(workdir=sys.argv[1], compilation_cache=sys.argv[2], progress="none")
+train(config, [Said()])
 """
 
 

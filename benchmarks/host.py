@@ -1,80 +1,71 @@
-"""What share of a training run is spent outside compiled code: rows, events, checkpoints.
+"""What share of a training run the host takes between compiled calls: logging, checkpoints.
 
     python benchmarks/host.py --flagfile=experiments/presets/digits_uncompressed.flags
 
 Takes every flag of experiments/train.py. The time runs from the first compiled call to the last
-checkpoint; building, compiling and pictures are not in it. Prints a line and a JSON line.
+checkpoint; building, compiling and pictures are not in it. A call counts until the rows of its
+rounds are known, evaluation included. Prints a line and a JSON line.
 """
 
 import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
-
-import jax
 
 from jfedsl.config import Config
-from jfedsl.run import training
-from jfedsl.run.processes.compilation import compiled
+from jfedsl.engine.state import State
+from jfedsl.run.hooks import Hook, Saved
 from jfedsl.run.script import run
+from jfedsl.run.storage.metrics import Row
+from jfedsl.run.training import train
 
 
-class Watch:
-    """Stands in for what a run compiles with, and notes the times of the compiled calls."""
+class Watch(Hook):
+    """Adds up the seconds of the calls and of the checkpoints."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[float, float]] = []
+        """Starts before the first call."""
+        self.calls, self.inside, self.saving = 0, 0.0, 0.0
+        self.began, self.end = float("inf"), 0.0
+        self._save_began: float | None = None
 
-    def compiled(self, function: Any, *arguments: Any) -> Callable[..., Any]:
-        """A compiled function whose calls are noted."""
-        inner = compiled(function, *arguments)
+    def before_call(self, round_: int, state: State) -> State:
+        """Notes when the first call begins."""
+        self.began = min(self.began, time.perf_counter())
+        return state
 
-        def call(*arguments: Any) -> Any:
-            began = time.perf_counter()
-            out = jax.block_until_ready(inner(*arguments))
-            self.calls.append((began, time.perf_counter()))
-            return out
+    def on_rows(self, rows: list[Row]) -> None:
+        """Adds the seconds of a call."""
+        self.calls += 1
+        self.inside += sum(row["host_seconds"] for row in rows)
 
-        return call
+    def on_checkpoint(self) -> Saved:
+        """Notes when a checkpoint begins."""
+        self._save_began = time.perf_counter()
+        return Saved()
 
-
-class Watched(training._Run):
-    """A run that notes how long it saves and when its rounds are done."""
-
-    end, saving = 0.0, 0.0
-
-    def _save(self) -> None:
-        began = time.perf_counter()
-        super()._save()
-        Watched.saving += time.perf_counter() - began
-
-    def _rounds(self) -> None:
-        super()._rounds()
-        Watched.end = time.perf_counter()
+    def interruption(self) -> None:
+        """Adds the seconds of a checkpoint: the loop asks after it."""
+        self.end = time.perf_counter()
+        if self._save_began is not None:
+            self.saving += self.end - self._save_began
+            self._save_began = None
 
 
 def main(config: Config) -> None:
     """Trains in a folder that is thrown away, and prints."""
     watch = Watch()
-    training.compiled, training._Run = watch.compiled, Watched  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
-        training.train(dataclasses.replace(config, workdir=f"{folder}/run", progress="none"))
-    inside = sum(end - began for began, end in watch.calls)
-    total = Watched.end - watch.calls[0][0]  # at least one round, as the folder is new
-    outside, saving = total - inside, Watched.saving
+        train(dataclasses.replace(config, workdir=f"{folder}/run", progress="none"), [watch])
+    total = watch.end - watch.began
+    inside, saving = watch.inside, watch.saving
     print(
-        f"{total:.1f} s: {inside / total:.1%} in {len(watch.calls)} compiled calls, "
-        f"{saving / total:.1%} saving checkpoints, {(outside - saving) / total:.1%} all else"
+        f"{total:.1f} s: {inside / total:.1%} in {watch.calls} calls, "
+        f"{saving / total:.1%} saving checkpoints, {(total - inside - saving) / total:.1%} all else"
     )
     names = ("model", "dataset", "clients", "rounds", "eval_every", "checkpoint_every")
     facts = {name: getattr(config, name) for name in names}
-    print(
-        json.dumps(
-            {**facts, "seconds": total, "compiled_seconds": inside, "saving_seconds": saving}
-        )
-    )
+    print(json.dumps({**facts, "seconds": total, "call_seconds": inside, "saving_seconds": saving}))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from jfedsl.files.paths import Name, local
 from jfedsl.files.signed import parsed
 from jfedsl.run.assemble import Experiment
 from jfedsl.run.convergence import Row, report, shown, step_size
+from jfedsl.run.hooks import Hook, Point, Saved
 from jfedsl.run.processes import distributed
 from jfedsl.run.processes.compilation import compiled
 from jfedsl.run.restore import restore_run
@@ -25,10 +26,10 @@ MEASURED = "constants.jsonl"
 _BETWEEN = 4  # times as often as constants, f and its gradient are measured
 
 
-class ConstantsRecorder:
-    """Measures the constants of a run every so many rounds, and f and its gradient more often.
+class ConstantsRecorder(Hook):
+    """Measures the bound's constants every so many rounds, and f and its gradient more often.
 
-    One line of constants.jsonl each.
+    Each measurement is a line of constants.jsonl.
     """
 
     def __init__(
@@ -37,13 +38,13 @@ class ConstantsRecorder:
         """Opens the file; lines past the seal, whole or torn, are cut off.
 
         Args:
-          config: of the run, with `measure_constants_every`.
-          experiment: of the run.
-          folder: of the run.
-          seal: of the lines at the checkpoint to go on from; None starts a new file.
+          config: settings, with `measure_constants_every`.
+          experiment: the run, put together.
+          folder: the workdir.
+          seal: seal of the file in the checkpoint to resume from; None starts a new file.
 
         Raises:
-          UserError: the lines are not as they were, and the checkpoint has no copy of them.
+          UserError: the file is damaged, and the checkpoint has no copy of it.
         """
         assert config.measure_constants_every is not None
         self._every = config.measure_constants_every
@@ -52,39 +53,43 @@ class ConstantsRecorder:
         if distributed.first():
             self._ledger = ledger.Ledger(folder / MEASURED, "", seal)
             kept = self._ledger.text
-        # What is measured next depends on it, in all processes.
+        # What is measured next depends on the rows, and must be the same in all processes.
         self._rows = _parsed(distributed.texts(kept)[0])
         self._functions: dict[str, Any] = {}
 
-    def observe(self, state: State, rounds: int) -> None:
-        """Measures after `rounds` rounds what is due and not done: constants, or only f."""
-        done = any(row["round"] == rounds for row in self._rows)
-        last = rounds == self._config.rounds
-        if done or not (last or rounds in (0, self.next_due(rounds - 1))):
+    def between_calls(self, point: Point) -> None:
+        """Measures what is due and not yet measured: all constants, or only f and its gradient."""
+        done = any(row["round"] == point.round for row in self._rows)
+        last = point.round == self._config.rounds
+        if done or not (last or point.round in (0, self.next_due(point.round - 1))):
             return
-        whole = last or rounds % self._every == 0
-        found = self._call("measure" if whole else "objective", state)
-        row = {"round": rounds, **as_row(found)}
+        all_constants = last or point.round % self._every == 0
+        measured = self._call("measure" if all_constants else "objective", point.state)
+        row = {"round": point.round, **as_row(measured)}
         self._rows.append(row)
         if self._ledger is not None:
             self._ledger.append(json.dumps(row) + "\n")
 
-    def seals(self) -> dict[str, ledger.Seal]:
-        """Of the lines by the name of their file, for a checkpoint; nothing where none is."""
-        return {} if self._ledger is None else {MEASURED: self._ledger.seal()}
+    def on_checkpoint(self) -> Saved:
+        """The seal of constants.jsonl, in the process that writes it."""
+        return Saved(files={} if self._ledger is None else {MEASURED: self._ledger.seal()})
 
-    def next_due(self, rounds: int) -> int:
-        """The first round after `rounds` at which anything is measured, but for the last one.
+    def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
+        """Adds the bound as the entry `convergence`."""
+        return {**entries, "convergence": self.report()}
 
-        That is of f and its gradient more often than of constants, and at first, where gradients
-        change fastest, after 1, 2, 4, 8, ... rounds.
+    def next_due(self, round_: int) -> int:
+        """The first round after `round_` at which anything is measured; the last round aside.
+
+        f and its gradient are measured more often than the constants, and also after 1, 2, 4, 8,
+        ... rounds, because gradients change fastest at the beginning.
         """
         step = max(1, self._every // _BETWEEN)
-        following = [(rounds // every + 1) * every for every in (self._every, step)]
-        return min(*following, max(1, 2 ** rounds.bit_length()))
+        following = [(round_ // every + 1) * every for every in (self._every, step)]
+        return min(*following, max(1, 2 ** round_.bit_length()))
 
     def _call(self, name: str, state: State) -> Any:
-        """The result of one of the experiment's functions, compiled when first called."""
+        """The result of one of the experiment's functions, which is compiled at its first call."""
         experiment = self._experiment
         arguments = (experiment.data, experiment.key, state)
         if name not in self._functions:
@@ -94,9 +99,10 @@ class ConstantsRecorder:
         return self._functions[name](*arguments)
 
     def report(self) -> dict[str, Any] | None:
-        """The bound of the run so far, as `report`.
+        """The bound beside the measurements so far; see `jfedsl.run.convergence.report`.
 
-        None before two measurements, one of them of constants, and for a step size of 0.
+        None with fewer than two measurements, without one of all constants, and for a step size
+        of 0.
         """
         rows = sorted(self._rows, key=lambda row: row["round"])
         enough = len(rows) > 1 and any("beta" in row for row in rows)

@@ -11,19 +11,18 @@ from jfedsl.config import Config
 from jfedsl.run.assemble import Experiment
 from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict
 
-# What steps show of beta.
-_ALONG = ("beta_step", "beta_taken", "beta_rise")
-Row = dict[str, Any]  # of a measurement: its round, and [value, standard error] by name
+_BETA_ALONG_STEPS = ("beta_step", "beta_taken", "beta_rise")  # smoothness along training steps
+Row = dict[str, Any]  # a measurement: its round, and [value, standard error] by name
 
 
 def step_size(config: Config) -> float:
-    """gamma; where both halves differ, which the theorem does not know, the larger."""
+    """gamma: the larger of the two learning rates; the theorem has only one."""
     return max(config.client_learning_rate, config.server_learning_rate)
 
 
 def scope(config: Config) -> list[str]:
-    """Settings for which the bound is a heuristic only, as `name=value` with a reason."""
-    wanted = {
+    """Settings that the theorem does not cover, as `name=value` with a reason; else an empty list."""
+    covered = {
         "optimizer": "sgd",
         "momentum": 0.0,
         "weight_decay": 0.0,
@@ -34,31 +33,31 @@ def scope(config: Config) -> list[str]:
         "compute_dtype": "float32",
         "client_backward": "float",
     }
-    found = [f"{k}={getattr(config, k)}" for k, v in wanted.items() if getattr(config, k) != v]
+    beyond = [f"{k}={getattr(config, k)}" for k, v in covered.items() if getattr(config, k) != v]
     if config.norm == "batch":
-        found.append("norm=batch (couples clients)")
+        beyond.append("norm=batch (couples clients)")
     if config.norm == "group" and config.pruning == "channel":
-        found.append("prune_kind=channel (changes what groups are normalised by)")
-    some = config.participants is not None and config.participants < config.clients
-    if some:
-        found.append(
+        beyond.append("prune_kind=channel (changes what groups are normalised by)")
+    partial = config.participants is not None and config.participants < config.clients
+    if partial:
+        beyond.append(
             f"participants={config.participants} (beta of f stands in for clients', the gradient "
             "of participants for that of f where nobody keeps a weight)"
         )
-    if some and config.aggregation != "equal":
-        found.append(f"aggregation={config.aggregation} (participants' weights differ)")
+    if partial and config.aggregation != "equal":
+        beyond.append(f"aggregation={config.aggregation} (participants' weights differ)")
     for name in ("outage_snr_db", "deadline_s"):
         if getattr(config, name) is not None:
-            found.append(f"{name}={getattr(config, name):g} (who is missing differs by exchange)")
+            beyond.append(f"{name}={getattr(config, name):g} (who is missing differs by exchange)")
     compressors = config.compressors
-    found += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
+    beyond += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
               if compressors[place]]  # fmt: skip
     for place in ("cut_gradient", "client_gradient"):
         if not is_unbiased(compressors[place]):
-            found.append(f"{place}={config.expressions[place]} (biased)")
+            beyond.append(f"{place}={config.expressions[place]} (biased)")
     if has_memory(compressors["smashed"], config.clients):
-        found.append(f"smashed={config.expressions['smashed']} (remembers)")
-    return found
+        beyond.append(f"smashed={config.expressions['smashed']} (remembers)")
+    return beyond
 
 
 def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
@@ -87,7 +86,7 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
 
     losses = np.array([row["loss"][0] for row in rows], np.float64)
     coverage = float(values("coverage").min())
-    along = max(seen(name, 0.0) for name in _ALONG)
+    along = max(seen(name, 0.0) for name in _BETA_ALONG_STEPS)
     beta = float(np.maximum(known("beta"), along))
     constants = Constants(
         gap=float(losses[0] - losses.min()),

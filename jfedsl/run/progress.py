@@ -5,31 +5,69 @@ import time
 
 from tqdm import tqdm
 
+from jfedsl.engine.state import State
+from jfedsl.run.hooks import Hook, Point
 
-class Progress:
-    """Shows rounds, loss, accuracy and the time left.
 
-    The time left follows from what rounds took since `start`, with all that is done between them.
+class Progress(Hook):
+    """Shows rounds, loss, accuracy and the time left; for one process of a run.
+
+    The time left follows from the rounds since `start`, with everything that happens between them.
+
+    A terminal that is gone interrupts the run, after a checkpoint.
     """
 
     def __init__(self, style: str, done: int, rounds: int) -> None:
-        """Shows that `done` of `rounds` are done; style is auto, bar, lines or none."""
+        """Shows that the run stands at its beginning, or where it resumes.
+
+        Args:
+          style: auto, bar, lines or none.
+          done: completed rounds.
+          rounds: of the whole run.
+        """
         if style == "auto":
             style = "bar" if sys.stderr.isatty() else "lines"
         self._style, self._rounds = style, rounds
-        self._start: tuple[int, float] | None = None  # rounds done by then, and when that was
+        self._start: tuple[int, float] | None = None  # rounds completed by then, and the time
+        self._shown = False  # whether any round of this process has been shown
+        self._error: OSError | None = None  # why a round could not be shown
         self._text, self._accuracy = "", "-"  # until the first evaluation
         self._bar = self._new_bar(done) if style == "bar" else None
 
-    def note(self, text: str) -> None:
-        """Says what is going on before the first round is done."""
+    def announce(self, text: str) -> None:
+        """Shows what the run does before its first round is completed."""
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         elif self._style == "lines":
             print(text, flush=True)
 
+    def before_call(self, round_: int, state: State) -> State:
+        """Starts the clock once the first rounds are shown; changes nothing."""
+        if self._shown:
+            self.start(round_)
+        return state
+
+    def between_calls(self, point: Point) -> None:
+        """Shows the last round.
+
+        An `OSError`, such as of a terminal that is gone, waits for `interruption`: raised here, it
+        would lose the rounds since the last checkpoint.
+        """
+        if not point.rows:
+            return
+        try:
+            last = point.rows[-1]
+            self.update(point.round, last["train_loss"], last.get("test_accuracy"))
+        except OSError as error:
+            self._error = error
+        self._shown = True
+
+    def interruption(self) -> OSError | None:
+        """Why a round could not be shown, or None."""
+        return self._error
+
     def start(self, round_: int) -> None:
-        """The first call starts the clock: compiling, loading and warming up are over."""
+        """Starts the clock if it is not running: compiling, loading and warming up are over."""
         if self._start is not None:
             return
         self._start = round_, time.monotonic()
@@ -39,7 +77,13 @@ class Progress:
             self._bar = self._new_bar(round_)
 
     def update(self, round_: int, loss: float | None, accuracy: float | None) -> None:
-        """Shows that `round_` rounds are done; `accuracy` None repeats the last one."""
+        """Shows a round.
+
+        Args:
+          round_: completed rounds.
+          loss: the training loss; None if no client computed one.
+          accuracy: the test accuracy; None repeats the last one.
+        """
         if accuracy is not None:
             self._accuracy = f"{accuracy:.4f}"
         shown = "-" if loss is None else f"{loss:.4f}"
@@ -51,7 +95,7 @@ class Progress:
             print(f"round {round_}/{self._rounds}: {self._text}{self._left(round_)}", flush=True)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Ends the bar and leaves it on the screen."""
         if self._bar is not None:
             self._bar.close()
 
@@ -59,8 +103,8 @@ class Progress:
         if self._start is None or round_ == self._start[0]:
             return ""
         first, began = self._start
-        each = (time.monotonic() - began) / (round_ - first)
-        return f", {each * (self._rounds - round_):.0f} s left"
+        seconds = (time.monotonic() - began) / (round_ - first)
+        return f", {seconds * (self._rounds - round_):.0f} s left"
 
     def _new_bar(self, done: int) -> tqdm:
         return tqdm(

@@ -1,98 +1,71 @@
 """What a run leaves in its folder beside checkpoints: metrics, events, summary and pictures."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jfedsl.config import Config
 from jfedsl.engine.streams import LOCAL
 from jfedsl.engine.traffic import uncompressed_bytes
-from jfedsl.files.seals import Seal
-from jfedsl.run.assemble import Experiment
-from jfedsl.run.progress import Progress
+from jfedsl.run.clock import Last, from_plain, to_plain
+from jfedsl.run.hooks import Hook, Point, RunStart, Saved
 from jfedsl.run.storage import workdir
 from jfedsl.run.storage.events import Events
 from jfedsl.run.storage.metrics import METRICS, Metrics, Row, summarise
 from jfedsl.run.summary import environment
-from jfedsl.wireless.cost import Cost
+
+_LAST = "last"  # in a checkpoint: what the last round cost, for the timeline
 
 
-class RunLogger:
-    """Written by one process of a run."""
+class RunLogger(Hook):
+    """Writes metrics, events, summary and pictures; for one process of a run."""
 
-    def __init__(
-        self,
-        config: Config,
-        experiment: Experiment,
-        folder: Path,
-        rounds: int,
-        seal: Seal | None,
-    ) -> None:
-        """Opens the files; what is in them past `rounds` is cut off.
+    def __init__(self, start: RunStart) -> None:
+        """Opens the files; rows and events past the rounds of the start are cut off.
 
-        Args:
-          config: of the run.
-          experiment: of the run.
-          folder: of the run.
-          rounds: completed so far.
-          seal: of the metrics then; None for a run that begins.
+        Raises:
+          UserError: metrics.csv is damaged, and the checkpoint has no copy of it.
         """
-        self._config, self._experiment, self._folder = config, experiment, folder
-        workdir.record(config, folder)
-        spec = experiment.spec
+        self._config, self._experiment = start.config, start.experiment
+        self._folder, spec = start.folder, start.experiment.spec
+        workdir.record(start.config, start.folder)
+        seal = start.saved.files.get(METRICS)
         simulated = spec.radio is not None
         streams = [s.column for s in spec.algorithm.streams if s.direction != LOCAL]
-        names = spec.pruner.names
-        self._metrics = Metrics(folder / METRICS, names, simulated, seal, streams)
-        self._events = Events(folder / "tensorboard", rounds)
-        self._pending: list[Row] = []
-        self._progress = Progress(config.progress, rounds, config.rounds)
-        self.unshown: OSError | None = None  # what kept an `update` from being shown
+        names, path = spec.pruner.names, start.folder / METRICS
+        self._metrics = Metrics(path, names, simulated, seal, streams)
+        self._events = Events(start.folder / "tensorboard", start.round)
+        self._pending: list[Row] = []  # rows that are not among the events yet
+        self._last: Last | None = from_plain(start.saved.values.get(_LAST))
 
-    def note(self, text: str) -> None:
-        """Says what is going on."""
-        self._progress.note(text)
-
-    def log(self, rows: list[Row]) -> None:
-        """Writes rows of metrics; events follow with the next `update` or at the end."""
+    def on_rows(self, rows: list[Row]) -> None:
+        """Writes rows of metrics.csv; the events follow between two calls, or at the end."""
         self._metrics.append(rows)
         self._pending += rows
 
-    def seals(self) -> dict[str, Seal]:
-        """Of the metrics by the name of their file, for a checkpoint."""
-        return {METRICS: self._metrics.seal()}
+    def between_calls(self, point: Point) -> None:
+        """Writes events, and the picture of the labels if it is missing.
 
-    def update(self, rounds: int, loss: float | None, accuracy: float | None) -> None:
-        """Shows how far the run is.
-
-        An error, such as of a terminal that is gone, waits in `unshown`: raised here it would take
-        rounds with it that no checkpoint has yet.
+        Both wait for the first rounds, because their libraries take long to import.
         """
-        try:
-            self._progress.update(rounds, loss, accuracy)
-        except OSError as error:
-            self.unshown = error
-        # After the first rounds are shown, as the libraries for both take long to import.
-        self._write_events()
-        self._draw_labels()
-        self._progress.start(rounds)
+        if point.rows:
+            self._last = point.last
+            self._write_events()
+            self._draw_labels()
+
+    def on_checkpoint(self) -> Saved:
+        """The seal of metrics.csv, and what the last round cost."""
+        return Saved({_LAST: to_plain(self._last)}, {METRICS: self._metrics.seal()})
 
     def close(self) -> None:
-        """Ends the progress and the events."""
-        self._progress.close()
+        """Writes the events that are left, and ends them."""
         self._write_events()
         self._events.close()
 
-    def report(
-        self, convergence: dict[str, Any] | None, last: tuple[Cost, np.ndarray] | None
-    ) -> dict[str, Any]:
-        """Writes summary and pictures of the finished run.
+    def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
+        """Writes summary.json and the pictures of the finished run.
 
         Args:
-          convergence: the bound beside what was measured, if it was.
-          last: what the last round cost, with its participants, if there is a network.
+          entries: of the other hooks, which summary.json has too.
 
         Returns:
           The summary, with the folder as `workdir`.
@@ -108,8 +81,7 @@ class RunLogger:
         )
         summary["client_flops"] = self._experiment.client_flops._asdict()
         summary["compressors"] = config.expressions
-        if config.measure_constants_every is not None:
-            summary["convergence"] = convergence
+        summary |= entries
         summary["environment"] = environment()
         workdir.write_summary(self._folder, summary)
         self._draw_labels()
@@ -118,8 +90,8 @@ class RunLogger:
         figures.traffic(rows, title, self._folder / "traffic.png")
         if spec.pruner.names:
             figures.masks(rows, title, self._folder / "masks.png")
-        if last is not None:
-            timeline(*last, f"Round {len(rows)}: {title}", self._folder / "timeline.png")
+        if self._last is not None:
+            timeline(*self._last, f"Round {len(rows)}: {title}", self._folder / "timeline.png")
         return {**summary, "workdir": str(self._folder)}
 
     def _write_events(self) -> None:

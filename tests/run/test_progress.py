@@ -8,7 +8,7 @@ from jfedsl.run.progress import Progress
 
 def show(style):
     progress = Progress(style, 2, 6)
-    progress.note("compiling")
+    progress.announce("compiling")
     for round_, loss, accuracy in ((4, 0.5, 0.75), (5, 0.25, None)):
         progress.update(round_, loss, accuracy)
         progress.start(round_)

@@ -29,7 +29,7 @@ from jfedsl.engine.client_memory import memories
 from jfedsl.errors import UserError
 from jfedsl.run import training
 from jfedsl.run.assemble import build
-from jfedsl.run.client_store import Store
+from jfedsl.run.client_store import ClientStore
 from jfedsl.run.processes import distributed
 from jfedsl.run.restore import restore_run
 from jfedsl.sharding.collectives import pack, unpack
@@ -372,7 +372,7 @@ CLIENTS = 300
 @given(st.lists(st.lists(st.integers(0, CLIENTS - 1), unique=True, max_size=60), max_size=12))
 def test_a_store_is_a_dict_in_which_others_are_as_new(steps: list[list[int]]) -> None:
     fresh = {"a": np.array([1.5, -2.0], np.float32), "b": np.int32(7)}
-    store, expected = Store(fresh, CLIENTS), dict[int, dict[str, Any]]()
+    store, expected = ClientStore(fresh, CLIENTS), dict[int, dict[str, Any]]()
     for step, clients in enumerate(steps):
         ids = np.array(clients, np.int64)
         rows = {

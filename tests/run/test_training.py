@@ -24,12 +24,15 @@ from jfedsl.errors import Stopped, TrainingError, UserError
 from jfedsl.models.layers import from_function, from_linen
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, Entry
-from jfedsl.run import restore, run_logger, summary, training
+from jfedsl.run import restore, summary
 from jfedsl.run.assemble import build
 from jfedsl.run.finished import already_done
+from jfedsl.run.hooks import Hook
+from jfedsl.run.progress import Progress
 from jfedsl.run.restore import restore_run, weights_of
 from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.workdir import read_config, read_summary
+from jfedsl.run.training import train, train_setting
 from jfedsl.studies import study
 
 SMALL = {
@@ -69,7 +72,7 @@ def finished(tmp_path_factory):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
     with jax.debug_nans(True):  # none is made on purpose
-        return workdir, training.train(small(workdir))
+        return workdir, train(small(workdir))
 
 
 def test_what_a_run_leaves(finished):
@@ -115,27 +118,29 @@ def test_masks_that_move_show_in_their_overlap_at_the_end_of_periods(finished):
         assert float(row["kept_dense1"]) == pytest.approx(1 - float(row["pruned_fraction"]))
 
 
-def interrupt_and_resume(config, monkeypatch, stop):
-    """Runs until a round, is interrupted, and goes on."""
-    append = run_logger.Metrics.append
+class Interrupt(Hook):
+    """Ends a run as a kill would once the rows of a round are written."""
 
-    def interrupt(self, rows):
-        append(self, rows)
-        if rows[-1]["round"] >= stop:
+    def __init__(self, round_):
+        self.round = round_
+
+    def on_rows(self, rows):
+        if rows[-1]["round"] >= self.round:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_logger.Metrics, "append", interrupt)
+
+def interrupt_and_resume(config, stop):
+    """Runs until a round, is interrupted, and goes on."""
     with pytest.raises(KeyboardInterrupt):
-        training.train(config)
-    monkeypatch.undo()
+        train(config, [Interrupt(stop)])
     assert len(metrics(Path(config.workdir))) >= stop
-    training.train(config)
+    train(config)
 
 
 @pytest.mark.parametrize("stop", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, stop):
+def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, stop):
     workdir = tmp_path / "interrupted"
-    interrupt_and_resume(small(workdir), monkeypatch, stop)
+    interrupt_and_resume(small(workdir), stop)
     assert metrics(workdir) == metrics(finished[0])
     assert_equal(restore_run(workdir).state, restore_run(finished[0]).state)
 
@@ -144,10 +149,10 @@ MOVING = {"prune_kind": "channel", "prune_rate": (0.5, 0.25, 0.5, 0.5), "prune_s
 
 
 @pytest.mark.slow
-def test_a_run_with_moving_channels_continues_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_run_with_moving_channels_continues_to_the_same_bits(tmp_path):
     straight, stopped = (small(tmp_path / name, **MOVING) for name in ("straight", "stopped"))
-    training.train(straight)
-    interrupt_and_resume(stopped, monkeypatch, 4)
+    train(straight)
+    interrupt_and_resume(stopped, 4)
     rows = metrics(tmp_path / "straight")
     assert metrics(tmp_path / "stopped") == rows
     assert_equal(*(restore_run(Path(c.workdir)).state for c in (straight, stopped)))
@@ -158,7 +163,7 @@ def test_a_run_with_moving_channels_continues_to_the_same_bits(tmp_path, monkeyp
 
 def test_rates_become_rungs_and_the_log_says_so(tmp_path, capsys):
     changes = {**MOVING, "prune_rate": (0.45,), "prune_ramp_rounds": 0, "rounds": 1}
-    training.train(small(tmp_path / "rungs", **changes, progress="lines"))
+    train(small(tmp_path / "rungs", **changes, progress="lines"))
     printed = capsys.readouterr().out.splitlines()
     assert printed[1] == "4 clients, 3 of them in a period, on 1 cpu device"
     assert printed[2] == "pruning rate 0.45: 4 clients keep 0.5 of the channels"
@@ -186,10 +191,10 @@ def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path
 
 
 def test_a_finished_run_says_what_it_said_without_building_anything(finished, monkeypatch):
-    monkeypatch.setattr(training, "prepared", None)
-    monkeypatch.setattr(training.distributed, "start_devices", None)
+    monkeypatch.setattr(restore, "build", None)
+    monkeypatch.setattr(jax, "devices", None)
     before = tree_of(finished[0])
-    assert training.train(small(finished[0])) == finished[1]
+    assert train(small(finished[0])) == finished[1]
     assert tree_of(finished[0]) == before
 
 
@@ -211,13 +216,13 @@ def test_a_finished_run_that_lacks_something_is_not_done(finished, tmp_path):
 def test_more_rounds_continue_and_fewer_are_refused(finished, tmp_path, capsys):
     workdir = tmp_path / "longer"
     shutil.copytree(finished[0], workdir)
-    training.train(small(workdir, rounds=12, progress="lines"))
+    train(small(workdir, rounds=12, progress="lines"))
     assert "resuming after round 10 of 12\n" in capsys.readouterr().out
     assert metrics(workdir)[:10] == metrics(finished[0])
     assert len(metrics(workdir)) == 12
     config = (workdir / "config.json").read_text()
     with pytest.raises(UserError, match="--rounds must be at least the 12"):
-        training.train(small(workdir, rounds=5))
+        train(small(workdir, rounds=5))
     assert (workdir / "config.json").read_text() == config
 
 
@@ -229,7 +234,7 @@ def tree_of(path):
 def test_another_config_is_refused_and_nothing_touched(finished):
     before = tree_of(finished[0])
     with pytest.raises(UserError) as error:
-        training.train(small(finished[0], clients=5, dropout_rate=0.1))
+        train(small(finished[0], clients=5, dropout_rate=0.1))
     assert "clients (4 -> 5), dropout_rate (0.2 -> 0.1)" in str(error.value)
     assert tree_of(finished[0]) == before
 
@@ -237,7 +242,7 @@ def test_another_config_is_refused_and_nothing_touched(finished):
 def test_a_folder_that_is_no_run_is_refused_and_nothing_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter 1")
     with pytest.raises(UserError, match="a new or empty folder"):
-        training.train(small(tmp_path))
+        train(small(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -263,12 +268,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, h
     (workdir / "summary.json").unlink()  # else there is nothing to go on with
     steps = damage_newest(workdir, how)
     with pytest.warns(UserWarning, match=f"checkpoints/{steps[-1]} is damaged.*round {steps[-2]}"):
-        training.train(small(workdir))
+        train(small(workdir))
     assert metrics(workdir) == metrics(finished[0])
     assert (workdir / "checkpoints-damaged" / str(steps[-1])).is_dir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        training.train(small(workdir))
+        train(small(workdir))
 
 
 def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(finished, tmp_path):
@@ -282,7 +287,7 @@ def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(fi
     (workdir / "metrics.csv").write_text(rows.replace("\n4,", "\n4,9"))
     with pytest.warns() as told:
         assert study.finished(small(workdir)) is None
-        training.train(small(workdir))
+        train(small(workdir))
     names = {"config.json is damaged, changed or gone", "metrics.csv was damaged or changed"}
     assert names <= {n for n in names for one in told if n in str(one.message)}
     assert metrics(workdir) == metrics(finished[0])
@@ -298,7 +303,7 @@ def test_an_empty_folder_left_by_a_kill_is_no_checkpoint(finished, tmp_path):
     for step in (workdir / "checkpoints").iterdir():
         shutil.rmtree(step)
         step.mkdir()
-    training.train(small(workdir))
+    train(small(workdir))
     assert metrics(workdir) == metrics(finished[0])
 
 
@@ -312,7 +317,7 @@ def test_only_damaged_checkpoints_fail_with_their_path(finished, tmp_path):
     with pytest.raises(
         UserError, match="no whole checkpoint is left; .*/checkpoints/10 is damaged"
     ):
-        training.train(small(workdir))
+        train(small(workdir))
     assert tree_of(workdir) == before
 
 
@@ -324,7 +329,7 @@ def test_leftovers_of_a_killed_save_do_no_harm(finished, tmp_path):
     with open(workdir / "metrics.csv", "a") as file:
         last = Path(workdir, "metrics.csv").read_text().splitlines()[-1]
         file.write(f"11{last.removeprefix('10')}\n12,0.25,0.")
-    training.train(small(workdir))
+    train(small(workdir))
     assert metrics(workdir) == metrics(finished[0])
 
 
@@ -332,26 +337,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     workdir = tmp_path / "diverged"
     changes = {"server_learning_rate": 1e9, "client_learning_rate": 1e9, **DENSE}
     with pytest.raises(TrainingError, match=r"round \d+: the loss of client \d+ is not finite"):
-        training.train(small(workdir, **changes, checkpoint_every=1))
+        train(small(workdir, **changes, checkpoint_every=1))
     for path in (workdir / "checkpoints").iterdir():
         assert path.name.isdigit()
     rows = metrics(workdir)
     assert all(np.isfinite(float(row["train_loss"])) for row in rows)
 
 
-def test_a_late_blow_up_keeps_the_checkpoint_before_it(finished, tmp_path, monkeypatch):
+class Poison(Hook):
+    """Makes the server's weights NaN before the first call."""
+
+    def before_call(self, round_, state):
+        params = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.server.params)
+        return state.replace(server=state.server.replace(params=params))
+
+
+def test_a_late_blow_up_keeps_the_checkpoint_before_it(finished, tmp_path):
     workdir = tmp_path / "late"
     shutil.copytree(finished[0], workdir)
-    run = training._Run._rows
-
-    def poison(self, record, cost, count):
-        losses = np.array(record.losses)
-        losses[0, 1, 2] = np.nan
-        return run(self, record.replace(losses=losses), cost, count)
-
-    monkeypatch.setattr(training._Run, "_rows", poison)
     with pytest.raises(TrainingError) as error:
-        training.train(small(workdir, rounds=12))
+        train(small(workdir, rounds=12), [Poison()])
     message = str(error.value)
     assert "round 11: the loss of client" in message and "checkpoint is of round 10" in message
     assert restore_run(workdir).state.round == 10
@@ -362,7 +367,7 @@ def test_two_runs_in_one_workdir_at_once_are_refused(tmp_path):
 
     config = small(tmp_path / "shared")
     with workdir.hold(config), pytest.raises(UserError, match="no other run is using"):
-        training.train(config)
+        train(config)
 
 
 CANNOT_WORK = [
@@ -411,7 +416,7 @@ CANNOT_WORK = [
 def test_what_cannot_work_is_refused_before_any_folder_is_made(tmp_path, change, text):
     workdir = tmp_path / "never"
     with pytest.raises(UserError) as error:
-        training.train(small(workdir, **change))
+        train(small(workdir, **change))
     assert text in str(error.value) and "\n" not in str(error.value)
     assert not workdir.exists()
 
@@ -443,7 +448,7 @@ def own_vectors(monkeypatch):
 
 def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path, monkeypatch):
     config = small(tmp_path / "run", dataset="vectors", participants=None, rounds=20)
-    summary = training.train(config)
+    summary = train(config)
     assert summary["final_accuracy"] > 0.9
     assert Config.from_json((tmp_path / "run" / "config.json").read_text()) == config
     own = DATASETS["vectors"]("data")
@@ -451,7 +456,7 @@ def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path, monkeypatch
     monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: fewer)
     before = tree_of(tmp_path)
     with pytest.raises(UserError, match="the training split has 80 examples, 90 when the run beg"):
-        training.train(dataclasses.replace(config, rounds=30))
+        train(dataclasses.replace(config, rounds=30))
     assert tree_of(tmp_path) == before
 
 
@@ -474,19 +479,19 @@ class Pair(nn.Module):
 
 def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--augment must be none with inputs of sh"):
-        training.train(small(tmp_path, dataset="vectors", augment="crop_flip"))
+        train(small(tmp_path, dataset="vectors", augment="crop_flip"))
     monkeypatch.setitem(
         MODELS, "wide", Entry(lambda classes, norm: mlp(classes + 1, norm), "dense1")
     )
     with pytest.raises(
         UserError, match=r"--model must be .* shape \[B, 10\], not wide; .* \[1, 11"
     ):
-        training.train(small(tmp_path, model="wide"))
+        train(small(tmp_path, model="wide"))
     monkeypatch.setitem(MODELS, "twice", Entry(lambda classes, norm: mlp(9, norm) * 2, "dense1"))
     with pytest.raises(
         UserError, match="--model must be .*, not twice; two layers are named flatten"
     ):
-        training.train(small(tmp_path, model="twice"))
+        train(small(tmp_path, model="twice"))
     for module, text in (
         (nn.Dropout(0.5, deterministic=False), "--model must be .*, not own; .* needs PRNG"),
         (Counting(), "own holds counts; modules may hold params and batch_stats"),
@@ -495,7 +500,7 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
         model = (from_linen("own", module), *mlp(10))
         monkeypatch.setitem(MODELS, "own", Entry(lambda classes, norm, m=model: m, "own"))
         with pytest.raises(UserError, match=text):
-            training.train(small(tmp_path / "never", model="own"))
+            train(small(tmp_path / "never", model="own"))
     conv = (from_linen("conv", nn.Conv(2, (3, 3))), *mlp(10))
     embed = (from_linen("embed", nn.Embed(9, 2)), *mlp(10))
     grey = load("digits", "")
@@ -515,42 +520,55 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
     ):
         monkeypatch.setitem(MODELS, "own", Entry(lambda classes, norm, m=model: m, model[0].name))
         with pytest.raises(UserError, match=text):
-            training.train(small(tmp_path / "never", model="own", dataset=dataset))
+            train(small(tmp_path / "never", model="own", dataset=dataset))
     with pytest.raises(
         UserError, match="--batch_size must be 2 or more, not 1; .* of dense1 has one"
     ):
-        training.train(small(tmp_path / "never", norm="batch", batch_size=1))
+        train(small(tmp_path / "never", norm="batch", batch_size=1))
     with pytest.raises(
         UserError, match=r"convolution and pooling take images \[H, W, C\], not \[6"
     ):
-        training.train(small(tmp_path / "never", dataset="vectors", model="cnn"))
+        train(small(tmp_path / "never", dataset="vectors", model="cnn"))
     model = (*mlp(10)[:2], from_function("turn", lambda x: x[:, ::-1]), *mlp(10)[2:])
     monkeypatch.setitem(MODELS, "own", Entry(lambda classes, norm: model, "turn"))
     with pytest.raises(UserError, match="--prune_kind must be .* turn does not keep the channels"):
-        training.train(small(tmp_path / "never", model="own", prune_kind="channel"))
+        train(small(tmp_path / "never", model="own", prune_kind="channel"))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="--model must be one of .*, wide, twice, .*, not gone"):
         small(tmp_path, model="gone")
 
 
-def test_a_setting_without_effect_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "train_setting", lambda config: {})
+class Begun(Exception):
+    """Says that a run has begun."""
+
+
+class Begins(Hook):
+    """Ends a run as it begins."""
+
+    def begin(self, start):
+        raise Begun(jnp.zeros(1).dtype.name)
+
+
+def test_a_setting_without_effect_is_refused_before_there_is_a_folder(tmp_path):
     folder = tmp_path / "run"
     config = small(folder, optimizer="adam")
     with pytest.raises(UserError, match="--prune_score=taylor has no effect with --prune_k"):
-        training.train(dataclasses.replace(config, momentum=0.9, prune_kind="none"))
+        train(dataclasses.replace(config, momentum=0.9, prune_kind="none"))
     assert not folder.exists()
-    assert training.train(config) == {}  # momentum has its default
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")  # a run of before
-    assert training.train(dataclasses.replace(config, momentum=0.5)) == {}
+    with pytest.raises(Begun):
+        train(config, [Begins()])  # momentum has its default
+    idle = small(tmp_path / "old", **{**DENSE, "prune_score": "taylor"})
+    with pytest.raises(Begun):
+        train_setting(idle, [Begins()])  # as a study does
+    with pytest.raises(Begun):
+        train(idle, [Begins()])  # an old run goes on
 
 
 def test_workdir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="--workdir must be"):
-            training.train(small(bad))
+            train(small(bad))
 
 
 def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, monkeypatch):
@@ -558,7 +576,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
     light = {**DENSE, "dropout_rate": 0.0, "cut_gradient_bits": 32}
     other = {**light, "client_gradient_bits": 32, "model_bits": 32, "network": "none"}
     config = small(workdir, **other, init_from=str(finished[0]), cut="dense2", rounds=1)
-    training.train(config)
+    train(config)
     experiment = build(config)
     start = weights_of(finished[0], "data", experiment.spec.model, experiment.initial)
     state = restore_run(finished[0]).state
@@ -571,15 +589,15 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
     assert first < 0.5 * float(metrics(finished[0])[0]["train_loss"])
     # Once it has a checkpoint of its own, a run does not need its origin.
     monkeypatch.setattr(restore, "weights_of", None)
-    training.train(config)
+    train(config)
 
 
 @pytest.mark.slow
 def test_init_from_takes_the_mean_of_statistics_that_stay_with_clients(tmp_path):
     local = {"norm": "batch", "batch_norm_statistics": "local", **DENSE}
-    origin = training.train(small(tmp_path / "origin", **local, rounds=30, participants=None))
+    origin = train(small(tmp_path / "origin", **local, rounds=30, participants=None))
     still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "dropout_rate": 0.0}
-    again = training.train(
+    again = train(
         small(
             tmp_path / "again", **local, **still, rounds=1, local_steps=1, participants=None,
             init_from=origin["workdir"],
@@ -594,12 +612,12 @@ def test_init_from_is_looked_at_whatever_lies_in_the_current_folder(tmp_path, mo
     (tmp_path / "checkpoints" / "7" / "state").write_text("")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--init_from must be .*, not /nonexistent"):
-        training.train(plain(init_from="/nonexistent"))
+        train(plain(init_from="/nonexistent"))
 
 
 def test_a_cut_that_leaves_clients_without_weights(tmp_path):
     changes = {"cut": "flatten", "participants": None, "optimizer": "sgd"}
-    summary = training.train(small(tmp_path / "weightless", **changes, rounds=2))
+    summary = train(small(tmp_path / "weightless", **changes, rounds=2))
     assert summary["bytes"]["model_up"] == 0 < summary["bytes"]["smashed_up"]
 
 
@@ -612,7 +630,7 @@ def test_a_test_loss_that_is_not_finite_keeps_the_rows_and_names_the_part(tmp_pa
         "aggregate_every": 1,
     }
     with pytest.raises(TrainingError, match=r"round 1: the test loss \(.*\) is not finite"):
-        training.train(small(workdir, **changes))
+        train(small(workdir, **changes))
     assert len(metrics(workdir)) == 1
 
 
@@ -620,14 +638,14 @@ def test_init_from_another_model_is_refused(finished, tmp_path):
     with pytest.raises(
         UserError, match="a run or export of the same model, not .*; .* there, .* here"
     ):
-        training.train(small(tmp_path / "never", init_from=str(finished[0]), norm="group"))
+        train(small(tmp_path / "never", init_from=str(finished[0]), norm="group"))
     assert not (tmp_path / "never").exists()
 
 
 def test_without_a_workdir_a_dated_one_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    first = training.train(plain(rounds=1, progress="lines"))
-    second = training.train(plain(rounds=1, progress="lines"))
+    first = train(plain(rounds=1, progress="lines"))
+    second = train(plain(rounds=1, progress="lines"))
     assert first["workdir"] != second["workdir"]
     printed = capsys.readouterr().out
     assert f"workdir: {first['workdir']}" in printed
@@ -667,22 +685,18 @@ def test_a_run_in_which_everyone_is_out_goes_on(tmp_path):
     workdir = tmp_path / "out"
     away = {"network": "macro_cell", "outage_snr_db": 200.0, "progress": "lines"}
     with jax.debug_nans(True):
-        found = training.train(plain(**away, rounds=2, workdir=str(workdir)))
+        found = train(plain(**away, rounds=2, workdir=str(workdir)))
     assert found["simulated"]["lost_fraction"] == 1
     assert [row["train_loss"] for row in metrics(workdir)] == ["", ""]
 
 
 def test_64_bits_asked_of_jax_and_devices_that_are_not_there(tmp_path, monkeypatch):
-    def prepare(config):
-        raise UserError(str(jnp.zeros(1).dtype))
-
-    monkeypatch.setattr(training, "prepared", prepare)
-    with jax.enable_x64(True), pytest.raises(UserError, match="^float32$"):
-        training.train(small(tmp_path / "run"))
+    with jax.enable_x64(True), pytest.raises(Begun, match="^float32$"):
+        train(small(tmp_path / "begun"), [Begins()])
     for error in (AssertionError(), RuntimeError("Unable to\ninitialize")):
         monkeypatch.setattr(jax, "devices", Mock(side_effect=error))
         with pytest.raises(UserError, match=r"^no device can start here \(.*\)$"):
-            training.train(small(tmp_path / "run"))
+            train(small(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -698,10 +712,10 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
     changes = {"rounds": 2, "checkpoint_every": 1, "progress": "none"}
     with pytest.raises(TrainingError, match=r"checkpoints/2 cannot be written \(.* No space left"):
-        training.train(small(tmp_path / "run", **changes))
+        train(small(tmp_path / "run", **changes))
     assert capfd.readouterr().err == ""
     monkeypatch.undo()
-    training.train(small(tmp_path / "run", **changes))
+    train(small(tmp_path / "run", **changes))
     assert [int(row["round"]) for row in metrics(tmp_path / "run")] == [1, 2]
 
 
@@ -713,9 +727,9 @@ def test_a_terminal_that_is_gone_takes_no_rounds_with_it(tmp_path, monkeypatch, 
                 signal.raise_signal(signal.SIGHUP)
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(run_logger.Progress, "update", gone)
+    monkeypatch.setattr(Progress, "update", gone)
     with pytest.raises(Stopped if hung_up else OSError) as raised:
-        training.train(small(tmp_path, checkpoint_every=100))
+        train(small(tmp_path, checkpoint_every=100))
     assert getattr(raised.value, "number", None) == (signal.SIGHUP if hung_up else None)
     (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved == len(metrics(tmp_path)) >= 3
@@ -730,10 +744,10 @@ def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(small(tmp_path / "run", rounds=3))
+        train(small(tmp_path / "run", rounds=3))
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        training.train(small(tmp_path / "deaf", rounds=3))
+        train(small(tmp_path / "deaf", rounds=3))
     finally:
         signal.signal(signal.SIGINT, before)

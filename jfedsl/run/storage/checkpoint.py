@@ -8,6 +8,7 @@ import gc
 import json
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,19 @@ class Checkpoints:
           round_: rounds completed.
           state: tree of arrays on devices.
           counters: plain values.
-          more: arrays of the host by names that the state does not have, none of them empty.
+          more: arrays on the host by name, none of them empty.
 
         Raises:
+          ValueError: a name in `counters` or `more` is taken by the state or by what is always
+            saved.
           KeyboardInterrupt: interrupted meanwhile; writing that had begun has been finished.
           TrainingError: it cannot be written; those before it are as they were.
         """
         arrays, more = flatten(state), more or {}
         plain = checksums_of(arrays, more)
         owner = {"round": round_, "config": self._config.to_json(), "data": self._data}
-        counters = {**counters, **owner, "checksums": plain, "version": VERSION}
-        arrays, counters = arrays | more, signed(counters)
+        counters = merged([counters, owner, {"checksums": plain, "version": VERSION}])
+        arrays, counters = merged([arrays, more]), signed(counters)
         with uninterrupted():
             saved = self._write(round_, arrays, counters)
         if not saved:  # Orbax says nothing else when the round is there already
@@ -260,6 +263,20 @@ def _steps(directory: Path, whole: bool = True) -> set[int]:
     return {
         step for step in steps(directory) if not whole or any((directory / str(step)).iterdir())
     }
+
+
+def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All entries of several mappings.
+
+    Raises:
+      ValueError: two of them have the same name.
+    """
+    merged: dict[str, Any] = {}
+    for part in parts:
+        if clash := merged.keys() & part.keys():
+            raise ValueError(f"two parts of a run save {min(clash)!r} in a checkpoint; rename one")
+        merged |= part
+    return merged
 
 
 def flatten(tree: Any) -> dict[str, Any]:

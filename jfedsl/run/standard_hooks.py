@@ -1,0 +1,44 @@
+"""The hooks that every run has, or that its settings ask for."""
+
+from jfedsl.errors import Stopped
+from jfedsl.run.client_store import MemorySwap
+from jfedsl.run.constants_recorder import MEASURED, ConstantsRecorder
+from jfedsl.run.hooks import Hook, RunStart
+from jfedsl.run.processes import distributed
+from jfedsl.run.processes.stopping import Stop
+from jfedsl.run.progress import Progress
+from jfedsl.run.run_logger import RunLogger
+
+
+class Signals(Hook):
+    """Interrupts a run after the call in which a signal came."""
+
+    def __init__(self, stop: Stop) -> None:
+        """Asks `stop`, which takes the signals."""
+        self._stop = stop
+
+    def interruption(self) -> Stopped | None:
+        """The error of the signal, or None."""
+        return Stopped("interrupted", self._stop.asked) if self._stop.asked else None
+
+
+def standard_hooks(start: RunStart, stop: Stop) -> list[Hook]:
+    """The hooks of a run but for a user's own.
+
+    Signals come first, because a run that both a signal and another hook interrupt ends as the
+    signal wants. The run logger comes before all hooks that add to the summary, as it is the last
+    to finish and writes the file.
+
+    Raises:
+      UserError: a file that a hook goes on with is damaged.
+    """
+    config, experiment = start.config, start.experiment
+    hooks: list[Hook] = [Signals(stop)]
+    if experiment.spec.memory_on_host:
+        hooks.append(MemorySwap(start))
+    if distributed.first():
+        hooks += [Progress(config.progress, start.round, config.rounds), RunLogger(start)]
+    if config.measure_constants_every is not None:
+        seal = start.saved.files.get(MEASURED)
+        hooks.append(ConstantsRecorder(config, experiment, start.folder, seal))
+    return hooks

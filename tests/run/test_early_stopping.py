@@ -1,0 +1,88 @@
+"""Runs that end early: what they leave, and how they go on."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import assert_equal, plain
+
+from jfedsl.config import Config
+from jfedsl.run.early_stopping import EarlyStopping, StopAtTarget
+from jfedsl.run.hooks import Hook
+from jfedsl.run.restore import restore_run
+from jfedsl.run.training import train
+
+
+def lasting(workdir: Path, **changes: Any) -> Config:
+    """Periods of two rounds, evaluated at the end of each, saved less often."""
+    settings = {
+        "rounds": 8, "aggregate_every": 2, "eval_every": 2, "checkpoint_every": 3,
+        "train_examples": 200, "test_examples": 100,
+    }  # fmt: skip
+    return plain(**{**settings, "workdir": str(workdir), **changes})
+
+
+def rows_of(workdir: Path) -> list[dict[str, str]]:
+    with open(workdir / "metrics.csv", newline="") as file:
+        return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
+
+
+class Calls(Hook):
+    """Counts compiled calls."""
+
+    count = 0
+
+    def before_call(self, round_: int, state: Any) -> Any:
+        self.count += 1
+        return state
+
+
+def test_a_run_that_ends_early_is_whole_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    straight, early = tmp_path / "straight", tmp_path / "early"
+    train(lasting(straight))
+    # No accuracy gains so much: the first evaluation counts as the best, the second ends the run.
+    summary = train(lasting(early), [EarlyStopping(1, min_delta=2.0)])
+    assert summary["rounds"] == 4 and summary["final_accuracy"] >= 0
+    assert rows_of(early) == rows_of(straight)[:4]
+    assert restore_run(early).state.round == 4
+    pictures = {"curves.png", "traffic.png", "labels.png"}
+    assert pictures <= {path.name for path in early.iterdir()}
+
+    calls = Calls()
+    again = train(lasting(early), [EarlyStopping(1, min_delta=2.0), calls])
+    assert calls.count == 0 and again == summary
+    # A longer patience goes on counting where the run stopped.
+    assert train(lasting(early), [EarlyStopping(2, min_delta=2.0)])["rounds"] == 6
+    assert train(lasting(early))["rounds"] == 8
+    assert rows_of(early) == rows_of(straight)
+    assert_equal(restore_run(early).state, restore_run(straight).state)
+
+
+def test_a_target_is_reached_where_the_summary_says_so(tmp_path: Path) -> None:
+    target = {"target_accuracy": 0.3, "rounds": 40}
+    summary = train(lasting(tmp_path, **target), [StopAtTarget()])
+    assert summary["rounds"] == summary["rounds_to_target"] < 40
+    higher = train(lasting(tmp_path, **{**target, "target_accuracy": 1.0, "rounds": 20}))
+    assert higher["rounds"] == 20 and higher["rounds_to_target"] is None
+
+
+def counted(hook: EarlyStopping, values: list[float | None], metric: str) -> list[bool]:
+    ends = []
+    for value in values:
+        hook.on_rows([{metric: value}])
+        ends.append(hook.should_end())
+    return ends
+
+
+def test_patience_counts_values_since_the_best() -> None:
+    hook = EarlyStopping(2, min_delta=0.1)
+    values = [0.1, 0.15, None, 0.3, 0.35, 0.38]
+    assert counted(hook, values, "test_accuracy") == [False] * 5 + [True]
+    loss = EarlyStopping(1, "test_loss", larger_is_better=False)
+    assert counted(loss, [2.0, 1.0, None, 1.5], "test_loss") == [False, False, False, True]
+
+
+def test_patience_is_positive() -> None:
+    with pytest.raises(ValueError, match="patience must be at least 1, not 0"):
+        EarlyStopping(0)
