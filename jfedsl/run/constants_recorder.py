@@ -23,7 +23,7 @@ from jfedsl.run.storage import ledger
 from jfedsl.theory.measure import Effort, Measurement, Objective
 
 MEASURED = "constants.jsonl"
-_BETWEEN = 4  # times as often as constants, f and its gradient are measured
+_BETWEEN = 4  # f and its gradient are measured this many times as often as all constants
 
 
 class ConstantsRecorder(Hook):
@@ -112,10 +112,10 @@ class ConstantsRecorder(Hook):
 
 
 def read(path: Name) -> list[Row]:
-    """Lines of a file of measurements; none if there is no file. A torn last line is none.
+    """The measurements in a file, without a torn last line; an empty list if there is no file.
 
     Raises:
-      UserError: the file is not as the run wrote it, or not one of measurements.
+      UserError: the file is damaged, or holds something else.
     """
     path = local("measurements", path)
     if not ledger.exists(path):
@@ -135,7 +135,7 @@ def _parsed(text: str) -> list[Row]:
 
 
 def as_row(measured: Measurement | Objective) -> Row:
-    """What was measured as plain values: `[value, standard error]` by name, None if unknown."""
+    """A measurement as plain values: `[value, standard error]` by name, None if unknown."""
     estimates = jax.device_get(measured)._asdict()
     if "draws" in estimates:
         estimates |= estimates.pop("draws")._asdict()
@@ -151,13 +151,13 @@ def _plain(value: Any) -> Any:
 def measure_run(
     workdir: Name, effort: Effort, data_dir: Name | None = None, plugin: Name = ""
 ) -> str:
-    """Measures the constants of a run at its newest checkpoint; returns them as `table` does.
+    """Measures the constants of a run at its newest checkpoint; returns the text of `table`.
 
     Args:
-      workdir: of the run.
-      effort: how much to compute.
-      data_dir: where its data set lies now; default where it lay then.
-      plugin: where its plugins are now, as far as they are not where they were.
+      workdir: folder of the run.
+      effort: how many gradients to compute.
+      data_dir: folder of its data set, if that has moved.
+      plugin: its plugins that have moved.
 
     Raises:
       UserError: there is no run, it has no checkpoint that can be read, or the bound does not
@@ -168,16 +168,16 @@ def measure_run(
         allowed, reason = "a run that the bound covers", f"this is one of {config.algorithm}"
         raise flag_error("workdir", workdir, allowed, reason=reason)
     arguments = (experiment.data, experiment.key, state)
-    found = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
-    row = {"round": int(state.round), **as_row(found)}
+    measured = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
+    row = {"round": int(state.round), **as_row(measured)}
     return table(row, [layer.name for layer in experiment.spec.model])
 
 
 def table(row: Row, layers: list[str]) -> str:
-    """Constants with their standard errors, as Markdown; per layer for those that have parameters.
+    """Constants with their standard errors, as Markdown; layers without parameters are left out.
 
     Args:
-      row: of a measurement.
+      row: a measurement of all constants.
       layers: names of the model's layers.
     """
     scalars = {k: v for k, v in row.items() if k != "round" and not isinstance(v[0], list)}

@@ -21,7 +21,7 @@ def step_size(config: Config) -> float:
 
 
 def scope(config: Config) -> list[str]:
-    """Settings that the theorem does not cover, as `name=value` with a reason; else an empty list."""
+    """Settings that the theorem does not cover, as `name=value`, some with a reason."""
     covered = {
         "optimizer": "sgd",
         "momentum": 0.0,
@@ -61,13 +61,14 @@ def scope(config: Config) -> list[str]:
 
 
 def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
-    """The largest value of every constant over the times measured; the gap to the least f seen.
+    """The largest measured value of every constant, and the gap from the first f to the least.
 
-    An estimate of a square below 0 counts as 0. Where clients were never seen apart, or nothing
-    pruned, beta stands in for the secants. What should have been had and was not is NaN.
+    An estimate of a square below 0 counts as 0. Beta stands in for the secants (`beta_drift`,
+    `beta_pruning`) where no measurement saw clients differ or weights pruned. A constant whose
+    measurement failed is NaN.
 
     Args:
-      rows: of measurements, ascending; at least one of constants.
+      rows: measurements in ascending order of rounds; at least one of all constants.
     """
     full = [row for row in rows if "beta" in row]
 
@@ -76,13 +77,13 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
         return np.array([row.get(name, [None])[0] for row in full], np.float64)
 
     def known(name: str) -> np.ndarray:
-        """The largest; NaN if any could not be had."""
+        """The largest value; NaN if any measurement of it failed."""
         return np.maximum(values(name).max(axis=0), 0.0)
 
     def seen(name: str, otherwise: float) -> float:
-        """The largest of those that could be had."""
-        found = values(name)[~np.isnan(values(name))]
-        return max(float(found.max()), 0.0) if found.size else otherwise
+        """The largest value among the measurements that have one; `otherwise` if none has."""
+        measured = values(name)[~np.isnan(values(name))]
+        return max(float(measured.max()), 0.0) if measured.size else otherwise
 
     losses = np.array([row["loss"][0] for row in rows], np.float64)
     coverage = float(values("coverage").min())
@@ -100,13 +101,19 @@ def constants_of(rows: Sequence[Row]) -> tuple[Constants, Effects]:
         weight=jnp.asarray(known("weight"), jnp.float32),
         dissimilarity=seen("dissimilarity", float("nan")),
     )
-    # Shares of what clients have: none where they have nothing.
+    # They are shares of norms; where the norm is 0 they were not measured, and count as 0.
     effects = {name: seen(name, 0.0) for name in ("rho", "phi", "chi", "q", "eps_d")}
     return constants, Effects(**effects, coverage=coverage)
 
 
 def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
-    """What a run of so many rounds has chosen."""
+    """The quantities in the bound that a run chooses.
+
+    Args:
+      config: settings.
+      experiment: the run, put together.
+      rounds: rounds that the bound is about.
+    """
     spec = experiment.spec
     sizes = np.asarray(experiment.data.partition.sizes)
     largest = 1.0 / spec.participants
@@ -124,38 +131,44 @@ def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
 
 
 def unseen(rows: Sequence[Row], setting: Setting) -> list[str]:
-    """What the measurements did not see, though the bound has a term for it."""
-    full, found = [row for row in rows if "beta" in row], []
+    """Terms of the bound for which the measurements have no value, as text."""
+    full, missing = [row for row in rows if "beta" in row], []
     if setting.period != 1 and all(row["beta_drift"][0] is None for row in full):
-        found.append("drift not seen, as every measurement ended a period (beta of f stands in)")
+        missing.append("drift not seen, as every measurement ended a period (beta of f stands in)")
     if setting.participants != setting.clients and full[0]["dissimilarity"][0] is None:
-        found.append("dissimilarity not seen, with one participant")
-    return found
+        missing.append("dissimilarity not seen, with one participant")
+    return missing
 
 
 def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
-    """The bound beside what was measured, from the first measurement at a period's start on.
+    """The bound beside the measured gradient, from the first measurement at a period's start on.
 
     Args:
-      config: of the run.
-      experiment: of the run.
-      rows: of at least two measurements, ascending, one of them of constants.
+      config: settings.
+      experiment: the run, put together.
+      rows: at least two measurements in ascending order of rounds, one of them of all constants.
 
     Returns:
-      Plain values, None for what is not finite: `verdict`; `beyond_the_theorem`, what makes it a
-      heuristic; the measured `average` of the squared gradient norm, by the trapezoidal rule, and
-      the `largest`; the `bound` and its `terms` (biases with their part of the square of their
-      sum); `bound_over_measured`, the bound over that average; the bound with beta in place of the
-      secants, `with_one_beta`; `steepness`, gamma times beta; the number of `measurements`.
+      Plain values; a number that is not finite is None.
+        verdict: whether the bound holds, see `jfedsl.theory.bound.verdict`.
+        beyond_the_theorem: settings that make the bound a heuristic, as text.
+        average, largest: of the measured squared gradient norm; the average by the trapezoidal
+          rule.
+        bound, terms: the bound and its terms; the square of the sum of biases is shared out among
+          the biases.
+        bound_over_measured: the bound divided by the average.
+        with_one_beta: the bound with beta in place of the secants.
+        steepness: gamma times beta.
+        measurements: how many there are.
     """
-    rows, beyond = _from_a_start(config, rows)
+    rows, amiss = _from_a_start(config, rows)
     squares = np.array([row["squared_gradient"][0] for row in rows], np.float64)
     times = [row["round"] for row in rows]
     average = float(np.trapezoid(squares, times) / (times[-1] - times[0]))
     constants, effects = constants_of(rows)
     setting = setting_of(config, experiment, times[-1] - times[0])
     if setting.participants == setting.clients:
-        constants = constants._replace(dissimilarity=0.0)  # nothing hangs on it
+        constants = constants._replace(dissimilarity=0.0)  # its term has factor 0
     terms = bound(constants, effects, setting)
     coarse = jnp.asarray(constants.beta) / jnp.sqrt(effects.coverage)
     uniform = constants._replace(beta_drift=coarse, beta_pruning=coarse)
@@ -163,7 +176,7 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
     steepness = float(jnp.asarray(constants.beta) * setting.step_size)
     return {
         "verdict": str(verdict(total, average, largest, steepness)),
-        "beyond_the_theorem": [*scope(config), *unseen(rows, setting), *beyond],
+        "beyond_the_theorem": [*scope(config), *unseen(rows, setting), *amiss],
         "average": _finite(average),
         "largest": _finite(largest),
         "bound": _finite(total),
@@ -176,12 +189,15 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
 
 
 def over_measured(bound: float | None, average: float | None) -> float | None:
-    """How many times the measured average the bound is; None where that is not known."""
+    """The bound divided by the measured average; None if either is unknown or the average is 0."""
     return _finite(bound / average) if bound is not None and average else None
 
 
 def _from_a_start(config: Config, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
-    """Measurements from the first one at a period's start on; what is amiss without one."""
+    """Measurements from the first one at a period's start on.
+
+    Without such a measurement, all of them, and a text that says so.
+    """
     starts = [i for i, row in enumerate(rows) if row["round"] % config.aggregate_every == 0]
     for start in starts:
         if len(rows) - start > 1 and any("beta" in row for row in rows[start:]):
@@ -208,11 +224,11 @@ def table(report: dict[str, Any]) -> str:
 
 
 def with_ratio(report: dict[str, Any]) -> str:
-    """The verdict on a run, with how many times the measured average the bound is."""
+    """The verdict on a run, and the bound divided by the measured average."""
     ratio = over_measured(report["bound"], report["average"])
     return f"{report['verdict']}, bound / measured {shown(ratio)}"
 
 
 def shown(value: float | None) -> str:
-    """A number in four digits."""
+    """A number with four significant digits."""
     return "not known" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""What a run has reached, client by client, and its model as files for other programs."""
+"""Accuracy of a trained run, also client by client, and export of its model to files."""
 
 import errno
 import json
@@ -33,19 +33,19 @@ def evaluate_run(
 ) -> Result:
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
-    Where the run may be read but not written, evaluation.json comes to lie with the export.
+    If the folder of the run cannot be written, evaluation.json goes to the export.
 
     Args:
-      workdir: of the run, which may be going on.
-      export_dir: for the model's files.
-      data_dir: where the run's data set lies now; default where it lay then.
-      plugin: where the run's plugins are now, as far as they are not where they were.
+      workdir: folder of the run; the run may still be training.
+      export_dir: folder for the model's files.
+      data_dir: folder of the run's data set, if that has moved.
+      plugin: plugins of the run that have moved.
 
     Returns:
-      What `assess` found.
+      The result of `assess`.
 
     Raises:
-      UserError: no run, or a folder that cannot be written.
+      UserError: there is no run, or a folder cannot be written.
     """
     workdir, export_dir = local("workdir", workdir), local("export_dir", export_dir)
     run = restore_run(workdir, data_dir, plugin)
@@ -62,17 +62,18 @@ def evaluate_run(
 
 
 def assess(run: Run) -> Result:
-    """Accuracy of a run on the test set and for every client on a mix of labels like its own.
+    """Accuracy of a run on the test set, and for every client on its mix of labels.
 
-    A client's accuracy is that of the model it would use, with its own masks and statistics but no
-    compressor at the cut, on each class of the test set, averaged with the client's shares of the
-    classes: the accuracy to expect on test data that is distributed as its training data.
+    A client's accuracy is measured for each class of the test set, and averaged with the client's
+    shares of the classes: it is to be expected on test data with the label distribution of the
+    client's training data. The client's model has its masks and its statistics, but no compressor
+    at the cut.
 
     Returns:
       Plain values: round, test_loss, test_accuracy, test_accuracy_dense and
-      test_accuracy_deployed as in metrics.csv, and clients: mean, standard deviation, least,
-      greatest and the accuracies in client order, None for a client none of whose classes are in
-      the test set.
+      test_accuracy_deployed as in metrics.csv; and clients: mean, standard deviation, least,
+      greatest and the accuracies in client order. A client has None if the test set has no example
+      of its classes.
     """
     experiment, state = run.experiment, run.state
     spec, data, test = experiment.spec, experiment.data, experiment.test
@@ -85,16 +86,16 @@ def assess(run: Run) -> Result:
     )
     accuracies = np.asarray(measure(data, state, test), np.float64)[model]
     counts = experiment.label_counts
-    own = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
+    by_client = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
     return {
         "round": int(state.round),
         **{name: float(value) for name, value in vars(result).items()},
-        "clients": {**_spread([a for a in own if a is not None]), "accuracy": own},
+        "clients": {**_spread([a for a in by_client if a is not None]), "accuracy": by_client},
     }
 
 
 def _spread(accuracies: list[float]) -> dict[str, float | None]:
-    """Mean, standard deviation, least and greatest; None of nothing."""
+    """Mean, standard deviation, least and greatest; each None for an empty list."""
     names = ("mean", "standard_deviation", "least", "greatest")
     if not accuracies:
         return dict.fromkeys(names)
@@ -104,14 +105,14 @@ def _spread(accuracies: list[float]) -> dict[str, float | None]:
 
 
 def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means over classes, weighted by each client's examples of those that were tested.
+    """Accuracy of each client: the mean over tested classes, weighted by its examples of each.
 
     Args:
-      accuracies: `[C, classes]`, not finite for a class without test examples.
-      counts: examples, `[C, classes]`.
+      accuracies: by client and class, `[C, classes]`; not finite for a class without test examples.
+      counts: training examples by client and class, int `[C, classes]`.
 
     Returns:
-      float64 `[C]`, NaN for a client none of whose classes were tested.
+      float64 `[C]`; NaN for a client if none of its classes were tested.
     """
     known = np.isfinite(accuracies)
     weights = np.where(known, counts, 0)
@@ -121,43 +122,43 @@ def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
-    """Writes the joined dense model, its halves, what clients have of their own, and a manifest.
+    """Writes the joined dense model, its two parts, clients' masks and statistics, and a manifest.
 
-    `joined.npz`, `client.npz` and `server.npz` hold arrays by `params.LAYER...` and
-    `stats.LAYER...`. With pruning `client_masks.npz` holds a bool array `[V, ...]` for each
-    parameter that it concerns; where statistics stay with clients `client_statistics.npz` holds
-    theirs, `[V, ...]`, and the other files the mean. Client n's are at `model_of_client[n]` of
-    the manifest.
+    `joined.npz`, `client.npz` and `server.npz` hold arrays named `params.LAYER...` and
+    `stats.LAYER...`. With pruning, `client_masks.npz` holds a bool array `[V, ...]` for each
+    pruned parameter. With local statistics, `client_statistics.npz` holds them, `[V, ...]`, and
+    the other files their mean. Those of client n are at index `model_of_client[n]`, which the
+    manifest has.
 
     Args:
-      run: a run.
+      run: the run at a checkpoint.
       result: of `assess`; its accuracies go into the manifest.
-      folder: made if need be.
+      folder: made if it is missing.
 
     Returns:
       The files written.
 
     Raises:
-      UserError: the folder cannot be written, or holds a manifest of something else.
+      UserError: the folder cannot be written, or has a manifest that is not of an export.
     """
     spec, whole = run.experiment.spec, whole_of(run)
     cut = spec.cut
-    halves = (
+    parts = (
         Variables(whole.params[:cut], whole.stats[:cut]),
         Variables(whole.params[cut:], whole.stats[cut:]),
     )
     files: dict[str, export.Arrays] = {
         export.JOINED: export.named(spec.model, whole),
-        export.CLIENT: export.named(spec.model[:cut], halves[0]),
-        export.SERVER: export.named(spec.model[cut:], halves[1]),
+        export.CLIENT: export.named(spec.model[:cut], parts[0]),
+        export.SERVER: export.named(spec.model[cut:], parts[1]),
     }
     groups, model = client_accuracies.distinct_models(spec, run.state)
     first = np.concatenate(groups)
-    own = {
+    by_client = {
         export.CLIENT_MASKS: _masks(run, first.astype(np.int32)),
         export.CLIENT_STATISTICS: _statistics(run, first),
     }
-    files |= {name: arrays for name, arrays in own.items() if arrays}
+    files |= {name: arrays for name, arrays in by_client.items() if arrays}
     facts = {**_facts(run, result), "model_of_client": model.tolist()}
     try:
         export.write(folder, files, facts)
@@ -167,7 +168,7 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
 
 
 def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
-    """What clients have of the parameters, bool `[V, ...]`, where any of them lacks something."""
+    """Masks of the parameters, bool `[V, ...]`, without those that mask nothing."""
     _, experiment, state = run
     spec = experiment.spec
 
@@ -180,13 +181,13 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
 
 
 def _named_params(run: Run, tree: Any) -> dict[str, Any]:
-    """Leaves of a tree like the client-side parameters, by the names of the parameters."""
+    """Leaves of a tree with the structure of the client parameters, by parameter name."""
     spec = run.experiment.spec
     return export.named(spec.model[: spec.cut], Variables(tree, ({},) * spec.cut))
 
 
 def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
-    """Normalisation statistics that stay with clients, `[V, ...]`."""
+    """Local normalisation statistics, `[V, ...]`; none where statistics are aggregated."""
     spec = run.experiment.spec
     if spec.statistics != "local":
         return {}
@@ -196,7 +197,7 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
 
 
 def _facts(run: Run, result: Result) -> dict[str, Any]:
-    """What a program needs to know to use the arrays."""
+    """Plain values of the manifest, with which a program can use the arrays."""
     config, experiment, _ = run
     spec, scale = experiment.spec, experiment.scale or experiment.data.pixels
     whole = described(spec.model, experiment.image[None])
@@ -211,7 +212,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "dataset": config.dataset,
         "input": {
             "shape": list(experiment.image.shape),
-            # None where the model is given inputs as they are.
+            # None where the model takes inputs as they are.
             "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
             "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
             "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
@@ -225,20 +226,20 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
 
 
 def table(result: Result) -> str:
-    """A short table of what `assess` found."""
+    """A short table of the result of `assess`."""
     clients = result["clients"]
-    own = clients["accuracy"]
-    measured = [n for n, value in enumerate(own) if value is not None]
+    accuracies = clients["accuracy"]
+    measured = [n for n, value in enumerate(accuracies) if value is not None]
     lines = [
         f"after round {result['round']}",
         f"{'test accuracy':<28}{result['test_accuracy']:.4f}",
         f"{'without masks':<28}{result['test_accuracy_dense']:.4f}",
         f"{'deployed':<28}{result['test_accuracy_deployed']:.4f}",
         f"{'test loss':<28}{result['test_loss']:.4f}",
-        f"over {len(measured)} of {len(own)} clients, each on its own mix of labels",
+        f"over {len(measured)} of {len(accuracies)} clients, each on its own mix of labels",
     ]
     if measured:
-        worst, best = (pick(measured, key=own.__getitem__) for pick in (min, max))
+        worst, best = (pick(measured, key=accuracies.__getitem__) for pick in (min, max))
         lines += [
             f"{'  mean':<28}{clients['mean']:.4f}",
             f"{'  standard deviation':<28}{clients['standard_deviation']:.4f}",

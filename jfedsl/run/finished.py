@@ -1,4 +1,4 @@
-"""Runs that have been trained to their end: what they say needs no devices."""
+"""Finished runs: their summaries are returned without training, or starting a device."""
 
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,31 @@ from jfedsl.run.storage.fingerprints import plugins_changed
 from jfedsl.run.storage.metrics import KEPT, METRICS, SIMULATED
 from jfedsl.run.storage.workdir import differences, read_config, read_summary
 
-# May change when a run is resumed, but then there is something to compute.
+# Settings that may change on a resume, and with which there is more to compute.
 _COMPUTED = ("rounds", "eval_every", "target_accuracy", "measure_constants_every")
 
 
 def finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has been trained to its end with these settings, or None.
+    """The summary of a run whose rounds are all done with these settings, or None.
 
-    One whose plugins have changed is none: training it again says so.
+    None also for a run whose plugins have changed: `train` refuses to resume it, and says why.
     """
     folder = Path(config.workdir)
-    found, old = read_summary(folder), read_config(folder, config.plugin)
-    if found is None or old is None or differences(old, config):
+    summary, old = read_summary(folder), read_config(folder, config.plugin)
+    if summary is None or old is None or differences(old, config):
         return None
     if plugins_changed(folder, plugins.checksums(config.plugin)):
         return None
-    same = all(getattr(old, name) == getattr(config, name) for name in _COMPUTED)
-    # What a run that was killed at its end left may be of settings before.
-    own = all(found.get(name) == getattr(config, name) for name in ("rounds", "target_accuracy"))
-    return found if same and own else None
+    if any(getattr(old, name) != getattr(config, name) for name in _COMPUTED):
+        return None
+    # A run that was killed before it wrote its summary may have left one of earlier settings.
+    written_with = ("rounds", "target_accuracy")
+    current = all(summary.get(name) == getattr(config, name) for name in written_with)
+    return summary if current else None
 
 
 def already_done(config: Config) -> dict[str, Any] | None:
-    """What training would return, if the run is finished and none of its files is missing."""
+    """The summary that `train` would return, if the run is finished and all its files are there."""
     if not config.workdir or config.coordinator:  # several processes would have to agree
         return None
     summary, folder = finished(config), Path(config.workdir).absolute()
@@ -50,7 +52,7 @@ def already_done(config: Config) -> dict[str, Any] | None:
 
 
 def pictures_of(columns: list[str]) -> list[str]:
-    """Pictures that a finished run with these columns of metrics has."""
+    """File names of the pictures that a finished run has, given the columns of its metrics.csv."""
     return [
         "labels.png",
         "curves.png",

@@ -1,4 +1,4 @@
-"""A trained model to ask in Python, from the folder of a run or from an export."""
+"""A trained model for predictions in Python, from the folder of a run or from an export."""
 
 import functools
 from pathlib import Path
@@ -18,18 +18,18 @@ from jfedsl.run.restore import fitted, is_export, restore_run, whole_of
 from jfedsl.run.storage import export
 
 _PIECE = 500  # examples at once
-_ENDS = ("mean", "standard_deviation")
+_SCALE = ("mean", "standard_deviation")
 
 
 class Trained(NamedTuple):
-    """A trained model without masks, which normalises its inputs itself.
+    """A trained dense model, which normalises its inputs itself.
 
     Attributes:
       model: all layers.
-      variables: of these.
-      shape: of one input, without the axis of examples.
-      mean: `[C]`, subtracted from inputs by the last axis; None where they are used as they are.
-      std: `[C]`, that they are then divided by; None likewise.
+      variables: their parameters and statistics.
+      shape: shape of one input, without the axis of examples.
+      mean: `[C]`, subtracted along the last axis; None if inputs are not normalised.
+      std: `[C]`, by which inputs are divided then; None if they are not normalised.
     """
 
     model: Model
@@ -43,13 +43,13 @@ class Trained(NamedTuple):
         """Logits of inputs.
 
         Args:
-          x: `[N, ...]`, as the data set has them: images as uint8, say.
+          x: inputs `[N, ...]` as in the data set, such as uint8 images.
 
         Returns:
           float32 `[N, classes]`.
 
         Raises:
-          UserError: inputs of another shape, or no numbers.
+          UserError: inputs have another shape, or are not numbers.
         """
         inputs = np.asarray(x)
         if inputs.shape[1:] != self.shape or not inputs.ndim or inputs.dtype.kind not in "buif":
@@ -57,11 +57,11 @@ class Trained(NamedTuple):
             found = f"{inputs.dtype} {list(inputs.shape)}"
             raise UserError(f"inputs must be {allowed}, not {found}")
         pieces = np.split(inputs, range(_PIECE, len(inputs), _PIECE))
-        made = [_apply(self.model, self.variables, self._normalised(piece)) for piece in pieces]
-        return np.concatenate([np.asarray(part) for part in made])
+        logits = [_apply(self.model, self.variables, self._normalised(piece)) for piece in pieces]
+        return np.concatenate([np.asarray(part) for part in logits])
 
     def predict(self, x: Any) -> np.ndarray:
-        """The class of each input, int `[N]`; `x` as for `logits`."""
+        """Class of each input, int `[N]`; `x` is as for `logits`."""
         return self.logits(x).argmax(axis=-1)
 
     def _normalised(self, x: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ class Trained(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: Model, variables: Variables, x: Any) -> Any:
-    """Logits; compiled once for a model and a number of inputs."""
+    """Logits of normalised inputs; compiled once for each model and number of inputs."""
     return layers.apply(model, variables.params, variables.stats, x, False)[0]
 
 
@@ -81,19 +81,21 @@ def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Train
     """The trained model of a run at its newest checkpoint, or of an export.
 
     Args:
-      folder: workdir of the run, or an export of one.
-      data_dir: where a run's data set lies now; default where it lay then. An export needs none.
-      plugin: files or modules that add the user's own model to the tables.
+      folder: workdir of a run, or an export.
+      data_dir: folder of the run's data set, if that has moved. An export needs no data set.
+      plugin: files or modules that add the user's model to the tables.
 
     Raises:
-      UserError: neither a run nor an export, one that is damaged, or of a model that is not known.
+      UserError: the folder holds no run or export, or a damaged one, or the model is unknown.
     """
     folder = local("folder", folder)
     if not is_export(folder):
         run = restore_run(folder, data_dir, plugin, "folder")
         scale = run.experiment.scale or run.experiment.data.pixels
-        ends = (None if end is None else np.asarray(end) for end in (scale.mean, scale.std))
-        return Trained(run.experiment.spec.model, whole_of(run), run.experiment.image.shape, *ends)
+        mean, std = (None if x is None else np.asarray(x) for x in (scale.mean, scale.std))
+        return Trained(
+            run.experiment.spec.model, whole_of(run), run.experiment.image.shape, mean, std
+        )
     plugins.load(plugins.absolute(plugin))
     return _of_export(folder)
 
@@ -106,13 +108,13 @@ def _of_export(folder: Path) -> Trained:
             raise UserError(f"{folder}: of a model {manifest['model']!r}; known are {known}")
         facts = manifest["input"]
         shape = tuple(map(int, facts["shape"]))
-        ends = [None if facts[k] is None else np.array(facts[k], np.float64) for k in _ENDS]
+        mean, std = [None if facts[k] is None else np.array(facts[k], np.float64) for k in _SCALE]
         model = MODELS[manifest["model"]].build(manifest["classes"], manifest["norm"])
         if facts.get("whole_numbers"):
             model = (layers.of_whole_numbers(model[0]), *model[1:])
         key, zeros = jax.random.key(0), jnp.zeros((1, *shape))
         fresh = jax.eval_shape(lambda: layers.init(model, key, zeros))
-        return Trained(model, fitted(export.read(folder), model, fresh), shape, *ends)
+        return Trained(model, fitted(export.read(folder), model, fresh), shape, mean, std)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

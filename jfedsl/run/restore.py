@@ -1,4 +1,4 @@
-"""Earlier runs, opened again by their workdir."""
+"""Earlier runs, restored from their workdir, and the weights that a new run takes from one."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ from jfedsl.sharding.slots import put
 
 
 class Run(NamedTuple):
-    """A run as it stood at a checkpoint."""
+    """A run at a checkpoint."""
 
     config: Config
     experiment: Experiment
@@ -38,13 +38,14 @@ class Run(NamedTuple):
 def restore_run(
     workdir: Name, data_dir: Name | None = None, plugin: Name = "", flag: str = "workdir"
 ) -> Run:
-    """The newest state of a run; data or plugins that are not as they were are named in a warning.
+    """A run at its newest checkpoint; a warning names data and plugins that have changed.
 
     Args:
-      workdir: of the run.
-      data_dir: where its data set lies now; default where it lay then.
-      plugin: where its plugins are now, as far as they are not where they were.
-      flag: that named the folder, for errors; all but `workdir` take an export too.
+      workdir: folder of the run.
+      data_dir: folder of its data set, if that has moved.
+      plugin: its plugins that have moved.
+      flag: name, for errors, of the flag that gave the folder; each but `workdir` takes an export
+        too.
 
     Raises:
       UserError: there is no run, or it has no checkpoint that can be read.
@@ -69,61 +70,61 @@ def restore_run(
 def weights_of(
     folder: Name, data_dir: Name, model: Model, fresh: Variables, plugin: Name = ""
 ) -> Variables:
-    """The whole dense model of an earlier run, wherever that was cut.
+    """The dense model of an earlier run, at any cut.
 
     Args:
-      folder: workdir of the earlier run, or an export of it.
-      data_dir: where the data set of an earlier run lies.
-      model: that the weights are for.
-      fresh: variables of the model, for their structure and shapes.
-      plugin: where an earlier run's plugins are now, as far as they are not where they were.
+      folder: workdir of the earlier run, or an export.
+      data_dir: folder of the earlier run's data set; an export needs none.
+      model: the model that the weights are for.
+      fresh: variables of that model, for their structure and shapes.
+      plugin: plugins of the earlier run that have moved.
 
     Raises:
-      UserError: no run or export, or one of another model.
+      UserError: the folder holds no run or export, or one of another model.
     """
     folder = local("init_from", folder)
     if is_export(folder):
-        found = _exported(folder)
+        arrays = _exported(folder)
     else:
         run = restore_run(folder, data_dir, plugin, "init_from")
-        found = export.named(run.experiment.spec.model, whole_of(run))
+        arrays = export.named(run.experiment.spec.model, whole_of(run))
     try:
-        return fitted(found, model, fresh)
+        return fitted(arrays, model, fresh)
     except ValueError as error:
         allowed = "a run or export of the same model"
         raise flag_error("init_from", folder, allowed, reason=str(error)) from None
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder is an export, and not that of a run, whose config may be gone."""
+    """Whether a folder is an export, and not of a run, even one that has lost its config."""
     run = (folder / CONFIG).exists() or any_in(folder / CHECKPOINTS)
     return (folder / export.MANIFEST).exists() and not run
 
 
 def whole_of(run: Run) -> Variables:
-    """The whole dense model of a run."""
+    """The joined dense model of a run: all layers."""
     spec, where = run.experiment.spec, run.experiment.data.partition
     return jax.jit(lambda partition, state: joined(spec, partition, state))(where, run.state)
 
 
-def fitted(found: export.Arrays, model: Model, fresh: Variables) -> Variables:
+def fitted(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables:
     """Arrays by name as variables of a model.
 
     Args:
-      found: by the names of `export.named`.
-      model: that they are for.
+      arrays: by the names of `export.named`.
+      model: the model that they are for.
       fresh: variables of the model, for their structure and shapes.
 
     Raises:
-      ValueError: names one that is missing, of another shape or too many.
+      ValueError: an array is missing, has another shape, or belongs to no layer; its name.
     """
     wanted = export.named(model, fresh)
-    shapes, needed = ({k: np.shape(v) for k, v in tree.items()} for tree in (found, wanted))
+    shapes, needed = ({k: np.shape(v) for k, v in tree.items()} for tree in (arrays, wanted))
     if shapes != needed:
         name = min({k for k in shapes | needed if shapes.get(k) != needed.get(k)})
         here, there = (str(list(s[name])) if name in s else "missing" for s in (needed, shapes))
         raise ValueError(f"{name} is {there} there, {here} here")
-    leaves = [jnp.asarray(found[name]) for name in wanted]
+    leaves = [jnp.asarray(arrays[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
@@ -135,10 +136,10 @@ def _exported(folder: Path) -> dict[str, np.ndarray]:
 
 
 def prepared(config: Config) -> Experiment:
-    """A run put together, with the weights it starts from.
+    """The experiment of a config, with the weights of `--init_from`.
 
     Raises:
-      UserError: a setting that cannot work.
+      UserError: a setting is not allowed.
     """
     mesh = distributed.mesh_of(config)
     experiment = build(config, mesh)

@@ -1,4 +1,4 @@
-"""What a run says at its end: versions and machine, and a short table."""
+"""What a run prints at its end, and the versions and the machine in its summary."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from jfedsl.run import convergence
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine a run was made with."""
+    """Versions of libraries, and the machine that this process runs on."""
     return {
         "jfedsl": __version__,
         "python": platform.python_version(),
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """A short table of what a run reached and sent, beside what it would be uncompressed."""
+    """A short table of accuracy and of traffic, beside the traffic without compression."""
     lines = [
         f"{'test accuracy':<20}{summary['final_accuracy']:.4f} after round {summary['rounds']}, "
         f"best {summary['best_accuracy']:.4f} at round {summary['best_round']}",
@@ -51,7 +51,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def _deployed(summary: dict[str, Any]) -> list[str]:
-    """A line on the model as deployed, where the compressors at the cut make a difference."""
+    """A line with the deployed accuracy, if the compressors at the cut change it; else no line."""
     deployed = summary.get("final_accuracy_deployed", summary["final_accuracy"])  # earlier builds
     return [] if deployed == summary["final_accuracy"] else [f"{'deployed':<20}{deployed:.4f}"]
 
@@ -72,7 +72,7 @@ def _simulated(clock: dict[str, Any]) -> list[str]:
     share = clock["communication_seconds"] / clock["seconds"]
     lost = f", {clock['lost_fraction']:.1%} of exchanges lost" if clock["lost_fraction"] else ""
     return [
-        f"{'simulated':<20}{clock['seconds']:,.4g} s, {share:.0%} of it on the air; devices "
+        f"{'simulated':<20}{clock['seconds']:,.4g} s, {share:.0%} of it on the air; clients "
         f"{clock['energy_joules']:,.4g} J{lost}",
         f"{'a client, mean':<20}computes {clock['client_compute_seconds']:,.4g} s, sends "
         f"{clock['client_uplink_seconds']:,.4g} s, receives "
