@@ -12,7 +12,7 @@ from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import State
 from jfedsl.run.assemble import Experiment
 from jfedsl.run.hooks import Hook, RunStart, Saved
-from jfedsl.run.storage.checkpoint import flatten
+from jfedsl.run.storage.names import flatten
 from jfedsl.sharding.slots import SHARDED, put
 
 _FIRST_CAPACITY = 64  # rows

@@ -19,8 +19,9 @@ from jfedsl.run.processes import distributed
 from jfedsl.run.processes.compilation import compiled
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.rows import Totals, first_not_finite_loss, rows_of
-from jfedsl.run.storage.checkpoint import Checkpoints, merged
+from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.metrics import Row
+from jfedsl.run.storage.names import merged
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.

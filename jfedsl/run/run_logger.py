@@ -1,4 +1,4 @@
-"""What a run leaves in its folder beside checkpoints: metrics, events, summary and pictures."""
+"""The files of a run beside its checkpoints: metrics, events, summary and pictures."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], N
         if len(rest) > 1 and not operands:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
         return rest
-    except SystemExit:  # the help has been printed, to which absl gives status 1
+    except SystemExit:  # absl exits with status 1 after it has printed the help
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
         close = close_to(error.flagname, list(flags.FLAGS), "--") or "; --help lists all"
@@ -52,7 +52,7 @@ def run(main: Callable[[Config], object], one_run: bool = True) -> None:
 
     Args:
       main: takes the config.
-      one_run: whether it trains one run, which `--resume` can go on with.
+      one_run: whether it trains one run, which `--resume` can continue.
     """
 
     def define(arguments: list[str]) -> None:
@@ -83,19 +83,18 @@ def start(
     operands: bool = False,
     define: Callable[[list[str]], None] = lambda _: None,
 ) -> None:
-    """Parses the command line, then runs `main` on what is no flag.
+    """Parses the command line, then runs `main`.
 
-    That is nothing, unless `operands` says that there may be some. A user's mistake prints one line
-    and exits with status 2, a failed training with 1, an interruption prints how to go on and exits
-    with 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP. A file that
-    cannot be written or read, or standard output that is full, exits with 1. None of them prints a
-    traceback.
+    Some errors print one line in place of a traceback. The exit status is 2 after a user's mistake;
+    1 after a failed training, a file that cannot be read or written, and a full standard output;
+    128 plus the signal's number after an interruption (130 for Ctrl-C, 143 for SIGTERM, 129 for
+    SIGHUP), which also prints how to go on.
 
     Args:
-      main: takes the arguments that are no flags.
-      go_on: what to say after an interruption, given the folder of the run, empty if there is none.
-      operands: whether there may be such arguments.
-      define: defines flags that depend on the command line, which it gets first.
+      main: takes the arguments that are not flags.
+      go_on: makes the text on how to go on, of the run's folder, or of "" if there is none.
+      operands: whether arguments that are not flags are allowed.
+      define: defines flags that depend on the command line, which it takes.
     """
 
     def guarded(arguments: list[str]) -> None:
@@ -121,7 +120,7 @@ def start(
             return _parse(arguments, operands, define)
         except UserError as error:
             _exit(str(error), 2)
-        except OSError as error:  # the help has nowhere to go
+        except OSError as error:  # the help cannot be printed
             _exit(str(error), 1)
 
     _take_over()
@@ -132,7 +131,7 @@ def start(
 
 
 def _take_over() -> None:
-    """From now on, signals raise an exception and other errors are Python's again."""
+    """Replaces the handlers of `jfedsl.run.startup`: signals raise `Stopped` from now on."""
     take_signals(_stop)
     if startup := sys.modules.get("jfedsl.run.startup"):
         take_signals(_stop, (startup.end,))
@@ -144,12 +143,12 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def _warning(message: Warning | str, *_: object, **__: object) -> str:
-    """A warning as one line, without the place in the program that it comes from."""
+    """A warning as one line, without file and line number."""
     return f"warning: {one_line(str(message))}\n"
 
 
 def _folder(error: BaseException) -> str:
-    """The run's folder, if the error came out of one."""
+    """The folder of the run that raised the error; empty if there is none."""
     folder: str = getattr(error, "folder", "")
     return folder
 
@@ -160,6 +159,6 @@ def _exit(message: str, status: int) -> NoReturn:
         try:
             stream.write(text)
             stream.flush()
-        except OSError:  # full, or its terminal is gone; Python would try again at its end
+        except OSError:  # full, or the terminal is gone; at exit Python would write again
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

@@ -29,20 +29,19 @@ def define_sources(one_run: bool, flag_values: flags.FlagValues = flags.FLAGS) -
 
 
 def defaults(arguments: list[str], one_run: bool = True) -> Config:
-    """What the files that a command line names make of the defaults of all flags.
+    """The defaults of all flags, from the files that a command line names.
 
-    Plugins are loaded, so that their entries are among what flags allow. Where a run is, on which
-    processes and where it keeps compiled programs is never taken from a file, which may be another
-    machine's or another user's.
+    Plugins are loaded, so that flags allow their entries. The folder, the processes and the folder
+    of compiled programs are never taken from a file, which may come from another machine or user.
 
     Args:
-      arguments: the command line, with the name of the program.
-      one_run: whether there is a `--resume`.
+      arguments: the command line, the name of the program included.
+      one_run: whether the script has `--resume`.
 
     Raises:
-      UserError: there is no such file or folder, or it holds no config.
+      UserError: a file or folder is missing, or holds no config.
     """
-    named = _named(arguments, one_run)
+    named = _sources(arguments, one_run)
     config, resume, plugin = named.config, named.resume, named.plugin
     if resume and config:
         raise no_effect("config", config, "with --resume")
@@ -52,18 +51,18 @@ def defaults(arguments: list[str], one_run: bool = True) -> Config:
         raise path_error("config", Path(config), f"the {CONFIG} of a run", "no such file")
     if not (resume or config):
         return Config(plugin=plugin)
-    found = read_config(Path(resume), plugin) if resume else read_settings(Path(config), plugin)
-    if found is None:
+    read = read_config(Path(resume), plugin) if resume else read_settings(Path(config), plugin)
+    if read is None:
         raise path_error("resume", Path(resume), "the folder of a run", f"it has no {CONFIG}")
-    here: dict[str, Any] = {"coordinator": "", "processes": None, "process": None}
+    alone: dict[str, Any] = {"coordinator": "", "processes": None, "process": None}
     cache = Config.compilation_cache
-    return dataclasses.replace(found, workdir=resume, compilation_cache=cache, **here)
+    return dataclasses.replace(read, workdir=resume, compilation_cache=cache, **alone)
 
 
 def without_idle(config: Config, flag_values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The config without settings of the file of `--config` that flags have left without effect.
+    """The config without settings of the file of `--config` that have no effect beside other flags.
 
-    Those that a flag gave stay, to be refused.
+    A setting that was itself given as a flag stays, and is refused later.
     """
     if not flag_values["config"].value:
         return config
@@ -73,10 +72,10 @@ def without_idle(config: Config, flag_values: flags.FlagValues = flags.FLAGS) ->
 
 
 def free_flags(flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """The free flags that were given, as `--name=value`, to be repeated beside `--resume`.
+    """The given flags that may change on a resume, as `--name=value`, to repeat beside `--resume`.
 
-    The folder alone does not bring all of them back: it never says, for example, where compiled
-    programs are kept.
+    The folder alone does not restore all of them; the folder of compiled programs, for example, is
+    never taken from it.
     """
     fields = dataclasses.fields(Config)
     names = [field.name for field in fields if field.metadata["may_change_on_resume"]]
@@ -84,8 +83,8 @@ def free_flags(flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     return [f"--{name}={flag_values[name].value}" for name in given]
 
 
-class _Named(NamedTuple):
-    """The flags that are needed before all others."""
+class _Sources(NamedTuple):
+    """The flags that are read before all others; empty if not given."""
 
     config: str = ""
     plugin: str = ""
@@ -93,16 +92,14 @@ class _Named(NamedTuple):
     workdir: str = ""
 
 
-def _named(arguments: list[str], one_run: bool) -> _Named:
-    """Those of a command line, its flag files included."""
-    early, names = (
-        flags.FlagValues(),
-        ("config", "plugin", *(("resume", "workdir") if one_run else ())),
-    )
+def _sources(arguments: list[str], one_run: bool) -> _Sources:
+    """The sources that a command line, or a flag file on it, names."""
+    early = flags.FlagValues()
+    names = ("config", "plugin", *(("resume", "workdir") if one_run else ()))
     for name in names:
-        flags.DEFINE_string(name, _Named._field_defaults[name], "", early)
-    early.set_gnu_getopt(True)  # goes on after the values of flags that are unknown here
+        flags.DEFINE_string(name, _Sources._field_defaults[name], "", early)
+    early.set_gnu_getopt(True)  # else parsing would end at the first value of an unknown flag
     early(arguments, known_only=True)
     given = {name: str(early[name].value) for name in names}
     folders = {n: str(local(n, v)) if v else "" for n, v in given.items() if n != "plugin"}
-    return _Named(**{**given, **folders})
+    return _Sources(**{**given, **folders})

@@ -11,13 +11,13 @@ from types import FrameType, TracebackType
 
 from jfedsl.run.processes.stopping import take_signals
 
-_UNREADABLE = "for environment"  # as JAX says of a setting in the environment
+_UNREADABLE = "for environment"  # in JAX's error about a setting in the environment
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """Ends the process, as the handler of a signal."""
+    """Handles a signal: ends the process."""
     os.write(2, b"error: interrupted before anything was done\n")
-    os._exit(128 + number)  # an exception would end up in whatever is being imported
+    os._exit(128 + number)  # the module being imported might catch an exception
 
 
 def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -28,7 +28,7 @@ def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def _open(name: str, mode: str) -> None:
-    if getattr(sys, name) is None:  # else the next file that is opened would be the stream
+    if getattr(sys, name) is None:  # else the next file to be opened would become the stream
         setattr(sys, name, open(os.devnull, mode))
 
 

@@ -21,7 +21,7 @@ from jfedsl.pruning.pruner import Pruner
 from jfedsl.pruning.scores import SCORES
 from jfedsl.pruning.weights import weight_pruner
 from jfedsl.run.assemble.hardware import hardware_of
-from jfedsl.run.storage.checkpoint import flatten
+from jfedsl.run.storage.names import flatten
 
 
 class Flops(NamedTuple):

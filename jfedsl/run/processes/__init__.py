@@ -1,1 +1,1 @@
-"""Processes of a run, their signals, and what they compile."""
+"""Processes of a run: joining, signals, compiled programs."""

@@ -14,18 +14,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from jfedsl.errors import one_line
 from jfedsl.run.processes import program_cache
 
-_ours: str | None = None  # the folder that keep_programs set, as that is a setting of the process
+_ours: str | None = None  # the folder that keep_programs has set for this process
 
 
 def keep_programs(folder: str) -> None:
-    """Keeps compiled programs in a folder, made if need be.
+    """Keeps compiled programs in a folder, which is made if it is missing.
 
-    Each kind of processor has a folder of its own there, as a home directory may be shared between
-    machines. A folder set elsewhere, in the environment or by JAX's own setting, stays. Where the
-    folder cannot be written, as in a container without a home, none are kept.
+    Each kind of processor has a subfolder, because machines may share a home directory. A folder
+    set in the environment or by JAX's setting stays. If the folder cannot be written, as in a
+    container without a home, no programs are kept.
 
     Args:
-      folder: may start with `~`; empty for none.
+      folder: may start with `~`; empty to keep no programs.
     """
     global _ours
     program_cache.mend()
@@ -34,13 +34,13 @@ def keep_programs(folder: str) -> None:
     _ours = _made(folder) if folder else None
     if _folder() != _ours:
         jax.config.update("jax_compilation_cache_dir", _ours)
-        # Small ones too: putting a run together takes dozens, together seconds.
+        # Small programs too: building a run compiles dozens, which take seconds together.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        compilation_cache.reset_cache()  # it remembers which folder there was, or that none was
+        compilation_cache.reset_cache()  # else JAX keeps to the folder that it used first
 
 
 def _made(folder: str) -> str | None:
-    """The folder of this kind of processor; says so where it cannot be written."""
+    """The subfolder of this kind of processor; prints a note if it cannot be written."""
     try:
         path = Path(folder).expanduser().absolute() / _processor()
         path.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def _folder() -> str | None:
 
 
 def _processor() -> str:
-    """A name for what programs compiled on this processor can run on."""
+    """A name of the kind of processor: of equal names, one runs the programs of the other."""
     features = platform.processor() + program_cache.processor_features()
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
@@ -66,7 +66,7 @@ def _processor() -> str:
 def compiled(function: Any, *arguments: Any) -> Callable[..., Any]:
     """Compiles a jitted function for arguments of these shapes, or loads it from the folder.
 
-    Under JAX_DISABLE_JIT it stays as it is, for a debugger to step through.
+    With JAX_DISABLE_JIT the function is returned as it is, so that a debugger can step through it.
     """
     if getattr(jax.config, "jax_disable_jit", False):
         run: Callable[..., Any] = function

@@ -1,4 +1,4 @@
-"""The processes and devices of a run: joining, who writes, and what if one is lost."""
+"""The processes and devices of a run: joining, agreeing, and ending together if one is lost."""
 
 import contextlib
 import dataclasses
@@ -27,15 +27,15 @@ _JOIN_SECONDS = 30
 _SILENT_SECONDS = 30  # after which a process counts as lost
 _MOST_REASON = 300  # characters
 _LOST = ("Gloo", "UNAVAILABLE", "DEADLINE", "ABORTED", "NCCL", "CANCELLED")
-# Settings that processes need not have in common.
-_OWN = ("process", "data_dir", "plugin", "compilation_cache", "progress")
+# Settings that may differ between processes.
+_MAY_DIFFER = ("process", "data_dir", "plugin", "compilation_cache", "progress")
 
 
 def join(config: Config) -> None:
-    """Joins the other processes of the run, if there are to be any; once in a process.
+    """Joins the other processes of the run, if it has several; does nothing the second time.
 
     Raises:
-      UserError: they cannot be reached, or a cluster says nothing of any.
+      UserError: they cannot be reached, or JAX knows no cluster that started them.
     """
     if not config.coordinator or jax.distributed.is_initialized():
         return
@@ -46,10 +46,11 @@ def join(config: Config) -> None:
             rollcall.admit(address, config.processes, config.process)
         else:
             rollcall.answer_all(address, config.processes)
-    # Where JAX is the first to hear that another process is lost, it says so and aborts this one:
-    # a dump of all threads, which absl asks for, would hide that.
+    # If JAX is the first to learn that another process is lost, it prints a line and aborts this
+    # process. absl would add a dump of all threads, which hides the line.
     faulthandler.disable()
-    # A process that is told to end has to end: the others stop, and a checkpoint is there.
+    # A process that gets SIGTERM must end; the service would hold it back. The run stops then, and
+    # resumes from its checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -68,14 +69,14 @@ def join(config: Config) -> None:
 
 
 def start_devices() -> None:
-    """Starts the devices that JAX is to use, unless they have been started.
+    """Starts the devices that JAX uses, unless they have been started.
 
     Raises:
-      UserError: there are none such here, or they cannot start.
+      UserError: there are no such devices here, or they cannot start.
     """
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter of CUDA without its plugin
+    except (RuntimeError, AssertionError) as error:  # AssertionError: CUDA without its plugin
         reason = one_line(str(error), _MOST_REASON) or "its plugin is not installed"
         asked = getattr(jax.config, "jax_platforms", None)
         if not asked:
@@ -85,10 +86,10 @@ def start_devices() -> None:
 
 
 def mesh_of(config: Config) -> Mesh | None:
-    """The devices that a run is spread over; None for one.
+    """The mesh of devices that a run uses; None for one device.
 
     Raises:
-      UserError: there are not so many, or the algorithm has no use for several processes.
+      UserError: there are fewer devices, or the algorithm cannot use several.
     """
     local, processes = jax.local_device_count(), jax.process_count()
     alone = ALGORITHMS[config.algorithm].one_at_a_time(config)
@@ -113,20 +114,23 @@ def mesh_of(config: Config) -> Mesh | None:
 
 
 def first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process is the first one, which writes files and prints."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def only_first(open_: Callable[[], contextlib.AbstractContextManager[Any]]) -> Iterator[str]:
-    """Enters a context in the first process; all get its text, or its error, as theirs.
+    """Enters a context in the first process; every process gets its value as text, or its error.
+
+    Args:
+      open_: makes the context.
 
     Raises:
-      UserError: the first process's.
+      UserError: in all processes, if the first one cannot enter the context.
     """
     if jax.process_count() == 1:
-        with open_() as found:
-            yield str(found)
+        with open_() as value:
+            yield str(value)
         return
     with contextlib.ExitStack() as stack:
         error, text = None, ""
@@ -135,73 +139,77 @@ def only_first(open_: Callable[[], contextlib.AbstractContextManager[Any]]) -> I
                 text = str(stack.enter_context(open_()))
             except UserError as raised:
                 error, text = raised, f"\0{raised}"
-        found = texts(text)[0]
+        text = texts(text)[0]
         if error is not None:
             raise error
-        if found.startswith("\0"):
-            raise UserError(found[1:])
-        yield found
+        if text.startswith("\0"):
+            raise UserError(text[1:])
+        yield text
 
 
-def texts(own: str) -> list[str]:
-    """What every process has to say, in their order; all wait for each other."""
+def texts(text: str) -> list[str]:
+    """The texts of all processes, in their order; the processes wait for each other."""
     if jax.process_count() == 1:
-        return [own]
-    words = np.frombuffer(own.encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(words.size)))
-    room = np.zeros(max(1, sizes.max()), np.uint8)
-    room[: words.size] = words
-    every = np.asarray(multihost_utils.process_allgather(room))
-    return [bytes(row[:size]).decode() for row, size in zip(every, sizes, strict=True)]
+        return [text]
+    characters = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(characters.size)))
+    padded = np.zeros(max(1, sizes.max()), np.uint8)  # of the same size in every process
+    padded[: characters.size] = characters
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(row[:size]).decode() for row, size in zip(gathered, sizes, strict=True)]
 
 
-def largest(own: list[int]) -> list[int]:
-    """The largest of every process's int32 numbers, each; all wait for each other."""
+def largest(numbers: list[int]) -> list[int]:
+    """For each position the largest number over all processes; they wait for each other.
+
+    Args:
+      numbers: of this process, int32; as many in every process.
+    """
     if jax.process_count() == 1:
-        return own
-    found: list[int] = np.max(
-        multihost_utils.process_allgather(np.array(own, np.int32)), axis=0
-    ).tolist()
-    return found
+        return numbers
+    gathered = multihost_utils.process_allgather(np.array(numbers, np.int32))
+    maxima: list[int] = np.max(gathered, axis=0).tolist()
+    return maxima
 
 
-def total(own: np.ndarray) -> np.ndarray:
-    """The sum of every process's int64 array, exact."""
+def total(array: np.ndarray) -> np.ndarray:
+    """The sum over all processes of an int64 array, exact; they wait for each other."""
     if jax.process_count() == 1:
-        return own
-    every = multihost_utils.process_allgather(own.view(np.uint32))
-    return np.asarray(every).view(np.int64).sum(axis=0)
+        return array
+    # As uint32, because JAX without 64 bits would cut int64 off.
+    gathered = multihost_utils.process_allgather(array.view(np.uint32))
+    return np.asarray(gathered).view(np.int64).sum(axis=0)
 
 
 def agree(config: Config) -> None:
-    """Checks that all processes were started with the same settings and see as many devices.
+    """Checks that all processes have the same settings and the same number of devices.
 
     Raises:
-      UserError: in all of them, if one differs.
+      UserError: in all processes, if one differs.
     """
     if jax.process_count() == 1:
         return
-    own = {n: v for n, v in dataclasses.asdict(config).items() if n not in _OWN}
-    own["number of devices"] = jax.local_device_count()
-    every = [json.loads(text) for text in texts(json.dumps(own))]
-    names = [name for name in own if any(one.get(name) != every[0].get(name) for one in every)]
+    settings = {n: v for n, v in dataclasses.asdict(config).items() if n not in _MAY_DIFFER}
+    settings["number of devices"] = jax.local_device_count()
+    every = [json.loads(text) for text in texts(json.dumps(settings))]
+    names = [name for name in settings if any(one.get(name) != every[0].get(name) for one in every)]
     if names:
         differing = ", ".join(names)
         raise UserError(f"all processes of a run need the same settings; differing: {differing}")
 
 
 def lost(error: BaseException) -> bool:
-    """Whether an error says that another process of the run is gone."""
+    """Whether an error means that another process of the run is lost."""
     of_jax = jax.process_count() > 1 and isinstance(error, (RuntimeError, ValueError))
     return of_jax and any(word in str(error) for word in _LOST)
 
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Ends this process with one line if it fails or another one of the run is lost.
+    """Ends a process of several with one line if it fails or another one of the run is lost.
 
-    Of a run of several processes, that is: the usual way out would wait for the others, and these
-    for this one. They notice that it is gone.
+    It ends at once: an ordinary exit would wait for the other processes, and they for this one.
+    They notice that it is gone. A run of one process raises its error.
     """
     try:
         yield
@@ -221,7 +229,7 @@ def ending_together() -> Iterator[None]:
             text += "; the same commands go on from the last checkpoint"
         elif not isinstance(error, TrainingError):
             trace = traceback.format_exc()
-        with contextlib.suppress(OSError):  # full, or of a terminal that is gone
+        with contextlib.suppress(OSError):  # standard error is full, or its terminal is gone
             print(f"{trace}error: {text}", file=sys.stderr, flush=True)
             sys.stdout.flush()
         os._exit(status)

@@ -1,15 +1,16 @@
-"""JAX's folder of compiled programs, mended: whole entries, and no false alarm about them.
+"""Two faults of JAX's folder of compiled programs, mended: torn entries, and a false warning.
 
-JAX never replaces an entry. One that a kill or a full disk cut short would be reported and compiled
-again by every later run.
+JAX never replaces an entry. Every later run would report an entry that a kill or a full disk cut
+short, and would compile the program again. So entries are written whole, and one that cannot be
+read is removed.
 
-XLA lists the processor's features that a program was compiled for, and adds hints of its own where
-AVX-512 is among them. When it loads the program on CPU, it misses these hints among the features of
-the host and logs kilobytes of "could lead to execution errors such as SIGILL". So an entry no
-longer lists what this processor has. What it lacks stays, and is reported.
+XLA lists the processor features that a program was compiled for, and adds hints where AVX-512 is
+among them. When it loads the program on a CPU, it does not find the hints among the features of the
+host, and logs kilobytes of "could lead to execution errors such as SIGILL". So a loaded entry does
+not list the features that this processor has. Features that it lacks stay in the list, and XLA
+reports them.
 
-JAX has no public way in. Where a later version names these things otherwise, its own behaviour
-stays.
+JAX has no public hook for either. If a later version renames the functions, nothing is mended.
 """
 
 import contextlib
@@ -23,12 +24,12 @@ from typing import Any
 
 import jax
 
-_NAME = "{}-cache"  # what JAX calls the file of a key
+_NAME = "{}-cache"  # file name that JAX gives a key
 _HINTED = re.compile(rb"\+(avx512\w+|prefer-no-(?:gather|scatter))")
 
 
 def mend() -> None:
-    """From now on, entries are written whole, and removed if they cannot be read."""
+    """Wraps the functions of JAX that write, read and decode entries; once in a process."""
     with contextlib.suppress(ImportError, AttributeError):
         from jax._src import compilation_cache
         from jax._src.lru_cache import LRUCache
@@ -39,27 +40,27 @@ def mend() -> None:
             (LRUCache, "put", _whole),
         ):
             function = getattr(owner, name)
-            if not hasattr(function, "__wrapped__"):  # the process has been here before
+            if not hasattr(function, "__wrapped__"):  # else it has been wrapped before
                 setattr(owner, name, wrap(function))
 
 
 def _removing(load: Callable[..., Any]) -> Callable[..., Any]:
-    """`load(key, ...)`, which removes what is damaged, so that it is compiled and kept anew."""
+    """`load(key, ...)` that removes a damaged entry; JAX then compiles the program again."""
 
     @functools.wraps(load)
     def loaded(key: str, *arguments: Any, **named: Any) -> Any:
         try:
             return load(key, *arguments, **named)
         except (OSError, MemoryError):
-            raise  # says nothing of the entry
-        except Exception as error:  # whatever the decoder or XLA make of it
+            raise  # the entry may be whole
+        except Exception as error:  # any error of the decoder or of XLA
             if "RESOURCE_EXHAUSTED" in str(error):
-                raise  # of a device without room for the program
+                raise  # the device has no memory for the program
             folder = getattr(jax.config, "jax_compilation_cache_dir", None)
             try:
                 Path(str(folder), _NAME.format(key)).unlink()
             except OSError:
-                pass  # no file of ours, or not ours to remove
+                pass  # no such file, or no right to remove it
             else:
                 return None, None
             raise
@@ -68,7 +69,7 @@ def _removing(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unhinted(extract: Callable[[bytes], tuple[bytes, int]]) -> Callable[..., tuple[bytes, int]]:
-    """`extract(entry)`, with a program for which XLA adds no hints that it would then miss."""
+    """`extract(entry)` that takes features of this processor, and hints, out of the list."""
     here = {name.replace("_", "") for name in processor_features().split()}
 
     def unlisted(match: re.Match[bytes]) -> bytes:
@@ -84,7 +85,7 @@ def _unhinted(extract: Callable[[bytes], tuple[bytes, int]]) -> Callable[..., tu
 
 
 def processor_features() -> str:
-    """What Linux calls the features of this processor, in one line; empty elsewhere."""
+    """The features of this processor, in one line as Linux lists them; empty on other systems."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -92,12 +93,12 @@ def processor_features() -> str:
 
 
 def _whole(put: Callable[..., None]) -> Callable[..., None]:
-    """`put(cache, key, value)`, which a kill, a full disk or a reader cannot meet half done."""
+    """`put(cache, key, value)` that writes the whole entry or nothing, even at a kill."""
 
     @functools.wraps(put)
     def written(cache: Any, key: str, value: bytes) -> None:
         folder = Path(str(cache.path))
-        if cache.eviction_enabled or not folder.is_dir():  # a size to keep to, or a bucket
+        if cache.eviction_enabled or not folder.is_dir():  # JAX limits the size, or it is a bucket
             put(cache, key, value)
             return
         target = folder / _NAME.format(key)

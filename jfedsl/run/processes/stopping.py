@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it saves a checkpoint first."""
+"""Signals that interrupt a run, which saves a checkpoint first."""
 
 import contextlib
 import signal
@@ -17,13 +17,16 @@ _PLAIN = (signal.SIG_DFL, signal.default_int_handler)
 
 
 class Stop:
-    """Signals while it is entered; they raise `Stopped`, at once or later.
+    """A context in which signals raise `Stopped`, at once or, within `later`, later.
 
-    Only the main thread gets signals. Those that the process ignores stay ignored.
+    Only the main thread handles signals. Signals that the process ignores stay ignored.
+
+    Attributes:
+      asked: number of the first signal that has come; 0 before.
     """
 
     def __init__(self) -> None:
-        self.asked = 0  # the first signal that waits to be obeyed
+        self.asked = 0
         self._later = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -42,11 +45,11 @@ class Stop:
     def _note(self, number: int, _: FrameType | None) -> None:
         first, self.asked = not self.asked, self.asked or number
         if not (first and self._later):
-            raise Stopped("interrupted", number)  # a destructor swallows it, but `asked` stays
+            raise Stopped("interrupted", number)  # in a destructor it is lost, but `asked` stays
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
-        """Within, the first signal only sets `asked`; a second one raises."""
+        """A context in which the first signal only sets `asked`; a second signal raises."""
         self._obey()
         self._later = True
         try:
@@ -56,12 +59,15 @@ class Stop:
         self._obey()
 
     def _obey(self) -> None:
-        if self.asked:  # since somebody last looked
+        if self.asked:
             raise Stopped("interrupted", self.asked)
 
 
 def take_signals(handler: "signal._HANDLER", instead_of: tuple[object, ...] = _PLAIN) -> None:
-    """Sets a handler where one of these others is in place; a signal that is ignored stays so."""
+    """Sets a handler for each signal whose handler is one of `instead_of`.
+
+    A signal that is ignored stays ignored, unless SIG_IGN is among them.
+    """
     for number in SIGNALS:
         if signal.getsignal(number) in instead_of:
             signal.signal(number, handler)
@@ -69,12 +75,12 @@ def take_signals(handler: "signal._HANDLER", instead_of: tuple[object, ...] = _P
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds an interruption back until the end; Orbax's threads fail noisily in the middle."""
+    """Holds signals back until the end: interrupted, Orbax's threads would print tracebacks."""
     held: list[int] = []
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        # One that ends the process at once, as by default, still does.
+        # A signal that ends the process at once, the default, still does.
         before = {n: h for n, h in before.items() if callable(h)}
     for number in before:
         signal.signal(number, lambda number, _: held.append(number))

@@ -1,1 +1,1 @@
-"""What lies in the folder of a run: config, checkpoints, metrics, exports."""
+"""Files of a run: config, checkpoints, metrics, exports."""

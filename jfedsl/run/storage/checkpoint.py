@@ -1,14 +1,13 @@
 """Checkpoints that survive a kill at any moment: Orbax, checksums, and a fallback.
 
-Of several processes, which have to see the same folder, each writes what its devices have. All go
-on from the same checkpoint: the newest one that every process can read.
+Several processes share one folder; each writes the arrays of its devices. All resume from the same
+checkpoint: the newest one that every process can read.
 """
 
 import gc
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,21 @@ from jfedsl.run.processes import distributed
 from jfedsl.run.processes.stopping import uninterrupted
 from jfedsl.run.storage.damage import means_damage
 from jfedsl.run.storage.kept import VERSION, steps
+from jfedsl.run.storage.names import flatten, merged
 from jfedsl.run.storage.quiet import without_tracebacks
 from jfedsl.run.storage.workdir import differences
 
 KEEP = 3
 _MOST_REASON = 200  # characters
-_ROWS = ("clients.", "memory.", "server.")  # whose rows depend on devices, or can
+_ROWS = ("clients.", "memory.", "server.")  # arrays whose rows may depend on the devices
 
 
 class Checkpoints:
     """The checkpoints of one run, the newest few of them kept.
 
-    The state is saved as a flat dict of arrays named by their place in the state, those of clients
-    in the order of participants; counters and texts, with a checksum of every array, as JSON beside
-    it. It is read as arrays of the host, as many devices as there may be now.
+    The state is saved as a flat dictionary of arrays, named by their path in the state; rows of
+    clients are in the order of participants. Plain values and a checksum of every array are JSON
+    beside it. The state is restored as arrays on the host, for any number of devices.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Checkpoints:
         data: Fingerprint | None = None,
         read_only: bool = False,
     ) -> None:
-        """Opens a folder, made if need be; folders of unfinished saves are removed.
+        """Opens a folder, which is made if it is missing; removes folders of unfinished saves.
 
         Args:
-          directory: of the checkpoints.
-          config: of the run. Checkpoints hold it, and those of another run are refused.
-          data: what tells the run's data from others, likewise; None where that is not known.
-          read_only: change nothing, for the folder of a run that may be going on.
+          directory: folder of the checkpoints.
+          config: settings of the run. A checkpoint has a copy, and one of another run is refused.
+          data: fingerprint of the run's data, also copied and compared; None if it is unknown.
+          read_only: change nothing, because the run may still be training.
         """
         self._directory, self._read_only = directory.absolute(), read_only
         self._config, self._data = config, data
@@ -77,16 +77,16 @@ class Checkpoints:
         """Saves the state after `round_` rounds; returns once it is on disk.
 
         Args:
-          round_: rounds completed.
+          round_: completed rounds.
           state: tree of arrays on devices.
-          counters: plain values.
+          counters: plain values by name.
           more: arrays on the host by name, none of them empty.
 
         Raises:
           ValueError: a name in `counters` or `more` is taken by the state or by what is always
             saved.
-          KeyboardInterrupt: interrupted meanwhile; writing that had begun has been finished.
-          TrainingError: it cannot be written; those before it are as they were.
+          KeyboardInterrupt: a signal came; it was held back until the checkpoint was written.
+          TrainingError: the checkpoint cannot be written; earlier ones are unchanged.
         """
         arrays, more = flatten(state), more or {}
         plain = checksums_of(arrays, more)
@@ -111,33 +111,33 @@ class Checkpoints:
                 if distributed.lost(error):
                     raise
                 reason = one_line(str(error), _MOST_REASON)
-            gc.collect()  # asyncio speaks of what failed as it is collected
+            gc.collect()  # here, where asyncio's report of the failure is muted
         what = f"checkpoint {self._directory / str(round_)} cannot be written ({reason})"
         raise TrainingError(f"{what}; those before it are whole")
 
     def restore(self, template: Any) -> tuple[int, Any, dict[str, Any], dict[str, Any]] | None:
-        """The newest whole checkpoint; None if there is none at all.
+        """The newest whole checkpoint; None if there are no checkpoints.
 
-        A damaged one is passed over with a warning and moved aside, so that the resumed run can
-        save that round again.
+        A damaged checkpoint is skipped with a warning and moved aside, so that the resumed run can
+        save its round again.
 
         Args:
-          template: a state of the right structure, arrays or their shapes.
+          template: a state with the expected structure: arrays or their shapes.
 
         Returns:
-          Rounds completed, the state as arrays of the host, which may have other numbers of rows
-          than the template, the other arrays, and counters.
+          Completed rounds; the state as arrays on the host, whose numbers of rows may differ from
+          the template's; the other arrays; the plain values.
 
         Raises:
-          UserError: there are checkpoints, all of them damaged; names the newest. Or the newest
-            whole one is of another run or version. Or reading fails for a reason that says nothing
-            of the checkpoint, such as too many open files. Or processes see different ones.
+          UserError: all checkpoints are damaged, and the error names the newest; the newest whole
+            one is of another run or version; the machine cannot read it now, as with too many open
+            files; or processes see different checkpoints.
         """
         damaged: list[tuple[int, str]] = []
         for round_ in self._seen_by_all():
-            found, problem = self._try(round_, template)
-            every = map(json.loads, distributed.texts(json.dumps(problem)))
-            stops, reason = max(filter(None, every), default=(False, ""))
+            content, problem = self._try(round_, template)
+            problems = map(json.loads, distributed.texts(json.dumps(problem)))
+            stops, reason = max(filter(None, problems), default=(False, ""))
             if stops:
                 raise UserError(f"checkpoint {self._directory / str(round_)} {reason}")
             if reason:
@@ -146,10 +146,10 @@ class Checkpoints:
             for bad, reason in damaged:
                 self._set_aside(bad, f"going back to round {round_} ({reason})")
             if damaged:
-                distributed.texts("")  # else others would see the damaged ones still
+                distributed.texts("")  # wait, else others would still see the damaged ones
                 self._manager.reload()
-            assert found is not None
-            return round_, *found
+            assert content is not None
+            return round_, *content
         if damaged:
             round_, reason = damaged[0]
             path = self._directory / str(round_)
@@ -157,12 +157,12 @@ class Checkpoints:
         return None
 
     def _try(self, round_: int, template: Any) -> tuple[Any, tuple[bool, str] | None]:
-        """A checkpoint, or whether the run has to stop and why the checkpoint cannot be used."""
+        """The content of a checkpoint, or whether the run must stop, and the reason."""
         try:
             return self._read(round_, template), None
         except UserError as error:
             return None, (True, str(error))
-        except Exception as error:  # whatever a damaged file makes the reader raise
+        except Exception as error:  # a damaged file can make the reader raise any
             reason = one_line(f"{type(error).__name__}: {error}", _MOST_REASON)
             if means_damage(error):
                 return None, (False, reason)
@@ -172,30 +172,30 @@ class Checkpoints:
         """Rounds that have a checkpoint, the newest first.
 
         Raises:
-          UserError: not all processes see the same.
+          UserError: processes see different checkpoints.
         """
-        own = sorted(_steps(self._directory), reverse=True)
-        every = [json.loads(text) for text in distributed.texts(json.dumps(own))]
-        common = set(own).intersection(*every)
-        # Of a run that goes on, checkpoints may come and go in between.
-        if any(set(found) != common for found in every) and not (self._read_only and common):
+        here = sorted(_steps(self._directory), reverse=True)
+        seen = [json.loads(text) for text in distributed.texts(json.dumps(here))]
+        common = set(here).intersection(*seen)
+        # A run that is still training may have added or removed one meanwhile.
+        if any(set(rounds) != common for rounds in seen) and not (self._read_only and common):
             raise UserError(
-                f"{self._directory}: all processes have to see the same checkpoints, not {every}"
+                f"{self._directory}: all processes have to see the same checkpoints, not {seen}"
             )
         return sorted(common, reverse=True)
 
     def _set_aside(self, round_: int, reason: str) -> None:
-        place = self._directory / str(round_)
+        path = self._directory / str(round_)
         if self._read_only:
-            warnings.warn(f"checkpoint {place} is damaged; {reason}", stacklevel=3)
+            warnings.warn(f"checkpoint {path} is damaged; {reason}", stacklevel=3)
             return
         if not distributed.first():
             return
         target = self._directory.with_name(f"{self._directory.name}-damaged") / str(round_)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
-        place.rename(target)
-        warnings.warn(f"checkpoint {place} is damaged, moved to {target}; {reason}", stacklevel=3)
+        path.rename(target)
+        warnings.warn(f"checkpoint {path} is damaged, moved to {target}; {reason}", stacklevel=3)
 
     def _read(self, round_: int, template: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         with _reader(self._directory) as manager:
@@ -203,9 +203,9 @@ class Checkpoints:
             def item(**arguments: Any) -> Any:
                 return manager.restore(round_, args=ocp.args.Composite(**arguments))
 
-            found = item(counters=ocp.args.JsonRestore()).counters
-            counters = verified(found)
-            self._check_owner(round_, counters, CRC in found)
+            saved = item(counters=ocp.args.JsonRestore()).counters
+            counters = verified(saved)
+            self._check_owner(round_, counters, CRC in saved)
             checksums = counters.pop("checksums")
             plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
             arrays = item(state=ocp.args.PyTreeRestore(restore_args=plain)).state
@@ -214,11 +214,16 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(template), leaves), arrays, counters
 
     def _check_owner(self, round_: int, counters: dict[str, Any], signed_: bool) -> None:
-        """Takes out of a checkpoint's plain values what tells whose they are, and checks it.
+        """Checks that a checkpoint is of this run and version.
+
+        Args:
+          round_: the round that names the folder of the checkpoint.
+          counters: its plain values; those that are checked are removed.
+          signed_: whether they have a checksum.
 
         Raises:
-          UserError: they are of another layout or run.
-          ValueError: they are damaged.
+          UserError: the checkpoint is of another version or run.
+          ValueError: it is damaged.
         """
         version = counters.pop("version")
         if version != VERSION:
@@ -226,8 +231,8 @@ class Checkpoints:
             raise UserError(f"is of {age} version (layout {version}; this one reads {VERSION})")
         if not signed_ or counters.pop("round") != round_:
             raise ValueError("it has lost its checksum, or is of another round")
-        own = recorded(counters.pop("config"))  # which runs no plugin that it names
-        differing = differences(own, self._config)
+        config = recorded(counters.pop("config"))  # without running the plugins that it names
+        differing = differences(config, self._config)
         data = counters.pop("data")
         if data is not None and self._data is not None:
             differing += fingerprint.differences(data, self._data)
@@ -235,19 +240,21 @@ class Checkpoints:
             raise UserError(f"is of another run; differing: {', '.join(differing)}")
 
     def latest(self) -> int | None:
-        """Rounds completed at the newest checkpoint."""
+        """Completed rounds at the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def close(self) -> None:
-        """Waits for what is being saved and releases the folder."""
+        """Waits for unfinished saves, and closes the folder."""
         self._manager.close()
 
 
 def _reader(directory: Path) -> ocp.CheckpointManager:
-    """Reads for this process alone: if it cannot, the others are not left waiting."""
-    own = jax.process_index()
+    """A reader for this process alone: if it fails, the other processes do not wait for it."""
+    process = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"reader{process}",
     )
     options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
     return ocp.CheckpointManager(directory, options=options)
@@ -259,41 +266,21 @@ def any_in(directory: Path) -> bool:
 
 
 def _steps(directory: Path, whole: bool = True) -> set[int]:
-    """Rounds that have a folder; `whole` leaves out the empty ones that a kill can leave."""
+    """Rounds that have a folder; with `whole` not those with an empty one, as a kill may leave."""
     return {
         step for step in steps(directory) if not whole or any((directory / str(step)).iterdir())
     }
 
 
-def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All entries of several mappings.
-
-    Raises:
-      ValueError: two of them have the same name.
-    """
-    merged: dict[str, Any] = {}
-    for part in parts:
-        if clash := merged.keys() & part.keys():
-            raise ValueError(f"two parts of a run save {min(clash)!r} in a checkpoint; rename one")
-        merged |= part
-    return merged
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by their place in the tree, in tree order."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
 def _like(name: str, array: np.ndarray, wanted: Any) -> np.ndarray:
-    """The array, if it is what is wanted but for the number of its rows.
+    """The array, if it has the dtype and shape of `wanted`, perhaps with another number of rows.
 
     Raises:
-      ValueError: it is not.
+      ValueError: it has another dtype or shape.
     """
-    found, needed = array.shape, wanted.shape
-    if found and name.startswith(_ROWS):
-        found, needed = found[1:], needed[1:]
-    if array.dtype != wanted.dtype or array.ndim != len(wanted.shape) or found != needed:
+    shape, needed = array.shape, wanted.shape
+    if shape and name.startswith(_ROWS):
+        shape, needed = shape[1:], needed[1:]
+    if array.dtype != wanted.dtype or array.ndim != len(wanted.shape) or shape != needed:
         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
     return array

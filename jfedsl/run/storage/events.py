@@ -1,4 +1,4 @@
-"""TensorBoard events beside metrics.csv, where the extra `tensorboard` is installed."""
+"""TensorBoard events beside metrics.csv, if the extra `tensorboard` is installed."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ class Events:
     """Every numeric column of a run's metrics as a scalar; does nothing without tensorboardX."""
 
     def __init__(self, folder: Path, rounds: int) -> None:
-        """Continues after `rounds`; TensorBoard hides what an interrupted run wrote past them."""
+        """Continues after `rounds` rounds; TensorBoard hides later events of an earlier process."""
         self._folder, self._rounds = folder, rounds
         self._writer: Any = None
 
@@ -25,8 +25,8 @@ class Events:
         self._writer.flush()
 
     def _open(self) -> bool:
-        """Opens the file, if there is something to write it with."""
-        try:  # here, as the library imports PyTorch where it finds it, which takes over a second
+        """Opens the file; returns whether tensorboardX is installed."""
+        try:  # here, because the library imports PyTorch if it can, which takes over a second
             from tensorboardX import SummaryWriter
         except ImportError:
             return False

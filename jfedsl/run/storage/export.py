@@ -15,7 +15,7 @@ from jfedsl.errors import UserError
 from jfedsl.files.paths import Name, local
 from jfedsl.files.signed import parsed, signed, verified
 from jfedsl.models.layers import Model, Variables
-from jfedsl.run.storage.checkpoint import flatten
+from jfedsl.run.storage.names import flatten
 from jfedsl.run.storage.workdir import write_atomically
 
 FORMAT = "jfedsl export 1"
@@ -37,28 +37,28 @@ def named(model: Model, variables: Variables) -> dict[str, Any]:
 
 
 def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
-    """Writes archives and then the manifest, which knows their checksums, shapes and `facts`.
+    """Writes archives, and then the manifest with their checksums and shapes.
 
     Args:
-      folder: made if need be; an earlier export is replaced once all archives are on the disk.
-      files: arrays by name, by the name of the archive, one of those above.
-      facts: plain values for the manifest.
+      folder: made if it is missing; an earlier export is replaced once all archives are on disk.
+      files: for each archive, by file name, its arrays by name.
+      facts: plain values that the manifest has too.
 
     Raises:
-      UserError: the folder holds a manifest of something else.
-      OSError: the folder cannot be written. An earlier export is whole if that happened before
-        all archives were on the disk; later, there is no manifest until the next export.
+      UserError: the folder has a manifest that is not of an export.
+      OSError: the folder cannot be written. If that happened before all archives were on disk, an
+        earlier export is whole; if later, there is no manifest until the next export.
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = read_manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
-    # A manifest may be anybody's: it never names a file to remove that is not one of ours.
+    # Only files with our names are removed: anybody may have written the manifest.
     stale = [name for name in _ARCHIVES if name in earlier and name not in files]
     with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
         for file, arrays in files.items():
             plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
             with (Path(temporary) / file).open("wb") as stream:
                 np.savez(stream, **plain)
-        (folder / MANIFEST).unlink(missing_ok=True)  # none of other files, were this killed
+        (folder / MANIFEST).unlink(missing_ok=True)  # a kill must not leave one for other files
         for file in files:
             os.replace(Path(temporary) / file, folder / file)
     for file in stale:
@@ -69,7 +69,7 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
 
 
 def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
-    """What the manifest says of an archive."""
+    """The entry of an archive in the manifest: its checksum, and its arrays' shapes and dtypes."""
     listed = {
         name: {"shape": np.shape(array), "dtype": str(np.asarray(array).dtype)}
         for name, array in arrays.items()
@@ -78,10 +78,10 @@ def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
 
 
 def read(folder: Name) -> dict[str, np.ndarray]:
-    """The arrays of the joined model.
+    """The arrays of the joined model in an export, by name.
 
     Raises:
-      UserError: names the file that is missing or damaged.
+      UserError: a file is missing or damaged; the error names it.
     """
     folder = local("export", folder)
     manifest, path = read_manifest(folder), folder / JOINED
@@ -99,7 +99,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an export.
 
     Raises:
-      UserError: it cannot be read, or is of something else.
+      UserError: it cannot be read, or is not the manifest of an export.
     """
     path = folder / MANIFEST
     try:
@@ -114,7 +114,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _text(manifest: Any) -> str:
     """JSON with every innermost list on one line."""
     text = json.dumps(manifest, indent=2)
-    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
+    return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 def _sha256(path: Path) -> str:

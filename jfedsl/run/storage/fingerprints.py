@@ -1,4 +1,4 @@
-"""fingerprint.json, which tells whether a run's data and plugins are as they were."""
+"""fingerprint.json, which shows whether a run's data and plugins have changed."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ FINGERPRINT = "fingerprint.json"
 
 
 def changes(folder: Path, now: Fingerprint) -> list[str]:
-    """What is not as it was when the run in a folder began; nothing where that is not known.
+    """Changes since the run in a folder began, as text; an empty list if the file is missing.
 
     Raises:
       UserError: the file cannot be read.
@@ -35,7 +35,12 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
 
 
 def plugins_changed(folder: Path, now: Mapping[str, str]) -> bool:
-    """Whether plugins are not those of the run in a folder, by checksums, as far as is known."""
+    """Whether plugins differ from those of the run in a folder; False if the file is missing.
+
+    Args:
+      folder: of the run.
+      now: checksums of the plugins by name.
+    """
     try:
         then = verified(json.loads((folder / FINGERPRINT).read_bytes()))["plugins"]
         return bool(plugin_differences(then, now))
@@ -47,10 +52,10 @@ def plugins_changed(folder: Path, now: Mapping[str, str]) -> bool:
 
 @contextlib.contextmanager
 def hold(config: Config, now: Fingerprint) -> Iterator[Path]:
-    """`workdir.hold`, of a folder whose run had the same data and plugins, or is new.
+    """As `workdir.hold`, for a new run, or one whose data and plugins have not changed.
 
     Raises:
-      UserError: of `workdir.hold`, or of `keep`.
+      UserError: as `workdir.hold`, or as `keep`.
     """
     with workdir.hold(config) as folder:
         keep(folder, now)
@@ -58,34 +63,37 @@ def hold(config: Config, now: Fingerprint) -> Iterator[Path]:
 
 
 def keep(folder: Path, now: Fingerprint) -> None:
-    """Writes the fingerprint of a run that begins; compares that of one that goes on.
+    """Writes the fingerprint of a new run; compares that of a run that resumes.
 
     Raises:
-      UserError: data or a plugin are not as they were; nothing has been changed.
+      UserError: data or plugins have changed; no file has been changed.
     """
     checkpoint = kept.newest(folder)
     if (folder / FINGERPRINT).exists() or checkpoint is None or not checkpoint["data"]:
-        found = changes(folder, now)
-    else:  # the file is gone
-        found = differences(checkpoint["data"], now)
-    if found:
+        changed = changes(folder, now)
+    else:  # the file is missing
+        changed = differences(checkpoint["data"], now)
+    if changed:
         raise UserError(
-            f"{folder}: this run cannot go on: {'; '.join(found)}. Put it back as it was, or start "
-            f"a new run (--init_from={folder} takes the weights of this one)"
+            f"{folder}: this run cannot go on: {'; '.join(changed)}. Put it back as it was, or "
+            f"start a new run (--init_from={folder} takes the weights of this one)"
         )
     if not (folder / FINGERPRINT).exists():
         write_atomically(folder / FINGERPRINT, json.dumps(signed(now), indent=1) + "\n")
 
 
-def agree(own: Fingerprint) -> None:
-    """Checks that all processes of a run found the same data and plugins.
+def agree(here: Fingerprint) -> None:
+    """Checks that all processes of a run have the same data and plugins.
+
+    Args:
+      here: fingerprint in this process.
 
     Raises:
-      UserError: in all of them, if one differs from the first.
+      UserError: in all processes, if one differs from the first.
     """
-    every = [json.loads(text) for text in distributed.texts(json.dumps(own))]
-    for process, other in enumerate(every):
-        found = differences(every[0], other)
-        if found:
-            what = "; ".join(found).replace("when the run began", "in process 0")
+    fingerprints = [json.loads(text) for text in distributed.texts(json.dumps(here))]
+    for process, other in enumerate(fingerprints):
+        differing = differences(fingerprints[0], other)
+        if differing:
+            what = "; ".join(differing).replace("when the run began", "in process 0")
             raise UserError(f"process {process} has other data than process 0: {what}")

@@ -1,7 +1,7 @@
-"""Append-only text files of a run, which cannot change unseen.
+"""Ledgers: append-only text files of a run, in which every change is noticed.
 
-A checkpoint holds the seal of each, with a copy, so that a resumed run finds its file as it was, or
-puts it back. A seal beside the file is for all other readers.
+A checkpoint has the seal of each ledger and a copy of it, from which a resumed run restores a
+damaged file. Other readers check the seal beside the file.
 """
 
 import base64
@@ -15,35 +15,35 @@ from jfedsl.files.seals import Seal, beside, content, found_beside, matches, put
 from jfedsl.run.storage.workdir import write_atomically
 
 _PUT_BACK = "put the file back, or resume the run, which does so from its checkpoint"
-_MOST_COPIED = 2**23  # bytes: some 40,000 rounds; every checkpoint holds the copy, compressed
+_MOST_COPIED = 2**23  # bytes, of some 40,000 rounds; every checkpoint has a compressed copy
 
 
 class Ledger:
-    """One such file, open to append to."""
+    """A ledger that is open for appending."""
 
     def __init__(self, path: Path, start: str, sealed: Seal | None) -> None:
-        """Opens the file; what is in it past the seal, whole or torn, is cut off.
+        """Opens the file, and cuts off what comes after the sealed part.
 
         Args:
           path: of the file.
-          start: what a new file starts with.
-          sealed: seal of the file at the checkpoint to go on from; None starts a new one.
+          start: text that a new file starts with.
+          sealed: seal in the checkpoint to resume from; None starts a new file.
 
         Raises:
-          UserError: the file is not as it was, and the checkpoint has no copy of it.
+          UserError: the file is damaged, and the checkpoint has no copy of it.
         """
         self._path = path
         self._data = bytearray(start.encode() if sealed is None else _sealed_part(path, sealed))
-        put_beside(self._path, self._data)  # first: what a kill leaves past the seal is no damage
+        put_beside(self._path, self._data)  # first: more text than is sealed is no damage
         write_atomically(path, self.text)
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return self._data.decode()
 
     def append(self, text: str) -> None:
-        """Adds to it; that is on the disk when this returns."""
+        """Appends text, which is on disk when this returns."""
         with open(self._path, "ab") as file:
             file.write(text.encode())
             file.flush()
@@ -52,16 +52,16 @@ class Ledger:
         put_beside(self._path, self._data)
 
     def seal(self) -> Seal:
-        """Of all there is now, for a checkpoint."""
+        """The seal of the whole text, for a checkpoint."""
         copied = self._data if len(self._data) <= _MOST_COPIED else b""
         return {**seal(self._data), "copy": base64.b64encode(zlib.compress(copied)).decode()}
 
 
 def read(path: Path) -> str:
-    """The text of such a file, up to its last line end: a torn last line is none.
+    """The text of a ledger, without a torn last line.
 
     Raises:
-      UserError: it is not as it was written, or no text, or gone though its seal is there.
+      UserError: the file is damaged, is not text, or is missing though its seal is there.
     """
     sealed = found_beside(path)
     try:
@@ -76,12 +76,12 @@ def read(path: Path) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file, or there was one."""
+    """Whether there is a ledger, or the seal of one."""
     return path.exists() or beside(path).exists()
 
 
 def _sealed_part(path: Path, sealed: Seal) -> bytes:
-    """The part of a file that a checkpoint vouches for, or the checkpoint's copy of it."""
+    """The part of a file that a checkpoint's seal covers, or the checkpoint's copy of that part."""
     try:
         data = content(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""metrics.csv, one row a round, append-only; and what a summary makes of it."""
+"""metrics.csv, an append-only file with a row for each round, and the summary of its rows."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ COLUMNS = (
     "mask_overlap",
     "host_seconds",
 )
-# Of the simulated network, where there is one; those of clients are means over participants.
+# Columns of the simulated network, if there is one; those of clients are means over participants.
 SIMULATED = (
     "simulated_compute_seconds",
     "simulated_communication_seconds",
@@ -45,7 +45,7 @@ SIMULATED = (
     "energy_joules",
     "lost_fraction",
 )
-KEPT = "kept_"  # columns of what is pruned: the fraction that participants keep of each
+KEPT = "kept_"  # begins the columns of pruned layers or leaves: the mean fraction kept
 # Streams that every metrics.csv has, 0 where an algorithm sends none; others follow them.
 STREAMS = tuple(stream.column for stream in SPLIT_STREAMS if stream.direction != LOCAL)
 
@@ -53,7 +53,7 @@ Row = dict[str, Any]
 
 
 class Metrics:
-    """The metrics of one run."""
+    """The metrics.csv of one run, open for appending."""
 
     def __init__(
         self,
@@ -67,13 +67,13 @@ class Metrics:
 
         Args:
           path: of the file.
-          pruned: names of the leaves or layers that are pruned, which have a column each.
-          simulated: whether there is a network to have columns of.
-          seal: of the rows at the checkpoint to go on from; None starts a new file.
+          pruned: names of the pruned leaves or layers; each has a column.
+          simulated: whether the run has a simulated network, and so its columns.
+          seal: seal of the file in the checkpoint to resume from; None starts a new file.
           streams: columns of the streams that the algorithm sends.
 
         Raises:
-          UserError: the rows are not as they were, and the checkpoint has no copy of them.
+          UserError: the file is damaged, and the checkpoint has no copy of it.
         """
         columns = (
             *COLUMNS,
@@ -85,7 +85,7 @@ class Metrics:
         self._columns = next(csv.reader(self._ledger.text.splitlines()))
 
     def append(self, rows: list[Row]) -> None:
-        """Adds rows; they are on disk when this returns."""
+        """Appends rows, which are on disk when this returns."""
         self._ledger.append(_lines([[row.get(c) for c in self._columns] for row in rows]))
 
     def rows(self) -> list[Row]:
@@ -93,7 +93,7 @@ class Metrics:
         return _parsed(self._ledger.text)
 
     def seal(self) -> ledger.Seal:
-        """Of all rows, for a checkpoint."""
+        """The seal of all rows, for a checkpoint."""
         return self._ledger.seal()
 
 
@@ -107,10 +107,10 @@ def _lines(records: Iterable[Iterable[Any]]) -> str:
 
 
 def read(path: Name) -> list[Row]:
-    """Rows of a metrics file: integers, floats, None where empty; a torn last line is no row.
+    """The rows of a metrics file, without a torn last line: integers, floats, None where empty.
 
     Raises:
-      UserError: it is not as the run wrote it, or not the metrics of a run.
+      UserError: the file is damaged, or is not the metrics of a run.
     """
     path = local("metrics", path)
     text = ledger.read(path)
@@ -143,22 +143,22 @@ def streams_of(rows: list[Row]) -> list[str]:
 
 
 def deployed_accuracy(row: Row) -> float:
-    """Of an evaluated row; an earlier build did not test it: then with the activation unchanged."""
+    """Deployed accuracy in an evaluated row; test accuracy if an earlier build wrote the row."""
     deployed: float | None = row.get("test_accuracy_deployed")
     return row["test_accuracy"] if deployed is None else deployed
 
 
 def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[str, Any]:
-    """Best and final accuracy, bytes by stream, and what it took to reach the target accuracy.
+    """Best and final accuracy, bytes by stream, and the cost of reaching the target accuracy.
 
     Args:
-      rows: of a metrics file.
-      target_accuracy: in [0, 1], of the model as deployed.
-      period: rounds in an aggregation period. A target is reached at the end of one: before, the
-        tested average has not been sent, and its bytes and seconds are not in the rows.
+      rows: all rows of metrics.csv.
+      target_accuracy: deployed accuracy to reach, in [0, 1].
+      period: rounds in an aggregation period. The target can only be reached at the end of one:
+        before, the tested average has not been sent, and the rows lack its bytes and seconds.
 
     Returns:
-      Plain values; null where the target was never met.
+      Plain values; those about the target are None if it was not reached.
     """
     evaluated = [row for row in rows if row["test_accuracy"] is not None]
     best = max(evaluated, key=lambda row: row["test_accuracy"])
@@ -183,7 +183,7 @@ def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[
 
 
 def _simulated(rows: list[Row], reached: Row | None) -> dict[str, Any] | None:
-    """Totals of the simulated network, seconds and joules to the target; None without one."""
+    """Totals of the simulated network, seconds and joules to the target; None without network."""
     if "simulated_seconds" not in rows[0]:
         return None
 

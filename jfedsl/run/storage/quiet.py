@@ -1,4 +1,4 @@
-"""Quiet saving: libraries do not report again what the caller says in one line."""
+"""Saving without the tracebacks of libraries: the caller reports a failure in one line."""
 
 import contextlib
 import logging
@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 
 _LOGGERS = ("absl", "asyncio")
-_LATE = "Event loop is closed"  # as asyncio says to a thread that still has news for it
+_LATE = "Event loop is closed"  # asyncio's error to a thread that reports too late
 
 
 @contextlib.contextmanager
 def without_tracebacks() -> Iterator[None]:
-    """Without the tracebacks of Orbax, asyncio and tensorstore for every array not written.
+    """A context that hides the tracebacks of Orbax, asyncio and tensorstore about unwritten arrays.
 
-    Only those: what other threads print or raise meanwhile is shown. Orbax and asyncio use loggers.
-    Threads of tensorstore raise where nobody can catch it, which is for `sys.unraisablehook`.
+    Orbax and asyncio use loggers. Threads of tensorstore raise where nothing catches the error, so
+    it goes to `sys.unraisablehook`. All that other threads print or raise is shown.
     """
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, one config for ever."""
+"""The folder of a run: it belongs to one config, and one process group trains in it at a time."""
 
 import contextlib
 import dataclasses
@@ -29,60 +29,60 @@ def read_config(
 ) -> Config | None:
     """The config of the run in a folder; None if there is no run.
 
-    Without one that can be read, it is the copy in the newest checkpoint.
+    If config.json cannot be read, it is the copy in the newest checkpoint.
 
     Args:
-      workdir: of the run.
-      plugin: where its plugins are now, as far as they are not where they were.
-      parse: makes a config of the text in the file and `plugin`.
+      workdir: folder of the run.
+      plugin: its plugins that have moved.
+      parse: makes a config of the text in the file, and of `plugin`.
 
     Raises:
-      UserError: there is none that can be read, or it is not that of the checkpoint.
+      UserError: neither can be read, or they are of different runs.
     """
     workdir = local("workdir", workdir)
     path, checkpoint = workdir / CONFIG, kept.newest(workdir)
-    found = None
+    config = None
     try:
-        found = _own(path, plugin, parse) if path.exists() else None
+        config = _read_sealed(path, plugin, parse) if path.exists() else None
     except UserError as error:
         if checkpoint is None or isinstance(error.__cause__, OSError):
             raise
     if checkpoint is None:
-        return found
-    if found is None:
+        return config
+    if config is None:
         copy = parse(checkpoint["config"], plugin)
         text = f"{path} is damaged, changed or gone; going by the checkpoint's copy"
-        warnings.warn(text, stacklevel=1)  # said once, however often it is read
+        warnings.warn(text, stacklevel=1)  # shown once, however often the config is read
         return copy
-    # No plugin that the checkpoint names is run: it may be another's.
-    differing = differences(recorded(checkpoint["config"]), found)
+    # The plugins that the checkpoint names are not run: they may be anybody's.
+    differing = differences(recorded(checkpoint["config"]), config)
     if differing:
         raise UserError(
             f"{path} and the newest checkpoint are of different runs; differing: "
             f"{', '.join(differing)}; take the wrong one out of the folder"
         )
-    return found
+    return config
 
 
-def _own(path: Path, plugin: Name, parse: _Parse) -> Config:
-    """The config in a file, as the run wrote it."""
+def _read_sealed(path: Path, plugin: Name, parse: _Parse) -> Config:
+    """The config in a file, if its seal shows no damage."""
     sealed = seals.found_beside(path)
-    with contextlib.suppress(OSError):  # which is said below
+    with contextlib.suppress(OSError):  # read_settings reports it
         if sealed is not None and seals.seal(seals.content(path)) != sealed:
             raise UserError(f"{path} was damaged or changed after the run wrote it; put it back")
     return read_settings(path, plugin, parse)
 
 
 def read_settings(path: Path, plugin: Name = "", parse: _Parse = Config.from_json) -> Config:
-    """The config in a file, as `read_config`.
+    """The config in a file.
 
     Args:
       path: of the file.
-      plugin: where its plugins are now, as far as they are not where they were.
-      parse: makes a config of the text in the file and `plugin`.
+      plugin: its plugins that have moved.
+      parse: makes a config of the text in the file, and of `plugin`.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the file cannot be read, or holds no config.
     """
     try:
         return parse(path.read_text(encoding="utf-8-sig"), plugin)
@@ -91,10 +91,10 @@ def read_settings(path: Path, plugin: Name = "", parse: _Parse = Config.from_jso
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Fields that differ and may not change when a run is resumed, as `name (old -> new)`.
+    """Fields that differ, and may not change on a resume, as `name (old -> new)`.
 
-    Logging may change; so may the number of rounds, unless the learning rate depends on it, and how
-    the same compressors are asked for.
+    The number of rounds may change unless the learning rate depends on it. Compressors and pruning
+    may be written in another way.
     """
     free = {
         field.name for field in dataclasses.fields(Config) if field.metadata["may_change_on_resume"]
@@ -103,7 +103,7 @@ def differences(old: Config, new: Config) -> list[str]:
         free.add("rounds")
     if old.pruning == new.pruning:
         free.add("prune_kind")
-    # Texts first: of compressors that no table has there is nothing else.
+    # Texts first: compressors that no table has cannot be compared in another way.
     if old.expressions == new.expressions or old.compressors == new.compressors:
         free |= {*compressors.flags(), "quantizer", "bucket_size"}
     pairs = {f.name: (getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(old)}
@@ -115,14 +115,14 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def check(config: Config, flag: str = "workdir") -> None:
-    """Refuses a folder that this config may not use; touches nothing.
+    """Checks that this config may use its folder; changes nothing.
 
     Args:
-      config: of the run.
-      flag: that named the folder, for errors.
+      config: settings of the run.
+      flag: name, for errors, of the flag that gave the folder.
 
     Raises:
-      UserError: the folder holds a run of another config, or something that is no run.
+      UserError: the folder holds a run of another config, or other files.
     """
     if not config.workdir:
         return
@@ -148,11 +148,11 @@ def _check(config: Config, path: Path, flag: str) -> None:
 
 @contextlib.contextmanager
 def hold(config: Config) -> Iterator[Path]:
-    """Makes the folder if need be and holds it while the block runs; a new one gets its config.
+    """A context that holds the folder of a run; a new folder is made and gets its config.
 
     Raises:
-      BusyError: another run holds it.
-      UserError: `check` refuses it, or it cannot be written.
+      BusyError: another process trains in the folder.
+      UserError: `check` refuses the folder, or it cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -174,23 +174,23 @@ def hold(config: Config) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Locks a folder while the block runs, or says that there are no locks.
+    """A context that locks a folder; prints a warning if the file system has no locks.
 
-    The folder itself, as a lock on a file is gone from the path when the file is deleted; and a
-    file in it, as NFS has no locks on folders.
+    Both the folder and a file in it are locked: the lock on a file is lost when the file is
+    deleted, and NFS cannot lock folders.
 
     Raises:
-      BlockingIOError: another run has it.
+      BlockingIOError: another process holds the lock.
       OSError: the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path / LOCK, "a"))
-        found = lock(file.fileno())
-        with contextlib.suppress(PermissionError):  # Windows opens no folders
+        locked = lock(file.fileno())
+        with contextlib.suppress(PermissionError):  # Windows cannot open folders
             folder = os.open(path, os.O_RDONLY)
             stack.callback(os.close, folder)
-            found |= lock(folder)
-        if not found:
+            locked |= lock(folder)
+        if not locked:
             warn(path)
         yield
 
@@ -198,13 +198,13 @@ def _locked(path: Path) -> Iterator[None]:
 def record(config: Config, path: Path) -> None:
     """Writes the config of a run into its folder."""
     text = config.to_json() + "\n"
-    seals.beside(path / CONFIG).unlink(missing_ok=True)  # a kill leaves none, not a wrong one
+    seals.beside(path / CONFIG).unlink(missing_ok=True)  # a kill leaves no seal, not a wrong one
     write_atomically(path / CONFIG, text)
     seals.put_beside(path / CONFIG, text.encode())
 
 
 def _dated(config: Config) -> Path:
-    """A new folder under runs/, named by date, time, data set and model."""
+    """Makes a new folder under runs/, named by date, time, data set and model."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     name = f"{stamp}_{config.dataset}_{config.model}"
     for attempt in range(1, 1000):
@@ -222,7 +222,7 @@ def write_summary(workdir: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """The summary of the run in a folder; None without a whole one: training writes it anew."""
+    """The summary of the run in a folder; None if it is missing or damaged: training writes it."""
     try:
         text = (workdir / SUMMARY).read_text(encoding="utf-8-sig")
         return verified(parsed(text))
@@ -231,8 +231,8 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader, or a kill, meets the old or the new one, whole."""
-    # Other processes, on other machines, may write the same file.
+    """Writes a text file; a reader, or a kill, finds the old text or the new one, whole."""
+    # The name is unique: processes on other machines may write the same file.
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     with open(temporary, "w") as file:
         file.write(text)

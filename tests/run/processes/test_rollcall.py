@@ -79,7 +79,7 @@ def test_a_host_that_is_not_known_yet_is_asked_for_again(monkeypatch: pytest.Mon
 
 def test_a_port_in_use_and_nobody_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollcall, "_SECONDS", 0.3)
-    monkeypatch.setattr(rollcall, "_MORE", 0)
+    monkeypatch.setattr(rollcall, "_ANSWER_SECONDS", 0)
     address = free()
     assert "HOST:PORT of process 0, which starts at" in said(rollcall.admit, address, 2, 1)
     with socket.create_server(("", int(address.split(":")[1]))):
