@@ -1,1 +1,1 @@
-"""Pictures and pages of runs."""
+"""Pictures of runs and settings, and pages that show them."""

@@ -20,9 +20,9 @@ def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
     """Draws accuracy and loss against round and against megabytes sent, as a PNG.
 
     Args:
-      rows: of a metrics file.
+      rows: all rows of metrics.csv.
       target: accuracy to mark, in [0, 1].
-      title: over all panels.
+      title: text over the panels.
       path: of the picture.
     """
     figure = Figure(figsize=(9, 6.4), layout="constrained")
@@ -53,14 +53,14 @@ def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
 def _line(
     axis: Axes, rows: list[Row], x: str, unit: float, y: str, label: str, **style: object
 ) -> None:
-    """A line through the rows that have a value."""
+    """Draws a line through the rows that have a value; `unit` divides the values of x."""
     points = [(row[x] / unit, row[y]) for row in rows if row[y] is not None]
     if points:
         axis.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
 
 
 def traffic(rows: list[Row], title: str, path: Path) -> None:
-    """Draws the megabytes sent so far against round, stream upon stream, as a PNG."""
+    """Draws cumulative megabytes against round, streams stacked, as a PNG."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     streams = streams_of(rows)
@@ -78,7 +78,7 @@ def traffic(rows: list[Row], title: str, path: Path) -> None:
 
 
 def masks(rows: list[Row], title: str, path: Path) -> None:
-    """Draws how pruning masks move, as a PNG: what stays of them, and of each layer."""
+    """Draws the overlap of pruning masks and the fraction kept of each layer, as a PNG."""
     figure = Figure(figsize=(6, 5.4), layout="constrained")
     moving, kept = figure.subplots(2, 1, sharex=True)
     _line(moving, rows, "round", 1, "mask_overlap", "overlap", marker=".")
@@ -96,21 +96,21 @@ def masks(rows: list[Row], title: str, path: Path) -> None:
     save(figure, title, path)
 
 
-_MUCH = 4  # times the bytes of another setting: only a logarithm shows both
+_MUCH = 4  # if one setting takes this many times as much as another, the axis is logarithmic
 Curve = Sequence[tuple[float, ...]]
 
 
 def spread(
     curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
 ) -> None:
-    """Draws accuracy as deployed against several things, mean and range over seeds.
+    """Draws deployed accuracy against several costs, mean and range over seeds.
 
     Args:
-      curves: for each setting the things in order, then accuracy, of every seed, at the same
-        rounds; empty ones are left out. A setting that takes nothing of a thing is not drawn
-        against it.
-      labels: of the things.
-      title: over the picture.
+      curves: for each setting, and each seed, points at the same rounds: the costs, then the
+        accuracy. Empty curves are left out. A setting is not drawn against a cost that is 0 in all
+        its points.
+      labels: of the costs.
+      title: text over the picture.
       path: of the picture.
     """
     columns = min(2, len(labels))
@@ -126,7 +126,7 @@ def spread(
     for number, (entry, runs) in enumerate(zip(entries, curves.values(), strict=True)):
         if not runs:
             continue
-        points = np.array(runs)  # [seeds, evaluations, things and accuracy]
+        points = np.array(runs)  # [seeds, evaluations, costs and accuracy]
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3]}
         accuracy = points[:, :, -1]
         for column, axis in enumerate(axes):
@@ -158,19 +158,19 @@ def spread(
     save(figure, title, path)
 
 
-_WIDE, _LINES = 60, 3  # of a legend's entry: characters, and lines of them
+_WIDE, _LINES = 60, 3  # of an entry of a legend: characters in a line, and lines
 _SMALL = 8  # points
-_BESIDE, _ROWS = 30, 20  # characters that fit beside the panels, and lines for each row of those
+_BESIDE, _ROWS = 30, 20  # that fit beside the panels: characters, and lines for each row of panels
 
 
 def literal(text: str) -> str:
-    """A text that Matplotlib draws as it is: dollars begin no formula."""
+    """A text that Matplotlib draws as it is: a dollar sign does not begin a formula."""
     return text.replace("$", r"\$")
 
 
 def _entries(names: Sequence[str]) -> list[str]:
-    """Names as entries of a legend, in a few lines each; numbered where the rest is one text."""
-    short = [_wrapped(name, _WIDE) or "-" for name in names]  # no layout with an empty one
+    """Names as entries of a legend, shortened to a few lines; numbered if that makes them equal."""
+    short = [_wrapped(name, _WIDE) or "-" for name in names]  # no layout for an empty one
     return [
         text if short.count(text) == 1 else f"{number}: {text}"
         for number, text in enumerate(short, 1)
@@ -178,25 +178,25 @@ def _entries(names: Sequence[str]) -> list[str]:
 
 
 def _wrapped(text: str, wide: int) -> str:
-    """A text in a few lines of so many characters, ready to be drawn."""
+    """A text in a few lines of at most `wide` characters, ready to be drawn."""
     return literal(textwrap.fill(one_line(text), wide, max_lines=_LINES, placeholder=" ..."))
 
 
 def _fit_beside(entries: Sequence[str], rows: int) -> bool:
-    """Whether a legend has room to the right of so many rows of panels."""
+    """Whether a legend fits to the right of `rows` rows of panels."""
     lines = [line for entry in entries for line in entry.split("\n")]
     return max(map(len, lines), default=0) <= _BESIDE and len(lines) <= _ROWS * rows
 
 
 def _height(entries: Sequence[str], columns: int) -> float:
-    """Inches that a legend of small print takes, with half a line between its entries."""
+    """Height in inches of a legend in small print, with half a line between its entries."""
     parts = np.array_split(np.array([entry.count("\n") + 1 for entry in entries]), columns)
     lines = max(1.2 * part.sum() + 0.5 * len(part) for part in parts)
     return float(lines + 2) * _SMALL / 72
 
 
 def _use_logarithm(axis: Axes) -> None:
-    """A logarithmic x-axis with labels that do not run into each other."""
+    """Makes the x-axis logarithmic, with labels that do not overlap."""
     axis.set_xscale("log")
     low, high = axis.get_xlim()
     steps = (1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)
@@ -206,18 +206,18 @@ def _use_logarithm(axis: Axes) -> None:
 
 
 class Bar(NamedTuple):
-    """A bound by its terms, which add up, and what was measured, one value a seed."""
+    """A bound by its terms, which add up to it, and the measured value for each seed."""
 
     terms: dict[str, float]
     measured: list[float]
 
 
 def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str, path: Path) -> None:
-    """Draws bounds, term upon term, beside what was measured, as a PNG.
+    """Draws bounds, terms stacked, beside measurements, as a PNG.
 
     Args:
-      panels: by what is varied, its values; None for a setting without a result.
-      title: over the picture.
+      panels: for each varied flag, a bar for each of its values; None if the run diverged.
+      title: text over the picture.
       path: of the picture.
     """
     columns = min(3, len(panels))
@@ -254,7 +254,7 @@ def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
                 axis.bar(x - 0.2, value, 0.4, bottom, color=f"C{number}", label=name)
             bottom += value
         low, high, mean = min(bar.measured), max(bar.measured), float(np.mean(bar.measured))
-        error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]  # a mean is rounded
+        error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]  # not below 0: a mean is rounded
         axis.bar(x + 0.2, mean, 0.3, color="black", yerr=error, ecolor="gray", label="measured")
 
 
@@ -262,8 +262,8 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
     """Draws how many examples of each class each client has, as a PNG.
 
     Args:
-      counts: int `[C, classes]`.
-      title: over the picture.
+      counts: examples by client and class, int `[C, classes]`.
+      title: text over the picture.
       path: of the picture.
     """
     clients, classes = counts.shape
@@ -282,13 +282,13 @@ def labels(counts: np.ndarray, title: str, path: Path) -> None:
 
 
 def save(figure: Figure, title: str, path: Path) -> None:
-    """Writes the picture, PNG or PDF, at once: a kill leaves the old one or the new one."""
-    wide = int(10 * figure.get_figwidth())  # characters that fit
+    """Writes a picture, PNG or PDF; a kill leaves the old file or the new one, whole."""
+    wide = int(10 * figure.get_figwidth())  # characters that fit in a line
     figure.suptitle(_wrapped(title, wide))
     temporary, kind = path.with_name(f".{path.name}"), path.suffix.removeprefix(".")
-    undated = {"CreationDate": None} if kind == "pdf" else None  # the same bits every time
+    undated = {"CreationDate": None} if kind == "pdf" else None  # the same bytes every time
     with warnings.catch_warnings():
-        # Characters that the font lacks are boxes; tables have them.
+        # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, dpi=150, format=kind, metadata=undated)
     temporary.replace(path)

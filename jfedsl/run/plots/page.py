@@ -1,4 +1,4 @@
-"""Markdown as an HTML page that needs no other file."""
+"""HTML pages of Markdown, each a single file."""
 
 import base64
 import html
@@ -37,8 +37,8 @@ code {{ background: #f2f2f2; padding: 0 0.2rem; }}
 
 
 def escaped(text: str) -> str:
-    """A text on one line that neither Markdown nor HTML read anything into."""
-    # An underscore between letters means nothing, and names are full of them.
+    """A text on one line, in which Markdown and HTML find no markup."""
+    # An underscore between letters is no markup, and many names have one.
     return re.sub(r"""[\\`*\[\]|<>&"#~$]|\b_+|_+\b""", _as_numbers, one_line(text))
 
 
@@ -47,12 +47,12 @@ def _as_numbers(match: re.Match[str]) -> str:
 
 
 def page(text: str, title: str, pictures: Mapping[str, bytes]) -> str:
-    """Markdown as a page that stands alone: pictures become part of it.
+    """Markdown as an HTML page that contains its pictures.
 
     Args:
-      text: the Markdown; what is not the program's own is `escaped` in it.
+      text: the Markdown, in which text from users has been `escaped`.
       title: of the page.
-      pictures: PNGs by the addresses that the text has for them.
+      pictures: PNGs by their addresses in the text.
     """
     body = markdown.markdown(text, extensions=["tables"])
     body = body.replace("<table>", '<div class="table"><table>')

@@ -1,4 +1,4 @@
-"""Settings by what they take: all of them, those that no other beats, and one chosen, as a PNG."""
+"""A picture of settings by two objectives, with the Pareto front and the chosen setting."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +9,28 @@ from matplotlib.figure import Figure
 
 from jfedsl.run.plots.figures import save
 
-_MUCH = 4  # times another value: only a logarithm shows both
+_MUCH = 4  # if one value is this many times another, the axis is logarithmic
 
 
 class Panel(NamedTuple):
-    """Two objectives of all settings, the less the better, each a label and float `[n]`."""
+    """Two objectives of all settings, smaller is better: each a label and values, float `[n]`."""
 
     x: tuple[str, np.ndarray]
     y: tuple[str, np.ndarray]
 
     @property
     def points(self) -> np.ndarray:
-        """Of all settings, `[n, 2]`."""
+        """Both objectives of all settings, `[n, 2]`."""
         return np.stack([self.x[1], self.y[1]], axis=1)
 
 
 def trade(panels: Sequence[Panel], chosen: int, title: str, path: Path) -> None:
-    """Draws settings, the front of those that no other beats and the one chosen, as a PNG.
+    """Draws settings, their Pareto front and the chosen one, as a PNG.
 
     Args:
-      panels: next to each other; what is not finite is not drawn.
-      chosen: index of the setting that is marked.
-      title: over the picture.
+      panels: drawn side by side; settings with a value that is not finite are left out.
+      chosen: index of the setting to mark.
+      title: text over the picture.
       path: of the picture.
     """
     figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
@@ -54,10 +54,13 @@ def trade(panels: Sequence[Panel], chosen: int, title: str, path: Path) -> None:
 
 
 def pareto(table: np.ndarray) -> np.ndarray:
-    """Which settings no other beats: as good in all objectives, and better in one; bool `[n]`.
+    """Which settings are on the Pareto front, bool `[n]`.
+
+    A setting is off the front if another is as good in all objectives and better in one.
 
     Args:
-      table: objectives `[n, k]`, the less the better; who has one that is not finite is never in.
+      table: objectives `[n, k]`, smaller is better; a setting with one that is not finite is off
+        the front.
     """
     finite = np.isfinite(table).all(axis=1)
     rows = np.where(finite[:, None], table, np.inf)
