@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from jfedsl.models.registry import MODELS
     from jfedsl.pruning.scores import SCORES
     from jfedsl.run.assemble import Experiment, build
+    from jfedsl.run.early_stopping import EarlyStopping
     from jfedsl.run.evaluate import evaluate_run as evaluate
+    from jfedsl.run.hooks import Hook
     from jfedsl.run.load import load
     from jfedsl.run.training import train
 
@@ -33,7 +35,9 @@ __all__ = [
     "PARTITIONS",
     "SCORES",
     "Config",
+    "EarlyStopping",
     "Experiment",
+    "Hook",
     "build",
     "evaluate",
     "from_arrays",
@@ -49,7 +53,9 @@ _MODULES = {
     "PARTITIONS": "data.partition",
     "SCORES": "pruning.scores",
     "Config": "config",
+    "EarlyStopping": "run.early_stopping",
     "Experiment": "run.assemble",
+    "Hook": "run.hooks",
     "build": "run.assemble",
     "evaluate": "run.evaluate",
     "from_arrays": "data.datasets",
