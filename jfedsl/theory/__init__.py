@@ -1,1 +1,1 @@
-"""What convergence costs: a bound on the average squared gradient norm, and its constants."""
+"""Convergence: a bound on the average squared gradient norm, and its constants."""

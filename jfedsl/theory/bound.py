@@ -1,4 +1,4 @@
-"""The bound on the average squared gradient norm, term by term; proved in convergence.md here.
+"""The bound on the average squared gradient norm, term by term; its proof is in convergence.md.
 
 Everything broadcasts: a field of a `Setting` or of `Effects` may be a number or an array, and the
 terms have the shape that all of them broadcast to.
@@ -16,14 +16,14 @@ _BISECTIONS = 64
 
 
 class Constants(NamedTuple):
-    """What a problem is like, whatever the setting; per layer `[L]` for all layers of the model.
+    """Constants of a problem, independent of the setting; `[L]` is all layers of the model.
 
     Attributes:
       gap: f(v^0) - f*.
       beta: smoothness of f along the path of v.
-      beta_drift: how fast the participants' mean gradient changes as they leave v.
-      beta_pruning: how fast it changes as weights are pruned.
-      beta_clients: smoothness of every f_n; only partial participation needs it.
+      beta_drift: change of the participants' mean gradient over their distance from v.
+      beta_pruning: change of that gradient over the norm of the pruned weights.
+      beta_clients: smoothness of every f_n; used with partial participation only.
       variance: sigma_j^2 `[L]`, of a client's mini-batch gradient, dropout's noise included.
       moment: G_j^2 `[L]`, mean square of that gradient.
       expected: M_j^2 `[L]`, mean square of its expectation.
@@ -44,7 +44,7 @@ class Constants(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """What compression does to gradients; the defaults are no compression.
+    """Effects of compression on gradients; the defaults are no compression.
 
     Attributes:
       rho: pruned share of the squared norm of client-side weights.
@@ -53,8 +53,8 @@ class Effects(NamedTuple):
         where masks are alike.
       q: error of quantized client gradients, E||Q(g) - g||^2 / E||g||^2.
       eps_d: squared bias of the mean gradient by what happens to activations at the cut.
-      coverage: least weight of the clients that keep a weight which anyone keeps; 1 where masks
-        are alike.
+      coverage: over model weights that any client keeps, the least sum of the aggregation weights
+        of the clients that keep it; 1 where masks are alike.
     """
 
     rho: ArrayLike = 0.0
@@ -66,16 +66,17 @@ class Effects(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What one chooses.
+    """What can be chosen in a run.
 
     Attributes:
-      cut: L_c, how many layers are the clients'.
+      cut: L_c, number of client-side layers.
       step_size: gamma, of both halves.
       steps: T, exchanges.
       period: I, exchanges between aggregations: local_steps * aggregate_every.
       clients: N.
-      participants: of them in a period; more than 0.
-      largest_weight: of a participant in the mean; 1 / participants where all are equal.
+      participants: number of clients in a period, at least 1.
+      largest_weight: the largest aggregation weight of a participant; 1 / participants where all
+        are equal.
     """
 
     cut: ArrayLike
@@ -88,18 +89,18 @@ class Setting(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Parts of the bound, squared gradient norms; how they add up says `total`.
+    """Terms of the bound, in units of a squared gradient norm; `total` combines them.
 
     Attributes:
-      initial_gap: falls as 1 / (gamma T).
-      gradient_noise: of mini-batches.
-      quantization_noise: of clients' gradients.
-      masked_update: gradient on weights that nobody keeps.
-      drift: of clients from their mean within a period.
-      pruning: clients compute with pruned weights.
-      disparity: clients' masks differ.
-      dropout_bias: of the activation's compressors.
-      sampling: not all clients take part.
+      initial_gap: from f(v^0) - f*; falls as 1 / (gamma T).
+      gradient_noise: from mini-batches.
+      quantization_noise: from quantized client gradients.
+      masked_update: from the gradient on weights that nobody keeps.
+      drift: from clients moving apart within a period.
+      pruning: from clients computing with pruned weights.
+      disparity: from masks that differ between clients.
+      dropout_bias: from the compressors of the activation.
+      sampling: from partial participation.
     """
 
     initial_gap: Array
@@ -114,20 +115,19 @@ class Terms(NamedTuple):
 
     @property
     def biases(self) -> tuple[Array, ...]:
-        """Terms of which the square roots add up."""
+        """The terms whose square roots are added before squaring."""
         return self.drift, self.pruning, self.disparity, self.dropout_bias, self.sampling
 
     @property
     def shares(self) -> "Terms":
-        """Parts that add up to the total: biases get their part of the square of their sum."""
-        sides = [jnp.sqrt(x) for x in self.biases]
-        whole = _sum(sides)
-        shared = [side * whole for side in sides]
-        return Terms(*self[:4], *shared)
+        """Terms that add up to the total: each bias gets its share of the square of their sum."""
+        roots = [jnp.sqrt(x) for x in self.biases]
+        total = _sum(roots)
+        return Terms(*self[:4], *[root * total for root in roots])
 
     @property
     def total(self) -> Array:
-        """The bound: the sum of the terms outside of the square and of the square itself."""
+        """The bound: the sum of the first four terms, and the square of the sum of the roots."""
         return _sum(self[:4]) + _sum([jnp.sqrt(x) for x in self.biases]) ** 2
 
 
@@ -135,26 +135,26 @@ def bound(constants: Constants, effects: Effects, setting: Setting) -> Terms:
     """Bounds (1/T) sum_t E||grad f(v^t)||^2 for step sizes up to 1 / beta.
 
     Args:
-      constants: of the problem, valid all along the path.
-      effects: of compression, likewise.
-      setting: what is chosen.
+      constants: of the problem, valid along the whole path of v.
+      effects: of compression, valid along the whole path of v.
+      setting: of the run.
 
     Returns:
       The terms, each of the shape that the fields of `effects` and `setting` broadcast to.
     """
     constants, effects, setting = map(_floats, (constants, effects, setting))
-    sides, gamma = _sides(constants, effects, setting), jnp.asarray(setting.step_size)
+    roots, gamma = _roots(constants, effects, setting), jnp.asarray(setting.step_size)
     noise, quantized = _noise(constants, effects, setting)
     terms = (
         2 * constants.gap / (gamma * setting.steps),
         gamma * noise,
         gamma * quantized,
         effects.phi * _client_sum(constants.moment, setting),
-        (gamma * sides.drift) ** 2,
-        sides.pruning**2,
-        sides.disparity**2,
-        sides.dropout**2,
-        (sides.sampling + gamma * sides.slope) ** 2,
+        (gamma * roots.drift) ** 2,
+        roots.pruning**2,
+        roots.disparity**2,
+        roots.dropout**2,
+        (roots.sampling + gamma * roots.slope) ** 2,
     )
     return Terms(*jnp.broadcast_arrays(*terms))
 
@@ -162,15 +162,15 @@ def bound(constants: Constants, effects: Effects, setting: Setting) -> Terms:
 def steps_needed(
     constants: Constants, effects: Effects, setting: Setting, target: ArrayLike
 ) -> Array:
-    """Exchanges after which the bound is at most `target`; infinite where it never is.
+    """The number of exchanges after which the bound is at most `target`; infinity if it never is.
 
     Args:
-      constants: as in `bound`.
-      effects: as in `bound`.
-      setting: as in `bound`; its `steps` is not read.
-      target: squared gradient norm.
+      constants: of the problem, valid along the whole path of v.
+      effects: of compression, valid along the whole path of v.
+      setting: of the run; `steps` is not read.
+      target: a squared gradient norm.
     """
-    # The gap's term may be so large that the others vanish in a sum with it.
+    # The gap's term may be so large that float32 would lose the others in a sum with it.
     floor = bound(constants._replace(gap=0.0), effects, setting._replace(steps=1.0)).total
     gap, gamma = _floats((constants.gap, setting.step_size))
     room = jnp.asarray(target, jnp.float32) - floor
@@ -178,20 +178,20 @@ def steps_needed(
 
 
 def best_step_size(constants: Constants, effects: Effects, setting: Setting) -> Array:
-    """The step size in (0, 1 / beta] with the least bound after the setting's number of steps.
+    """The step sizes in (0, 1 / beta] with the least bound after the setting's number of steps.
 
-    The bound is convex in gamma, so its derivative, of the sign of a cubic with one positive root,
-    is bisected.
+    The bound is convex in gamma. Its derivative has the sign of a cubic with one positive root,
+    which bisection finds.
 
     Args:
-      constants: as in `bound`.
-      effects: as in `bound`.
-      setting: as in `bound`; its `step_size` is not read.
+      constants: of the problem, valid along the whole path of v.
+      effects: of compression, valid along the whole path of v.
+      setting: of the run; `step_size` is not read.
     """
     constants, effects, setting = map(_floats, (constants, effects, setting))
-    sides, linear = _sides(constants, effects, setting), sum(_noise(constants, effects, setting))
-    rise = sides.drift + sides.slope
-    level = sides.pruning + sides.disparity + sides.dropout + sides.sampling
+    roots, linear = _roots(constants, effects, setting), sum(_noise(constants, effects, setting))
+    rise = roots.drift + roots.slope
+    level = roots.pruning + roots.disparity + roots.dropout + roots.sampling
     fall = 2 * jnp.asarray(constants.gap) / setting.steps
     most = 1.0 / jnp.asarray(constants.beta)
     arrays = jnp.broadcast_arrays(jnp.asarray(linear), rise, level, fall, most)
@@ -208,7 +208,7 @@ def best_step_size(constants: Constants, effects: Effects, setting: Setting) -> 
 
 
 class Verdict(enum.StrEnum):
-    """What the bound says of a run."""
+    """How the bound compares with a run."""
 
     HOLDS = "holds"
     VACUOUS = "vacuous"
@@ -217,18 +217,18 @@ class Verdict(enum.StrEnum):
 
 
 def verdict(total: float, average: float, largest: float, steepness: float) -> Verdict:
-    """Puts a run in one of four classes.
+    """Compares the bound with a run.
 
     Args:
       total: the bound.
       average: measured mean of the squared gradient norm; not finite if the run diverged.
-      largest: squared gradient norm seen.
-      steepness: gamma * beta, the most seen.
+      largest: largest measured squared gradient norm.
+      steepness: largest measured gamma * beta.
 
     Returns:
-      DIVERGED, or BROKEN where gamma * beta exceeds 1 or the average exceeds the bound (then some
-      constant was larger than seen), or VACUOUS where the bound exceeds the largest squared norm
-      seen, or HOLDS.
+      DIVERGED; or BROKEN if gamma * beta exceeds 1 or the average exceeds the bound, which means
+      that a constant was larger than measured; or VACUOUS if the bound exceeds the largest squared
+      norm; or HOLDS.
     """
     if not jnp.isfinite(average) or not jnp.isfinite(largest):
         return Verdict.DIVERGED
@@ -238,22 +238,23 @@ def verdict(total: float, average: float, largest: float, steepness: float) -> V
 
 
 def _floats(fields: Any) -> Any:
-    """Numbers and arrays of any type as float32, which whole numbers of a setting fit."""
+    """Numbers and arrays of any type as float32."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), fields)
 
 
 def _noise(constants: Constants, effects: Effects, setting: Setting) -> tuple[Array, Array]:
-    """Noise of mini-batches and of quantizers, for gamma = 1."""
+    """The terms of mini-batch noise and quantization noise, for gamma = 1."""
     scale = jnp.asarray(constants.beta) * setting.largest_weight
-    thinner = 1.0 / jnp.square(jnp.asarray(effects.coverage))
-    own = _client_sum(constants.variance, setting)
-    batches = thinner * own + jnp.sum(constants.variance) - own
-    quantized = thinner * effects.q * _client_sum(constants.moment, setting)
+    # A model weight kept by few clients is averaged over few, so its noise is larger.
+    few = 1.0 / jnp.square(jnp.asarray(effects.coverage))
+    client_side = _client_sum(constants.variance, setting)
+    batches = few * client_side + jnp.sum(constants.variance) - client_side
+    quantized = few * effects.q * _client_sum(constants.moment, setting)
     return scale * batches, scale * quantized
 
 
-class _Sides(NamedTuple):
-    """Square roots of the biases; drift for gamma = 1, `slope` times gamma is part of sampling."""
+class _Roots(NamedTuple):
+    """Square roots of the biases. Drift is for gamma = 1; sampling is plus gamma times `slope`."""
 
     drift: Array
     pruning: Array
@@ -263,21 +264,21 @@ class _Sides(NamedTuple):
     slope: Array
 
 
-def _sides(constants: Constants, effects: Effects, setting: Setting) -> _Sides:
+def _roots(constants: Constants, effects: Effects, setting: Setting) -> _Roots:
     period, q = jnp.asarray(setting.period), jnp.asarray(effects.q)
     ages = (period - 1) / 2  # mean of the steps since the last aggregation
-    squares = (period - 1) * (2 * period - 1) / 6  # and of their square
+    squares = (period - 1) * (2 * period - 1) / 6  # mean of their squares
     moment = _client_sum(constants.moment, setting)
     variance = _client_sum(constants.variance, setting)
     expected = _client_sum(constants.expected, setting)
     direct = jnp.sqrt(squares * (1 + q) * moment)
-    # Noise adds up as a random walk; only the expected gradient pulls one way.
+    # Noise adds up as a random walk; the expected gradient adds up in one direction.
     walk = jnp.sqrt(ages * (variance + q * moment)) + jnp.sqrt(squares * expected)
     absent = 1 - jnp.asarray(setting.participants) / setting.clients
-    others = jnp.sum(constants.moment) - moment
-    path = jnp.sqrt(squares * ((1 + q) * moment / effects.coverage + others))
+    server_side = jnp.sum(constants.moment) - moment
+    path = jnp.sqrt(squares * ((1 + q) * moment / effects.coverage + server_side))
     weight = _client_sum(constants.weight, setting)
-    return _Sides(
+    return _Roots(
         drift=jnp.asarray(constants.beta_drift) * jnp.minimum(direct, walk),
         pruning=jnp.asarray(constants.beta_pruning) * jnp.sqrt(effects.rho * weight),
         disparity=jnp.sqrt(effects.chi * moment),
@@ -288,7 +289,7 @@ def _sides(constants: Constants, effects: Effects, setting: Setting) -> _Sides:
 
 
 def _client_sum(per_layer: Array, setting: Setting) -> Array:
-    """Sum over the clients' layers of `per_layer[L]`, of the shape of the cut."""
+    """Sum of `per_layer[L]` over the client-side layers, of the shape of the cut."""
     cut = jnp.asarray(setting.cut)[..., None]
     shape = (1,) * (cut.ndim - 1) + (-1,)
     layers = jnp.arange(len(per_layer), dtype=cut.dtype).reshape(shape)

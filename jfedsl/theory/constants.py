@@ -1,8 +1,9 @@
 """The bound's constants, estimated from pairs of independent mini-batches.
 
-A square of an expectation is the inner product of two independent draws, a variance half the square
-of their difference: both without bias, whatever the noise. Pairs repeat, and their spread gives the
-standard errors. What is estimated knows of no network: gradients come from functions.
+The square of an expectation is estimated by the inner product of two independent draws, a variance
+by half the square of their difference; both are unbiased for any noise. The estimates are repeated
+over many pairs, and their spread gives standard errors. This module knows no network: gradients
+come from functions.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from jfedsl.theory.estimates import Estimate, exact
 from jfedsl.theory.trees import inner
 
 _ROUNDING = 1e-5
-Tree = tuple[Any, ...]  # one entry a layer of the whole model
+Tree = tuple[Any, ...]  # one entry for each layer of the whole model
 
 
 class Draw(NamedTuple):
@@ -26,27 +27,27 @@ class Draw(NamedTuple):
 
     Attributes:
       at_mean: at v.
-      own: at the client's weights, with v's where it lacks them.
-      pruned: at what the client computes with.
-      sent: the same with what happens to the activation at the cut.
-      quantized: the same after the gradient's quantizers.
+      at_client: at the client's weights, and those of v where the client keeps none.
+      pruned: at the pruned weights that the client computes with.
+      compressed: as `pruned`, with a compressed activation.
+      quantized: as `compressed`, with the quantizers of the cut gradient and weight gradient.
     """
 
     at_mean: Tree
-    own: Tree
+    at_client: Tree
     pruned: Tree
-    sent: Tree
+    compressed: Tree
     quantized: Tree
 
 
 class Group(NamedTuple):
-    """Participants that compute alike.
+    """Participants with the same client forward.
 
     Attributes:
-      members: a tree of arrays `[k, ...]`, a row for each of them.
-      weights: float32 `[k]`; those of all groups sum to 1.
-      draw: `(member, key) -> Draw` from a fresh mini-batch.
-      kept: `member -> ` which weights it has, bools like the whole model.
+      members: tree of arrays `[k, ...]`, a row for each participant.
+      weights: their aggregation weights, float32 `[k]`; those of all groups sum to 1.
+      draw: `(member, key) -> Draw` from a new mini-batch.
+      kept: `member -> ` which weights it keeps, bools like the whole model.
       weight: `member -> ` its weights, like the whole model.
     """
 
@@ -58,9 +59,9 @@ class Group(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """The constants of `bound.Constants` and `bound.Effects` that mini-batches tell, at one time.
+    """Fields of `bound.Constants` and `bound.Effects`, estimated from mini-batches at one time.
 
-    Per layer `[L]` are variance, moment, expected and weight.
+    Of the shape `[L]`, one for each layer, are variance, moment, expected and weight.
     """
 
     beta_drift: Estimate
@@ -79,37 +80,55 @@ class Estimates(NamedTuple):
 
 
 class _Means(NamedTuple):
-    """Sums over participants, weighted, of one half of a pair; all but `every` of kept entries."""
+    """Weighted sums over participants of gradients, or of their changes, for one draw of a pair.
+
+    All but `full` are of the entries that a participant keeps.
+
+    Attributes:
+      drift: from v to the client's weights.
+      pruning: from the client's weights to the pruned ones.
+      dropout: from no compression at the cut to compression.
+      full: the gradient at v, all entries.
+      kept: the gradient at v.
+    """
 
     drift: Tree
     pruning: Tree
     dropout: Tree
-    every: Tree
-    keepers: Tree
+    full: Tree
+    kept: Tree
 
 
 class _Squares(NamedTuple):
-    """Sums over participants, weighted, of squares and products of both halves; `[L]`."""
+    """Weighted sums over participants of squares and products of a pair of draws, all `[L]`.
+
+    Attributes:
+      variance: half the squared difference of the gradients.
+      moment: mean square of the gradients.
+      expected: their inner product.
+      quantization: mean squared error of the quantizers.
+      at_mean: inner product of the gradients at v.
+    """
 
     variance: Array
     moment: Array
     expected: Array
     quantization: Array
-    alike: Array
+    at_mean: Array
 
 
-class _Held(NamedTuple):
-    """What masks and weights say, without any draw.
+class _Known(NamedTuple):
+    """What follows from masks and weights, without draws.
 
     Attributes:
-      share: weight of those who keep a coordinate, a tree like the model.
-      pruned: squared norm of v where a client lacks it, weighted over participants.
-      apart: squared distance of clients from v where they keep it, likewise.
+      share: summed weight of the participants that keep an entry, a tree like the model.
+      pruned: squared norm of the entries of v that a participant lacks, weighted mean over them.
+      distance: squared distance from v on the entries that a participant keeps, weighted mean.
     """
 
     share: Tree
     pruned: Array
-    apart: Array
+    distance: Array
 
 
 def estimate(
@@ -117,61 +136,61 @@ def estimate(
 ) -> Estimates:
     """Estimates the constants at one time.
 
-    Memory holds some thirty copies of the model, whatever the number of participants.
+    Memory holds about thirty copies of the model, for any number of participants.
 
     Args:
       groups: of the participants.
-      mean: v, the whole model's weights.
-      cut: how many layers are the clients'.
-      clients: in all.
-      key: of the draws.
-      pairs: of mini-batches for each participant, at least 2.
+      mean: v, weights of the whole model.
+      cut: number of client-side layers.
+      clients: number of all clients.
+      key: scalar PRNG key.
+      pairs: number of pairs of mini-batches for each participant, at least 2.
     """
-    held = _held(groups, mean)
+    known = _known(groups, mean)
 
-    def one(pair: Array) -> dict[str, Array]:
+    def of_pair(pair: Array) -> dict[str, Array]:
         means, squares = _pair(groups, mean, fold(key, pair))
-        return _products(means, squares, held, cut)
+        return _products(means, squares, known, cut)
 
-    found = lax.map(one, jnp.arange(pairs))
+    products = lax.map(of_pair, jnp.arange(pairs))
     participants = sum(len(group.weights) for group in groups)
-    weight, own = _squares(mean, mean), jnp.sum(found["moment"][:, :cut], axis=1)
-    least = jnp.min(
-        jnp.stack([jnp.min(jnp.where(x > 0, x, 1.0)) for x in jax.tree.leaves(held.share)])
+    weight, moment = _squares(mean, mean), jnp.sum(products["moment"][:, :cut], axis=1)
+    coverage = jnp.min(
+        jnp.stack([jnp.min(jnp.where(x > 0, x, 1.0)) for x in jax.tree.leaves(known.share)])
     )
-    spread = found["dissimilarity"] * (participants / max(1, participants - 1))
-    # With one participant there is no telling how clients differ.
+    # The sample variance over participants; one participant does not tell how clients differ.
+    spread = products["dissimilarity"] * (participants / max(1, participants - 1))
     spread = spread if participants > 1 or clients == 1 else jnp.full_like(spread, jnp.nan)
     return Estimates(
-        beta_drift=estimates.secant(found["drift"], held.apart),
-        beta_pruning=estimates.secant(found["pruning"], held.pruned),
-        variance=estimates.mean(found["variance"]),
-        moment=estimates.mean(found["moment"]),
-        expected=estimates.mean(found["expected"]),
+        beta_drift=estimates.secant(products["drift"], known.distance),
+        beta_pruning=estimates.secant(products["pruning"], known.pruned),
+        variance=estimates.mean(products["variance"]),
+        moment=estimates.mean(products["moment"]),
+        expected=estimates.mean(products["expected"]),
         weight=exact(weight),
         dissimilarity=estimates.mean(spread),
-        rho=exact(held.pruned / jnp.sum(weight[:cut])),
-        phi=estimates.ratio(found["masked"], own),
-        chi=estimates.ratio(found["disparity"], own),
-        q=estimates.ratio(found["quantization"], own),
-        eps_d=estimates.mean(found["dropout"]),
-        coverage=exact(least),
+        rho=exact(known.pruned / jnp.sum(weight[:cut])),
+        phi=estimates.ratio(products["masked"], moment),
+        chi=estimates.ratio(products["disparity"], moment),
+        q=estimates.ratio(products["quantization"], moment),
+        eps_d=estimates.mean(products["dropout"]),
+        coverage=exact(coverage),
     )
 
 
-def _held(groups: Sequence[Group], mean: Tree) -> _Held:
-    total = _Held(jax.tree.map(jnp.zeros_like, mean), jnp.zeros(()), jnp.zeros(()))
+def _known(groups: Sequence[Group], mean: Tree) -> _Known:
+    total = _Known(jax.tree.map(jnp.zeros_like, mean), jnp.zeros(()), jnp.zeros(()))
     for group in groups:
 
-        def add(total: _Held, row: tuple[Any, Array], group: Group = group) -> tuple[_Held, None]:
+        def add(total: _Known, row: tuple[Any, Array], group: Group = group) -> tuple[_Known, None]:
             member, weight = row
             kept = group.kept(member)
-            lacked = jax.tree.map(lambda m, v: jnp.where(m, 0.0, v), kept, mean)
+            lacking = jax.tree.map(lambda m, v: jnp.where(m, 0.0, v), kept, mean)
             moved = _where(kept, jax.tree.map(jnp.subtract, mean, group.weight(member)))
-            return _Held(
+            return _Known(
                 jax.tree.map(lambda s, m: s + jnp.where(m, weight, 0.0), total.share, kept),
-                total.pruned + weight * jnp.sum(_squares(lacked, lacked)),
-                total.apart + weight * jnp.sum(_squares(moved, moved)),
+                total.pruned + weight * jnp.sum(_squares(lacking, lacking)),
+                total.distance + weight * jnp.sum(_squares(moved, moved)),
             ), None
 
         total, _ = lax.scan(add, total, (group.members, group.weights))
@@ -179,28 +198,29 @@ def _held(groups: Sequence[Group], mean: Tree) -> _Held:
 
 
 def _pair(groups: Sequence[Group], mean: Tree, key: Array) -> tuple[list[_Means], _Squares]:
-    """Sums over all participants for one pair of mini-batches each."""
-    nothing = _Means(*[jax.tree.map(jnp.zeros_like, mean)] * len(_Means._fields))
-    total = ([nothing, nothing], _Squares(*[jnp.zeros(len(mean))] * len(_Squares._fields)))
+    """Sums over all participants, each with one pair of mini-batches."""
+    zeros = _Means(*[jax.tree.map(jnp.zeros_like, mean)] * len(_Means._fields))
+    total = ([zeros, zeros], _Squares(*[jnp.zeros(len(mean))] * len(_Squares._fields)))
     before = 0
     for group in groups:
-        slots = before + jnp.arange(len(group.weights))
+        # Numbered over all groups, so that no two participants share a key.
+        numbers = before + jnp.arange(len(group.weights))
         before += len(group.weights)
 
         def add(total: Any, row: Any, group: Group = group) -> tuple[Any, None]:
-            member, weight, slot = row
-            keys = jax.vmap(lambda half: fold(key, slot, half))(jnp.arange(2))
-            drawn = lax.map(lambda k: group.draw(member, k), keys)
-            halves = [jax.tree.map(lambda x, i=i: x[i], drawn) for i in range(2)]
+            member, weight, number = row
+            keys = jax.vmap(lambda half: fold(key, number, half))(jnp.arange(2))
+            pair = lax.map(lambda k: group.draw(member, k), keys)
+            draws = [jax.tree.map(lambda x, i=i: x[i], pair) for i in range(2)]
             kept = group.kept(member)
             means = [
-                jax.tree.map(lambda t, x: t + weight * x, old, _contribution(draw, kept))
-                for old, draw in zip(total[0], halves, strict=True)
+                jax.tree.map(lambda t, x: t + weight * x, summed, _contribution(draw, kept))
+                for summed, draw in zip(total[0], draws, strict=True)
             ]
-            squares = _own_squares(halves, kept)
+            squares = _member_squares(draws, kept)
             return (means, jax.tree.map(lambda t, x: t + weight * x, total[1], squares)), None
 
-        total, _ = lax.scan(add, total, (group.members, group.weights, slots))
+        total, _ = lax.scan(add, total, (group.members, group.weights, numbers))
     return total
 
 
@@ -209,57 +229,61 @@ def _contribution(draw: Draw, kept: Tree) -> _Means:
         return _where(kept, jax.tree.map(jnp.subtract, a, b))
 
     return _Means(
-        drift=change(draw.at_mean, draw.own),
-        pruning=change(draw.own, draw.pruned),
-        dropout=change(draw.pruned, draw.sent),
-        every=draw.at_mean,
-        keepers=_where(kept, draw.at_mean),
+        drift=change(draw.at_mean, draw.at_client),
+        pruning=change(draw.at_client, draw.pruned),
+        dropout=change(draw.pruned, draw.compressed),
+        full=draw.at_mean,
+        kept=_where(kept, draw.at_mean),
     )
 
 
-def _own_squares(halves: list[Draw], kept: Tree) -> _Squares:
-    one, other = (_where(kept, draw.sent) for draw in halves)
-    apart = jax.tree.map(jnp.subtract, one, other)
+def _member_squares(draws: list[Draw], kept: Tree) -> _Squares:
+    first, second = (_where(kept, draw.compressed) for draw in draws)
+    difference = jax.tree.map(jnp.subtract, first, second)
     errors = [
-        _where(kept, jax.tree.map(jnp.subtract, draw.quantized, draw.sent)) for draw in halves
+        _where(kept, jax.tree.map(jnp.subtract, draw.quantized, draw.compressed)) for draw in draws
     ]
     return _Squares(
-        variance=_squares(apart, apart) / 2,
-        moment=(_squares(one, one) + _squares(other, other)) / 2,
-        expected=_squares(one, other),
+        variance=_squares(difference, difference) / 2,
+        moment=(_squares(first, first) + _squares(second, second)) / 2,
+        expected=_squares(first, second),
         quantization=sum((_squares(e, e) / 2 for e in errors), jnp.zeros(())),
-        alike=_squares(halves[0].at_mean, halves[1].at_mean),
+        at_mean=_squares(draws[0].at_mean, draws[1].at_mean),
     )
 
 
-def _products(means: list[_Means], squares: _Squares, held: _Held, cut: int) -> dict[str, Array]:
-    """What one pair says of each square of an expectation, and of energies."""
+def _products(means: list[_Means], squares: _Squares, known: _Known, cut: int) -> dict[str, Array]:
+    """The estimates of one pair: scalars, and `[L]` for variance, moment and expected."""
 
     def keepers_mean(tree: Tree) -> Tree:
-        return jax.tree.map(lambda x, s: x / jnp.where(s > 0, s, 1.0), tree, held.share)
+        """The mean over the participants that keep an entry, from the sum over all."""
+        return jax.tree.map(lambda x, s: x / jnp.where(s > 0, s, 1.0), tree, known.share)
 
-    def square(of: Callable[[_Means], Tree]) -> Array:
-        return jnp.sum(_squares(of(means[0]), of(means[1])))
+    def square(tree_of: Callable[[_Means], Tree]) -> Array:
+        """The squared norm of an expectation, from independent draws of it."""
+        return jnp.sum(_squares(tree_of(means[0]), tree_of(means[1])))
 
-    def alone(half: _Means) -> Tree:
-        return jax.tree.map(lambda x, s: jnp.where(s > 0, 0.0, x), half.every, held.share)
+    def masked(draw: _Means) -> Tree:
+        """The gradient on entries that nobody keeps."""
+        return jax.tree.map(lambda x, s: jnp.where(s > 0, 0.0, x), draw.full, known.share)
 
-    def disparity(half: _Means) -> Tree:
-        # What everybody keeps has a share of 1 but for rounding.
+    def disparity(draw: _Means) -> Tree:
+        """The gradient less its mean over keepers, on entries that some but not all keep."""
+        # An entry that all keep has a share of 1 up to rounding.
         return jax.tree.map(
             lambda x, k, s: jnp.where((s > 0) & (s < 1 - _ROUNDING), x - k, 0.0),
-            half.every,
-            keepers_mean(half.keepers),
-            held.share,
+            draw.full,
+            keepers_mean(draw.kept),
+            known.share,
         )
 
     return {
-        "drift": square(lambda half: keepers_mean(half.drift)),
-        "pruning": square(lambda half: keepers_mean(half.pruning)),
-        "dropout": square(lambda half: keepers_mean(half.dropout)),
-        "masked": square(alone),
+        "drift": square(lambda draw: keepers_mean(draw.drift)),
+        "pruning": square(lambda draw: keepers_mean(draw.pruning)),
+        "dropout": square(lambda draw: keepers_mean(draw.dropout)),
+        "masked": square(masked),
         "disparity": square(disparity),
-        "dissimilarity": jnp.sum(squares.alike) - square(lambda half: half.every),
+        "dissimilarity": jnp.sum(squares.at_mean) - square(lambda draw: draw.full),
         "variance": squares.variance,
         "moment": squares.moment,
         "expected": squares.expected,
@@ -267,9 +291,9 @@ def _products(means: list[_Means], squares: _Squares, held: _Held, cut: int) -> 
     }
 
 
-def _squares(one: Tree, other: Tree) -> Array:
-    """Inner product of each layer, `[L]`."""
-    return jnp.stack([inner(*pair) for pair in zip(one, other, strict=True)])
+def _squares(a: Tree, b: Tree) -> Array:
+    """The inner products of the layers of two trees, `[L]`."""
+    return jnp.stack([inner(*pair) for pair in zip(a, b, strict=True)])
 
 
 def _where(kept: Tree, tree: Tree) -> Tree:

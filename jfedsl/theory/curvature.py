@@ -1,4 +1,4 @@
-"""Smoothness of a loss: its largest curvature, and what a step from one point to another shows."""
+"""Smoothness of a loss: its largest curvature, and the curvature along a step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,13 +21,13 @@ def largest_curvature(
 
     Args:
       curve: `direction -> Hessian times direction`.
-      like: a tree of the shapes of a direction.
-      key: of the first direction.
-      iterations: products with the Hessian, at least 1.
+      like: tree of arrays of the shapes of a direction.
+      key: of the random first direction.
+      iterations: number of products with the Hessian, at least 1.
 
     Returns:
-      ||H u|| for the last unit direction u, never above the norm, and the residual
-      ||H u - (u^T H u) u||, 0 at an eigenvector: an eigenvalue lies that close to u^T H u.
+      ||H u|| for the last unit direction u, which is at most the norm, with the residual
+      ||H u - (u^T H u) u|| as error: an eigenvalue is within the residual of u^T H u.
     """
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
@@ -38,7 +38,7 @@ def largest_curvature(
         bent = curve(unit)
         along = inner(unit, bent)
         residual = norm(jax.tree.map(lambda b, u: b - along * u, bent, unit))
-        # Of a Hessian of zeros every direction is the sharpest.
+        # Where H u is 0, it is no direction, so u is kept.
         flat = norm(bent) == 0
         following = jax.tree.map(lambda b, u: jnp.where(flat, u, b), bent, unit)
         return following, norm(bent), residual
@@ -49,15 +49,15 @@ def largest_curvature(
 
 
 def hessian_product(loss: Callable[[Tree], Array], params: Tree, direction: Tree) -> Tree:
-    """The Hessian of a loss times a direction, by reverse over reverse.
+    """The Hessian of a loss times a direction, by reverse over reverse mode.
 
-    Layers with gradients of their own have no forward mode.
+    Not by forward over reverse: layers with custom gradients have no forward mode.
     """
     return jax.grad(lambda p: inner(jax.grad(loss)(p), direction))(params)
 
 
 class Point(NamedTuple):
-    """Weights, with the loss and its gradient there."""
+    """Weights, with the loss and its gradient at them."""
 
     params: Tree
     loss: Array
@@ -65,23 +65,23 @@ class Point(NamedTuple):
 
 
 def secant(start: Point, end: Point) -> Estimate:
-    """How fast the gradient changes along a step d: ||g(w + d) - g(w)|| / ||d||; NaN if d is 0."""
+    """The change of the gradient along a step d: ||g(w + d) - g(w)|| / ||d||; NaN if d is 0."""
     step, change = _changes(start, end)
     return exact(norm(change) / norm(step))
 
 
 def rise(start: Point, end: Point) -> Estimate:
-    """The least beta that a step d needs: 2 (f(w + d) - f(w) - <g(w), d>) / ||d||^2.
+    """The least beta with which a step d is smooth: 2 (f(w + d) - f(w) - <g(w), d>) / ||d||^2.
 
-    Its error is that of rounding f to float32. NaN where that could be all there is to see: where
-    it exceeds the secant, as it does if d is too short.
+    Its error is that of rounding f to float32. NaN where the error exceeds the secant, as it does
+    if d is too short: the value could then be rounding alone.
     """
     step, change = _changes(start, end)
     square = inner(step, step)
     value = 2 * (end.loss - start.loss - inner(start.gradient, step)) / square
     error = 4 * _ROUNDING * jnp.maximum(jnp.abs(start.loss), jnp.abs(end.loss)) / square
-    seen = error < norm(change) / norm(step)
-    return Estimate(jnp.where(seen, value, jnp.nan), jnp.where(seen, error, jnp.nan))
+    is_known = error < norm(change) / norm(step)
+    return Estimate(jnp.where(is_known, value, jnp.nan), jnp.where(is_known, error, jnp.nan))
 
 
 def _changes(start: Point, end: Point) -> tuple[Tree, Tree]:

@@ -1,4 +1,8 @@
-"""The constants of a run as it stands: gradients as clients compute them, the loss as f has it."""
+"""Measurements between two rounds of a run: the objective, its curvature and the constants.
+
+Gradients are those that clients compute, pruned and compressed; the objective f is the loss of the
+dense model without compression.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -33,10 +37,10 @@ class Effort(NamedTuple):
     """How much a measurement computes.
 
     Attributes:
-      pairs: of mini-batches that every participant draws, at least 2.
+      pairs: number of pairs of mini-batches of every participant, at least 2.
       iterations: of the power iteration.
-      examples: that the Hessian is of, if there are more, drawn anew each time. (f and its gradient
-        are always of all.)
+      examples: for the Hessian, drawn anew each time if there are more. (f and its gradient are
+        always those of all examples.)
       block: examples of f computed at once.
     """
 
@@ -50,23 +54,23 @@ DEFAULT_EFFORT = Effort()
 
 
 class Objective(NamedTuple):
-    """f(v) and ||grad f(v)||^2, of all examples and so without error."""
+    """f(v) and ||grad f(v)||^2 over all examples, hence without sampling error."""
 
     loss: Estimate
     squared_gradient: Estimate
 
 
 class Measurement(NamedTuple):
-    """What one time of a run tells.
+    """A measurement at one time of a run.
 
     Attributes:
-      loss: as in `Objective`.
-      squared_gradient: likewise.
+      loss: f(v).
+      squared_gradient: ||grad f(v)||^2.
       beta: largest curvature of f at v.
-      beta_step: how fast its gradient changes along a step by the gradient, without noise.
-      beta_taken: how fast it changes along the step that the run takes next, with all its noise.
-      beta_rise: the least beta with which (A1) holds for that step.
-      draws: what mini-batches tell.
+      beta_step: the secant of its gradient along a gradient step, without noise.
+      beta_taken: the secant along the step that the run takes next, with its noise.
+      beta_rise: the least beta with which assumption (A1) holds for that step.
+      draws: estimates from mini-batches.
     """
 
     loss: Estimate
@@ -82,7 +86,7 @@ def measure_objective(
     spec: RunSpec, effort: Effort, data: Data, key: Array, state: State
 ) -> Objective:
     """Measures f and its gradient between two rounds; see `measure` for the arguments."""
-    del key
+    del key  # not needed; the arguments are those of `measure`
     mean = joined(spec, data.partition, state)
     return _objective(_point(spec, effort, data, mean.stats, mean.params))
 
@@ -92,47 +96,48 @@ def measure(
 ) -> Measurement:
     """Measures the bound's constants between two rounds.
 
-    Memory holds one mini-batch of one client at a time, or one block of f, and some thirty copies
-    of the model; for the step that the run takes next, an exchange of all participants.
+    Memory holds one mini-batch of one client at a time, or one block of f, and about thirty copies
+    of the model. The step that the run takes next needs the memory of an exchange.
 
     Args:
-      spec: of the run.
+      spec: specification of the run.
       effort: how much to compute.
       step_size: gamma.
-      data: of the run.
+      data: training data with its partition.
       key: run key.
-      state: of the run.
+      state: between two rounds.
     """
     run_key, key = key, fold(key, Purpose.MEASUREMENT, state.round)
     mean = joined(spec, data.partition, state)
     following = after_exchange(spec, data, run_key, state)
     smooth = _smoothness(spec, effort, step_size, data, key, mean, following)
-    objective, beta, step, taken, needed = smooth
+    objective, beta, step, taken, rise_taken = smooth
     ids = state.participants
     share = weights(spec, data.partition, ids)
     clients = spec.slots.to_participants(state.clients)
-    # Between two periods everybody holds v, whose rounding is no drift, and steps under new masks.
-    between = state.round % spec.aggregate_every == 0
+    # Between two periods all clients hold v, up to rounding, which is no drift; the next step has
+    # the masks of the next period.
+    is_start = state.round % spec.aggregate_every == 0
     masks = jax.vmap(partial(masks_of, spec, run_key, state))(clients.number)
-    due = (mean.params[: spec.cut], masks)
-    params, masks = jax.tree.map(partial(jnp.where, between), due, (clients.params, clients.masks))
+    at_start = (mean.params[: spec.cut], masks)
+    current = (clients.params, clients.masks)
+    params, masks = jax.tree.map(partial(jnp.where, is_start), at_start, current)
     clients = clients.replace(params=params, masks=masks)
 
     def draws(forwards: Sequence[ClientForward]) -> Estimates:
         rows = assign_slots(spec.group_sizes).split_groups((clients, share))
         groups = [
-            _group(spec, form, data, state, mean, *row)
-            for form, row in zip(forwards, rows, strict=True)
+            _group(spec, forward, data, state, mean, *row)
+            for forward, row in zip(forwards, rows, strict=True)
         ]
-        own = fold(key, 1)
-        return estimate(groups, mean.params, spec.cut, spec.clients, own, effort.pairs)
+        return estimate(groups, mean.params, spec.cut, spec.clients, fold(key, 1), effort.pairs)
 
-    found = with_width_config(spec, period_start(spec, state.round), draws)
-    return Measurement(*objective, beta, step, taken, needed, found)
+    estimates = with_width_config(spec, period_start(spec, state.round), draws)
+    return Measurement(*objective, beta, step, taken, rise_taken, estimates)
 
 
 def after_exchange(spec: RunSpec, data: Data, key: Array, state: State) -> Any:
-    """The weights v after the next exchange, as the run takes it: pruned, compressed, with noise.
+    """The weights v after the next exchange of the run, with its pruning, compression and noise.
 
     See `measure` for the arguments.
     """
@@ -150,18 +155,18 @@ def _smoothness(
     mean: Variables,
     following: Any,
 ) -> tuple[Objective, Estimate, Estimate, Estimate, Estimate]:
-    """Measures f, its gradient, its largest curvature, and what two steps from v show of it."""
+    """Measures f, its gradient, its largest curvature, and the curvature along two steps from v."""
     part = partial(block_loss, spec, data, mean.stats)
     at = partial(_point, spec, effort, data, mean.stats)
-    start, every = at(mean.params), all_examples(spec, data, effort.block)
+    start, examples = at(mean.params), all_examples(spec, data, effort.block)
     down = jax.tree.map(lambda w, g: w - step_size * g, start.params, start.gradient)
     ends = lax.map(at, _pair(down, following))  # a loop, so that it is compiled once
-    gradient_step, taken = _parted(ends)
-    some = some_examples(every, fold(key, 0), effort.examples, effort.block)
+    gradient_step, taken = _unpair(ends)
+    sample = some_examples(examples, fold(key, 0), effort.examples, effort.block)
 
     def curve(direction: Any) -> Any:
         return over_blocks(
-            lambda block: hessian_product(lambda p: part(p, block), mean.params, direction), some
+            lambda block: hessian_product(lambda p: part(p, block), mean.params, direction), sample
         )
 
     beta = largest_curvature(curve, mean.params, fold(key, 0, 1), effort.iterations)
@@ -170,10 +175,10 @@ def _smoothness(
 
 
 def _point(spec: RunSpec, effort: Effort, data: Data, stats: Any, params: Any) -> Point:
-    """The objective f and its gradient at these weights, of all examples."""
+    """The objective f and its gradient at given weights, over all examples."""
     part = partial(block_loss, spec, data, stats)
-    every = all_examples(spec, data, effort.block)
-    return Point(params, *over_blocks(lambda b: jax.value_and_grad(part)(params, b), every))
+    examples = all_examples(spec, data, effort.block)
+    return Point(params, *over_blocks(lambda b: jax.value_and_grad(part)(params, b), examples))
 
 
 def _objective(point: Point) -> Objective:
@@ -182,39 +187,40 @@ def _objective(point: Point) -> Objective:
 
 def _group(
     spec: RunSpec,
-    form: ClientForward,
+    forward: ClientForward,
     data: Data,
     state: State,
     mean: Variables,
     clients: Client,
     share: Array,
 ) -> Group:
+    """The participants of one width, `clients[k, ...]` with aggregation weights `share[k]`."""
     server = state.server.params
-    everything = jax.tree.map(lambda w: jnp.ones(w.shape, bool), mean.params)
+    all_kept = jax.tree.map(lambda w: jnp.ones(w.shape, bool), mean.params)
 
     def kept(client: Client) -> Tree:
-        own = spec.pruner.kept(client.masks).params
-        return everything if own is None else tuple(own) + everything[spec.cut :]
+        client_side = spec.pruner.kept(client.masks).params
+        return all_kept if client_side is None else tuple(client_side) + all_kept[spec.cut :]
 
     def weight(client: Client) -> Tree:
         return tuple(client.params) + tuple(server)
 
     def draw(client: Client, key: Array) -> Draw:
         images, labels = _batch(spec, data, client.number, fold(key, Purpose.BATCHES))
-        present = jax.tree.map(jnp.where, kept(client), weight(client), mean.params)
-        sent, quantized = _sent(spec, form, state, client, images, labels, key)
+        filled = jax.tree.map(jnp.where, kept(client), weight(client), mean.params)
+        compressed, quantized = _compressed(spec, forward, state, client, images, labels, key)
 
-        def loss(params: Tree, own: ClientForward | None) -> Array:
-            return _loss(spec, own, state, client, params, images, labels)
+        def loss(params: Tree, forward: ClientForward | None) -> Array:
+            return _loss(spec, forward, state, client, params, images, labels)
 
-        # A loop, so that what both have in common is compiled once.
-        dense = lax.map(lambda p: jax.grad(loss)(p, None), _pair(mean.params, present))
-        at_mean, own = _parted(dense)
+        # A loop, so that the dense gradient is compiled once.
+        dense = lax.map(lambda p: jax.grad(loss)(p, None), _pair(mean.params, filled))
+        at_mean, at_client = _unpair(dense)
         return Draw(
             at_mean=at_mean,
-            own=own,
-            pruned=jax.grad(loss)(weight(client), form),
-            sent=sent,
+            at_client=at_client,
+            pruned=jax.grad(loss)(weight(client), forward),
+            compressed=compressed,
             quantized=quantized,
         )
 
@@ -233,36 +239,39 @@ def _batch(spec: RunSpec, data: Data, number: Array, key: Array) -> tuple[Array,
 
 def _loss(
     spec: RunSpec,
-    form: ClientForward | None,
+    forward: ClientForward | None,
     state: State,
     client: Client,
     params: Tree,
     images: Array,
     labels: Array,
 ) -> Array:
-    """One client's loss; as it computes with its masks, or with all weights."""
+    """One client's mean loss: by its forward with its masks, or by the dense layers if None."""
     cut, stats = spec.cut, state.server.stats
-    if form is None:
+    if forward is None:
         whole = tuple(client.stats) + tuple(stats)
         logits, _ = layers.apply(spec.model, params, whole, images, True, spec.dtype)
     else:
-        smashed, _ = form(params[:cut], client.stats, client.masks, images, True, spec.dtype)
+        smashed, _ = forward(params[:cut], client.stats, client.masks, images, True, spec.dtype)
         logits, _ = layers.apply(spec.model[cut:], params[cut:], stats, smashed, True, spec.dtype)
     return jnp.mean(spec.task.loss(logits, labels))
 
 
-def _sent(
+def _compressed(
     spec: RunSpec,
-    form: ClientForward,
+    forward: ClientForward,
     state: State,
     client: Client,
     images: Array,
     labels: Array,
     key: Array,
 ) -> tuple[Tree, Tree]:
-    """Gradients of one client alone in an exchange, before and after the gradient's quantizers."""
+    """Gradients of an exchange with one client alone, before and after the gradient's quantizers.
+
+    The first has the compressed activation but the exact cut gradient; the second the rest, too.
+    """
     key = fold(key, Purpose.EXCHANGE)
-    activation, back, _ = forward_one(spec, form, client, images, key)
+    activation, client_vjp, _ = forward_one(spec, forward, client, images, key)
     key = fold(key, client.number)
     _, message, uplink_vjp = send_smashed(spec, client, activation, key)
 
@@ -274,15 +283,16 @@ def _sent(
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
     _, returned = send_cut_gradient(spec, client, at_cut, message.kept, key)
-    own = lax.map(lambda g: back(uplink_vjp(g)[0])[0], _pair(at_cut, returned.values))
-    plain, rough = _parted(own)
-    _, quantized = send_gradient(spec, client, rough, key)
-    return tuple(plain) + tuple(server), tuple(quantized) + tuple(server)
+    cut_gradients = _pair(at_cut, returned.values)
+    pair = lax.map(lambda g: client_vjp(uplink_vjp(g)[0])[0], cut_gradients)
+    compressed, returned_gradient = _unpair(pair)
+    _, quantized = send_gradient(spec, client, returned_gradient, key)
+    return tuple(compressed) + tuple(server), tuple(quantized) + tuple(server)
 
 
-def _pair(one: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.stack([a, b]), one, other)
+def _pair(first: Any, second: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
 
 
-def _parted(pair: Any) -> tuple[Any, Any]:
+def _unpair(pair: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda x: x[0], pair), jax.tree.map(lambda x: x[1], pair)

@@ -14,11 +14,11 @@ from jfedsl.models.layers import Params, Stats
 
 
 class Examples(NamedTuple):
-    """Training examples with their weights in f, folded into blocks.
+    """Training examples with their weights in f, in M blocks of E.
 
     Attributes:
       indices: int32 `[M, E]`, positions in the data.
-      weights: float32 `[M, E]`, sum 1; 0 on padding.
+      weights: float32 `[M, E]`, of sum 1; 0 on padding.
     """
 
     indices: Array
@@ -26,29 +26,31 @@ class Examples(NamedTuple):
 
 
 def all_examples(spec: RunSpec, data: Data, block: int) -> Examples:
-    """Every example of every client; f weighs clients as aggregation does, examples equally.
+    """All examples: f weighs clients as aggregation does, and the examples of a client equally.
 
     Args:
-      spec: of the run.
-      data: of the run.
-      block: examples computed at once.
+      spec: specification of the run.
+      data: training data with its partition.
+      block: E, the number of examples computed at once.
     """
     part, positions = data.partition, jnp.arange(data.labels.size, dtype=jnp.int32)
     shares = weights(spec, part, jnp.arange(spec.clients)) / part.sizes.astype(jnp.float32)
     order = jnp.argsort(part.starts)
     owner = order[jnp.searchsorted(part.starts[order], positions, side="right") - 1]
-    owned = positions < part.starts[owner] + part.sizes[owner]  # else it fills a device up
+    owned = (
+        positions < part.starts[owner] + part.sizes[owner]
+    )  # the others pad the shard of a device
     return _fold(positions, jnp.where(owned, shares[owner], 0.0), block)
 
 
 def some_examples(examples: Examples, key: Array, count: int, block: int) -> Examples:
-    """Examples drawn with replacement in proportion to their weights; all if that is no more work.
+    """Random examples, with replacement, in proportion to their weights; all if they are no more.
 
     Args:
       examples: to draw from.
-      key: of the draw.
-      count: how many.
-      block: examples computed at once.
+      key: scalar PRNG key.
+      count: number of draws.
+      block: E, the number of examples computed at once.
     """
     blocks, width = examples.indices.shape
     if -(-count // width) >= blocks:
@@ -57,15 +59,16 @@ def some_examples(examples: Examples, key: Array, count: int, block: int) -> Exa
     return _fold(drawn, jnp.full(count, 1.0 / count), block)
 
 
-def _fold(indices: Array, each: Array, block: int) -> Examples:
+def _fold(indices: Array, weights: Array, block: int) -> Examples:
+    """Examples `[N]` with their weights, padded and folded into blocks."""
     block = min(block, indices.size)
     missing = -indices.size % block
-    padded = (jnp.pad(indices, (0, missing)), jnp.pad(each, (0, missing)))
+    padded = (jnp.pad(indices, (0, missing)), jnp.pad(weights, (0, missing)))
     return Examples(*(x.reshape(-1, block) for x in padded))
 
 
 def block_loss(spec: RunSpec, data: Data, stats: Stats, params: Params, block: Examples) -> Array:
-    """The part of f that one block `[E]` adds, without masks or compression."""
+    """The weighted sum of losses of one block `[E]`, a part of f; no masks, no compression."""
     pixels: Pixels = data.pixels
     images = pixels.normalise(data.images[block.indices])
     logits, _ = layers.apply(spec.model, params, stats, images, False, spec.dtype)
@@ -74,7 +77,7 @@ def block_loss(spec: RunSpec, data: Data, stats: Stats, params: Params, block: E
 
 
 def over_blocks(function: Callable[[Examples], Any], examples: Examples) -> Any:
-    """The sum over blocks of a function of one block."""
+    """The sum over all blocks of `function(block)`, a tree of arrays."""
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], examples))
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 

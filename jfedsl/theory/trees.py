@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def inner(one: Any, other: Any) -> Array:
-    """The inner product of two trees of the same shapes; 0 for trees without arrays."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), one, other)
+def inner(a: Any, b: Any) -> Array:
+    """The inner product of two trees of the same shapes, a scalar; 0 for trees without arrays."""
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
     return sum(jax.tree.leaves(products), jnp.zeros(()))
 
 
