@@ -33,9 +33,9 @@ from jfedsl.engine.client_step import client_forward, client_step, forward_one
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.period import start_period
 from jfedsl.engine.traffic import smashed_shape
+from jfedsl.models import blocks
 from jfedsl.models.flops import product_flops
 from jfedsl.models.registry import MODELS
-from jfedsl.nn import convolution
 from jfedsl.run.assemble import Experiment, build
 
 _SIZES = {"vgg11": (8, 16), "vgg19": (8, 16), "resnet18": (8, 16), "small": (100, 8)}
@@ -143,7 +143,7 @@ def _of_one(experiment: Experiment, client: Any) -> dict[str, float]:
         y, back, stats = run(client, images)
         return y, back(y), stats
 
-    with mock.patch.object(convolution, "conv_general_dilated", lax.conv_general_dilated):
+    with mock.patch.object(blocks, "conv_general_dilated", lax.conv_general_dilated):
         lowered = jax.jit(both).lower(client, jax.ShapeDtypeStruct(shape, jnp.float32))
     _, back, _ = jax.eval_shape(run, client, jax.ShapeDtypeStruct(shape, jnp.float32))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))

@@ -58,7 +58,7 @@ def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm
     expected = jax.tree.map(lambda w, g: w - 0.05 * g, initial.params, gradient)
     assert_close(whole(e, state), expected, rtol=1e-4, atol=1e-6)
     sent = sum(w.size for w in jax.tree.leaves(initial.params)) * 4
-    assert record.sent["smashed_up"].sum() == record.sent["cut_gradient_down"].sum() == 0
+    assert set(record.sent) == {"model_up", "model_down"}
     np.testing.assert_array_equal(record.sent["model_up"], [sent] * 3)
     np.testing.assert_array_equal(record.sent["model_down"], [sent] * 3)
 
@@ -80,7 +80,7 @@ def test_fedavg_is_sfl_v1_but_for_what_is_sent():
     split, after, others = trained(3, algorithm="sfl_v1", cut="dense1", **same)
     assert_close(whole(split, after), whole(e, state), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(others[2].losses, records[2].losses, rtol=1e-4)
-    assert (others[0].sent["smashed_up"] > 0).all() and not records[0].sent["smashed_up"].any()
+    assert (others[0].sent["smashed_up"] > 0).all() and "smashed_up" not in records[0].sent
     assert others[1].sent["model_up"][0] < records[1].sent["model_up"][0]
 
 
@@ -240,9 +240,7 @@ def test_a_centralized_round_is_participants_times_local_steps_over_the_union():
     assert_equal((e.data.images, e.data.labels), (split.data.images, split.data.labels))
     assert one.starts.tolist() == [0] and one.sizes.tolist() == [split.data.labels.size]
     assert split.data.labels.size == split.data.partition.sizes.sum()
-    for record in records:
-        for name in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
-            assert not getattr(record, f"{name}_bytes").any()
+    assert all(record.sent == {} for record in records)
     assert int(state.clients.batches_seen[0]) == 12
 
 

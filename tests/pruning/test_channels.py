@@ -190,9 +190,7 @@ def test_rounds_with_narrow_arrays_equal_rounds_with_masked_dense_ones(
     assert_equal(narrowed.clients.masks, expected.clients.masks)
     for record, expected_record in zip(records, expected_records, strict=True):
         np.testing.assert_allclose(record.losses, expected_record.losses, rtol=1e-3)
-        for stream in ("smashed_up", "cut_gradient_down", "model_up", "model_down"):
-            name = f"{stream}_bytes"
-            np.testing.assert_array_equal(getattr(record, name), getattr(expected_record, name))
+        assert_equal(record.sent, expected_record.sent)
     assert_close(narrowed.aggregator.params, expected.aggregator.params, rtol=1e-3, atol=1e-4)
     assert_close(narrowed.aggregator.stats, expected.aggregator.stats, rtol=1e-3, atol=1e-4)
     assert_close(narrowed.clients.optimizer, expected.clients.optimizer, rtol=1e-2, atol=1e-4)

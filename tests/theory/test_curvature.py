@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jfedsl.models import layers
+from jfedsl.models import blocks, layers
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS
-from jfedsl.nn import convolution, pooling
+from jfedsl.nn import pooling
 from jfedsl.theory.curvature import Point, hessian_product, largest_curvature, rise, secant
 from jfedsl.theory.estimates import Estimate
 
@@ -182,7 +182,7 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Puts lax and jax.numpy in place of the models' own operations, which have no forward mode."""
 
     def replace() -> None:
-        monkeypatch.setattr(convolution, "conv_general_dilated", lax.conv_general_dilated)
+        monkeypatch.setattr(blocks, "conv_general_dilated", lax.conv_general_dilated)
         monkeypatch.setattr(pooling, "relu", lambda x: jnp.where(x > 0, x, 0.0))
         monkeypatch.setattr(pooling, "max_pool", plain_pool)
 

@@ -96,7 +96,7 @@ def test_a_round_in_which_nobody_fails(seed, shape):
     up_rate, down_rate, forward, backward = own.up_rate, own.down_rate, own.forward, own.backward
     server = shape[1] * SERVER_FLOPS / MACRO_CELL.server_flops
     seconds = computing = 0.0
-    for up, down in zip(sent.smashed_up, sent.cut_gradient_down, strict=True):
+    for up, down in zip(sent.up, sent.down, strict=True):
         there, back = forward + up / up_rate, down / down_rate + backward
         seconds += there.max() + server + back.max()
         computing += forward[there.argmax()] + server + backward[back.argmax()]
@@ -106,8 +106,8 @@ def test_a_round_in_which_nobody_fails(seed, shape):
     close(cost.compute_seconds, computing)
     close(cost.server, shape[0] * server)
     close(cost.compute, shape[0] * (forward + backward))
-    close(cost.uplink, (sent.smashed_up.sum(0) + sent.model_up) / up_rate, seconds)
-    close(cost.downlink, (sent.cut_gradient_down.sum(0) + sent.model_down) / down_rate, seconds)
+    close(cost.uplink, (sent.up.sum(0) + sent.model_up) / up_rate, seconds)
+    close(cost.downlink, (sent.down.sum(0) + sent.model_down) / down_rate, seconds)
     assert cost.lost == 0
 
 
@@ -135,7 +135,7 @@ def test_how_long_the_server_waits(seed, shape, waits):
     conditions, sent = given.conditions, given.sent
     seen = cost_of(given).stages[1].seconds
     for step in range(shape[0]):
-        attempts = conditions.forward + sent.smashed_up[step] / conditions.up_rate
+        attempts = conditions.forward + sent.up[step] / conditions.up_rate
         end = 0.0
         for n in range(shape[1]):
             if sent.arrived[step, n]:
