@@ -76,10 +76,10 @@ def summed(bits: int, shape: Shape) -> dict[str, Any]:
         draws.append(np.concatenate([np.asarray(x).ravel() for x in leaves]))
         for x in leaves:
             disagree += sum(not np.array_equal(s.data, x) for s in x.addressable_shards)
-    found = np.stack(draws).astype(float)
+    sums = np.stack(draws).astype(float)
     return {
-        "mean": found.mean(0).tolist(), "least": found.min(0).tolist(),
-        "greatest": found.max(0).tolist(), "disagree": disagree,
+        "mean": sums.mean(0).tolist(), "least": sums.min(0).tolist(),
+        "greatest": sums.max(0).tolist(), "disagree": disagree,
     }  # fmt: skip
 
 

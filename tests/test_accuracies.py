@@ -13,13 +13,13 @@ UNCOMPRESSED = ["--dropout_rate=0", "--client_gradient_bits=32", "--cut_gradient
 
 def final(tmp_path, *arguments):
     """Final accuracies `[seeds]`, as tested and as deployed."""
-    found = []
+    accuracies = []
     for seed in SEEDS:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         config = parse([*arguments, f"--seed={seed}", f"--workdir={folder}", "--progress=none"])
         summary = training.train(config)
-        found.append((summary["final_accuracy"], summary["final_accuracy_deployed"]))
-    return np.array(found).T
+        accuracies.append((summary["final_accuracy"], summary["final_accuracy_deployed"]))
+    return np.array(accuracies).T
 
 
 @pytest.mark.parametrize("kind", ["channel", "mask"])

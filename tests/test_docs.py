@@ -38,21 +38,21 @@ def exists(dotted: str) -> bool:
         module = f"{module}.{rest.pop(0)}"
         if not importlib.util.find_spec(module).submodule_search_locations:  # type: ignore[union-attr]
             break
-    found = importlib.import_module(module) if rest else None
+    value = importlib.import_module(module) if rest else None
     for name in rest:
-        found = getattr(found, name, None)
-        if found is None:
+        value = getattr(value, name, None)
+        if value is None:
             return False
     return True
 
 
 def flags() -> set[str]:
     """Names of flags: those of a config, and every word that a script has as text of its own."""
-    found = {field.name for field in dataclasses.fields(Config)} | {"config", "resume", "flagfile"}
+    names = {field.name for field in dataclasses.fields(Config)} | {"config", "resume", "flagfile"}
     for folder in ("experiments", "benchmarks", "jfedsl/studies"):
         for path in (ROOT / folder).rglob("*.py"):
-            found |= set(re.findall(r'"(\w+)"', path.read_text()))
-    return found
+            names |= set(re.findall(r'"(\w+)"', path.read_text()))
+    return names
 
 
 def test_what_the_tests_here_call_an_error():

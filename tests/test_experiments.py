@@ -186,12 +186,12 @@ def test_interrupting_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 143
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"error: interrupted after round (\d+); checkpoint saved; go on with: (.*)\n", error
     )
-    assert found and (tmp_path / "run" / "checkpoints" / found[1]).is_dir()
+    assert match and (tmp_path / "run" / "checkpoints" / match[1]).is_dir()
     free = f"--compilation_cache={CACHE} --eval_every=4 --checkpoint_every=1"
-    assert found[2] == f"python {TRAIN[1]} --resume={tmp_path / 'run'} {free}"
+    assert match[2] == f"python {TRAIN[1]} --resume={tmp_path / 'run'} {free}"
 
 
 SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]

@@ -17,10 +17,10 @@ def test_one_for_all_one_each_or_a_range() -> None:
     assert one and each and spread
     assert one.spread(3, 0).tolist() == [0.5, 0.5, 0.5]
     assert each.spread(3, 0).tolist() == [0.5, 1.0, 0.25]
-    found = spread.spread(4, 0)
-    assert sorted(found.tolist()) == [0.25, 0.5, 0.75, 1.0]
-    assert spread.spread(4, 0).tolist() == found.tolist()
-    assert any(spread.spread(4, seed).tolist() != found.tolist() for seed in range(1, 5))
+    numbers = spread.spread(4, 0)
+    assert sorted(numbers.tolist()) == [0.25, 0.5, 0.75, 1.0]
+    assert spread.spread(4, 0).tolist() == numbers.tolist()
+    assert any(spread.spread(4, seed).tolist() != numbers.tolist() for seed in range(1, 5))
 
 
 def test_only_lists_of_the_right_length_suit() -> None:

@@ -44,8 +44,8 @@ def test_a_plugin_runs_with_its_command_and_is_found_again(tmp_path, monkeypatch
     plugins._loaded.clear()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    found = read_config(Path("../runs/wine"))
-    assert found.plugin == str(tmp_path / "mine.py") and found.model in MODELS
+    recorded = read_config(Path("../runs/wine"))
+    assert recorded.plugin == str(tmp_path / "mine.py") and recorded.model in MODELS
 
 
 def test_ci_runs_what_the_readme_says():
@@ -72,10 +72,10 @@ def test_presets_open_with_their_command_and_what_it_gives(preset):
         assert "Accuracy and minutes are not measured" in comment
         return
     pattern = r"accuracy 0\.\d+ \((0\.\d+) to 0\.\d+ over seeds 0, 1, 2\); .*?(\d+) (s|min) on"
-    found = re.search(pattern, comment)
-    assert found, comment
+    match = re.search(pattern, comment)
+    assert match, comment
     if preset.stem == "fashion_mnist_cnn":
-        assert float(found[1]) >= 0.88 and int(found[2]) <= 10 and found[3] == "min"
+        assert float(match[1]) >= 0.88 and int(match[2]) <= 10 and match[3] == "min"
 
 
 # These take long to compile.

@@ -111,8 +111,8 @@ def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
     for number in range(2):
         server, after_round = state.server.params, run(state)[0]
         key = fold(e.key, Purpose.EXCHANGE, number, 0)
-        own = fold(key, 4, Stage.SERVER_ORDER)
-        orders.append(jax.random.permutation(own, 4).tolist())
+        order_key = fold(key, 4, Stage.SERVER_ORDER)
+        orders.append(jax.random.permutation(order_key, 4).tolist())
         for n in orders[-1]:
             images, labels = reference.batch(e, n, number)
             params = state.clients.params
@@ -144,14 +144,14 @@ def test_the_server_of_sfl_v2_serves_one_client_after_another_and_averages_their
 
     server = params[cut:]
     for i, client in enumerate(record.participants.tolist()):
-        own = params[:cut]
+        client_part = params[:cut]
         for step in range(3):
             images, labels = reference.batch(e, client, step)
-            value, gradient = jax.value_and_grad(loss)(own + server, images, labels)
+            value, gradient = jax.value_and_grad(loss)(client_part + server, images, labels)
             np.testing.assert_allclose(record.losses[step, i], value, rtol=1e-4)
-            stepped = jax.tree.map(lambda w, g: w - 0.05 * g, own + server, gradient)
-            own, server = stepped[:cut], stepped[cut:]
-        parts[client] = own
+            stepped = jax.tree.map(lambda w, g: w - 0.05 * g, client_part + server, gradient)
+            client_part, server = stepped[:cut], stepped[cut:]
+        parts[client] = client_part
     mean = jax.tree.map(lambda *rows: sum(rows) / 3, *parts.values())
     assert_close(state.server.params, server, rtol=1e-4, atol=1e-6)
     assert_close(state.aggregator.params, mean, rtol=1e-4, atol=1e-6)
@@ -260,8 +260,8 @@ def test_the_mean_of_copies_is_weighted_as_the_models():
     sizes = np.asarray(e.data.partition.sizes, np.float64)
     copies = np.asarray(state.server.params[0]["Dense_0"]["kernel"], np.float64)
     mean = np.tensordot(sizes / sizes.sum(), copies, 1)
-    found = server_of(e.spec, e.data.partition, state).params[0]["Dense_0"]["kernel"]
-    np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-7)
+    kernel = server_of(e.spec, e.data.partition, state).params[0]["Dense_0"]["kernel"]
+    np.testing.assert_allclose(kernel, mean, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_turns_are_sequential_sgd():
     for i, client in enumerate(record.participants.tolist()):
         for step in range(2):
             batch = reference.batch(e, client, step)
-            own, gradient = jax.value_and_grad(loss)(params, *batch)
-            np.testing.assert_allclose(record.losses[step, i], own, rtol=1e-4)
+            value, gradient = jax.value_and_grad(loss)(params, *batch)
+            np.testing.assert_allclose(record.losses[step, i], value, rtol=1e-4)
             params = jax.tree.map(lambda w, g: w - 0.05 * g, params, gradient)
     assert_close(whole(e, state), params, rtol=1e-4, atol=1e-6)

@@ -29,8 +29,8 @@ def priced(algorithm: str, **changes: Any) -> tuple[Experiment, RoundRecord, Cos
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_seconds_of_every_participant_add_up(algorithm: str):
     _, _, cost = priced(algorithm)
-    own = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
-    np.testing.assert_allclose(own, cost.seconds, rtol=1e-4)
+    total = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
+    np.testing.assert_allclose(total, cost.seconds, rtol=1e-4)
     for n in range(len(cost.waiting)):
         drawn = sum(segment.seconds for segment in segments(cost, n))
         np.testing.assert_allclose(drawn, cost.seconds, rtol=1e-4)

@@ -40,8 +40,8 @@ RIVALS: dict[str, dict[str, Any]] = {
 
 
 def config(folder: Path, algorithm: str, **changes: Any) -> Config:
-    own = {**COMMON, **RIVALS[algorithm], **changes}
-    return plain(algorithm=algorithm, workdir=str(folder), **own)
+    settings = {**COMMON, **RIVALS[algorithm], **changes}
+    return plain(algorithm=algorithm, workdir=str(folder), **settings)
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -75,10 +75,10 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
     run = restore_run(straight)
     assert_equal(restore_run(stopped).state, run.state)
 
-    found = evaluate_run(straight, tmp_path / "export")
-    assert found["test_accuracy"] == pytest.approx(summary["final_accuracy"], rel=1e-6)
-    own = found["clients"]["accuracy"]
-    assert len(own) == run.experiment.spec.clients
+    result = evaluate_run(straight, tmp_path / "export")
+    assert result["test_accuracy"] == pytest.approx(summary["final_accuracy"], rel=1e-6)
+    accuracies = result["clients"]["accuracy"]
+    assert len(accuracies) == run.experiment.spec.clients
 
     # From the export, with nothing learnt: the model that the run came to.
     still = {"client_learning_rate": 0.0, "server_learning_rate": 0.0, "rounds": 1}

@@ -40,7 +40,7 @@ def gradients(
     Masks, dropout and links as in the spec.
     """
     one = jax.jit(lambda *arguments: _one(experiment, *arguments))
-    server_gradient, own, losses = None, [], []
+    server_gradient, client_gradients, losses = None, [], []
     for slot, n in enumerate(np.asarray(state.participants).tolist()):
         client = jax.tree.map(lambda x, slot=slot: x[slot], state.clients)
         key = fold(experiment.key, Purpose.EXCHANGE, number, step, n)
@@ -51,9 +51,9 @@ def gradients(
         server_gradient = (
             scaled if server_gradient is None else jax.tree.map(jnp.add, server_gradient, scaled)
         )
-        own.append(quantized)
+        client_gradients.append(quantized)
         losses.append(loss)
-    return server_gradient, own, losses
+    return server_gradient, client_gradients, losses
 
 
 def _one(

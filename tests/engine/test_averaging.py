@@ -34,7 +34,7 @@ def setting() -> tuple[Experiment, State]:
 def merged(setting: tuple[Experiment, State], start: int, steps: list[int], weights: Any) -> Any:
     """Adam's state of an aggregator at `start` after clients took so many steps of gradient 1."""
     e, state = setting
-    before, own = state.aggregator.optimizer[0], state.clients.optimizer[0]
+    before, counters = state.aggregator.optimizer[0], state.clients.optimizer[0]
     counts = jnp.int32(start) + jnp.array(steps, jnp.int32)
 
     def moments(like: Any, beta: float) -> Any:
@@ -46,8 +46,8 @@ def merged(setting: tuple[Experiment, State], start: int, steps: list[int], weig
 
         return jax.tree.map(fill, like)
 
-    mu, nu = (moments(x, b) for x, b in zip((own.mu, own.nu), BETAS, strict=True))
-    adam = own._replace(count=counts, mu=mu, nu=nu)
+    mu, nu = (moments(x, b) for x, b in zip((counters.mu, counters.nu), BETAS, strict=True))
+    adam = counters._replace(count=counts, mu=mu, nu=nu)
     clients = state.clients.replace(optimizer=(adam, *state.clients.optimizer[1:]))
     old = before._replace(count=jnp.int32(start))
     aggregator = state.aggregator.replace(optimizer=(old, *state.aggregator.optimizer[1:]))
@@ -96,8 +96,8 @@ def test_counters_of_server_copies_are_averaged_too(setting: tuple[Experiment, S
     state = e.init()
     adam = state.server.optimizer[0]._replace(count=jnp.array([1, 2, 4, 10], jnp.int32))
     server = state.server.replace(optimizer=(adam, *state.server.optimizer[1:]))
-    found = server_of(e.spec, e.data.partition, state.replace(server=server))
-    assert found.optimizer[0].count.dtype == jnp.int32 and int(found.optimizer[0].count) == 4
+    merged = server_of(e.spec, e.data.partition, state.replace(server=server))
+    assert merged.optimizer[0].count.dtype == jnp.int32 and int(merged.optimizer[0].count) == 4
 
 
 def test_counters_after_outages() -> None:

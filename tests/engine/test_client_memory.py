@@ -46,9 +46,9 @@ def worked(state: State, spec: RunSpec, amount: int) -> State:
     needed, clients = spec.slots.is_real, state.clients
 
     def mark(x: jax.Array) -> jax.Array:
-        own = needed.reshape(-1, *(1,) * (x.ndim - 1))
-        number = clients.number.reshape(own.shape)
-        return jnp.where(own, x + (amount * (number + 1)).astype(x.dtype), -1).astype(x.dtype)
+        real = needed.reshape(-1, *(1,) * (x.ndim - 1))
+        number = clients.number.reshape(real.shape)
+        return jnp.where(real, x + (amount * (number + 1)).astype(x.dtype), -1).astype(x.dtype)
 
     kept = jax.tree.map(mark, memory_of(spec, clients))
     return state.replace(clients=clients.replace(**vars(kept)))
@@ -68,13 +68,13 @@ def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], de
         state = turn(e.key, state.replace(round=jnp.int32(period)))
         ids = state.participants.tolist()
         np.testing.assert_array_equal(layout.to_participants(state.clients.number), ids)
-        found = layout.to_participants(memory_of(spec, state.clients))
-        assert_equal(found, stack([expected[n] for n in ids]))
+        memory = layout.to_participants(memory_of(spec, state.clients))
+        assert_equal(memory, stack([expected[n] for n in ids]))
         assert_equal(memories(spec, state), stack(expected))
         state = worked(state, spec, period + 1)
-        found = layout.to_participants(memory_of(spec, state.clients))
+        memory = layout.to_participants(memory_of(spec, state.clients))
         for slot, n in enumerate(ids):
-            expected[n] = row(found, slot)
+            expected[n] = row(memory, slot)
             returned += last_seen.get(n, period) < period - 1
             last_seen[n] = period
         assert_equal(memories(spec, state), stack(expected))
@@ -86,10 +86,10 @@ def test_where_all_take_part_memories_come_by_number(changes: dict[str, Any]) ->
     e, state, run = setup(**{**REMEMBERED, "participants": None}, **changes)
     assert state.memory is None
     state, _ = run(state)
-    found, ids = memories(e.spec, state), state.participants
+    by_number, ids = memories(e.spec, state), state.participants
     assert (ids.tolist() == list(range(7))) == (not changes)
-    assert_equal(jax.tree.map(lambda x: x[ids], found), memory_of(e.spec, state.clients))
-    assert differs(row(found.optimizer, 0), row(found.optimizer, 1))
+    assert_equal(jax.tree.map(lambda x: x[ids], by_number), memory_of(e.spec, state.clients))
+    assert differs(row(by_number.optimizer, 0), row(by_number.optimizer, 1))
 
 
 @pytest.mark.parametrize("participants", [3, 7])
@@ -119,13 +119,13 @@ def test_no_two_periods_draw_the_same_batch(client_state: str) -> None:
         for n, count in zip(
             record.participants.tolist(), state.clients.batches_seen.tolist(), strict=True
         ):
-            own = {(n, count - 1 - step) for step in range(2)}
-            assert not own & drawn and min(own)[1] >= 0
-            drawn |= own
+            numbers = {(n, count - 1 - step) for step in range(2)}
+            assert not numbers & drawn and min(numbers)[1] >= 0
+            drawn |= numbers
     counts = [[d for who, d in drawn if who == n] for n in range(7)]
     assert len(drawn) == 10 * 3 * 2 and max(map(len, counts)) > 4
     if client_state == "resident":  # and none is left out
-        assert all(sorted(own) == list(range(len(own))) for own in counts)
+        assert all(sorted(numbers) == list(range(len(numbers))) for numbers in counts)
 
 
 @pytest.mark.parametrize("policy", ["keep", "reset", "average"])

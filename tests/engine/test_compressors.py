@@ -163,20 +163,20 @@ def test_counted_bytes_are_those_of_the_real_message(up):
     experiment, state, run = setup(smashed=up, cut_gradient=STREAMS[up], clients=2)
     spec, data, key = experiment.spec, experiment.data, experiment.key
     batch = next_batch(spec, data, key, state.clients.number, state.clients.batches_seen)
-    own = fold(key, Purpose.EXCHANGE, 0, 0)
+    exchange_key = fold(key, Purpose.EXCHANGE, 0, 0)
     _, record = run(state)
     for n in range(2):
         client = jax.tree.map(lambda x, n=n: x[n], state.clients)
         form = spec.pruner.forwards[0]
-        activation = client_step.forward_one(spec, form, client, batch.inputs[n], own)[0]
+        activation = client_step.forward_one(spec, form, client, batch.inputs[n], exchange_key)[0]
         _, message, _ = jax.jit(functools.partial(send_smashed, spec))(
-            client, activation, fold(own, n)
+            client, activation, fold(exchange_key, n)
         )
         labels = packing.labels_field(np.asarray(batch.labels[n]), spec.classes)
         assert len(packing.pack([message], [labels])) == int(record.sent["smashed_up"][0, n])
         answer = spec.compressors["cut_gradient"](n).send(
             client.compressor_states["cut_gradient"],
-            fold(own, n, Stage.CUT_GRADIENT),
+            fold(exchange_key, n, Stage.CUT_GRADIENT),
             kept_only(jnp.ones(activation.shape), message.kept),
         )[1]
         assert len(packing.pack([answer])) == int(record.sent["cut_gradient_down"][0, n])
@@ -206,9 +206,9 @@ def test_int8_noise_is_each_clients_and_steps_own():
 
     @jax.jit
     def gradient(number, step):
-        own, form = client.replace(number=number), spec.pruner.forwards[0]
+        numbered, form = client.replace(number=number), spec.pruner.forwards[0]
         exchange = fold(key, Purpose.EXCHANGE, 0, step)
-        y, back, _ = client_step.forward_one(spec, form, own, images, exchange)
+        y, back, _ = client_step.forward_one(spec, form, numbered, images, exchange)
         return back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))[0]
 
     first, again = gradient(0, 0), gradient(0, 0)

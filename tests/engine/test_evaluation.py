@@ -96,15 +96,17 @@ def test_unequal_masks_are_weighted_by_examples(score):
     state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
     share = np.asarray(weights(experiment.spec, experiment.data.partition, state.participants))
-    own = []
+    accuracies = []
     for n in range(4):
         params = jax.tree.map(
             lambda w, m, n=n: np.asarray(w) * np.asarray(m[n]),
             state.aggregator.params,
             state.clients.masks,
         )
-        own.append(by_hand(experiment, params + state.server.params, experiment.initial.stats))
-    loss, accuracy = share @ np.array(own)
+        accuracies.append(
+            by_hand(experiment, params + state.server.params, experiment.initial.stats)
+        )
+    loss, accuracy = share @ np.array(accuracies)
     np.testing.assert_allclose(result.test_loss, loss, rtol=1e-4)
     np.testing.assert_allclose(result.test_accuracy, accuracy, rtol=1e-5)
     dense = by_hand(
@@ -126,7 +128,7 @@ def test_local_statistics_are_evaluated_client_by_client():
     for _ in range(2):
         state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
-    own = []
+    accuracies = []
     for n in range(3):
         stats, masks = (
             jax.tree.map(lambda x, n=n: x[n], t) for t in (state.clients.stats, state.clients.masks)
@@ -134,6 +136,8 @@ def test_local_statistics_are_evaluated_client_by_client():
         params = jax.tree.map(
             lambda w, m: np.asarray(w) * np.asarray(m), state.aggregator.params, masks
         )
-        own.append(by_hand(experiment, params + state.server.params, stats + state.server.stats))
-    np.testing.assert_allclose(result.test_accuracy, np.mean(own, axis=0)[1], rtol=1e-5)
-    assert len({loss for loss, _ in own}) == 3
+        accuracies.append(
+            by_hand(experiment, params + state.server.params, stats + state.server.stats)
+        )
+    np.testing.assert_allclose(result.test_accuracy, np.mean(accuracies, axis=0)[1], rtol=1e-5)
+    assert len({loss for loss, _ in accuracies}) == 3

@@ -62,13 +62,13 @@ def test_compressed_exchange_equals_a_loop_over_clients():
     experiment, state, run = setup(model="cnn", norm="group", **COMPRESSED)
     share = weights(experiment.spec, experiment.data.partition, state.participants)
     assert len(set(share.tolist())) == 3, "the weights must be unequal to be tested"
-    server, own, losses = reference.gradients(experiment, state, 0, 0, share)
+    server, client_gradients, losses = reference.gradients(experiment, state, 0, 0, share)
     before, (after, record) = state, run(state)
     assert_close(
         after.server.params,
         jax.tree.map(lambda w, g: w - 0.05 * g, before.server.params, server),
     )
-    for n, gradient in enumerate(own):
+    for n, gradient in enumerate(client_gradients):
         params, masks = (
             jax.tree.map(lambda x, n=n: x[n], tree)
             for tree in (before.clients.params, before.clients.masks)
@@ -236,8 +236,12 @@ def test_statistics_follow_each_client_under_batch_norm():
     stats = jax.tree.leaves(after.clients.stats)
     assert stats and all(differs(s[0], s[1]) for s in stats)
     images, _ = reference.batch(experiment, 1, 0)
-    own = jax.tree.map(lambda x: x[1], state.clients)
+    client = jax.tree.map(lambda x: x[1], state.clients)
     _, expected = layers.apply(
-        experiment.spec.model[: experiment.spec.cut], own.params, own.stats, images, train=True
+        experiment.spec.model[: experiment.spec.cut],
+        client.params,
+        client.stats,
+        images,
+        train=True,
     )
     assert_close(jax.tree.map(lambda x: x[1], after.clients.stats), expected)

@@ -238,9 +238,9 @@ def test_who_is_drawn_out_of_reach_has_nothing_of_the_client_before_it():
         newcomers += new
         for _ in range(2):
             state, _ = run(gain_without(e, [away]), state)
-            own = row(state.clients, slot)
-            assert own.number == away and not state.has_current_model[slot]
+            client = row(state.clients, slot)
+            assert client.number == away and not state.has_current_model[slot]
             assert_equal(row(kept(state), away), row(before, away))
             start = state.replace(round=jnp.int32(2 * period))
-            assert_equal(own.masks, masks(start, jnp.int32(away)))
+            assert_equal(client.masks, masks(start, jnp.int32(away)))
     assert newcomers > 1

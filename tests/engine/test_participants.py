@@ -45,8 +45,8 @@ def test_fewer_participants_than_groups_are_refused() -> None:
 
 
 def test_every_period_draws_as_many_of_each_group_and_in_time_everybody() -> None:
-    own = spec([[0, 3, 4], [1, 2, 5, 6]], (1, 2))
-    draw = jax.jit(lambda round_: draw_participants(own, jax.random.key(0), round_))
+    run = spec([[0, 3, 4], [1, 2, 5, 6]], (1, 2))
+    draw = jax.jit(lambda round_: draw_participants(run, jax.random.key(0), round_))
     seen: set[int] = set()
     for round_ in range(30):
         ids = np.asarray(draw(jnp.int32(round_))).tolist()
@@ -57,13 +57,13 @@ def test_every_period_draws_as_many_of_each_group_and_in_time_everybody() -> Non
 
 
 def test_all_clients_come_group_by_group() -> None:
-    own = spec([[0, 3], [1, 2]], (2, 2))
-    assert draw_participants(own, jax.random.key(0), jnp.int32(5)).tolist() == [0, 3, 1, 2]
+    run = spec([[0, 3], [1, 2]], (2, 2))
+    assert draw_participants(run, jax.random.key(0), jnp.int32(5)).tolist() == [0, 3, 1, 2]
 
 
 def test_each_layout_calls_the_branch_with_its_forms() -> None:
-    own = spec([[0, 1], [2, 3]], (2, 2))
-    pruner = own.pruner._replace(
+    run = spec([[0, 1], [2, 3]], (2, 2))
+    pruner = run.pruner._replace(
         forwards=("wide", "narrow"),
         width_configs=((0, 0), (0, 1)),
         config_of_round=np.array([0, 0, 1]),
@@ -72,7 +72,7 @@ def test_each_layout_calls_the_branch_with_its_forms() -> None:
 
     def which(start: jax.Array) -> jax.Array:
         return participants.with_width_config(
-            own._replace(pruner=pruner),
+            run._replace(pruner=pruner),
             start,
             lambda forwards, x: x + names[forwards],
             jnp.int32(1),

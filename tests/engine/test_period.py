@@ -67,8 +67,8 @@ def test_absent_clients_neither_compute_nor_send_nor_change():
             step = int(after.batches_seen[n] - before.batches_seen[n])
             changed = differs(rows(after, n), rows(before, n))
             moved = differs(rows(after.optimizer, n), rows(before.optimizer, n))
-            own = (2, True, True) if n in ids else (0, False, False)
-            assert (step, changed, moved) == own, period
+            expected = (2, True, True) if n in ids else (0, False, False)
+            assert (step, changed, moved) == expected, period
     assert len(seen) > 1, "participants must be drawn anew"
 
 
@@ -150,15 +150,15 @@ def test_client_optimizer_state_at_the_start_of_a_period(policy):
     )  # fmt: skip
     after, record = run(state)
     started, down = start_period(experiment.spec, experiment.key, after)
-    own, fresh = started.clients.optimizer, state.clients.optimizer
+    started_state, fresh = started.clients.optimizer, state.clients.optimizer
     if policy == "reset":
-        assert_equal(own, fresh)
+        assert_equal(started_state, fresh)
     if policy == "keep":
-        assert_equal(own, after.clients.optimizer)
-        assert differs(rows(own, 0), rows(own, 1))
+        assert_equal(started_state, after.clients.optimizer)
+        assert differs(rows(started_state, 0), rows(started_state, 1))
     if policy == "average":
-        assert_equal(rows(own, 0), rows(own, 1))
-        assert (own[0].count == 2).all() and differs(own, fresh)
+        assert_equal(rows(started_state, 0), rows(started_state, 1))
+        assert (started_state[0].count == 2).all() and differs(started_state, fresh)
         model = setup(optimizer="adam", clients=3, prune_kind="mask", prune_rate=(0.3,))
         plain_up = model[2](model[1])[1].sent["model_up"]
         whole = 3 * plain_up + 4

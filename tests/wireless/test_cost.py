@@ -92,8 +92,13 @@ def close(actual: Any, expected: Any, scale: float = 0.0) -> None:
 @given(seeds, shapes)
 def test_a_round_in_which_nobody_fails(seed, shape):
     given = some_round(seed, *shape)
-    own, sent = given.conditions, given.sent
-    up_rate, down_rate, forward, backward = own.up_rate, own.down_rate, own.forward, own.backward
+    conditions, sent = given.conditions, given.sent
+    up_rate, down_rate, forward, backward = (
+        conditions.up_rate,
+        conditions.down_rate,
+        conditions.forward,
+        conditions.backward,
+    )
     server = shape[1] * SERVER_FLOPS / MACRO_CELL.server_flops
     seconds = computing = 0.0
     for up, down in zip(sent.up, sent.down, strict=True):

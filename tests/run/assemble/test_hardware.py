@@ -32,10 +32,10 @@ def first_conditions(**changes: Any) -> Conditions:
 
 def test_flags_change_the_preset_and_nothing_else():
     base = NETWORKS["small_cell"]
-    found = network_of(config(network="small_cell", bandwidth_hz=1e6, fading="none"))
-    assert base is not None and found is not None
-    assert (found.up_hz, found.down_hz, found.fading) == (1e6, 1e6, "none")
-    same = found._replace(up_hz=base.up_hz, down_hz=base.down_hz, fading=base.fading)
+    network = network_of(config(network="small_cell", bandwidth_hz=1e6, fading="none"))
+    assert base is not None and network is not None
+    assert (network.up_hz, network.down_hz, network.fading) == (1e6, 1e6, "none")
+    same = network._replace(up_hz=base.up_hz, down_hz=base.down_hz, fading=base.fading)
     assert same == base
     assert network_of(config(network="none")) is None
 
@@ -46,19 +46,21 @@ def test_a_cell_without_path_loss_has_no_radius():
 
 
 def test_ranges_are_spread_and_alike_in_order():
-    found = hardware_of(config(device_flops="1e9-4e9", device_power_dbm="10-40"))
-    np.testing.assert_allclose(np.sort(found.flops), [1e9, 2e9, 3e9, 4e9])
-    np.testing.assert_allclose(np.sort(found.power_dbm), [10, 20, 30, 40])
-    assert (found.flops.argsort() == found.power_dbm.argsort()).all()
-    assert np.isinf(found.memory).all()
+    hardware = hardware_of(config(device_flops="1e9-4e9", device_power_dbm="10-40"))
+    np.testing.assert_allclose(np.sort(hardware.flops), [1e9, 2e9, 3e9, 4e9])
+    np.testing.assert_allclose(np.sort(hardware.power_dbm), [10, 20, 30, 40])
+    assert (hardware.flops.argsort() == hardware.power_dbm.argsort()).all()
+    assert np.isinf(hardware.memory).all()
 
 
 def test_classes_are_dealt_to_all_clients():
-    found = hardware_of(config(device_classes="3*sensor, 1*phone"))
-    assert sorted(found.flops) == sorted([DEVICES["sensor"].flops] * 3 + [DEVICES["phone"].flops])
-    phone = int(np.argmax(found.flops))
-    assert found.power_dbm[phone] == DEVICES["phone"].power_dbm
-    assert found.memory[phone] == DEVICES["phone"].memory
+    hardware = hardware_of(config(device_classes="3*sensor, 1*phone"))
+    assert sorted(hardware.flops) == sorted(
+        [DEVICES["sensor"].flops] * 3 + [DEVICES["phone"].flops]
+    )
+    phone = int(np.argmax(hardware.flops))
+    assert hardware.power_dbm[phone] == DEVICES["phone"].power_dbm
+    assert hardware.memory[phone] == DEVICES["phone"].memory
 
 
 WRONG_CLASSES = [
