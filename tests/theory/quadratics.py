@@ -18,7 +18,7 @@ from numpy.random import Generator
 from jfedsl.theory.bound import Constants, Effects, Setting
 
 SIZE, LAYERS = 12, 4
-_EACH = SIZE // LAYERS
+_LAYER_SIZE = SIZE // LAYERS
 
 
 class Problems(NamedTuple):
@@ -42,32 +42,32 @@ class Problems(NamedTuple):
 
     @property
     def hessian(self) -> ndarray:
-        """Of f."""
+        """The Hessian of f, `[problems, SIZE, SIZE]`."""
         return np.einsum("pn,pnij->pij", self.weights, self.hessians)
 
     @property
     def minimum(self) -> ndarray:
-        """Of f."""
+        """The minimum of f, `[problems, SIZE]`."""
         pull = np.einsum("pn,pnij,pnj->pi", self.weights, self.hessians, self.centers)
         return np.linalg.solve(self.hessian, pull[..., None])[..., 0]
 
     def loss(self, w: ndarray) -> ndarray:
-        """Of f at `w[problems, ..., SIZE]`, less the least."""
+        """F at `w[problems, ..., SIZE]`, less its minimum."""
         away = w - self.minimum[:, *[None] * (w.ndim - 2)]
         return np.einsum("p...i,pij,p...j->p...", away, self.hessian, away) / 2
 
 
 class Process(NamedTuple):
-    """What is done.
+    """The training process.
 
     Attributes:
-      cut: how many layers are the clients'.
+      cut: number of client-side layers.
       period: exchanges between aggregations.
-      steps: exchanges.
+      steps: number of exchanges.
       fraction: gamma * beta.
-      participants: clients drawn for a period; 0 is all.
-      rates: pruned share of the clients' weights; one for all, or one a client.
-      random: whether each client prunes at random; else it prunes the least weights of v.
+      participants: clients drawn for a period; 0: all.
+      rates: pruned fraction of the clients' weights; one for all, or one for each client.
+      random: whether each client prunes random weights; else the least weights of v.
       levels: of QSGD; infinite is no quantization.
     """
 
@@ -90,13 +90,13 @@ class Given(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a simulation measured, for each problem.
+    """Measurements of a simulation, for each problem.
 
     Attributes:
       average: (1/T) sum_t E||grad f(v^t)||^2.
       apart: (1/T) sum_t E sum_n p_n ||v^t - w^_n^t||^2.
       moved: (1/T) sum_t E||v^t - v||^2 with v that of the last aggregation.
-      worst: constants that follow from smoothness and from the quantizer's known factor.
+      worst: constants from the smoothness of every f_n and the quantizer's worst-case factor.
       sharp: the least constants that the proof allows.
     """
 
@@ -125,9 +125,17 @@ def random_problems(
     bias: float = 0.0,
     weights: str = "equal",
 ) -> Problems:
-    """Problems of which Hessians differ by `unlike` from client to client and minima by `spread`.
+    """Random problems.
 
-    `noise` and `bias` are roughly standard deviations; `weights` are "equal" or "random".
+    Args:
+      rng: of the draws.
+      count: number of problems.
+      clients: number of clients of each.
+      unlike: scale by which Hessians differ between clients.
+      spread: scale by which minima differ between clients.
+      noise: scale of the standard deviation of gradients.
+      bias: scale of the bias of gradients.
+      weights: "equal" or "random".
     """
     assert weights in ("equal", "random")
     shape = (count, clients, SIZE)
@@ -149,16 +157,16 @@ def random_problems(
 
 
 def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) -> Result:
-    """Runs the process on each problem `runs` times and measures every constant on its way."""
+    """Runs the process on each problem `runs` times and measures all constants on the way."""
     rng = np.random.default_rng(seed)
     count, clients = problems.weights.shape
-    some = 0 < process.participants < clients
-    participants = process.participants if some else clients
-    if some:
+    partial = 0 < process.participants < clients
+    participants = process.participants if partial else clients
+    if partial:
         problems = problems._replace(weights=np.full((count, clients), 1 / clients))
     beta = np.linalg.eigvalsh(problems.hessian)[:, -1]
     gamma = process.fraction / beta
-    local = np.arange(SIZE) < _EACH * process.cut
+    local = np.arange(SIZE) < _LAYER_SIZE * process.cut
     noise, bias = problems.noise[:, :, None], problems.bias[:, :, None]
     weights = problems.weights[:, :, None, None]
 
@@ -171,24 +179,24 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
     coverage = np.ones(count)
     for t in range(process.steps):
         if t % process.period == 0:
-            last, own = v, np.repeat(v[:, None], clients, axis=1)
-            p = _drawn(rng, count, clients, runs, participants) if some else weights
+            last, w = v, np.repeat(v[:, None], clients, axis=1)
+            p = _drawn(rng, count, clients, runs, participants) if partial else weights
             masks = _masks(rng, process, v, clients)
             mass = np.sum(p * masks, axis=1)
             held = mass > 0
             shares = p * masks / np.where(held, mass, 1.0)[:, None]
             coverage = np.minimum(coverage, np.where(held, mass, 1.0).min(axis=(1, 2)))
-        whole, z = np.where(masks, own, v[:, None]), masks * own  # w^_n and z_n
-        at_v, at_whole, at_z = (gradients(x) for x in (v[:, None], whole, z))
+        filled, z = np.where(masks, w, v[:, None]), masks * w  # w^_n and z_n
+        at_v, at_filled, at_z = (gradients(x) for x in (v[:, None], filled, z))
         gradient = _mean(weights, at_v)
         expected = masks * (at_z + bias)
-        see = {
+        now = {
             "gradient": _square(gradient),
             "moved": _square(v - last),
-            "apart": np.sum(_mean(p, (v[:, None] - whole) ** 2), axis=-1),
-            "pruned": np.sum(_mean(p, (whole - z) ** 2), axis=-1),
-            "drift": _square(_mean(shares, at_v - at_whole)),
-            "pruning": _square(_mean(shares, at_whole - at_z)),
+            "apart": np.sum(_mean(p, (v[:, None] - filled) ** 2), axis=-1),
+            "pruned": np.sum(_mean(p, (filled - z) ** 2), axis=-1),
+            "drift": _square(_mean(shares, at_v - at_filled)),
+            "pruning": _square(_mean(shares, at_filled - at_z)),
             "bias": _square(_mean(shares, bias)),
             "unheld": _square(np.where(held, 0.0, gradient)),
             "disparity": _square(np.where(held, _mean(p, at_v) - _mean(shares, at_v), 0.0)),
@@ -197,31 +205,31 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
             "weight": _layers(v**2),
         }
         if t % process.period == 0:
-            see["unlike"] = np.sum((at_v - gradient[:, None]) ** 2, axis=(1, 3))
-        for name, x in see.items():
+            now["unlike"] = np.sum((at_v - gradient[:, None]) ** 2, axis=(1, 3))
+        for name, x in now.items():
             path[name].append(np.mean(x, axis=1))
 
-        g = expected + masks * noise * rng.normal(size=own.shape)
+        g = expected + masks * noise * rng.normal(size=w.shape)
         sent, errors = _quantized(rng, g * local, process.levels)
         path["errors"].append(np.mean(_mean(p, errors).sum(axis=-1), axis=1))
         path["sent"].append(np.mean(_mean(p, (g * local) ** 2).sum(axis=-1), axis=1))
         step = np.where(local, sent, _mean(shares, g)[:, None])
-        own = own - gamma[:, None, None, None] * step
-        v = np.where(held, _mean(shares, own), last)
+        w = w - gamma[:, None, None, None] * step
+        v = np.where(held, _mean(shares, w), last)
 
-    seen = {name: np.stack(x) for name, x in path.items()}
-    most = {name: x.max(axis=0) for name, x in seen.items()}
-    most["moment"] = np.max(seen["expected"] + seen["variance"], axis=0)
+    series = {name: np.stack(x) for name, x in path.items()}
+    most = {name: x.max(axis=0) for name, x in series.items()}
+    most["moment"] = np.max(series["expected"] + series["variance"], axis=0)
     moment = most["moment"][:, : process.cut].sum(axis=1)
-    own_beta = np.linalg.eigvalsh(problems.hessians).max(axis=(1, 2))
-    size = _EACH * process.cut
+    client_beta = np.linalg.eigvalsh(problems.hessians).max(axis=(1, 2))
+    size = _LAYER_SIZE * process.cut
     factor = min(size / process.levels**2, math.sqrt(size) / process.levels)
     constants = Constants(
         gap=first,
         beta=beta,
-        beta_drift=own_beta / np.sqrt(coverage),
-        beta_pruning=own_beta / np.sqrt(coverage),
-        beta_clients=own_beta,
+        beta_drift=client_beta / np.sqrt(coverage),
+        beta_pruning=client_beta / np.sqrt(coverage),
+        beta_clients=client_beta,
         **{name: most[name] for name in ("variance", "moment", "expected", "weight")},
         dissimilarity=most["unlike"] / max(clients - 1, 1),
     )
@@ -233,34 +241,34 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
         eps_d=most["bias"],
         coverage=coverage,
     )
-    heaviest = 1 / participants if some else problems.weights.max(axis=1)
+    heaviest = 1 / participants if partial else problems.weights.max(axis=1)
     steps, period = process.steps, process.period
     fields = process.cut, gamma, steps, period, clients, participants, heaviest
     setting = Setting(*(np.broadcast_to(x, count) for x in fields))
     sharp = constants._replace(
         gap=first - np.mean(problems.loss(v), axis=1),
-        beta_drift=np.sqrt(_ratio(seen["drift"], seen["apart"]).max(axis=0)),
-        beta_pruning=np.sqrt(_ratio(seen["pruning"], seen["pruned"]).max(axis=0)),
+        beta_drift=np.sqrt(_ratio(series["drift"], series["apart"]).max(axis=0)),
+        beta_pruning=np.sqrt(_ratio(series["pruning"], series["pruned"]).max(axis=0)),
     )
-    errors = _ratio(seen["errors"], seen["sent"]).max(axis=0)
+    errors = _ratio(series["errors"], series["sent"]).max(axis=0)
     return Result(
-        average=seen["gradient"].mean(axis=0),
-        apart=seen["apart"].mean(axis=0),
-        moved=seen["moved"].mean(axis=0),
+        average=series["gradient"].mean(axis=0),
+        apart=series["apart"].mean(axis=0),
+        moved=series["moved"].mean(axis=0),
         worst=Given(constants, effects, setting),
         sharp=Given(sharp, effects._replace(q=errors), setting),
     )
 
 
 def _drawn(rng: Generator, count: int, clients: int, runs: int, participants: int) -> ndarray:
-    """Equal weights of clients drawn without replacement."""
-    places = rng.random((count, clients, runs, 1)).argsort(axis=1).argsort(axis=1)
-    return (places < participants) / participants
+    """Equal weights of `participants` clients, drawn without replacement; 0 for the others."""
+    ranks = rng.random((count, clients, runs, 1)).argsort(axis=1).argsort(axis=1)
+    return (ranks < participants) / participants
 
 
 def _masks(rng: Generator, process: Process, v: ndarray, clients: int) -> ndarray:
-    """What clients keep: all of the server's weights, and at least one of their own."""
-    size = _EACH * process.cut
+    """Masks of clients: all server-side weights, and at least one client-side weight."""
+    size = _LAYER_SIZE * process.cut
     pruned = np.minimum(np.floor(np.asarray(process.rates) * size + 1e-9), size - 1)
     scores = np.repeat(np.abs(v[:, None, :, :size]), clients, axis=1)
     if process.random:
@@ -270,7 +278,7 @@ def _masks(rng: Generator, process: Process, v: ndarray, clients: int) -> ndarra
 
 
 def _quantized(rng: Generator, x: ndarray, levels: float) -> tuple[ndarray, ndarray]:
-    """QSGD of the last axis, and its mean squared error given x, entry by entry."""
+    """QSGD of the last axis, and the mean squared error of each entry given x."""
     if math.isinf(levels):
         return x, np.zeros_like(x)
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
@@ -282,7 +290,7 @@ def _quantized(rng: Generator, x: ndarray, levels: float) -> tuple[ndarray, ndar
 
 
 def _mean(weights: ndarray, x: ndarray) -> ndarray:
-    """Over clients."""
+    """The weighted sum over clients, axis 1."""
     return np.sum(weights * x, axis=1)
 
 
@@ -291,10 +299,10 @@ def _square(x: ndarray) -> ndarray:
 
 
 def _layers(x: ndarray) -> ndarray:
-    return np.sum(x.reshape(*x.shape[:-1], LAYERS, _EACH), axis=-1)
+    return np.sum(x.reshape(*x.shape[:-1], LAYERS, _LAYER_SIZE), axis=-1)
 
 
 def _ratio(top: ndarray, bottom: ndarray) -> ndarray:
-    """0 where the lower part is no more than rounding."""
+    """The ratio; 0 where the denominator is rounding only."""
     real = bottom > 1e-20
     return np.where(real, top / np.where(real, bottom, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""The formula of the bound: against the theorem of convergence.md, in limits, and what uses it."""
+"""The formula of the bound: against the theorem of convergence.md, in limits, and its uses."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ def compiled(*given: Any) -> tuple[Terms, jax.Array]:
     return terms, terms.total
 
 
-def known(seed: int = 0, layers: int = 4) -> Given:
+def random_inputs(seed: int = 0, layers: int = 4) -> Given:
     """Random constants, effects and a setting with everything switched on."""
     rng = np.random.default_rng(seed)
     participants = int(rng.integers(2, 8))
@@ -61,9 +61,9 @@ def known(seed: int = 0, layers: int = 4) -> Given:
     return Given(constants, effects, setting)
 
 
-def reference(known: Given) -> Terms:
-    """The theorem as it stands in convergence.md, in float64."""
-    c, e, s = known
+def reference(inputs: Given) -> Terms:
+    """The theorem of convergence.md, in float64."""
+    c, e, s = inputs
 
     def split(x: np.ndarray) -> tuple[float, float]:
         return np.sum(x[: s.cut]), np.sum(x[s.cut :])
@@ -99,10 +99,10 @@ def reference_total(terms: Terms) -> Any:
 def test_equals_the_theorem(layers):
     @given(SEEDS)
     def check(seed):
-        here = known(seed, layers)
-        (terms, total), right = compiled(*here), reference(here)
-        np.testing.assert_allclose(terms, right, rtol=2e-5)
-        np.testing.assert_allclose(total, reference_total(right), rtol=2e-5)
+        inputs = random_inputs(seed, layers)
+        (terms, total), expected = compiled(*inputs), reference(inputs)
+        np.testing.assert_allclose(terms, expected, rtol=2e-5)
+        np.testing.assert_allclose(total, reference_total(expected), rtol=2e-5)
 
     check()
 
@@ -147,9 +147,9 @@ def test_terms_are_monotone(name):
     whole = name in ("cut", "period", "clients", "participants", "steps")
     changed = set()
     for seed in range(12):
-        here = with_field(known(seed), "cut", lambda x: min(x, 3))
-        there = with_field(here, name, lambda x: x + 1 if whole else x * 1.1)
-        (before, low), (after, high) = compiled(*here), compiled(*there)
+        inputs = with_field(random_inputs(seed), "cut", lambda x: min(x, 3))
+        larger = with_field(inputs, name, lambda x: x + 1 if whole else x * 1.1)
+        (before, low), (after, high) = compiled(*inputs), compiled(*larger)
         for term, x, y in zip(Terms._fields, before, after, strict=True):
             assert y >= x * (1 - 1e-6) or term in lowered, term
             assert y <= x * (1 + 1e-6) or term in raised, term
@@ -175,61 +175,63 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits_are_exact(name):
-    value, gone = LIMITS[name]
+    value, zero_terms = LIMITS[name]
     for seed in range(3):
-        here = known(seed)
-        value = here.setting.clients if name == "participants" else value
-        terms, _ = compiled(*with_field(here, name, lambda _, value=value: value))
-        assert {term for term, x in terms._asdict().items() if x == 0} == gone
+        inputs = random_inputs(seed)
+        value = inputs.setting.clients if name == "participants" else value
+        terms, _ = compiled(*with_field(inputs, name, lambda _, value=value: value))
+        assert {term for term, x in terms._asdict().items() if x == 0} == zero_terms
 
 
 def test_all_off_is_the_known_bound():
     for seed in range(10):
-        c, _, s = known(seed)
+        c, _, s = random_inputs(seed)
         s = s._replace(participants=s.clients, largest_weight=1 / s.clients)
         moment, noise, pull = (np.sum(x[: s.cut]) for x in (c.moment, c.variance, c.expected))
         squares = (s.period - 1) * (2 * s.period - 1) / 6
         walk = (np.sqrt((s.period - 1) / 2 * noise) + np.sqrt(squares * pull)) ** 2
-        right = 2 * c.gap / (s.step_size * s.steps)
-        right += c.beta * s.step_size / s.clients * np.sum(c.variance)
-        right += (c.beta_drift * s.step_size) ** 2 * min(squares * moment, walk)
+        expected = 2 * c.gap / (s.step_size * s.steps)
+        expected += c.beta * s.step_size / s.clients * np.sum(c.variance)
+        expected += (c.beta_drift * s.step_size) ** 2 * min(squares * moment, walk)
         terms, total = compiled(c, Effects(), s)
-        np.testing.assert_allclose(total, right, rtol=2e-5)
+        np.testing.assert_allclose(total, expected, rtol=2e-5)
         assert np.count_nonzero(terms) == 3  # gap, noise and drift
 
 
 @pytest.mark.parametrize("name", Setting._fields)
 def test_fields_of_any_type(name):
     values = [3, 1, 2]
-    here = with_field(with_field(known(), "clients", lambda _: 5), "participants", lambda _: 1)
-    one = [bound(*with_field(here, name, lambda _, x=x: x)) for x in values]
+    inputs = with_field(
+        with_field(random_inputs(), "clients", lambda _: 5), "participants", lambda _: 1
+    )
+    single = [bound(*with_field(inputs, name, lambda _, x=x: x)) for x in values]
     for dtype in ("int32", "int64", "float32", "float64"):
-        terms = bound(*with_field(here, name, lambda _, d=dtype: np.asarray(values, d)))
+        terms = bound(*with_field(inputs, name, lambda _, d=dtype: np.asarray(values, d)))
         assert np.all(np.isfinite(terms))
-        np.testing.assert_allclose(terms, np.transpose(one), rtol=1e-6)
-        np.testing.assert_allclose(terms.total, [x.total for x in one], rtol=1e-6)
+        np.testing.assert_allclose(terms, np.transpose(single), rtol=1e-6)
+        np.testing.assert_allclose(terms.total, [x.total for x in single], rtol=1e-6)
 
 
 @pytest.mark.parametrize("cuts, periods", [((3,), None), ((3, 1), None), ((3, 1), (4,))])
 def test_arrays_of_settings(cuts, periods):
-    here = known()
+    inputs = random_inputs()
     cut = np.array([1, 2, 4]).reshape(cuts)
-    period = here.setting.period if periods is None else np.array([1, 2, 5, 9])
-    arrays = with_field(with_field(here, "cut", lambda _: cut), "period", lambda _: period)
+    period = inputs.setting.period if periods is None else np.array([1, 2, 5, 9])
+    arrays = with_field(with_field(inputs, "cut", lambda _: cut), "period", lambda _: period)
     with jax.numpy_rank_promotion("raise" if periods is None else "allow"):
         terms, total = compiled(*arrays)
     cut, period = np.broadcast_arrays(cut, period)
     assert {x.shape for x in (*terms, total)} == {cut.shape}
-    for place in np.ndindex(cut.shape):
-        setting = here.setting._replace(cut=int(cut[place]), period=int(period[place]))
-        one, right = compiled(*here._replace(setting=setting))
-        np.testing.assert_allclose([x[place] for x in terms], one, rtol=1e-6)
-        np.testing.assert_allclose(total[place], right, rtol=1e-6)
+    for index in np.ndindex(cut.shape):
+        setting = inputs.setting._replace(cut=int(cut[index]), period=int(period[index]))
+        single_terms, single_total = compiled(*inputs._replace(setting=setting))
+        np.testing.assert_allclose([x[index] for x in terms], single_terms, rtol=1e-6)
+        np.testing.assert_allclose(total[index], single_total, rtol=1e-6)
 
 
 @given(SEEDS)
 def test_shares_add_up(seed):
-    terms, total = compiled(*known(seed))
+    terms, total = compiled(*random_inputs(seed))
     assert all(x >= 0 for x in terms.shares)
     np.testing.assert_allclose(sum(terms.shares), total, rtol=1e-5)
     assert terms.shares[:4] == terms[:4]
@@ -238,47 +240,47 @@ def test_shares_add_up(seed):
 def test_steps_needed():
     needed = jax.jit(steps_needed)
     for seed in range(8):
-        here = known(seed)
-        floor = float(compiled(*with_field(here, "gap", lambda _: 0.0))[1])
-        few = needed(*here, np.array([0.5, 0.99, 1.01, 2.0]) * floor)
-        assert np.array_equal(np.isinf(few), [True, True, False, False])
-        for steps, target in zip(few[2:], (1.01 * floor, 2 * floor), strict=True):
-            there = with_field(here, "steps", lambda _, n=steps: n)
-            both = compiled(*there)[1] / target, needed(*there, target) / steps
-            np.testing.assert_allclose(both, 1, rtol=1e-4)
+        inputs = random_inputs(seed)
+        floor = float(compiled(*with_field(inputs, "gap", lambda _: 0.0))[1])
+        steps_of = needed(*inputs, np.array([0.5, 0.99, 1.01, 2.0]) * floor)
+        assert np.array_equal(np.isinf(steps_of), [True, True, False, False])
+        for steps, target in zip(steps_of[2:], (1.01 * floor, 2 * floor), strict=True):
+            inputs = with_field(inputs, "steps", lambda _, n=steps: n)
+            ratios = compiled(*inputs)[1] / target, needed(*inputs, target) / steps
+            np.testing.assert_allclose(ratios, 1, rtol=1e-4)
 
 
 @pytest.mark.parametrize("gap", [1e-9, 1.0, 1e2, 1e6, 1e12])
 def test_best_step_size(gap):
     best = jax.jit(best_step_size)
     for seed in range(5):
-        here = with_field(known(seed), "gap", lambda _: gap)
-        most = 1 / here.constants.beta
-        found = float(best(*here))
-        assert 0 < found <= most * (1 + 1e-6)
-        steps = np.append(most * np.geomspace(1e-9, 1, 4000), found)
-        totals = reference_total(reference(with_field(here, "step_size", lambda _, x=steps: x)))
+        inputs = with_field(random_inputs(seed), "gap", lambda _: gap)
+        most = 1 / inputs.constants.beta
+        step = float(best(*inputs))
+        assert 0 < step <= most * (1 + 1e-6)
+        steps = np.append(most * np.geomspace(1e-9, 1, 4000), step)
+        totals = reference_total(reference(with_field(inputs, "step_size", lambda _, x=steps: x)))
         assert totals[-1] <= min(totals) * (1 + 1e-5)
         if gap == 1e12:
-            np.testing.assert_allclose(found, most, rtol=1e-6)
-        assert best(*with_field(here, "step_size", lambda _: 123.0)) == found
+            np.testing.assert_allclose(step, most, rtol=1e-6)
+        assert best(*with_field(inputs, "step_size", lambda _: 123.0)) == step
 
 
 def test_best_step_size_of_arrays():
-    here = with_field(known(3), "gap", lambda _: 1.0)
+    inputs = with_field(random_inputs(3), "gap", lambda _: 1.0)
     periods = [1, 2, 9]
-    one = [best_step_size(*with_field(here, "period", lambda _, x=x: x)) for x in periods]
-    arrays = with_field(here, "period", lambda _: np.array(periods))
-    np.testing.assert_allclose(best_step_size(*arrays), one, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(best_step_size)(*arrays), one, rtol=1e-6)
-    assert len(set(map(float, one))) > 1
+    single = [best_step_size(*with_field(inputs, "period", lambda _, x=x: x)) for x in periods]
+    arrays = with_field(inputs, "period", lambda _: np.array(periods))
+    np.testing.assert_allclose(best_step_size(*arrays), single, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(best_step_size)(*arrays), single, rtol=1e-6)
+    assert len(set(map(float, single))) > 1
 
 
 NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
-    "total, average, largest, steepness, right",
+    "total, average, largest, steepness, expected",
     [
         (1.0, 0.5, 2.0, 0.9, "holds"),
         (1.0, 1.0, 1.0, 1.0, "holds"),
@@ -296,5 +298,5 @@ NAN, INF = math.nan, math.inf
         (NAN, NAN, NAN, NAN, "diverged"),
     ],
 )
-def test_verdict(total, average, largest, steepness, right):
-    assert verdict(total, average, largest, steepness) is Verdict(right)
+def test_verdict(total, average, largest, steepness, expected):
+    assert verdict(total, average, largest, steepness) is Verdict(expected)

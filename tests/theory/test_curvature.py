@@ -1,4 +1,4 @@
-"""Curvature against eigenvalues of matrices and Hessians that are known in full."""
+"""Curvature against the eigenvalues of known matrices and Hessians."""
 
 from collections.abc import Callable
 from functools import partial
@@ -44,12 +44,12 @@ def largest(matrix: Array, seed: int = 0, iterations: int = 100) -> Estimate:
 
 
 @given(spectra, st.integers(0, 99), st.integers(1, 20))
-def test_never_above_the_norm_and_an_eigenvalue_within_the_error(spectrum, seed, iterations):
+def test_the_value_is_at_most_the_norm_and_near_an_eigenvalue(spectrum, seed, iterations):
     value, error = largest(matrix(spectrum, seed), seed, iterations)
     norm = np.max(np.abs(spectrum))
     assert 0 <= value <= norm * (1 + 1e-5)
-    # H u is (u^T H u) u and the residual, at right angles; what float32 makes of their difference
-    # is the more, the less the first.
+    # H u is the sum of (u^T H u) u and the residual, which are orthogonal. The smaller the first,
+    # the larger its error in float32.
     along = np.sqrt(max(float(value) ** 2 - float(error) ** 2, 0))
     assert np.min(np.abs(np.abs(spectrum) - along)) <= error + 2e-3 * norm
 
@@ -62,20 +62,20 @@ def test_finds_the_eigenvalue_of_largest_size_whatever_its_sign(sign, seed):
     assert error <= 1e-4
 
 
-def test_two_eigenvalues_of_one_size_leave_the_value_right_and_an_error() -> None:
+def test_eigenvalues_of_opposite_sign_give_the_right_value_with_an_error() -> None:
     value, error = largest(matrix([2, -2, *np.linspace(-1, 1, SIZE - 2)]))
     np.testing.assert_allclose(value, 2, rtol=1e-5)
-    assert error > 0.1, "no direction settles"
+    assert error > 0.1, "the direction does not converge"
 
 
 @pytest.mark.parametrize("iterations", [1, 5])
-def test_no_curvature_is_0_and_what_is_not_a_number_stays(iterations):
+def test_no_curvature_is_0_and_nan_stays_nan(iterations):
     assert largest(np.zeros((SIZE, SIZE), np.float32), 0, iterations) == (0, 0)
     assert np.isnan(largest(np.full((SIZE, SIZE), np.nan, np.float32), 0, iterations)).all()
 
 
 def along(matrix: Array, start: Array, step: Array) -> tuple[Estimate, Estimate]:
-    """What a step on a quadratic, whose Hessian that matrix is, shows of it."""
+    """Secant and rise of a step on the quadratic with that Hessian."""
 
     def at(w: Array) -> Point:
         return Point(fold(w), w @ matrix @ w / 2, product(matrix, fold(w)))
@@ -87,49 +87,49 @@ both = jax.jit(along)
 
 
 @given(spectra, st.integers(0, 99), st.floats(0.05, 1), st.floats(0, 1))
-def test_a_noisy_step_on_a_quadratic_shows_its_curvature_along_it(spectrum, seed, size, noise):
+def test_secant_and_rise_of_a_noisy_step_on_a_quadratic(spectrum, seed, size, noise):
     curve, norm = matrix(spectrum, seed), np.max(np.abs(spectrum))
     rng = np.random.default_rng(seed + 100)
     start = np.float32(rng.normal(size=SIZE))
-    # Noise turns the step away from the gradient, which is where the sharpest directions are.
+    # Noise turns the step away from the gradient, which is along the sharpest directions.
     step = np.float32(size * ((1 - noise) * curve @ start + noise * rng.normal(size=SIZE)))
     assume(np.linalg.norm(step) > 0.1 * norm + 0.01)
-    found, needed = both(curve, start, step)
+    change, needed = both(curve, start, step)
     bent, square = np.float64(curve) @ step, np.float64(step) @ step
-    np.testing.assert_allclose(found.value, np.sqrt(bent @ bent / square), atol=1e-3 * norm)
+    np.testing.assert_allclose(change.value, np.sqrt(bent @ bent / square), atol=1e-3 * norm)
     if np.isfinite(needed.value):
-        # The products of f round too.
+        # The products in f are rounded, too.
         expected, allowed = step @ bent / square, 4 * needed.error + 1e-3 * norm
         np.testing.assert_allclose(needed.value, expected, atol=allowed)
-    assert found.value <= norm * (1 + 1e-3)
+    assert change.value <= norm * (1 + 1e-3)
 
 
-def test_along_an_eigenvector_both_are_its_eigenvalue_and_only_one_has_a_sign() -> None:
+def test_along_an_eigenvector_both_are_its_eigenvalue_the_rise_with_its_sign() -> None:
     spectrum = np.diag(np.float32([4, -2, *[0.5] * (SIZE - 2)]))
     start, unit = np.ones(SIZE, np.float32), np.eye(SIZE, dtype=np.float32)
     for axis, value in ((0, 4.0), (1, -2.0)):
-        found, needed = both(spectrum, start, 0.25 * unit[axis])
-        assert found == (abs(value), 0)
+        change, needed = both(spectrum, start, 0.25 * unit[axis])
+        assert change == (abs(value), 0)
         np.testing.assert_allclose(needed.value, value, atol=1e-4)
 
 
-def test_a_step_too_short_for_float32_tells_nothing_of_the_rise_and_none_nothing_at_all() -> None:
+def test_a_step_too_short_for_float32_has_no_rise_and_a_step_of_0_no_secant() -> None:
     curve, start = np.eye(SIZE, dtype=np.float32), 8 * np.ones(SIZE, np.float32)
-    found, needed = both(curve, start, np.full(SIZE, 1e-3, np.float32))
-    np.testing.assert_allclose(found.value, 1, rtol=1e-3)
-    assert np.isnan(needed).all(), "of f = 320 rounding leaves 2e-5"
+    change, needed = both(curve, start, np.full(SIZE, 1e-3, np.float32))
+    np.testing.assert_allclose(change.value, 1, rtol=1e-3)
+    assert np.isnan(needed).all(), "f = 320 is rounded by 2e-5"
     with np.errstate(invalid="ignore"):
         assert all(np.isnan(x.value) for x in both(curve, start, np.zeros(SIZE, np.float32)))
 
 
 def hessian(loss: Callable[[Any], Array], at: Any) -> np.ndarray:
-    """Column after column, by products with unit directions."""
-    flat, back = ravel_pytree(at)
-    column = lambda unit: ravel_pytree(hessian_product(loss, at, back(unit)))[0]  # noqa: E731
+    """The Hessian, by products with unit directions."""
+    flat, unravel = ravel_pytree(at)
+    column = lambda unit: ravel_pytree(hessian_product(loss, at, unravel(unit)))[0]  # noqa: E731
     return np.asarray(jax.jit(jax.vmap(column))(jnp.eye(len(flat))))
 
 
-def test_products_with_the_hessian_of_a_smooth_loss_equal_those_of_jax() -> None:
+def test_products_with_the_hessian_of_a_smooth_loss_equal_jax_hessian() -> None:
     mix = jnp.asarray(np.random.default_rng(0).normal(size=(7, SIZE)), jnp.float32)
 
     def loss(params: Any) -> Array:
@@ -159,16 +159,16 @@ def regression() -> tuple[Callable[[Any], Array], Any, np.ndarray]:
     return loss, ({"kernel": jnp.asarray(kernel, jnp.float32)}, {"bias": jnp.zeros(3)}), exact
 
 
-def test_logistic_regression_is_as_steep_as_its_exact_hessian_says() -> None:
+def test_the_curvature_of_logistic_regression_is_that_of_its_exact_hessian() -> None:
     loss, at, exact = regression()
     assert_close(hessian(loss, at), exact, rtol=1e-4, atol=1e-5)
     curve = partial(hessian_product, loss, at)
-    found = jax.jit(lambda key: largest_curvature(curve, at, key, 100))(jax.random.key(0))
-    np.testing.assert_allclose(found.value, np.linalg.norm(exact, 2), rtol=1e-4)
+    estimate = jax.jit(lambda key: largest_curvature(curve, at, key, 100))(jax.random.key(0))
+    np.testing.assert_allclose(estimate.value, np.linalg.norm(exact, 2), rtol=1e-4)
 
 
 def plain_pool(x: Array) -> Array:
-    """2x2 max-pooling that takes the first of equals."""
+    """2x2 max-pooling that takes the first of equal entries."""
     batch, height, width, channels = x.shape
     cut = x[:, : height // 2 * 2, : width // 2 * 2]
     windows = cut.reshape(batch, height // 2, 2, width // 2, 2, channels)
@@ -179,7 +179,7 @@ def plain_pool(x: Array) -> Array:
 
 @pytest.fixture
 def plain_ops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Puts lax and jax.numpy in place of the models' own operations, which have no forward mode."""
+    """Replaces the models' operations, which lack a forward mode, by plain ones."""
 
     def replace() -> None:
         monkeypatch.setattr(blocks, "conv_general_dilated", lax.conv_general_dilated)
@@ -190,7 +190,7 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def loss_of(build: Callable[[], layers.Model], image: tuple[int, ...]) -> tuple[Any, Any]:
-    """Cross-entropy of a model on four random images, and where to start."""
+    """Cross-entropy of a model on four random images, and initial weights."""
     model, images = build(), jax.random.normal(jax.random.key(0), (4, *image))
     params, stats = jax.jit(lambda key: layers.init(model, key, images))(jax.random.key(1))
 
@@ -204,17 +204,17 @@ def loss_of(build: Callable[[], layers.Model], image: tuple[int, ...]) -> tuple[
 def test_products_with_a_networks_hessian_equal_forward_over_reverse(plain_ops) -> None:
     build, image = partial(MODELS["cnn"].build, 3, "none"), (8, 8, 1)
     loss, at = loss_of(build, image)
-    flat, back = ravel_pytree(at)
-    one, other = (jax.random.normal(jax.random.key(i), flat.shape) for i in (2, 3))
-    run = jax.jit(lambda direction: ravel_pytree(hessian_product(loss, at, back(direction)))[0])
-    first, second = run(one), run(other)
+    flat, unravel = ravel_pytree(at)
+    u, v = (jax.random.normal(jax.random.key(i), flat.shape) for i in (2, 3))
+    run = jax.jit(lambda direction: ravel_pytree(hessian_product(loss, at, unravel(direction)))[0])
+    hessian_u, hessian_v = run(u), run(v)
     plain_ops()
     reference, _ = loss_of(build, image)
-    tangent = jax.jit(lambda d: jax.jvp(jax.grad(reference), (at,), (back(d),))[1])
-    expected = ravel_pytree(tangent(one))[0]
-    assert np.linalg.norm(first - expected) <= 1e-4 * np.linalg.norm(expected)
-    scale = np.linalg.norm(first) * np.linalg.norm(other)
-    assert abs(float(other @ first) - float(one @ second)) <= 1e-5 * scale, "not symmetric"
+    tangent = jax.jit(lambda d: jax.jvp(jax.grad(reference), (at,), (unravel(d),))[1])
+    expected = ravel_pytree(tangent(u))[0]
+    assert np.linalg.norm(hessian_u - expected) <= 1e-4 * np.linalg.norm(expected)
+    scale = np.linalg.norm(hessian_u) * np.linalg.norm(v)
+    assert abs(float(v @ hessian_u) - float(u @ hessian_v)) <= 1e-5 * scale, "not symmetric"
 
 
 def test_the_largest_curvature_of_a_small_network_is_its_hessians_norm(plain_ops) -> None:
@@ -222,11 +222,11 @@ def test_the_largest_curvature_of_a_small_network_is_its_hessians_norm(plain_ops
     loss, at = loss_of(build, (4,))
     curve = partial(hessian_product, loss, at)
     value, error = jax.jit(lambda key: largest_curvature(curve, at, key, 200))(jax.random.key(2))
-    found = hessian(loss, at)
+    products = hessian(loss, at)
     plain_ops()
     reference, _ = loss_of(build, (4,))
-    flat, back = ravel_pytree(at)
-    expected = np.float64(jax.jit(jax.hessian(lambda x: reference(back(x))))(flat))
-    assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    flat, unravel = ravel_pytree(at)
+    expected = np.float64(jax.jit(jax.hessian(lambda x: reference(unravel(x))))(flat))
+    assert_close(products, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(value, np.linalg.norm(expected, 2), rtol=1e-4)
     assert error <= 1e-2 * value

@@ -1,4 +1,4 @@
-"""The theorem on quadratic problems: it holds, and no constant in it may be less."""
+"""The theorem on quadratic problems: it holds, and no constant in it can be smaller."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ from theory.quadratics import (
 
 EXAMPLES, BATCH = 14, 16
 
-# What is switched on in each kind of problem. The random ones measure expectations by few runs.
+# What is switched on in each kind of problem.
 KINDS = {
     "plain": set(),
     "noise": {"noise"},
@@ -39,60 +39,61 @@ KINDS = {
     "everything": {"period", "noise", "nested masks", "qsgd", "weights", "bias"},
     "everything, partial": {"period", "noise", "random masks", "qsgd", "partial", "bias"},
 }
+# Without random noise; the other kinds measure expectations by few runs.
 EXACT = {"plain", "drift", "pruning and masked update", "nested masks", "random masks", "bias"}
 
 bounds = jax.jit(jax.vmap(bound))
 
 
-def total(known: Given) -> np.ndarray:
-    return np.asarray(bounds(*known).total)
+def total(inputs: Given) -> np.ndarray:
+    return np.asarray(bounds(*inputs).total)
 
 
 @st.composite
-def cases(draw: DrawFn, on: set[str]) -> tuple[dict[str, Any], Process]:
-    """Arguments of `start_problems` and a process, with the effects in `on`."""
+def cases(draw: DrawFn, effects: set[str]) -> tuple[dict[str, Any], Process]:
+    """Arguments of `start_problems` and a process, with the given effects."""
     clients = draw(st.integers(2, 5))
-    about = {
+    arguments = {
         "seed": draw(st.integers(0, 2**32 - 1)),
         "far": draw(st.sampled_from([1.0, 0.1, 0.01])),
         "clients": clients,
         "unlike": draw(st.sampled_from([1.0, 0.1, 0.0])),
         "spread": draw(st.floats(0.1, 3)),
-        "noise": draw(st.floats(0.01, 2)) if "noise" in on else 0.0,
-        "bias": draw(st.floats(0.01, 1)) if "bias" in on else 0.0,
-        "weights": "random" if "weights" in on else "equal",
+        "noise": draw(st.floats(0.01, 2)) if "noise" in effects else 0.0,
+        "bias": draw(st.floats(0.01, 1)) if "bias" in effects else 0.0,
+        "weights": "random" if "weights" in effects else "equal",
     }
     rate, rates = st.floats(0, 0.9), (0.0,)
-    if on & {"same masks", "random masks"}:
+    if effects & {"same masks", "random masks"}:
         rates = (draw(rate),)
-    if "nested masks" in on:
+    if "nested masks" in effects:
         rates = tuple(draw(st.lists(rate, min_size=clients, max_size=clients)))
     process = Process(
         cut=draw(st.integers(1, 3)),
-        period=draw(st.integers(2, 10)) if "period" in on else 1,
+        period=draw(st.integers(2, 10)) if "period" in effects else 1,
         steps=draw(st.sampled_from([30, 60, 120, 2])),
         fraction=draw(st.sampled_from([1.0, 0.5, 0.1])),
-        participants=draw(st.integers(1, clients - 1)) if "partial" in on else 0,
+        participants=draw(st.integers(1, clients - 1)) if "partial" in effects else 0,
         rates=rates,
-        random="random masks" in on,
-        levels=float(draw(st.integers(1, 8))) if "qsgd" in on else math.inf,
+        random="random masks" in effects,
+        levels=float(draw(st.integers(1, 8))) if "qsgd" in effects else math.inf,
     )
-    return about, process
+    return arguments, process
 
 
 def start_problems(seed: int, far: float, **kw: Any) -> Problems:
-    """A batch that starts more or less far from the minimum."""
+    """A batch of problems that start at a distance in proportion to `far` from the minimum."""
     problems = random_problems(np.random.default_rng(seed), BATCH, **kw)
     return problems._replace(start=problems.minimum + far * problems.start)
 
 
-def spreads(known: Given) -> tuple[np.ndarray, np.ndarray]:
-    """The proof's bounds on how far clients are apart, and v from its last aggregation.
+def distance_bounds(inputs: Given) -> tuple[np.ndarray, np.ndarray]:
+    """The proof's bounds on squared distances: clients to v, and v to the last aggregation.
 
-    The second is without bound where all take part, which does not need it.
+    The second is infinite with full participation, which does not need it.
     """
-    terms = bounds(*with_field(known, "dissimilarity", np.zeros_like))
-    constants, setting = known.constants, known.setting
+    terms = bounds(*with_field(inputs, "dissimilarity", np.zeros_like))
+    constants, setting = inputs.constants, inputs.setting
     absent = 1 - setting.participants / setting.clients
     slope = 2 * absent * constants.beta_clients
     moved = np.where(slope > 0, terms.sampling / np.where(slope > 0, slope, 1) ** 2, np.inf)
@@ -107,15 +108,16 @@ def test_never_exceeded(kind):
     @given(cases(KINDS[kind]))
     def check(case):
         nonlocal checked
-        about, process = case
-        run = simulate(start_problems(**about), process, about["seed"])
-        part = 1 - (1e-4 if kind in EXACT else 0.03)
-        for known in (run.worst, run.sharp):
-            assert np.all(total(known) >= part * run.average), total(known) / run.average
-        apart, moved = spreads(run.worst)
-        part = 1 - (1e-4 if kind in EXACT else 0.15)  # may be of one step, squared
-        assert np.all(apart >= part * run.apart - 1e-9), (apart, run.apart)
-        assert np.all(moved >= part * run.moved), moved / run.moved
+        arguments, process = case
+        run = simulate(start_problems(**arguments), process, arguments["seed"])
+        allowed = 1 - (1e-4 if kind in EXACT else 0.03)
+        for inputs in (run.worst, run.sharp):
+            assert np.all(total(inputs) >= allowed * run.average), total(inputs) / run.average
+        apart, moved = distance_bounds(run.worst)
+        # Means over few runs of the squares of few steps are noisier.
+        allowed = 1 - (1e-4 if kind in EXACT else 0.25)
+        assert np.all(apart >= allowed * run.apart - 1e-9), (apart, run.apart)
+        assert np.all(moved >= allowed * run.moved), moved / run.moved
         assert np.all(run.average > 1e-12)
         checked += len(run.average)
 
@@ -133,13 +135,13 @@ def test_plain_bound_is_near():
 
 
 def random(clients: int = 4, **kw: float) -> Problems:
-    """Problems that start at their minimum, so that only some effect moves them."""
+    """Problems that start at their minimum, so that only the effect under test moves them."""
     problems = random_problems(np.random.default_rng(3), 8, clients, **kw)
     return problems._replace(start=problems.minimum)
 
 
-def round_(clients: int = 4, **kw: float) -> Problems:
-    """Likewise, with one Hessian for all, twice the identity."""
+def isotropic(clients: int = 4, **kw: float) -> Problems:
+    """Problems that start at their minimum, with twice the identity as every Hessian."""
     problems = random_problems(np.random.default_rng(3), 8, clients, **kw)
     hessians = np.broadcast_to(2 * np.eye(SIZE), problems.hessians.shape)
     problems = problems._replace(hessians=hessians)
@@ -150,57 +152,63 @@ def away(problems: Problems, by: float) -> Problems:
     return problems._replace(start=problems.start + by)
 
 
-# Two weights that are pruned first, or start at 0, at which pruning them changes nothing.
+# Two weights: the least, which are pruned first, or 0, so that pruning them changes nothing.
 FEW = np.arange(SIZE) < 2
-LEAST = round_()._replace(start=np.where(FEW, 0.0, round_().start + 0.1))
-ONE_KEEPS = round_()
+LEAST = isotropic()._replace(start=np.where(FEW, 0.0, isotropic().start + 0.1))
+ONE_KEEPS = isotropic()
 ONE_KEEPS = ONE_KEEPS._replace(
     centers=np.broadcast_to(np.where(FEW, 0.1, 3.0), ONE_KEEPS.centers.shape),
     start=np.broadcast_to(np.where(FEW, 0.1, 3.0), ONE_KEEPS.start.shape),
     noise=np.broadcast_to(0.01 * FEW, ONE_KEEPS.noise.shape),
 )
-NOISY = round_()._replace(noise=np.ones((8, 4, SIZE)))
-HEAVY = round_()._replace(
+NOISY = isotropic()._replace(noise=np.ones((8, 4, SIZE)))
+HEAVY = isotropic()._replace(
     weights=np.broadcast_to([0.4, 0.2, 0.2, 0.2], (8, 4)),
     noise=np.ones((8, 4, SIZE)) * [[1], [0], [0], [0]],
 )
 NESTED = (0.0, 0.2, 0.4, 0.6)
 FULL = Process(fraction=1.0, steps=200)
 
-# Where one term is all of the bound: the problems, the process, a field and a factor too much.
+# Cases in which one term is the whole bound: problems, process, a field of the inputs, and a factor
+# by which that field cannot be reduced.
 TIGHT = {
-    "initial gap": (away(round_(spread=1.0), 1.0), FULL, "gap", 0.9),
+    "initial gap": (away(isotropic(spread=1.0), 1.0), FULL, "gap", 0.9),
     "noise": (NOISY, FULL, "variance", 0.85),
     "weights": (HEAVY, FULL, "largest_weight", 0.85),
     "coverage": (ONE_KEEPS, FULL._replace(rates=(0, 1 / 3, 1 / 3, 1 / 3)), "coverage", 1.5),
-    "qsgd": (round_(spread=1.0), FULL._replace(cut=3, levels=1.0), "q", 0.7),
+    "qsgd": (isotropic(spread=1.0), FULL._replace(cut=3, levels=1.0), "q", 0.7),
     "masked update": (LEAST, FULL._replace(rates=(1 / 3,)), "phi", 0.9),
     "drift": (random(unlike=1.0, spread=1.0), FULL._replace(period=2, cut=3), "beta_drift", 0.3),
     "gradients": (random(unlike=1.0, spread=1.0), FULL._replace(period=2, cut=3), "expected", 0.3),
     "pruning": (random(), FULL._replace(cut=3, rates=NESTED), "beta_pruning", 0.3),
-    "disparity": (round_(spread=1.0), FULL._replace(period=200, cut=3, rates=NESTED), "chi", 0.9),
-    "bias": (round_(bias=1.0), FULL, "eps_d", 0.9),
-    "sampling": (round_(spread=1.0), FULL._replace(participants=2), "dissimilarity", 0.9),
+    "disparity": (
+        isotropic(spread=1.0),
+        FULL._replace(period=200, cut=3, rates=NESTED),
+        "chi",
+        0.9,
+    ),
+    "bias": (isotropic(bias=1.0), FULL, "eps_d", 0.9),
+    "sampling": (isotropic(spread=1.0), FULL._replace(participants=2), "dissimilarity", 0.9),
 }
 
 
 @pytest.mark.parametrize("case", TIGHT)
-def test_bound_is_reached_and_no_constant_may_be_less(case):
+def test_bound_is_reached_and_no_constant_can_be_smaller(case):
     problems, process, name, factor = TIGHT[case]
     run = simulate(problems, process, seed=1, runs=32)
-    less = with_field(run.sharp, name, lambda x: x * factor)
+    smaller = with_field(run.sharp, name, lambda x: x * factor)
     assert np.all(total(run.sharp) >= 0.96 * run.average), total(run.sharp) / run.average
-    assert np.all(total(less) < 0.96 * run.average), total(less) / run.average
+    assert np.all(total(smaller) < 0.96 * run.average), total(smaller) / run.average
 
 
 SLOW = Process(fraction=1e-3, period=6, steps=60, cut=3)
 
-# Where clients, or v, go as far as the proof allows: gradients that stay what they are.
+# Cases in which clients, or v, move as far as the proof allows, as gradients stay constant.
 FAR = {
-    "gradients": (round_(spread=1.0), SLOW, "expected", 0.9),
-    "noise": (round_(16)._replace(noise=np.ones((8, 16, SIZE))), SLOW, "variance", 0.85),
-    "qsgd": (round_(16, spread=1.0), SLOW._replace(period=2, levels=1.0), "q", 0.7),
-    "all alike": (away(round_(), 1.0), SLOW._replace(participants=2), "moment", 0.9),
+    "gradients": (isotropic(spread=1.0), SLOW, "expected", 0.9),
+    "noise": (isotropic(16)._replace(noise=np.ones((8, 16, SIZE))), SLOW, "variance", 0.85),
+    "qsgd": (isotropic(16, spread=1.0), SLOW._replace(period=2, levels=1.0), "q", 0.7),
+    "all alike": (away(isotropic(), 1.0), SLOW._replace(participants=2), "moment", 0.9),
 }
 
 
@@ -209,8 +217,8 @@ def test_distances_are_reached(case):
     problems, process, name, factor = FAR[case]
     run = simulate(problems, process, seed=2)
     which, measured = (1, run.moved) if case == "all alike" else (0, run.apart)
-    known = with_field(run.worst, "q", lambda _: run.sharp.effects.q)
-    most = spreads(known)[which]
-    less = spreads(with_field(known, name, lambda x: x * factor))[which]
+    inputs = with_field(run.worst, "q", lambda _: run.sharp.effects.q)
+    most = distance_bounds(inputs)[which]
+    smaller = distance_bounds(with_field(inputs, name, lambda x: x * factor))[which]
     assert np.all(most >= 0.96 * measured), most / measured
-    assert np.all(less < 0.96 * measured), less / measured
+    assert np.all(smaller < 0.96 * measured), smaller / measured
