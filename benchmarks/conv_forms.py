@@ -1,14 +1,19 @@
-"""Which form of a 3x3 convolution suits which shape: what the choices of models/ops.py rest on.
+"""Which form of a 3x3 convolution is fastest for which shape.
 
     python benchmarks/conv_forms.py
 
-Forms, each inside `lax.map`, where training runs them: `canonical`, lax's channels-last convolution
-(for gradients on explicitly transposed operands); `patches`, one matrix product over all shifted
-copies side by side; `product`, one of all pixels with all outputs, on 2x2 maps; `pairs`,
-neighbouring pixels as one; `tiles`, Winograd's; and for weight gradients the canonical form with
-the batch in 2 to 16 parts. Prints GFLOP/s as a table and one JSON line a shape; a multiply-add
-counts as 2 FLOPs, and what a form saves or adds is not counted: all are rated by the 9 products of
-the definition.
+The thresholds of jfedsl/nn/convolution.py rest on the results. Forms, each inside `lax.map`, as in
+training:
+
+- `canonical`: lax's channels-last convolution; for gradients on explicitly transposed operands;
+- `patches`: one matrix product of all shifted copies, side by side, with the kernel;
+- `product`: one matrix product of all input pixels with all output pixels, on 2x2 maps;
+- `pairs`: two neighbouring pixels as one;
+- `tiles`: Winograd's tiles;
+- `N parts`, for weight gradients: the canonical form with the batch in 2 to 16 parts.
+
+Prints GFLOP/s as a table and one JSON line a shape. A multiply-add counts as 2 FLOPs; every form is
+rated by the 9 products of the definition, whatever it computes.
 """
 
 import functools
@@ -28,13 +33,20 @@ from jfedsl.nn.conv_forms import Window
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 
-ClientForward = Callable[[Array, Array], Array]
+Form = Callable[[Array, Array], Array]
 _SAME = ((1, 1), (1, 1))
 _WINDOW = Window((1, 1), _SAME, (1, 1), (1, 1))
 
 
 class Shape(NamedTuple):
-    """A layer of the zoo: examples, height and width, channels in and out."""
+    """Shape of a 3x3 convolution.
+
+    Attributes:
+      batch: examples.
+      size: height and width.
+      inputs: channels of the input.
+      outputs: channels of the output.
+    """
 
     batch: int
     size: int
@@ -43,7 +55,7 @@ class Shape(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Of one pass."""
+        """FLOPs of one pass, by the definition of the convolution."""
         return 2 * self.batch * self.size**2 * 9 * self.inputs * self.outputs
 
 
@@ -59,14 +71,14 @@ SHAPES = (
 
 
 def _shifted(x: Array) -> list[Array]:
-    """The nine views of `x[B, H, W, C]` that a 3x3 kernel's taps see."""
+    """`x[B, H, W, C]` shifted by each of the nine taps of a 3x3 kernel."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
 
 
 def _canonical(x: Array, w: Array) -> Array:
-    return conv_forms.canonical(x, w, _WINDOW)
+    return conv_forms.lax_convolution(x, w, _WINDOW)
 
 
 def _patches(x: Array, w: Array) -> Array:
@@ -74,19 +86,19 @@ def _patches(x: Array, w: Array) -> Array:
 
 
 def _product(x: Array, w: Array) -> Array:
-    return conv_forms.as_product(x, w, _WINDOW)
+    return conv_forms.as_matrix_product(x, w, _WINDOW)
 
 
 def _pairs(x: Array, w: Array) -> Array:
-    return conv_forms.by_pairs(x, w, _WINDOW, conv_forms.canonical)
+    return conv_forms.by_pixel_pairs(x, w, _WINDOW, conv_forms.lax_convolution)
 
 
 def _tiles(x: Array, w: Array) -> Array:
     return winograd.convolution(x, w, _SAME)
 
 
-def _input_gradient(form: ClientForward) -> ClientForward:
-    """The same form on the output's gradient and the kernel turned round."""
+def _input_gradient(form: Form) -> Form:
+    """The form as a gradient by the input: applied to `dy` and the flipped kernel."""
     return lambda dy, w: form(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3))
 
 
@@ -107,14 +119,15 @@ def _weight_product(x: Array, dy: Array) -> Array:
 
 def _weight_pairs(x: Array, dy: Array) -> Array:
     w = jnp.zeros((3, 3, x.shape[3], dy.shape[3]))
-    return jax.vjp(lambda w: conv_forms.by_pairs(x, w, _WINDOW, convolution._conv), w)[1](dy)[0]
+    _, vjp = jax.vjp(lambda w: conv_forms.by_pixel_pairs(x, w, _WINDOW, convolution._conv), w)
+    return vjp(dy)[0]
 
 
 def _weight_tiles(x: Array, dy: Array) -> Array:
     return winograd.weight_gradient(x, dy, _SAME)
 
 
-def _weight_parts(count: int) -> ClientForward:
+def _weight_parts(count: int) -> Form:
     def form(x: Array, dy: Array) -> Array:
         parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
         return functools.reduce(jnp.add, (_weight_canonical(*part) for part in parts))
@@ -122,14 +135,14 @@ def _weight_parts(count: int) -> ClientForward:
     return form
 
 
-FORWARD: dict[str, ClientForward] = {
+FORWARD: dict[str, Form] = {
     "canonical": _canonical,
     "patches": _patches,
     "product": _product,
     "pairs": _pairs,
     "tiles": _tiles,
 }
-FORMS: dict[str, dict[str, ClientForward]] = {
+FORMS: dict[str, dict[str, Form]] = {
     "forward": FORWARD,
     "input gradient": {name: _input_gradient(form) for name, form in FORWARD.items()},
     "weight gradient": {
@@ -144,7 +157,7 @@ FORMS: dict[str, dict[str, ClientForward]] = {
 
 
 def _operands(shape: Shape, direction: str, count: int) -> tuple[Array, Array]:
-    """Operands of a form for `count` turns of the loop."""
+    """Operands `[count, ...]` of a form, for `count` iterations of the loop."""
     batch, size, inputs, outputs = shape
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (count, batch, size, size, inputs))
@@ -154,7 +167,7 @@ def _operands(shape: Shape, direction: str, count: int) -> tuple[Array, Array]:
 
 
 def measure(shape: Shape, direction: str) -> dict[str, float]:
-    """Median GFLOP/s of each form, in alternation."""
+    """Median GFLOP/s of each form that the shape allows; forms are timed in turn."""
     count = max(2, min(20, int(2e9 / shape.flops)))
     operands = _operands(shape, direction, count)
     compiled = {}
@@ -180,10 +193,12 @@ def main(_: list[str]) -> None:
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; GFLOP/s")
     for shape in SHAPES:
         print(f"\n{shape.batch} x {shape.size}x{shape.size}, {shape.inputs} to {shape.outputs}")
-        found = {d: measure(shape, d) for d in FORMS if d != "input gradient" or shape.inputs > 3}
-        for direction, rates in found.items():
-            print(f"  {direction:<16}" + "".join(f"{n} {r:.0f}  " for n, r in rates.items()))
-        print(json.dumps({**shape._asdict(), "gflops_per_second": found}))
+        # Up to 3 channels are images, whose gradient no layer needs.
+        directions = [d for d in FORMS if d != "input gradient" or shape.inputs > 3]
+        rates = {direction: measure(shape, direction) for direction in directions}
+        for direction, of_forms in rates.items():
+            print(f"  {direction:<16}" + "".join(f"{n} {r:.0f}  " for n, r in of_forms.items()))
+        print(json.dumps({**shape._asdict(), "gflops_per_second": rates}))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""What the forms of nn/convolution.py are worth: forward and backward over clients.
+"""Speed of jfedsl/nn/convolution.py and pooling.py against lax and Flax, over many clients.
 
     python benchmarks/convolution.py
     python benchmarks/convolution.py --clients=100 --cases=small
 
-Each case is one 3x3 convolution or 2x2 pooling, forward and gradient of both operands, for every
-client in turn inside `lax.map`, our form against the plain one, in alternation; `ours, twice` is
-the derivative of the squared gradient, reverse over reverse. `vmapped` forms compute all clients
-at once: `plain vmapped` is a grouped convolution, `patches vmapped` one batched product of all
-shifted copies, `taps vmapped` nine batched products, one a tap of the kernel. Prints a table and
-one JSON line a case; a multiply-add counts as 2 FLOPs, padding taps included.
+Each case is one 3x3 convolution or 2x2 pooling, forward pass and gradients by both operands. Forms
+`in a loop` compute client after client inside `lax.map`; `ours` is this package's, `plain` that of
+lax or Flax. `ours, twice` is the derivative of the squared gradient, reverse over reverse.
+`vmapped` forms compute all clients at once: `plain vmapped` becomes a grouped convolution, `patches
+vmapped` is one batched product of all shifted copies, `taps vmapped` nine batched products, one for
+each tap of the kernel. Forms are timed in turn. Prints a table and one JSON line a case; a
+multiply-add counts as 2 FLOPs, taps on padding included.
 """
 
 import json
@@ -27,13 +28,21 @@ from jfedsl.nn import convolution, pooling
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 _CLIENTS = flags.DEFINE_integer("clients", 8, "Clients in the loop.", lower_bound=1)
-_CASES = flags.DEFINE_enum("cases", "vgg", ["vgg", "small"], "Layers of which model.")
+_CASES = flags.DEFINE_enum("cases", "vgg", ["vgg", "small"], "Model whose layers are timed.")
 
 Op = Callable[..., Array]
 
 
 class Case(NamedTuple):
-    """Shapes of one comparison: activations `[B, H, H, Cin]`, `channels` out (0 for pooling)."""
+    """Shapes of one comparison.
+
+    Attributes:
+      name: of the layer.
+      batch: examples of each client.
+      size: height and width.
+      inputs: channels of the input.
+      channels: channels of the output; 0 for pooling.
+    """
 
     name: str
     batch: int
@@ -72,7 +81,7 @@ def _our_conv(x: Array, w: Array) -> Array:
 
 
 def _shifted(x: Array) -> list[Array]:
-    """The nine views of `x[B, H, W, C]` that the taps of a 3x3 kernel see."""
+    """`x[B, H, W, C]` shifted by each of the nine taps of a 3x3 kernel."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -84,7 +93,8 @@ def _patches(x: Array, w: Array) -> Array:
 
 def _taps(x: Array, w: Array) -> Array:
     taps = w.reshape(9, *w.shape[2:])
-    return sum((v @ tap for v, tap in zip(_shifted(x), taps, strict=True)), jnp.zeros(()))
+    pairs = zip(_shifted(x), taps, strict=True)
+    return sum((pixels @ tap for pixels, tap in pairs), jnp.zeros(()))
 
 
 def _plain_pool(x: Array, w: Array) -> Array:
@@ -98,10 +108,10 @@ def _our_pool(x: Array, w: Array) -> Array:
 def _looped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
     """Gradients of a sum of squares for one client after the other, compiled."""
 
-    def one(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
+    def one_client(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
         return jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))(*arguments)
 
-    return jax.jit(lambda x, w: lax.map(one, (x, w)))
+    return jax.jit(lambda x, w: lax.map(one_client, (x, w)))
 
 
 def _twice(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -115,30 +125,36 @@ def _twice(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
 
 
 def _vmapped(op: Op) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The same for all clients at once: plain convolutions become grouped ones."""
+    """Gradients of a sum of squares for all clients at once; convolutions become grouped ones."""
     return jax.jit(jax.vmap(jax.grad(lambda x, w: jnp.sum(op(x, w) ** 2), (0, 1))))
 
 
 class Result(NamedTuple):
-    """Seconds a call of each form, as measured, and the FLOPs of a call."""
+    """Timings of a case.
+
+    Attributes:
+      case: what was timed.
+      flops: of one call.
+      seconds: of each timed call, by form.
+    """
 
     case: Case
     flops: int
     seconds: dict[str, list[float]]
 
     def to_json(self, clients: int) -> str:
-        """One line with medians, extremes and what they were measured on."""
+        """One line with medians, extremes, settings and the device."""
         spread = {
             name: {"median": statistics.median(s), "least": min(s), "greatest": max(s)}
             for name, s in self.seconds.items()
         }
-        about = {"clients": clients, "dtype": "float32", "flops": self.flops, "seconds": spread}
-        where = {"device_kind": jax.devices()[0].device_kind, "jax": jax.__version__}
-        return json.dumps({**self.case._asdict(), **about, **where})
+        settings = {"clients": clients, "dtype": "float32", "flops": self.flops, "seconds": spread}
+        device = {"device_kind": jax.devices()[0].device_kind, "jax": jax.__version__}
+        return json.dumps({**self.case._asdict(), **settings, **device})
 
 
 def measure(case: Case, clients: int, repeats: int) -> Result:
-    """Times each form in alternation, after a warm-up."""
+    """Times the forms in turn, after a warm-up."""
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (clients, case.batch, case.size, case.size, case.inputs))
     w = jax.random.normal(keys[1], (clients, 3, 3, case.inputs, max(case.channels, 1)))

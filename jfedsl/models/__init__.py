@@ -1,1 +1,1 @@
-"""Models as tuples of layers, the table of them, and what they cost."""
+"""Models as tuples of layers, the table of models by name, and their FLOPs and residuals."""

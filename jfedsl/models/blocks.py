@@ -1,4 +1,8 @@
-"""Layers the zoo is built of: convolution or dense with normalisation and activation; pooling."""
+"""Layers that the models here are built of.
+
+A convolution or dense layer comes with its normalisation and activation; pooling and flattening are
+layers of their own.
+"""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +30,7 @@ def groups(channels: int) -> int:
 
 
 def _normalise(x: Array, norm: str, groups: int, train: bool) -> Array:
-    """What `NORMS` lists; `groups` are those of a GroupNorm."""
+    """Applies the normalisation `norm` of `NORMS`; `groups` is for GroupNorm only."""
     if norm == "group":
         return nn.GroupNorm(groups)(x)
     if norm == "batch":
@@ -34,7 +38,7 @@ def _normalise(x: Array, norm: str, groups: int, train: bool) -> Array:
     return x
 
 
-def _same(features: int, norm: str, size: int = 3, stride: int = 1) -> nn.Conv:
+def _conv(features: int, norm: str, size: int = 3, stride: int = 1) -> nn.Conv:
     """A convolution with same padding, and a bias where no normalisation follows."""
     return nn.Conv(
         features,
@@ -47,7 +51,13 @@ def _same(features: int, norm: str, size: int = 3, stride: int = 1) -> nn.Conv:
 
 
 class Convolution(nn.Module):
-    """3x3 convolution with same padding, normalisation: `[B, H, W, Cin] -> [B, H, W, C]`."""
+    """3x3 convolution with same padding and normalisation.
+
+    Attributes:
+      features: output channels.
+      norm: one of `NORMS`.
+      groups: groups of a GroupNorm.
+    """
 
     features: int
     norm: str
@@ -57,16 +67,22 @@ class Convolution(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, H, W, Cin]` to `[B, H, W, features]`."""
         pooling.check_images(x)
-        x = _same(self.features, self.norm)(x)
+        x = _conv(self.features, self.norm)(x)
         return _normalise(x, self.norm, self.groups, train)
 
     def steps(self, parts: Sequence[Step]) -> list[Step]:
-        """What it computes, of the steps of the modules it calls."""
+        """The computation as steps, from those of the modules that it calls."""
         return list(parts)
 
 
 class Dense(nn.Module):
-    """Dense layer with normalisation: `[B, D] -> [B, features]`."""
+    """Dense layer with normalisation.
+
+    Attributes:
+      features: output units.
+      norm: one of `NORMS`.
+      groups: groups of a GroupNorm.
+    """
 
     features: int
     norm: str
@@ -80,7 +96,7 @@ class Dense(nn.Module):
         return _normalise(x, self.norm, self.groups, train)
 
     def steps(self, parts: Sequence[Step]) -> list[Step]:
-        """What it computes, of the steps of the modules it calls."""
+        """The computation as steps, from those of the modules that it calls."""
         return list(parts)
 
 
@@ -89,6 +105,13 @@ class Residual(nn.Module):
 
     Normalisation follows each convolution; where shapes change, the shortcut is a 1x1 convolution
     with normalisation. The last ReLU is the layer's activation.
+
+    Attributes:
+      features: output channels.
+      inner: channels between the two convolutions; these can be removed.
+      stride: of the first convolution and of the shortcut.
+      norm: one of `NORMS`.
+      groups: groups of the first GroupNorm.
     """
 
     features: int
@@ -100,48 +123,54 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, H, W, Cin]` to `[B, H / stride, W / stride, features]`."""
-        y = _same(self.inner, self.norm, stride=self.stride)(x)
+        y = _conv(self.inner, self.norm, stride=self.stride)(x)
         y = pooling.relu(_normalise(y, self.norm, self.groups, train))
-        y = _same(self.features, self.norm)(y)
+        y = _conv(self.features, self.norm)(y)
         y = _normalise(y, self.norm, groups(self.features), train)
         if x.shape != y.shape:
-            x = _same(self.features, self.norm, 1, self.stride)(x)
+            x = _conv(self.features, self.norm, 1, self.stride)(x)
             x = _normalise(x, self.norm, groups(self.features), train)
         return x + y
 
     def steps(self, parts: Sequence[Step]) -> list[Step]:
-        """What it computes, of the steps of the modules it calls."""
-        each = 1 if self.norm == "none" else 2  # modules that stand for a convolution
-        main = [*parts[:each], {"op": "relu"}, *parts[each : 2 * each]]
-        return [{"op": "residual", "main": main, "shortcut": list(parts[2 * each :])}]
+        """The computation as steps, from those of the modules that it calls."""
+        # Each convolution is one module, and its normalisation, if there is any, the next.
+        modules = 1 if self.norm == "none" else 2
+        main = [*parts[:modules], {"op": "relu"}, *parts[modules : 2 * modules]]
+        return [{"op": "residual", "main": main, "shortcut": list(parts[2 * modules :])}]
 
 
-def _groups(features: int, norm: str) -> int:
+def _norm_groups(features: int, norm: str) -> int:
+    """Groups of the normalisation of a layer; 1 where channels are not normalised in groups."""
     return groups(features) if norm == "group" else 1
 
 
 def convolution(name: str, features: int, norm: str) -> Layer:
     """A `Convolution` and ReLU as a layer, whose output channels can be removed."""
-    own = _groups(features, norm)
-    return from_linen(name, Convolution(features, norm, own), pooling.relu, "features", own)
+    count = _norm_groups(features, norm)
+    return from_linen(name, Convolution(features, norm, count), pooling.relu, "features", count)
 
 
 def dense(name: str, features: int, norm: str) -> Layer:
     """A `Dense` and ReLU as a layer, whose units can be removed."""
-    own = _groups(features, norm)
-    return from_linen(name, Dense(features, norm, own), pooling.relu, "features", own)
+    count = _norm_groups(features, norm)
+    return from_linen(name, Dense(features, norm, count), pooling.relu, "features", count)
 
 
 def stem(name: str, features: int, norm: str) -> Layer:
-    """A `Convolution` and ReLU as a layer, whose channels all stay: residuals are added to them."""
-    return from_linen(name, Convolution(features, norm, _groups(features, norm)), pooling.relu)
+    """A `Convolution` and ReLU as a layer before residual blocks.
+
+    None of its channels can be removed, as the blocks add to all of them.
+    """
+    module = Convolution(features, norm, _norm_groups(features, norm))
+    return from_linen(name, module, pooling.relu)
 
 
 def residual(name: str, features: int, stride: int, norm: str) -> Layer:
     """A `Residual` and ReLU as a layer, whose inner channels can be removed."""
-    own = _groups(features, norm)
-    module = Residual(features, features, stride, norm, own)
-    return from_linen(name, module, pooling.relu, "inner", own)
+    count = _norm_groups(features, norm)
+    module = Residual(features, features, stride, norm, count)
+    return from_linen(name, module, pooling.relu, "inner", count)
 
 
 def logits(classes: int) -> Layer:
@@ -150,19 +179,24 @@ def logits(classes: int) -> Layer:
 
 
 def padded(layer: Layer, size: int) -> Layer:
-    """The layer on images zero-padded on all sides to `size` x `size`; larger ones stay."""
+    """The layer on images zero-padded on all sides to `size` x `size`; larger images stay.
+
+    Args:
+      layer: takes images `[B, H, W, C]`.
+      size: least height and width that the layer is given.
+    """
 
     def margins(shape: tuple[int, ...]) -> list[tuple[int, int]]:
         missing = [max(0, size - n) for n in shape[1:3]]
-        return [(m // 2, m - m // 2) for m in missing]
+        return [(pixels // 2, pixels - pixels // 2) for pixels in missing]
 
     def pad(x: Array) -> Array:
         pooling.check_images(x)
         return jnp.pad(x, [(0, 0), *margins(x.shape), (0, 0)])
 
     def steps(shape: tuple[int, ...], parts: Sequence[Step]) -> list[Step]:
-        inner = layer.steps(shape, parts) if layer.steps else [{"op": "own"}]
-        return [{"op": "zero_pad", "padding": margins(shape)}, *inner]
+        padded_steps = layer.steps(shape, parts) if layer.steps else [{"op": "own"}]
+        return [{"op": "zero_pad", "padding": margins(shape)}, *padded_steps]
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:
         return layer.init(key, pad(x))
@@ -174,11 +208,12 @@ def padded(layer: Layer, size: int) -> Layer:
     if channels is not None:
         resized = channels.resized
         channels = channels._replace(resized=lambda count: padded(resized(count), size))
+    # Padding with zeros commutes with no activation that is not 0 at 0, hence keeps_order=False.
     return layer._replace(init=init, apply=apply, keeps_order=False, channels=channels, steps=steps)
 
 
 def pool(name: str) -> Layer:
-    """2x2 max-pooling; crops odd edges."""
+    """2x2 max-pooling: `[B, H, W, C] -> [B, H // 2, W // 2, C]`; odd edges are cropped."""
     step = {"op": "max_pool", "window": [2, 2], "strides": [2, 2]}
     return from_function(name, pooling.max_pool, keeps_order=True, step=step)
 

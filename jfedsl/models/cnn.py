@@ -1,4 +1,4 @@
-"""Small convolutional network."""
+"""Convolutional network with two convolutions and one hidden dense layer."""
 
 from jfedsl.models import blocks
 from jfedsl.models.layers import Model

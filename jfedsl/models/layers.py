@@ -1,7 +1,13 @@
 """A model is a tuple of layers, so cutting it is slicing it.
 
-Parameters and statistics are tuples as long as the model. Unlike Flax's `Sequential` or nnx
-modules, a slice keeps every layer's own parameters under the same names, whatever the cut.
+Parameters and statistics are tuples as long as the model. In a slice every layer keeps its
+parameters under the same names, whatever the cut; Flax's `Sequential` and nnx renumber them.
+
+>>> model = (from_linen("dense", nn.Dense(4), nn.relu), from_linen("logits", nn.Dense(2)))
+>>> params, stats = init(model, jax.random.key(0), jnp.ones((1, 3)))
+>>> smashed, _ = apply(model[:1], params[:1], stats[:1], jnp.ones((5, 3)), train=True)
+>>> smashed.shape
+(5, 4)
 """
 
 import inspect
@@ -17,14 +23,14 @@ from jax.typing import DTypeLike
 
 from jfedsl.errors import as_text, close_to
 from jfedsl.keys import fold
-from jfedsl.models.steps import Describe, Step, of_function, of_module, recording
+from jfedsl.models.steps import Describe, Step, describe_module, function_steps
 
 Params = Any
 Stats = Any
 
 
 class Variables(NamedTuple):
-    """Parameters and normalisation statistics of a model, tuples with one entry a layer."""
+    """Parameters and normalisation statistics of a model: tuples with one tree a layer."""
 
     params: Params
     stats: Stats
@@ -37,9 +43,10 @@ class Channels(NamedTuple):
     """Channels that can be removed from a layer: those of its output, or inner ones.
 
     Attributes:
-      size: how many there are.
-      groups: normalisation groups they lie in, one after the other; each keeps as many as another.
-      resized: `size -> Layer`, the layer with another number of them in as many groups.
+      size: number of channels.
+      groups: number of normalisation groups, which consecutive channels form; equally many channels
+        are removed from every group.
+      resized: `size -> Layer`, the layer with another number of channels in as many groups.
     """
 
     size: int
@@ -54,12 +61,12 @@ class Layer(NamedTuple):
       name: unique in its model; a cut is named by the last layer before it.
       init: `(key, x[B, ...]) -> (params, stats)`; both are `{}` where the layer has none.
       apply: `(params, stats, x, train) -> (y, stats)`; `train` picks batch over running statistics.
-      activation: applied to what `apply` makes; elementwise and nowhere decreasing. None: nothing.
-      keeps_order: whether `apply` commutes with all such functions, as taking maxima does; an
-        activation right before it then runs right after it, on fewer entries.
-      channels: that can be removed; None where all have to stay.
-      whole: whether it is given whole numbers, see `of_whole_numbers`.
-      steps: what `apply` does, for other programs; None where nobody said.
+      activation: applied to the output of `apply`; elementwise and nondecreasing. None for none.
+      keeps_order: whether `apply` commutes with elementwise nondecreasing functions, as max-pooling
+        does. An activation right before such a layer runs after it instead, on fewer entries.
+      channels: the channels that can be removed; None where all have to stay.
+      whole: whether the layer takes int32 inputs, see `of_whole_numbers`.
+      steps: describes what `apply` computes, for other programs; None where that is not known.
     """
 
     name: str
@@ -84,18 +91,22 @@ def from_linen(
 ) -> Layer:
     """Wraps a Flax linen module as a layer; its `__call__` may take `train`.
 
+    >>> from_linen("embed", nn.Embed(1000, 32)).name
+    'embed'
+
     Args:
-      name: the layer's name.
-      module: unbound; may hold the collections `params` and `batch_stats`, and draws no random
+      name: unique in the model.
+      module: unbound; may have the collections `params` and `batch_stats`, and draws no random
         numbers, as Flax's dropout would.
-      activation: elementwise and nowhere decreasing, to run after the module, or after pooling that
-        follows it. (Any other belongs into the module.)
-      width: the field of the module that says how many channels it has, if they can be removed:
-        `features` of a convolution. Nothing but this number may change what becomes of a channel.
-      groups: normalisation groups that these channels lie in.
+      activation: elementwise and nondecreasing; runs after the module, or after pooling that
+        follows it. Any other activation belongs into the module.
+      width: name of the module's field that holds its number of channels, if channels can be
+        removed: `features` of a convolution. Each channel must be computed in the same way
+        whatever that number is.
+      groups: number of normalisation groups of these channels.
 
     Raises:
-      ValueError: from `init`, where the module holds other collections.
+      ValueError: from `init`, where the module has other collections.
     """
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
@@ -106,8 +117,8 @@ def from_linen(
         variables = {**module.init(key, x, **options(False))}
         params, stats = variables.pop("params", {}), variables.pop("batch_stats", {})
         if variables:
-            held = ", ".join(variables)
-            raise ValueError(f"{name} holds {held}; modules may hold params and batch_stats")
+            collections = ", ".join(variables)
+            raise ValueError(f"{name} holds {collections}; modules may hold params and batch_stats")
         return params, stats
 
     def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
@@ -125,7 +136,7 @@ def from_linen(
         return from_linen(name, module.clone(**changed), activation, width, groups)
 
     channels = None if width is None else Channels(getattr(module, width), groups, resized)
-    return Layer(name, init, apply, activation, channels=channels, steps=of_module(module))
+    return Layer(name, init, apply, activation, channels=channels, steps=describe_module(module))
 
 
 def from_function(
@@ -134,11 +145,16 @@ def from_function(
     keeps_order: bool = False,
     step: Step | None = None,
 ) -> Layer:
-    """Wraps a function without parameters, such as pooling; `keeps_order` as in `Layer`.
+    """Wraps a function without parameters, such as pooling, as a layer.
 
-    `step` says what it does, as `steps.MEANINGS` has it; default that it is the user's own.
+    Args:
+      name: unique in the model.
+      function: `x[B, ...] -> y[B, ...]`.
+      keeps_order: whether `function` commutes with elementwise nondecreasing functions, as
+        max-pooling does.
+      step: what `function` computes, one of `steps.MEANINGS`; default a user-defined function.
     """
-    steps = of_function(function) if step is None else [step]
+    steps = function_steps(function) if step is None else [step]
     return Layer(
         name,
         lambda key, x: ({}, {}),
@@ -149,7 +165,10 @@ def from_function(
 
 
 def of_whole_numbers(layer: Layer) -> Layer:
-    """The layer given int32, which travels as float32 until there, and so below 2^24."""
+    """The first layer of a model whose inputs are integers, such as token ids.
+
+    Inputs arrive as float32, which is exact up to 2^24 in magnitude, and are cast to int32 here.
+    """
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:
         return layer.init(key, x.astype(jnp.int32))
@@ -173,13 +192,13 @@ def init(model: Model, key: Array, x: Array) -> Variables:
       x: a sample batch `[B, ...]`; only its shape and dtype matter.
 
     Raises:
-      ValueError: two layers of one name, or a layer that leaves nothing of so small an input, or
-        makes something else than one array.
+      ValueError: two layers have the same name, or the output of a layer is empty, as of pooling on
+        a small image, or not an array.
     """
     names = [layer.name for layer in model]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"two layers are named {twice[0]}")
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"two layers are named {repeated[0]}")
     params, stats = [], []
     for i, layer in enumerate(model):
         p, s = layer.init(fold(key, i), x)
@@ -187,8 +206,8 @@ def init(model: Model, key: Array, x: Array) -> Variables:
         stats.append(s)
         y, _ = layer.apply(p, s, x, False)
         if not isinstance(y, Array) or y.size == 0:
-            made = list(y.shape) if isinstance(y, Array) else type(y).__name__
-            raise ValueError(f"{layer.name} makes {made} of {list(x.shape)}")
+            output = list(y.shape) if isinstance(y, Array) else type(y).__name__
+            raise ValueError(f"{layer.name} makes {output} of {list(x.shape)}")
         x = y
     return Variables(tuple(params), tuple(stats))
 
@@ -204,68 +223,46 @@ def apply(
     """Runs the layers in order.
 
     Args:
-      model: all layers, or some in a row.
-      params: of these layers, float32.
-      stats: of these layers, float32, and used as such.
+      model: consecutive layers.
+      params: parameters of each layer, float32.
+      stats: normalisation statistics of each layer, float32; never rounded to `dtype`.
       x: input `[B, ...]`, float32.
       train: whether normalisation uses the batch's statistics.
       dtype: that parameters and activations are rounded to, and products computed in.
 
     Returns:
-      The output, float32, and the new statistics.
+      The output `[B, ...]`, float32, and the new statistics.
 
     Raises:
-      ValueError: the last of these layers makes whole numbers, which have no gradient.
+      ValueError: the last layer makes whole numbers, which have no gradient.
     """
     params = jax.tree.map(lambda w: w.astype(dtype), params)
+    # Integers stay float32: bfloat16 would round token ids above 256.
     x = x.astype(dtype) if model and not model[0].whole else x
-    updated, activation = [], None
+    updated, pending = [], None
     for layer, p, s in zip(model, params, stats, strict=True):
-        if activation and (layer.activation or not layer.keeps_order):
-            x, activation = activation(x), None
+        # An activation waits until after pooling, which leaves it a fraction of the entries.
+        if pending and (layer.activation or not layer.keeps_order):
+            x, pending = pending(x), None
         x, s = layer.apply(p, s, x, train)
         updated.append(s)
-        activation = layer.activation or activation
-    x = activation(x) if activation else x
+        pending = layer.activation or pending
+    x = pending(x) if pending else x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{model[-1].name} makes {x.dtype}, where real numbers are needed")
     return x.astype(jnp.float32), tuple(updated)
 
 
-def described(model: Model, x: Array) -> list[dict[str, Any]]:
-    """The layers in order, each with its `name` and `steps`, see `jfedsl.models.steps`.
-
-    Args:
-      model: the whole model.
-      x: a sample batch `[1, ...]`; only its shape and dtype matter.
-    """
-    found: list[dict[str, Any]] = []
-
-    def traced(x: Array) -> Array:
-        for layer in model:
-            params, stats = layer.init(jax.random.key(0), x)
-            with recording(layer.name) as parts:
-                y, _ = layer.apply(params, stats, x, False)
-            own: list[Step] = [{"op": "own"}]
-            steps = own if layer.steps is None else layer.steps(x.shape, parts)
-            found.append({"name": layer.name, "steps": [*steps, *of_function(layer.activation)]})
-            x = y
-        return x
-
-    jax.eval_shape(traced, x)
-    return found
-
-
 def cut_index(model: Model, cut: str) -> int:
-    """Number of layers before the cut, from a layer's name or a count written in digits.
+    """Number of client-side layers.
 
     Args:
       model: the whole model.
-      cut: the name of the last client-side layer, or the number of client-side layers.
+      cut: the name of the last client-side layer, or the number of client-side layers in digits.
 
     Raises:
-      ValueError: unknown name, or a cut that leaves one half without layers. The text follows
-        "--cut must be" in an error line.
+      ValueError: the name is unknown, or one side would have no layers. The text follows "--cut must
+        be" in an error line.
     """
     names = [layer.name for layer in model]
     index = int(cut) if re.fullmatch("-?[0-9]{1,9}", cut) else [*names, cut].index(cut) + 1
@@ -277,18 +274,18 @@ def cut_index(model: Model, cut: str) -> int:
 
 
 def prunable(params: Params, model_layers: int | None = None) -> Any:
-    """Which leaves may be pruned: kernels, but none of the model's last layer.
+    """Which leaves may be pruned: all kernels but those of the model's last layer.
 
     Args:
       params: parameters of the first layers of a model.
-      model_layers: how many layers the whole model has; None when `params` never reach its end.
+      model_layers: number of layers of the whole model; None where `params` leaves out the last.
 
     Returns:
       A tree like `params` with a Python bool at every leaf.
     """
 
-    def one(path: Sequence[Any], leaf: Array) -> bool:
-        last = model_layers is not None and path[0].idx == model_layers - 1
-        return path[-1] == jax.tree_util.DictKey("kernel") and leaf.ndim > 1 and not last
+    def is_prunable(path: Sequence[Any], leaf: Array) -> bool:
+        is_last = model_layers is not None and path[0].idx == model_layers - 1
+        return path[-1] == jax.tree_util.DictKey("kernel") and leaf.ndim > 1 and not is_last
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(is_prunable, params)

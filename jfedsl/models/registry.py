@@ -1,4 +1,8 @@
-"""Models as tuples of layers; `MODELS` is the table of those known by name."""
+"""The table `MODELS` of models by name, to which a plugin adds its own.
+
+>>> [layer.name for layer in MODELS["mlp"].build(10, "none")]
+['flatten', 'dense1', 'dense2', 'logits']
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +16,14 @@ from jfedsl.models.small import small
 from jfedsl.models.vgg import DEPTHS, vgg
 
 
-class Entry(NamedTuple):
-    """A model by name.
+class ModelEntry(NamedTuple):
+    """A model of the table.
 
     Attributes:
-      build: `(classes, norm) -> model`.
-      default_cut: the layer it is cut after by default.
-      tried: whether it is known to keep examples apart; others are tried when a run starts.
+      build: `(classes, norm) -> model`, with `norm` one of `blocks.NORMS`.
+      default_cut: name of the last client-side layer where `--cut` is not given.
+      tried: whether the model is known to compute each example independently of the others. Any
+        other model is checked for it when a run starts, see `jfedsl.models.trial`.
     """
 
     build: Callable[[int, str], Model]
@@ -27,9 +32,9 @@ class Entry(NamedTuple):
 
 
 MODELS = {
-    "cnn": Entry(cnn, "pool1", tried=True),
-    "mlp": Entry(mlp, "dense1", tried=True),
-    "resnet18": Entry(resnet18, "block2", tried=True),
-    "small": Entry(small, "pool2", tried=True),
-    **{f"vgg{depth}": Entry(partial(vgg, depth), "pool2", tried=True) for depth in DEPTHS},
+    "cnn": ModelEntry(cnn, "pool1", tried=True),
+    "mlp": ModelEntry(mlp, "dense1", tried=True),
+    "resnet18": ModelEntry(resnet18, "block2", tried=True),
+    "small": ModelEntry(small, "pool2", tried=True),
+    **{f"vgg{depth}": ModelEntry(partial(vgg, depth), "pool2", tried=True) for depth in DEPTHS},
 }

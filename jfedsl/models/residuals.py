@@ -1,4 +1,4 @@
-"""What the backward pass of a function keeps of its forward pass, from shapes alone."""
+"""Bytes of the residuals that a backward pass keeps of its forward pass, from shapes alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from jax import Array
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from jfedsl.models.layers import Params
-from jfedsl.nn.reference import plain_operations
+from jfedsl.nn.lax_only import lax_only
 
-# Operations that can return their operand under another shape, or as it is.
+# Primitives that may only reshape or return their operand, without a new array.
 _VIEWS = {
     "broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "pad", "reshape", "squeeze",
 }  # fmt: skip
@@ -19,78 +19,88 @@ _VIEWS = {
 def residual_bytes(
     run: Callable[..., tuple[Array, Any]], params: Params, *inputs: Any
 ) -> tuple[int, int]:
-    """Bytes of the arrays that `run` computes and its backward pass by `params` reads.
+    """Bytes of the residuals of `run`, and of its output.
 
-    Both passes are traced in the plain operations of lax and Flax. Of the leaves of `jax.vjp`, the
-    residuals,
+    Residuals are the arrays that the forward pass computes and the backward pass by `params` reads.
+    Both passes are traced with the operations of lax and Flax, and the leaves of the function that
+    `jax.vjp` returns are counted as follows:
 
-    - those that are `params` or `inputs`, maybe in another shape, do not count;
+    - an array that is one of `params` or `inputs`, maybe in another shape, does not count;
     - an array kept twice counts once;
-    - those that no operation of the backward pass reads do not count: `jax.nn.relu` leaves an array
-      of zeros, one an entry, besides the sign.
+    - an array that the backward pass never reads does not count: `jax.nn.relu` keeps an array of
+      zeros besides the signs;
+    - a copy of `params` or `inputs` in another dtype counts.
 
-    Copies of `params` and `inputs` in another type count, for they are arrays of their own.
+    >>> w, x = jax.ShapeDtypeStruct((3, 5), "float32"), jax.ShapeDtypeStruct((2, 3), "float32")
+    >>> residual_bytes(lambda w, x: (jax.nn.relu(x @ w), None), w, x)  # signs [2, 5], and y [2, 5]
+    (10, 40)
 
     Args:
       run: `(params, *inputs) -> (y, anything)`.
-      params: arrays or shapes.
-      inputs: trees of them.
+      params: tree of arrays or shapes.
+      *inputs: trees of arrays or shapes.
 
     Returns:
       Bytes of the residuals, and bytes of `y`.
     """
 
     def forward(params: Params, inputs: Any) -> Any:
-        y, back, _ = jax.vjp(lambda p: run(p, *inputs), params, has_aux=True)
-        return back, y
+        y, vjp, _ = jax.vjp(lambda p: run(p, *inputs), params, has_aux=True)
+        return vjp, y
 
-    with plain_operations():
-        there, (back, y) = jax.make_jaxpr(forward, return_shape=True)(params, inputs)
-        again = jax.make_jaxpr(lambda back, y: back(y))(back, y).jaxpr
-    origins, read = _origins(there.jaxpr), _operands(again)
-    *leaves, output = zip(there.jaxpr.outvars, again.invars, strict=True)
-    kept = {origins.get(v, v) for v, seen in leaves if seen in read and isinstance(v, Var)}
-    return sum(map(_bytes, kept - {*there.jaxpr.invars})), _bytes(output[0])
+    with lax_only():
+        forward_jaxpr, (vjp, y) = jax.make_jaxpr(forward, return_shape=True)(params, inputs)
+        backward_jaxpr = jax.make_jaxpr(lambda vjp, y: vjp(y))(vjp, y).jaxpr
+    origins, read = _origins(forward_jaxpr.jaxpr), _operands(backward_jaxpr)
+    # What the forward pass returns, the leaves of vjp and then y, is what the backward pass takes.
+    *leaves, output = zip(forward_jaxpr.jaxpr.outvars, backward_jaxpr.invars, strict=True)
+    kept = {
+        origins.get(made, made) for made, taken in leaves if taken in read and isinstance(made, Var)
+    }
+    return sum(map(_bytes, kept - {*forward_jaxpr.jaxpr.invars})), _bytes(output[0])
 
 
 def _operands(jaxpr: Jaxpr) -> set[Var]:
-    """All that some operation reads or that is returned."""
+    """All variables that an operation reads or that the program returns."""
     operands = [v for equation in jaxpr.eqns for v in equation.invars]
     return {v for v in (*operands, *jaxpr.outvars) if isinstance(v, Var)}
 
 
 def _origins(jaxpr: Jaxpr) -> dict[Var, Var]:
-    """For each array that is another one, maybe in another shape, that other one."""
-    found: dict[Var, Var] = {}
+    """For each variable that only renames or reshapes another one, the one that it goes back to."""
+    origins: dict[Var, Var] = {}
     for equation in jaxpr.eqns:
-        for made, source in zip(equation.outvars, _sources(equation), strict=True):
+        for result, source in zip(equation.outvars, _sources(equation), strict=True):
             if isinstance(source, Var):
-                found[made] = found.get(source, source)
-    return found
+                origins[result] = origins.get(source, source)
+    return origins
 
 
 def _sources(equation: JaxprEqn) -> list[Any]:
     """For each result of an operation the array that it is, maybe in another shape.
 
-    None for what the operation computes. A function compiled on its own may return an operand, or
+    The source of what the operation computes is None. A jitted function may return an operand, or
     one array twice.
     """
-    name, operands, made = equation.primitive.name, equation.invars, equation.outvars
+    name, operands, results = equation.primitive.name, equation.invars, equation.outvars
     if name in ("jit", "pjit"):
         inner = equation.params["jaxpr"].jaxpr
-        outer, views = dict(zip(inner.invars, operands, strict=True)), _origins(inner)
+        outer, origins = dict(zip(inner.invars, operands, strict=True)), _origins(inner)
         return [
-            None if isinstance(result, Literal) else outer.setdefault(views.get(result, result), v)
-            for v, result in zip(made, inner.outvars, strict=True)
+            None
+            if isinstance(inner_result, Literal)
+            # A new array goes by its first name outside, so that one returned twice is one array.
+            else outer.setdefault(origins.get(inner_result, inner_result), result)
+            for result, inner_result in zip(results, inner.outvars, strict=True)
         ]
     padding = equation.params.get("padding_config", ())
     if name in _VIEWS and not any(map(any, padding)):
-        same = _size(operands[0]) == _size(made[0])
-        return [operands[0] if same else None]
-    return [None] * len(made)
+        is_view = _dtype_and_size(operands[0]) == _dtype_and_size(results[0])
+        return [operands[0] if is_view else None]
+    return [None] * len(results)
 
 
-def _size(variable: Any) -> tuple[Any, int]:
+def _dtype_and_size(variable: Any) -> tuple[Any, int]:
     return variable.aval.dtype, variable.aval.size
 
 

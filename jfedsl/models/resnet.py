@@ -4,7 +4,7 @@ from jfedsl.models import blocks
 from jfedsl.models.layers import Model
 
 WIDTHS = (64, 128, 256, 512)
-_BLOCKS = 2  # in each stage
+_BLOCKS_A_STAGE = 2
 
 
 def resnet18(classes: int, norm: str = "none", widths: tuple[int, ...] = WIDTHS) -> Model:
@@ -19,12 +19,12 @@ def resnet18(classes: int, norm: str = "none", widths: tuple[int, ...] = WIDTHS)
       norm: none, group or batch, after every convolution.
       widths: channels of the stages.
     """
-    stages = [
+    residual_blocks = [
         blocks.residual(
-            f"block{_BLOCKS * stage + i + 1}", width, 2 if stage and i == 0 else 1, norm
+            f"block{_BLOCKS_A_STAGE * stage + i + 1}", width, 2 if stage and i == 0 else 1, norm
         )
         for stage, width in enumerate(widths)
-        for i in range(_BLOCKS)
+        for i in range(_BLOCKS_A_STAGE)
     ]
     first = blocks.padded(blocks.stem("conv1", widths[0], norm), 32)
-    return (first, *stages, blocks.average("pool"), blocks.logits(classes))
+    return (first, *residual_blocks, blocks.average("pool"), blocks.logits(classes))

@@ -1,4 +1,4 @@
-"""Small network of five convolutions, for many clients."""
+"""Small convolutional network with five poolings, for runs with many clients."""
 
 from jfedsl.models import blocks
 from jfedsl.models.layers import Model

@@ -1,7 +1,11 @@
-"""What layers compute, as plain values: steps that another program can follow without this one.
+"""Descriptions of layers as plain values, which another program can follow to compute a model.
 
-A step is a dict: `op`, one of `MEANINGS`, all numbers that it needs, and under `arrays` the names
-of its arrays. What only its author can describe is the step `own`, with names and settings.
+A description is a list of steps. A step is a dict with `op`, one of `MEANINGS`, the settings of the
+operation, and under `arrays` the names of its arrays. A user-defined module or function is the step
+`own`, with its name and settings.
+
+>>> function_steps(nn.relu)
+[{'op': 'relu'}]
 """
 
 import contextlib
@@ -12,8 +16,11 @@ from typing import Any
 from flax import linen as nn
 from jax import Array, lax
 
+from jfedsl.nn.conv_forms import dilated_extent
+
 Step = dict[str, Any]
-# From the shape of a layer's input `[1, ...]` and the steps of the modules that it calls, in order.
+# `(shape, parts) -> steps`: from the shape `[1, ...]` of a layer's input, and the steps of the
+# modules that it calls, in order.
 Describe = Callable[[tuple[int, ...], Sequence[Step]], list[Step]]
 
 MEANINGS = {
@@ -33,33 +40,42 @@ MEANINGS = {
     "residual": "steps of `main` and those of `shortcut` (none: x itself), added",
     "own": "a layer of the user's own, by the names and settings that it has there",
 }
-# Fields of modules that say how weights begin or are computed in, not what is computed.
-_ASIDE = {"parent", "name", "dtype", "param_dtype", "precision", "kernel_init", "bias_init"}
+# Fields of modules that do not change what is computed: names, dtypes and initialisers.
+_IGNORED_FIELDS = {
+    "parent",
+    "name",
+    "dtype",
+    "param_dtype",
+    "precision",
+    "kernel_init",
+    "bias_init",
+}
 _COLLECTIONS = {"params": "params", "batch_stats": "stats"}
 
 
 @contextlib.contextmanager
-def recording(layer: str) -> Iterator[list[Step]]:
-    """Inside, modules of known kinds leave their step in the list as they are called.
+def record_steps(layer: str) -> Iterator[list[Step]]:
+    """Yields a list to which each call of a Flax module of a known type adds its step.
 
     Args:
-      layer: name of the layer, for those of arrays.
+      layer: name of the layer, with which the names of arrays begin.
     """
-    found: list[Step] = []
+    steps: list[Step] = []
 
     def intercept(call: Any, arguments: Any, options: Any, context: Any) -> Any:
         y = call(*arguments, **options)
-        known = _MODULES.get(type(context.module))
-        if known is not None and context.method_name == "__call__":
-            arrays = _arrays(context.module, layer)
-            found.append({**known(context.module, arguments[0]), "arrays": arrays})
+        step_of = _STEPS_OF_MODULES.get(type(context.module))
+        if step_of is not None and context.method_name == "__call__":
+            arrays = _array_names(context.module, layer)
+            steps.append({**step_of(context.module, arguments[0]), "arrays": arrays})
         return y
 
     with nn.intercept_methods(intercept):
-        yield found
+        yield steps
 
 
-def _arrays(module: nn.Module, layer: str) -> dict[str, str]:
+def _array_names(module: nn.Module, layer: str) -> dict[str, str]:
+    """Full names, such as `params.conv1.Conv_0.kernel`, by the names that the module uses."""
     return {
         name: ".".join((_COLLECTIONS[collection], layer, *module.path, name))
         for collection, leaves in module.variables.items()
@@ -67,61 +83,63 @@ def _arrays(module: nn.Module, layer: str) -> dict[str, str]:
     }
 
 
-def of_module(module: nn.Module) -> Describe:
-    """How to describe a module: as itself says, by the one known module that it is, or as `own`."""
+def describe_module(module: nn.Module) -> Describe:
+    """The description of a module: by its method `steps`, by its known type, or as `own`."""
     if hasattr(module, "steps"):
         return lambda shape, parts: module.steps(parts)
-    if type(module) in _MODULES:
+    if type(module) in _STEPS_OF_MODULES:
         return lambda shape, parts: list(parts)
     fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.init}
-    settings = {name: _plain(value) for name, value in fields.items() if name not in _ASIDE}
-    own = {"op": "own", "module": type(module).__qualname__, "settings": settings}
-    return lambda shape, parts: [own]
+    settings = {
+        name: _to_json(value) for name, value in fields.items() if name not in _IGNORED_FIELDS
+    }
+    step = {"op": "own", "module": type(module).__qualname__, "settings": settings}
+    return lambda shape, parts: [step]
 
 
-def of_function(function: Callable[[Array], Array] | None) -> list[Step]:
-    """The step of a function of one array; none where there is no function."""
+def function_steps(function: Callable[[Array], Array] | None) -> list[Step]:
+    """The step of a function of one array; no steps for None."""
     if function is None:
         return []
-    name = _plain(function)
+    name = _to_json(function)
     return [{"op": "relu"} if name == "relu" else {"op": "own", "function": name}]
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it, functions and classes by name."""
+def _to_json(value: Any) -> Any:
+    """A value that JSON can hold; functions and classes become their names."""
     if isinstance(value, bool | int | float | str | None):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_to_json(entry) for entry in value]
     if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): _to_json(entry) for name, entry in value.items()}
     return getattr(value, "__name__", type(value).__qualname__)
 
 
 def _convolution(module: nn.Conv, x: Array) -> Step:
     size = tuple(module.kernel_size) if isinstance(module.kernel_size, Sequence) else ()
     rank = len(size) or 1
-    strides, dilation, spread = (
-        _each(value, rank)
+    strides, kernel_dilation, input_dilation = (
+        _per_dimension(value, rank)
         for value in (module.strides, module.kernel_dilation, module.input_dilation)
     )
     padding: Any = module.padding
     if padding in ("SAME", "VALID"):
-        spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
-        sides = [(n - 1) * d + 1 for n, d in zip(x.shape[1:-1], spread, strict=True)]
-        padding = lax.padtype_to_pads(sides, spans, strides, padding)
+        kernel_extents = [*map(dilated_extent, size, kernel_dilation)]
+        extents = [*map(dilated_extent, x.shape[1:-1], input_dilation)]
+        padding = lax.padtype_to_pads(extents, kernel_extents, strides, padding)
     return {
         "op": "convolution",
         "strides": strides,
-        "padding": _plain(padding),
-        "kernel_dilation": dilation,
-        "input_dilation": spread,
+        "padding": _to_json(padding),
+        "kernel_dilation": kernel_dilation,
+        "input_dilation": input_dilation,
         "groups": module.feature_group_count,
     }
 
 
-def _each(value: Any, rank: int) -> list[int]:
-    """One number for each side, from one for all, several, or None for 1."""
+def _per_dimension(value: Any, rank: int) -> list[int]:
+    """A number for each spatial dimension, from one for all, a sequence, or None for 1."""
     return list(value) if isinstance(value, Sequence) else [value or 1] * rank
 
 
@@ -130,7 +148,7 @@ def _group_norm(module: nn.GroupNorm, x: Array) -> Step:
     return {"op": "group_norm", "groups": groups, "epsilon": module.epsilon}
 
 
-_MODULES: dict[type, Callable[[Any, Array], Step]] = {
+_STEPS_OF_MODULES: dict[type, Callable[[Any, Array], Step]] = {
     nn.Conv: _convolution,
     nn.Dense: lambda module, x: {"op": "dense"},
     nn.GroupNorm: _group_norm,

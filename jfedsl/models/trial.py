@@ -1,4 +1,8 @@
-"""What a model does with examples that it should not, found by trying it."""
+"""Checks of a user's model that only running or tracing it can make.
+
+A model must compute each example independently of the others, must not round normalised inputs to
+integers, and must not normalise over a single value.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,14 +16,14 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 from jfedsl.models import layers
 from jfedsl.models.layers import Layer, Model, Stats, Variables
 
-_CLOSE = 1e-4  # of the largest entry: two batch sizes are computed in different orders
+_TOLERANCE = 1e-4  # of the largest entry: sums are rounded differently at another batch size
 
 
 def mixing(model: Model, variables: Variables, x: Array) -> str | None:
-    """The first layer in which one example changes what becomes of another, if any does.
+    """The name of the first layer in which one example affects the output of another, or None.
 
-    In evaluation mode, layer by layer, so that what comes later does not hide it; and with noise on
-    all weights, as those that start at 0 would.
+    Each layer runs in evaluation mode, on two examples together and on each alone. Noise is added
+    to all weights: weights that start at 0 would hide a dependence.
 
     Args:
       model: all layers.
@@ -29,18 +33,20 @@ def mixing(model: Model, variables: Variables, x: Array) -> str | None:
     params = _noisy(variables.params)
 
     def run(x: Array) -> list[Array]:
-        apart = []
+        independent = []
         for layer, p, s in zip(model, params, variables.stats, strict=True):
-            both = _output(layer, p, s, x)
-            each = [_output(layer, p, s, x[n : n + 1]) for n in (0, 1)]
-            apart.append(_same(both, each))
-            x = both
-        return apart
+            together = _output(layer, p, s, x)
+            alone = [_output(layer, p, s, x[n : n + 1]) for n in (0, 1)]
+            independent.append(_agree(together, alone))
+            x = together
+        return independent
 
     # With noise on its weights a healthy model may make NaN.
     with jax.default_matmul_precision("float32"), jax.debug_nans(False):
-        apart = jax.jit(run)(x)
-    return next((n.name for n, alone in zip(model, apart, strict=True) if not alone), None)
+        independent = jax.jit(run)(x)
+    return next(
+        (layer.name for layer, passed in zip(model, independent, strict=True) if not passed), None
+    )
 
 
 def _output(layer: Layer, params: Any, stats: Stats, x: Array) -> Array:
@@ -48,15 +54,17 @@ def _output(layer: Layer, params: Any, stats: Stats, x: Array) -> Array:
     return y if layer.activation is None else layer.activation(y)
 
 
-def _same(both: Array, each: list[Array]) -> Array:
-    if any(x.shape != (1, *both.shape[1:]) for x in each) or len(both) != 2:
+def _agree(together: Array, alone: list[Array]) -> Array:
+    """Whether outputs `[2, ...]` of two examples equal their outputs `[1, ...]` alone."""
+    if any(y.shape != (1, *together.shape[1:]) for y in alone) or len(together) != 2:
         return jnp.array(False)
-    alone, both = (x.astype(jnp.float32) for x in (jnp.concatenate(each), both))
-    room = _CLOSE * jnp.max(jnp.abs(both))
-    return jnp.all((jnp.abs(both - alone) <= room) | ~jnp.isfinite(both))
+    separate, joint = (y.astype(jnp.float32) for y in (jnp.concatenate(alone), together))
+    tolerance = _TOLERANCE * jnp.max(jnp.abs(joint))
+    return jnp.all((jnp.abs(joint - separate) <= tolerance) | ~jnp.isfinite(joint))
 
 
 def _noisy(params: Any) -> Any:
+    """Parameters with normal noise of deviation 0.1 added to every entry."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(0), max(1, len(leaves)))
     noise = [0.1 * jax.random.normal(k, w.shape) for k, w in zip(keys, leaves, strict=False)]
@@ -65,7 +73,9 @@ def _noisy(params: Any) -> Any:
 
 
 def rounds(model: Model, variables: Variables, x: Array) -> bool:
-    """Whether all that a model reads of its inputs are whole numbers that it makes of them.
+    """Whether a model casts its inputs to integers and depends on them in no other way.
+
+    Such a model takes token ids, not real numbers: its gradient by the inputs is 0.
 
     Args:
       model: all layers.
@@ -77,53 +87,55 @@ def rounds(model: Model, variables: Variables, x: Array) -> bool:
     def total(x: Array) -> Array:
         return jnp.sum(jnp.square(layers.apply(model, params, variables.stats, x, False)[0]))
 
-    if not any(_makes_whole(jaxpr) for jaxpr in _all(jax.make_jaxpr(total)(x).jaxpr)):
+    # A zero gradient alone says nothing: a healthy model may have one, as of a sign function.
+    if not any(_casts_to_integers(jaxpr) for jaxpr in _nested(jax.make_jaxpr(total)(x).jaxpr)):
         return False
     with jax.debug_nans(False):
         return not jnp.any(jax.jit(jax.grad(total))(x))
 
 
-def _all(jaxpr: Jaxpr) -> Iterator[Jaxpr]:
+def _nested(jaxpr: Jaxpr) -> Iterator[Jaxpr]:
+    """A jaxpr and all jaxprs inside of it."""
     yield jaxpr
     for equation in jaxpr.eqns:
         for inner in jaxprs_in_params(equation.params):
-            yield from _all(inner)
+            yield from _nested(inner)
 
 
-def _makes_whole(jaxpr: Jaxpr) -> bool:
-    def of(atom: Any, kind: Any) -> bool:
+def _casts_to_integers(jaxpr: Jaxpr) -> bool:
+    def is_a(atom: Any, kind: Any) -> bool:
         return jnp.issubdtype(atom.aval.dtype, kind)
 
     casts = [e for e in jaxpr.eqns if e.primitive.name == "convert_element_type"]
-    return any(of(e.invars[0], jnp.floating) and of(e.outvars[0], jnp.integer) for e in casts)
+    return any(is_a(e.invars[0], jnp.floating) and is_a(e.outvars[0], jnp.integer) for e in casts)
 
 
 def lone_values(
     model: Model, params: Any, stats: Stats, x: jax.ShapeDtypeStruct
 ) -> tuple[str | None, jax.ShapeDtypeStruct]:
-    """The first layer whose batch norm has one value a channel, whose variance is 0.
+    """The name of the first layer whose batch norm has one value a channel, so that variance is 0.
 
     Args:
-      model: layers in a row.
+      model: consecutive layers.
       params: parameters of each layer, arrays or shapes.
       stats: batch-norm statistics of each layer, arrays or shapes; empty where a layer has none.
-      x: shape and type of the batch `[B, ...]` that the first layer is given in training.
+      x: shape and dtype of the training batch `[B, ...]` that the first layer takes.
 
     Returns:
-      Its name, or None where there is none; and shape and type of what that layer, or the last
-        one, makes of the batch.
+      The name, or None where there is no such layer; and the shape and dtype of the output of that
+        layer, or else of the last one.
     """
     for layer, p, s in zip(model, params, stats, strict=True):
         counts: list[int] = []
-        with nn.intercept_methods(_counter(counts)):
+        with nn.intercept_methods(_count_into(counts)):
             x = jax.eval_shape(lambda p, s, x, f=layer.apply: f(p, s, x, True)[0], p, s, x)
         if 1 in counts:
             return layer.name, x
     return None, x
 
 
-def _counter(counts: list[int]) -> Callable[..., Any]:
-    """Notes how many values a channel every batch norm is given."""
+def _count_into(counts: list[int]) -> Callable[..., Any]:
+    """An interceptor that appends the number of values a channel of every batch norm's input."""
 
     def intercept(
         run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext

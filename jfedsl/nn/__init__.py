@@ -1,1 +1,1 @@
-"""Operations on arrays: convolution in several forms, pooling, products of int8."""
+"""Operations on arrays: convolution in several forms, pooling, and backward passes in int8."""

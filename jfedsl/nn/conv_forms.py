@@ -12,7 +12,14 @@ Padding = tuple[tuple[int, int], ...]
 
 
 class Window(NamedTuple):
-    """How a kernel slides: all static, one entry per spatial dimension."""
+    """How a kernel slides over an input: static, one entry per spatial dimension.
+
+    Attributes:
+      strides: input pixels from one output to the next.
+      padding: pixels of zeros added (negative: cropped) before and after the input.
+      lhs_dilation: spacing of the input's pixels, 1 for none.
+      rhs_dilation: spacing of the kernel's taps, 1 for none.
+    """
 
     strides: tuple[int, ...]
     padding: Padding
@@ -20,77 +27,106 @@ class Window(NamedTuple):
     rhs_dilation: tuple[int, ...]
 
 
-def dilate(size: int, dilation: int) -> int:
-    """Extent of `size` entries that lie `dilation` apart."""
+def dilated_extent(size: int, dilation: int) -> int:
+    """Extent of `size` entries that lie `dilation` apart.
+
+    >>> dilated_extent(3, 2)
+    5
+    """
     return (size - 1) * dilation + 1
 
 
-def accumulator(x: Array) -> np.dtype:
-    """The type to sum in: float32 for bfloat16, otherwise that of the summands."""
+def accumulation_dtype(x: Array) -> np.dtype:
+    """The dtype to sum entries of `x` in: float32 for bfloat16, otherwise that of `x`."""
     return np.promote_types(x.dtype, np.float32)
 
 
-def canonical(x: Array, w: Array, window: Window) -> Array:
-    """The convolution of lax: `y` of `x[B, H, W, Cin]` with `w[KH, KW, Cin, Cout]`."""
+def lax_convolution(x: Array, w: Array, window: Window) -> Array:
+    """The convolution of lax, channels last.
+
+    Args:
+      x: input `[B, H, W, Cin]`.
+      w: kernel `[KH, KW, Cin, Cout]`.
+      window: how the kernel slides.
+
+    Returns:
+      `[B, H', W', Cout]`, in the dtype of `x`.
+    """
     return lax.conv_general_dilated(
         x, w, *window, dimension_numbers=CHANNELS_LAST, preferred_element_type=x.dtype
     )
 
 
-def by_pairs(
+def by_pixel_pairs(
     x: Array, w: Array, window: Window, convolve: Callable[[Array, Array, Window], Array]
 ) -> Array:
-    """Convolution of neighbouring pixels of a row as one, with twice the channels.
+    """Convolution that treats two neighbouring pixels of a row as one with twice the channels.
 
-    The kernel becomes one of as many pairs as meet two neighbouring outputs: of 4 columns for 3, a
-    third more products, which the wider vectors more than make up for.
+    A kernel of 3 columns becomes one of 2 pairs, which is 4 columns: a third more products. With
+    few channels the wider vectors more than make up for them.
 
     Args:
-      x: input.
-      w: kernel.
-      window: without stride or dilation along rows, and with rows of the output that pair up.
-      convolve: does the convolution with twice the channels.
+      x: input `[B, H, W, Cin]`.
+      w: kernel `[KH, KW, Cin, Cout]`.
+      window: without stride or dilation along rows, and such that the output has even rows.
+      convolve: computes the convolution of the paired arrays.
+
+    Returns:
+      `[B, H', W', Cout]`.
     """
     (height, columns, inputs, outputs), (low, high) = w.shape, window.padding[1]
+    # The least even number of columns that holds the kernel at both of its positions in a pair.
     wide = 2 * (columns // 2 + 1)
     filled = jnp.pad(x, ((0, 0), (0, 0), (low, high + wide - columns - 1), (0, 0)))
     pairs = filled.reshape(*x.shape[:2], filled.shape[2] // 2, 2 * inputs)
+    # One copy of the kernel for each output of a pair, the second one column further right.
     shifted = [
-        jnp.pad(w, ((0, 0), (side, wide - columns - side), (0, 0), (0, 0))) for side in (0, 1)
+        jnp.pad(w, ((0, 0), (shift, wide - columns - shift), (0, 0), (0, 0))) for shift in (0, 1)
     ]
     kernel = jnp.stack(shifted, axis=3).reshape(height, wide // 2, 2 * inputs, 2 * outputs)
     y = convolve(pairs, kernel, window._replace(padding=(window.padding[0], (0, 0))))
     return y.reshape(*y.shape[:2], 2 * y.shape[2], outputs)
 
 
-def as_product(x: Array, w: Array, window: Window) -> Array:
-    """Convolution as one matrix product, where `all_meet` says so.
+def as_matrix_product(x: Array, w: Array, window: Window) -> Array:
+    """Convolution as one matrix product, for shapes of which `is_matrix_product` is true.
 
-    The matrix has a block of the kernel for each pair of a pixel and an output: 16 on a 2x2 map
-    under a 3x3 kernel with a padding of 1, where 36 products of a pixel and a tap are defined.
+    The matrix has one block of the kernel for each pair of an input pixel and an output pixel: 16
+    blocks on a 2x2 map under a 3x3 kernel with a padding of 1, where a sliding kernel computes 36
+    products of a pixel and a tap, 20 of them with zeros.
+
+    Args:
+      x: input `[B, H, W, Cin]`.
+      w: kernel `[KH, KW, Cin, Cout]`.
+      window: how the kernel slides.
+
+    Returns:
+      `[B, H', W', Cout]`.
     """
     (batch, height, width, inputs), outputs = x.shape, w.shape[3]
-    rows, columns = _first_taps(x, w, window)
+    rows, columns = _taps_on_first_pixel(x, w, window)
+    # The taps that one output sees are consecutive, so a slice of the kernel is its block.
     blocks = [w[i : i + height, j : j + width] for i in rows for j in columns]
     matrix = jnp.stack(blocks, axis=3).reshape(height * width * inputs, len(blocks) * outputs)
     pixels = x.reshape(batch, height * width * inputs)
-    y = jnp.matmul(pixels, matrix, preferred_element_type=accumulator(x))
+    y = jnp.matmul(pixels, matrix, preferred_element_type=accumulation_dtype(x))
     return y.reshape(batch, len(rows), len(columns), outputs).astype(x.dtype)
 
 
-def all_meet(x: Array, w: Array, window: Window) -> bool:
-    """Whether every pixel of the map is under the kernel for every output, without dilation."""
+def is_matrix_product(x: Array, w: Array, window: Window) -> bool:
+    """Whether the kernel covers every pixel of the map at every output, without dilation."""
     if window.lhs_dilation + window.rhs_dilation != (1, 1, 1, 1):
         return False
-    first = _first_taps(x, w, window)
-    sides = zip(first, x.shape[1:3], w.shape[:2], strict=True)
-    return all(taps and taps[-1] >= 0 and taps[0] + size <= span for taps, size, span in sides)
+    dimensions = zip(_taps_on_first_pixel(x, w, window), x.shape[1:3], w.shape[:2], strict=True)
+    return all(
+        taps and taps[-1] >= 0 and taps[0] + size <= extent for taps, size, extent in dimensions
+    )
 
 
-def _first_taps(x: Array, w: Array, window: Window) -> list[range]:
-    """For each side and output, descending, the tap that the first pixel is under."""
-    sides = zip(x.shape[1:3], w.shape[:2], window.strides, window.padding, strict=True)
-    outputs = [(n + sum(pad) - span) // stride + 1 for n, span, stride, pad in sides]
+def _taps_on_first_pixel(x: Array, w: Array, window: Window) -> list[range]:
+    """Per spatial dimension: for each output, in order, the tap that lies on the first pixel."""
+    dimensions = zip(x.shape[1:3], w.shape[:2], window.strides, window.padding, strict=True)
+    outputs = [(n + sum(pad) - extent) // stride + 1 for n, extent, stride, pad in dimensions]
     return [
         range(low, low - count * stride, -stride)
         for (low, _), count, stride in zip(window.padding, outputs, window.strides, strict=True)

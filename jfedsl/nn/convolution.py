@@ -1,9 +1,9 @@
 """Convolution that stays fast inside loops, where XLA rewrites nothing on CPU.
 
-On CPU the weight gradient that autodiff makes of a convolution crawls inside `scan`, `map` or
-`while`, and so do a kernel that covers the whole map and channels that fill no vector;
-with many channels Winograd's tiles save products. Which form runs is decided here, by backend and
-shape alone; `benchmarks/conv_forms.py` measures what the choices rest on.
+On CPU, inside `scan`, `map` or `while`, three kinds of convolution are slow: the weight gradient
+that autodiff derives, a kernel that covers the whole map, and channels too few to fill a vector.
+With many channels Winograd's tiles save products. Backend and shape alone decide here which form
+runs; `benchmarks/conv_forms.py` measures what the choices rest on.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,25 @@ from jfedsl.nn import winograd
 from jfedsl.nn.conv_forms import (
     CHANNELS_LAST,
     Window,
-    accumulator,
-    all_meet,
-    as_product,
-    by_pairs,
-    canonical,
-    dilate,
+    accumulation_dtype,
+    as_matrix_product,
+    by_pixel_pairs,
+    dilated_extent,
+    is_matrix_product,
+    lax_convolution,
 )
-from jfedsl.nn.reference import are_plain
+from jfedsl.nn.lax_only import is_lax_only
 
 Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
-# What suits a CPU, from benchmarks/results/conv_forms_cpu.txt: channels that fill no vector,
-_NARROW_INPUTS, _NARROW_OUTPUTS = 4, 32
-# channels and tiles from which Winograd's transforms cost less than they save,
-_LEAST_PRODUCT, _LEAST_TILES = 128 * 256, 256
-# and the parts of a batch that a weight gradient is computed in.
-_PIXELS, _MOST_PARTS, _FEW_CHANNELS = 2048, 16, 16
+# Thresholds for CPUs, read off benchmarks/results/conv_forms_cpu.txt.
+# Pixels are paired up to this many channels in and out.
+_MOST_PAIRED_INPUTS, _MOST_PAIRED_OUTPUTS = 4, 32
+# Winograd's transforms pay from this product of channels in and out, and this many tiles, on.
+_LEAST_CHANNEL_PRODUCT, _LEAST_TILES = 128 * 256, 256
+# A weight gradient is computed in parts of about so many output pixels, in so many parts at most,
+# and only from so many input channels on.
+_PIXELS_A_PART, _MOST_PARTS, _LEAST_INPUTS = 2048, 16, 16
 
 
 def conv_general_dilated(
@@ -48,11 +50,17 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> Array:
-    """Stands in for `lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
+    """Drop-in for `lax.conv_general_dilated`, to pass to `nn.Conv(conv_general_dilated=...)`.
 
     Two-dimensional channels-last convolutions of real numbers without groups take the fast forms,
-    which have reverse-mode derivatives of any order but no forward mode; anything else goes to lax
-    unchanged.
+    which have reverse-mode derivatives of any order but no forward mode. Any other convolution goes
+    to lax unchanged.
+
+    >>> from flax import linen as nn
+    >>> conv = nn.Conv(8, (3, 3), conv_general_dilated=conv_general_dilated)
+    >>> y, _ = conv.init_with_output(jax.random.key(0), jnp.zeros((2, 5, 5, 3)))
+    >>> y.shape
+    (2, 5, 5, 8)
 
     Args:
       lhs: input `[B, H, W, Cin]`.
@@ -61,73 +69,80 @@ def conv_general_dilated(
       padding: "SAME", "VALID" or (low, high) pairs.
       lhs_dilation: dilation of the input, default none.
       rhs_dilation: dilation of the kernel, default none.
-      dimension_numbers: as in lax, where None is channels-first; Flax passes channels-last.
-      feature_group_count: as in lax.
-      precision: as in lax.
+      dimension_numbers: layouts of input, kernel and output. None is channels first, as in lax;
+        Flax passes channels last.
+      feature_group_count: groups of channels that are convolved separately.
+      precision: of the products; lax computes any but the default.
+
+    Returns:
+      `[B, H', W', Cout]`.
     """
-    known = _is_plain(lhs, rhs, dimension_numbers) and feature_group_count == 1
-    if not known or precision or are_plain():
+    has_fast_form = _is_real_channels_last(lhs, rhs, dimension_numbers) and feature_group_count == 1
+    if not has_fast_form or precision or is_lax_only():
         return lax.conv_general_dilated(
             lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
             dimension_numbers, feature_group_count, precision=precision,
         )  # fmt: skip
     lhs_dilation, rhs_dilation = tuple(lhs_dilation or (1, 1)), tuple(rhs_dilation or (1, 1))
-    spans = [dilate(k, d) for k, d in zip(rhs.shape[:2], rhs_dilation, strict=True)]
-    sizes = [dilate(n, d) for n, d in zip(lhs.shape[1:3], lhs_dilation, strict=True)]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(sizes, spans, window_strides, padding)
+        extents = map(dilated_extent, lhs.shape[1:3], lhs_dilation)
+        kernel_extents = map(dilated_extent, rhs.shape[:2], rhs_dilation)
+        padding = lax.padtype_to_pads([*extents], [*kernel_extents], window_strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     window = Window(tuple(window_strides), pads, lhs_dilation, rhs_dilation)
     return _convolve(lhs, rhs, window)
 
 
-def _is_plain(lhs: Array, rhs: Array, dimension_numbers: Layout | None) -> bool:
+def _is_real_channels_last(lhs: Array, rhs: Array, dimension_numbers: Layout | None) -> bool:
     """Whether a convolution is of real numbers, two-dimensional, with channels last."""
-    real = jnp.issubdtype(lhs.dtype, jnp.floating)
-    if dimension_numbers is None or lhs.ndim != 4 or not real:
+    is_real = jnp.issubdtype(lhs.dtype, jnp.floating)
+    if dimension_numbers is None or lhs.ndim != 4 or not is_real:
         return False
-    given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    return given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, CHANNELS_LAST)
+    layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    return layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, CHANNELS_LAST)
 
 
 def _convolve(x: Array, w: Array, window: Window) -> Array:
-    """The form that suits the backend and the shapes."""
-    if all_meet(x, w, window):
-        return as_product(x, w, window)
-    if _is_narrow(jax.default_backend(), x, w, window):
-        return by_pairs(x, w, window, _conv)
+    """`[B, H', W', Cout]` by the form that suits the backend and the shapes."""
+    if is_matrix_product(x, w, window):
+        return as_matrix_product(x, w, window)
+    if _pairs_up(jax.default_backend(), x, w, window):
+        return by_pixel_pairs(x, w, window, _conv)
     return _conv(x, w, window)
 
 
-def _is_narrow(backend: str, x: Array, w: Array, window: Window) -> bool:
-    """Whether channels fill no vector of a CPU, and pixels of a row can be taken in pairs."""
+def _pairs_up(backend: str, x: Array, w: Array, window: Window) -> bool:
+    """Whether channels are too few to fill a CPU's vectors and rows of the output are even."""
     _, width, inputs, outputs = w.shape
     low, high = window.padding[1]
     columns = x.shape[2] + low + high - width + 1
-    few = inputs <= _NARROW_INPUTS and outputs <= _NARROW_OUTPUTS
-    plain = (window.strides[1], window.lhs_dilation[1], window.rhs_dilation[1]) == (1, 1, 1)
-    pairs = min(low, high) >= 0 and columns > 0 and columns % 2 == 0
-    return backend == "cpu" and few and plain and pairs
+    has_few_channels = inputs <= _MOST_PAIRED_INPUTS and outputs <= _MOST_PAIRED_OUTPUTS
+    slides_by_pixels = (
+        window.strides[1], window.lhs_dilation[1], window.rhs_dilation[1]
+    ) == (1, 1, 1)  # fmt: skip
+    has_even_rows = min(low, high) >= 0 and columns > 0 and columns % 2 == 0
+    return backend == "cpu" and has_few_channels and slides_by_pixels and has_even_rows
 
 
-def _is_tiled(backend: str, x: Array, kernel: tuple[int, ...], window: Window) -> bool:
-    """Whether Winograd's tiles suit: 3x3 kernels, even outputs, many channels and tiles."""
+def _suits_winograd(backend: str, x: Array, kernel: tuple[int, ...], window: Window) -> bool:
+    """Whether Winograd's tiles pay: 3x3 kernels, even outputs, many channels and tiles."""
     sizes = [n + sum(pad) - 2 for n, pad in zip(x.shape[1:3], window.padding, strict=True)]
-    plain = window._replace(padding=()) == Window((1, 1), (), (1, 1), (1, 1))
-    even = all(size > 0 and size % 2 == 0 for size in sizes)
-    padded = min(map(min, window.padding)) >= 0
+    slides_by_pixels = window._replace(padding=()) == Window((1, 1), (), (1, 1), (1, 1))
+    is_even = all(size > 0 and size % 2 == 0 for size in sizes)
+    is_cropped = min(map(min, window.padding)) < 0
     tiles = x.shape[0] * sizes[0] * sizes[1] // 4
-    many = kernel[2] * kernel[3] >= _LEAST_PRODUCT and tiles >= _LEAST_TILES
-    exact = jnp.finfo(x.dtype).bits >= 32  # bfloat16 would round the transformed tiles
-    suits = kernel[:2] == (3, 3) and plain and even and padded
-    return backend == "cpu" and suits and many and exact
+    is_large = kernel[2] * kernel[3] >= _LEAST_CHANNEL_PRODUCT and tiles >= _LEAST_TILES
+    is_exact = jnp.finfo(x.dtype).bits >= 32  # bfloat16 would round the transformed tiles
+    can_tile = kernel[:2] == (3, 3) and slides_by_pixels and is_even and not is_cropped
+    return backend == "cpu" and can_tile and is_large and is_exact
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, w: Array, window: Window) -> Array:
-    if _is_tiled(jax.default_backend(), x, w.shape, window):
+    """The convolution whose two gradients are written out below, not derived by autodiff."""
+    if _suits_winograd(jax.default_backend(), x, w.shape, window):
         return winograd.convolution(x, w, window.padding)
-    return canonical(x, w, window)
+    return lax_convolution(x, w, window)
 
 
 def _conv_forward(x: Array, w: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
@@ -138,36 +153,41 @@ def _conv_backward(
     window: Window, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     x, w = residuals
-    sizes = w.shape[:2]
-    return _input_gradient(dy, w, window, x.shape[1:3]), _weight_gradient(x, dy, window, sizes)
+    dx = _input_gradient(dy, w, window, x.shape[1:3])
+    return dx, _weight_gradient(x, dy, window, w.shape[:2])
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _input_gradient(dy: Array, w: Array, window: Window, sizes: tuple[int, ...]) -> Array:
-    """The gradient by an input of `sizes`: `dy` convolved with the kernel turned round."""
-    slide = input_gradient_window(window, sizes, w.shape[:2], dy.shape[1:3])
-    return _conv(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3), slide)
+    """The gradient `[B, *sizes, Cin]` by the input: `dy` convolved with the flipped kernel."""
+    gradient_window = input_gradient_window(window, sizes, w.shape[:2], dy.shape[1:3])
+    return _conv(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3), gradient_window)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _weight_gradient(x: Array, dy: Array, window: Window, sizes: tuple[int, ...]) -> Array:
-    """The gradient by a kernel of `sizes`; linear in `x` and in `dy`.
+    """The gradient `[*sizes, Cin, Cout]` by the kernel.
 
-    The plain form is a canonical convolution on explicitly transposed operands.
+    It is linear in `x` and in `dy`, so that its derivatives are convolutions too: second
+    derivatives take the fast forms.
     """
     backend, channels = jax.default_backend(), (x.shape[3], dy.shape[3])
-    if _is_tiled(backend, x, (*sizes, *channels), window):
+    if _suits_winograd(backend, x, (*sizes, *channels), window):
         return winograd.weight_gradient(x, dy, window.padding)
-    slide = weight_gradient_window(window, x.shape[1:3], sizes, dy.shape[1:3])
-    parts = _parts(backend, x.shape[3], dy.shape)
+    gradient_window = weight_gradient_window(window, x.shape[1:3], sizes, dy.shape[1:3])
+    parts = _weight_gradient_parts(backend, x.shape[3], dy.shape)
     bounds = [len(x) * i // parts for i in range(parts + 1)]
+    # Batch and channels swap roles. The transposes are explicit, as XLA on CPU has a fast
+    # convolution for channels last only and does not transpose inside a loop by itself.
     terms = [
-        canonical(x[a:b].transpose(3, 1, 2, 0), dy[a:b].transpose(1, 2, 0, 3), slide)
-        for a, b in pairwise(bounds)
+        lax_convolution(
+            x[first:end].transpose(3, 1, 2, 0), dy[first:end].transpose(1, 2, 0, 3), gradient_window
+        )
+        for first, end in pairwise(bounds)
     ]
-    dw = reduce(jnp.add, (term.astype(accumulator(x)) for term in terms)).astype(x.dtype)
+    dw = reduce(jnp.add, (term.astype(accumulation_dtype(x)) for term in terms)).astype(x.dtype)
     return dw.transpose(1, 2, 0, 3)
 
 
@@ -187,33 +207,33 @@ def _weight_gradient_backward(
 _weight_gradient.defvjp(_weight_gradient_forward, _weight_gradient_backward)
 
 
-def _parts(backend: str, channels: int, outputs: tuple[int, ...]) -> int:
-    """In how many parts of the batch to compute a weight gradient.
+def _weight_gradient_parts(backend: str, inputs: int, outputs: tuple[int, ...]) -> int:
+    """Number of parts of the batch to compute a weight gradient in.
 
-    It is a product that contracts over the pixels of the whole batch. On CPU some thousand
-    of them keep the operands in cache, and parts are computed next to each other; with very few
-    input channels parts only cost.
+    A weight gradient is a product that contracts over the pixels of the whole batch. On CPU parts
+    of some thousand pixels stay in cache and run on several cores; with very few input channels
+    they only cost.
 
     Args:
       backend: as `jax.default_backend()` names it.
-      channels: of the input.
+      inputs: channels of the input.
       outputs: shape of the output `[B, H, W, C]`.
     """
     batch, height, width, _ = outputs
-    if backend != "cpu" or channels < _FEW_CHANNELS:
+    if backend != "cpu" or inputs < _LEAST_INPUTS:
         return 1
-    return max(1, min(batch, _MOST_PARTS, round(batch * height * width / _PIXELS)))
+    return max(1, min(batch, _MOST_PARTS, round(batch * height * width / _PIXELS_A_PART)))
 
 
-def _spans(
+def _extents(
     window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
 ) -> zip:
     """Per spatial dimension: padding, and dilated extents of input, kernel and output."""
     return zip(
         window.padding,
-        map(dilate, inputs, window.lhs_dilation),
-        map(dilate, kernel, window.rhs_dilation),
-        map(dilate, outputs, window.strides),
+        map(dilated_extent, inputs, window.lhs_dilation),
+        map(dilated_extent, kernel, window.rhs_dilation),
+        map(dilated_extent, outputs, window.strides),
         strict=True,
     )
 
@@ -221,9 +241,18 @@ def _spans(
 def input_gradient_window(
     window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
 ) -> Window:
-    """How a gradient of `outputs` slides over a turned kernel to make one of `inputs`."""
-    spans = _spans(window, inputs, kernel, outputs)
-    lows = [(k - 1 - low, n, k, o) for (low, _), n, k, o in spans]
+    """The window of the convolution of `dy` with the flipped kernel that gives `dx`.
+
+    Strides of the convolution become dilation of `dy`, and dilation of the input becomes strides.
+
+    Args:
+      window: of the convolution.
+      inputs: height and width of `x`, or as many extents as spatial dimensions.
+      kernel: extents of the kernel.
+      outputs: extents of `dy`.
+    """
+    extents = _extents(window, inputs, kernel, outputs)
+    lows = [(k - 1 - low, n, k, o) for (low, _), n, k, o in extents]
     padding = tuple((low, n + k - 1 - o - low) for low, n, k, o in lows)
     return Window(window.lhs_dilation, padding, window.strides, window.rhs_dilation)
 
@@ -231,7 +260,16 @@ def input_gradient_window(
 def weight_gradient_window(
     window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
 ) -> Window:
-    """How `inputs`, batch and channels swapped, slide over a gradient of `outputs`."""
-    spans = _spans(window, inputs, kernel, outputs)
-    padding = tuple((low, o + k - n - 1 - low) for (low, _), n, k, o in spans)
+    """The window of the convolution of `x` with `dy` that gives `dw`; batch and channels swap.
+
+    Strides of the convolution become dilation of `dy`, and dilation of the kernel becomes strides.
+
+    Args:
+      window: of the convolution.
+      inputs: height and width of `x`, or as many extents as spatial dimensions.
+      kernel: extents of the kernel.
+      outputs: extents of `dy`.
+    """
+    extents = _extents(window, inputs, kernel, outputs)
+    padding = tuple((low, o + k - n - 1 - low) for (low, _), n, k, o in extents)
     return Window(window.rhs_dilation, padding, window.lhs_dilation, window.strides)

@@ -1,10 +1,10 @@
-"""3x3 convolutions tile by tile with 16 products for 4 outputs instead of 36.
+"""Winograd's 3x3 convolution: 16 products for 4 outputs instead of 36.
 
-F(2x2, 3x3) of arXiv 1509.09308: a 2x2 tile of outputs sees a 4x4 tile of inputs; both tile and
-kernel are transformed to 4x4 entries, multiplied entry by entry over all channels, which makes 16
-matrix products over all tiles, and transformed back. The transforms only add, subtract and halve,
-so in float32 the error stays that of a few more roundings than the plain sum's. A NaN or infinity
-reaches all four outputs of its tiles.
+This is F(2x2, 3x3) of arXiv 1509.09308. A 2x2 tile of outputs depends on a 4x4 tile of inputs. Tile
+and kernel are each transformed to 4x4 entries and multiplied entry by entry, which is 16 matrix
+products over channels for all tiles at once; the results are transformed back. The transforms only
+add, subtract and halve, so that float32 makes a few more roundings than in the plain sum. A NaN or
+infinity in the input reaches all four outputs of every tile that it is in.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,16 @@ _Transform: TypeAlias = Callable[[Sequence[Array]], list[Array]]
 
 
 def convolution(x: Array, w: Array, padding: Padding) -> Array:
-    """The convolution with stride 1 of `x[B, H, W, Cin]` with `w[3, 3, Cin, Cout]`.
+    """The convolution with stride 1.
 
     Args:
-      x: input.
-      w: kernel.
+      x: input `[B, H, W, Cin]`.
+      w: kernel `[3, 3, Cin, Cout]`.
       padding: (low, high) for height and width, not negative, such that both extents of the output
         are even.
+
+    Returns:
+      `[B, H', W', Cout]`.
     """
     height, width = (n + sum(pads) - 2 for n, pads in zip(x.shape[1:3], padding, strict=True))
     kernel = _both_sides(_kernel, [[w[i, j] for j in range(3)] for i in range(3)])
@@ -42,36 +45,43 @@ def convolution(x: Array, w: Array, padding: Padding) -> Array:
 
 
 def weight_gradient(x: Array, dy: Array, padding: Padding) -> Array:
-    """The gradient by the kernel of `convolution` where that of its output is `dy`."""
-    outputs = _both_sides(_output_gradient, _every_second(dy))
+    """The gradient `[3, 3, Cin, Cout]` by the kernel of `convolution`.
+
+    Args:
+      x: input `[B, H, W, Cin]`.
+      dy: gradient by the output, `[B, H', W', Cout]`.
+      padding: as the convolution had it.
+    """
+    outputs = _both_sides(_output_gradient, _output_tiles(dy))
     products = [
-        [_over_tiles(tile, _rows(output)) for tile, output in zip(*row, strict=True)]
+        [_sum_over_tiles(tile, _flatten(output)) for tile, output in zip(*row, strict=True)]
         for row in zip(_input_tiles(x, padding), outputs, strict=True)
     ]
     return jnp.stack([jnp.stack(row) for row in _both_sides(_kernel_gradient, products)])
 
 
 def _input_tiles(x: Array, padding: Padding) -> _Grid:
-    """The transformed 4x4 tiles, entry by entry `[tiles, Cin]`; they overlap by two pixels."""
+    """The transformed 4x4 tiles, a grid of entries `[tiles, Cin]`; tiles overlap by two pixels."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = x.shape[1] - 2, x.shape[2] - 2
     rows = _input([x[:, i : i + height : 2] for i in range(4)])
     return [
-        [_rows(tile) for tile in _input([row[:, :, j : j + width : 2] for j in range(4)])]
+        [_flatten(entry) for entry in _input([row[:, :, j : j + width : 2] for j in range(4)])]
         for row in rows
     ]
 
 
-def _every_second(dy: Array) -> _Grid:
-    """The 2x2 entries of the tiles of an output, each `[B, H / 2, W / 2, C]`."""
+def _output_tiles(dy: Array) -> _Grid:
+    """The 2x2 tiles of an output, a grid of entries `[B, H / 2, W / 2, C]`."""
     return [[dy[:, i::2, j::2] for j in range(2)] for i in range(2)]
 
 
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
+def _flatten(entry: Array) -> Array:
+    """An entry of all tiles `[B, H / 2, W / 2, C]` as `[tiles, C]`."""
+    return entry.reshape(-1, entry.shape[-1])
 
 
-def _over_tiles(x: Array, dy: Array) -> Array:
+def _sum_over_tiles(x: Array, dy: Array) -> Array:
     return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
 
 

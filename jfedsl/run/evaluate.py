@@ -13,7 +13,8 @@ from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import trained_masks
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
-from jfedsl.models.layers import Variables, described
+from jfedsl.models.description import describe
+from jfedsl.models.layers import Variables
 from jfedsl.models.steps import MEANINGS
 from jfedsl.run.restore import Run, restore_run, whole_of
 from jfedsl.run.storage import export
@@ -200,7 +201,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
     """Plain values of the manifest, with which a program can use the arrays."""
     config, experiment, _ = run
     spec, scale = experiment.spec, experiment.scale or experiment.data.pixels
-    whole = described(spec.model, experiment.image[None])
+    whole = describe(spec.model, experiment.image[None])
     meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
     return {
         "model": config.model,

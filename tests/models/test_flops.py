@@ -1,4 +1,4 @@
-"""Arithmetic of layers against counts made by hand."""
+"""FLOPs of layers against counts by hand."""
 
 from typing import Any
 
@@ -39,18 +39,18 @@ def test_a_strided_block_with_a_shortcut() -> None:
     assert block == (forward, 2 * forward)
 
 
-def test_the_published_arithmetic_of_resnet18_for_small_images() -> None:
+def test_the_published_flops_of_resnet18_for_small_images() -> None:
     # 0.56 billion multiply-adds.
     assert round(sum(f for f, _ in flops(resnet18(10, "group"), (32, 32, 3))) / 2e9, 2) == 0.56
 
 
-# As XLA counts them, batch by batch
+# layer_flops, which counts as XLA does.
 
-ELEMENTWISE = 4  # FLOPs for an entry of an output at most: bias, activation, and their gradients
+ELEMENTWISE = 4  # most FLOPs for an entry of an output: bias, activation, and their gradients
 
 
 def counted(model: Model, shape: tuple[int, ...], trained_input: bool = False) -> np.ndarray:
-    """FLOPs of forward and backward pass, `[L, 2]`, on a batch of this shape."""
+    """FLOPs of forward and backward pass, `[L, 2]`, on a batch of the given shape."""
     return counted_of(model, shapes_of(model, shape), shape, trained_input)
 
 
@@ -67,11 +67,11 @@ def counted_of(
 
 
 def taps(size: int, kernel: int, stride: int) -> int:
-    """Pairs of an output and a tap inside of a line of pixels, with same padding."""
+    """Number of pairs of an output and a tap inside of a row of pixels, with same padding."""
     outputs = -(-size // stride)
-    before = max(0, (outputs - 1) * stride + kernel - size) // 2
-    at = stride * np.arange(outputs)[:, None] + np.arange(kernel) - before
-    return int(((at >= 0) & (at < size)).sum())
+    low = max(0, (outputs - 1) * stride + kernel - size) // 2
+    pixels = stride * np.arange(outputs)[:, None] + np.arange(kernel) - low
+    return int(((pixels >= 0) & (pixels < size)).sum())
 
 
 def strided(features: int, stride: int, bias: bool = False) -> Layer:
@@ -80,7 +80,7 @@ def strided(features: int, stride: int, bias: bool = False) -> Layer:
     return layers.from_linen("conv", module)
 
 
-# Among them maps smaller than the kernel, channels that fill no vector, and many channels.
+# Shapes for each fast form: maps smaller than the kernel, few channels, and many channels.
 SHAPES = [
     ((2, 8, 8, 3), 16), ((3, 2, 2, 5), 7), ((2, 1, 1, 16), 8), ((4, 7, 6, 4), 4),
     ((16, 8, 8, 128), 256),
@@ -102,7 +102,7 @@ def test_convolutions_count_only_taps_inside_of_the_image(
 
 @pytest.mark.parametrize(("shape", "features"), SHAPES)
 @pytest.mark.parametrize("trained_input", [False, True])
-def test_bias_and_relu_count_little(
+def test_bias_and_relu_count_a_few_flops_an_entry(
     shape: tuple[int, ...], features: int, trained_input: bool
 ) -> None:
     batch, height, width, channels = shape
@@ -130,10 +130,10 @@ def test_dense_layers(batch: int) -> None:
         assert 0 <= backward - 2 * batch * products <= ELEMENTWISE * batch * entries
 
 
-def test_a_batch_takes_as_many_times_an_example() -> None:
-    one, many = (counted(small(10)[:5], (batch, 32, 32, 3)) for batch in (1, 6))
-    np.testing.assert_allclose(many[:, 0], 6 * one[:, 0])
-    np.testing.assert_allclose(many[:, 1], 6 * one[:, 1], rtol=0.01)  # sums over the batch
+def test_flops_are_proportional_to_the_batch() -> None:
+    single, batch_of_6 = (counted(small(10)[:5], (batch, 32, 32, 3)) for batch in (1, 6))
+    np.testing.assert_allclose(batch_of_6[:, 0], 6 * single[:, 0])
+    np.testing.assert_allclose(batch_of_6[:, 1], 6 * single[:, 1], rtol=0.01)  # sums over the batch
 
 
 def test_fewer_channels_take_less() -> None:
@@ -141,11 +141,14 @@ def test_fewer_channels_take_less() -> None:
     assert whole[0].channels is not None and whole[2].channels is not None
     first = whole[0].channels.resized(8)
     half = (first, whole[1], whole[2].channels.resized(16), whole[3])
-    there, narrow, entry = (counted(m, (4, 32, 32, 3)) for m in (whole, half, (first, *whole[1:])))
-    assert np.all(narrow < there) and np.all(narrow > 0)
-    assert np.all(entry[:3] < there[:3]) and np.all(entry[3] == there[3])
-    np.testing.assert_allclose(narrow[[0, 1, 3]], there[[0, 1, 3]] / 2, rtol=0.01)
-    np.testing.assert_allclose(narrow[2], there[2] / 4, rtol=0.03)
+    of_whole, of_half, of_half_first_layer = (
+        counted(model, (4, 32, 32, 3)) for model in (whole, half, (first, *whole[1:]))
+    )
+    assert np.all(of_half < of_whole) and np.all(of_half > 0)
+    assert np.all(of_half_first_layer[:3] < of_whole[:3])
+    assert np.all(of_half_first_layer[3] == of_whole[3])
+    np.testing.assert_allclose(of_half[[0, 1, 3]], of_whole[[0, 1, 3]] / 2, rtol=0.01)
+    np.testing.assert_allclose(of_half[2], of_whole[2] / 4, rtol=0.03)
 
 
 @pytest.mark.parametrize(("shape", "features"), SHAPES)
@@ -156,24 +159,24 @@ def test_counts_do_not_depend_on_fast_forms(
     if shape[1] > 1:
         model += (blocks.pool("pool"),)
     shapes = shapes_of(model, shape)
-    before = counted_of(model, shapes, shape, True)
+    expected = counted_of(model, shapes, shape, True)
 
     def forbidden(*_: Any) -> None:
         raise AssertionError("a fast form was counted")
 
     for module, name in ((convolution, "_convolve"), (pooling, "_pool"), (pooling, "_relu")):
         monkeypatch.setattr(module, name, forbidden)
-    np.testing.assert_array_equal(counted_of(model, shapes, shape, True), before)
+    np.testing.assert_array_equal(counted_of(model, shapes, shape, True), expected)
 
 
 # The other VGGs have more of the layers of vgg11.
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"vgg13", "vgg16", "vgg19"}))
-def test_models_of_the_zoo(name: str) -> None:
+def test_both_counts_agree_on_the_models(name: str) -> None:
     model, shape = MODELS[name].build(10, "none"), (2, 32, 32, 3)
-    seen = counted(model, shape)
+    by_xla = counted(model, shape)
     every_tap = 2 * np.array(flops(model, shape[1:]), np.float64)
-    assert seen.shape == (len(model), 2) and np.all(seen >= 0)
-    weighted = every_tap[:, 0] > 0
-    assert np.all(seen[weighted] > 0)
-    assert np.all(seen[weighted] >= every_tap[weighted] / 9)
-    assert np.all(seen[weighted] <= 1.1 * every_tap[weighted])
+    assert by_xla.shape == (len(model), 2) and np.all(by_xla >= 0)
+    has_weights = every_tap[:, 0] > 0
+    assert np.all(by_xla[has_weights] > 0)
+    assert np.all(by_xla[has_weights] >= every_tap[has_weights] / 9)
+    assert np.all(by_xla[has_weights] <= 1.1 * every_tap[has_weights])

@@ -26,7 +26,7 @@ every_cut = pytest.mark.parametrize(
 
 
 def small(name: str, norm: str) -> Model:
-    """A narrow model with the layers of the zoo's."""
+    """A narrow `mlp` or `cnn`."""
     if name == "mlp":
         return mlp(4, norm, widths=(8, 12))
     return cnn(4, norm, widths=(8, 12), units=16)
@@ -38,13 +38,13 @@ def images() -> Array:
 
 @cache
 def initial(name: str, norm: str) -> Variables:
-    """Initial variables, shared by tests because each operation compiles."""
+    """Initial variables, shared by tests, as each operation compiles."""
     return layers.init(small(name, norm), jax.random.key(0), images())
 
 
-def assert_trees_equal(one: Any, other: Any) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+def assert_trees_equal(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @cache
@@ -71,12 +71,12 @@ def test_the_two_halves_one_after_the_other_equal_the_whole(
 
 @every_model
 @pytest.mark.parametrize("name", CUTS)
-def test_each_layer_draws_its_weights_alone_from_its_own_number(name: str, norm: str) -> None:
+def test_weights_of_a_layer_depend_only_on_the_key_and_its_number(name: str, norm: str) -> None:
     model, (params, stats) = small(name, norm), initial(name, norm)
     x = images()
     for i, layer in enumerate(model):
-        alone = layer.init(jax.random.fold_in(jax.random.key(0), i), jnp.zeros(x.shape))
-        assert_trees_equal(alone, (params[i], stats[i]))
+        variables = layer.init(jax.random.fold_in(jax.random.key(0), i), jnp.zeros(x.shape))
+        assert_trees_equal(variables, (params[i], stats[i]))
         x, _ = layers.apply((layer,), params[i : i + 1], stats[i : i + 1], x, False)
 
 
@@ -107,17 +107,17 @@ def test_a_cut_is_found_by_name_and_by_number(name: str) -> None:
         assert layers.cut_index(model, str(i)) == i
 
 
-def test_default_cuts_of_the_zoo_exist() -> None:
+def test_default_cuts_of_the_models_exist() -> None:
     for entry in MODELS.values():
         model = entry.build(10, "group")
         assert 0 < layers.cut_index(model, entry.default_cut) < len(model)
 
 
-# Of a model with 7 layers. The last two pass str.isdigit or look like a negative number.
+# Cuts of a model with 7 layers. str.isdigit is true of the last one.
 @pytest.mark.parametrize(
     "cut", ["0", "7", "8", "-1", "logits", "pool9", "", "conv", "1.0", "--1", "-", "²"]
 )
-def test_a_wrong_cut_is_refused_with_the_names_that_are_allowed(cut: str) -> None:
+def test_an_unknown_cut_is_refused_with_the_allowed_names(cut: str) -> None:
     with pytest.raises(ValueError, match="conv1, pool1, conv2, pool2, flatten, dense") as error:
         layers.cut_index(small("cnn", "none"), cut)
     assert "1 to 6" in str(error.value)
@@ -155,13 +155,13 @@ def test_the_last_layer_before_the_cut_is_prunable() -> None:
 
 
 class AddsInTraining(nn.Module):
-    """Takes `train`; has neither parameters nor statistics."""
+    """Adds 1 in training; has neither parameters nor statistics."""
 
     def __call__(self, x: Array, train: bool) -> Array:
         return x + 1.0 if train else x
 
 
-def test_a_linen_module_with_a_train_argument_is_told() -> None:
+def test_a_linen_module_with_a_train_argument_gets_it() -> None:
     layer = layers.from_linen("adds", AddsInTraining())
     x = jnp.zeros((2, 3))
     params, stats = layer.init(jax.random.key(0), x)
@@ -243,32 +243,33 @@ def test_an_example_depends_on_its_batch_only_in_training_with_batch_norm(
 
 
 def clipped(x: Array) -> Array:
-    """Elementwise and nowhere decreasing."""
+    """Elementwise and nondecreasing, but not 0 for negative numbers."""
     return jnp.clip(x, -0.5, 0.5)
 
 
 def test_an_activation_right_before_pooling_runs_after_it_with_the_same_bits() -> None:
     x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
-    seen = []
+    shapes = []
 
     def activation(x: Array) -> Array:
-        seen.append(x.shape)
+        shapes.append(x.shape)
         return pooling.relu(x)
 
-    def outcome(keeps_order: bool) -> tuple[Array, Array]:
+    def value_and_gradients(keeps_order: bool) -> tuple[Array, Array]:
         model = (
             layers.from_linen("conv", nn.Conv(5, (3, 3)), activation),
             layers.from_function("pool", pooling.max_pool, keeps_order),
         )
         params, stats = layers.init(model, jax.random.key(1), x)
-        seen.clear()
+        shapes.clear()
         return jax.value_and_grad(
             lambda p, x: jnp.sum(layers.apply(model, p, stats, x, True)[0] ** 2), (0, 1)
         )(params, x)
 
-    before, after = outcome(keeps_order=False), outcome(keeps_order=True)
-    assert seen == [(2, 3, 2, 5)]
-    assert_trees_equal(after, before)
+    expected = value_and_gradients(keeps_order=False)
+    actual = value_and_gradients(keeps_order=True)
+    assert shapes == [(2, 3, 2, 5)]
+    assert_trees_equal(actual, expected)
 
 
 def test_activations_keep_their_order_and_end_the_model() -> None:
@@ -278,7 +279,7 @@ def test_activations_keep_their_order_and_end_the_model() -> None:
         layers.from_function("half", lambda x: 0.5 * x, True),
     )
     y, _ = layers.apply(model, ({},) * 3, ({},) * 3, jnp.array([[0.0, 1.2, 4.0]]), True)
-    # exp(half(double(clip(x - 1)))), as halving "keeps the order" by declaration.
+    # exp(half(double(clip(x - 1)))): both functions were declared to keep the order.
     np.testing.assert_allclose(y, np.exp([[-0.5, 0.2, 0.5]]), rtol=1e-6)
     y, _ = layers.apply(model[:1], ({},), ({},), jnp.array([[3.0]]), True)
     np.testing.assert_array_equal(y, [[0.5]])

@@ -1,4 +1,4 @@
-"""What trying a model finds: examples that are mixed, ids that are rounded, lone values."""
+"""Checks of models: examples mixed in a batch, inputs cast to integers, norms of one value."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from flax import linen as nn
 from jfedsl.models import layers, trial
 from jfedsl.models.layers import Layer, from_function, from_linen
 from jfedsl.models.mlp import mlp
-from jfedsl.models.registry import MODELS, Entry
+from jfedsl.models.registry import MODELS, ModelEntry
 
 
 class Ids(nn.Module):
-    """Makes ids of what it is given."""
+    """Rounds its inputs to token ids."""
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
@@ -22,16 +22,11 @@ class Ids(nn.Module):
 
 
 class Normed(nn.Module):
-    """Batch norm, as it should be."""
+    """Batch norm that uses running statistics in evaluation."""
 
     @nn.compact
     def __call__(self, x: Any, train: bool) -> Any:
         return nn.BatchNorm(use_running_average=not train)(x)
-
-
-def some(x: Any) -> Any:
-    """Reads ids, and real numbers too."""
-    return x + x.astype(jnp.int32).astype(x.dtype)
 
 
 FLAT = from_function("flatten", lambda x: x.reshape(x.shape[0], -1))
@@ -39,7 +34,8 @@ HEAD = from_linen("head", nn.Dense(3))
 ZERO = from_linen("zero", nn.Dense(4, kernel_init=nn.initializers.zeros))
 
 
-def tried(model: tuple[Layer, ...], shape: tuple[int, ...]) -> Any:
+def on_two_examples(model: tuple[Layer, ...], shape: tuple[int, ...]) -> Any:
+    """The model, its initial variables and two random examples."""
     x = jax.random.normal(jax.random.key(1), (2, *shape))
     return model, jax.jit(lambda x: layers.init(model, jax.random.key(0), x))(x), x
 
@@ -61,12 +57,12 @@ def tried(model: tuple[Layer, ...], shape: tuple[int, ...]) -> Any:
 def test_a_layer_that_mixes_examples_is_found(
     model: tuple[Layer, ...], shape: tuple[int, ...], name: str | None
 ) -> None:
-    assert trial.mixing(*tried(model, shape)) == name
+    assert trial.mixing(*on_two_examples(model, shape)) == name
 
 
-def test_models_of_the_zoo_need_no_trial() -> None:
+def test_built_in_models_need_no_check() -> None:
     assert all(entry.tried for entry in MODELS.values())
-    assert not Entry(mlp, "dense1").tried
+    assert not ModelEntry(mlp, "dense1").tried
 
 
 @pytest.mark.parametrize(
@@ -84,10 +80,10 @@ def test_models_of_the_zoo_need_no_trial() -> None:
         ),
     ],
 )
-def test_a_model_that_reads_whole_numbers_of_real_ones_is_found(
+def test_a_model_that_casts_real_inputs_to_integers_is_found(
     model: tuple[Layer, ...], rounded: bool
 ) -> None:
-    assert trial.rounds(*tried(model, (5,))) == rounded
+    assert trial.rounds(*on_two_examples(model, (5,))) == rounded
 
 
 @pytest.mark.parametrize(
@@ -97,20 +93,20 @@ def test_a_model_that_reads_whole_numbers_of_real_ones_is_found(
 def test_batch_norm_of_one_value_a_channel_is_found(
     shape: tuple[int, ...], batch: int, name: str | None
 ) -> None:
-    model, (params, stats), x = tried((from_linen("norm", Normed()), FLAT, HEAD), shape)
-    given = jax.ShapeDtypeStruct((batch, *shape), x.dtype)
-    found, output = trial.lone_values(model, params, stats, given)
-    assert found == name and (found or output.shape == (batch, 3))
+    model, (params, stats), x = on_two_examples((from_linen("norm", Normed()), FLAT, HEAD), shape)
+    inputs = jax.ShapeDtypeStruct((batch, *shape), x.dtype)
+    layer, output = trial.lone_values(model, params, stats, inputs)
+    assert layer == name and (layer or output.shape == (batch, 3))
 
 
-def test_a_first_layer_is_given_whole_numbers_whatever_activations_are_rounded_to() -> None:
+def test_a_first_layer_gets_exact_integers_when_activations_are_bfloat16() -> None:
     model = (layers.of_whole_numbers(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
     ids = jnp.array([[999, 257], [3, 998]], jnp.float32)
     params, stats = layers.init(model, jax.random.key(0), ids)
     expected = params[0]["embedding"][ids.astype(jnp.int32)].reshape(2, -1)
-    found, _ = layers.apply(model[:2], params[:2], stats[:2], ids, True, jnp.bfloat16)
-    assert jnp.array_equal(found, expected.astype(jnp.bfloat16).astype(jnp.float32))
+    actual, _ = layers.apply(model[:2], params[:2], stats[:2], ids, True, jnp.bfloat16)
+    assert jnp.array_equal(actual, expected.astype(jnp.bfloat16).astype(jnp.float32))
     assert jnp.array_equal(layers.apply((), (), (), ids, True, jnp.bfloat16)[0], ids)
     with pytest.raises(ValueError, match="whole makes int32, where real numbers are needed"):
-        whole = layers.of_whole_numbers(from_function("whole", lambda x: x))
-        layers.apply((whole,), ({},), ({},), ids, True)
+        layer = layers.of_whole_numbers(from_function("whole", lambda x: x))
+        layers.apply((layer,), ({},), ({},), ids, True)

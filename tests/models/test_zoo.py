@@ -1,4 +1,4 @@
-"""The zoo: names, shapes and sizes as published, on every size of image, cut anywhere."""
+"""The built-in models: published names, shapes and sizes, on images of all sizes, at any cut."""
 
 from collections import Counter
 
@@ -76,21 +76,23 @@ def test_every_model_takes_every_image(name: str, norm: str, image: tuple[int, .
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name == "small" or "vgg" in name])
-def test_models_for_32x32_see_the_same_map_whatever_the_image(name: str) -> None:
-    last = {shapes(MODELS[name].build(10, "none"), image)[0].params[-1]["kernel"].shape
-            for image in IMAGES.values()}  # fmt: skip
-    assert last == {(64 if name == "small" else 512, 10)}
+def test_models_for_32x32_have_the_same_dense_layer_for_every_image(name: str) -> None:
+    dense = {
+        shapes(MODELS[name].build(10, "none"), image)[0].params[-1]["kernel"].shape
+        for image in IMAGES.values()
+    }
+    assert dense == {(64 if name == "small" else 512, 10)}
 
 
 @pytest.mark.parametrize("size", [(28, 28), (31, 8), (32, 32), (40, 36)])
 def test_padding_puts_zeros_around_the_image(size: tuple[int, int]) -> None:
-    seen = blocks.padded(layers.from_function("see", lambda x: x), 32)
+    layer = blocks.padded(layers.from_function("identity", lambda x: x), 32)
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
-    y, _ = seen.apply({}, {}, x, True)
+    y, _ = layer.apply({}, {}, x, True)
     missing = [max(0, 32 - n) for n in size]
-    sides = [(m // 2, m - m // 2) for m in missing]
-    np.testing.assert_array_equal(y, np.pad(np.asarray(x), [(0, 0), *sides, (0, 0)]))
-    assert seen.name == "see"
+    margins = [(pixels // 2, pixels - pixels // 2) for pixels in missing]
+    np.testing.assert_array_equal(y, np.pad(np.asarray(x), [(0, 0), *margins, (0, 0)]))
+    assert layer.name == "identity"
 
 
 def test_padding_and_pooling_do_not_commute_with_activations() -> None:
@@ -98,7 +100,7 @@ def test_padding_and_pooling_do_not_commute_with_activations() -> None:
 
 
 def narrow(name: str) -> Model:
-    """A model of the zoo with few channels."""
+    """`small` or a VGG with few channels."""
     if name == "small":
         return small(4, "group", widths=(4, 8, 4, 8, 4))
     return vgg(int(name[3:]), 4, "batch", widths=(4, 8, 4, 8, 4))
@@ -110,13 +112,13 @@ def test_halves_equal_the_whole_at_every_cut(name: str) -> None:
     params, stats = jax.jit(lambda key: layers.init(model, key, x))(jax.random.key(0))
 
     def outputs(cut: int) -> tuple[jax.Array, object]:
-        own, held = layers.apply(model[:cut], params[:cut], stats[:cut], x, True)
-        y, rest = layers.apply(model[cut:], params[cut:], stats[cut:], own, True)
-        return y, held + rest
+        smashed, client_stats = layers.apply(model[:cut], params[:cut], stats[:cut], x, True)
+        y, server_stats = layers.apply(model[cut:], params[cut:], stats[cut:], smashed, True)
+        return y, client_stats + server_stats
 
     whole, *cuts = jax.jit(lambda: [outputs(cut) for cut in range(len(model))])()
-    for half in cuts:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), half, whole)
+    for halves in cuts:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), halves, whole)
 
 
 def test_an_image_too_small_for_a_model_is_refused_by_the_layer() -> None:

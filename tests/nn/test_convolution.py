@@ -1,4 +1,4 @@
-"""Convolution and pooling: equal to lax and Flax, without the forwards that are slow in loops."""
+"""Convolution and pooling: equal to those of lax and Flax, in forms that are fast in loops."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -47,8 +47,8 @@ def integers(seed: int, shape: tuple[int, ...]) -> Array:
 
 def assert_equal(ours: Any, theirs: Any) -> None:
     """Equal shapes and values; wrong whole numbers would differ by 1 at least."""
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-3, strict=True)
+    for actual, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-3, strict=True)
 
 
 @st.composite
@@ -60,18 +60,18 @@ def cases(draw: st.DrawFn) -> Case:
 
     padding = draw(st.sampled_from(["SAME", "VALID", "explicit"]))
     rhs_dilation, kernel, strides = pair(1, 2), pair(1, 4), pair(1, 3)
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, rhs_dilation, strict=True)]
+    extents = [(k - 1) * d + 1 for k, d in zip(kernel, rhs_dilation, strict=True)]
     if padding != "explicit":
         # lax takes no named padding of a dilated input.
-        least = spans if padding == "VALID" else (1, 1)
+        least = extents if padding == "VALID" else (1, 1)
         size = tuple(draw(st.integers(n, 9)) for n in least)
         return Case(size, kernel, strides, padding, (1, 1), rhs_dilation)
     size, lhs_dilation = pair(1, 7), pair(1, 2)
     pads = []
-    for n, d, span in zip(size, lhs_dilation, spans, strict=True):
+    for n, d, extent in zip(size, lhs_dilation, extents, strict=True):
         low = draw(st.integers(-1, 3))
-        short = span - ((n - 1) * d + 1) - low
-        pads.append((low, draw(st.integers(max(short, -1), max(short, -1) + 3))))
+        least_high = max(extent - ((n - 1) * d + 1) - low, -1)  # or the kernel fits nowhere
+        pads.append((low, draw(st.integers(least_high, least_high + 3))))
     return Case(size, kernel, strides, tuple(pads), lhs_dilation, rhs_dilation)
 
 
@@ -121,13 +121,13 @@ def test_real_numbers_agree_with_those_of_lax_to_1e_5(case: Case) -> None:
 
 
 def use(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the form the one that suits, where the shapes allow it."""
+    """Makes `form` the one that is chosen, where the shapes allow it."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(convolution, "_NARROW_INPUTS", 99 * (form == "pairs"))
-    monkeypatch.setattr(convolution, "_NARROW_OUTPUTS", 99)
-    monkeypatch.setattr(convolution, "_LEAST_PRODUCT", 1 if form == "tiles" else 10**9)
+    monkeypatch.setattr(convolution, "_MOST_PAIRED_INPUTS", 99 * (form == "pairs"))
+    monkeypatch.setattr(convolution, "_MOST_PAIRED_OUTPUTS", 99)
+    monkeypatch.setattr(convolution, "_LEAST_CHANNEL_PRODUCT", 1 if form == "tiles" else 10**9)
     monkeypatch.setattr(convolution, "_LEAST_TILES", 1)
-    monkeypatch.setattr(convolution, "_PIXELS", 64 if form == "parts" else 10**9)
+    monkeypatch.setattr(convolution, "_PIXELS_A_PART", 64 if form == "parts" else 10**9)
 
 
 FORMS = {"product": 2, "pairs": 8, "parts": 9, "tiles": 8}
@@ -135,7 +135,7 @@ FORMS = {"product": 2, "pairs": 8, "parts": 9, "tiles": 8}
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_every_form_is_as_exact_as_its_type_on_real_numbers(
+def test_every_form_is_as_exact_as_its_dtype_on_real_numbers(
     form: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(form, monkeypatch)
@@ -212,12 +212,13 @@ def test_a_kernel_that_fits_nowhere_gives_the_empty_output_of_lax(
 )
 def test_reverse_over_reverse_second_derivative_equals_that_of_lax(case: Case) -> None:
     x, w = case.operands()
-    towards = integers(3, x.shape), integers(4, w.shape)
+    directions = integers(3, x.shape), integers(4, w.shape)
 
     def hessian_product(conv: Conv) -> Any:
         def slope(x: Array, w: Array) -> Array:
             gradients = jax.grad(lambda x, w: jnp.sum(case.run(conv, x, w) ** 2), (0, 1))(x, w)
-            return sum(jnp.sum(g * t) for g, t in zip(gradients, towards, strict=True))
+            pairs = zip(gradients, directions, strict=True)
+            return sum(jnp.sum(gradient * direction) for gradient, direction in pairs)
 
         return jax.jit(jax.grad(slope, (0, 1)))(x, w)
 
@@ -245,17 +246,17 @@ def test_with_tiles_derivatives_equal_those_of_lax(
 
 
 def products(x: Any, w: Any) -> dict[str, int]:
-    """How many matrix products and convolutions the value and the gradients take."""
+    """Numbers of matrix products and convolutions in the value and the gradients."""
     traced = jax.make_jaxpr(lambda x, w: loss_gradients(convolution.conv_general_dilated, x, w))(
         x, w
     )
     names = [equation.primitive.name for equation in equations(traced.jaxpr)]
-    found = {name: names.count(name) for name in ("dot_general", "conv_general_dilated")}
-    return {name: count for name, count in found.items() if count}
+    counts = {name: names.count(name) for name in ("dot_general", "conv_general_dilated")}
+    return {name: count for name, count in counts.items() if count}
 
 
 @pytest.mark.parametrize(
-    ("backend", "shape", "outputs", "narrow"),
+    ("backend", "shape", "outputs", "paired"),
     [
         ("cpu", (8, 32, 32, 3), 16, True),
         ("cpu", (8, 32, 31, 3), 16, False),
@@ -264,8 +265,8 @@ def products(x: Any, w: Any) -> dict[str, int]:
         ("gpu", (8, 32, 32, 3), 16, False),
     ],
 )
-def test_narrow_channels_of_even_rows_pair_up(
-    backend: str, shape: tuple[int, ...], outputs: int, narrow: bool,
+def test_few_channels_and_even_rows_pair_up(
+    backend: str, shape: tuple[int, ...], outputs: int, paired: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -275,9 +276,11 @@ def test_narrow_channels_of_even_rows_pair_up(
         dimension_numbers=CHANNELS_LAST,
     )  # fmt: skip
     traced = jax.make_jaxpr(conv)(jax.ShapeDtypeStruct(shape, jnp.float32), w)
-    (found,) = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
-    expected = (3, 2, 2 * shape[3], 2 * outputs) if narrow else w.shape
-    assert found.invars[1].aval.shape == expected
+    (conv_equation,) = [
+        e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"
+    ]
+    expected = (3, 2, 2 * shape[3], 2 * outputs) if paired else w.shape
+    assert conv_equation.invars[1].aval.shape == expected
 
 
 @pytest.mark.parametrize(
@@ -313,19 +316,23 @@ SIZES = {"parts": (6, 5), "product": (2, 2), "pairs": (6, 6), "tiles": (4, 6)}
 
 @pytest.mark.parametrize("form", SIZES)
 @pytest.mark.parametrize("mapped", ["vmap", "map"])
-def test_mapped_over_clients_with_kernels_of_their_own_equals_a_python_loop(
+def test_mapped_over_clients_with_different_kernels_equals_a_python_loop(
     form: str, mapped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(form, monkeypatch)
     size = SIZES[form]
     x, w = integers(0, (3, 2, *size, 3)), integers(1, (3, 3, 3, 3, 4))
 
-    def one(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    def one_client(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
         y = Case(size, (3, 3)).run(convolution.conv_general_dilated, x, w)
         return y, loss_gradients(convolution.conv_general_dilated, x, w)
 
-    over_clients = jax.vmap(one) if mapped == "vmap" else lambda *a: lax.map(lambda b: one(*b), a)
-    looped = [jax.jit(one)(x[n], w[n]) for n in range(3)]
+    over_clients = (
+        jax.vmap(one_client)
+        if mapped == "vmap"
+        else lambda *operands: lax.map(lambda client: one_client(*client), operands)
+    )
+    looped = [jax.jit(one_client)(x[n], w[n]) for n in range(3)]
     assert_equal(jax.jit(over_clients)(x, w), jax.tree.map(lambda *a: jnp.stack(a), *looped))
 
 
@@ -343,10 +350,12 @@ def mapped_gradient_layouts(conv: Conv) -> list[lax.ConvDimensionNumbers]:
     """Layouts of the convolutions in the gradient of a 3x3 convolution inside `lax.map`."""
     x, w = integers(0, (3, 2, 6, 6, 3)), integers(1, (3, 3, 3, 3, 4))
     traced = jax.make_jaxpr(lambda *a: lax.map(lambda b: loss_gradients(conv, *b), a))(x, w)
-    found = [e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"]
-    assert all(e.params["feature_group_count"] == 1 for e in found)
-    assert all(e.params["batch_group_count"] == 1 for e in found)
-    return [e.params["dimension_numbers"] for e in found]
+    convolutions = [
+        e.params for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"
+    ]
+    assert all(params["feature_group_count"] == 1 for params in convolutions)
+    assert all(params["batch_group_count"] == 1 for params in convolutions)
+    return [params["dimension_numbers"] for params in convolutions]
 
 
 def test_gradients_in_a_loop_use_canonical_layouts_only() -> None:
@@ -354,7 +363,7 @@ def test_gradients_in_a_loop_use_canonical_layouts_only() -> None:
     ours = mapped_gradient_layouts(convolution.conv_general_dilated)
     # The value and the two gradients.
     assert ours == [canonical] * 3
-    # The trap exists: autodiff of lax leaves f01b_i01o for XLA to rewrite, which it does not do.
+    # Autodiff of lax leaves the layout f01b_i01o, which XLA does not rewrite inside a loop.
     assert set(mapped_gradient_layouts(lax.conv_general_dilated)) != {canonical}
 
 
@@ -371,7 +380,7 @@ FALL_THROUGH = {
 
 
 @pytest.mark.parametrize("name", FALL_THROUGH)
-def test_anything_else_is_what_lax_makes_of_it(name: str) -> None:
+def test_any_other_convolution_is_that_of_lax(name: str) -> None:
     x_shape, w_shape, layout, groups, precision = FALL_THROUGH[name]
 
     def traced(conv: Conv) -> str:
@@ -393,8 +402,8 @@ def test_is_a_drop_in_for_the_convolution_of_flax() -> None:
         return module.init_with_output(jax.random.key(0), integers(0, (2, 7, 7, 3)))
 
     ours, theirs = run(convolution.conv_general_dilated), run(lax.conv_general_dilated)
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5, strict=True)
+    for actual, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5, strict=True)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -416,22 +425,22 @@ def test_max_pool_gradient_reaches_only_the_maxima(shape: tuple[int, ...]) -> No
     upstream = 1.0 + jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
     (gradient,) = pull_back(upstream)
     expected = dict(zip(np.ravel(y).tolist(), np.ravel(upstream).tolist(), strict=True))
-    found = [expected.get(value, 0.0) for value in np.ravel(x).tolist()]
-    np.testing.assert_array_equal(np.ravel(gradient), np.array(found))
+    entries = [expected.get(value, 0.0) for value in np.ravel(x).tolist()]
+    np.testing.assert_array_equal(np.ravel(gradient), np.array(entries))
 
 
-def test_gradient_of_pooling_shares_nothing_among_equal_maxima():
+def test_gradient_of_pooling_goes_to_the_first_of_equal_maxima():
     # Dividing by how many entries equal the maximum is 0 / 0 where XLA computes them twice, rounded
     # differently (seen after GroupNorm in a loop over clients).
     x = jnp.zeros((1, 4, 4, 1))
     jaxpr = str(jax.make_jaxpr(jax.grad(lambda x: pooling.max_pool(x).sum()))(x))
     assert " div " not in jaxpr
     compared = re.findall(r"eq (\w+) (\w+)", jaxpr)
-    assert compared, "with the place of the maximum"
+    assert compared, "with the position of the maximum"
     for name in {name for pair in compared for name in pair}:
-        assert re.search(rf"\b{name}:u8\[", jaxpr), "only places are compared, never values"
+        assert re.search(rf"\b{name}:u8\[", jaxpr), "only positions are compared, never values"
     gradient = jax.grad(lambda x: pooling.max_pool(x).sum())(x)
-    assert gradient[0, ::2, ::2].sum() == gradient.sum() == 4, "the first of equals gets it all"
+    assert gradient[0, ::2, ::2].sum() == gradient.sum() == 4, "the first of equals gets all of it"
 
 
 def test_second_derivative_of_pooling_and_relu_is_that_of_their_pieces() -> None:
@@ -444,8 +453,8 @@ def test_second_derivative_of_pooling_and_relu_is_that_of_their_pieces() -> None
         return jnp.sum(gradient**2)
 
     np.testing.assert_allclose(slope(x), 4 * jnp.sum(y**2), rtol=1e-6)
-    own = jax.grad(lambda x: 4 * jnp.sum(pooling.max_pool(pooling.relu(x)) ** 2))(x)
-    np.testing.assert_allclose(jax.grad(slope)(x), own, rtol=1e-6)
+    expected = jax.grad(lambda x: 4 * jnp.sum(pooling.max_pool(pooling.relu(x)) ** 2))(x)
+    np.testing.assert_allclose(jax.grad(slope)(x), expected, rtol=1e-6)
 
 
 def test_second_derivative_of_pooling_goes_to_the_first_of_equals() -> None:
@@ -458,18 +467,18 @@ def test_second_derivative_of_pooling_goes_to_the_first_of_equals() -> None:
 
 
 def test_max_pool_hides_no_nan() -> None:
-    for place in range(4):
-        x = jnp.zeros((1, 2, 2, 1)).at[0, place // 2, place % 2, 0].set(jnp.nan)
+    for position in range(4):
+        x = jnp.zeros((1, 2, 2, 1)).at[0, position // 2, position % 2, 0].set(jnp.nan)
         assert jnp.isnan(pooling.max_pool(x)).all()
 
 
 def test_relu_is_the_maximum_with_zero_and_keeps_one_byte_an_entry() -> None:
     x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan, -jnp.inf, jnp.inf])
-    y, back = jax.vjp(pooling.relu, x)
+    y, vjp = jax.vjp(pooling.relu, x)
     np.testing.assert_array_equal(y, np.maximum(np.asarray(x), 0))
-    np.testing.assert_array_equal(back(jnp.ones(7))[0], [0, 0, 0, 1, 0, 0, 1])
-    (kept,) = jax.tree.leaves(back)
-    assert kept.dtype == bool and kept.shape == x.shape
+    np.testing.assert_array_equal(vjp(jnp.ones(7))[0], [0, 0, 0, 1, 0, 0, 1])
+    (residual,) = jax.tree.leaves(vjp)
+    assert residual.dtype == bool and residual.shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -480,7 +489,7 @@ def test_a_weight_gradient_in_parts_is_that_of_lax(
 ) -> None:
     x = integers(1, (batch, size, size, channels))
     w = integers(2, (3, 3, channels, 5))
-    assert convolution._parts("cpu", channels, (batch, size, size, 5)) == parts
+    assert convolution._weight_gradient_parts("cpu", channels, (batch, size, size, 5)) == parts
     ours, theirs = (
         jax.jit(
             jax.grad(
@@ -490,11 +499,21 @@ def test_a_weight_gradient_in_parts_is_that_of_lax(
         )(x, w)
         for conv in (convolution.conv_general_dilated, lax.conv_general_dilated)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+    jax.tree.map(
+        lambda actual, expected: np.testing.assert_allclose(actual, expected, rtol=1e-5),
+        ours,
+        theirs,
+    )
 
 
-def test_weight_gradients_are_whole_elsewhere_than_on_cpu() -> None:
+def test_weight_gradients_come_in_parts_on_cpu_only() -> None:
     shape = (800, 8, 8, 32)
-    assert convolution._parts("cpu", 32, shape) == 16
-    assert convolution._parts("gpu", 32, shape) == convolution._parts("tpu", 32, shape) == 1
-    assert convolution._parts("cpu", 32, (2, 64, 64, 8)) == 2, "no more parts than examples"
+    assert convolution._weight_gradient_parts("cpu", 32, shape) == 16
+    assert (
+        convolution._weight_gradient_parts("gpu", 32, shape)
+        == convolution._weight_gradient_parts("tpu", 32, shape)
+        == 1
+    )
+    assert convolution._weight_gradient_parts("cpu", 32, (2, 64, 64, 8)) == 2, (
+        "no more parts than examples"
+    )

@@ -11,7 +11,7 @@ from jfedsl.nn import winograd
 from jfedsl.nn.conv_forms import Padding
 
 
-def plain(x: Array, w: Array, padding: Padding) -> Array:
+def lax_convolution(x: Array, w: Array, padding: Padding) -> Array:
     return lax.conv_general_dilated(
         x, w, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -19,7 +19,7 @@ def plain(x: Array, w: Array, padding: Padding) -> Array:
 
 @st.composite
 def layers(draw: st.DrawFn) -> tuple[Array, Array, Padding]:
-    """Input and kernel of small whole numbers, and a padding that makes the output even."""
+    """An input and a kernel of small whole numbers, with padding that makes the output even."""
     padding, sizes = [], []
     for _ in range(2):
         low, high = draw(st.integers(0, 3)), draw(st.integers(0, 3))
@@ -37,7 +37,7 @@ def layers(draw: st.DrawFn) -> tuple[Array, Array, Padding]:
 @given(layers())
 def test_whole_numbers_are_exact(layer: tuple[Array, Array, Padding]) -> None:
     x, w, padding = layer
-    y, pull_back = jax.vjp(lambda w: plain(x, w, padding), w)
+    y, pull_back = jax.vjp(lambda w: lax_convolution(x, w, padding), w)
     np.testing.assert_array_equal(winograd.convolution(x, w, padding), y, strict=True)
     dy = jnp.round(y / 7)
     np.testing.assert_array_equal(
@@ -48,8 +48,8 @@ def test_whole_numbers_are_exact(layer: tuple[Array, Array, Padding]) -> None:
 def test_real_numbers_agree_to_1e_6_with_the_sum_in_float64() -> None:
     draw, padding = np.random.default_rng(0), ((1, 1), (1, 1))
     x, w = (draw.normal(size=shape) for shape in ((4, 8, 8, 64), (3, 3, 64, 32)))
-    filled = np.pad(x, ((0, 0), *padding, (0, 0)))
-    exact = sum(filled[:, i : i + 8, j : j + 8] @ w[i, j] for i in range(3) for j in range(3))
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    exact = sum(padded[:, i : i + 8, j : j + 8] @ w[i, j] for i in range(3) for j in range(3))
     with jax.default_matmul_precision("highest"):
         ours = winograd.convolution(
             jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), padding

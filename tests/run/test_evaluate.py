@@ -19,7 +19,7 @@ from jfedsl.files.signed import signed
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
 from jfedsl.models.mlp import mlp
-from jfedsl.models.registry import MODELS, Entry
+from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run import evaluate, training
 from jfedsl.run.evaluate import _expected, assess, export_model, table
 from jfedsl.run.load import load as load_trained
@@ -222,7 +222,7 @@ def test_names_of_layers_may_have_dots(tmp_path: Path, monkeypatch: pytest.Monke
         flatten, *rest = mlp(classes, norm)
         return (flatten, *(layer._replace(name=f"block.{layer.name}") for layer in rest))
 
-    monkeypatch.setitem(MODELS, "dotted", Entry(dotted, "block.dense1"))
+    monkeypatch.setitem(MODELS, "dotted", ModelEntry(dotted, "block.dense1"))
     training.train(settings(tmp_path / "run", model="dotted", rounds=1))
     _, archives = exported(restore_run(tmp_path / "run"), tmp_path / "export")
     halves = [

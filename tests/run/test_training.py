@@ -23,7 +23,7 @@ from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
 from jfedsl.errors import Stopped, TrainingError, UserError
 from jfedsl.models.layers import from_function, from_linen
 from jfedsl.models.mlp import mlp
-from jfedsl.models.registry import MODELS, Entry
+from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run import restore, summary
 from jfedsl.run.assemble import build
 from jfedsl.run.finished import already_done
@@ -481,13 +481,15 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
     with pytest.raises(UserError, match=r"--augment must be none with inputs of sh"):
         train(small(tmp_path, dataset="vectors", augment="crop_flip"))
     monkeypatch.setitem(
-        MODELS, "wide", Entry(lambda classes, norm: mlp(classes + 1, norm), "dense1")
+        MODELS, "wide", ModelEntry(lambda classes, norm: mlp(classes + 1, norm), "dense1")
     )
     with pytest.raises(
         UserError, match=r"--model must be .* shape \[B, 10\], not wide; .* \[1, 11"
     ):
         train(small(tmp_path, model="wide"))
-    monkeypatch.setitem(MODELS, "twice", Entry(lambda classes, norm: mlp(9, norm) * 2, "dense1"))
+    monkeypatch.setitem(
+        MODELS, "twice", ModelEntry(lambda classes, norm: mlp(9, norm) * 2, "dense1")
+    )
     with pytest.raises(
         UserError, match="--model must be .*, not twice; two layers are named flatten"
     ):
@@ -498,7 +500,7 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
         (Pair(), r"own makes tuple of \[1, 8, 8, 1\]"),
     ):
         model = (from_linen("own", module), *mlp(10))
-        monkeypatch.setitem(MODELS, "own", Entry(lambda classes, norm, m=model: m, "own"))
+        monkeypatch.setitem(MODELS, "own", ModelEntry(lambda classes, norm, m=model: m, "own"))
         with pytest.raises(UserError, match=text):
             train(small(tmp_path / "never", model="own"))
     conv = (from_linen("conv", nn.Conv(2, (3, 3))), *mlp(10))
@@ -518,7 +520,9 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
             r"--model must be .*, not own; .* from_arrays\(..., normalise=False\) leaves whole",
         ),
     ):
-        monkeypatch.setitem(MODELS, "own", Entry(lambda classes, norm, m=model: m, model[0].name))
+        monkeypatch.setitem(
+            MODELS, "own", ModelEntry(lambda classes, norm, m=model: m, model[0].name)
+        )
         with pytest.raises(UserError, match=text):
             train(small(tmp_path / "never", model="own", dataset=dataset))
     with pytest.raises(
@@ -530,7 +534,7 @@ def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, 
     ):
         train(small(tmp_path / "never", dataset="vectors", model="cnn"))
     model = (*mlp(10)[:2], from_function("turn", lambda x: x[:, ::-1]), *mlp(10)[2:])
-    monkeypatch.setitem(MODELS, "own", Entry(lambda classes, norm: model, "turn"))
+    monkeypatch.setitem(MODELS, "own", ModelEntry(lambda classes, norm: model, "turn"))
     with pytest.raises(UserError, match="--prune_kind must be .* turn does not keep the channels"):
         train(small(tmp_path / "never", model="own", prune_kind="channel"))
     assert list(tmp_path.iterdir()) == []

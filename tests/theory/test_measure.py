@@ -22,7 +22,7 @@ from jfedsl.engine.averaging import joined
 from jfedsl.engine.masks import masks_of
 from jfedsl.models import blocks, layers
 from jfedsl.models.mlp import mlp
-from jfedsl.models.registry import MODELS, Entry
+from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.pruning.plan import trace
 from jfedsl.pruning.pruner import dense_forward
 from jfedsl.theory.measure import Effort, after_exchange, measure, measure_objective
@@ -32,9 +32,13 @@ STEP, BUCKET, NOTHING = 0.05, 16, 1e-10
 UNITS = 6  # of the activation at the cut of the model "tiny"
 
 TEST_MODELS = {
-    "tiny": Entry(lambda classes, norm: mlp(classes, norm, (UNITS, 5)), "dense1"),
-    "conv": Entry(lambda classes, norm: (blocks.convolution("conv", 8, norm), blocks.pool("pool"),
-                                         *mlp(classes, norm, ())), "pool"),
+    "tiny": ModelEntry(lambda classes, norm: mlp(classes, norm, (UNITS, 5)), "dense1"),
+    "conv": ModelEntry(
+        lambda classes, norm: (
+            blocks.convolution("conv", 8, norm), blocks.pool("pool"), *mlp(classes, norm, ()),
+        ),
+        "pool",
+    ),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from jfedsl.models.mlp import mlp
 from jfedsl.models.resnet import resnet18
 from jfedsl.models.small import small
 from jfedsl.models.vgg import vgg
-from jfedsl.nn.reference import plain_operations
+from jfedsl.nn.lax_only import lax_only
 from jfedsl.wireless.memory import Memory, client_memory
 
 BATCH = 16
@@ -98,7 +98,7 @@ def leaves_of(model: Model, image: tuple[int, ...]) -> list[jax.ShapeDtypeStruct
         return jax.vjp(lambda p: layers.apply(model, p, s, x, True), p, has_aux=True)[1]
 
     x, variables = shapes_of(model, image)
-    with plain_operations():
+    with lax_only():
         return jax.tree.leaves(jax.eval_shape(back, *variables, x))
 
 

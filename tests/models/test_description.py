@@ -1,4 +1,4 @@
-"""What a model is said to compute is what it computes, as another program finds out."""
+"""Another program computes the same logits from the description of a model."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jfedsl.models import layers
 from jfedsl.models.cnn import cnn
+from jfedsl.models.description import describe
 from jfedsl.models.layers import Model, Variables, from_function, from_linen
 from jfedsl.models.mlp import mlp
 from jfedsl.models.resnet import resnet18
@@ -28,32 +29,32 @@ MODELS = {
 
 
 def variables_of(model: Model, image: tuple[int, ...]) -> Variables:
-    """Variables none of which is at its start: no scale is 1, no bias 0, no statistic both."""
+    """Random variables: initial scales of 1 and biases of 0 would hide errors."""
     shapes = jax.eval_shape(lambda: layers.init(model, jax.random.key(0), jnp.zeros((1, *image))))
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda x: draw.uniform(0.2, 0.9, x.shape).astype(np.float32) - 0.1, shapes)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_manifest_says_enough_to_compute_the_logits(name: str, tmp_path: Path) -> None:
+def test_a_manifest_suffices_to_compute_the_logits(name: str, tmp_path: Path) -> None:
     model, image = MODELS[name]
     variables = variables_of(model, image)
     facts = {
-        "layers": layers.described(model, jnp.zeros((1, *image))),
+        "layers": describe(model, jnp.zeros((1, *image))),
         "input": {"mean": [1.5] * image[-1], "standard_deviation": [2.5] * image[-1]},
     }
     export.write(tmp_path, {export.JOINED: export.named(model, variables)}, facts)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     arrays = dict(np.load(tmp_path / "joined.npz"))
     x = np.random.default_rng(1).integers(0, 9, (4, *image)).astype(np.uint8)
-    found = rebuilt.logits(manifest, arrays, x)
+    logits = rebuilt.logits(manifest, arrays, x)
     normalised = (x.astype(np.float32) - 1.5) / 2.5
     run = jax.jit(lambda v, x: layers.apply(model, *v, x, False)[0])
-    wanted = run(variables, normalised)
-    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-4 * np.abs(wanted).max())
+    expected = run(variables, normalised)
+    np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
 
 
-class Own(nn.Module):
+class UserModule(nn.Module):
     features: int
     activation: object = nn.tanh
 
@@ -66,21 +67,21 @@ def clip(x: jax.Array) -> jax.Array:
     return x.clip(-1, 1)
 
 
-def test_layers_of_users_are_said_to_be_their_own() -> None:
+def test_user_defined_layers_are_described_by_name_and_settings() -> None:
     model = (
-        from_linen("first", Own(4)),
+        from_linen("first", UserModule(4)),
         from_linen("second", nn.Dense(3), nn.tanh),
         from_function("third", clip),
         layers.Layer("fourth", lambda key, x: ({}, {}), lambda p, s, x, train: (x, s)),
     )
-    found = layers.described(model, jnp.zeros((1, 5)))
-    assert [layer["name"] for layer in found] == ["first", "second", "third", "fourth"]
-    own = {"op": "own", "module": "Own", "settings": {"features": 4, "activation": "tanh"}}
+    description = describe(model, jnp.zeros((1, 5)))
+    assert [layer["name"] for layer in description] == ["first", "second", "third", "fourth"]
+    settings = {"features": 4, "activation": "tanh"}
     arrays = {"kernel": "params.second.kernel", "bias": "params.second.bias"}
-    assert [layer["steps"] for layer in found] == [
-        [own],
+    assert [layer["steps"] for layer in description] == [
+        [{"op": "own", "module": "UserModule", "settings": settings}],
         [{"op": "dense", "arrays": arrays}, {"op": "own", "function": "tanh"}],
         [{"op": "own", "function": "clip"}],
         [{"op": "own"}],
     ]
-    json.dumps(found)
+    json.dumps(description)
