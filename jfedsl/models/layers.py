@@ -261,8 +261,8 @@ def cut_index(model: Model, cut: str) -> int:
       cut: the name of the last client-side layer, or the number of client-side layers in digits.
 
     Raises:
-      ValueError: the name is unknown, or one side would have no layers. The text follows "--cut must
-        be" in an error line.
+      ValueError: the name is unknown, or one side would have no layers. The text follows
+        "--cut must be" in an error line.
     """
     names = [layer.name for layer in model]
     index = int(cut) if re.fullmatch("-?[0-9]{1,9}", cut) else [*names, cut].index(cut) + 1
