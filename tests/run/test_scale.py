@@ -1,4 +1,4 @@
-"""One training on any number of devices and processes; memories of clients on the host."""
+"""One training on any number of devices and processes."""
 
 import atexit
 import csv
@@ -19,19 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_equal, parse, plain
+from helpers import parse, plain
 from hypothesis import given
 from hypothesis import strategies as st
 from on_meshes import summands
 
 from jfedsl.config import Config
-from jfedsl.engine.client_memory import memories
 from jfedsl.errors import UserError
 from jfedsl.run import training
-from jfedsl.run.assemble import build
-from jfedsl.run.client_store import ClientStore
 from jfedsl.run.processes import distributed
-from jfedsl.run.restore import restore_run
 from jfedsl.sharding.collectives import pack, unpack
 
 ROOT = Path(__file__).parents[2]
@@ -212,10 +208,16 @@ SCRIPT = [sys.executable, str(ROOT / "experiments" / "train.py")]
 LASTING: dict[str, Any] = {**SMALL, "rounds": 4, "eval_every": 2, "checkpoint_every": 2}
 
 
-def started(workdir: Path, more: list[str], devices: int = 1, **changes: Any) -> Any:
+def started(
+    workdir: Path,
+    more: list[str],
+    devices: int = 1,
+    program: list[str] = SCRIPT,
+    **changes: Any,
+) -> Any:
     settings = {**LASTING, "compilation_cache": CACHE, "workdir": workdir, **changes}
     return subprocess.Popen(
-        [*SCRIPT, *(f"--{name}={value}" for name, value in settings.items()), *more],
+        [*program, *(f"--{name}={value}" for name, value in settings.items()), *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment(devices),
     )  # fmt: skip
 
@@ -290,6 +292,28 @@ def test_constants_are_measured_alike_by_two_processes_and_one(tmp_path: Path) -
             np.testing.assert_allclose(row["beta"][0], other["beta"][0], rtol=0.01)
 
 
+ENDS = """
+import jax
+from jfedsl.run.hooks import Hook
+from jfedsl.run.script import run
+from jfedsl.run.training import train
+
+class Ends(Hook):
+    def should_end(self):
+        return jax.process_index() == 1
+
+run(lambda config: print(train(config, [Ends()]).get("rounds")))
+"""
+
+
+@pytest.mark.slow
+def test_a_hook_of_one_process_ends_the_run_in_both(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time, nothing is left to train
+        first, second = finished(*two_started(tmp_path, program=[sys.executable, "-c", ENDS]))
+        assert first.splitlines()[-1] == "2" and second.splitlines()[-1] == "None"
+    assert len(metrics(tmp_path)) == 2
+
+
 @pytest.mark.slow
 def test_two_processes_go_back_to_the_same_whole_checkpoint(tmp_path: Path) -> None:
     finished(*two_started(tmp_path / "run"), started(tmp_path / "alone", [], rounds=6))
@@ -362,81 +386,6 @@ def test_a_killed_process_stops_the_other_and_both_go_on_later(tmp_path: Path, v
     after = metrics(workdir)
     assert [int(row["round"]) for row in after] == list(range(1, 161))
     assert after[:150] == before[:150]
-
-
-# Memories on the host.
-
-CLIENTS = 300
-
-
-@given(st.lists(st.lists(st.integers(0, CLIENTS - 1), unique=True, max_size=60), max_size=12))
-def test_a_store_is_a_dict_in_which_others_are_as_new(steps: list[list[int]]) -> None:
-    fresh = {"a": np.array([1.5, -2.0], np.float32), "b": np.int32(7)}
-    store, expected = ClientStore(fresh, CLIENTS), dict[int, dict[str, Any]]()
-    for step, clients in enumerate(steps):
-        ids = np.array(clients, np.int64)
-        rows = {
-            "a": (ids[:, None] * 10.0 + [step, 0]).astype(np.float32),
-            "b": (ids + step).astype(np.int32),
-        }
-        store.write(ids, rows)
-        expected |= {n: {k: x[i] for k, x in rows.items()} for i, n in enumerate(clients)}
-        assert sorted(store.ids.tolist()) == sorted(expected)
-        assert all(len(array) <= max(64, 2 * len(expected)) for array in store._arrays)
-    asked = np.random.default_rng(0).permutation(CLIENTS)[:100]
-    found = store.read(asked)
-    assert found["b"].dtype == np.int32 and found["a"].shape == (100, 2)
-    for place, n in enumerate(asked.tolist()):
-        assert_equal({k: x[place] for k, x in found.items()}, expected.get(n, fresh))
-    found["b"][:] = -1  # what is read is a copy
-    assert_equal(store.read(asked)["b"], [expected.get(n, fresh)["b"] for n in asked.tolist()])
-
-
-def lasting(workdir: Path, **changes: Any) -> Config:
-    """Clients that have much to remember, in periods that a save falls into."""
-    settings = {
-        "clients": 7, "participants": 3, "rounds": 8, "local_steps": 2, "momentum": 0.9,
-        "norm": "batch", "batch_norm_statistics": "local", "aggregate_every": 3, "eval_every": 4,
-        "checkpoint_every": 2, "model_up": "feedback(topk(0.1))", "model_down": "topk(0.1)",
-        "batch_size": 4, "train_examples": 300, "test_examples": 100,
-    }  # fmt: skip
-    return plain(**{**settings, "workdir": str(workdir), **changes})
-
-
-@pytest.fixture(scope="module")
-def resident(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workdir = tmp_path_factory.mktemp("resident") / "run"
-    training.train(lasting(workdir))
-    return workdir
-
-
-@pytest.mark.parametrize("stops", [(), (3, 4)], ids=["straight", "stopped"])
-def test_memories_on_the_host_train_to_the_same_bits(
-    resident: Path, tmp_path: Path, stops: tuple[int, ...]
-) -> None:
-    """Stopped between two periods, and inside one."""
-    for rounds in (*stops, 8):
-        training.train(lasting(tmp_path, client_state="host", rounds=rounds))
-    rows, others = metrics(tmp_path), metrics(resident)
-    for row in (*rows, *others):  # stopping evaluates
-        for name in [name for name in row if name.startswith("test_")]:
-            row[name] = row[name] if row["round"] == "8" else ""
-    assert rows == others
-    runs = [restore_run(workdir) for workdir in (tmp_path, resident)]
-    assert_equal(*(run.state.replace(memory=None) for run in runs))
-    assert_equal(*(memories(run.experiment.spec, run.state) for run in runs))
-
-
-@pytest.mark.parametrize("place", ["host", "stateless"])
-def test_the_state_on_the_devices_does_not_grow_with_clients(place: str) -> None:
-    def shapes(clients: int) -> Any:
-        settings: dict[str, Any] = {"model": "mlp", "norm": "none", "sampling": "replacement"}
-        config = plain(
-            **settings, partition="iid", clients=clients, participants=5, client_state=place
-        )
-        return jax.tree.map(lambda x: x.shape, jax.eval_shape(build(config).init))
-
-    assert shapes(10) == shapes(500)
 
 
 # What cannot work.
