@@ -50,7 +50,7 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
     return {
         "integers": {name: np.asarray(x).astype(int).tolist() for name, x in integers.items()},
         "floats": {name: np.asarray(x, float).tolist() for name, x in floats.items()},
-        "left_over": int((~slots.is_real).sum()),
+        "padding_slots": int((~slots.is_real).sum()),
         "groups": len(slots.widths),
         "messages": len(MESSAGE.findall(run.as_text())),
     }

@@ -112,15 +112,15 @@ def test_the_average_is_over_time_not_over_measurements(tmp_path: Path):
     layers = len(experiment.spec.model)
     wide = {k: [1.0] * layers for k in ("variance", "moment", "expected", "weight")}
     rows = [row(r, squared_gradient=g, **wide) for r, g in ((0, 8.0), (1, 4.0), (5, 2.0))]
-    found = report(config, experiment, rows)
-    assert found["average"] == pytest.approx((6 * 1 + 3 * 4) / 5)
-    assert found["largest"] == 8.0 and found["measurements"] == 3
-    assert found["bound"] == pytest.approx(sum(found["terms"].values()), rel=1e-5)
-    assert found["with_one_beta"] > found["bound"]
-    ratio = found["bound"] / found["average"]
-    assert found["bound_over_measured"] == pytest.approx(ratio)
-    assert f"{found['verdict']}, bound / measured {ratio:.4g} (" in table(found)
-    assert "a heuristic" not in table(found)
+    result = report(config, experiment, rows)
+    assert result["average"] == pytest.approx((6 * 1 + 3 * 4) / 5)
+    assert result["largest"] == 8.0 and result["measurements"] == 3
+    assert result["bound"] == pytest.approx(sum(result["terms"].values()), rel=1e-5)
+    assert result["with_one_beta"] > result["bound"]
+    ratio = result["bound"] / result["average"]
+    assert result["bound_over_measured"] == pytest.approx(ratio)
+    assert f"{result['verdict']}, bound / measured {ratio:.4g} (" in table(result)
+    assert "a heuristic" not in table(result)
     beyond = report(dataclasses.replace(config, momentum=0.5), experiment, rows)
     assert "a heuristic here, beyond the theorem: momentum=0.5" in table(beyond)
 
@@ -166,16 +166,16 @@ def test_what_should_have_been_had_and_was_not_is_not_zero(tmp_path: Path, name:
     config = observed(tmp_path)
     layers = {k: [[1.0] * 4, [0.0] * 4] for k in ("variance", "moment", "expected", "weight")}
     lost = {**row(2), **layers, name: [value, None]}
-    found = report(config, build(config), [{**row(0), **layers}, lost])
-    assert found["bound"] is None and found["verdict"] == "assumption broken"
-    assert "bound not known" in table(found) and "bound / measured not known" in table(found)
+    result = report(config, build(config), [{**row(0), **layers}, lost])
+    assert result["bound"] is None and result["verdict"] == "assumption broken"
+    assert "bound not known" in table(result) and "bound / measured not known" in table(result)
 
 
 def test_with_one_participant_of_many_the_bound_is_not_known(tmp_path: Path):
     config = observed(tmp_path, participants=1, clients=3)
-    found = reported(config, row(0, dissimilarity=None), row(3, dissimilarity=None))
-    assert found["bound"] is None
-    assert found["beyond_the_theorem"][-1] == "dissimilarity not seen, with one participant"
+    result = reported(config, row(0, dissimilarity=None), row(3, dissimilarity=None))
+    assert result["bound"] is None
+    assert result["beyond_the_theorem"][-1] == "dissimilarity not seen, with one participant"
 
 
 def test_without_steps_there_is_no_bound(tmp_path: Path):

@@ -86,10 +86,10 @@ def test_another_program_gets_the_same_answers(run: Run, tmp_path: Path) -> None
 def client_correct(run: Run, folder: Path, client: int) -> np.ndarray:
     """Which test images the exported model of one client gets right."""
     manifest, archives = exported(run, folder)
-    own = manifest["model_of_client"][client]
+    index = manifest["model_of_client"][client]
     arrays = dict(archives["joined.npz"])
     for name, masks in archives["client_masks.npz"].items():
-        arrays[name] = arrays[name] * masks[own]
+        arrays[name] = arrays[name] * masks[index]
     return logits(arrays, manifest).argmax(axis=1) == load("digits", "").test.labels
 
 
@@ -124,16 +124,16 @@ def test_a_client_is_assessed_with_its_own_masks_on_its_own_mix(run: Run, tmp_pa
         by_class = np.array([correct[labels == k].mean() for k in range(10)])
         expected = by_class @ counts[client] / counts[client].sum()
         assert result["clients"]["accuracy"][client] == pytest.approx(expected, abs=1e-6)
-    own = np.array(result["clients"]["accuracy"])
+    accuracies = np.array(result["clients"]["accuracy"])
     spread = {
-        "mean": own.mean(),
-        "standard_deviation": own.std(),
-        "least": own.min(),
-        "greatest": own.max(),
+        "mean": accuracies.mean(),
+        "standard_deviation": accuracies.std(),
+        "least": accuracies.min(),
+        "greatest": accuracies.max(),
     }
     for name, value in spread.items():
         assert result["clients"][name] == pytest.approx(value)
-    assert own.std() > 0
+    assert accuracies.std() > 0
 
 
 def test_masks_remove_the_rate_of_each_client_and_participants_hold_them(
@@ -146,8 +146,8 @@ def test_masks_remove_the_rate_of_each_client_and_participants_hold_them(
     np.testing.assert_allclose(removed[manifest["model_of_client"]], RATES, atol=1 / masks[0].size)
     held = jax.tree.leaves(run.state.clients.masks)
     (held,) = [leaf for leaf in held if leaf.ndim == 3]
-    for client, own in zip(np.asarray(run.state.participants), held, strict=True):
-        np.testing.assert_array_equal(masks[manifest["model_of_client"][client]], own)
+    for client, mask in zip(np.asarray(run.state.participants), held, strict=True):
+        np.testing.assert_array_equal(masks[manifest["model_of_client"][client]], mask)
 
 
 def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
@@ -201,9 +201,9 @@ def test_where_statistics_stay_with_clients_the_export_has_them(tmp_path: Path) 
     manifest, archives = exported(run, tmp_path / "export")
     assert manifest["model_of_client"] == list(range(5))
     cut = run.experiment.spec.cut
-    # One period: who did not take part has the statistics of the start.
+    # After one period, clients that did not take part have their first statistics.
     held = jax.tree.map(
-        lambda first, own: jnp.stack([first] * 5).at[run.state.participants].set(own),
+        lambda first, last: jnp.stack([first] * 5).at[run.state.participants].set(last),
         run.experiment.initial.stats[:cut], run.state.clients.stats,
     )  # fmt: skip
     held = export.named(run.experiment.spec.model[:cut], Variables(({},) * cut, held))
@@ -249,9 +249,9 @@ def test_clients_whose_classes_are_not_tested_have_no_accuracy(
     training.train(settings(tmp_path, **pair, **changes))
     with jax.debug_nans(True):  # also of a class without examples
         result = assess(restore_run(tmp_path))
-    own = [accuracy for accuracy in result["clients"]["accuracy"] if accuracy is not None]
-    assert len(own) == measured
-    assert result["clients"]["mean"] == (own[0] if own else None)
+    accuracies = [accuracy for accuracy in result["clients"]["accuracy"] if accuracy is not None]
+    assert len(accuracies) == measured
+    assert result["clients"]["mean"] == (accuracies[0] if accuracies else None)
     assert f"over {measured} of 2 clients" in table(result)
     json.dumps(result, allow_nan=False)
 
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> N
 def test_a_run_that_may_only_be_read_is_evaluated_elsewhere(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, workdir, there = evaluate.write_atomically, tmp_path / "run", tmp_path / "own"
+    write, workdir, there = evaluate.write_atomically, tmp_path / "run", tmp_path / "export"
 
     def refused(path: Path, text: str) -> None:
         if path.parent == workdir:
@@ -346,8 +346,8 @@ def test_a_run_that_may_only_be_read_is_evaluated_elsewhere(
 
     monkeypatch.setattr(evaluate, "write_atomically", refused)
     monkeypatch.setattr(evaluate, "restore_run", lambda *_: run)
-    found = evaluate.evaluate_run(workdir, there)
-    assert json.loads((there / "evaluation.json").read_text()) == found
+    result = evaluate.evaluate_run(workdir, there)
+    assert json.loads((there / "evaluation.json").read_text()) == result
     assert (there / "joined.npz").exists() and not workdir.exists()
 
 

@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 ALL: list[list[int] | None] = [None, [1, 2], [2, 2]]
 
-# Runs on meshes. 5 participants on 2 or 4 devices leave places over.
+# Runs on meshes. 5 participants on 2 or 4 devices leave padding slots.
 CASES: dict[str, dict[str, Any]] = {
     "fedsl": {},
     "channel": {
@@ -79,7 +79,7 @@ SLOW: dict[str, dict[str, Any]] = {
     },
     "stateless": {"client_state": "stateless"},
     "remat": {"remat_clients": True},
-    "everyone": {"participants": None, "clients": 5},
+    "full participation": {"participants": None, "clients": 5},
     "crop and flip": {"model": "cnn", "norm": "group", "augment": "crop_flip"},
     "int8": {"client_backward": "int8"},
     "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
@@ -93,13 +93,13 @@ QUICK = {
 
 
 def child_environment(devices: int = 1) -> dict[str, str]:
-    """Of a process with virtual devices, and quick to compile."""
+    """Environment of a process with virtual devices, which compiles quickly."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return {**os.environ, "XLA_FLAGS": flags, **QUICK}
 
 
 def ask(request: dict[str, Any]) -> Any:
-    """What tests/on_meshes.py answers."""
+    """The answer of tests/on_meshes.py."""
     command = [sys.executable, str(ROOT / "tests" / "on_meshes.py")]
     done = subprocess.run(
         [*command, json.dumps({"cache": CACHE, **request})], capture_output=True, text=True,
@@ -115,24 +115,26 @@ def wanted(cases: dict[str, dict[str, Any]], meshes: list[list[int] | None]) -> 
 
 @pytest.fixture(scope="module")
 def answers() -> Any:
-    """Runs and sums of all quick tests."""
+    """Runs and sums that the quick tests share."""
     train = wanted(CASES, [None, [2, 2]]) | wanted({"fedsl": {}}, ALL)
     train |= wanted(PACKED, [[2, 2]])
     return ask({"train": train, "sums": {"bits": SUM_BITS, "meshes": SUM_MESHES}})
 
 
-def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found["integers"] == expected["integers"]
+def check_same(run: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert run["integers"] == expected["integers"]
     assert sum(map(np.sum, expected["integers"].values())) > 0
     for name, value in expected["floats"].items():
         # Not to the bit: sums over clients are added up in another order.
-        np.testing.assert_allclose(found["floats"][name], value, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(run["floats"][name], value, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_any_mesh_trains_as_one_device_does(answers: Any, name: str) -> None:
     alone, *spread = answers["train"][name].values()
-    assert alone["left_over"] == 0 and spread and all(run["left_over"] > 0 for run in spread)
+    assert (
+        alone["padding_slots"] == 0 and spread and all(run["padding_slots"] > 0 for run in spread)
+    )
     assert (alone["groups"] > 1) == (name == "channel")
     losses = alone["floats"]["train_loss"]
     assert losses[-1] < losses[0] and "test_accuracy_dense" in alone["floats"]
@@ -143,12 +145,12 @@ def test_any_mesh_trains_as_one_device_does(answers: Any, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
-    found = ask({"train": wanted({name: SLOW[name]}, ALL)})["train"][name]
-    alone, *spread = found.values()
+    runs = ask({"train": wanted({name: SLOW[name]}, ALL)})["train"][name]
+    alone, *spread = runs.values()
     for run in spread:
         check_same(run, alone)
-    if name == "everyone":  # the gradient, the models, the record
-        assert [run["messages"] for run in found.values()] == [0, 3, 3]
+    if name == "full participation":  # the gradient, the models, the record
+        assert [run["messages"] for run in runs.values()] == [0, 3, 3]
     if name == "outage":
         reachable = np.array(alone["integers"]["reachable"])
         assert 0 < reachable.mean() < 1
@@ -168,7 +170,7 @@ BUCKET = 512  # entries of a step
 
 
 def spans(vector: np.ndarray) -> np.ndarray:
-    """Greatest less least of each entry's bucket; there are zeros at the end."""
+    """For each entry the range of its bucket; the last bucket is padded with zeros."""
     buckets = np.pad(vector, (0, -vector.size % BUCKET)).reshape(-1, BUCKET)
     return np.repeat(np.ptp(buckets, axis=1), BUCKET)[: vector.size]
 
@@ -178,7 +180,7 @@ def spans(vector: np.ndarray) -> np.ndarray:
 def test_sums_are_right_in_the_mean_and_off_by_their_steps(
     answers: Any, bits: int, mesh: list[int]
 ) -> None:
-    found, (weights, rows) = answers["sums"][f"{bits} {mesh}"], summands()
+    answer, (weights, rows) = answers["sums"][f"{bits} {mesh}"], summands()
     flat = np.concatenate([x.reshape(len(weights), -1) for x in rows.values()], axis=1)
     parts = (weights[:, None] * flat).reshape(mesh[0], -1, flat.shape[1]).sum(1)
     exact = parts.sum(0)
@@ -186,12 +188,12 @@ def test_sums_are_right_in_the_mean_and_off_by_their_steps(
     steps = np.stack([spans(part) for part in parts]) / (2**bits - 1)
     last = (spans(exact) + 2 * steps.sum(0)) / (2**bits - 1)
     rounding = 1e-5 * np.abs(flat).max()
-    for extreme in (found["least"], found["greatest"]):
+    for extreme in (answer["least"], answer["greatest"]):
         assert (np.abs(np.array(extreme) - exact) <= steps.sum(0) + last + rounding).all()
     deviation = np.sqrt(((steps**2).sum(0) + last**2) / 4 / 64)
-    assert (np.abs(np.array(found["mean"]) - exact) <= 6 * deviation + rounding).all()
-    assert np.ptp([found["least"], found["greatest"]], axis=0).max() > 0, "rounding is random"
-    assert found["disagree"] == 0
+    assert (np.abs(np.array(answer["mean"]) - exact) <= 6 * deviation + rounding).all()
+    assert np.ptp([answer["least"], answer["greatest"]], axis=0).max() > 0, "rounding is random"
+    assert answer["disagree"] == 0
 
 
 @given(st.sampled_from([4, 8, 16]), st.integers(1, 40), st.integers(0, 2**32 - 1))
@@ -231,7 +233,7 @@ def two_started(workdir: Path, **changes: Any) -> list[Any]:
 
 
 def finished(*processes: Any) -> list[str]:
-    """What they print; none may fail."""
+    """The standard output of each process; none may fail."""
     try:
         texts = [process.communicate(timeout=180) for process in processes]
     finally:
@@ -261,7 +263,7 @@ def check_same_metrics(workdir: Path, expected: Path, rounds: int) -> None:
 def test_two_processes_train_as_one_and_go_on_as_four_devices(
     tmp_path: Path, generated: Path
 ) -> None:
-    """On images of which each process reads those of its clients only."""
+    """Each process reads only the images of its clients."""
     alone, both = tmp_path / "alone", tmp_path / "runs" / "both"
     data = {"dataset": "fashion_mnist", "data_dir": generated}
     _, first, second = finished(
@@ -280,12 +282,14 @@ def test_constants_are_measured_alike_by_two_processes_and_one(tmp_path: Path) -
     settings = {"measure_constants_every": 2, "momentum": 0.0, "sampling": "replacement"}
     alone, both = tmp_path / "alone", tmp_path / "both"
     finished(started(alone, [], **settings), *two_started(both, **settings))
-    found, expected = (
+    measured, expected = (
         [json.loads(line) for line in (folder / "constants.jsonl").read_text().splitlines()]
         for folder in (both, alone)
     )
-    assert [row["round"] for row in found] == [row["round"] for row in expected] == [0, 1, 2, 3, 4]
-    for row, other in zip(found, expected, strict=True):
+    assert (
+        [row["round"] for row in measured] == [row["round"] for row in expected] == [0, 1, 2, 3, 4]
+    )
+    for row, other in zip(measured, expected, strict=True):
         np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-4)
         assert ("beta" in row) == (row["round"] % 2 == 0)
         if "beta" in row:
@@ -326,7 +330,7 @@ def test_two_processes_go_back_to_the_same_whole_checkpoint(tmp_path: Path) -> N
 
 
 def wait_for(rounds: int, workdir: Path, processes: list[Any]) -> None:
-    """Until that many rounds have been logged."""
+    """Waits until that many rounds have been logged."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and all(p.poll() is None for p in processes):
         file = workdir / "metrics.csv"
@@ -337,7 +341,7 @@ def wait_for(rounds: int, workdir: Path, processes: list[Any]) -> None:
 
 
 def check_stop(processes: list[Any], victim: int, saving: bool = False) -> None:
-    """Kills one; the other says that and ends, in JAX's words where that hears of it first."""
+    """Kills one process; the other one ends with a line, JAX's own if JAX notices first."""
     other = processes[1 - victim]
     os.kill(processes[victim].pid, signal.SIGKILL)
     _, error = other.communicate(timeout=60)

@@ -60,9 +60,9 @@ def test_free_flags_that_were_given_are_repeated(run: Path):
 
 def test_a_config_is_the_base_of_a_run_elsewhere(run: Path):
     path = run / "config.json"
-    found = parse(f"--config={path}", "--rounds=9", "--noremat_clients")
-    assert found.workdir == "" and found.coordinator == "" and found.cut == "pool2"
-    assert found.rounds == 9 and not found.remat_clients and found.prune_rate == (0.1, 0.2, 0.3)
+    config = parse(f"--config={path}", "--rounds=9", "--noremat_clients")
+    assert config.workdir == "" and config.coordinator == "" and config.cut == "pool2"
+    assert config.rounds == 9 and not config.remat_clients and config.prune_rate == (0.1, 0.2, 0.3)
     dense = ["--prune_kind=none", "--optimizer=adam", f"--config={path}"]
     refuse_idle([parse(*dense)])
     assert parse(*dense, "--momentum=0.5").momentum == 0.5, "given, and so refused"

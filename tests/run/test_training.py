@@ -184,9 +184,9 @@ def test_capacity_gives_the_widest_model_that_a_client_can_keep_up_with(tmp_path
     assert [g.tolist() for g in experiment.spec.pruner.groups] == [[0], [1, 2], [3]]
     assert experiment.client_flops.pruned == 2 * 2 * 64 * 256 * (1 + 0.5 + 0.5 + 0.25) / 4
     masked = {**changes, "prune_kind": "mask", "prune_score": "magnitude", "prune_ramp_rounds": 0}
-    everyone = build(small(tmp_path, **masked, participants=None)).init().clients
-    assert everyone.number.tolist() == [0, 1, 2, 3]
-    masks = everyone.masks[1]["Dense_0"]["kernel"]
+    clients = build(small(tmp_path, **masked, participants=None)).init().clients
+    assert clients.number.tolist() == [0, 1, 2, 3]
+    masks = clients.masks[1]["Dense_0"]["kernel"]
     np.testing.assert_allclose(masks.mean((1, 2)), [1, 0.5, 0.6, 0.1], atol=1e-4)
 
 
@@ -437,22 +437,22 @@ def test_a_fixed_part_of_the_data_whatever_the_seed(tmp_path):
 
 
 @pytest.fixture
-def own_vectors(monkeypatch):
-    """A data set of vectors under a name of its own."""
+def vectors(monkeypatch):
+    """Adds a data set of vectors to the table."""
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 3
     vectors = 5 * rng.normal(size=(3, 6))[labels] + rng.normal(size=(120, 6))
-    own = from_arrays((vectors[:90], labels[:90]), (vectors[90:], labels[90:]))
-    monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: own)
+    dataset = from_arrays((vectors[:90], labels[:90]), (vectors[90:], labels[90:]))
+    monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: dataset)
 
 
-def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path, monkeypatch):
+def test_vectors_train_a_model_of_the_zoo(vectors, tmp_path, monkeypatch):
     config = small(tmp_path / "run", dataset="vectors", participants=None, rounds=20)
     summary = train(config)
     assert summary["final_accuracy"] > 0.9
     assert Config.from_json((tmp_path / "run" / "config.json").read_text()) == config
-    own = DATASETS["vectors"]("data")
-    fewer = own._replace(train=own.train.at(np.arange(80)))
+    dataset = DATASETS["vectors"]("data")
+    fewer = dataset._replace(train=dataset.train.at(np.arange(80)))
     monkeypatch.setitem(DATASETS, "vectors", lambda data_dir: fewer)
     before = tree_of(tmp_path)
     with pytest.raises(UserError, match="the training split has 80 examples, 90 when the run beg"):
@@ -461,7 +461,7 @@ def test_own_vectors_train_a_model_of_the_zoo(own_vectors, tmp_path, monkeypatch
 
 
 class Counting(nn.Module):
-    """Holds a collection of its own."""
+    """Has a collection that models may not have."""
 
     @nn.compact
     def __call__(self, x):
@@ -477,7 +477,7 @@ class Pair(nn.Module):
         return x, x
 
 
-def test_own_models_and_data_that_do_not_fit_are_refused(own_vectors, tmp_path, monkeypatch):
+def test_models_and_data_that_do_not_fit_are_refused(vectors, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--augment must be none with inputs of sh"):
         train(small(tmp_path, dataset="vectors", augment="crop_flip"))
     monkeypatch.setitem(
@@ -591,7 +591,7 @@ def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, m
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
     first = float(metrics(workdir)[0]["train_loss"])
     assert first < 0.5 * float(metrics(finished[0])[0]["train_loss"])
-    # Once it has a checkpoint of its own, a run does not need its origin.
+    # A run that has a checkpoint does not need its origin any more.
     monkeypatch.setattr(restore, "weights_of", None)
     train(config)
 
@@ -685,12 +685,12 @@ def test_closing_twice_is_harmless(tmp_path):
     checkpoints.close()
 
 
-def test_a_run_in_which_everyone_is_out_goes_on(tmp_path):
+def test_a_run_whose_clients_are_all_out_of_reach_goes_on(tmp_path):
     workdir = tmp_path / "out"
     away = {"network": "macro_cell", "outage_snr_db": 200.0, "progress": "lines"}
     with jax.debug_nans(True):
-        found = train(plain(**away, rounds=2, workdir=str(workdir)))
-    assert found["simulated"]["lost_fraction"] == 1
+        summary = train(plain(**away, rounds=2, workdir=str(workdir)))
+    assert summary["simulated"]["lost_fraction"] == 1
     assert [row["train_loss"] for row in metrics(workdir)] == ["", ""]
 
 

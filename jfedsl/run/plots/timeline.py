@@ -1,4 +1,4 @@
-"""A picture of one round in simulated time: who computes, who sends, and who waits for whom."""
+"""A picture of one round in simulated time: when clients and server compute, send and wait."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from jfedsl.run.plots.figures import save
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.stages import Stage, Stages
 
-# In the order in which they come.
+# In the order in which they occur in a round.
 COLOURS = {
     "model down": "tab:purple",
     "forward": "tab:blue",
@@ -28,13 +28,19 @@ COLOURS = {
     "exchange lost": "#ffc9e4",
 }
 
-_MOST, _LOST = 16, 4  # participants in a picture, and those of them that lost an exchange
-_ROUNDING = 1e-6  # of a stage: who is waited for does not wait that long
-_THICK = 0.8  # of a row
+_MOST, _LOST = 16, 4  # participants in a picture, and at most how many that lost an exchange
+_ROUNDING = 1e-6  # of a stage's seconds: less is no waiting but rounding
+_THICKNESS = 0.8  # of a bar, as a share of its row
 
 
 class Segment(NamedTuple):
-    """One of `COLOURS`, the second at which it begins, and how many it takes."""
+    """A part of a bar.
+
+    Attributes:
+      kind: one of `COLOURS`.
+      start: when it begins, in seconds.
+      seconds: how long it takes.
+    """
 
     kind: str
     start: float
@@ -42,46 +48,43 @@ class Segment(NamedTuple):
 
 
 def segments(cost: Cost, participant: int) -> list[Segment]:
-    """A participant's round, segment after segment; the server's computing is one of them.
+    """A participant's round as segments in order; the server's computing is among them.
 
-    What it sends or receives in vain is a kind of its own, and so is the rest of such an exchange.
+    Messages sent or received in vain have a kind, and so has the rest of an exchange that is lost.
 
     Args:
       cost: of one round, NumPy arrays.
-      participant: its place among the `[K]`.
+      participant: index among the `[K]`.
     """
-    found, now = [], 0.0
+    parts, now = [], 0.0
     for kind, seconds in _in_turn(cost, participant):
         if seconds > 0:
-            found.append(Segment(kind, now, seconds))
+            parts.append(Segment(kind, now, seconds))
             now += seconds
-    return found
+    return parts
 
 
 def _in_turn(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
-    """As `_parts`, with the turns of others as waiting where participants take turns."""
+    """As `_parts`; where participants take turns, the turns of others are waiting."""
     if np.ndim(cost.stages[0].seconds) == 0:
         yield from _parts(cost.stages, participant)
         return
     turns = [jax.tree.map(lambda x, n=n: x[n], cost.stages) for n in range(len(cost.waiting))]
     for n, turn in enumerate(turns):
-        own = list(_parts(turn, 0))
-        # The server's computing is drawn in every row.
-        yield from (
-            own
-            if n == participant
-            else ((kind if kind == "server" else "waiting", seconds) for kind, seconds in own)
-        )
+        for kind, seconds in _parts(turn, 0):
+            # The server's computing is drawn in every row.
+            mine = n == participant or kind == "server"
+            yield kind if mine else "waiting", seconds
 
 
 def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
-    """Kinds and seconds of a round in order, also of what takes 0 s."""
+    """Kinds and seconds of the parts of a round in order, those of 0 s included."""
     first, up, server, down, last = stages
 
     def spent(stage: Stage, *step: int) -> tuple[bool, float, float, float]:
-        """Whether one managed a stage; seconds that it computes, sends or receives, and waits."""
-        own = np.ndim(stage.seconds) == np.ndim(stage.computing)  # not everyone's
-        whole = float(stage.seconds[(*step, participant) if own else step])
+        """Whether the participant did its stage; seconds of computing, of sending, of waiting."""
+        by_participant = np.ndim(stage.seconds) == np.ndim(stage.computing)  # else all wait alike
+        whole = float(stage.seconds[(*step, participant) if by_participant else step])
         computes = float(stage.computing[(*step, participant)])
         sends = float(stage.sending[(*step, participant)])
         waits = whole - computes - sends
@@ -106,15 +109,17 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
         yield "waiting" if spent(up, step)[0] else "exchange lost", waits
 
     def served(n: int) -> Iterator[tuple[str, float]]:
-        """The turn of the n-th to be served, without what is everyone's at its ends."""
+        """The turn of the n-th participant to be served.
+
+        Its first stage up and its last stage down are left out: all participants share them.
+        """
+        mine = n == participant
         for step in range(len(server)):
             if step > 0:
-                own = n == participant
-                yield from forth(step) if own else [("waiting", float(up.seconds[step, n]))]
+                yield from forth(step) if mine else [("waiting", float(up.seconds[step, n]))]
             yield "server", float(server[step, n])
             if step < len(server) - 1:
-                own = n == participant
-                yield from back(step) if own else [("waiting", float(down.seconds[step, n]))]
+                yield from back(step) if mine else [("waiting", float(down.seconds[step, n]))]
 
     yield from alone("model down", first)
     if np.ndim(server) == 1:
@@ -131,9 +136,10 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
 
 
 def _drawn(cost: Cost) -> tuple[list[int], str]:
-    """Places among the `[K]` of who is drawn, and what is said of that: of few participants, all.
+    """Indices among the `[K]` of the participants to draw, and a text about the choice.
 
-    Of many those who wait least, as they are waited for, and some of those who lost an exchange.
+    Few participants are all drawn. Of many, those that wait least are drawn, because the others
+    wait for them, and some of those that lost an exchange.
     """
     order = np.argsort(cost.waiting, kind="stable").tolist()
     if len(order) <= _MOST:
@@ -152,8 +158,8 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
 
     Args:
       cost: of one round, NumPy arrays.
-      ids: numbers of the participants, int `[K]`; of many only some are drawn.
-      title: over the picture.
+      ids: numbers of the participants, int `[K]`; of many, only some are drawn.
+      title: text over the picture.
       path: of the picture.
     """
     drawn, text = _drawn(cost)
@@ -164,8 +170,8 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
     axis = figure.subplots()
     _bar(axis, 0, [whole])
     _bar(axis, 0, serving, 0.8)  # however short
-    for y, found in enumerate(rows.values(), 1):
-        _bar(axis, y, found)
+    for y, parts in enumerate(rows.values(), 1):
+        _bar(axis, y, parts)
     axis.set_yticks(range(1 + len(rows)), ["server", *rows])
     axis.set_ylim(len(rows) + 0.6, -0.6)
     axis.set_xlim(0, whole.seconds or None)
@@ -173,14 +179,14 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
     axis.set_ylabel(text)
     axis.grid(alpha=0.3, axis="x")
     axis.set_axisbelow(True)
-    seen = {"waiting"} | {s.kind for found in rows.values() for s in found}
+    seen = {"waiting"} | {s.kind for parts in rows.values() for s in parts}
     patches = [Patch(color=c, label=kind) for kind, c in COLOURS.items() if kind in seen]
     figure.legend(handles=patches, loc="outside right center")
     save(figure, title, path)
 
 
-def _bar(axis: Axes, y: int, found: list[Segment], edge: float = 0.0) -> None:
+def _bar(axis: Axes, y: int, parts: list[Segment], edge: float = 0.0) -> None:
     for kind, colour in COLOURS.items():
-        spans = [(s.start, s.seconds) for s in found if s.kind == kind]
+        spans = [(s.start, s.seconds) for s in parts if s.kind == kind]
         if spans:
-            axis.broken_barh(spans, (y - _THICK / 2, _THICK), color=colour, linewidth=edge)
+            axis.broken_barh(spans, (y - _THICKNESS / 2, _THICKNESS), color=colour, linewidth=edge)

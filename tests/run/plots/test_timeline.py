@@ -46,12 +46,12 @@ def some_cost(key: jax.Array, one_by_one: bool) -> Cost:
 
 
 def handmade(count: int, steps: int) -> Cost:
-    """A round of participants of whom each is slower than the one before."""
-    own = 1 + np.arange(count, dtype=np.float64)
+    """A round in which participant n takes 1 + n times as long as the first one."""
+    factors = 1 + np.arange(count, dtype=np.float64)
 
     def stage(*lead: int, computes: float, sends: float) -> Stage:
         whole = np.full(lead, (computes + sends) * count)
-        spread = np.ones((*lead, count)) * own
+        spread = np.ones((*lead, count)) * factors
         critical, done = np.full(lead, computes * count), np.ones((*lead, count), bool)
         return Stage(whole, computes * spread, sends * spread, critical, done)
 
@@ -59,20 +59,19 @@ def handmade(count: int, steps: int) -> Cost:
     up, down = stage(steps, computes=1, sends=4), stage(steps, computes=2, sends=0.5)
     server = np.full(steps, 1.5)
     seconds = count * (2 + 3 + 7.5 * steps) + 1.5 * steps
-    busy = own * (5 + 7.5 * steps)
+    busy = factors * (5 + 7.5 * steps)
     return Cost(
         seconds=seconds, compute_seconds=0.0, communication_seconds=seconds,
-        server=server.sum(), compute=3 * steps * own, uplink=(4 * steps + 3) * own,
-        downlink=(0.5 * steps + 2) * own, waiting=seconds - server.sum() - busy,
-        compute_joules=0 * own, transmit_joules=0 * own, lost=0.0,
+        server=server.sum(), compute=3 * steps * factors, uplink=(4 * steps + 3) * factors,
+        downlink=(0.5 * steps + 2) * factors, waiting=seconds - server.sum() - busy,
+        compute_joules=0 * factors, transmit_joules=0 * factors, lost=0.0,
         stages=(first, up, server, down, last),
     )  # fmt: skip
 
 
 def assert_is_the_cost(cost: Cost, participant: int) -> None:
-    found, total = segments(cost, participant), Counter[str]()
-    now = 0.0
-    for kind, start, seconds in found:
+    total, now = Counter[str](), 0.0
+    for kind, start, seconds in segments(cost, participant):
         assert kind in COLOURS and seconds > 0 and start == now
         now += seconds
         total[kind] += seconds

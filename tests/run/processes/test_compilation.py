@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 import jax
 import numpy as np
-jax.numpy.zeros(3).sum()  # JAX has looked for a folder, and found none
+jax.numpy.zeros(3).sum()  # JAX has looked for a folder in vain
 from jfedsl.run.processes import program_cache
 from jfedsl.run.processes.compilation import compiled, keep_programs
 keep_programs(sys.argv[1])
@@ -48,16 +48,19 @@ def test_programs_are_found_again_without_noise(tmp_path: Path) -> None:
     assert all(path.parent == processor for path in outputs[0][1])
 
 
-def test_empty_is_off_and_a_folder_set_before_stays(tmp_path: Path) -> None:
+def test_empty_is_off_and_a_folder_chosen_stays(tmp_path: Path) -> None:
     assert run("").returncode == 0
-    own = tmp_path / "own"
-    theirs = {"COMPILATION_CACHE_DIR": str(own), "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = {f"JAX_{name}": value for name, value in theirs.items()}
+    chosen = tmp_path / "before"
+    settings = {
+        "COMPILATION_CACHE_DIR": str(chosen),
+        "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    environment = {f"JAX_{name}": value for name, value in settings.items()}
     assert run(str(tmp_path / "cache"), **environment).returncode == 0
-    assert own.is_dir() and not (tmp_path / "cache").exists()
+    assert chosen.is_dir() and not (tmp_path / "cache").exists()
 
 
-def test_the_last_call_decides_and_a_folder_of_another_hand_stays(tmp_path: Path) -> None:
+def test_the_last_call_decides_and_a_folder_set_elsewhere_stays(tmp_path: Path) -> None:
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", None)

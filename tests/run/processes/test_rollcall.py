@@ -26,7 +26,7 @@ def said(call: Callable[..., None], *arguments: object) -> str:
 
 
 def met(address: str, processes: int, *others: tuple[int, int]) -> list[str]:
-    """What process 0, then the others, each a number of processes and its own, end with."""
+    """Errors of process 0 and of others, each given by (processes, process); "" for none."""
     with ThreadPoolExecutor() as pool:
         calls = [pool.submit(said, rollcall.answer_all, address, processes)]
         calls += [pool.submit(said, rollcall.admit, address, *other) for other in others]

@@ -156,8 +156,8 @@ def test_one_that_cannot_be_read_now_stops_the_run_and_stays(folder, monkeypatch
 def test_of_several_processes_all_stop_where_one_cannot_read(folder, monkeypatch):
     theirs = json.dumps([True, "cannot be read now (theirs)"])
 
-    def texts(own):
-        return [own, theirs if own == "null" else own]
+    def texts(here):
+        return [here, theirs if here == "null" else here]
 
     monkeypatch.setattr(checkpoint.distributed, "texts", texts)
     with pytest.raises(UserError, match=r"checkpoints/2 cannot be read now \(theirs\)"):

@@ -12,15 +12,15 @@ event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
 
 def scalars(folder):
     """{(tag, step): value} of all event files, in order of writing."""
-    found = {}
+    scalars = {}
     for path in sorted(folder.iterdir()):
-        data, place = path.read_bytes(), 0
-        while place < len(data):
-            (length,) = struct.unpack_from("<Q", data, place)
-            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
-            found.update(((v.tag, event.step), v.simple_value) for v in event.summary.value)
-            place += length + 16
-    return found
+        data, offset = path.read_bytes(), 0
+        while offset < len(data):
+            (length,) = struct.unpack_from("<Q", data, offset)
+            event = event_pb2.Event.FromString(data[offset + 12 : offset + 12 + length])
+            scalars.update(((v.tag, event.step), v.simple_value) for v in event.summary.value)
+            offset += length + 16
+    return scalars
 
 
 def test_every_number_of_a_row_is_a_scalar_at_its_round(tmp_path):

@@ -27,11 +27,11 @@ def make(folder: Path) -> Path:
 
 def test_round_trip_and_manifest(tmp_path: Path) -> None:
     folder = make(tmp_path / "new" / "export")
-    found = export.read(folder)
-    assert found.keys() == ARRAYS.keys()
+    arrays = export.read(folder)
+    assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == export.FORMAT and manifest["classes"] == 3
     assert manifest["files"]["server.npz"]["arrays"] == {

@@ -139,9 +139,9 @@ def test_rows_of_a_build_that_did_not_test_the_deployed_model_are_read(tmp_path)
     path = tmp_path / "metrics.csv"
     Metrics(path).append([row(1, 0.5)])
     names = path.read_text().splitlines()[0].split(",")
-    place = names.index("test_accuracy_deployed")
+    column = names.index("test_accuracy_deployed")
     lines = [line.split(",") for line in path.read_text().splitlines()]
-    text = "".join(",".join(v[:place] + v[place + 1 :]) + "\n" for v in lines)
+    text = "".join(",".join(v[:column] + v[column + 1 :]) + "\n" for v in lines)
     path.unlink()
     ledger.Ledger(path, text, None)
     assert read(path)[0] == {**row(1, 0.5), "train_loss": 1}
