@@ -107,7 +107,7 @@ def fading(key: Array, kind: str, factor: float | Array) -> Array:
         case "none":
             return jnp.ones((), jnp.float32)
         case _:
-            raise ValueError(f"fading {kind!r}: allowed are {', '.join(FADINGS)}")
+            raise ValueError(f"fading must be one of {', '.join(FADINGS)}, not {kind!r}")
 
 
 def snr(
