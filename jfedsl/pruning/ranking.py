@@ -19,7 +19,7 @@ class Units(NamedTuple):
       weights: `params -> ` the prunable weights.
       kept: `masks -> bools`, one array for each entry of the weights: which units are kept.
       norms: see `scores.Norms`.
-      rank: `values -> int32` of the same shapes: places in ascending order.
+      rank: `values -> ranks`, int32 of the same shapes, ascending by value.
     """
 
     weights: Callable[[Params], Weights]
@@ -29,7 +29,7 @@ class Units(NamedTuple):
 
 
 def init(score: Score, units: Units, params: Params) -> PruningState:
-    """The state before the first aggregation; the arguments are as in `update`."""
+    """The state before the first aggregation, from the initial parameters."""
     scores, values = score.init(units.weights(params), units.norms)
     return PruningState(scores, _shared(score, units, values))
 
