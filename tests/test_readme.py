@@ -10,6 +10,7 @@ import pytest
 from helpers import parse, script
 
 from jfedsl.config import Config, plugins, shown
+from jfedsl.config.allowed import OneOf
 from jfedsl.data.datasets import DATASETS
 from jfedsl.errors import UserError
 from jfedsl.models.registry import MODELS
@@ -57,10 +58,13 @@ def test_ci_runs_what_the_readme_says():
     assert "python experiments/train.py" in ci
 
 
-def test_flag_table_lists_every_flag_with_its_default():
+def test_flag_table_lists_every_flag_with_its_default_its_help_and_its_names():
     for field in dataclasses.fields(Config):
         default = "" if field.default is None else shown(field.default)
-        assert f"| `{field.name}` | {default} | " in README, field.name
+        allowed, text = field.metadata["allowed"], field.metadata["help"].replace("|", "&#124;")
+        names = f" One of {', '.join(allowed.names)}" if isinstance(allowed, OneOf) else ""
+        row = f"| {field.name} | {default} | {text}{names}"
+        assert f"\n{row}" in README.replace("`", ""), row
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

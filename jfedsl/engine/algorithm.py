@@ -15,7 +15,8 @@ from jfedsl.engine.streams import SPLIT_STREAMS, Stream
 from jfedsl.models.layers import Model
 from jfedsl.wireless.cost import Cost
 
-# Flags that only some algorithms use, by what an algorithm must have to use them.
+# Flags that only some algorithms use, by what an algorithm must have to use them. Every flag of the
+# network but `network` is in one of these sets.
 CUT = frozenset({"cut"})
 SERVER = frozenset({"server_learning_rate", "server_flops"})
 CLIENTS = frozenset({"client_learning_rate", "client_backward", "client_optimizer_state"})
@@ -104,10 +105,12 @@ class Algorithm(NamedTuple):
       exchange: one exchange of all participants, written in the engine's steps.
       uses: the flags among those that not every algorithm uses; the others have no effect.
       streams: the kinds of messages. Columns of metrics.csv, the traffic of an uncompressed run
-        and the flags of compressors follow.
+        and the flags of compressors follow. Without `MODEL_UP` or `MODEL_DOWN` no bytes of the
+        model count, but clients are still averaged at the end of a period.
       options: flags of its own.
       clock: from a run and the record of a round, what that costs in seconds and joules.
-      run_round: one round, where it is more than exchanges with an average at the end of a period.
+      run_round: one round, where it is more, or less, than exchanges with an average at the end of
+        a period.
       compress_by_default: whether pruning and compressors are on unless flags say otherwise.
       one_at_a_time: from a config, the flags because of which one participant computes at a time,
         which leaves no use for several devices; none where participants compute side by side.
@@ -118,7 +121,8 @@ class Algorithm(NamedTuple):
       server_batch: from the number of participants, of how many the server takes the activations
         as one batch.
       init_server: the server of a new run, from that of the whole model.
-      end_period: what else happens at the end of a period, after clients were averaged.
+      end_period: what else happens at the end of a period, after clients were averaged; the state
+        before that is known to `run_round` only.
       server_of: the server's part that belongs to the averaged client part.
       per_slot: the parts of `State` that have a row for each slot.
       check: raises a `UserError` for a run that it cannot train.

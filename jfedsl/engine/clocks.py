@@ -1,7 +1,8 @@
 """Clocks: in which order the legs of a round follow each other in simulated time.
 
 An algorithm names one as its `clock`: a function from the run and the record of a round to what the
-round costs in seconds and joules.
+round costs in seconds and joules. Where clients compute something else than a forward and a
+backward pass, its own clock changes `record.conditions` and calls one of these clocks.
 """
 
 from functools import partial

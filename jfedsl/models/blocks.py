@@ -29,8 +29,15 @@ def groups(channels: int) -> int:
     return max(g for g in range(1, limit + 1) if channels % g == 0)
 
 
-def _normalise(x: Array, norm: str, groups: int, train: bool) -> Array:
-    """Applies the normalisation `norm` of `NORMS`; `groups` is for GroupNorm only."""
+def normalise(x: Array, norm: str, groups: int, train: bool) -> Array:
+    """Applies the normalisation that `--norm` names, inside a compact linen module.
+
+    Args:
+      x: `[B, ..., channels]`.
+      norm: one of `NORMS`.
+      groups: for GroupNorm only.
+      train: whether batch norm uses the statistics of the batch.
+    """
     if norm == "group":
         return nn.GroupNorm(groups)(x)
     if norm == "batch":
@@ -68,7 +75,7 @@ class Convolution(nn.Module):
         """Maps `x[B, H, W, Cin]` to `[B, H, W, features]`."""
         pooling.check_images(x)
         x = _conv(self.features, self.norm)(x)
-        return _normalise(x, self.norm, self.groups, train)
+        return normalise(x, self.norm, self.groups, train)
 
     def steps(self, parts: Sequence[Step]) -> list[Step]:
         """The computation as steps, from those of the modules that it calls."""
@@ -93,7 +100,7 @@ class Dense(nn.Module):
         """Maps `x[B, D]` to `[B, features]`."""
         init = nn.initializers.he_normal()
         x = nn.Dense(self.features, use_bias=self.norm == "none", kernel_init=init)(x)
-        return _normalise(x, self.norm, self.groups, train)
+        return normalise(x, self.norm, self.groups, train)
 
     def steps(self, parts: Sequence[Step]) -> list[Step]:
         """The computation as steps, from those of the modules that it calls."""
@@ -124,12 +131,12 @@ class Residual(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `x[B, H, W, Cin]` to `[B, H / stride, W / stride, features]`."""
         y = _conv(self.inner, self.norm, stride=self.stride)(x)
-        y = pooling.relu(_normalise(y, self.norm, self.groups, train))
+        y = pooling.relu(normalise(y, self.norm, self.groups, train))
         y = _conv(self.features, self.norm)(y)
-        y = _normalise(y, self.norm, groups(self.features), train)
+        y = normalise(y, self.norm, groups(self.features), train)
         if x.shape != y.shape:
             x = _conv(self.features, self.norm, 1, self.stride)(x)
-            x = _normalise(x, self.norm, groups(self.features), train)
+            x = normalise(x, self.norm, groups(self.features), train)
         return x + y
 
     def steps(self, parts: Sequence[Step]) -> list[Step]:

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Params, Stats
-from jfedsl.models.residuals import residual_bytes
+from jfedsl.models.vjp_residuals import residual_bytes
 from jfedsl.nn.int8 import int8_backward
 
 

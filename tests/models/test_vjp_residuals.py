@@ -10,10 +10,10 @@ from jax import Array
 
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
-from jfedsl.models.residuals import residual_bytes
 from jfedsl.models.resnet import resnet18
 from jfedsl.models.small import small
 from jfedsl.models.vgg import vgg
+from jfedsl.models.vjp_residuals import residual_bytes
 from jfedsl.nn.lax_only import lax_only
 
 CUTS = [("small", small(10, "group"), 4), ("vgg11", vgg(11, 10), 4),
