@@ -200,7 +200,7 @@ def test_factors_may_be_traced():
 
 
 def test_only_known_kinds_of_fading():
-    with pytest.raises(ValueError, match="fading must be one of rayleigh, rician, none, not 'nakagami'"):
+    with pytest.raises(ValueError, match="fading must be one of rayleigh, .*, not 'nakagami'"):
         fading(jax.random.key(0), "nakagami", 1.0)
     for kind in FADINGS:
         assert fading(jax.random.key(0), kind, 1.0).shape == ()
