@@ -17,7 +17,6 @@ ELSEWHERE = {
     "config/checks": "config/test_settings",
     "config/compressors": "config/test_settings",
     "config/flags": "config/test_settings",
-    "config/idle": "config/test_canonical",
     "config/pruning_fields": "config/test_settings",
     "config/scale_fields": "config/test_settings",
     "config/values": "config/test_settings",
