@@ -1,6 +1,6 @@
-"""A user's own arrays: what is allowed of them, and how they are held.
+"""Checks and conversion of a user's arrays of inputs and labels.
 
-All of it goes through inputs in pieces, so that nothing but what is held takes memory.
+Inputs are read in pieces, so that only the converted copy takes memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _LARGEST, _MOST_CLASSES = 1e15, 1_000_000
-_WHOLE = 2**24  # float32 holds all whole numbers up to it
-_PIECE = 1 << 18  # numbers of a piece
-_SAMPLE = 1 << 20  # numbers looked at to tell whether float32 holds them apart
-# Beyond these float32 blurs a feature: its mean over its deviation, and its deviation.
-_STEEP, _FAINT = 2.0**10, 1e-15
-_LOST = 0.01  # share of distinct values that become equal
+_LARGEST_INTEGER = 2**24  # float32 holds all whole numbers up to it
+_PIECE = 1 << 18  # entries read at once
+_SAMPLE = 1 << 20  # entries in which values that float32 makes equal are looked for
+# float32 is too coarse for a feature with a larger ratio of mean to deviation or a smaller
+# deviation.
+_LARGEST_RATIO, _LEAST_DEVIATION = 2.0**10, 1e-15
+_MOST_LOST = 0.01  # fraction of a feature's distinct values that may become equal without a note
 
 
 class ArrayError(ValueError):
@@ -22,10 +23,10 @@ class ArrayError(ValueError):
 
 
 class Scale(NamedTuple):
-    """What inputs were normalised with, float64.
+    """Mean and deviation that inputs were normalised with before the run, float64.
 
     Attributes:
-      mean: of each feature, `[C]`, in its own unit.
+      mean: mean of each feature, `[C]`, in the feature's unit.
       std: standard deviation of each feature, `[C]`, 1 for a constant one.
     """
 
@@ -33,14 +34,14 @@ class Scale(NamedTuple):
     std: np.ndarray
 
 
-class Held(NamedTuple):
-    """Inputs of both splits as they are held.
+class ConvertedInputs(NamedTuple):
+    """Inputs of both splits as a run keeps them.
 
     Attributes:
-      train: uint8, float32 or int32 `[N, ..., C]`.
-      test: likewise.
-      scale: what both were normalised with; None where they were not.
-      notes: what was lost, a line each.
+      train: training inputs, uint8, float32 or int32 `[N, ..., C]`.
+      test: test inputs, of the same dtype, `[N', ..., C]`.
+      scale: mean and deviation that both were normalised with; None where they were not.
+      notes: lines for the user on precision that was lost.
     """
 
     train: np.ndarray
@@ -49,40 +50,48 @@ class Held(NamedTuple):
     notes: tuple[str, ...]
 
 
-def hold(train: Any, test: Any, normalise: bool) -> Held:
-    """Inputs as they are held.
+def convert_inputs(train: Any, test: Any, normalise: bool) -> ConvertedInputs:
+    """Inputs of both splits as a run keeps them.
 
-    Bytes stay bytes. Without `normalise` whole numbers become int32. All others become float32,
-    normalised before where float32 cannot hold what tells them apart.
+    uint8 stays uint8. Without `normalise` other whole numbers become int32. All other inputs become
+    float32; where float32 is too coarse for them, they are normalised in float64 first.
+
+    >>> convert_inputs([[1, 2], [3, 4]], [[5, 6]], normalise=False).train.dtype
+    dtype('int32')
 
     Args:
-      train: inputs `[N, ..., C]`.
-      test: likewise.
-      normalise: whether a run normalises them.
+      train: training inputs `[N, ..., C]`.
+      test: test inputs `[N', ..., C]`.
+      normalise: whether the run normalises inputs.
 
     Raises:
-      ArrayError: they are no inputs.
+      ArrayError: an array does not hold inputs, or the two differ in shape or kind.
     """
     arrays = [_inputs("train", train, normalise), _inputs("test", test, normalise)]
-    types = [_held_type(array.dtype, normalise) for array in arrays]
-    kinds = [f"{d} {list(x.shape[1:])}" for d, x in zip(types, arrays, strict=True)]
+    dtypes = [_converted_dtype(array.dtype, normalise) for array in arrays]
+    kinds = [f"{dtype} {list(x.shape[1:])}" for dtype, x in zip(dtypes, arrays, strict=True)]
     if kinds[0] != kinds[1]:
         raise ArrayError(f"test inputs: {kinds[0]} as the train inputs are allowed, not {kinds[1]}")
-    if types[0] != np.float32:
-        own, other = (array.astype(types[0], copy=False) for array in arrays)
-        return Held(own, other, None, ())
+    if dtypes[0] != np.float32:
+        train_inputs, test_inputs = (array.astype(dtypes[0], copy=False) for array in arrays)
+        return ConvertedInputs(train_inputs, test_inputs, None, ())
     scale, notes = _scale_of(arrays[0], normalise)
-    return Held(_float32(arrays[0], scale), _float32(arrays[1], scale), scale, notes)
+    train_inputs, test_inputs = (_to_float32(array, scale) for array in arrays)
+    return ConvertedInputs(train_inputs, test_inputs, scale, notes)
 
 
-def _held_type(dtype: np.dtype, normalise: bool) -> np.dtype:
+def _converted_dtype(dtype: np.dtype, normalise: bool) -> np.dtype:
     if dtype == np.uint8:
         return dtype
     return np.dtype(np.float32 if normalise or dtype.kind == "f" else np.int32)
 
 
 def _inputs(name: str, values: Any, normalise: bool) -> np.ndarray:
-    """Inputs as they are given, once training cannot stumble over them later."""
+    """Inputs as an array, unconverted.
+
+    Raises:
+      ArrayError: they are no numbers `[N, ..., C]`, or too large or not finite.
+    """
     array = _array(f"{name} inputs", values)
     if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
         what = f"{array.dtype} {list(array.shape)}"
@@ -91,10 +100,11 @@ def _inputs(name: str, values: Any, normalise: bool) -> np.ndarray:
         return array
     if not normalise and array.dtype.kind != "f":
         least, most = array.min(), array.max()
-        if least < -_WHOLE or most > _WHOLE:
-            allowed = f"whole numbers from {-_WHOLE} to {_WHOLE} are allowed with normalise=False"
+        if least < -_LARGEST_INTEGER or most > _LARGEST_INTEGER:
+            limits = f"whole numbers from {-_LARGEST_INTEGER} to {_LARGEST_INTEGER}"
+            allowed = f"{limits} are allowed with normalise=False"
             raise ArrayError(f"{name} inputs: {allowed}, not {least} to {most}")
-    # Squares of larger ones, and sums of those, overflow float32.
+    # Squares of larger numbers, and sums of squares, overflow float32.
     elif not all((np.abs(piece.astype(np.float64)) < _LARGEST).all() for piece in _pieces(array)):
         raise ArrayError(f"{name} inputs: finite numbers below {_LARGEST:g} are allowed")
     return array
@@ -103,21 +113,26 @@ def _inputs(name: str, values: Any, normalise: bool) -> np.ndarray:
 def labels(name: str, values: Any, examples: int) -> np.ndarray:
     """Labels as int32 `[examples]`.
 
+    Args:
+      name: of the split, for errors.
+      values: whole numbers from 0, `[examples]`.
+      examples: number of inputs.
+
     Raises:
-      ArrayError: they are something else.
+      ArrayError: the labels have another shape or dtype, or are out of range.
     """
     array = _array(f"{name} labels", values)
     if array.shape != (examples,) or array.dtype.kind not in "ui":
         what = f"{array.dtype} {list(array.shape)}{_remedy(array, examples)}"
         raise ArrayError(f"{name} labels: whole numbers [{examples}] are allowed, not {what}")
     if array.min() < 0 or array.max() >= _MOST_CLASSES:
-        found = f"{array.min()} to {array.max()}"
-        raise ArrayError(f"{name} labels: 0 to {_MOST_CLASSES - 1} are allowed, not {found}")
+        given = f"{array.min()} to {array.max()}"
+        raise ArrayError(f"{name} labels: 0 to {_MOST_CLASSES - 1} are allowed, not {given}")
     return array.astype(np.int32)
 
 
 def _remedy(array: np.ndarray, examples: int) -> str:
-    """What makes labels of a usual kind into whole numbers."""
+    """The expression that turns labels of a common other kind into whole numbers, or ""."""
     if array.shape == (examples, 1):
         return "; labels[:, 0] has one axis"
     if array.ndim == 2 and len(array) == examples:
@@ -130,10 +145,17 @@ def _remedy(array: np.ndarray, examples: int) -> str:
 
 
 def owners(values: Any, examples: int) -> np.ndarray:
-    """Which client each example belongs to, `[examples]`.
+    """The client of each example, int32 `[examples]`, numbered from 0 in ascending order.
+
+    >>> owners(["ann", "bob", "ann"], 3).tolist()
+    [0, 1, 0]
+
+    Args:
+      values: a number or a name of the client of each example.
+      examples: number of training examples.
 
     Raises:
-      ArrayError: they are not a number or a name for each example.
+      ArrayError: there is no number or name for each example.
     """
     array = _array("clients", values)
     try:
@@ -153,65 +175,67 @@ def _array(what: str, values: Any) -> np.ndarray:
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows after the other."""
-    step = max(1, _PIECE * len(array) // array.size)
-    return (array[first : first + step] for first in range(0, len(array), step))
+    """Consecutive rows of about `_PIECE` entries."""
+    rows = max(1, _PIECE * len(array) // array.size)
+    return (array[first : first + rows] for first in range(0, len(array), rows))
 
 
-def _float32(array: np.ndarray, scale: Scale | None) -> np.ndarray:
+def _to_float32(array: np.ndarray, scale: Scale | None) -> np.ndarray:
+    """The array in float32, normalised in float64 before if there is a scale."""
     if scale is None:
         return array.astype(np.float32, copy=False)
-    out = np.empty(array.shape, np.float32)
-    for piece, into in zip(_pieces(array), _pieces(out), strict=True):
-        into[...] = (piece.astype(np.float64) - scale.mean) / scale.std
-    return out
+    converted = np.empty(array.shape, np.float32)
+    for piece, destination in zip(_pieces(array), _pieces(converted), strict=True):
+        destination[...] = (piece.astype(np.float64) - scale.mean) / scale.std
+    return converted
 
 
 def _scale_of(array: np.ndarray, normalise: bool) -> tuple[Scale | None, tuple[str, ...]]:
-    """What to normalise with before the run if float32 blurs inputs; what is lost all the same."""
-    notes = _merged(array, None)
+    """The scale to normalise with if float32 is too coarse, and notes on values that are lost."""
+    notes = _notes_on_lost_values(array, None)
     if not normalise:
         return None, notes
-    scale, blurred = _moments(array)
-    return (scale, _merged(array, scale)) if blurred or notes else (None, ())
+    scale, is_too_fine = _moments(array)
+    if not is_too_fine and not notes:
+        return None, ()
+    return scale, _notes_on_lost_values(array, scale)
 
 
 def _moments(array: np.ndarray) -> tuple[Scale, bool]:
-    """Mean and deviation of each feature, and whether float32 is too coarse for any.
-
-    From the first example on, so that a constant feature has its own value as its mean.
-    """
+    """Mean and deviation of each feature, and whether float32 is too coarse for any feature."""
     features = array.shape[-1]
 
     def mean(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         rows = (of(piece.reshape(-1, features).astype(np.float64)) for piece in _pieces(array))
         return sum(values.sum(0) for values in rows) * (features / array.size)
 
+    # Means of differences from the first example: the mean of a constant feature is then exact.
     first = array.reshape(-1, features)[0].astype(np.float64)
     centre = first + mean(lambda x: x - first)
     std = np.sqrt(mean(lambda x: np.square(x - centre)))
-    blurred = (std > 0) & ((np.abs(centre) > _STEEP * std) | (std < _FAINT))
-    return Scale(centre, np.where(std > 0, std, 1.0)), bool(blurred.any())
+    is_steep = np.abs(centre) > _LARGEST_RATIO * std
+    is_too_fine = (std > 0) & (is_steep | (std < _LEAST_DEVIATION))
+    return Scale(centre, np.where(std > 0, std, 1.0)), bool(is_too_fine.any())
 
 
-def _merged(array: np.ndarray, scale: Scale | None) -> tuple[str, ...]:
-    """A line on features of which distinct values become equal, more than a few; or none."""
+def _notes_on_lost_values(array: np.ndarray, scale: Scale | None) -> tuple[str, ...]:
+    """A line on the features of which float32 makes many distinct values equal; or no line."""
     features = array.shape[-1]
     rows = array[: max(2, _SAMPLE * len(array) // array.size)].reshape(-1, features)
-    block = max(1, _PIECE // len(rows))  # features at once
+    block_size = max(1, _PIECE // len(rows))
     counts = []
-    for first in range(0, features, block):
-        own = slice(first, first + block)
-        part = None if scale is None else Scale(scale.mean[own], scale.std[own])
-        # Both steps leave the order as it is: what becomes equal lies side by side.
-        values = np.sort(rows[:, own].astype(np.float64), axis=0)
-        distinct = np.diff(values, axis=0) != 0
-        lost = distinct & (np.diff(_float32(values, part), axis=0) == 0)
-        counts.append(np.stack([1 + distinct.sum(0), lost.sum(0)]))
-    whole, gone = np.concatenate(counts, axis=1)
-    (found,) = np.nonzero(gone > _LOST * whole)
-    if not found.size:
+    for first in range(0, features, block_size):
+        block = slice(first, first + block_size)
+        block_scale = None if scale is None else Scale(scale.mean[block], scale.std[block])
+        # Normalising and rounding keep the order, so values that become equal are neighbours.
+        values = np.sort(rows[:, block].astype(np.float64), axis=0)
+        is_distinct = np.diff(values, axis=0) != 0
+        is_lost = is_distinct & (np.diff(_to_float32(values, block_scale), axis=0) == 0)
+        counts.append(np.stack([1 + is_distinct.sum(0), is_lost.sum(0)]))
+    distinct, lost = np.concatenate(counts, axis=1)
+    (coarse,) = np.nonzero(lost > _MOST_LOST * distinct)
+    if not coarse.size:
         return ()
-    n, more = found[0], f", and so in {len(found) - 1} more features" if len(found) > 1 else ""
-    become = f"{whole[n]} values of feature {n} become {whole[n] - gone[n]}"
+    n, more = coarse[0], f", and so in {len(coarse) - 1} more features" if len(coarse) > 1 else ""
+    become = f"{distinct[n]} values of feature {n} become {distinct[n] - lost[n]}"
     return (f"inputs: in float32 {become}{more}",)

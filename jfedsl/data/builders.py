@@ -1,9 +1,10 @@
 """Builders of TensorFlow Datasets (TFDS) that decode with NumPy instead of TensorFlow.
 
-Each takes name, version, addresses, checksums, features and order from the registered builder, so
-that `tfds.data_source(name, data_dir=...)` reads what it prepares like the official set. Importing
-this module imports TFDS, which takes a good half second; `preparation.py` does it when needed.
-TFDS has no types, so that mypy takes `skip_registration` for an argument of `object`.
+Each builder takes name, version, addresses, checksums, features and order of examples from the
+registered one, so that `tfds.data_source(name, data_dir=...)` reads the prepared set as if it were
+the official one. Importing this module imports TFDS, which takes half a second; `preparation.py`
+does so only when needed. TFDS has no types: mypy takes `skip_registration` for an argument of
+`object`, hence the ignored errors.
 """
 
 import gzip
@@ -16,11 +17,11 @@ import numpy as np
 from PIL import Image
 from tensorflow_datasets.image_classification import cifar, mnist
 
-Examples = Iterator[tuple[int, dict[str, Any]]]
+Examples = Iterator[tuple[int, dict[str, Any]]]  # (number, fields) of each example
 
 
 def _download(builder: Any, manager: Any) -> dict[str, Path]:
-    """The raw files by their registered names; the manager checks each one's SHA-256."""
+    """The raw files by their registered names; the manager checks their SHA-256."""
     return manager.download({info.filename: url for url, info in builder.url_infos.items()})
 
 
@@ -33,7 +34,7 @@ def _read_idx(path: Path) -> np.ndarray:
 
 
 def _read_tar(path: Path, prefix: str) -> dict[str, bytes]:
-    """The files of a tar archive whose names start with `prefix`, by the rest of the name."""
+    """Contents of the files in an archive whose names start with `prefix`, by the rest of it."""
     with tarfile.open(path) as archive:
         return {
             member.name.removeprefix(prefix): file.read()
@@ -59,7 +60,7 @@ class _Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
         }
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Examples:
-        # Arrays would be encoded by TensorFlow, Pillow's images are encoded by Pillow.
+        # TFDS encodes arrays with TensorFlow, but Pillow's images with Pillow.
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield i, {"image": Image.fromarray(image), "label": label}
 
@@ -70,20 +71,20 @@ class _FashionMnist(_Mnist, mnist.FashionMNIST, skip_registration=True):  # type
 
 
 class _Cifar10(cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg]
-    """A tar archive of records of label bytes and 3x32x32 pixels, and of the names of labels."""
+    """A tar archive of the names of labels, and of records: label bytes, then 3x32x32 pixels."""
 
     name = "cifar10"
     url_infos = cifar.Cifar10.url_infos
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Examples]:
         (path,) = _download(self, dl_manager).values()
-        facts = self._cifar_info
-        members = _read_tar(path, facts.prefix)
-        for key, file in zip(facts.label_keys, facts.label_files, strict=True):
+        info = self._cifar_info
+        members = _read_tar(path, info.prefix)
+        for key, file in zip(info.label_keys, info.label_files, strict=True):
             self.info.features[key].names = members[file].decode().split()
         return {
             split: self._generate_examples(f"{split}_", b"".join(members[f] for f in files))
-            for split, files in (("train", facts.train_files), ("test", facts.test_files))
+            for split, files in (("train", info.train_files), ("test", info.test_files))
         }
 
     def _generate_examples(self, split_prefix: str, data: bytes) -> Examples:
@@ -106,4 +107,6 @@ class _Cifar100(_Cifar10, cifar.Cifar100, skip_registration=True):  # type: igno
     url_infos = cifar.Cifar100.url_infos
 
 
-BUILDERS: dict[str, Any] = {b.name: b for b in (_Mnist, _FashionMnist, _Cifar10, _Cifar100)}
+BUILDERS: dict[str, Any] = {
+    builder.name: builder for builder in (_Mnist, _FashionMnist, _Cifar10, _Cifar100)
+}

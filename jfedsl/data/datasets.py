@@ -1,4 +1,4 @@
-"""Data sets by name, held as they are (images as uint8) and normalised in the compiled step."""
+"""Data sets by name; images stay uint8 and are normalised inside the compiled round."""
 
 import io
 from collections.abc import Callable
@@ -14,35 +14,40 @@ from jfedsl.data.arrays import ArrayError, Scale
 from jfedsl.errors import UserError, one_line
 
 _PIECE = 2048  # images read at once
-_MOST_REASON = 150  # characters
+_LONGEST_REASON = 150  # characters of an error's reason
 
 
-class Stored:
-    """Images uint8 `[N, H, W, C]` of a prepared split, read when rows of them are asked for."""
+class StoredImages:
+    """Images uint8 `[N, H, W, C]` of a prepared split on disk; indexing reads and decodes rows.
+
+    Attributes:
+      shape: `(N, H, W, C)`.
+    """
 
     def __init__(self, source: Any, positions: np.ndarray) -> None:
-        """Those at positions of a TFDS data source."""
+        """The images at `positions[N]` of a TFDS data source."""
         self._source, self._positions = source, positions
         self.shape = (len(positions), *source.dataset_info.features["image"].shape)
 
-    def at(self, positions: np.ndarray) -> "Stored":
-        """Those at positions of these."""
-        return Stored(self._source, self._positions[positions])
+    def at(self, positions: np.ndarray) -> "StoredImages":
+        """The images at `positions` of the present ones, still on disk."""
+        return StoredImages(self._source, self._positions[positions])
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Rows by a number or a slice, alone or as the first of several."""
-        chosen = self._positions[rows[0] if isinstance(rows, tuple) else rows]
-        images = _decode(self._source.__getitems__(np.atleast_1d(chosen).tolist()))
-        return images.reshape(*np.shape(chosen), *self.shape[1:])
+        """Rows by a number or a slice, or by a tuple that starts with one."""
+        positions = self._positions[rows[0] if isinstance(rows, tuple) else rows]
+        images = _decode(self._source.__getitems__(np.atleast_1d(positions).tolist()))
+        return images.reshape(*np.shape(positions), *self.shape[1:])
 
 
 class Split(NamedTuple):
-    """Examples.
+    """The examples of a split.
 
     Attributes:
-      images: uint8 `[N, H, W, C]`, or uint8, float32 or int32 `[N, ...]`; NumPy, or `Stored`.
+      images: inputs: uint8 `[N, H, W, C]`, or uint8, float32 or int32 `[N, ...]`; a NumPy array, or
+        `StoredImages`.
       labels: int32 `[N]`.
-      owners: numbers of the clients whose examples they are, `[N]`; None where nobody said.
+      owners: numbers of the clients that the examples belong to, `[N]`; None where not known.
     """
 
     images: Any
@@ -51,10 +56,10 @@ class Split(NamedTuple):
 
     def at(self, positions: np.ndarray) -> "Split":
         """The examples at these positions."""
-        images = self.images
-        chosen = images.at(positions) if isinstance(images, Stored) else images[positions]
+        is_stored = isinstance(self.images, StoredImages)
+        images = self.images.at(positions) if is_stored else self.images[positions]
         owners = None if self.owners is None else self.owners[positions]
-        return Split(chosen, self.labels[positions], owners)
+        return Split(images, self.labels[positions], owners)
 
 
 class Dataset(NamedTuple):
@@ -63,10 +68,10 @@ class Dataset(NamedTuple):
     Attributes:
       train: the training split.
       test: the test split.
-      classes: how many.
+      classes: number of classes.
       normalise: whether a run normalises inputs, with the statistics of the training split.
-      scale: what inputs have been normalised with before, if they have.
-      notes: what was lost of inputs, a line each.
+      scale: mean and deviation that inputs were normalised with before; None where they were not.
+      notes: lines for the user on precision that inputs lost.
     """
 
     train: Split
@@ -78,21 +83,23 @@ class Dataset(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether a model is given whole numbers, such as token ids."""
+        """Whether the model takes whole numbers, such as token ids."""
         return not self.normalise and self.train.images.dtype.kind in "iu"
 
 
 class Pixels(NamedTuple):
-    """Statistics of the training images per channel, in their own units: float32 `[C]`.
+    """Statistics of the training images, with which inputs are normalised.
 
-    None of both leaves inputs as they are.
+    Attributes:
+      mean: of each channel, float32 `[C]`; None leaves inputs as they are.
+      std: standard deviation of each channel, float32 `[C]`; None leaves inputs as they are.
     """
 
     mean: Array | None
     std: Array | None
 
     def normalise(self, images: Array) -> Array:
-        """Maps images `[..., C]` to float32 with zero mean and unit variance over the set."""
+        """Maps images `[..., C]` to float32 with mean 0 and variance 1 over the training split."""
         if self.mean is None or self.std is None:
             return images.astype(jnp.float32)
         shape = (1,) * (images.ndim - 1) + self.mean.shape
@@ -100,8 +107,8 @@ class Pixels(NamedTuple):
 
 
 def pixel_statistics(images: np.ndarray) -> Pixels:
-    """Mean and standard deviation of each channel of `images[N, ..., C]`, 1 for a constant."""
-    # Over examples first and in pieces: quick, and no float64 copy of the whole set.
+    """Mean and standard deviation of each channel of `images[N, ..., C]`; 1 if it is constant."""
+    # Over examples first and in pieces: fast, and without a float64 copy of the whole set.
     axes = tuple(range(images.ndim - 2))
     mean = images.mean(0, dtype=np.float64).mean(axes).astype(np.float32)
     pieces = np.array_split(images, max(1, images.size >> 20))
@@ -111,13 +118,16 @@ def pixel_statistics(images: np.ndarray) -> Pixels:
     return Pixels(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
 
 
-def pixel_sums(images: Stored, process: int, processes: int) -> np.ndarray:
-    """One process's part of the sums that `from_sums` needs, int64 `[2, C]`, exact.
+def pixel_sums(images: StoredImages, process: int, processes: int) -> np.ndarray:
+    """One process's part of the exact sums that `from_sums` takes, int64 `[2, C]`.
 
     Args:
-      images: of the training split.
-      process: number of the process.
-      processes: how many share the work.
+      images: all images of the training split, `[N, H, W, C]`.
+      process: number of this process.
+      processes: number of processes that share the work.
+
+    Returns:
+      Sums of values and of their squares over every `processes`-th piece of the images.
     """
     total = np.zeros((2, images.shape[-1]), np.int64)
     for first in range(process * _PIECE, images.shape[0], processes * _PIECE):
@@ -126,8 +136,8 @@ def pixel_sums(images: Stored, process: int, processes: int) -> np.ndarray:
     return total
 
 
-def from_sums(sums: np.ndarray, images: Stored) -> Pixels:
-    """`pixel_statistics` from the sum over all processes of values and of their squares."""
+def from_sums(sums: np.ndarray, images: StoredImages) -> Pixels:
+    """Pixel statistics from `sums[2, C]`, the sum over all processes of `pixel_sums`."""
     mean, square = sums / (np.prod(images.shape) / images.shape[-1])
     std = np.sqrt(square - mean * mean)
     std = np.where(std > 0, std, 1.0)
@@ -141,24 +151,28 @@ def from_arrays(
     clients: Any = None,
     normalise: bool = True,
 ) -> Dataset:
-    """A data set of a user's own arrays, for the table `DATASETS`.
+    """A data set of a user's arrays, for the table `DATASETS`.
+
+    >>> x, y = np.arange(12.0).reshape(6, 2), [0, 1, 2, 0, 1, 2]
+    >>> from_arrays((x[:4], y[:4]), (x[4:], y[4:])).classes
+    3
 
     Args:
-      train: inputs `[N, ..., C]`, held as uint8 if they are, else as float32; and labels `[N]`,
-        whole numbers from 0.
-      test: likewise.
-      classes: how many; default one more than the greatest label.
-      clients: who owns each training example, `[N]` whole numbers or names, for
+      train: training inputs `[N, ..., C]`, kept as uint8 if they are uint8, else as float32; and
+        labels `[N]`, whole numbers from 0.
+      test: test inputs and labels of the same form.
+      classes: number of classes; default one more than the greatest label.
+      clients: client of each training example, `[N]` whole numbers or names, for
         `--partition=natural`.
-      normalise: False gives the model inputs as they are, whole numbers as int32, such as token
-        ids.
+      normalise: False leaves inputs as they are: the model gets whole numbers, such as token ids,
+        as int32.
 
     Raises:
       ArrayError: names the array and what is wrong with it.
     """
-    held = arrays.hold(train[0], test[0], normalise)
-    train_labels = arrays.labels("train", train[1], len(held.train))
-    test_labels = arrays.labels("test", test[1], len(held.test))
+    inputs = arrays.convert_inputs(train[0], test[0], normalise)
+    train_labels = arrays.labels("train", train[1], len(inputs.train))
+    test_labels = arrays.labels("test", test[1], len(inputs.test))
     if classes is None:
         classes = int(max(train_labels.max(), test_labels.max())) + 1
     for name, labels in (("train", train_labels), ("test", test_labels)):
@@ -166,24 +180,27 @@ def from_arrays(
             raise ArrayError(f"{name} labels: 0 to {classes - 1} are allowed, not {labels.max()}")
     owners = None if clients is None else arrays.owners(clients, len(train_labels))
     return Dataset(
-        Split(held.train, train_labels, owners),
-        Split(held.test, test_labels),
+        Split(inputs.train, train_labels, owners),
+        Split(inputs.test, test_labels),
         classes,
-        normalise=normalise and held.scale is None,
-        scale=held.scale,
-        notes=held.notes,
+        normalise=normalise and inputs.scale is None,
+        scale=inputs.scale,
+        notes=inputs.notes,
     )
 
 
 def subset(split: Split, examples: int) -> Split:
-    """A fixed random choice of a split, whatever the seed; larger ones contain smaller ones."""
-    chosen = np.random.default_rng(0).permutation(len(split.labels))[:examples]
-    return split.at(np.sort(chosen))
+    """A fixed random choice of examples of a split, whatever the seed of the run.
+
+    A larger choice contains every smaller one.
+    """
+    positions = np.random.default_rng(0).permutation(len(split.labels))[:examples]
+    return split.at(np.sort(positions))
 
 
 def _digits(data_dir: str) -> Dataset:
     """The 1797 8x8 digits bundled with scikit-learn; a fixed fifth of each class is for testing."""
-    del data_dir
+    del data_dir  # nothing to prepare
     images, labels = digits.read()
     train, test = digits.split(labels)
     return Dataset(
@@ -192,7 +209,7 @@ def _digits(data_dir: str) -> Dataset:
 
 
 def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
-    """A set that `preparation.prepare` made, all of it decoded, or but for training images."""
+    """A set that `preparation.prepare` made; `lazily` leaves its training images on disk."""
     folder = preparation.prepared_folder(name, data_dir)
     remedy = f"run: {preparation.command(name, data_dir)}"
     if not preparation.is_prepared(folder):
@@ -208,31 +225,31 @@ def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
         )
         classes = train.dataset_info.features["label"].num_classes
         return Dataset(_split(train, lazily), _split(test, False), classes)
-    except Exception as error:  # of array_record, protobuf, Pillow or TFDS, each with their own
-        reason = one_line(f"{type(error).__name__}: {error}", _MOST_REASON)
+    except Exception as error:  # array_record, protobuf, Pillow and TFDS raise types of their own
+        reason = one_line(f"{type(error).__name__}: {error}", _LONGEST_REASON)
         raise UserError(
             f"{folder}: damaged ({reason}); delete this folder, then {remedy}"
         ) from error
 
 
 def _split(source: Any, lazily: bool) -> Split:
-    """All examples of a split, their images decoded now, or when they are asked for."""
+    """All examples of a split, their images decoded now or, if `lazily`, when they are indexed."""
     images, labels = [], []
     for first in range(0, len(source), _PIECE):
         examples = source.__getitems__(range(first, min(first + _PIECE, len(source))))
         labels += [example["label"] for example in examples]
         if not lazily:
             images.append(_decode(examples))
-    kept = np.array(labels, np.int32)
+    all_labels = np.array(labels, np.int32)
     if lazily:
-        return Split(Stored(source, np.arange(len(source))), kept)
+        return Split(StoredImages(source, np.arange(len(source))), all_labels)
     shape = source.dataset_info.features["image"].shape
-    return Split(np.concatenate(images).reshape(-1, *shape), kept)
+    return Split(np.concatenate(images).reshape(-1, *shape), all_labels)
 
 
 def _decode(examples: Any) -> np.ndarray:
-    """Images of examples; with Pillow at once, which takes half the time TFDS takes."""
-    from PIL import Image  # here, as the default data set needs none
+    """The images of TFDS examples, uint8 `[N, ...]`; Pillow takes half the time of TFDS."""
+    from PIL import Image  # not needed for the default data set
 
     return np.stack([np.asarray(Image.open(io.BytesIO(e["image"]))) for e in examples])
 
@@ -248,16 +265,16 @@ def load(name: str, data_dir: str, lazily: bool = False) -> Dataset:
 
     Args:
       name: a key of `DATASETS`.
-      data_dir: where prepared sets lie; unused by bundled ones.
-      lazily: leave training images of prepared sets where they are until they are asked for.
+      data_dir: folder of prepared sets; bundled sets ignore it.
+      lazily: whether training images of prepared sets stay on disk until they are indexed.
 
     Raises:
-      UserError: the set has not been prepared, or is damaged, and the text holds the command to
-        run; or it is made of arrays that cannot be used, or of files that cannot be read.
+      UserError: the set has not been prepared, or is damaged, and the text names the command to
+        run; or a user's loader gives arrays that cannot be used, or reads files that it cannot.
     """
     if lazily and name in preparation.NAMES:
         return _prepared(name, data_dir, lazily)
     try:
         return DATASETS[name](data_dir)
-    except (ArrayError, OSError) as error:  # the latter of a user's own loader
+    except (ArrayError, OSError) as error:  # OSError: a user's loader may read files
         raise UserError(f"--dataset={name}: {error}") from error

@@ -10,54 +10,57 @@ _TEST = 0.2  # fraction of the examples
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """The digits in their order: images uint8 `[1797, 8, 8, 1]` and labels int32 `[1797]`.
+    """Images uint8 `[1797, 8, 8, 1]` and labels int32 `[1797]`, in the order of scikit-learn.
 
     Raises:
       ModuleNotFoundError: scikit-learn is not installed.
-      OSError: its file of digits cannot be read.
+      OSError: scikit-learn's file of digits cannot be read.
     """
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("the digits are in scikit-learn, which is not installed")
     with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz") as file:
-        rows = np.array([line.split(b",") for line in file], np.float64)  # written as 5.0
+        rows = np.array([line.split(b",") for line in file], np.float64)  # written as "5.0"
     return rows[:, :-1].astype(np.uint8).reshape(-1, 8, 8, 1), rows[:, -1].astype(np.int32)
 
 
 def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of training and test examples, with a fifth of each class for testing.
 
-    These are the ones, in the same order, of scikit-learn's
+    Positions and their order are those of scikit-learn's
     `train_test_split(..., test_size=0.2, stratify=labels, random_state=0)`.
 
     Args:
       labels: int `[N]`.
     """
     rng = np.random.RandomState(0)
-    _, counts = np.unique(labels, return_counts=True)
+    _, class_sizes = np.unique(labels, return_counts=True)
     tests = int(np.ceil(_TEST * len(labels)))
-    trains = _apportion(counts, len(labels) - tests, rng)
-    parts = zip(trains, _apportion(counts - trains, tests, rng), strict=True)
-    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    train_counts = _apportion(class_sizes, len(labels) - tests, rng)
+    test_counts = _apportion(class_sizes - train_counts, tests, rng)
+    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(class_sizes)[:-1])
     train, test = [], []
-    for own, (n, m) in zip(members, parts, strict=True):
-        own = own[rng.permutation(len(own))]
-        train.append(own[:n])
-        test.append(own[n : n + m])
+    for members, n, m in zip(classes, train_counts, test_counts, strict=True):
+        shuffled = members[rng.permutation(len(members))]
+        train.append(shuffled[:n])
+        test.append(shuffled[n : n + m])
     return rng.permutation(np.concatenate(train)), rng.permutation(np.concatenate(test))
 
 
-def _apportion(counts: np.ndarray, draws: int, rng: np.random.RandomState) -> np.ndarray:
-    """How many of `draws` come from each class: in proportion, greatest remainders rounded up."""
-    exact = counts / counts.sum() * draws
-    whole = np.floor(exact)
-    remainders = exact - whole
-    left = int(draws - whole.sum())
+def _apportion(class_sizes: np.ndarray, draws: int, rng: np.random.RandomState) -> np.ndarray:
+    """How many of `draws` come from each class: in proportion, greatest remainders rounded up.
+
+    Ties among remainders are broken at random.
+    """
+    quotas = class_sizes / class_sizes.sum() * draws
+    counts = np.floor(quotas)
+    remainders = quotas - counts
+    missing = int(draws - counts.sum())
     for remainder in np.unique(remainders)[::-1]:
-        if left == 0:
+        if missing == 0:
             break
-        (equal,) = np.where(remainders == remainder)
-        chosen = rng.choice(equal, size=min(len(equal), left), replace=False)
-        whole[chosen] += 1
-        left -= len(chosen)
-    return whole.astype(int)
+        (tied,) = np.where(remainders == remainder)
+        rounded_up = rng.choice(tied, size=min(len(tied), missing), replace=False)
+        counts[rounded_up] += 1
+        missing -= len(rounded_up)
+    return counts.astype(int)

@@ -1,4 +1,4 @@
-"""What tells a run's data from other data: sizes, label counts and checksums."""
+"""The fingerprint of a run's data: sizes, label counts and checksums, to notice other data."""
 
 import zlib
 from collections.abc import Mapping
@@ -6,25 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from jfedsl.data.datasets import Dataset, Split, Stored
+from jfedsl.data.datasets import Dataset, Split, StoredImages
 from jfedsl.data.partition import Shares
 
-Fingerprint = Mapping[str, Any]  # as in fingerprint.json
+Fingerprint = Mapping[str, Any]  # the content of fingerprint.json
 _SPLITS = {"train": "training split", "test": "test split"}
 _PIECE = 1 << 20  # entries hashed at once, so that no copy of all inputs is made
 _BEGAN = "when the run began"
 
 
 def fingerprint(dataset: Dataset, shares: Shares, plugins: Mapping[str, str]) -> Fingerprint:
-    """The fingerprint of a run's data and of the code that a user brought.
+    """The fingerprint of a run's data and of its plugins.
 
     Args:
-      dataset: all of it, before a part is chosen.
-      shares: index lists of the clients.
-      plugins: checksums by name.
+      dataset: the whole data set, before a subset is chosen.
+      shares: index lists of the clients, `[C][n_c]`.
+      plugins: checksums of the plugins' files, by name.
 
     Returns:
-      Plain values. Images that are read only when they are needed have no checksum.
+      Plain values for JSON. Images that stay on disk have no checksum.
     """
     sizes = np.array([len(share) for share in shares])
     return {
@@ -37,13 +37,13 @@ def fingerprint(dataset: Dataset, shares: Shares, plugins: Mapping[str, str]) ->
 
 def _of_split(split: Split, classes: int) -> dict[str, Any]:
     images = split.images
-    stored = isinstance(images, Stored)
+    is_stored = isinstance(images, StoredImages)
     return {
         "examples": len(split.labels),
-        "inputs": f"{'uint8' if stored else images.dtype} {list(images.shape[1:])}",
+        "inputs": f"{'uint8' if is_stored else images.dtype} {list(images.shape[1:])}",
         "label_counts": np.bincount(split.labels, minlength=classes).tolist(),
         "label_checksum": _checksum(split.labels),
-        "input_checksum": None if stored else _checksum(images),
+        "input_checksum": None if is_stored else _checksum(images),
     }
 
 
@@ -56,23 +56,23 @@ def _checksum(array: np.ndarray) -> int:
 
 
 def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
-    """What is not as it was, in words; nothing if it is. Plugins may have been added.
+    """Clauses on the differences between two fingerprints; none for a plugin that was added.
 
     Args:
-      old: when the run began.
-      new: now.
+      old: the fingerprint when the run began.
+      new: the fingerprint now.
     """
-    found = plugin_differences(old["plugins"], new["plugins"])
+    clauses = plugin_differences(old["plugins"], new["plugins"])
     for split, name in _SPLITS.items():
-        what = _difference(old[split], new[split])
-        found += [f"the {name} {what}"] if what else []
-    if not found and old["partition"] != new["partition"]:
-        found.append(f"clients have other examples than {_BEGAN}")
-    return found
+        predicate = _difference(old[split], new[split])
+        clauses += [f"the {name} {predicate}"] if predicate else []
+    if not clauses and old["partition"] != new["partition"]:
+        clauses.append(f"clients have other examples than {_BEGAN}")
+    return clauses
 
 
 def plugin_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Which plugins are not as they were, in words, by checksums; some may have been added."""
+    """Clauses on plugins that changed or are missing, from checksums by name."""
     return [
         f"plugin {name} " + ("has changed" if name in new else f"was there {_BEGAN}")
         for name, checksum in old.items()
@@ -81,17 +81,17 @@ def plugin_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[s
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The first thing that differs between two splits, the one that says most."""
+    """A predicate on the most telling difference between two splits; "" if they are the same."""
     if old["examples"] != new["examples"]:
         return f"has {new['examples']} examples, {old['examples']} {_BEGAN}"
     if old["inputs"] != new["inputs"]:
         return f"has inputs {new['inputs']}, {old['inputs']} {_BEGAN}"
-    before, now = old["label_counts"], new["label_counts"]
-    if len(before) != len(now):
-        return f"has {len(now)} classes, {len(before)} {_BEGAN}"
-    for label, (was, count) in enumerate(zip(before, now, strict=True)):
-        if was != count:
-            return f"has {count} examples of class {label}, {was} {_BEGAN}"
+    old_counts, new_counts = old["label_counts"], new["label_counts"]
+    if len(old_counts) != len(new_counts):
+        return f"has {len(new_counts)} classes, {len(old_counts)} {_BEGAN}"
+    for label, (before, now) in enumerate(zip(old_counts, new_counts, strict=True)):
+        if before != now:
+            return f"has {now} examples of class {label}, {before} {_BEGAN}"
     if old["label_checksum"] != new["label_checksum"]:
         return f"has its labels in another order than {_BEGAN}"
     sums = {old["input_checksum"], new["input_checksum"]} - {None}

@@ -1,8 +1,9 @@
 """How the training examples are spread over clients.
 
-Every partition is a list of index lists, drawn with NumPy from the seed alone, so that it does not
-depend on the model, the cut or the compression. Dirichlet after arXiv 1905.12022, section 5, where
-sizes differ as much as mixes of classes do; shards after arXiv 1602.05629.
+A partition is a list of index lists, one a client. It is drawn with NumPy from the seed alone, so
+that it does not depend on the model, the cut or the compression. `dirichlet` follows arXiv
+1905.12022, section 5, where clients differ in size as well as in the mix of classes; `shards`
+follows arXiv 1602.05629.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-Shares = list[np.ndarray]
+Shares = list[np.ndarray]  # positions of the examples of each client, `[C][n_c]`
 
-
-_TRIES = 200  # draws of a partition until every client has enough
-_MOST_RANGES = 8  # of numbers in a line
+_MOST_DRAWS = 200  # of a partition, until every client has enough examples
+_MOST_RANGES = 8  # of client numbers, in an error
 
 
 class EmptyClients(ValueError):
@@ -24,29 +24,29 @@ class EmptyClients(ValueError):
 
 
 class BadShares(ValueError):
-    """A user's own partition made something else than shares; the text says what."""
+    """A user-defined partition did not return index lists; the text says what it returned."""
 
 
 class SmallClients(ValueError):
-    """Some client has fewer examples than asked for, however often it was drawn.
+    """In every draw some client has fewer examples than required.
 
     Attributes:
-      reached: the most that every client had in one of the draws.
-      draws: how many there were.
+      reached: the number of examples of the smallest client, in the draw where it is greatest.
+      draws: number of draws.
     """
 
     def __init__(self, reached: int, draws: int) -> None:
-        """After so many draws."""
+        """The error after `draws` draws."""
         super().__init__(f"at most {reached} in {draws} draws")
         self.reached, self.draws = reached, draws
 
 
 class Partition(NamedTuple):
-    """Where clients' examples lie: those of client n at `starts[n]` to `starts[n] + sizes[n] - 1`.
+    """Where the examples of clients lie in the training data, each client's in one range.
 
     Attributes:
-      starts: int32 `[C]`.
-      sizes: int32 `[C]`.
+      starts: position of each client's first example, int32 `[C]`.
+      sizes: number of each client's examples, int32 `[C]`.
     """
 
     starts: Array
@@ -56,58 +56,66 @@ class Partition(NamedTuple):
 def pack(
     shares: Shares, owners: np.ndarray | None = None, devices: int = 1
 ) -> tuple[np.ndarray, Partition]:
-    """Lays the examples of each device's clients end to end, all devices having as much room.
+    """Orders the examples by device and by client, so that each device holds its clients' examples.
+
+    All devices have as many rows as the one with the most examples; the others are filled up with
+    copies of an example, which no client draws.
+
+    >>> order, partition = pack([np.array([4, 2]), np.array([7])])
+    >>> order.tolist(), partition.starts.tolist(), partition.sizes.tolist()
+    ([4, 2, 7], [0, 2], [2, 1])
 
     Args:
       shares: index lists `[C][n_c]`.
-      owners: which device a client belongs to, int `[C]`; default the first.
-      devices: how many.
+      owners: number of the device of each client, int `[C]`; default all on the first.
+      devices: number of devices.
 
     Returns:
-      Which example lies where, int32 `[N]`, some example where there is room left; and the
-      partition.
+      The example at each position, int32 `[devices * rows]`; and the partition.
     """
     owners = np.zeros(len(shares), int) if owners is None else owners
     sizes = np.array([len(share) for share in shares])
     clients = np.argsort(owners, kind="stable")
-    held = np.bincount(owners, sizes, minlength=devices).astype(int)
-    room, before = held.max(), np.cumsum(held) - held
+    counts = np.bincount(owners, sizes, minlength=devices).astype(int)
+    rows, first_of_device = counts.max(), np.cumsum(counts) - counts
     starts = np.empty(len(shares), np.int32)
     starts[clients] = np.cumsum(sizes[clients]) - sizes[clients]
-    starts += (np.arange(devices) * room - before)[owners].astype(np.int32)
+    # So far examples of all devices lie end to end; now each device begins at a multiple of rows.
+    starts += (np.arange(devices) * rows - first_of_device)[owners].astype(np.int32)
     examples = np.concatenate([shares[n] for n in clients])
-    order = np.full((devices, room), examples[0], np.int32)
-    for device, (first, count) in enumerate(zip(before, held, strict=True)):
+    order = np.full((devices, rows), examples[0], np.int32)
+    for device, (first, count) in enumerate(zip(first_of_device, counts, strict=True)):
         order[device, :count] = examples[first : first + count]
     return order.ravel(), Partition(jnp.asarray(starts), jnp.asarray(sizes, jnp.int32))
 
 
-def _split(indices: np.ndarray, shares: np.ndarray) -> Shares:
-    """Splits indices in the proportions `shares` (they sum to 1), rounding cumulatively."""
-    bounds = np.round(np.cumsum(shares)[:-1] * len(indices)).astype(int)
+def _split(indices: np.ndarray, proportions: np.ndarray) -> Shares:
+    """Splits indices in proportions that sum to 1; cumulative sums are rounded."""
+    bounds = np.round(np.cumsum(proportions)[:-1] * len(indices)).astype(int)
     return np.split(indices, bounds)
 
 
 def iid(rng: np.random.Generator, labels: np.ndarray, clients: int) -> Shares:
-    """Shuffled and cut into pieces whose sizes differ by at most one."""
+    """Examples in random order, cut into shares whose sizes differ by at most one."""
     return np.array_split(rng.permutation(len(labels)), clients)
 
 
 def dirichlet(rng: np.random.Generator, labels: np.ndarray, clients: int, alpha: float) -> Shares:
     """Each class is spread over clients in proportions drawn from Dirichlet(alpha, ..., alpha)."""
-    parts = [
+    classes = [
         _split(rng.permutation(np.flatnonzero(labels == label)), _proportions(rng, clients, alpha))
         for label in np.unique(labels)
     ]
-    return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*classes, strict=True)]
 
 
 def _proportions(rng: np.random.Generator, clients: int, alpha: float) -> np.ndarray:
-    """Dirichlet proportions that survive a tiny alpha, where every gamma draw underflows to 0."""
-    shares = rng.dirichlet(np.full(clients, alpha))
-    return shares if np.isfinite(shares).all() and shares.sum() > 0 else np.eye(clients)[
-        rng.integers(clients)
-    ]  # fmt: skip
+    """Proportions `[clients]` drawn from Dirichlet(alpha, ..., alpha)."""
+    proportions = rng.dirichlet(np.full(clients, alpha))
+    if np.isfinite(proportions).all() and proportions.sum() > 0:
+        return proportions
+    # With a tiny alpha every gamma draw underflows to 0. In the limit one client has everything.
+    return np.eye(clients)[rng.integers(clients)]
 
 
 def shards(
@@ -115,44 +123,46 @@ def shards(
 ) -> Shares:
     """Each client gets examples of exactly `classes_per_client` classes.
 
-    Client after client takes the classes least used so far, ties in random order, so every class
-    has as many clients as any other, give or take one; it is then cut into equal parts, one for
-    each of them (a class with fewer examples than clients leaves some of them without). With too
-    few clients to cover the classes some examples belong to nobody.
+    One client after another takes the classes that the fewest clients have so far, ties in random
+    order, so that numbers of clients differ by at most one between classes. Each class is then cut
+    into equal parts for its clients; with fewer examples than clients, some clients get none. With
+    too few clients to cover all classes, the examples of the other classes are left out.
     """
     names = np.unique(labels)
-    slots = _assign_classes(rng, len(names), clients, classes_per_client)
+    assigned = _assign_classes(rng, len(names), clients, classes_per_client)
     shares: list[list[np.ndarray]] = [[] for _ in range(clients)]
-    for position, name in enumerate(names):
-        owners = np.flatnonzero((slots == position).any(axis=1))
+    for number, name in enumerate(names):
+        owners = np.flatnonzero((assigned == number).any(axis=1))
         examples = rng.permutation(np.flatnonzero(labels == name))
         if len(owners):
-            for owner, piece in zip(owners, np.array_split(examples, len(owners)), strict=True):
-                shares[owner].append(piece)
-    return [np.concatenate(pieces) for pieces in shares]
+            for owner, part in zip(owners, np.array_split(examples, len(owners)), strict=True):
+                shares[owner].append(part)
+    return [np.concatenate(parts) for parts in shares]
 
 
-def _assign_classes(rng: np.random.Generator, classes: int, clients: int, each: int) -> np.ndarray:
-    """Classes of every client, `[clients, each]`, distinct within a row, balanced over all."""
-    used = np.zeros(classes, int)
+def _assign_classes(
+    rng: np.random.Generator, classes: int, clients: int, classes_per_client: int
+) -> np.ndarray:
+    """Distinct classes of every client, `[clients, classes_per_client]`, balanced over clients."""
+    clients_with = np.zeros(classes, int)
     rows = []
     for _ in range(clients):
-        # The least used classes first, ties in random order.
-        row = np.lexsort((rng.random(classes), used))[:each]
-        used[row] += 1
+        # The classes with the fewest clients first, ties in random order.
+        row = np.lexsort((rng.random(classes), clients_with))[:classes_per_client]
+        clients_with[row] += 1
         rows.append(row)
     return np.array(rows)
 
 
 def quantity(rng: np.random.Generator, labels: np.ndarray, clients: int, alpha: float) -> Shares:
-    """Labels as in `iid`, sizes in proportions drawn from Dirichlet(alpha, ..., alpha)."""
+    """Examples in random order; sizes of shares are drawn from Dirichlet(alpha, ..., alpha)."""
     return _split(rng.permutation(len(labels)), _proportions(rng, clients, alpha))
 
 
 def natural(
     rng: np.random.Generator, labels: np.ndarray, clients: int, owners: np.ndarray
 ) -> Shares:
-    """Each client has its own examples; `owners[N]` has as many distinct numbers as clients."""
+    """Each client has the examples of one number in `owners[N]`, of which there are `clients`."""
     del rng, labels
     order = np.argsort(owners, kind="stable")
     sizes = np.unique(owners, return_counts=True)[1]
@@ -161,12 +171,12 @@ def natural(
 
 
 def label_counts(shares: Shares, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many examples of each class each client has, int `[C, classes]`.
+    """Number of examples of each class on each client, int `[C, classes]`.
 
     Args:
       shares: index lists `[C][n_c]`.
-      labels: int `[N]`, of the training split.
-      classes: how many.
+      labels: of the training split, int `[N]`.
+      classes: number of classes.
     """
     owners = np.repeat(np.arange(len(shares)), [len(share) for share in shares])
     cells = owners * classes + labels[np.concatenate(shares)]
@@ -174,12 +184,13 @@ def label_counts(shares: Shares, labels: np.ndarray, classes: int) -> np.ndarray
 
 
 class Kind(NamedTuple):
-    """A partition `(rng, labels, clients[, option][, owners]) -> shares`.
+    """A kind of partition.
 
     Attributes:
-      split: the function; labels are those of the examples in use, and shares positions among them.
-      option: the flag of its option, if it has one.
-      owned: whether it is told who owns which example.
+      split: `(rng, labels, clients[, option][, owners]) -> shares`, with `labels[N]` those of the
+        examples in use, and shares lists of positions in `labels`.
+      option: name of the flag whose value is passed as `option`, if there is one.
+      owned: whether `owners[N]`, the client of each example, is passed.
       redraws: whether sizes are random, so that `--min_examples` may draw again.
     """
 
@@ -211,25 +222,26 @@ def split(
 
     Args:
       kind: a key of `PARTITIONS`.
-      labels: int `[N]`.
-      clients: how many.
-      seed: of the run; the same seed gives the same partition.
-      option: alpha or classes per client, where the kind has one.
-      owners: of the examples, int `[N]`, where the kind asks for them.
-      least: examples that every client has at least; drawn again until then, a bounded number of
-        times. None: drawn once.
+      labels: of the examples in use, int `[N]`.
+      clients: number of clients.
+      seed: seed of the run; the same seed gives the same partition.
+      option: value of the kind's option, such as alpha or classes per client.
+      owners: client of each example, int `[N]`, for kinds that take it.
+      least: examples that every client must have. A partition with random sizes is drawn until
+        they do, a bounded number of times. None draws once.
 
     Raises:
-      EmptyClients: some clients would get no example, and nobody asked for more.
-      SmallClients: no draw gave every client so many.
-      BadShares: the kind, a user's own, made something else than shares.
+      EmptyClients: `least` is None, and some clients would have no examples.
+      SmallClients: no draw gave every client `least` examples.
+      BadShares: a user-defined kind did not return index lists.
     """
     entry, reached = PARTITIONS[kind], 0
     arguments = [*([option] if entry.option else []), *([owners] if entry.owned else [])]
-    tries = _TRIES if entry.redraws and least is not None else 1
-    for number in range(tries):
-        again = [number] if number else []
-        rng = np.random.default_rng([seed, len(labels), clients, *again])
+    draws = _MOST_DRAWS if entry.redraws and least is not None else 1
+    for number in range(draws):
+        # The first draw is the one without `least`.
+        redraw = [number] if number else []
+        rng = np.random.default_rng([seed, len(labels), clients, *redraw])
         shares = [np.asarray(share) for share in entry.split(rng, labels, clients, *arguments)]
         _check(shares, len(labels), clients)
         sizes = [len(share) for share in shares]
@@ -237,13 +249,13 @@ def split(
             return [np.sort(share) for share in shares]
         reached = max(reached, min(sizes))
     if least is not None:
-        raise SmallClients(reached, tries)
+        raise SmallClients(reached, draws)
     empty = [n for n, size in enumerate(sizes) if size == 0]
     raise EmptyClients(f"{len(empty)} clients would be without examples: {ranges(empty)}")
 
 
 def _check(shares: Shares, examples: int, clients: int) -> None:
-    """Raises BadShares unless these are a list of positions for every client."""
+    """Raises BadShares unless there is an array of positions for every client."""
     if len(shares) != clients:
         raise BadShares(f"{len(shares)} lists")
     for share in shares:
@@ -254,7 +266,7 @@ def _check(shares: Shares, examples: int, clients: int) -> None:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers with runs as ranges, the first of them where they are many.
+    """Ascending numbers as text, with runs as ranges; only the first ranges if there are many.
 
     >>> ranges([1, 3, 4, 5, 9])
     '1, 3-5, 9'
@@ -262,5 +274,5 @@ def ranges(numbers: Sequence[int]) -> str:
     '0, 2, 4, 6, 8, 10, 12, 14, ...'
     """
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    shown = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs[:_MOST_RANGES]]
-    return ", ".join([*shown, *(["..."] if len(runs) > _MOST_RANGES else [])])
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:_MOST_RANGES]]
+    return ", ".join([*texts, *(["..."] if len(runs) > _MOST_RANGES else [])])

@@ -1,7 +1,7 @@
-"""Prepares image sets through TensorFlow Datasets (TFDS) without TensorFlow, checksums on.
+"""Preparation of image sets with TensorFlow Datasets (TFDS), without TensorFlow.
 
-TFDS writes into a temporary folder and renames it at the end: a preparation that fails or is
-killed leaves nothing that passes for a prepared set, and the next one clears away what it left.
+Checksums are verified. TFDS writes into a temporary folder and renames it at the end, so that a
+failed or killed preparation never looks like a prepared set; the next one removes its leftovers.
 """
 
 import contextlib
@@ -29,11 +29,17 @@ from jfedsl.files.paths import Name, local
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-_TIMEOUT = 10.0  # seconds without an answer
+_TIMEOUT = 10.0  # seconds that a server may be silent
 
 
 class RawFile(NamedTuple):
-    """A file as its authors publish it, and what TFDS has registered about it."""
+    """A published file of a data set, as TFDS has registered it.
+
+    Attributes:
+      name: of the file.
+      url: where it is downloaded from.
+      sha256: checksum in hexadecimal digits.
+    """
 
     name: str
     url: str
@@ -41,7 +47,7 @@ class RawFile(NamedTuple):
 
 
 def raw_files(name: str) -> list[RawFile]:
-    """The files that the set `name` is made of."""
+    """The published files of the set `name`."""
     from jfedsl.data.builders import BUILDERS
 
     infos = BUILDERS[name].url_infos
@@ -49,7 +55,7 @@ def raw_files(name: str) -> list[RawFile]:
 
 
 def prepared_folder(name: str, data_dir: Name) -> Path:
-    """Where the prepared set `name` is, or would be, in `data_dir`."""
+    """The folder of the prepared set `name` in `data_dir`, which need not exist."""
     from jfedsl.data.builders import BUILDERS
 
     return local("data_dir", data_dir) / name / str(BUILDERS[name].VERSION)
@@ -62,23 +68,23 @@ def is_prepared(folder: Path) -> bool:
 
 def command(name: str, data_dir: Name) -> str:
     """The command that prepares the set `name` in `data_dir`."""
-    place = shlex.quote(str(data_dir))
-    return f"python experiments/prepare_data.py --dataset={name} --data_dir={place}"
+    folder = shlex.quote(str(data_dir))
+    return f"python experiments/prepare_data.py --dataset={name} --data_dir={folder}"
 
 
 def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:
-    """Prepares the set `name` in `data_dir`, unless it is there.
+    """Prepares the set `name` in `data_dir`, unless it is already there.
 
     Args:
       name: one of `NAMES`.
-      data_dir: folder of prepared sets; downloaded files are kept in its `downloads`.
-      manual_dir: folder of the raw files; nothing is downloaded then.
+      data_dir: folder of prepared sets; downloaded files are kept in its folder `downloads`.
+      manual_dir: folder of the published files; None to download them.
 
     Returns:
       The folder of the prepared set.
 
     Raises:
-      UserError: names the file or folder at fault and what to do.
+      UserError: names the file or folder that is wrong, and what to do.
     """
     if name not in NAMES:
         raise flag_error("dataset", name, f"one of {', '.join(NAMES)}", NAMES)
@@ -89,8 +95,8 @@ def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:
     if manual_dir is not None:
         raw = local("manual_dir", manual_dir)
         _check_manual(name, raw)
-    with _alone(name, data_dir):
-        if is_prepared(folder):  # by another process, meanwhile
+    with _locked(name, data_dir):
+        if is_prepared(folder):  # by another process in the meantime
             return folder
         if folder.exists():
             raise UserError(
@@ -102,14 +108,14 @@ def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:
         _clear(folder.parent)
         try:
             _build(name, data_dir, raw)
-        except (OSError, RuntimeError) as error:  # a full disk; array_record raises the latter
+        except (OSError, RuntimeError) as error:  # of array_record on a full disk, RuntimeError
             raise UserError(f"{folder}: not prepared: {_line(error)}") from error
     return folder
 
 
 @contextlib.contextmanager
-def _alone(name: str, data_dir: Path) -> Iterator[None]:
-    """Holds the lock of a set while the block runs; waits for a process that has it.
+def _locked(name: str, data_dir: Path) -> Iterator[None]:
+    """Holds the lock of a set inside the block; waits while another process has it.
 
     Raises:
       UserError: the folder cannot be written.
@@ -121,23 +127,23 @@ def _alone(name: str, data_dir: Path) -> Iterator[None]:
         raise flag_error("data_dir", data_dir, "a writable folder", reason=_line(error)) from error
     with file:
         try:
-            found = lock(file.fileno())
+            has_locks = lock(file.fileno())
         except BlockingIOError:
             print(f"{name} is being prepared by another process; waiting", file=sys.stderr)
-            found = lock(file.fileno(), wait=True)
-        if not found:
+            has_locks = lock(file.fileno(), wait=True)
+        if not has_locks:
             warn(data_dir)
         yield
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a killed preparation left unfinished."""
+    """Removes the unfinished folders that a killed preparation left."""
     for leftover in folder.glob("incomplete.*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _build(name: str, data_dir: Path, raw: Path) -> None:
-    """Makes the prepared set out of the files in `raw`."""
+    """Writes the prepared set from the published files in `raw`."""
     import tensorflow_datasets as tfds
 
     from jfedsl.data.builders import BUILDERS
@@ -145,7 +151,7 @@ def _build(name: str, data_dir: Path, raw: Path) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     builder = BUILDERS[name](data_dir=data_dir, file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints sizes that it does not know
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints unknown sizes
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(
                 manual_dir=raw, force_checksums_validation=True, try_download_gcs=False
@@ -154,15 +160,15 @@ def _build(name: str, data_dir: Path, raw: Path) -> None:
 
 
 def _check_manual(name: str, folder: Path) -> None:
-    """Raises UserError unless `folder` holds every raw file of the set, undamaged."""
+    """Raises UserError unless `folder` holds every published file of the set, undamaged."""
     files = raw_files(name)
     for file in files:
         path = folder / file.name
         if not path.is_file():
-            needed = ", ".join(f.name for f in files)
+            names = ", ".join(f.name for f in files)
             raise UserError(
                 f"--manual_dir={folder} has no file {file.name} (from {file.url}); "
-                f"it must be a folder with {needed}"
+                f"it must be a folder with {names}"
             )
         if not _is_whole(path, file):
             raise UserError(
@@ -172,7 +178,7 @@ def _check_manual(name: str, folder: Path) -> None:
 
 
 def _is_whole(path: Path, file: RawFile) -> bool:
-    """Whether the content of `path` has the registered checksum."""
+    """Whether the file at `path` has the registered checksum."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
@@ -181,7 +187,7 @@ def _is_whole(path: Path, file: RawFile) -> bool:
 
 
 def _download(name: str, folder: Path) -> None:
-    """Downloads into `folder` those raw files that are not there undamaged."""
+    """Downloads into `folder` the published files that are missing there or damaged."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -203,26 +209,26 @@ def _download(name: str, folder: Path) -> None:
 
 
 def _offline(name: str, file: RawFile, reason: str) -> str:
-    """What to do where a file of a set cannot be downloaded."""
-    needed = ", ".join(f.name for f in raw_files(name))
+    """The error for a file that cannot be downloaded: the reason, and what to do instead."""
+    names = ", ".join(f.name for f in raw_files(name))
     debian = ", or add --debian" if name == "fashion_mnist" else ""
     return (
         f"{file.url}: not downloaded: {reason}; "
-        f"else put {needed} in a folder and add --manual_dir=FOLDER{debian}"
+        f"else put {names} in a folder and add --manual_dir=FOLDER{debian}"
     )
 
 
 def _fetch(url: str, path: Path) -> None:
-    """Writes what `url` sends to `path`, with a progress bar on a terminal.
+    """Downloads `url` to `path`, with a progress bar on a terminal.
 
-    TFDS itself would retry for minutes without a network, and has no timeout.
+    The download of TFDS has no timeout and retries for minutes without a network.
     """
     try:
-        answer = urllib.request.urlopen(url, timeout=_TIMEOUT)
+        connection = urllib.request.urlopen(url, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
+        error.close()  # the error keeps the connection open
         raise
-    with answer as response, path.open("wb") as file:
+    with connection as response, path.open("wb") as file:
         total = int(response.headers.get("Content-Length", 0)) or None
         bar: Any = tqdm(total=total, desc=path.name, unit="B", unit_scale=True, disable=None)
         with bar:
@@ -232,14 +238,17 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def restore_debian(folder: Path, source: Path = DEBIAN_FOLDER) -> None:
-    """Writes the raw files of Fashion-MNIST, restored from Debian's copy, into `folder`.
+    """Restores the published files of Fashion-MNIST from Debian's package into `folder`.
 
-    The package dataset-fashion-mnist carries them with name and time taken out of the gzip header
-    (RFC 1952), which the registered checksums include.
+    The package dataset-fashion-mnist strips name and time from the gzip header (RFC 1952), so that
+    checksums differ from the registered ones.
+
+    Args:
+      folder: where the files are written.
+      source: folder of the package's files.
 
     Raises:
-      UserError: the package is not installed, or its files are not those known, or `folder` is
-        full.
+      UserError: the package is not installed or has other files, or `folder` cannot be written.
     """
     for file in raw_files("fashion_mnist"):
         path = source / file.name
@@ -270,5 +279,5 @@ def _original_header(name: str) -> bytes:
 
 
 def _line(error: Exception) -> str:
-    """What an error says, or else its kind, on one line."""
+    """The text of an error on one line, or its type if it has no text."""
     return one_line(str(error)) or type(error).__name__

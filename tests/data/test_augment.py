@@ -1,4 +1,4 @@
-"""Augmentation: every image is a shifted and perhaps mirrored copy of itself, none like another."""
+"""Augmentation: every image becomes a shifted, maybe flipped copy, with uniform draws."""
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,29 @@ from jfedsl.keys import Purpose, fold
 SHIFTS = range(2 * PADDING + 1)
 
 
-def variants(image: np.ndarray) -> dict[bytes, tuple[int, int, bool]]:
-    """Everything an image may become, by hand, with what was done to it."""
+def versions(image: np.ndarray) -> dict[bytes, tuple[int, int, bool]]:
+    """All augmented versions of an image, by hand, with their (dy, dx, flipped)."""
     height, width, _ = image.shape
     padded = np.pad(image, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)))
-    found = {}
+    draws = {}
     for dy in SHIFTS:
         for dx in SHIFTS:
             crop = padded[dy : dy + height, dx : dx + width]
-            found[crop.tobytes()] = (dy, dx, False)
-            found[crop[:, ::-1].tobytes()] = (dy, dx, True)
-    return found
+            draws[crop.tobytes()] = (dy, dx, False)
+            draws[crop[:, ::-1].tobytes()] = (dy, dx, True)
+    return draws
 
 
 def drawn(images: np.ndarray, key: jax.Array) -> list[tuple[int, int, bool]]:
-    changed = np.asarray(crop_flip(key, jnp.asarray(images)))
-    assert changed.dtype == images.dtype and changed.shape == images.shape
-    return [variants(a)[b.tobytes()] for a, b in zip(images, changed, strict=True)]
+    """(dy, dx, flipped) of every image."""
+    augmented = np.asarray(crop_flip(key, jnp.asarray(images)))
+    assert augmented.dtype == images.dtype and augmented.shape == images.shape
+    pairs = zip(images, augmented, strict=True)
+    return [versions(image)[result.tobytes()] for image, result in pairs]
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (9, 6, 3)])
-def test_every_image_is_a_crop_of_its_padded_self(shape: tuple[int, int, int]) -> None:
+def test_every_image_becomes_a_crop_of_its_padded_version(shape: tuple[int, int, int]) -> None:
     images = np.random.default_rng(0).integers(1, 256, (20, *shape), np.uint8)
     assert len(set(drawn(images, jax.random.key(1)))) > 10
 
@@ -49,10 +51,10 @@ def test_shifts_and_flips_are_uniform() -> None:
 
 
 def test_in_training_the_key_is_that_of_client_and_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    keys = []
 
     def spy(key: jax.Array, images: jax.Array) -> jax.Array:
-        jax.debug.callback(lambda data: seen.append(tuple(data)), jax.random.key_data(key))
+        jax.debug.callback(lambda data: keys.append(tuple(data)), jax.random.key_data(key))
         return crop_flip(key, images)
 
     monkeypatch.setattr(
@@ -66,7 +68,7 @@ def test_in_training_the_key_is_that_of_client_and_batch(monkeypatch: pytest.Mon
     expected = {
         tuple(np.asarray(jax.random.key_data(fold(base, n, d)))) for n in range(3) for d in range(4)
     }
-    assert len(expected) == 12 and {tuple(map(int, k)) for k in seen} == expected
+    assert len(expected) == 12 and {tuple(map(int, key)) for key in keys} == expected
 
 
 def test_training_with_augmentation_differs_and_evaluation_does_not_augment() -> None:

@@ -1,4 +1,4 @@
-"""Data sets: sizes, a fixed and stratified split, and pixels with zero mean and unit variance."""
+"""Data sets: sizes, a fixed stratified split, and normalisation to mean 0 and variance 1."""
 
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from jfedsl.data.datasets import (
     DATASETS,
     Dataset,
-    Stored,
+    StoredImages,
     from_arrays,
     from_sums,
     load,
@@ -51,14 +51,14 @@ def test_digits_are_those_of_scikit_learn_in_the_order_of_its_split() -> None:
     images, labels = bunch.images.astype(np.uint8)[..., None], bunch.target
     split = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
     train, test = digits().train, digits().test
-    own = (train.images, test.images, train.labels, test.labels)
-    for found, expected in zip(own, split, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    arrays = (train.images, test.images, train.labels, test.labels)
+    for actual, expected in zip(arrays, split, strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_no_digit_is_in_both_splits() -> None:
     train, test = ({image.tobytes() for image in s.images} for s in (digits().train, digits().test))
-    # The set itself holds no image twice, so that equal images would be the same example.
+    # No two of the 1797 images are equal, so that equal images would be the same example.
     assert len(train | test) == 1797
     assert not train & test
 
@@ -68,7 +68,7 @@ def test_a_fifth_of_each_digit_is_for_testing() -> None:
     assert np.all(np.abs(test - (train + test) / 5) <= 1)
 
 
-def test_digits_are_the_same_every_time_and_everywhere() -> None:
+def test_digits_do_not_depend_on_the_data_dir() -> None:
     again = load("digits", "elsewhere")
     for split, other in ((digits().train, again.train), (digits().test, again.test)):
         np.testing.assert_array_equal(split.images, other.images)
@@ -83,12 +83,12 @@ def test_normalised_pixels_have_mean_0_and_deviation_1_in_every_channel(
     seed: int, shape: tuple[int, int, int, int]
 ) -> None:
     images = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    # Every channel varies.
+    # Let every channel vary.
     images[0, 0, 0], images[1, 0, 0] = 0, 255
     x = np.asarray(pixel_statistics(images).normalise(jnp.asarray(images)))
     assert x.dtype == np.float32
     assert x.shape == shape
-    # Float32 rounding of pixels up to 255 over a deviation of 10 and more.
+    # Errors of float32 for pixels up to 255 with a deviation of 10 and more.
     np.testing.assert_allclose(x.mean((0, 1, 2), np.float64), 0, atol=1e-5)
     np.testing.assert_allclose(x.std((0, 1, 2), dtype=np.float64), 1, rtol=1e-5)
 
@@ -119,7 +119,7 @@ def test_statistics_are_those_of_numpy_for_inputs_of_any_rank(
     np.testing.assert_allclose(pixels.std, images.std(axes, dtype=np.float64), rtol=1e-3)
 
 
-def test_statistics_of_a_large_set_go_through_it_in_pieces() -> None:
+def test_statistics_of_a_large_set_are_summed_in_pieces() -> None:
     images = np.random.default_rng(0).integers(0, 256, (700, 32, 32, 3), np.uint8)
     assert images.size > 2 << 20, "more than one piece"
     pixels = pixel_statistics(images)
@@ -127,21 +127,21 @@ def test_statistics_of_a_large_set_go_through_it_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_images_read_when_asked_for_are_those_read_at_once(generated: Path, name: str) -> None:
+def test_images_read_lazily_are_those_read_at_once(generated: Path, name: str) -> None:
     whole, lazy = (load(name, str(generated), lazily=n).train for n in (False, True))
     images = lazy.images
-    assert isinstance(images, Stored) and images.shape == whole.images.shape
+    assert isinstance(images, StoredImages) and images.shape == whole.images.shape
     np.testing.assert_array_equal(lazy.labels, whole.labels)
     order = np.random.default_rng(0).permutation(8000)[:300]
-    some = lazy.at(order)
-    np.testing.assert_array_equal(some.labels, whole.labels[order])
+    chosen = lazy.at(order)
+    np.testing.assert_array_equal(chosen.labels, whole.labels[order])
     for rows in (7, slice(20, 45), (slice(0, 3), slice(None))):
-        np.testing.assert_array_equal(some.images[rows], whole.images[order][rows])
+        np.testing.assert_array_equal(chosen.images[rows], whole.images[order][rows])
     parts = [pixel_sums(images, process, 3) for process in range(3)]
     assert all(part.any() for part in parts)
     expected = pixel_statistics(whole.images)
-    for found, wanted in zip(from_sums(sum(parts), images), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    for statistic, value in zip(from_sums(sum(parts), images), expected, strict=True):
+        np.testing.assert_allclose(statistic, value, rtol=1e-5)
 
 
 def test_subsets_are_fixed_nested_and_in_order() -> None:
@@ -149,7 +149,8 @@ def test_subsets_are_fixed_nested_and_in_order() -> None:
     small, large = subset(train, 100), subset(train, 300)
     assert len(small.labels) == 100 and len(large.images) == 300
     pairs = [
-        [(i.tobytes(), int(n)) for i, n in zip(*s[:2], strict=True)] for s in (small, large, train)
+        [(image.tobytes(), int(label)) for image, label in zip(*split[:2], strict=True)]
+        for split in (small, large, train)
     ]
     assert set(pairs[0]) < set(pairs[1]) < set(pairs[2])
     assert pairs[0] == [pair for pair in pairs[1] if pair in set(pairs[0])]
@@ -162,19 +163,19 @@ ONES = np.ones((4, 2))
 
 
 @pytest.mark.parametrize(
-    ("dtype", "held"),
+    ("dtype", "converted"),
     [("uint8", "uint8"), ("float64", "float32"), ("int16", "float32"), ("bool", "float32")],
 )
-def test_own_arrays_keep_bytes_and_become_float32_otherwise(dtype: str, held: str) -> None:
+def test_a_users_arrays_stay_uint8_or_become_float32(dtype: str, converted: str) -> None:
     inputs = np.arange(8).reshape(4, 2).astype(dtype)
     data = from_arrays((inputs, LABELS.astype(np.uint64)), (inputs, LABELS.tolist()))
-    assert data.train.images.dtype == held and data.train.labels.dtype == np.int32
+    assert data.train.images.dtype == converted and data.train.labels.dtype == np.int32
     assert data.classes == 3
     np.testing.assert_array_equal(data.train.images, inputs)
     np.testing.assert_array_equal(data.test.labels, LABELS)
 
 
-def test_own_lists_are_arrays() -> None:
+def test_lists_are_taken_for_arrays() -> None:
     data = from_arrays((ONES.tolist(), LABELS.tolist()), (ONES, LABELS), classes=7)
     np.testing.assert_array_equal(data.train.images, ONES)
     assert data.classes == 7
@@ -209,7 +210,9 @@ BAD_LABELS = [
     [(inputs, LABELS, text) for inputs, text in BAD_INPUTS]
     + [(ONES, labels, text) for labels, text in BAD_LABELS],
 )
-def test_own_arrays_that_do_not_fit_are_named(inputs: object, labels: object, text: str) -> None:
+def test_a_users_arrays_that_cannot_be_used_are_named(
+    inputs: object, labels: object, text: str
+) -> None:
     with pytest.raises(ValueError) as error:
         from_arrays((inputs, labels), (ONES, LABELS))
     assert str(error.value).startswith(text) and "\n" not in str(error.value)

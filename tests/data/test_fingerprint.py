@@ -1,4 +1,4 @@
-"""What tells a run's data from other data, in words."""
+"""Fingerprints: a run goes on with the same data only, and the error says what differs."""
 
 from pathlib import Path
 
@@ -15,31 +15,47 @@ Y = np.arange(20) % 4
 SHARES = [np.arange(0, 9), np.arange(9, 20)]
 
 
-def marks(x=X, y=Y, shares=SHARES, plugins=None, classes=None):
+def fingerprint_of(x=X, y=Y, shares=SHARES, plugins=None, classes=None):
     return fingerprint(from_arrays((x, y), (X, Y), classes), shares, plugins or {"a.py": "1"})
 
 
-OLD = marks()
+OLD = fingerprint_of()
 
 
-def with_one(array, value):
+def with_last(array, value):
+    """The array with another last entry."""
     return np.concatenate([array[:-1], np.full_like(array[-1:], value)])
 
 
 @pytest.mark.parametrize(
     ("new", "text"),
     [
-        (marks(X[:15], Y[:15]), "the training split has 15 examples, 20 when the run began"),
-        (marks(y=with_one(Y, 0)), "the training split has 6 examples of class 0, 5 when the run"),
-        (marks(y=Y[::-1]), "the training split has its labels in another order than when the run"),
-        (marks(with_one(X, 7)), "the training split has other inputs than when the run began"),
-        (marks(classes=5), "the training split has 5 classes, 4 when the run began"),
-        (marks(shares=SHARES[::-1]), "clients have other examples than when the run began"),
-        (marks(plugins={"a.py": "2"}), "plugin a.py has changed"),
-        (marks(plugins={"b.py": "2"}), "plugin a.py was there when the run began"),
+        (
+            fingerprint_of(X[:15], Y[:15]),
+            "the training split has 15 examples, 20 when the run began",
+        ),
+        (
+            fingerprint_of(y=with_last(Y, 0)),
+            "the training split has 6 examples of class 0, 5 when the run",
+        ),
+        (
+            fingerprint_of(y=Y[::-1]),
+            "the training split has its labels in another order than when the run",
+        ),
+        (
+            fingerprint_of(with_last(X, 7)),
+            "the training split has other inputs than when the run began",
+        ),
+        (fingerprint_of(classes=5), "the training split has 5 classes, 4 when the run began"),
+        (
+            fingerprint_of(shares=SHARES[::-1]),
+            "clients have other examples than when the run began",
+        ),
+        (fingerprint_of(plugins={"a.py": "2"}), "plugin a.py has changed"),
+        (fingerprint_of(plugins={"b.py": "2"}), "plugin a.py was there when the run began"),
     ],
 )
-def test_what_differs_is_named_and_the_run_refused(new, text, tmp_path):
+def test_a_run_with_other_data_is_refused_with_the_difference(new, text, tmp_path):
     assert differences(OLD, new)[0].startswith(text)
     keep(tmp_path, OLD)
     before = (tmp_path / "fingerprint.json").read_bytes()
@@ -48,22 +64,22 @@ def test_what_differs_is_named_and_the_run_refused(new, text, tmp_path):
     assert (tmp_path / "fingerprint.json").read_bytes() == before
 
 
-def test_inputs_of_another_kind_are_named():
+def test_inputs_of_another_dtype_are_named():
     labels = Y.astype(np.int32)
     other = Dataset(Split(X.astype(np.uint8), labels), Split(X, labels), 4)
     text = "the training split has inputs uint8 [3], float32 [3] when the run began"
     assert differences(OLD, fingerprint(other, SHARES, {"a.py": "1"})) == [text]
 
 
-def test_the_same_data_go_on_from_any_program(tmp_path):
+def test_a_run_goes_on_with_more_plugins_or_images_on_disk(tmp_path):
     keep(tmp_path, OLD)
-    keep(tmp_path, marks(plugins={"moved.py": "1", "b.py": "2"}))
+    keep(tmp_path, fingerprint_of(plugins={"moved.py": "1", "b.py": "2"}))
     lazily = {**OLD, "train": {**OLD["train"], "input_checksum": None}}
     keep(tmp_path, lazily)
     assert changes(tmp_path, lazily) == [] and changes(tmp_path / "older", OLD) == []
 
 
-def test_a_finished_run_is_of_its_plugins(tmp_path):
+def test_a_finished_run_notices_changed_or_missing_plugins(tmp_path):
     assert not plugins_changed(tmp_path, {}), "of an earlier version"
     keep(tmp_path, OLD)
     assert not plugins_changed(tmp_path, {"b.py": "3", "moved.py": "1"})

@@ -1,4 +1,4 @@
-"""Partitions: every example has at most one owner, and each kind is skewed as it says."""
+"""Partitions: every example has at most one client, and each kind is skewed as specified."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from jfedsl.data.partition import (
 )
 
 OPTIONS = {"iid": None, "dirichlet": 0.5, "shards": 2, "quantity": 5.0}
-DRAWN = sorted(OPTIONS)  # not told by the data
+RANDOM = sorted(OPTIONS)  # kinds that draw from the generator
 LABELS = np.random.default_rng(0).integers(0, 10, 600)
 
 label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
@@ -37,14 +37,14 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def run(kind: str, seed: int, labels: np.ndarray, clients: int) -> Shares:
-    """Shares without the check for empty ones."""
+    """Shares of a random kind, without the check for empty shares."""
     option = OPTIONS[kind]
     arguments: tuple[Any, ...] = () if option is None else (option,)
     return PARTITIONS[kind].split(generator(seed), labels, clients, *arguments)
 
 
 def class_counts(shares: Shares, labels: np.ndarray) -> np.ndarray:
-    """Examples of each class with each client, `[C, classes]`."""
+    """Number of examples of each class on each client, `[C, classes]`."""
     classes = labels.max() + 1
     return np.stack([np.bincount(labels[share], minlength=classes) for share in shares])
 
@@ -55,9 +55,9 @@ def test_every_kind_is_tested_with_an_option_where_it_has_one() -> None:
         assert (PARTITIONS[kind].option is None) == (option is None)
 
 
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", RANDOM)
 @given(labels=label_lists, clients=st.integers(1, 9), seed=seeds)
-def test_no_example_has_two_owners_and_none_is_forgotten(
+def test_no_example_is_given_twice_or_left_out(
     kind: str, labels: np.ndarray, clients: int, seed: int
 ) -> None:
     shares = run(kind, seed, labels, clients)
@@ -66,7 +66,7 @@ def test_no_example_has_two_owners_and_none_is_forgotten(
     assert np.all((owned >= 0) & (owned < len(labels)))
     assert len(np.unique(owned)) == len(owned)
     if kind == "shards":
-        # Too few clients leave whole classes to nobody, never a part of one.
+        # With too few clients whole classes are left out, never a part of one.
         covered = np.isin(labels, labels[owned])
         np.testing.assert_array_equal(np.sort(owned), np.flatnonzero(covered))
     else:
@@ -86,27 +86,27 @@ def test_iid_does_not_follow_the_order_of_the_examples() -> None:
     assert np.all(np.abs(counts - 62.5) < 5 * np.sqrt(250 * 3 / 16 * 750 / 999))
 
 
-def concentration(shares_of_one: np.ndarray) -> np.ndarray:
-    """Sum of squared proportions, 1/C when even and 1 when one client has all: `[..., C] -> [...]`.
+def concentration(proportions: np.ndarray) -> np.ndarray:
+    """Sum of squares `[...]` of `[..., C]`: 1/C for equal proportions, 1 where one client has all.
 
     Its mean under Dirichlet(alpha, ..., alpha) is (1 + alpha) / (1 + C * alpha).
     """
-    return np.sum(shares_of_one**2, axis=-1)
+    return np.sum(proportions**2, axis=-1)
 
 
 def assert_mean_within_five_standard_errors(samples: np.ndarray, expected: float) -> None:
     error = samples.std(ddof=1) / np.sqrt(len(samples))
-    # Proportions of some hundred examples are rounded to whole ones.
+    # Counts of some hundred examples are rounded to whole numbers.
     assert abs(samples.mean() - expected) < 5 * error + 0.005
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0, 10.0])
-def test_dirichlet_skews_each_class_as_its_alpha_says(alpha: float) -> None:
-    classes, each, clients = 300, 400, 5
-    labels = np.repeat(np.arange(classes), each)
+def test_dirichlet_skews_each_class_by_alpha(alpha: float) -> None:
+    classes, class_size, clients = 300, 400, 5
+    labels = np.repeat(np.arange(classes), class_size)
     counts = class_counts(dirichlet(generator(1), labels, clients, alpha), labels)
     assert_mean_within_five_standard_errors(
-        concentration(counts.T / each), (1 + alpha) / (1 + clients * alpha)
+        concentration(counts.T / class_size), (1 + alpha) / (1 + clients * alpha)
     )
 
 
@@ -124,48 +124,55 @@ def test_dirichlet_with_a_small_alpha_gives_most_classes_to_one_client() -> None
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-12, 1e-300])
 @pytest.mark.parametrize("function", [dirichlet, quantity])
-def test_a_tiny_alpha_gives_each_group_whole_to_one_client(function: Any, alpha: float) -> None:
-    winners = set()
+def test_a_tiny_alpha_gives_each_class_or_all_examples_to_one_client(
+    function: Any, alpha: float
+) -> None:
+    clients_with_all = set()
     for seed in range(20):
         shares = function(generator(seed), LABELS, 6, alpha)
         assert sum(map(len, shares)) == len(LABELS)
         counts = class_counts(shares, LABELS)
         np.testing.assert_array_equal(counts.max(0), np.bincount(LABELS))
-        winners |= set(counts.argmax(0).tolist())
-    # The draw is still random: nobody is the winner every time.
-    assert len(winners) > 1
+        clients_with_all |= set(counts.argmax(0).tolist())
+    assert len(clients_with_all) > 1, "the draw is still random"
 
 
-@given(classes=st.integers(1, 10), clients=st.integers(1, 12), each=st.integers(1, 10), seed=seeds)
-def test_shards_give_exactly_so_many_classes_to_each_client_and_use_all_alike(
-    classes: int, clients: int, each: int, seed: int
+@given(
+    classes=st.integers(1, 10),
+    clients=st.integers(1, 12),
+    most_classes=st.integers(1, 10),
+    seed=seeds,
+)
+def test_shards_give_each_client_exactly_its_number_of_classes_and_balance_them(
+    classes: int, clients: int, most_classes: int, seed: int
 ) -> None:
-    each = min(each, classes)
-    # As many examples of each class as clients, so that every owner of a class gets one.
+    classes_per_client = min(most_classes, classes)
+    # As many examples of each class as clients, so that every client of a class gets one.
     labels = generator(seed).permutation(np.repeat(np.arange(classes), clients))
-    has = class_counts(shards(generator(seed), labels, clients, each), labels) > 0
-    np.testing.assert_array_equal(has.sum(1), each)
-    owners = has.sum(0)
-    assert owners.max() - owners.min() <= 1
+    shares = shards(generator(seed), labels, clients, classes_per_client)
+    has_class = class_counts(shares, labels) > 0
+    np.testing.assert_array_equal(has_class.sum(1), classes_per_client)
+    clients_of_class = has_class.sum(0)
+    assert clients_of_class.max() - clients_of_class.min() <= 1
 
 
-def test_shards_cut_a_class_into_equal_parts_for_its_owners() -> None:
+def test_shards_cut_a_class_into_equal_parts_for_its_clients() -> None:
     counts = class_counts(shards(generator(0), LABELS, 15, 2), LABELS)
-    for of_class in counts.T:
-        parts = of_class[of_class > 0]
+    for class_column in counts.T:
+        parts = class_column[class_column > 0]
         assert len(parts) == 3
         assert parts.max() - parts.min() <= 1
 
 
-def test_shards_do_not_deal_the_same_classes_to_the_same_client_every_time() -> None:
-    dealt = {
+def test_the_classes_that_shards_give_a_client_depend_on_the_seed() -> None:
+    class_pairs = {
         tuple(np.unique(LABELS[shards(generator(seed), LABELS, 5, 2)[0]])) for seed in range(20)
     }
-    assert len(dealt) > 5
+    assert len(class_pairs) > 5
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
-def test_quantity_skews_sizes_as_its_alpha_says(alpha: float) -> None:
+def test_quantity_skews_sizes_by_alpha(alpha: float) -> None:
     labels, clients = np.zeros(400, int), 5
     sizes = np.array(
         [[len(s) for s in quantity(generator(n), labels, clients, alpha)] for n in range(300)]
@@ -181,18 +188,18 @@ def test_quantity_mixes_the_labels_of_every_client() -> None:
     counts = class_counts(shares, labels)
     sizes = counts.sum(1, keepdims=True)
     assert sizes.max() > 2 * sizes.min()
-    # Draws without replacement vary less than binomial ones, of variance n * 3/16.
+    # Draws without replacement vary less than a binomial of variance n * 3/16.
     assert np.all(np.abs(counts - sizes / 4) <= 5 * np.sqrt(sizes * 3 / 16))
 
 
-@pytest.mark.parametrize("kind", DRAWN)
-def test_the_same_seed_gives_the_same_partition_and_another_another(kind: str) -> None:
+@pytest.mark.parametrize("kind", RANDOM)
+def test_the_same_seed_gives_the_same_partition_and_another_seed_another(kind: str) -> None:
     first, again, other = (split(kind, LABELS, 4, seed, OPTIONS[kind]) for seed in (1, 1, 2))
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
 
 
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", RANDOM)
 def test_shares_come_sorted(kind: str) -> None:
     for share in split(kind, LABELS, 4, 0, OPTIONS[kind]):
         assert np.all(np.diff(share) > 0)
@@ -208,10 +215,10 @@ def test_many_empty_clients_are_named_by_their_range() -> None:
         split("iid", np.zeros(1, int), 26, 0)
 
 
-def test_natural_clients_have_what_they_own_in_the_order_of_their_numbers() -> None:
-    owners = np.array([7, 2, 7, 9, 2, 7])  # 3 of many, as a subset leaves them
-    found = split("natural", np.zeros(6, int), 3, 0, owners=owners)
-    assert [share.tolist() for share in found] == [[1, 4], [0, 2, 5], [3]]
+def test_natural_clients_are_in_the_order_of_their_numbers() -> None:
+    owners = np.array([7, 2, 7, 9, 2, 7])  # a subset leaves out other numbers
+    shares = split("natural", np.zeros(6, int), 3, 0, owners=owners)
+    assert [share.tolist() for share in shares] == [[1, 4], [0, 2, 5], [3]]
 
 
 @pytest.mark.parametrize(
@@ -220,20 +227,22 @@ def test_natural_clients_have_what_they_own_in_the_order_of_their_numbers() -> N
 def test_a_partition_is_drawn_again_until_every_client_has_enough(
     kind: str, option: float, least: int
 ) -> None:
-    again = 0
+    redrawn = 0
     for seed in range(10):
         first, enough, repeated = (
             split(kind, LABELS, 10, seed, option, least=n) for n in (None, least, least)
         )
         assert min(map(len, enough)) >= least
         assert all(map(np.array_equal, enough, repeated))
-        same = all(map(np.array_equal, first, enough))
-        assert same == (min(map(len, first)) >= least), "the first draw is that without a least"
-        again += not same
-    assert again > 1
+        is_first = all(map(np.array_equal, first, enough))
+        assert is_first == (min(map(len, first)) >= least), (
+            "the first draw is the one without least"
+        )
+        redrawn += not is_first
+    assert redrawn > 1
 
 
-def test_what_no_draw_reaches_is_said() -> None:
+def test_the_error_says_how_many_examples_the_best_draw_reached() -> None:
     with pytest.raises(SmallClients) as error:
         split("quantity", LABELS, 10, 0, 0.5, least=60)
     assert 0 < error.value.reached < 60 and error.value.draws == 200
@@ -252,22 +261,22 @@ def test_what_no_draw_reaches_is_said() -> None:
         ([[0, 1], [[2]]], "int64"),
     ],
 )
-def test_an_own_partition_that_makes_no_shares_is_refused(
+def test_a_user_defined_partition_without_index_lists_is_refused(
     shares: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PARTITIONS, "own", Kind(lambda rng, labels, clients: shares))
+    monkeypatch.setitem(PARTITIONS, "custom", Kind(lambda rng, labels, clients: shares))
     with pytest.raises(BadShares, match=f"^{text}"):
-        split("own", LABELS, 2, 0)
+        split("custom", LABELS, 2, 0)
 
 
 def scattered(sizes: list[int], seed: int) -> Shares:
     return np.split(generator(seed).permutation(sum(sizes)), np.cumsum(sizes)[:-1])
 
 
-some_sizes = st.lists(st.integers(0, 6), min_size=1, max_size=8).filter(any)
+share_sizes = st.lists(st.integers(0, 6), min_size=1, max_size=8).filter(any)
 
 
-@given(sizes=some_sizes, seed=seeds)
+@given(sizes=share_sizes, seed=seeds)
 def test_pack_lays_shares_end_to_end(sizes: list[int], seed: int) -> None:
     shares = scattered(sizes, seed)
     order, packed = pack(shares)
@@ -278,7 +287,7 @@ def test_pack_lays_shares_end_to_end(sizes: list[int], seed: int) -> None:
     np.testing.assert_array_equal(order, np.concatenate(shares))
 
 
-@given(sizes=some_sizes, devices=st.integers(1, 4), seed=seeds)
+@given(sizes=share_sizes, devices=st.integers(1, 4), seed=seeds)
 def test_pack_lays_shares_on_the_devices_of_their_clients_without_overlap(
     sizes: list[int], devices: int, seed: int
 ) -> None:
@@ -287,16 +296,16 @@ def test_pack_lays_shares_on_the_devices_of_their_clients_without_overlap(
     order, packed = pack(shares, owners, devices)
     assert {order.dtype, *(part.dtype for part in packed)} == {np.dtype(np.int32)}
     np.testing.assert_array_equal(packed.sizes, sizes)
-    # All have the room that the fullest one needs, filled up with any examples.
-    room = np.bincount(owners, sizes, minlength=devices).max()
-    assert order.size == devices * room and set(order) == set(range(sum(sizes)))
-    taken = []
+    # Every device has as many rows as the one with the most examples.
+    rows = np.bincount(owners, sizes, minlength=devices).max()
+    assert order.size == devices * rows and set(order) == set(range(sum(sizes)))
+    positions = []
     for share, owner, start in zip(shares, owners, np.asarray(packed.starts), strict=True):
-        where = start + np.arange(share.size)
-        np.testing.assert_array_equal(order[where], share)
-        np.testing.assert_array_equal(where // room, owner)
-        taken += where.tolist()
-    assert len(set(taken)) == len(taken)
+        of_client = start + np.arange(share.size)
+        np.testing.assert_array_equal(order[of_client], share)
+        np.testing.assert_array_equal(of_client // rows, owner)
+        positions += of_client.tolist()
+    assert len(set(positions)) == len(positions)
 
 
 @given(labels=label_lists, clients=st.integers(1, 9), seed=seeds)

@@ -1,4 +1,4 @@
-"""Preparation: what is prepared is what was published, or one clear line says what is wrong."""
+"""Preparation: the prepared set has the published examples, or one line says what is wrong."""
 
 import functools
 import gzip
@@ -27,7 +27,7 @@ from jfedsl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "experiments" / "prepare_data.py")
-# The script on generated files: they are registered in its own process.
+# Runs the script in a process in which generated files are registered.
 ON_GENERATED_FILES = f"""
 import runpy, sys
 from pathlib import Path
@@ -79,20 +79,20 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     return str(error.value)
 
 
-def fails(*arguments: Any) -> str:
+def preparation_error(*arguments: Any) -> str:
     with pytest.raises(UserError) as error:
         prepare(*arguments)
     return one_line(error)
 
 
-def unprepared(name: str, data_dir: Path) -> str:
+def loading_error(name: str, data_dir: Path) -> str:
     with pytest.raises(UserError) as error:
         datasets.load(name, str(data_dir))
     return one_line(error)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_prepared_is_what_the_raw_files_hold(
+def test_the_prepared_set_has_the_examples_of_the_raw_files(
     name: str, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = publish(monkeypatch, name, raw)
@@ -106,7 +106,7 @@ def test_what_is_prepared_is_what_the_raw_files_hold(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tfds_reads_it_as_the_registered_set(
+def test_tfds_reads_the_prepared_set_as_the_registered_one(
     name: str, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = publish(monkeypatch, name, raw)["test"]
@@ -129,11 +129,11 @@ def test_addresses_and_checksums_are_the_registered_ones() -> None:
         assert tfds.builder_cls(name) is not BUILDERS[name]
 
 
-def test_preparing_again_leaves_it_alone(mnist: Any, raw: Path, data_dir: Path) -> None:
+def test_preparing_again_writes_nothing(mnist: Any, raw: Path, data_dir: Path) -> None:
     folder = prepare("mnist", data_dir, raw)
-    before = [p.stat().st_mtime_ns for p in sorted(folder.iterdir())]
+    times = [p.stat().st_mtime_ns for p in sorted(folder.iterdir())]
     assert prepare("mnist", data_dir, raw / "no longer needed") == folder
-    assert [p.stat().st_mtime_ns for p in sorted(folder.iterdir())] == before
+    assert [p.stat().st_mtime_ns for p in sorted(folder.iterdir())] == times
 
 
 def damage_cut(path: Path) -> None:
@@ -154,32 +154,34 @@ def test_a_damaged_raw_file_is_named(
     publish(monkeypatch, name, raw)
     path = sorted(raw.iterdir())[0]
     damage(path)
-    text = fails(name, data_dir, raw)
+    text = preparation_error(name, data_dir, raw)
     assert text.startswith(f"{path}: damaged") and "get it again from http" in text
     assert not data_dir.exists()
 
 
 def test_a_missing_raw_file_is_named(mnist: Any, raw: Path, data_dir: Path) -> None:
     (raw / "train-labels-idx1-ubyte.gz").unlink()
-    text = fails("mnist", data_dir, raw)
+    text = preparation_error("mnist", data_dir, raw)
     assert text.startswith(f"--manual_dir={raw} has no file train-labels-idx1-ubyte.gz (from")
     assert not data_dir.exists()
 
 
-def test_a_wrong_manual_dir_is_told_what_it_should_hold(tmp_path: Path, data_dir: Path) -> None:
+def test_the_error_for_a_wrong_manual_dir_names_a_missing_file(
+    tmp_path: Path, data_dir: Path
+) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        text = fails("cifar100", data_dir, folder)
+        text = preparation_error("cifar100", data_dir, folder)
         assert text.startswith(f"--manual_dir={folder} has no file cifar-100-binary.tar.gz")
     assert not data_dir.exists()
 
 
-def test_an_unknown_name_is_told_what_is_allowed(data_dir: Path) -> None:
+def test_the_error_for_an_unknown_name_lists_the_names(data_dir: Path) -> None:
     text = "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100, not svhn"
-    assert fails("svhn", data_dir) == text
+    assert preparation_error("svhn", data_dir) == text
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_an_exception_on_the_way_leaves_nothing_and_the_next_try_succeeds(
+def test_a_failed_preparation_leaves_nothing_and_the_next_one_succeeds(
     mnist: Any, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     encoded, fromarray = 0, Image.fromarray
@@ -198,7 +200,7 @@ def test_an_exception_on_the_way_leaves_nothing_and_the_next_try_succeeds(
     if isinstance(error, OSError):
         assert "mnist/3.0.1: not prepared" in str(raised.value) and "No space" in str(raised.value)
     assert list((data_dir / "mnist").iterdir()) == []
-    assert "not prepared" in unprepared("mnist", data_dir)
+    assert "not prepared" in loading_error("mnist", data_dir)
     prepare("mnist", data_dir, raw)
     check_same(datasets.load("mnist", str(data_dir)), mnist)
 
@@ -207,11 +209,11 @@ def test_a_second_preparation_waits_for_the_first(
     raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = publish(monkeypatch, "mnist", raw)
-    with preparation._alone("mnist", data_dir):
+    with preparation._locked("mnist", data_dir):
         process = run_on_generated_files("mnist", raw, data_dir)
         assert process.stderr is not None
-        said = process.stderr.readline()
-        assert said == "mnist is being prepared by another process; waiting\n"
+        line = process.stderr.readline()
+        assert line == "mnist is being prepared by another process; waiting\n"
         assert process.poll() is None and not (data_dir / "mnist").exists()
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0 and error == "" and "mnist is prepared in" in out
@@ -235,7 +237,7 @@ def run_on_generated_files(name: str, raw: Path, data_dir: Path) -> subprocess.P
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_a_killed_preparation_does_not_pass_for_whole(
+def test_a_killed_preparation_does_not_look_complete(
     number: signal.Signals, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = image_sets.write("mnist", raw, train=12000)
@@ -253,13 +255,13 @@ def test_a_killed_preparation_does_not_pass_for_whole(
     else:
         assert process.returncode == -signal.SIGKILL
         assert [p.name.split(".")[0] for p in (data_dir / "mnist").iterdir()] == ["incomplete"]
-    assert "not prepared" in unprepared("mnist", data_dir)
+    assert "not prepared" in loading_error("mnist", data_dir)
     prepare("mnist", data_dir, raw)
     assert [p.name for p in (data_dir / "mnist").iterdir()] == ["3.0.1"], "leftovers are gone"
     check_same(datasets.load("mnist", str(data_dir)), expected)
 
 
-def test_a_disk_that_takes_no_more_is_reported(mnist: Any, raw: Path, data_dir: Path) -> None:
+def test_a_full_disk_is_reported(mnist: Any, raw: Path, data_dir: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))\n"
     command = [sys.executable, "-c", limit + ON_GENERATED_FILES, "mnist", str(raw), str(data_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -284,25 +286,25 @@ def test_a_damaged_prepared_set_names_its_folder(
 ) -> None:
     folder = prepare("mnist", data_dir, raw)
     damage(folder / file)
-    text = unprepared("mnist", data_dir)
+    text = loading_error("mnist", data_dir)
     if file == "dataset_info.json" and damage is Path.unlink:
         assert "not prepared" in text
-        assert f"{folder}: incomplete" in fails("mnist", data_dir, raw)
+        assert f"{folder}: incomplete" in preparation_error("mnist", data_dir, raw)
     else:
         assert text.startswith(f"{folder}: damaged (")
         assert "delete this folder, then run: python experiments/prepare_data.py" in text
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
 
 @pytest.fixture
 def address(raw: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The files in `raw`, published on this computer."""
+    """The address of a local server that publishes the files in `raw`."""
     monkeypatch.setenv("no_proxy", "*")
-    handler = functools.partial(Quiet, directory=str(raw))
+    handler = functools.partial(SilentHandler, directory=str(raw))
     with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -311,39 +313,39 @@ def address(raw: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_downloads_are_checked_kept_and_used_again(
+def test_downloads_are_verified_kept_and_reused(
     raw: Path, data_dir: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = publish(monkeypatch, "mnist", raw, address)
     images, labels = (f"train-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
     damage_flip(raw / images)
-    text = fails("mnist", data_dir)
+    text = preparation_error("mnist", data_dir)
     assert text.startswith(f"{address}/{images}: not downloaded: what came is damaged")
     assert "--manual_dir=FOLDER" in text
-    kept = data_dir / "downloads" / "mnist"
-    assert not list(kept.glob("incomplete*")) and not (kept / images).exists()
+    downloads = data_dir / "downloads" / "mnist"
+    assert not list(downloads.glob("incomplete*")) and not (downloads / images).exists()
 
-    damage_flip(raw / images)  # back again
+    damage_flip(raw / images)  # undoes the damage
     (raw / labels).rename(raw / "moved")
-    assert f"{labels}: not downloaded: HTTP Error 404" in fails("mnist", data_dir)
+    assert f"{labels}: not downloaded: HTTP Error 404" in preparation_error("mnist", data_dir)
     assert not (data_dir / "mnist").exists()
 
     (raw / "moved").rename(raw / labels)
-    damage_cut(kept / images)  # not trusted either
-    (kept / "incomplete.killed").mkdir()
+    damage_cut(downloads / images)  # files of earlier downloads are verified too
+    (downloads / "incomplete.killed").mkdir()
     prepare("mnist", data_dir)
     check_same(datasets.load("mnist", str(data_dir)), expected)
-    assert {p.name for p in kept.iterdir()} == {p.name for p in raw.iterdir()}
+    assert {p.name for p in downloads.iterdir()} == {p.name for p in raw.iterdir()}
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_without_a_network_manual_dir_is_explained(
+def test_without_a_network_the_error_proposes_manual_dir(
     name: str, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    publish(monkeypatch, name, raw, "http://localhost:1")  # nobody listens there
+    publish(monkeypatch, name, raw, "http://localhost:1")  # no server there
     started = time.monotonic()
-    text = fails(name, data_dir)
+    text = preparation_error(name, data_dir)
     assert time.monotonic() - started < 5
     assert "not downloaded: " in text and "add --manual_dir=FOLDER" in text
     assert ("--debian" in text) == (name == "fashion_mnist")
@@ -352,10 +354,10 @@ def test_without_a_network_manual_dir_is_explained(
 
 def test_a_data_dir_that_cannot_be_made_is_named(tmp_path: Path, mnist: Any, raw: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         for manual_dir in (raw, None):
-            text = fails("mnist", place, manual_dir)
-            assert text.startswith(f"--data_dir must be a writable folder, not {place}; ")
+            text = preparation_error("mnist", folder, manual_dir)
+            assert text.startswith(f"--data_dir must be a writable folder, not {folder}; ")
 
 
 def test_the_script_says_where_the_set_is_and_how_to_train(
@@ -402,7 +404,7 @@ debian = pytest.mark.skipif(
 
 
 @debian
-def test_debians_files_become_those_that_are_registered(tmp_path: Path) -> None:
+def test_files_restored_from_debian_have_the_registered_checksums(tmp_path: Path) -> None:
     restore_debian(tmp_path)
     for file in preparation.raw_files("fashion_mnist"):
         original = (DEBIAN_FOLDER / file.name).read_bytes()
@@ -418,13 +420,13 @@ def test_a_damaged_file_of_debian_is_named(tmp_path: Path) -> None:
     source.mkdir()
     for path in DEBIAN_FOLDER.iterdir():
         (source / path.name).symlink_to(path)
-    victim = source / "train-labels-idx1-ubyte.gz"
-    data = victim.read_bytes()
-    victim.unlink()
-    victim.write_bytes(data[:-1])
+    damaged = source / "train-labels-idx1-ubyte.gz"
+    data = damaged.read_bytes()
+    damaged.unlink()
+    damaged.write_bytes(data[:-1])
     with pytest.raises(UserError) as error:
         restore_debian(tmp_path, source)
-    assert one_line(error).startswith(f"{victim}: damaged") and "--reinstall" in str(error.value)
+    assert one_line(error).startswith(f"{damaged}: damaged") and "--reinstall" in str(error.value)
 
 
 @debian
@@ -440,7 +442,7 @@ def test_a_full_disk_while_restoring_is_reported(tmp_path: Path) -> None:
 
 
 def debian_split(prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels, by the description of the format and nothing else."""
+    """Images and labels, read by the description of the IDX format."""
     with gzip.open(DEBIAN_FOLDER / f"{prefix}-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(file.read()[16:], np.uint8).reshape(-1, 28, 28, 1)
     with gzip.open(DEBIAN_FOLDER / f"{prefix}-labels-idx1-ubyte.gz") as file:

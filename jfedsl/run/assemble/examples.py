@@ -14,7 +14,7 @@ def pixels_of(dataset: Dataset) -> Pixels:
     images = dataset.train.images
     if not dataset.normalise:
         return Pixels(None, None)
-    if not isinstance(images, datasets.Stored):
+    if not isinstance(images, datasets.StoredImages):
         return datasets.pixel_statistics(images)
     sums = datasets.pixel_sums(images, jax.process_index(), jax.process_count())
     return datasets.from_sums(distributed.total(sums), images)
