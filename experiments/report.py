@@ -18,7 +18,7 @@ from jfedsl.studies.report import write
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for the report.")
 _TITLE = flags.DEFINE_string("title", "Runs", "Title of the report.")
 _TARGET = flags.DEFINE_float(
-    "target", None, "Test accuracy to compare costs at; default that of the runs.", 0.0, 1.0
+    "target", None, "Accuracy, or other metric, to compare costs at; default that of the runs."
 )
 
 

@@ -17,13 +17,13 @@ from jfedsl.config.allowed import (  # fmt: skip
     NOT_NEGATIVE,
     POSITIVE,
     RATE,
-    Allowed,
     OneOf,
     setting,
     whole,
 )
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.scale_fields import ScaleFields
+from jfedsl.config.task_fields import TaskFields
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
@@ -43,7 +43,7 @@ Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields):
+class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = setting(next(iter(ALGORITHMS)), "Training algorithm.", OneOf(ALGORITHMS))
@@ -200,10 +200,6 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields):
         COUNT,
         may_change_on_resume=True,
     )
-    target_accuracy: float = setting(
-        0.95, "Accuracy as deployed to report rounds and bytes to, in [0, 1].",
-        Allowed("a number in [0, 1]", lambda value: 0 <= value <= 1), may_change_on_resume=True,
-    )  # fmt: skip
     progress: str = setting(
         "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
         OneOf(PROGRESS), may_change_on_resume=True,

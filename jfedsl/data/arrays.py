@@ -110,6 +110,40 @@ def _inputs(name: str, values: Any, normalise: bool) -> np.ndarray:
     return array
 
 
+def targets(
+    kind: str, train: Any, test: Any, examples: tuple[int, int], classes: int | None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Targets of both splits as they are held, and how wide outputs are.
+
+    Args:
+      kind: "classes" or "numbers".
+      train: of the training split.
+      test: likewise.
+      examples: how many each split has.
+      classes: how many there are; None for one more than the greatest label.
+
+    Raises:
+      ArrayError: they are something else.
+    """
+    if kind == "numbers":
+        if classes is not None:
+            raise ArrayError(f'classes: None is allowed with targets="numbers", not {classes}')
+        rows = real_targets("train", train, examples[0]), real_targets("test", test, examples[1])
+        width: int = rows[0].shape[1]
+        if rows[1].shape[1] != width:
+            found = rows[1].shape[1]
+            raise ArrayError(f"test targets: {width} numbers each are allowed, not {found}")
+        return *rows, width
+    if kind != "classes":
+        raise ArrayError(f'targets: "classes" or "numbers" is allowed, not {kind!r}')
+    both = {"train": labels("train", train, examples[0]), "test": labels("test", test, examples[1])}
+    width = int(max(found.max() for found in both.values())) + 1 if classes is None else classes
+    for name, found in both.items():
+        if found.max() >= width:
+            raise ArrayError(f"{name} labels: 0 to {width - 1} are allowed, not {found.max()}")
+    return both["train"], both["test"], width
+
+
 def labels(name: str, values: Any, examples: int) -> np.ndarray:
     """Labels as int32 `[examples]`.
 
@@ -131,6 +165,22 @@ def labels(name: str, values: Any, examples: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
+def real_targets(name: str, values: Any, examples: int) -> np.ndarray:
+    """Targets of real numbers, a number or a row each, as float32 `[examples, D]`.
+
+    Raises:
+      ArrayError: they are something else.
+    """
+    array = _array(f"{name} targets", values)
+    shapes = f"[{examples}] or [{examples}, D]"
+    if array.shape[:1] != (examples,) or array.ndim > 2 or array.dtype.kind not in "buif":
+        what = f"{array.dtype} {list(array.shape)}"
+        raise ArrayError(f"{name} targets: real numbers {shapes} are allowed, not {what}")
+    if array.size == 0 or not (np.abs(array.astype(np.float64)) < _LARGEST).all():
+        raise ArrayError(f"{name} targets: finite numbers below {_LARGEST:g} are allowed")
+    return array.astype(np.float32).reshape(examples, -1)
+
+
 def _remedy(array: np.ndarray, examples: int) -> str:
     """The expression that turns labels of a common other kind into whole numbers, or ""."""
     if array.shape == (examples, 1):
@@ -138,7 +188,8 @@ def _remedy(array: np.ndarray, examples: int) -> str:
     if array.ndim == 2 and len(array) == examples:
         return "; labels.argmax(1) are the classes of one-hot rows"
     if array.dtype.kind in "fb":
-        return "; labels.astype(int) are whole numbers"
+        whole = "; labels.astype(int) are whole numbers"
+        return f'{whole}; targets="numbers" takes real ones, for regression'
     if array.dtype.kind in "SUO":
         return "; np.unique(labels, return_inverse=True)[1] numbers names"
     return ""

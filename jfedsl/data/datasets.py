@@ -46,7 +46,7 @@ class Split(NamedTuple):
     Attributes:
       images: inputs: uint8 `[N, H, W, C]`, or uint8, float32 or int32 `[N, ...]`; a NumPy array, or
         `StoredImages`.
-      labels: int32 `[N]`.
+      labels: targets: classes int32 `[N]`, or real numbers float32 `[N, D]`.
       owners: numbers of the clients that the examples belong to, `[N]`; None where not known.
     """
 
@@ -68,7 +68,7 @@ class Dataset(NamedTuple):
     Attributes:
       train: the training split.
       test: the test split.
-      classes: number of classes.
+      classes: number of classes; of real targets the numbers that each has, D.
       normalise: whether a run normalises inputs, with the statistics of the training split.
       scale: mean and deviation that inputs were normalised with before; None where they were not.
       notes: lines for the user on precision that inputs lost.
@@ -80,6 +80,11 @@ class Dataset(NamedTuple):
     normalise: bool = True
     scale: Scale | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether targets are classes; else they are real numbers."""
+        return self.train.labels.dtype.kind in "iu"
 
     @property
     def whole(self) -> bool:
@@ -98,10 +103,15 @@ class Pixels(NamedTuple):
     mean: Array | None
     std: Array | None
 
-    def normalise(self, images: Array) -> Array:
-        """Maps images `[..., C]` to float32 with mean 0 and variance 1 over the training split."""
+    def prepare(self, images: Array) -> Array:
+        """What the first layer is given of `images[..., C]`, in training and everywhere else.
+
+        float32 with mean 0 and variance 1 over the training split; or, where inputs are left as
+        they are, whole numbers such as token ids as int32, and others as float32.
+        """
         if self.mean is None or self.std is None:
-            return images.astype(jnp.float32)
+            whole = jnp.issubdtype(images.dtype, jnp.integer)
+            return images.astype(jnp.int32 if whole else jnp.float32)
         shape = (1,) * (images.ndim - 1) + self.mean.shape
         return (images.astype(jnp.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
 
@@ -150,6 +160,7 @@ def from_arrays(
     classes: int | None = None,
     clients: Any = None,
     normalise: bool = True,
+    targets: str = "classes",
 ) -> Dataset:
     """A data set of a user's arrays, for the table `DATASETS`.
 
@@ -159,30 +170,29 @@ def from_arrays(
 
     Args:
       train: training inputs `[N, ..., C]`, kept as uint8 if they are uint8, else as float32; and
-        labels `[N]`, whole numbers from 0.
-      test: test inputs and labels of the same form.
+        targets.
+      test: test inputs and targets of the same form.
       classes: number of classes; default one more than the greatest label.
       clients: client of each training example, `[N]` whole numbers or names, for
         `--partition=natural`.
       normalise: False leaves inputs as they are: the model gets whole numbers, such as token ids,
         as int32.
+      targets: "classes", labels `[N]` that are whole numbers from 0; or "numbers", real numbers
+        `[N]` or `[N, D]`, for regression.
 
     Raises:
       ArrayError: names the array and what is wrong with it.
     """
     inputs = arrays.convert_inputs(train[0], test[0], normalise)
-    train_labels = arrays.labels("train", train[1], len(inputs.train))
-    test_labels = arrays.labels("test", test[1], len(inputs.test))
-    if classes is None:
-        classes = int(max(train_labels.max(), test_labels.max())) + 1
-    for name, labels in (("train", train_labels), ("test", test_labels)):
-        if labels.max() >= classes:
-            raise ArrayError(f"{name} labels: 0 to {classes - 1} are allowed, not {labels.max()}")
-    owners = None if clients is None else arrays.owners(clients, len(train_labels))
+    examples = len(inputs.train), len(inputs.test)
+    train_targets, test_targets, width = arrays.targets(
+        targets, train[1], test[1], examples, classes
+    )
+    owners = None if clients is None else arrays.owners(clients, len(train_targets))
     return Dataset(
-        Split(inputs.train, train_labels, owners),
-        Split(inputs.test, test_labels),
-        classes,
+        Split(inputs.train, train_targets, owners),
+        Split(inputs.test, test_targets),
+        width,
         normalise=normalise and inputs.scale is None,
         scale=inputs.scale,
         notes=inputs.notes,

@@ -1,4 +1,4 @@
-"""The fingerprint of a run's data: sizes, label counts and checksums, to notice other data."""
+"""The fingerprint of a run's data and task: sizes, label counts and checksums."""
 
 import zlib
 from collections.abc import Mapping
@@ -15,13 +15,16 @@ _PIECE = 1 << 20  # entries hashed at once, so that no copy of all inputs is mad
 _BEGAN = "when the run began"
 
 
-def fingerprint(dataset: Dataset, shares: Shares, plugins: Mapping[str, str]) -> Fingerprint:
+def fingerprint(
+    dataset: Dataset, shares: Shares, plugins: Mapping[str, str], task: Mapping[str, Any]
+) -> Fingerprint:
     """The fingerprint of a run's data and of its plugins.
 
     Args:
       dataset: the whole data set, before a subset is chosen.
       shares: index lists of the clients, `[C][n_c]`.
       plugins: checksums of the plugins' files, by name.
+      task: what is recorded of the task.
 
     Returns:
       Plain values for JSON. Images that stay on disk have no checksum.
@@ -32,17 +35,19 @@ def fingerprint(dataset: Dataset, shares: Shares, plugins: Mapping[str, str]) ->
         "test": _of_split(dataset.test, dataset.classes),
         "partition": _checksum(np.concatenate([sizes, *shares])),
         "plugins": dict(plugins),
+        "task": dict(task),
     }
 
 
 def _of_split(split: Split, classes: int) -> dict[str, Any]:
-    images = split.images
-    is_stored = isinstance(images, StoredImages)
+    images, labels = split.images, split.labels
+    is_stored, real = isinstance(images, StoredImages), labels.dtype.kind == "f"
     return {
-        "examples": len(split.labels),
+        "examples": len(labels),
         "inputs": f"{'uint8' if is_stored else images.dtype} {list(images.shape[1:])}",
-        "label_counts": np.bincount(split.labels, minlength=classes).tolist(),
-        "label_checksum": _checksum(split.labels),
+        # Real targets have no counts.
+        "label_counts": [] if real else np.bincount(labels, minlength=classes).tolist(),
+        "label_checksum": _checksum(labels),
         "input_checksum": None if is_stored else _checksum(images),
     }
 
@@ -63,6 +68,8 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
       new: the fingerprint now.
     """
     clauses = plugin_differences(old["plugins"], new["plugins"])
+    if "task" in old and old["task"] != new["task"]:  # earlier builds did not record it
+        clauses.append(f"targets or the metric are others than {_BEGAN}")
     for split, name in _SPLITS.items():
         predicate = _difference(old[split], new[split])
         clauses += [f"the {name} {predicate}"] if predicate else []
@@ -93,6 +100,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         if before != now:
             return f"has {now} examples of class {label}, {before} {_BEGAN}"
     if old["label_checksum"] != new["label_checksum"]:
-        return f"has its labels in another order than {_BEGAN}"
+        what = "its labels in another order" if old_counts else "other targets"
+        return f"has {what} than {_BEGAN}"
     sums = {old["input_checksum"], new["input_checksum"]} - {None}
     return f"has other inputs than {_BEGAN} (checksum)" if len(sums) > 1 else ""

@@ -192,18 +192,20 @@ class Kind(NamedTuple):
       option: name of the flag whose value is passed as `option`, if there is one.
       owned: whether `owners[N]`, the client of each example, is passed.
       redraws: whether sizes are random, so that `--min_examples` may draw again.
+      by_class: whether it spreads classes, so that labels must be such.
     """
 
     split: Callable[..., Shares]
     option: str | None = None
     owned: bool = False
     redraws: bool = False
+    by_class: bool = False
 
 
 PARTITIONS = {
     "iid": Kind(iid),
-    "dirichlet": Kind(dirichlet, "dirichlet_alpha", redraws=True),
-    "shards": Kind(shards, "classes_per_client"),
+    "dirichlet": Kind(dirichlet, "dirichlet_alpha", redraws=True, by_class=True),
+    "shards": Kind(shards, "classes_per_client", by_class=True),
     "quantity": Kind(quantity, "quantity_alpha", redraws=True),
     "natural": Kind(natural, owned=True),
 }

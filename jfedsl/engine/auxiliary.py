@@ -20,7 +20,7 @@ def auxiliary_losses(
       x: the exchange.
       clients: the participants, `[P, ...]`.
       smashed: activations at the cut, `[P, B, ...]`.
-      labels: `[P, B]`.
+      labels: targets, `[P, B, ...]`.
 
     Returns:
       Each client's mean loss `[P]`, and its gradients: of the parameters of its auxiliary layers,

@@ -14,7 +14,12 @@ from jfedsl.sharding.client_map import map_clients
 
 
 class Batch(NamedTuple):
-    """One mini-batch for every slot: inputs float32 `[P, B, ...]`, labels int32 `[P, B]`."""
+    """One mini-batch for every slot.
+
+    Attributes:
+      inputs: of the model, `[P, B, ...]`: float32, or int32 such as token ids.
+      labels: targets, int32 `[P, B]` or float32 `[P, B, D]`.
+    """
 
     inputs: Array
     labels: Array
@@ -48,4 +53,4 @@ def next_batch(spec: RunSpec, data: Data, key: Array, ids: Array, batches_seen: 
     if spec.augment is not None:
         keys = jax.vmap(lambda n, d: fold(augmentation, n, d))(ids, batches_seen)
         inputs = jax.vmap(spec.augment)(keys, inputs)
-    return Batch(data.pixels.normalise(inputs), labels)
+    return Batch(data.pixels.prepare(inputs), labels)

@@ -1,4 +1,4 @@
-"""Test loss and accuracy of the merged model, with and without its masks; by class."""
+"""Test loss and metric of the merged model, with and without its masks; by class."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,29 +24,29 @@ from jfedsl.sharding.slots import assign_slots
 
 
 class Evaluation(struct.PyTreeNode):
-    """Of the test set, float32 scalars, accuracies in [0, 1].
+    """Means over the test examples, float32 scalars.
 
     Attributes:
-      test_loss: mean cross-entropy; under the masks, the activation passing the cut as it is.
-      test_accuracy: share of correct answers, under the masks.
-      test_accuracy_dense: without masks.
-      test_accuracy_deployed: under the masks, the activation passing its compressors in their
+      loss: of the task, under the masks; the activation passes the cut as it is.
+      metric: of the task, likewise.
+      metric_dense: without masks.
+      metric_deployed: under the masks, the activation passing its compressors in their
         deterministic form, one example a message: what the split model does in use.
     """
 
-    test_loss: Array
-    test_accuracy: Array
-    test_accuracy_dense: Array
-    test_accuracy_deployed: Array
+    loss: Array
+    metric: Array
+    metric_dense: Array
+    metric_deployed: Array
 
 
 def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
     """Evaluates the participants' client-side models, merged by the rule of aggregation.
 
-    No dropout, no quantizer, but for test_accuracy_deployed. Where participants differ in masks, in
+    No dropout, no quantizer, but for metric_deployed. Where participants differ in masks, in
     statistics they keep to themselves, or in compressors, the weighted mean over the distinct
     models. (Local statistics of a channel that a client does not have are as old as its removal;
-    test_accuracy_dense uses them.)
+    metric_dense uses them.)
     """
     slots = spec.slots
     clients, share, merged = merge_participants(spec, data.partition, state)
@@ -91,8 +91,8 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         return with_width_config(spec, period_start(spec, last_round(state)), pruned)
 
     if not spec.pruner.names and spec.deployed is not None:
-        loss, accuracy, deployed = tested()
-        return Evaluation(loss, accuracy, accuracy, deployed)
+        loss, metric, deployed = tested()
+        return Evaluation(loss, metric, metric, deployed)
     dense, plain = (
         of_first_layers(dense_forward(spec.model[: spec.cut]), spec.cut),
         spec._replace(deployed=None),
@@ -103,8 +103,8 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
     if not spec.pruner.names:
         return Evaluation(unpruned[0], unpruned[1], unpruned[1], unpruned[1])
-    loss, accuracy, deployed = tested()
-    return Evaluation(loss, accuracy, unpruned[1], deployed)
+    loss, metric, deployed = tested()
+    return Evaluation(loss, metric, unpruned[1], deployed)
 
 
 def _variant(spec: RunSpec) -> np.ndarray | None:
@@ -143,27 +143,27 @@ def class_sums(
     spec: RunSpec, key: Array, pixels: Pixels, form: ClientForward, client: Client, server: Server,
     test: TestSet,
 ) -> Array:  # fmt: skip
-    """Of a client's part with the server's, by class, `[3, classes]`.
+    """Of a client's part with the server's, by class, `[3, classes]`; `[3, 1]` without classes.
 
     Returns:
-      Sums of the losses, of correct answers, and of those with the activation as deployed.
+      Sums of the losses, of the metric, and of that with the activation as deployed.
     """
 
-    def answers(smashed: Array) -> Array:
+    def outputs_of(smashed: Array) -> Array:
         rest, params, stats = spec.model[spec.cut :], server.params, server.stats
         return layers.apply(rest, params, stats, smashed, False, spec.dtype)[0]
 
     def batch(one: TestSet) -> Array:
-        images = pixels.normalise(one.images)
+        images = pixels.prepare(one.images)
         smashed, _ = form(client.params, client.stats, client.masks, images, False, spec.dtype)
-        logits = answers(smashed)
-        losses = spec.task.loss(logits, one.labels)
-        correct = spec.task.score(logits, one.labels)
-        deployed = correct
+        outputs = outputs_of(smashed)
+        losses = spec.task.loss(outputs, one.labels)
+        metric = spec.task.metric.of(outputs, one.labels)
+        deployed = metric
         if spec.deployed is not None:
-            received = answers(_deployed(spec, key, client, smashed))
-            deployed = spec.task.score(received, one.labels)
-        return jnp.stack([by_class(spec, values, one) for values in (losses, correct, deployed)])
+            received = outputs_of(_deployed(spec, key, client, smashed))
+            deployed = spec.task.metric.of(received, one.labels)
+        return jnp.stack([by_class(spec, values, one) for values in (losses, metric, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
 
@@ -185,6 +185,11 @@ def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Arra
 
 
 def by_class(spec: RunSpec, values: Array, batch: TestSet) -> Array:
-    """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`."""
+    """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`.
+
+    Where targets are no classes, over all examples, `[1]`.
+    """
+    if not spec.task.of_classes:
+        return jnp.sum(jnp.where(batch.valid, values, 0.0), keepdims=True)
     member = batch.labels[None, :] == jnp.arange(spec.classes)[:, None]
     return jnp.sum(jnp.where(member & batch.valid[None, :], values[None, :], 0.0), axis=1)

@@ -11,7 +11,7 @@ from jfedsl.sharding.slots import AXES, REPLICATED, SHARDED
 
 
 def fetch(spec: RunSpec, data: Data, positions: Array) -> tuple[Array, Array]:
-    """Images `[P, B, ...]` and labels `[P, B]` at `positions[P, B]` of the data.
+    """Images `[P, B, ...]` and labels `[P, B, ...]` at `positions[P, B]` of the data.
 
     Where all clients take part, each computes on the device that has its examples; a place left
     over gets some of those there. Else they come from wherever the client belongs.

@@ -1,7 +1,7 @@
 """The server's side of an exchange: it steps on all activations, on each in turn, or in copies.
 
-Every form takes the exchange, the server, what arrived, and the labels `[P, B]`. It returns the
-server after the step, each participant's mean loss before it `[P]`, and the gradient of each
+Every form takes the exchange, the server, what arrived, and the targets `[P, B, ...]`. It returns
+the server after the step, each participant's mean loss before it `[P]`, and the gradient of each
 participant's own mean loss at what arrived from it, `[P, B, ...]`.
 """
 

@@ -60,7 +60,7 @@ class RunSpec(NamedTuple):
       client_optimizer: applied by every client to its own part.
       client_rate: its learning rate by the number of exchanges before this one.
       server_optimizer: applied to the server's part.
-      classes: width of the logits.
+      classes: width of the outputs: how many classes, or numbers of a target.
       clients: C.
       participants: K.
       group_sizes: how many of them are of each of the pruner's groups.
@@ -86,7 +86,7 @@ class RunSpec(NamedTuple):
       algorithm: that trains.
       options: values of its own flags, by name.
       auxiliary: layers that clients train beside their part of the model; see `Algorithm`.
-      task: the loss and the measure of success.
+      task: the loss, the measure of success and the kind of targets.
       radio: the simulated network, or None.
     """
 
@@ -144,7 +144,7 @@ class Data(NamedTuple):
 
     Attributes:
       images: training inputs `[N, ...]`, in the order of the partition.
-      labels: int32 `[N]`.
+      labels: targets likewise: classes int32 `[N]`, or real numbers float32 `[N, D]`.
       pixels: to normalise inputs with.
       partition: which examples each client has.
       deployment: what of the radio depends on the seed, None without one.

@@ -15,7 +15,7 @@ class TestSet(struct.PyTreeNode):
 
     Attributes:
       images: as in `Split`, `[M, E, ...]`.
-      labels: int32 `[M, E]`.
+      labels: targets as in `Split`, `[M, E]` or `[M, E, D]`.
       valid: bool `[M, E]`, False on padding.
     """
 
@@ -27,7 +27,7 @@ class TestSet(struct.PyTreeNode):
 
 
 def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
-    """Folds NumPy `images[N, ...]` and `labels[N]` into batches of at most `batch_size`.
+    """Folds NumPy `images[N, ...]` and `labels[N, ...]` into batches of at most `batch_size`.
 
     Args:
       images: as in `Split`.

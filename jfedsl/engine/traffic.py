@@ -6,16 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
 from jfedsl.models import layers
 
-FLOAT_BYTES = 4
+FLOAT_BYTES = FLOAT_BITS // 8
 
 
 def label_bits(spec: RunSpec) -> int:
-    """Bits of one mini-batch's labels."""
+    """Bits of one mini-batch's targets: numbers of classes, or float32."""
+    if not spec.task.of_classes:
+        return spec.batch_size * spec.classes * FLOAT_BITS
     return spec.batch_size * math.ceil(math.log2(spec.classes))
 
 

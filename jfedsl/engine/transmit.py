@@ -81,6 +81,8 @@ def send_up(
 def at_hand(x: Exchange, values: Array) -> Uplink:
     """Values `[P, B, ...]` that the server has without any message."""
     nothing = jnp.zeros(values.shape[0], jnp.int32)
+    # Whole numbers have no gradient, which the server's step takes of all that it is given.
+    values = values.astype(jnp.float32)
     return Uplink(values, None, lambda gradient: gradient, nothing, None, x.weights)
 
 

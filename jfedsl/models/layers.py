@@ -167,7 +167,8 @@ def from_function(
 def of_whole_numbers(layer: Layer) -> Layer:
     """The first layer of a model whose inputs are integers, such as token ids.
 
-    Inputs arrive as float32, which is exact up to 2^24 in magnitude, and are cast to int32 here.
+    Inputs arrive as int32; as float32, which is exact up to 2^24 in magnitude, where only shapes
+    matter or clients have no layers. They are cast to int32 here.
     """
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:
@@ -226,7 +227,7 @@ def apply(
       model: consecutive layers.
       params: parameters of each layer, float32.
       stats: normalisation statistics of each layer, float32; never rounded to `dtype`.
-      x: input `[B, ...]`, float32.
+      x: input `[B, ...]`, float32, or int32 for a first layer of whole numbers.
       train: whether normalisation uses the batch's statistics.
       dtype: that parameters and activations are rounded to, and products computed in.
 
@@ -237,7 +238,7 @@ def apply(
       ValueError: the last layer makes whole numbers, which have no gradient.
     """
     params = jax.tree.map(lambda w: w.astype(dtype), params)
-    # Integers stay float32: bfloat16 would round token ids above 256.
+    # Integers are not rounded: bfloat16 would round token ids above 256.
     x = x.astype(dtype) if model and not model[0].whole else x
     updated, pending = [], None
     for layer, p, s in zip(model, params, stats, strict=True):
@@ -248,7 +249,7 @@ def apply(
         updated.append(s)
         pending = layer.activation or pending
     x = pending(x) if pending else x
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if model and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{model[-1].name} makes {x.dtype}, where real numbers are needed")
     return x.astype(jnp.float32), tuple(updated)
 

@@ -1,7 +1,7 @@
 """Hooks that end a run before its last round."""
 
 from jfedsl.run.hooks import Hook, RunStart, Saved
-from jfedsl.run.storage.metrics import Row, deployed_accuracy
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, record_of
 
 
 class EarlyStopping(Hook):
@@ -71,31 +71,34 @@ class EarlyStopping(Hook):
 class StopAtTarget(Hook):
     """Ends a run when it reaches `--target_accuracy`, as the summary counts it.
 
-    The deployed model reaches the accuracy at the end of an aggregation period.
+    The deployed model reaches that value of the metric at the end of an aggregation period.
     """
 
     _NAME = "stop at target"  # in a checkpoint
 
     def __init__(self) -> None:
         """Begins with the run."""
-        self._target, self._period, self._best = 0.0, 1, -1.0
+        self._target, self._period, self._task = 0.0, 1, CLASSIFICATION
+        self._best: float | None = None
 
     def begin(self, start: RunStart) -> None:
-        """Takes the target of the run, and the best accuracy so far."""
+        """Takes the target of the run, and the best value so far."""
         self._target = start.config.target_accuracy
         self._period = start.experiment.spec.aggregate_every
+        self._task = record_of(start.experiment.spec.task)
         self._best = start.saved.values.get(self._NAME, self._best)
 
     def on_rows(self, rows: list[Row]) -> None:
         """Looks at the rounds that were evaluated at the end of a period."""
-        tested = [row for row in rows if row.get("test_accuracy") is not None]
+        tested = [row for row in rows if row.get(self._task.tested) is not None]
         ends = [row for row in tested if row["round"] % self._period == 0]
-        self._best = max([self._best, *map(deployed_accuracy, ends)])
+        values = [*map(self._task.deployed, ends), *([] if self._best is None else [self._best])]
+        self._best = self._task.best(values) if values else None
 
     def should_end(self) -> bool:
         """Whether the target has been reached."""
-        return self._best >= self._target
+        return self._best is not None and self._task.reaches(self._best, self._target)
 
     def on_checkpoint(self) -> Saved:
-        """The best accuracy so far."""
+        """The best value so far."""
         return Saved({self._NAME: self._best})

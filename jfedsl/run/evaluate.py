@@ -1,4 +1,4 @@
-"""Accuracy of a trained run, also client by client, and export of its model to files."""
+"""Test of a trained run, also client by client, and export of its model to files."""
 
 import errno
 import json
@@ -18,6 +18,7 @@ from jfedsl.models.layers import Variables
 from jfedsl.models.steps import MEANINGS
 from jfedsl.run.restore import Run, restore_run, whole_of
 from jfedsl.run.storage import export
+from jfedsl.run.storage.task_record import TaskRecord, read_record, record_of
 from jfedsl.run.storage.workdir import write_atomically
 
 Result = dict[str, Any]
@@ -63,22 +64,26 @@ def evaluate_run(
 
 
 def assess(run: Run) -> Result:
-    """Accuracy of a run on the test set, and for every client on its mix of labels.
+    """Loss and metric of a run on the test set, and for every client on its mix of labels.
 
-    A client's accuracy is measured for each class of the test set, and averaged with the client's
-    shares of the classes: it is to be expected on test data with the label distribution of the
-    client's training data. The client's model has its masks and its statistics, but no compressor
-    at the cut.
+    A client's accuracy, or other metric, is measured for each class of the test set, and averaged
+    with the client's shares of the classes: it is to be expected on test data with the label
+    distribution of the client's training data. The client's model has its masks and its statistics,
+    but no compressor at the cut.
 
     Returns:
-      Plain values: round, test_loss, test_accuracy, test_accuracy_dense and
-      test_accuracy_deployed as in metrics.csv; and clients: mean, standard deviation, least,
-      greatest and the accuracies in client order. A client has None if the test set has no example
+      Plain values: round, task, and the test columns as in metrics.csv, such as test_loss and
+      test_accuracy; and, where targets are classes, clients: mean, standard deviation, least,
+      greatest and the metric in client order. A client has None if the test set has no example
       of its classes.
     """
     experiment, state = run.experiment, run.state
     spec, data, test = experiment.spec, experiment.data, experiment.test
-    result = jax.device_get(experiment.evaluate()(data, state, test))
+    found = jax.device_get(experiment.evaluate()(data, state, test))
+    task, counts = record_of(spec.task), experiment.label_counts
+    result = {"round": int(state.round), "task": task._asdict(), **task.row_of(found)}
+    if counts is None:
+        return result
     first, model = client_accuracies.distinct_models(spec, state)
     measure = jax.jit(
         lambda data, state, test: client_accuracies.class_accuracies(
@@ -86,13 +91,9 @@ def assess(run: Run) -> Result:
         )
     )
     accuracies = np.asarray(measure(data, state, test), np.float64)[model]
-    counts = experiment.label_counts
     by_client = [float(a) if np.isfinite(a) else None for a in _expected(accuracies, counts)]
-    return {
-        "round": int(state.round),
-        **{name: float(value) for name, value in vars(result).items()},
-        "clients": {**_spread([a for a in by_client if a is not None]), "accuracy": by_client},
-    }
+    known = [a for a in by_client if a is not None]
+    return {**result, "clients": {**_spread(known), task.metric: by_client}}
 
 
 def _spread(accuracies: list[float]) -> dict[str, float | None]:
@@ -228,23 +229,25 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
 
 def table(result: Result) -> str:
     """A short table of the result of `assess`."""
-    clients = result["clients"]
-    accuracies = clients["accuracy"]
-    measured = [n for n, value in enumerate(accuracies) if value is not None]
-    lines = [
-        f"after round {result['round']}",
-        f"{'test accuracy':<28}{result['test_accuracy']:.4f}",
-        f"{'without masks':<28}{result['test_accuracy_dense']:.4f}",
-        f"{'deployed':<28}{result['test_accuracy_deployed']:.4f}",
-        f"{'test loss':<28}{result['test_loss']:.4f}",
-        f"over {len(measured)} of {len(accuracies)} clients, each on its own mix of labels",
-    ]
+    task = read_record(result)
+    titles = (f"test {task.label}", "without masks", "deployed")
+    values = [result[column] for column in task.columns]
+    rows = [*zip(titles, values, strict=True), ("test loss", result["test_loss"])]
+    lines = [f"after round {result['round']}", *(f"{f'{t} ':<28}{v:.4f}" for t, v in rows)]
+    return "\n".join([*lines, *(_of_clients(result["clients"], task) if task.of_classes else [])])
+
+
+def _of_clients(clients: dict[str, Any], task: TaskRecord) -> list[str]:
+    """Lines on what clients have on their own mixes of labels."""
+    values = clients[task.metric]
+    measured = [n for n, value in enumerate(values) if value is not None]
+    lines = [f"over {len(measured)} of {len(values)} clients, each on its own mix of labels"]
     if measured:
-        worst, best = (pick(measured, key=accuracies.__getitem__) for pick in (min, max))
+        least, greatest = (pick(measured, key=values.__getitem__) for pick in (min, max))
         lines += [
             f"{'  mean':<28}{clients['mean']:.4f}",
             f"{'  standard deviation':<28}{clients['standard_deviation']:.4f}",
-            f"{'  least':<28}{clients['least']:.4f} (client {worst})",
-            f"{'  greatest':<28}{clients['greatest']:.4f} (client {best})",
+            f"{'  least':<28}{clients['least']:.4f} (client {least})",
+            f"{'  greatest':<28}{clients['greatest']:.4f} (client {greatest})",
         ]
-    return "\n".join(lines)
+    return lines

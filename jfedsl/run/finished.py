@@ -9,6 +9,7 @@ from jfedsl.run.constants_recorder import MEASURED as MEASURED
 from jfedsl.run.storage import ledger
 from jfedsl.run.storage.fingerprints import plugins_changed
 from jfedsl.run.storage.metrics import KEPT, METRICS, SIMULATED
+from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.storage.workdir import differences, read_config, read_summary
 
 # Settings that may change on a resume, and with which there is more to compute.
@@ -47,14 +48,19 @@ def already_done(config: Config) -> dict[str, Any] | None:
             ledger.read(folder / MEASURED)
     except UserError:
         return None
-    files = [folder / name for name in pictures_of(columns)]
+    files = [folder / name for name in pictures_of(columns, read_record(summary))]
     return {**summary, "workdir": str(folder)} if all(f.exists() for f in files) else None
 
 
-def pictures_of(columns: list[str]) -> list[str]:
-    """File names of the pictures that a finished run has, given the columns of its metrics.csv."""
+def pictures_of(columns: list[str], task: TaskRecord) -> list[str]:
+    """File names of the pictures of a finished run.
+
+    Args:
+      columns: of its metrics.csv.
+      task: what the run is judged by.
+    """
     return [
-        "labels.png",
+        *(["labels.png"] if task.of_classes else []),
         "curves.png",
         "traffic.png",
         *(["masks.png"] if any(name.startswith(KEPT) for name in columns) else []),

@@ -16,13 +16,14 @@ from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.run.restore import fitted, is_export, restore_run, whole_of
 from jfedsl.run.storage import export
+from jfedsl.run.storage.task_record import read_record
 
 _PIECE = 500  # examples at once
 _SCALE = ("mean", "standard_deviation")
 
 
 class Trained(NamedTuple):
-    """A trained dense model, which normalises its inputs itself.
+    """A trained dense model, which prepares its inputs itself.
 
     Attributes:
       model: all layers.
@@ -30,6 +31,7 @@ class Trained(NamedTuple):
       shape: shape of one input, without the axis of examples.
       mean: `[C]`, subtracted along the last axis; None if inputs are not normalised.
       std: `[C]`, by which inputs are divided then; None if they are not normalised.
+      of_classes: whether outputs are logits of classes; else they are real numbers.
     """
 
     model: Model
@@ -37,16 +39,17 @@ class Trained(NamedTuple):
     shape: tuple[int, ...]
     mean: np.ndarray | None
     std: np.ndarray | None
+    of_classes: bool = True
 
     @jax.enable_x64(False)
     def logits(self, x: Any) -> np.ndarray:
-        """Logits of inputs.
+        """Logits of inputs; outputs of a task of real numbers.
 
         Args:
           x: inputs `[N, ...]` as in the data set, such as uint8 images.
 
         Returns:
-          float32 `[N, classes]`.
+          float32 `[N, classes]`, or `[N, D]`.
 
         Raises:
           UserError: inputs have another shape, or are not numbers.
@@ -57,22 +60,27 @@ class Trained(NamedTuple):
             found = f"{inputs.dtype} {list(inputs.shape)}"
             raise UserError(f"inputs must be {allowed}, not {found}")
         pieces = np.split(inputs, range(_PIECE, len(inputs), _PIECE))
-        logits = [_apply(self.model, self.variables, self._normalised(piece)) for piece in pieces]
+        logits = [_apply(self.model, self.variables, self._prepared(piece)) for piece in pieces]
         return np.concatenate([np.asarray(part) for part in logits])
 
     def predict(self, x: Any) -> np.ndarray:
-        """Class of each input, int `[N]`; `x` is as for `logits`."""
-        return self.logits(x).argmax(axis=-1)
+        """Class of each input, int `[N]`, or its real numbers, float32 `[N, D]`.
 
-    def _normalised(self, x: np.ndarray) -> np.ndarray:
+        `x` is as for `logits`.
+        """
+        outputs = self.logits(x)
+        return outputs.argmax(axis=-1) if self.of_classes else outputs
+
+    def _prepared(self, x: np.ndarray) -> np.ndarray:
+        """As `Pixels.prepare`, in the precision of a data set of large numbers."""
         if self.mean is None or self.std is None:
-            return x.astype(np.float32)
+            return x.astype(np.int32 if self.model[0].whole else np.float32)
         return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: Model, variables: Variables, x: Any) -> Any:
-    """Logits of normalised inputs; compiled once for each model and number of inputs."""
+    """Outputs of prepared inputs; compiled once for each model and number of inputs."""
     return layers.apply(model, variables.params, variables.stats, x, False)[0]
 
 
@@ -93,9 +101,8 @@ def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Train
         run = restore_run(folder, data_dir, plugin, "folder")
         scale = run.experiment.scale or run.experiment.data.pixels
         mean, std = (None if x is None else np.asarray(x) for x in (scale.mean, scale.std))
-        return Trained(
-            run.experiment.spec.model, whole_of(run), run.experiment.image.shape, mean, std
-        )
+        spec, shape = run.experiment.spec, run.experiment.image.shape
+        return Trained(spec.model, whole_of(run), shape, mean, std, spec.task.of_classes)
     plugins.load(plugins.absolute(plugin))
     return _of_export(folder)
 
@@ -114,7 +121,8 @@ def _of_export(folder: Path) -> Trained:
             model = (layers.of_whole_numbers(model[0]), *model[1:])
         key, zeros = jax.random.key(0), jnp.zeros((1, *shape))
         fresh = jax.eval_shape(lambda: layers.init(model, key, zeros))
-        return Trained(model, fitted(export.read(folder), model, fresh), shape, mean, std)
+        variables = fitted(export.read(folder), model, fresh)
+        return Trained(model, variables, shape, mean, std, read_record(manifest).of_classes)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from jfedsl.run.rows import Totals, first_not_finite_loss, rows_of
 from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.metrics import Row
 from jfedsl.run.storage.names import merged
+from jfedsl.run.storage.task_record import record_of
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
@@ -187,7 +188,7 @@ class Loop:
           TrainingError: the test loss is not finite; the rows have been logged.
         """
         result = jax.device_get(evaluate(self._experiment.data, self._state, self._experiment.test))
-        row = {name: float(value) for name, value in vars(result).items()}
+        row = record_of(self._experiment.spec.task).row_of(result)
         if not np.isfinite(row["test_loss"]):
             self._log(rows)
             where = self._not_finite() or "all weights are finite"

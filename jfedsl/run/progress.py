@@ -7,23 +7,27 @@ from tqdm import tqdm
 
 from jfedsl.engine.state import State
 from jfedsl.run.hooks import Hook, Point
+from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord
 
 
 class Progress(Hook):
-    """Shows rounds, loss, accuracy and the time left; for one process of a run.
+    """Shows rounds, loss, metric and the time left; for one process of a run.
 
     The time left follows from the rounds since `start`, with everything that happens between them.
 
     A terminal that is gone interrupts the run, after a checkpoint.
     """
 
-    def __init__(self, style: str, done: int, rounds: int) -> None:
+    def __init__(
+        self, style: str, done: int, rounds: int, task: TaskRecord = CLASSIFICATION
+    ) -> None:
         """Shows that the run stands at its beginning, or where it resumes.
 
         Args:
           style: auto, bar, lines or none.
           done: completed rounds.
           rounds: of the whole run.
+          task: what the run is judged by.
         """
         if style == "auto":
             style = "bar" if sys.stderr.isatty() else "lines"
@@ -31,7 +35,8 @@ class Progress(Hook):
         self._start: tuple[int, float] | None = None  # rounds completed by then, and the time
         self._shown = False  # whether any round of this process has been shown
         self._error: OSError | None = None  # why a round could not be shown
-        self._text, self._accuracy = "", "-"  # until the first evaluation
+        self._task = task
+        self._text, self._tested = "", "-"  # until the first evaluation
         self._bar = self._new_bar(done) if style == "bar" else None
 
     def announce(self, text: str) -> None:
@@ -57,7 +62,7 @@ class Progress(Hook):
             return
         try:
             last = point.rows[-1]
-            self.update(point.round, last["train_loss"], last.get("test_accuracy"))
+            self.update(point.round, last["train_loss"], last.get(self._task.tested))
         except OSError as error:
             self._error = error
         self._shown = True
@@ -76,18 +81,18 @@ class Progress(Hook):
             self._bar.close()
             self._bar = self._new_bar(round_)
 
-    def update(self, round_: int, loss: float | None, accuracy: float | None) -> None:
+    def update(self, round_: int, loss: float | None, tested: float | None) -> None:
         """Shows a round.
 
         Args:
           round_: completed rounds.
           loss: the training loss; None if no client computed one.
-          accuracy: the test accuracy; None repeats the last one.
+          tested: the metric of the test; None repeats the last one.
         """
-        if accuracy is not None:
-            self._accuracy = f"{accuracy:.4f}"
+        if tested is not None:
+            self._tested = f"{tested:.4f}"
         shown = "-" if loss is None else f"{loss:.4f}"
-        self._text = f"loss {shown}, accuracy {self._accuracy}"
+        self._text = f"loss {shown}, {self._task.label} {self._tested}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._text, refresh=False)
             self._bar.update(round_ - self._bar.n)

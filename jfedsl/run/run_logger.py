@@ -11,6 +11,7 @@ from jfedsl.run.hooks import Hook, Point, RunStart, Saved
 from jfedsl.run.storage import workdir
 from jfedsl.run.storage.events import Events
 from jfedsl.run.storage.metrics import METRICS, Metrics, Row, summarise
+from jfedsl.run.storage.task_record import record_of
 from jfedsl.run.summary import environment
 
 _LAST = "last"  # in a checkpoint: what the last round cost, for the timeline
@@ -32,7 +33,8 @@ class RunLogger(Hook):
         simulated = spec.radio is not None
         streams = [s.column for s in spec.algorithm.streams if s.direction != LOCAL]
         names, path = spec.pruner.names, start.folder / METRICS
-        self._metrics = Metrics(path, names, simulated, seal, streams)
+        self._task = record_of(spec.task)
+        self._metrics = Metrics(path, names, simulated, seal, streams, self._task)
         self._events = Events(start.folder / "tensorboard", start.round)
         self._pending: list[Row] = []  # rows that are not among the events yet
         self._last: Last | None = from_plain(start.saved.values.get(_LAST))
@@ -75,7 +77,7 @@ class RunLogger(Hook):
 
         config, rows, spec = self._config, self._metrics.rows(), self._experiment.spec
         client = jax.eval_shape(self._experiment.fresh)
-        summary = summarise(rows, config.target_accuracy, spec.aggregate_every)
+        summary = summarise(rows, config.target_accuracy, spec.aggregate_every, self._task)
         summary["uncompressed_bytes"] = uncompressed_bytes(
             spec, client.params, client.stats, self._experiment.image.shape, len(rows)
         )
@@ -86,7 +88,8 @@ class RunLogger(Hook):
         workdir.write_summary(self._folder, summary)
         self._draw_labels()
         title = f"{config.algorithm}, {config.model} on {self._clients()}"
-        figures.curves(rows, config.target_accuracy, title, self._folder / "curves.png")
+        picture = self._folder / "curves.png"
+        figures.curves(rows, config.target_accuracy, title, picture, self._task)
         figures.traffic(rows, title, self._folder / "traffic.png")
         if spec.pruner.names:
             figures.masks(rows, title, self._folder / "masks.png")
@@ -100,11 +103,11 @@ class RunLogger(Hook):
             self._pending = []
 
     def _draw_labels(self) -> None:
-        picture = self._folder / "labels.png"
-        if not picture.exists():
+        counts, picture = self._experiment.label_counts, self._folder / "labels.png"
+        if counts is not None and not picture.exists():
             from jfedsl.run.plots import figures  # here, as Matplotlib takes long to import
 
-            figures.labels(self._experiment.label_counts, f"Examples of {self._clients()}", picture)
+            figures.labels(counts, f"Examples of {self._clients()}", picture)
 
     def _clients(self) -> str:
         config = self._config

@@ -8,6 +8,7 @@ from jfedsl.run.processes import distributed
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.progress import Progress
 from jfedsl.run.run_logger import RunLogger
+from jfedsl.run.storage.task_record import record_of
 
 
 class Signals(Hook):
@@ -37,7 +38,9 @@ def standard_hooks(start: RunStart, stop: Stop) -> list[Hook]:
     if experiment.spec.memory_on_host:
         hooks.append(MemorySwap(start))
     if distributed.first():
-        hooks += [Progress(config.progress, start.round, config.rounds), RunLogger(start)]
+        task = record_of(experiment.spec.task)
+        hooks.append(Progress(config.progress, start.round, config.rounds, task))
+        hooks.append(RunLogger(start))
     if config.measure_constants_every is not None:
         seal = start.saved.files.get(MEASURED)
         hooks.append(ConstantsRecorder(config, experiment, start.folder, seal))

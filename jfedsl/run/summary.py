@@ -11,6 +11,7 @@ import optax
 
 from jfedsl import __version__
 from jfedsl.run import convergence
+from jfedsl.run.storage.task_record import read_record
 
 
 def environment() -> dict[str, Any]:
@@ -29,10 +30,12 @@ def environment() -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """A short table of accuracy and of traffic, beside the traffic without compression."""
+    """A short table of the metric and of traffic, beside the traffic without compression."""
+    task = read_record(summary)
+    final, best = summary[f"final_{task.metric}"], summary[f"best_{task.metric}"]
     lines = [
-        f"{'test accuracy':<20}{summary['final_accuracy']:.4f} after round {summary['rounds']}, "
-        f"best {summary['best_accuracy']:.4f} at round {summary['best_round']}",
+        f"{_padded(f'test {task.label}')}{final:.4f} after round {summary['rounds']}, "
+        f"best {best:.4f} at round {summary['best_round']}",
         *_deployed(summary),
         _target_line(summary),
         "",
@@ -51,13 +54,19 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def _deployed(summary: dict[str, Any]) -> list[str]:
-    """A line with the deployed accuracy, if the compressors at the cut change it; else no line."""
-    deployed = summary.get("final_accuracy_deployed", summary["final_accuracy"])  # earlier builds
-    return [] if deployed == summary["final_accuracy"] else [f"{'deployed':<20}{deployed:.4f}"]
+    """A line with the deployed metric, if the compressors at the cut change it; else no line."""
+    final = f"final_{read_record(summary).metric}"
+    deployed = summary.get(f"{final}_deployed", summary[final])  # earlier builds
+    return [] if deployed == summary[final] else [f"{_padded('deployed')}{deployed:.4f}"]
+
+
+def _padded(title: str) -> str:
+    """A title of a line, with at least one space after it."""
+    return f"{title:<19} "
 
 
 def _target_line(summary: dict[str, Any]) -> str:
-    target = f"{'to accuracy ' + format(summary['target_accuracy'], 'g'):<20}"
+    target = _padded(f"to {read_record(summary).label} {summary['target_accuracy']:g}")
     if summary["rounds_to_target"] is None:
         return f"{target}not reached"
     line = f"{target}{summary['rounds_to_target']} rounds, {summary['bytes_to_target']:,} bytes"

@@ -15,7 +15,9 @@ from jfedsl.config import Config, shown
 from jfedsl.config.canonical import canonical, recorded
 from jfedsl.errors import UserError
 from jfedsl.run.storage import ledger
-from jfedsl.run.storage.metrics import METRICS, Row, read
+from jfedsl.run.storage.fingerprints import task_in
+from jfedsl.run.storage.metrics import METRICS, read
+from jfedsl.run.storage.task_record import Row, TaskRecord
 from jfedsl.run.storage.workdir import CONFIG, read_config
 from jfedsl.studies.study import RESULTS, folder_name
 
@@ -32,12 +34,14 @@ class RecordedRun(NamedTuple):
     Attributes:
       folder: of the run.
       config: of the run.
+      task: what it is judged by.
       rows: of its metrics.csv.
       case: name that a study or sweep gave the setting; None for other runs.
     """
 
     folder: Path
     config: Config
+    task: TaskRecord
     rows: list[Row]
     case: str | None
 
@@ -91,10 +95,11 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[RecordedRun], list[Path]]:
 def _read_run(folder: Path, case: str | None) -> RecordedRun | None:
     """The run of a folder; None if it was never evaluated."""
     config, metrics = read_config(folder, parse=recorded), folder / METRICS
-    rows = read(metrics) if ledger.exists(metrics) else []
-    if config is None or all(row["test_accuracy"] is None for row in rows):
+    task = task_in(folder)
+    rows = read(metrics, task) if ledger.exists(metrics) else []
+    if config is None or all(row[task.tested] is None for row in rows):
         return None
-    return RecordedRun(folder, config, rows, case)
+    return RecordedRun(folder, config, task, rows, case)
 
 
 def _folders(path: Path) -> dict[Path, str | None]:

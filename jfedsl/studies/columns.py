@@ -5,13 +5,28 @@ from typing import Any
 
 import numpy as np
 
+from jfedsl.run.storage.task_record import TaskRecord
+
 # A column of a table: from a run's summary, as in summary.json, its number; None if it has none.
 Column = Callable[[dict[str, Any]], float | None]
 
-ACCURACIES: dict[str, Column] = {
-    "test accuracy": lambda s: s["final_accuracy"],
-    "deployed": lambda s: s.get("final_accuracy_deployed"),
-}
+
+def metric_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
+    """Columns of the metric at the end of a run, as tested and as deployed, by their titles.
+
+    Args:
+      tasks: of the runs, each once; a run has none of the columns of another metric.
+    """
+
+    def final(column: str) -> Column:
+        return lambda summary: summary.get(TaskRecord.final(column))
+
+    columns: dict[str, Column] = {}
+    for task in tasks:
+        own = "" if len(tasks) == 1 else f" {task.label}"
+        columns[f"test {task.label}"] = final(task.tested)
+        columns[f"deployed{own}"] = final(task.columns[2])
+    return columns
 
 
 def megabytes(*streams: str) -> Column:

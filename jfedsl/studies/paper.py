@@ -21,6 +21,7 @@ from jfedsl.studies.study import (
     SECONDS,
     Changes,
     Outcome,
+    metric_of,
     run_configs,
     table,
     train_seeds,
@@ -130,10 +131,11 @@ def _write(
     labels = [axis.label for axis in AXES]
     caption = f"{title}: {base.model} on {base.dataset}, {base.clients} clients"
     for suffix in ("png", "pdf"):
-        figures.spread(curves, labels, caption, Path(base.workdir, f"{name}.{suffix}"))
+        picture = Path(base.workdir, f"{name}.{suffix}")
+        figures.spread(curves, labels, caption, picture, metric_of(outcomes))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["setting", "seed", *labels, "test accuracy, deployed"])
+    writer.writerow(["setting", "seed", *labels, f"test {metric_of(outcomes)}, deployed"])
     for outcome in outcomes:
         for seed, points in zip(seeds, outcome.curves, strict=True):
             writer.writerows([outcome.name, seed, *(f"{x:.6g}" for x in p)] for p in points)

@@ -1,4 +1,4 @@
-"""A report on any set of runs: tables of accuracy and costs, curves, and the runs' pictures."""
+"""A report on any set of runs: tables of metric and costs, curves, and the runs' pictures."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,12 @@ from pathlib import Path
 from jfedsl.config import Config, shown
 from jfedsl.config.algorithm_fields import STREAMS as STREAM_FLAGS
 from jfedsl.config.canonical import canonical, period_of
-from jfedsl.errors import flag_error
+from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local
 from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped, page
 from jfedsl.run.storage.metrics import STREAMS, summarise
+from jfedsl.run.storage.task_record import TaskRecord
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.collect import (
     NOT_OF_SETTING,
@@ -22,11 +23,11 @@ from jfedsl.studies.collect import (
     settings_of,
 )
 from jfedsl.studies.columns import (
-    ACCURACIES,
     Column,
     mean_and_range,
     megabytes,
     megabytes_to_target,
+    metric_columns,
     simulated,
 )
 from jfedsl.studies.study import JOULES, MEGABYTES, ROUND, SECONDS, curves
@@ -47,20 +48,20 @@ PICTURES = {
 
 
 def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: float) -> str:
-    """A Markdown table with a row for each setting, of summaries with this target accuracy."""
+    """A Markdown table with a row for each setting, of summaries with this target."""
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
     for name, _, runs in settings:
-        summaries = [summarise(run.rows, target, period_of(run.config)) for run in runs]
+        summaries = [summarise(r.rows, target, period_of(r.config), r.task) for r in runs]
         cells = [mean_and_range([column(s) for s in summaries]) for column in columns.values()]
         lines.append(f"| {escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _tables(settings: Sequence[Setting], target: float) -> list[str]:
+def _tables(settings: Sequence[Setting], task: TaskRecord, target: float) -> list[str]:
     reached: dict[str, Column] = {
-        **ACCURACIES,
-        "best": lambda s: s["best_accuracy"],
+        **metric_columns([task]),
+        "best": lambda s: s[f"best_{task.metric}"],
         "rounds": lambda s: s["rounds_to_target"],
         "megabytes": megabytes_to_target,
         "simulated seconds": simulated("seconds_to_target"),
@@ -75,7 +76,7 @@ def _tables(settings: Sequence[Setting], target: float) -> list[str]:
         "host seconds": lambda s: s["host_seconds"],
     }
     return [
-        f"## To accuracy {target:g}, as deployed",
+        f"## To {task.label} {target:g}, as deployed",
         "Means over seeds, least to greatest; how many reached it, if not all; a dash for none.",
         _table(settings, reached, target),
         "## In all",
@@ -83,12 +84,12 @@ def _tables(settings: Sequence[Setting], target: float) -> list[str]:
     ]
 
 
-def _curves(settings: Sequence[Setting], title: str, path: Path) -> None:
-    """Draws accuracy against rounds and bytes; with a network in all runs also seconds, joules."""
+def _curves(settings: Sequence[Setting], task: TaskRecord, title: str, path: Path) -> None:
+    """Draws the metric against rounds, bytes and, with a network in all runs, seconds, joules."""
     simulated = all("energy_joules" in run.rows[0] for s in settings for run in s.runs)
     axes = (ROUND, MEGABYTES, SECONDS, JOULES) if simulated else (ROUND, MEGABYTES)
-    curves_of = {s.name: curves([run.rows for run in s.runs], axes) for s in settings}
-    figures.spread(curves_of, [axis.label for axis in axes], title, path)
+    curves_of = {s.name: curves([run.rows for run in s.runs], axes, task) for s in settings}
+    figures.spread(curves_of, [axis.label for axis in axes], title, path, task.label)
 
 
 def _pictures(settings: Sequence[Setting]) -> tuple[list[str], dict[str, bytes]]:
@@ -150,6 +151,20 @@ def _unfinished(runs: Sequence[RecordedRun], never: Sequence[Path]) -> list[str]
     return [text, "\n".join(lines)]
 
 
+def _task(runs: Sequence[RecordedRun]) -> TaskRecord:
+    """What all runs are judged by.
+
+    Raises:
+      UserError: they do not have one metric.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.task != first.task:
+            names = f"{first.folder} has {first.task.label}, {run.folder} {run.task.label}"
+            raise UserError(f"the runs of a report must have one metric; {names}")
+    return first.task
+
+
 def write(paths: Sequence[Name], output: Name, title: str, target: float | None) -> list[Path]:
     """Writes `report.html`, one page with all pictures in it, and `report.md` beside `pictures/`.
 
@@ -157,22 +172,24 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
       paths: folders of runs, or folders with such folders at any depth.
       output: folder of the report, made if it does not exist.
       title: of the report.
-      target: deployed test accuracy to compare costs at; None for that of the runs.
+      target: deployed metric to compare costs at; None for that of the runs.
 
     Returns:
       The page and the Markdown file.
 
     Raises:
-      UserError: a folder without evaluated runs, runs with different targets, or a folder that
-        cannot be written.
+      UserError: a folder without evaluated runs, runs with different metrics or targets, or a
+        folder that cannot be written.
     """
     runs, never = find_runs([local("folder", path) for path in paths])
-    output = local("output", output)
+    output, task = local("output", output), _task(runs)
+    if task.metric == "accuracy" and target is not None and not 0 <= target <= 1:
+        raise flag_error("target", target, "an accuracy in [0, 1]")
     targets = {run.config.target_accuracy for run in runs} if target is None else {target}
     if len(targets) > 1:
         reason = f"runs have the targets {', '.join(map(str, sorted(targets)))}"
-        raise flag_error("target", None, "one accuracy", reason=reason)
-    (accuracy,) = targets
+        raise flag_error("target", None, "one number", reason=reason)
+    (one_target,) = targets
     settings = settings_of(runs)
     descriptions, pictures = _pictures(settings)
     try:
@@ -182,16 +199,16 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
     except OSError as error:
         raise flag_error("output", output, "a writable folder", reason=str(error)) from error
     curves_address = f"{FOLDER}/curves.png"
-    _curves(settings, title, output / curves_address)
+    _curves(settings, task, title, output / curves_address)
     pictures[curves_address] = (output / curves_address).read_bytes()
     lines = [
         f"# {escaped(title)}",
         f"{sum(len(s.runs) for s in settings)} runs of {len(settings)} settings.",
         *_unfinished(runs, never),
-        *_tables(settings, accuracy),
+        *_tables(settings, task, one_target),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",
-        f"![Test accuracy against rounds, bytes, seconds and joules]({curves_address})",
+        f"![Test {task.label} against rounds, bytes, seconds and joules]({curves_address})",
         *_common(settings),
         *descriptions,
     ]

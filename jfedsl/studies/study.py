@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +14,17 @@ from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.run.finished import finished
 from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped
-from jfedsl.run.storage.metrics import Row, deployed_accuracy, read
+from jfedsl.run.storage.metrics import read
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord, read_record
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
-from jfedsl.studies.columns import ACCURACIES, Column, mean_and_range
+from jfedsl.studies.columns import Column, mean_and_range, metric_columns
 
 Changes = Mapping[str, Any]  # fields of a config and their new values
 
 
 class Axis(NamedTuple):
-    """A horizontal axis of accuracy curves.
+    """A horizontal axis of curves of the metric.
 
     Attributes:
       label: of the axis.
@@ -49,8 +50,8 @@ class Outcome(NamedTuple):
     Attributes:
       name: of the setting.
       summaries: contents of summary.json; None where training diverged.
-      curves: points of values on the axes and test accuracy, at the evaluations that all runs have;
-        empty where training diverged.
+      curves: points of values on the axes and deployed metric, at the evaluations that all runs
+        have; empty where training diverged.
     """
 
     name: str
@@ -138,7 +139,7 @@ def compare(
       base: the config that all settings change; its `workdir` is the folder of the study.
       settings: by name, what a setting changes in the base.
       seeds: of every setting.
-      axes: axes of the accuracy curves.
+      axes: axes of the curves.
 
     Raises:
       UserError: no folder, or an impossible setting.
@@ -153,14 +154,30 @@ def train_seeds(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
     Args:
       name: of the setting.
       configs: of its runs, from `run_configs`.
-      axes: axes of the accuracy curves.
+      axes: axes of the curves.
     """
     summaries = [_trained(name, config) for config in configs]
+    (task,) = tasks_of(summaries)  # seeds have the same
     rows = [
-        read(Path(config.workdir, "metrics.csv")) if summary else []
+        read(Path(config.workdir, "metrics.csv"), task) if summary else []
         for config, summary in zip(configs, summaries, strict=True)
     ]
-    return Outcome(name, summaries, curves(rows, axes))
+    return Outcome(name, summaries, curves(rows, axes, task))
+
+
+def tasks_of(summaries: Iterable[dict[str, Any] | None]) -> list[TaskRecord]:
+    """What runs are judged by, each once; classification where no run has a summary."""
+    found = dict.fromkeys(read_record(summary) for summary in summaries if summary)
+    return list(found) or [CLASSIFICATION]
+
+
+def _all_tasks(outcomes: Sequence[Outcome]) -> list[TaskRecord]:
+    return tasks_of(summary for outcome in outcomes for summary in outcome.summaries)
+
+
+def metric_of(outcomes: Sequence[Outcome]) -> str:
+    """The name of the metric of a study in words; several where settings vary it."""
+    return " or ".join(task.label for task in _all_tasks(outcomes))
 
 
 def _trained(name: str, config: Config) -> dict[str, Any] | None:
@@ -168,7 +185,7 @@ def _trained(name: str, config: Config) -> dict[str, Any] | None:
     summary = finished(config)
     try:
         summary = summary or train_setting(config)
-        result = f"test accuracy {summary['final_accuracy']:.4f}"
+        result = tested(summary)
     except TrainingError as error:
         result = str(error)
     jax.clear_caches()  # programs that other runs share are in --compilation_cache
@@ -177,22 +194,31 @@ def _trained(name: str, config: Config) -> dict[str, Any] | None:
     return summary
 
 
-def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
-    """One curve for each run: values on the axes and deployed accuracy, at shared evaluations.
+def tested(summary: Mapping[str, Any]) -> str:
+    """The metric at the end of a run, such as "test accuracy 0.9000"."""
+    task = read_record(summary)
+    return f"test {task.label} {summary[TaskRecord.final(task.tested)]:.4f}"
+
+
+def curves(
+    runs: Sequence[Sequence[Row]], axes: Axes, task: TaskRecord = CLASSIFICATION
+) -> list[figures.Curve]:
+    """One curve for each run: values on the axes and deployed metric, at shared evaluations.
 
     Args:
       runs: rows of metrics.csv; no rows for a run that diverged, whose curve is empty.
       axes: of the curves.
+      task: what the runs are judged by.
     """
     evaluated = []  # for each run, the rows up to each evaluation by its round
     for rows in runs:
-        ends = [i + 1 for i, row in enumerate(rows) if row["test_accuracy"] is not None]
+        ends = [i + 1 for i, row in enumerate(rows) if row[task.tested] is not None]
         evaluated.append({rows[end - 1]["round"]: rows[:end] for end in ends})
     nonempty = [set(run) for run in evaluated if run]
     shared = set.intersection(*nonempty) if nonempty else set()
     return [
         [
-            (*(axis.value(rows) for axis in axes), deployed_accuracy(rows[-1]))
+            (*(axis.value(rows) for axis in axes), task.deployed(rows[-1]))
             for round_, rows in run.items()
             if round_ in shared
         ]
@@ -203,21 +229,22 @@ def curves(runs: Sequence[Sequence[Row]], axes: Axes) -> list[figures.Curve]:
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     """A Markdown table with a row for each setting: means over seeds, with their ranges.
 
-    Its first columns are the test accuracy of the merged model and `deployed`, its accuracy when
+    Its first columns are the test metric of the merged model and `deployed`, its metric when
     compressors act on the activation at inference.
 
     Args:
       outcomes: of the settings.
       columns: further columns by their titles.
     """
+    columns = {**metric_columns(_all_tasks(outcomes)), **columns}
     lines = [
-        " | ".join(["| setting", *ACCURACIES, *columns]) + " |",
-        "| --- " * (1 + len(ACCURACIES) + len(columns)) + "|",
+        " | ".join(["| setting", *columns]) + " |",
+        "| --- " * (1 + len(columns)) + "|",
     ]
     for name, summaries, _ in outcomes:
-        all_columns = [*ACCURACIES.values(), *columns.values()]
         cells = [
-            mean_and_range([column(s) if s else None for s in summaries]) for column in all_columns
+            mean_and_range([column(s) if s else None for s in summaries])
+            for column in columns.values()
         ]
         lines.append(" | ".join([f"| {escaped(name)}", *cells]) + " |")
     return "\n".join(lines)
@@ -242,7 +269,8 @@ def report(
     folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
     curves_of = {outcome.name: outcome.curves for outcome in outcomes}
-    figures.spread(curves_of, [axis.label for axis in axes], title, folder / "accuracy.png")
+    labels, picture = [axis.label for axis in axes], folder / "accuracy.png"
+    figures.spread(curves_of, labels, title, picture, metric_of(outcomes))
     return text
 
 

@@ -19,22 +19,16 @@ from jfedsl.config.flags import define_flags, from_flags
 from jfedsl.errors import BusyError, UserError, as_text, flag_error, no_effect, one_line
 from jfedsl.run.finished import finished
 from jfedsl.run.storage.metrics import STREAMS
+from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.storage.workdir import CONFIG, check, write_atomically
 from jfedsl.run.training import train_setting
-from jfedsl.studies.study import RESULTS, Changes, run_configs
+from jfedsl.studies.study import RESULTS, Changes, run_configs, tasks_of, tested
 
 _FAILED = ".failed"  # hidden, because a run may start in a folder that has only hidden files
 # Flags that a grid cannot vary.
 _FIXED = ("workdir", "plugin", "seed")
-_NUMBERS = (
-    "final_accuracy", "final_accuracy_deployed", "best_accuracy", "rounds_to_target",
-    "bytes_to_target",
-)  # fmt: skip
 _CLOCK = ("seconds", "seconds_to_target", "energy_joules", "joules_to_target")
-COLUMNS = (
-    "setting", "seed", "state", "rounds_done", *_NUMBERS,
-    *(f"{stream}_bytes" for stream in STREAMS), *_CLOCK, "host_seconds", "folder",
-)  # fmt: skip
+_TO_TARGET = ("rounds_to_target", "bytes_to_target")
 
 
 def grid(base: Config, cases: Sequence[str], varied: Sequence[str]) -> dict[str, Changes]:
@@ -191,7 +185,7 @@ def conduct(
                 print(f"{title}: failed: {one_line(str(error))}", flush=True)
             jax.clear_caches()  # programs that other runs share are in --compilation_cache
         if summary is not None:
-            print(f"{title}: test accuracy {summary['final_accuracy']:.4f}", flush=True)
+            print(f"{title}: {tested(summary)}", flush=True)
         write_results(base, runs)
     return failures
 
@@ -220,13 +214,18 @@ def write_results(base: Config, runs: Sequence[tuple[str, Config]]) -> None:
     """
     buffer = io.StringIO()
     varied = sorted({f for _, c in runs for f in _differing(base, c)} - set(_FIXED))
-    writer = csv.DictWriter(buffer, [*COLUMNS[:2], *varied, *COLUMNS[2:]], lineterminator="\n")
+    summaries = [finished(config) for _, config in runs]
+    metrics = [name for task in tasks_of(summaries) for name in _metric_entries(task)]
+    columns = [
+        "setting", "seed", *varied, "state", "rounds_done", *metrics,
+        *_TO_TARGET, *(f"{stream}_bytes" for stream in STREAMS), *_CLOCK, "host_seconds", "folder",
+    ]  # fmt: skip
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    for name, config in runs:
+    for (name, config), summary in zip(runs, summaries, strict=True):
         values = {flag: shown(getattr(config, flag)) for flag in varied}
         folder = Path(config.workdir).relative_to(base.workdir)
         row = {"setting": name, "seed": config.seed, **values, "folder": folder}
-        summary = finished(config)
         writer.writerow(
             {**row, "state": _state(config, summary), **(_numbers(summary) if summary else {})}
         )
@@ -239,12 +238,19 @@ def _differing(base: Config, config: Config) -> list[str]:
     return [name for name in fields if getattr(base, name) != getattr(config, name)]
 
 
+def _metric_entries(task: TaskRecord) -> tuple[str, ...]:
+    """Entries of a summary that are columns, such as `final_accuracy`."""
+    tested, _, deployed = task.columns
+    return TaskRecord.final(tested), TaskRecord.final(deployed), f"best_{task.metric}"
+
+
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of the columns that a summary has."""
     clock = summary["simulated"] or {}
+    entries = (*_metric_entries(read_record(summary)), *_TO_TARGET, "host_seconds")
     return {
         "rounds_done": summary["rounds"],
-        **{name: summary.get(name) for name in (*_NUMBERS, "host_seconds")},
+        **{name: summary.get(name) for name in entries},
         **{f"{stream}_bytes": summary["bytes"][stream] for stream in STREAMS},
         **{name: clock.get(name) for name in _CLOCK},
     }

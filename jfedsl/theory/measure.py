@@ -234,7 +234,7 @@ def _batch(spec: RunSpec, data: Data, number: Array, key: Array) -> tuple[Array,
     images = data.images[indices]
     if spec.augment is not None:
         images = spec.augment(fold(key, Purpose.AUGMENTATION), images)
-    return data.pixels.normalise(images), data.labels[indices]
+    return data.pixels.prepare(images), data.labels[indices]
 
 
 def _loss(

@@ -33,7 +33,7 @@ def all_examples(spec: RunSpec, data: Data, block: int) -> Examples:
       data: training data with its partition.
       block: E, the number of examples computed at once.
     """
-    part, positions = data.partition, jnp.arange(data.labels.size, dtype=jnp.int32)
+    part, positions = data.partition, jnp.arange(len(data.labels), dtype=jnp.int32)
     shares = weights(spec, part, jnp.arange(spec.clients)) / part.sizes.astype(jnp.float32)
     order = jnp.argsort(part.starts)
     owner = order[jnp.searchsorted(part.starts[order], positions, side="right") - 1]
@@ -70,7 +70,7 @@ def _fold(indices: Array, weights: Array, block: int) -> Examples:
 def block_loss(spec: RunSpec, data: Data, stats: Stats, params: Params, block: Examples) -> Array:
     """The weighted sum of losses of one block `[E]`, a part of f; no masks, no compression."""
     pixels: Pixels = data.pixels
-    images = pixels.normalise(data.images[block.indices])
+    images = pixels.prepare(data.images[block.indices])
     logits, _ = layers.apply(spec.model, params, stats, images, False, spec.dtype)
     losses = spec.task.loss(logits, data.labels[block.indices])
     return jnp.sum(losses * block.weights)

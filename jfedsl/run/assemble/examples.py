@@ -20,6 +20,23 @@ def pixels_of(dataset: Dataset) -> Pixels:
     return datasets.from_sums(distributed.total(sums), images)
 
 
+def check_augment(config: Config, dataset: Dataset) -> None:
+    """Refuses random changes of what is no image.
+
+    Raises:
+      UserError: names the flag and what inputs are.
+    """
+    shape = dataset.train.images.shape[1:]
+    if config.augment == "none":
+        return
+    if len(shape) != 3:
+        allowed = f"none with inputs of shape {list(shape)}"
+        raise flag_error("augment", config.augment, allowed, reason="images are [H, W, C]")
+    if dataset.whole:
+        allowed = "none with inputs that are whole numbers, such as token ids"
+        raise flag_error("augment", config.augment, allowed)
+
+
 def subset_of(config: Config, dataset: Dataset) -> Dataset:
     """As many examples of each split as are asked for."""
 

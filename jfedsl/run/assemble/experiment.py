@@ -28,20 +28,21 @@ from jfedsl.engine.initial import auxiliary_variables, init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.engine.state import Client, Compressors, Data, Deployed, RunSpec, State, at_deployment
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
-from jfedsl.engine.task import CLASSIFICATION
+from jfedsl.engine.task import Task
 from jfedsl.engine.test_set import TestSet, fold_test_set, test_spec
-from jfedsl.errors import flag_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.run.assemble.description import layout_of
-from jfedsl.run.assemble.examples import pixels_of, subset_of
+from jfedsl.run.assemble.examples import check_augment, pixels_of, subset_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
 from jfedsl.run.assemble.pruning import Flops, Pruning, build_pruner
 from jfedsl.run.assemble.radio import build_radio
-from jfedsl.run.assemble.shares import notes_on_classes, shares_of
+from jfedsl.run.assemble.shares import class_counts, shares_of
+from jfedsl.run.assemble.task import task_of, with_targets
 from jfedsl.run.processes.distributed import start_devices
+from jfedsl.run.storage.task_record import record_of
 from jfedsl.sharding.client_map import default_chunk
 from jfedsl.sharding.slots import SHARDED, SlotLayout, assign_slots, put
 from jfedsl.theory.estimates import without_nan
@@ -62,10 +63,11 @@ class Experiment(NamedTuple):
       spec: functions and static numbers.
       data: training data on the device.
       test: test data on the device.
-      image: a normalised sample input, such as `[H, W, C]`.
+      image: a sample input as the first layer is given it, such as `[H, W, C]`.
       key: run key.
       initial: parameters and statistics of the whole model before the first round.
-      label_counts: examples of each class that each client has, int `[C, classes]`.
+      label_counts: examples of each class that each client has, int `[C, classes]`; None where
+        targets are no classes.
       client_flops: of a client's products.
       scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
         normalised with before they became `data`; None where they were not.
@@ -79,7 +81,7 @@ class Experiment(NamedTuple):
     image: Array
     key: Array
     initial: Variables
-    label_counts: np.ndarray
+    label_counts: np.ndarray | None
     client_flops: Flops
     scale: Scale | None
     fingerprint: Fingerprint
@@ -138,31 +140,31 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = effective(config)
     several = mesh is not None and mesh.shape["process"] > 1
     whole = datasets.load(config.dataset, config.data_dir, lazily=several)
-    shape = whole.train.images.shape[1:]
-    if config.augment != "none" and len(shape) != 3:
-        allowed = f"none with inputs of shape {list(shape)}"
-        raise flag_error("augment", config.augment, allowed, reason="images are [H, W, C]")
+    task = task_of(config, whole)
+    whole = with_targets(whole, task)
+    check_augment(config, whole)
     pixels = pixels_of(whole)
     dataset = subset_of(config, whole)
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = model_of(config, dataset)
     shares = shares_of(config, dataset)
-    marks = fingerprint(whole, shares, plugins.checksums(config.plugin))
+    about = record_of(task)._asdict()
+    marks = fingerprint(whole, shares, plugins.checksums(config.plugin), about)
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
     shares, population = algorithm.population(shares, asked)
     if population != asked:
         # Nothing per client is left to say of other clients than were asked for.
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
-    key, image = jax.random.key(config.seed), pixels.normalise(jnp.asarray(whole.train.images[0]))
+    key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
     initial = initial_of(config, model, cut, key, image, dataset)
     if not MODELS[config.model].tried:
-        ends = pixels.normalise(jnp.asarray(whole.train.images[np.array([0, -1])]))
+        ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape)
     slots = assign_slots(pruning.group_sizes, mesh)
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
     auxiliary = algorithm.auxiliary(options, dataset.classes)
-    spec = _spec_of(config, model, cut, initial, dataset.classes, pruning, slots)
+    spec = _spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots)
     spec = _with_auxiliary(spec._replace(options=options, auxiliary=auxiliary), key, initial, image)
     algorithm.check(spec)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
@@ -175,9 +177,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     images, labels = put(mesh, (split.images, split.labels), SHARDED)
     test = fold_test_set(tested.images, tested.labels, config.eval_batch_size)
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
-    counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
-    tests = np.bincount(tested.labels, minlength=dataset.classes)
-    lacking = notes_on_classes(counts.sum(axis=0), tests)
+    counts, lacking = class_counts(dataset, shares)
     return Experiment(
         spec=spec,
         data=Data(images, labels, pixels, where, site),
@@ -220,8 +220,8 @@ def _with_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array)
 
 
 def _spec_of(
-    config: Config, model: Model, cut: int, initial: Variables, classes: int, pruning: Pruning,
-    slots: SlotLayout,
+    config: Config, model: Model, cut: int, initial: Variables, classes: int, task: Task,
+    pruning: Pruning, slots: SlotLayout,
 ) -> RunSpec:  # fmt: skip
     exchanges = config.rounds * config.local_steps
     client_rate, server_rate = (
@@ -263,7 +263,7 @@ def _spec_of(
         algorithm=ALGORITHMS[config.algorithm],
         options={},
         auxiliary=(),
-        task=CLASSIFICATION,
+        task=task,
         radio=None,
     )
 

@@ -36,14 +36,14 @@ def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
 def initial_of(
     config: Config, model: Model, cut: int, key: Array, image: Array, dataset: Dataset
 ) -> Variables:
-    """Initial variables, if the model can take such inputs and tell the classes apart.
+    """Initial variables, if the model can take such inputs and its outputs suit the targets.
 
     Args:
       config: all settings of the run.
       model: all layers.
       cut: how many of them are the clients'.
       key: run key.
-      image: a normalised sample input.
+      image: a sample input as the first layer is given it.
       dataset: all examples of the run.
 
     Raises:
@@ -57,12 +57,12 @@ def initial_of(
 
     try:
         initial = initial_variables(model, key, image)
-        logits = jax.eval_shape(run, initial)
+        outputs = jax.eval_shape(run, initial)
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
-    if logits.shape != (1, dataset.classes):
+    if outputs.shape != (1, dataset.classes):
         allowed = f"a model whose outputs have the shape [B, {dataset.classes}]"
-        reason = f"those of this one have {list(logits.shape)}"
+        reason = f"those of this one have {list(outputs.shape)}"
         raise flag_error("model", config.model, allowed, reason=reason)
     if jax.tree.leaves(initial.stats):
         _check_batches(config, model, cut, initial, image.shape)
@@ -89,7 +89,7 @@ def check_examples(
       config: all settings of the run.
       model: all layers.
       initial: parameters and statistics of every layer, float32.
-      examples: two inputs `[2, ...]`, normalised.
+      examples: two inputs `[2, ...]` as the first layer is given them.
       dataset: all examples of the run.
 
     Raises:

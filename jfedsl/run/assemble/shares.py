@@ -50,6 +50,10 @@ def _draws(config: Config) -> bool:
 
 
 def _check_classes(config: Config, dataset: Dataset) -> None:
+    if PARTITIONS[config.partition].by_class and not dataset.of_classes:
+        others = ", ".join(name for name, kind in PARTITIONS.items() if not kind.by_class)
+        reason = "it spreads classes, and the targets are real numbers"
+        raise flag_error("partition", config.partition, f"one of {others}", reason=reason)
     classes = len(np.unique(dataset.train.labels))
     if config.partition == "shards" and config.classes_per_client > classes:
         allowed = f"at most the {classes} classes among the training examples"
@@ -85,6 +89,18 @@ def _too_few(config: Config, error: partition.SmallClients) -> UserError:
     allowed += f"{other} and --clients={config.clients} (the best of {error.draws} draws)"
     reason = f"fewer --clients{larger} would allow more"
     return flag_error("min_examples", config.min_examples, allowed, reason=reason)
+
+
+def class_counts(dataset: Dataset, shares: Shares) -> tuple[np.ndarray | None, list[str]]:
+    """Examples of each class that each client has, int `[C, classes]`, and notes on classes.
+
+    None and no notes where targets are no classes.
+    """
+    if not dataset.of_classes:
+        return None, []
+    counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
+    tests = np.bincount(dataset.test.labels, minlength=dataset.classes)
+    return counts, notes_on_classes(counts.sum(axis=0), tests)
 
 
 def notes_on_classes(held: np.ndarray, tested: np.ndarray) -> list[str]:

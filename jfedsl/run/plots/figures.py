@@ -13,35 +13,39 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from jfedsl.errors import one_line
-from jfedsl.run.storage.metrics import KEPT, Row, streams_of
+from jfedsl.run.storage.metrics import KEPT, streams_of
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
 
 
-def curves(rows: list[Row], target: float, title: str, path: Path) -> None:
-    """Draws accuracy and loss against round and against megabytes sent, as a PNG.
+def curves(
+    rows: list[Row], target: float, title: str, path: Path, task: TaskRecord = CLASSIFICATION
+) -> None:
+    """Draws metric and loss against round and against megabytes sent, as a PNG.
 
     Args:
       rows: all rows of metrics.csv.
-      target: accuracy to mark, in [0, 1].
+      target: value of the metric to mark.
       title: text over the panels.
       path: of the picture.
+      task: what the run is judged by.
     """
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for column, label, unit in ((0, "round", 1), (1, "megabytes sent, all streams", 1e6)):
         name = ("round", "cumulative_bytes")[column]
-        accuracy, loss = axes[:, column]
-        _line(accuracy, rows, name, unit, "test_accuracy", "as trained", marker=".")
-        for kind, what, style in (("dense", "without masks", ":"), ("deployed", "deployed", "-.")):
-            tested = f"test_accuracy_{kind}"
-            if any(row["test_accuracy"] != row[tested] for row in rows):
-                _line(accuracy, rows, name, unit, tested, what, ls=style, marker=".")
-        accuracy.axhline(target, color="gray", lw=0.8, ls="--", label=f"target {target:g}")
+        metric, loss = axes[:, column]
+        tested, dense, deployed = task.columns
+        _line(metric, rows, name, unit, tested, "as trained", marker=".")
+        for other, what, style in ((dense, "without masks", ":"), (deployed, "deployed", "-.")):
+            if any(row[tested] != row[other] for row in rows):
+                _line(metric, rows, name, unit, other, what, ls=style, marker=".")
+        metric.axhline(target, color="gray", lw=0.8, ls="--", label=f"target {target:g}")
         _line(loss, rows, name, unit, "train_loss", "train", lw=0.8, color="tab:gray")
         _line(loss, rows, name, unit, "test_loss", "test", marker=".", color="tab:red")
         loss.set_xlabel(label)
         loss.set_xlim(left=0)
     axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0, 0].set_ylabel("test accuracy")
+    axes[0, 0].set_ylabel(f"test {task.label}")
     axes[1, 0].set_ylabel("loss")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
@@ -101,17 +105,19 @@ Curve = Sequence[tuple[float, ...]]
 
 
 def spread(
-    curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path
-) -> None:
-    """Draws deployed accuracy against several costs, mean and range over seeds.
+    curves: Mapping[str, Sequence[Curve]], labels: Sequence[str], title: str, path: Path,
+    metric: str = "accuracy",
+) -> None:  # fmt: skip
+    """Draws the deployed metric against several costs, mean and range over seeds.
 
     Args:
       curves: for each setting, and each seed, points at the same rounds: the costs, then the
-        accuracy. Empty curves are left out. A setting is not drawn against a cost that is 0 in all
+        metric. Empty curves are left out. A setting is not drawn against a cost that is 0 in all
         its points.
       labels: of the costs.
       title: text over the picture.
       path: of the picture.
+      metric: its name in words.
     """
     columns = min(2, len(labels))
     rows = -(-len(labels) // columns)
@@ -126,16 +132,16 @@ def spread(
     for number, (entry, runs) in enumerate(zip(entries, curves.values(), strict=True)):
         if not runs:
             continue
-        points = np.array(runs)  # [seeds, evaluations, costs and accuracy]
+        points = np.array(runs)  # [seeds, evaluations, costs and metric]
         style = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3]}
-        accuracy = points[:, :, -1]
+        tested = points[:, :, -1]
         for column, axis in enumerate(axes):
             x = points[:, :, column].mean(axis=0)
             if not x.any():
                 continue
-            (line,) = axis.plot(x, accuracy.mean(axis=0), marker=".", label=entry, **style)
+            (line,) = axis.plot(x, tested.mean(axis=0), marker=".", label=entry, **style)
             handles.setdefault(entry, line)
-            low, high = accuracy.min(axis=0), accuracy.max(axis=0)
+            low, high = tested.min(axis=0), tested.max(axis=0)
             axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
     for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
         axis.set_xlabel(label)
@@ -149,7 +155,7 @@ def spread(
         elif label == "round":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[::columns]:
-        axis.set_ylabel("test accuracy, deployed")
+        axis.set_ylabel(f"test {metric}, deployed")
     lines, names = list(handles.values()), list(handles)
     if beside:
         figure.legend(lines, names, loc="outside right center")

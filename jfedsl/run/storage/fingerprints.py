@@ -11,6 +11,7 @@ from jfedsl.errors import UserError
 from jfedsl.files.signed import parsed, signed, verified
 from jfedsl.run.processes import distributed
 from jfedsl.run.storage import kept, workdir
+from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record
 from jfedsl.run.storage.workdir import write_atomically
 
 FINGERPRINT = "fingerprint.json"
@@ -32,6 +33,14 @@ def changes(folder: Path, now: Fingerprint) -> list[str]:
             f"{path}: damaged ({type(error).__name__}: {error}); put it back, or delete it: "
             "checkpoints have copies"
         ) from error
+
+
+def task_in(folder: Path) -> TaskRecord:
+    """What the run in a folder is judged by; that of earlier builds if nothing readable says so."""
+    try:
+        return read_record(verified(parsed((folder / FINGERPRINT).read_bytes())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return CLASSIFICATION
 
 
 def plugins_changed(folder: Path, now: Mapping[str, str]) -> bool:

@@ -10,15 +10,11 @@ from jfedsl.engine.streams import LOCAL, SPLIT_STREAMS
 from jfedsl.errors import UserError
 from jfedsl.files.paths import Name, local
 from jfedsl.run.storage import ledger
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
 
 METRICS = "metrics.csv"
-COLUMNS = (
-    "round",
-    "train_loss",
-    "test_loss",
-    "test_accuracy",
-    "test_accuracy_dense",
-    "test_accuracy_deployed",
+_BEFORE_METRIC = ("round", "train_loss", "test_loss")
+_AFTER_METRIC = (
     "smashed_up_bytes",
     "cut_gradient_down_bytes",
     "model_up_bytes",
@@ -49,7 +45,10 @@ KEPT = "kept_"  # begins the columns of pruned layers or leaves: the mean fracti
 # Streams that every metrics.csv has, 0 where an algorithm sends none; others follow them.
 STREAMS = tuple(stream.column for stream in SPLIT_STREAMS if stream.direction != LOCAL)
 
-Row = dict[str, Any]
+
+def columns_of(task: TaskRecord) -> tuple[str, ...]:
+    """The columns that every run of a task has, in order."""
+    return (*_BEFORE_METRIC, *task.columns, *_AFTER_METRIC)
 
 
 class Metrics:
@@ -62,6 +61,7 @@ class Metrics:
         simulated: bool = False,
         seal: ledger.Seal | None = None,
         streams: Sequence[str] = STREAMS,
+        task: TaskRecord = CLASSIFICATION,
     ) -> None:
         """Opens the file; rows past the seal, whole or torn, are cut off.
 
@@ -71,12 +71,13 @@ class Metrics:
           simulated: whether the run has a simulated network, and so its columns.
           seal: seal of the file in the checkpoint to resume from; None starts a new file.
           streams: columns of the streams that the algorithm sends.
+          task: what the run is judged by.
 
         Raises:
           UserError: the file is damaged, and the checkpoint has no copy of it.
         """
         columns = (
-            *COLUMNS,
+            *columns_of(task),
             *(f"{stream}_bytes" for stream in streams if stream not in STREAMS),
             *(SIMULATED if simulated else ()),
             *(f"{KEPT}{name}" for name in pruned),
@@ -106,8 +107,12 @@ def _lines(records: Iterable[Iterable[Any]]) -> str:
     return buffer.getvalue()
 
 
-def read(path: Name) -> list[Row]:
+def read(path: Name, task: TaskRecord = CLASSIFICATION) -> list[Row]:
     """The rows of a metrics file, without a torn last line: integers, floats, None where empty.
+
+    Args:
+      path: of the file.
+      task: what the run is judged by.
 
     Raises:
       UserError: the file is damaged, or is not the metrics of a run.
@@ -116,8 +121,8 @@ def read(path: Name) -> list[Row]:
     text = ledger.read(path)
     try:
         # Earlier builds did not test the model as it is deployed.
-        rows = [{"test_accuracy_deployed": None, **row} for row in _parsed(text)]
-        _ = [row[name] for row in rows for name in COLUMNS]
+        rows = [{task.columns[2]: None, **row} for row in _parsed(text)]
+        _ = [row[name] for row in rows for name in columns_of(task)]
     except (ValueError, KeyError, csv.Error) as error:
         raise UserError(f"{path}: not the metrics of a run ({error!r})") from None
     if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
@@ -142,36 +147,32 @@ def streams_of(rows: list[Row]) -> list[str]:
     return [name for name in names if name != "cumulative"]
 
 
-def deployed_accuracy(row: Row) -> float:
-    """Deployed accuracy in an evaluated row; test accuracy if an earlier build wrote the row."""
-    deployed: float | None = row.get("test_accuracy_deployed")
-    return row["test_accuracy"] if deployed is None else deployed
-
-
-def summarise(rows: list[Row], target_accuracy: float, period: int = 1) -> dict[str, Any]:
-    """Best and final accuracy, bytes by stream, and the cost of reaching the target accuracy.
+def summarise(
+    rows: list[Row], target: float, period: int = 1, task: TaskRecord = CLASSIFICATION
+) -> dict[str, Any]:
+    """Best and final metric, bytes by stream, and the cost of reaching the target.
 
     Args:
       rows: all rows of metrics.csv.
-      target_accuracy: deployed accuracy to reach, in [0, 1].
+      target: deployed value of the metric to reach.
       period: rounds in an aggregation period. The target can only be reached at the end of one:
         before, the tested average has not been sent, and the rows lack its bytes and seconds.
+      task: what the run is judged by.
 
     Returns:
       Plain values; those about the target are None if it was not reached.
     """
-    evaluated = [row for row in rows if row["test_accuracy"] is not None]
-    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    evaluated = [row for row in rows if row[task.tested] is not None]
+    best = task.best(evaluated, key=lambda row: row[task.tested])
     sent = [row for row in evaluated if row["round"] % period == 0]
-    reached = next((row for row in sent if deployed_accuracy(row) >= target_accuracy), None)
+    reached = next((row for row in sent if task.reaches(task.deployed(row), target)), None)
     return {
         "rounds": rows[-1]["round"],
-        "final_accuracy": evaluated[-1]["test_accuracy"],
-        "final_accuracy_dense": evaluated[-1]["test_accuracy_dense"],
-        "final_accuracy_deployed": evaluated[-1]["test_accuracy_deployed"],
-        "best_accuracy": best["test_accuracy"],
+        "task": task._asdict(),
+        **{task.final(column): evaluated[-1][column] for column in task.columns},
+        f"best_{task.metric}": best[task.tested],
         "best_round": best["round"],
-        "target_accuracy": target_accuracy,
+        "target_accuracy": target,
         "rounds_to_target": reached and reached["round"],
         "bytes_to_target": reached and reached["cumulative_bytes"],
         "bytes": {

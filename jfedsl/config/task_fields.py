@@ -1,0 +1,30 @@
+"""The knobs of what a run is trained for, a part of `Config`."""
+
+import dataclasses
+import math
+
+from jfedsl.config.allowed import Allowed, OneOf, setting
+from jfedsl.engine.task import LOSSES, METRICS, TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFields:
+    """Settings of loss and measure of success."""
+
+    task: str | None = setting(
+        None, "What the model is trained for. Default by the data set: classification of labels "
+        "that are whole numbers, regression of real numbers.", OneOf(TASKS),
+    )  # fmt: skip
+    loss: str | None = setting(
+        None, "Loss; default that of the task: cross_entropy of classification, squared_error of "
+        "regression.", OneOf(LOSSES),
+    )  # fmt: skip
+    metric: str | None = setting(
+        None, "Measure of success; default that of the task: accuracy of classification, "
+        "mean_absolute_error of regression.", OneOf(METRICS),
+    )  # fmt: skip
+    target_accuracy: float = setting(
+        0.95, "Target of the metric as deployed, to report rounds and bytes to: an accuracy in "
+        "[0, 1], or a value of another --metric.",
+        Allowed("a number", math.isfinite), may_change_on_resume=True,
+    )  # fmt: skip

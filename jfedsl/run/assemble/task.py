@@ -1,0 +1,90 @@
+"""The task of a run: its loss and metric, and the targets of the data set as it needs them."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfedsl.config import Config
+from jfedsl.data.datasets import Dataset, Split
+from jfedsl.engine.task import LOSSES, METRICS, TASKS, OfExamples, Task, default_task
+from jfedsl.errors import UserError, flag_error, one_line
+
+
+def task_of(config: Config, dataset: Dataset) -> Task:
+    """The task that flags and data set ask for, its loss and metric by flags of their own.
+
+    Raises:
+      UserError: the targets of the data set do not suit the task, or its functions do not suit
+        them, or the target is no accuracy.
+    """
+    name = config.task or default_task(dataset.of_classes)
+    task = TASKS[name]
+    if task.of_classes and not dataset.of_classes:
+        suited = ", ".join(n for n, other in TASKS.items() if not other.of_classes)
+        reason = "targets of the data set are real numbers"
+        raise flag_error("task", name, f"one of {suited}", reason=reason)
+    if config.loss is not None:
+        task = task._replace(loss=LOSSES[config.loss])
+    if config.metric is not None:
+        task = task._replace(metric=METRICS[config.metric])
+    width = _width(task, dataset)
+    cause = f"--task={name}"
+    _check("loss" if config.loss else "task", config.loss or name, task.loss, task, width, cause)
+    given = config.metric or name
+    _check("metric" if config.metric else "task", given, task.metric.of, task, width, cause)
+    column = task.metric.name
+    if not re.fullmatch("[a-z0-9_]+", column) or column == "loss":
+        allowed = "a metric whose name is of small letters, digits and _, and not loss"
+        raise flag_error("metric", column, allowed)
+    if column == "accuracy" and not 0 <= config.target_accuracy <= 1:
+        raise flag_error("target_accuracy", config.target_accuracy, "a number in [0, 1]")
+    return task
+
+
+def _width(task: Task, dataset: Dataset) -> int:
+    """How wide outputs are: a real number for each label where labels are taken as numbers."""
+    return 1 if dataset.of_classes and not task.of_classes else dataset.classes
+
+
+def with_targets(dataset: Dataset, task: Task) -> Dataset:
+    """The data set with targets as the task needs them: int32 `[N]`, or float32 `[N, D]`."""
+    if task.of_classes:
+        return dataset
+
+    def real(split: Split) -> Split:
+        rows = split.labels.reshape(len(split.labels), -1)
+        return split._replace(labels=np.asarray(rows, np.float32))
+
+    return dataset._replace(
+        train=real(dataset.train), test=real(dataset.test), classes=_width(task, dataset)
+    )
+
+
+def _check(flag: str, name: str, function: OfExamples, task: Task, width: int, cause: str) -> None:
+    """Refuses a function that does not make one float32 of each example, by shapes alone."""
+    examples = width + 1  # so that no axis passes for another
+    outputs = jax.ShapeDtypeStruct((examples, width), jnp.float32)
+    targets: Any = jax.ShapeDtypeStruct((examples, width), jnp.float32)
+    kind = f"float32 [B, {width}]"
+    if task.of_classes:
+        targets, kind = jax.ShapeDtypeStruct((examples,), jnp.int32), "int32 [B]"
+    try:
+        made = jax.eval_shape(function, outputs, targets)
+        what = f"{made.dtype} {list(made.shape)} of {examples} examples"
+        suits = made.shape == (examples,) and made.dtype == jnp.float32
+    except Exception as error:  # a user's own function may raise anything
+        suits, what = False, f"{type(error).__name__}: {one_line(str(error), _MOST_REASON)}"
+    if not suits:
+        raise _unsuited(flag, name, width, kind, cause, what)
+
+
+_MOST_REASON = 150  # characters
+
+
+def _unsuited(flag: str, name: str, width: int, kind: str, cause: str, what: str) -> UserError:
+    made = f"float32 [B] of outputs [B, {width}] and targets {kind}"
+    allowed = f"a {'function' if flag == 'task' else flag} that makes {made}"
+    return flag_error(flag, name, f"{allowed} with {cause}", reason=f"this one makes {what}")
