@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jfedsl.config import Config
     from jfedsl.data.datasets import DATASETS, from_arrays
     from jfedsl.data.partition import PARTITIONS
+    from jfedsl.engine.task import LOSSES, METRICS, TASKS
     from jfedsl.models.registry import MODELS
     from jfedsl.pruning.scores import SCORES
     from jfedsl.run.assemble import Experiment, build
@@ -31,9 +32,12 @@ __all__ = [
     "ALGORITHMS",
     "COMPRESSORS",
     "DATASETS",
+    "LOSSES",
+    "METRICS",
     "MODELS",
     "PARTITIONS",
     "SCORES",
+    "TASKS",
     "Config",
     "EarlyStopping",
     "Experiment",
@@ -49,9 +53,12 @@ _MODULES = {
     "ALGORITHMS": "algorithms.registry",
     "COMPRESSORS": "compression.registry",
     "DATASETS": "data.datasets",
+    "LOSSES": "engine.task",
+    "METRICS": "engine.task",
     "MODELS": "models.registry",
     "PARTITIONS": "data.partition",
     "SCORES": "pruning.scores",
+    "TASKS": "engine.task",
     "Config": "config",
     "EarlyStopping": "run.early_stopping",
     "Experiment": "run.assemble",

@@ -22,6 +22,7 @@ from jfedsl.data.builders import BUILDERS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.data.preparation import prepare
+from jfedsl.engine.task import LOSSES, METRICS, TASKS
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.scores import SCORES
 from jfedsl.run.processes import program_cache
@@ -98,7 +99,10 @@ def standard_promotion() -> Iterator[None]:
 def tables() -> Iterator[None]:
     """What a test adds to the tables and to the path is taken out again; plugins are forgotten."""
     path = sys.path[:]
-    before = [(table, dict(table)) for table in (MODELS, DATASETS, PARTITIONS, COMPRESSORS, SCORES)]
+    every: list[dict[str, Any]] = [
+        MODELS, DATASETS, PARTITIONS, COMPRESSORS, SCORES, TASKS, LOSSES, METRICS
+    ]  # fmt: skip
+    before = [(table, dict(table)) for table in every]
     yield
     sys.path[:] = path
     plugins._loaded.clear()

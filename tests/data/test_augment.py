@@ -77,5 +77,5 @@ def test_training_with_augmentation_differs_and_evaluation_does_not_augment() ->
         experiment, state, run = setup(augment=augment)
         before = experiment.evaluate()(experiment.data, state, experiment.test)
         _, record = run(state)
-        losses.append((float(record.train_loss), float(before.test_loss)))
+        losses.append((float(record.train_loss), float(before.loss)))
     assert losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]

@@ -85,7 +85,7 @@ def test_normalised_pixels_have_mean_0_and_deviation_1_in_every_channel(
     images = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     # Let every channel vary.
     images[0, 0, 0], images[1, 0, 0] = 0, 255
-    x = np.asarray(pixel_statistics(images).normalise(jnp.asarray(images)))
+    x = np.asarray(pixel_statistics(images).prepare(jnp.asarray(images)))
     assert x.dtype == np.float32
     assert x.shape == shape
     # Errors of float32 for pixels up to 255 with a deviation of 10 and more.
@@ -97,7 +97,7 @@ def test_a_constant_channel_becomes_zero_and_leaves_the_others_alone() -> None:
     images = np.stack([np.full((4, 3, 3), 7), np.arange(36).reshape(4, 3, 3)], -1).astype(np.uint8)
     pixels = pixel_statistics(images)
     np.testing.assert_array_equal(pixels.std[0], 1.0)
-    x = np.asarray(pixels.normalise(jnp.asarray(images)))
+    x = np.asarray(pixels.prepare(jnp.asarray(images)))
     np.testing.assert_array_equal(x[..., 0], np.zeros((4, 3, 3)))
     np.testing.assert_allclose(x[..., 1].std(), 1, rtol=1e-5)
 
@@ -105,7 +105,7 @@ def test_a_constant_channel_becomes_zero_and_leaves_the_others_alone() -> None:
 def test_one_image_is_normalised_as_in_its_batch() -> None:
     images = jnp.asarray(digits().train.images[:5])
     pixels = pixel_statistics(digits().train.images)
-    np.testing.assert_array_equal(pixels.normalise(images[3]), pixels.normalise(images)[3])
+    np.testing.assert_array_equal(pixels.prepare(images[3]), pixels.prepare(images)[3])
 
 
 @given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(5, 3), (40, 2, 3, 2), (7, 4, 5)]))

@@ -13,10 +13,11 @@ from jfedsl.run.storage.fingerprints import changes, keep, plugins_changed
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
 Y = np.arange(20) % 4
 SHARES = [np.arange(0, 9), np.arange(9, 20)]
+TASK = {"metric": "accuracy", "higher_is_better": True, "of_classes": True}
 
 
 def fingerprint_of(x=X, y=Y, shares=SHARES, plugins=None, classes=None):
-    return fingerprint(from_arrays((x, y), (X, Y), classes), shares, plugins or {"a.py": "1"})
+    return fingerprint(from_arrays((x, y), (X, Y), classes), shares, plugins or {"a.py": "1"}, TASK)
 
 
 OLD = fingerprint_of()
@@ -68,7 +69,7 @@ def test_inputs_of_another_dtype_are_named():
     labels = Y.astype(np.int32)
     other = Dataset(Split(X.astype(np.uint8), labels), Split(X, labels), 4)
     text = "the training split has inputs uint8 [3], float32 [3] when the run began"
-    assert differences(OLD, fingerprint(other, SHARES, {"a.py": "1"})) == [text]
+    assert differences(OLD, fingerprint(other, SHARES, {"a.py": "1"}, TASK)) == [text]
 
 
 def test_a_run_goes_on_with_more_plugins_or_images_on_disk(tmp_path):

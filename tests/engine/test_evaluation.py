@@ -15,7 +15,7 @@ from jfedsl.models import layers
 def by_hand(experiment, params, stats):
     """Mean loss and accuracy of a whole model over the digits' test set, in float64."""
     test = datasets.load("digits", "").test
-    images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
+    images = experiment.data.pixels.prepare(jax.numpy.asarray(test.images))
     logits, _ = layers.apply(experiment.spec.model, params, stats, images, train=False)
     logits = np.asarray(logits, np.float64)
     scores = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -42,9 +42,9 @@ def test_merged_model_between_aggregations(eval_batch_size):
     share = np.asarray(weights(experiment.spec, experiment.data.partition, state.participants))
     merged = jax.tree.map(lambda x: np.tensordot(share, x, 1), state.clients.params)
     loss, accuracy = by_hand(experiment, merged + state.server.params, experiment.initial.stats)
-    np.testing.assert_allclose(result.test_loss, loss, rtol=1e-4)
-    np.testing.assert_allclose(result.test_accuracy, accuracy, rtol=1e-6)
-    assert result.test_accuracy_dense == result.test_accuracy
+    np.testing.assert_allclose(result.loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(result.metric, accuracy, rtol=1e-6)
+    assert result.metric_dense == result.metric
 
 
 def topk_of(smashed: np.ndarray, keep: float) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed
     state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
     test, spec = datasets.load("digits", "").test, experiment.spec
-    images = experiment.data.pixels.normalise(jax.numpy.asarray(test.images))
+    images = experiment.data.pixels.prepare(jax.numpy.asarray(test.images))
     sides = spec.model[: spec.cut], spec.model[spec.cut :]
     none = ({},) * len(spec.model)
     sent, _ = layers.apply(sides[0], state.aggregator.params, none[: spec.cut], images, False)
@@ -72,8 +72,8 @@ def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed
         logits, _ = layers.apply(sides[1], state.server.params, none[spec.cut :], arrived, False)
         accuracies.append((np.asarray(logits).argmax(axis=1) == test.labels).mean())
     assert accuracies[0] != accuracies[2]
-    np.testing.assert_allclose(result.test_accuracy_deployed, np.mean(accuracies), rtol=1e-5)
-    assert result.test_accuracy_deployed != result.test_accuracy == result.test_accuracy_dense
+    np.testing.assert_allclose(result.metric_deployed, np.mean(accuracies), rtol=1e-5)
+    assert result.metric_deployed != result.metric == result.metric_dense
 
 
 def test_unbiased_compressors_leave_the_deployed_model_nearly_as_it_is():
@@ -83,8 +83,8 @@ def test_unbiased_compressors_leave_the_deployed_model_nearly_as_it_is():
     for _ in range(3):
         state, _ = run(state)
     result = experiment.evaluate()(experiment.data, state, experiment.test)
-    assert abs(result.test_accuracy_deployed - result.test_accuracy) < 0.01
-    assert result.test_accuracy_dense != result.test_accuracy
+    assert abs(result.metric_deployed - result.metric) < 0.01
+    assert result.metric_dense != result.metric
 
 
 @pytest.mark.parametrize("score", ["magnitude", "random"])
@@ -107,12 +107,12 @@ def test_unequal_masks_are_weighted_by_examples(score):
             by_hand(experiment, params + state.server.params, experiment.initial.stats)
         )
     loss, accuracy = share @ np.array(accuracies)
-    np.testing.assert_allclose(result.test_loss, loss, rtol=1e-4)
-    np.testing.assert_allclose(result.test_accuracy, accuracy, rtol=1e-5)
+    np.testing.assert_allclose(result.loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(result.metric, accuracy, rtol=1e-5)
     dense = by_hand(
         experiment, state.aggregator.params + state.server.params, experiment.initial.stats
     )
-    np.testing.assert_allclose(result.test_accuracy_dense, dense[1], rtol=1e-6)
+    np.testing.assert_allclose(result.metric_dense, dense[1], rtol=1e-6)
     pruner = experiment.spec.pruner
     slots, sums = distinct(
         pruner.mask_group, pruner.groups[0], state.participants, jax.numpy.asarray(share)
@@ -139,5 +139,5 @@ def test_local_statistics_are_evaluated_client_by_client():
         accuracies.append(
             by_hand(experiment, params + state.server.params, stats + state.server.stats)
         )
-    np.testing.assert_allclose(result.test_accuracy, np.mean(accuracies, axis=0)[1], rtol=1e-5)
+    np.testing.assert_allclose(result.metric, np.mean(accuracies, axis=0)[1], rtol=1e-5)
     assert len({loss for loss, _ in accuracies}) == 3

@@ -10,7 +10,7 @@ import numpy as np
 from jfedsl.config import Config
 from jfedsl.data.datasets import Dataset, Split
 from jfedsl.engine.task import LOSSES, METRICS, TASKS, OfExamples, Task, default_task
-from jfedsl.errors import UserError, flag_error, one_line
+from jfedsl.errors import flag_error, one_line
 
 
 def task_of(config: Config, dataset: Dataset) -> Task:
@@ -73,18 +73,15 @@ def _check(flag: str, name: str, function: OfExamples, task: Task, width: int, c
         targets, kind = jax.ShapeDtypeStruct((examples,), jnp.int32), "int32 [B]"
     try:
         made = jax.eval_shape(function, outputs, targets)
-        what = f"{made.dtype} {list(made.shape)} of {examples} examples"
+        what = f"makes {made.dtype} {list(made.shape)} of {examples} examples"
         suits = made.shape == (examples,) and made.dtype == jnp.float32
     except Exception as error:  # a user's own function may raise anything
-        suits, what = False, f"{type(error).__name__}: {one_line(str(error), _MOST_REASON)}"
+        what = f"fails: {type(error).__name__}: {one_line(str(error), _MOST_REASON)}"
+        suits = False
     if not suits:
-        raise _unsuited(flag, name, width, kind, cause, what)
+        makes = f"float32 [B] of outputs float32 [B, {width}] and targets {kind}"
+        allowed = f"one that makes {makes} with {cause}"
+        raise flag_error(flag, name, allowed, reason=f"this one {what}")
 
 
 _MOST_REASON = 150  # characters
-
-
-def _unsuited(flag: str, name: str, width: int, kind: str, cause: str, what: str) -> UserError:
-    made = f"float32 [B] of outputs [B, {width}] and targets {kind}"
-    allowed = f"a {'function' if flag == 'task' else flag} that makes {made}"
-    return flag_error(flag, name, f"{allowed} with {cause}", reason=f"this one makes {what}")

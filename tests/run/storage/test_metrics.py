@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from jfedsl.errors import UserError
 from jfedsl.run.storage import ledger
-from jfedsl.run.storage.metrics import COLUMNS, Metrics, read, summarise
+from jfedsl.run.storage.metrics import Metrics, columns_of, read, summarise
+from jfedsl.run.storage.task_record import CLASSIFICATION
+
+COLUMNS = columns_of(CLASSIFICATION)
 
 
 def row(number, accuracy=None):
