@@ -66,7 +66,7 @@ def test_questions_asked_are_drawn_as_soon_as_their_runs_are_there(
         return Outcome(name, [None], [[]])
 
     monkeypatch.setattr(paper, "train_seeds", train_seeds)
-    monkeypatch.setattr(figures, "spread", lambda curves, labels, title, path: path.touch())
+    monkeypatch.setattr(figures, "spread", lambda curves, labels, title, path, metric: path.touch())
     text = conduct(light(tmp_path), ["dense1"], [0], only=["rivals", "ablation"])
     ablation = ["none", "+ pruning", "+ quantization", "+ dropout", "rate 0.5"]
     expected = [(name, []) for name in ablation] + [(name, ["ablation.png"]) for name in RIVALS]

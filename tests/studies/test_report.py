@@ -175,7 +175,7 @@ def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
 def test_runs_of_different_targets_need_one(runs: Path, tmp_path: Path):
     base = plain(**COMMON, workdir=str(tmp_path / "other"))
     train(dataclasses.replace(base, target_accuracy=0.5))
-    with pytest.raises(UserError, match="--target must be one accuracy; it is not set; runs have"):
+    with pytest.raises(UserError, match="--target must be one number; it is not set; runs have"):
         write([runs, tmp_path / "other"], tmp_path / "report", "title", None)
     assert not (tmp_path / "report").exists()
 
