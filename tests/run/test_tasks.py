@@ -20,7 +20,7 @@ from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run.evaluate import evaluate_run, table
 from jfedsl.run.load import load
 from jfedsl.run.restore import restore_run
-from jfedsl.run.training import train
+from jfedsl.run.training import train, train_setting
 
 pytestmark = pytest.mark.usefixtures("tables")
 RNG = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_regression_trains_resumes_and_answers(tmp_path: Path) -> None:
     config = plain(dataset="plane", rounds=4, eval_every=2, local_steps=8, **RATES)
     config = dataclasses.replace(config, target_accuracy=1.0, workdir=str(tmp_path / "run"))
     summary = train(config)
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert f"{ERROR}_deployed" in rows[0] and "test_accuracy" not in rows[0]
     final = summary["final_mean_absolute_error"]
     assert final == float(rows[-1][ERROR]) < 0.6
@@ -136,7 +136,7 @@ def test_token_ids_stay_whole_numbers(algorithm: str, tmp_path: Path) -> None:
     )
     changes = {"client_learning_rate": 0.2, "server_learning_rate": 0.2, "local_steps": 10}
     config = plain(algorithm=algorithm, dataset="ids", model="embed", rounds=6, **changes)
-    summary = train(dataclasses.replace(config, workdir=str(tmp_path / "run")))
+    summary = train_setting(dataclasses.replace(config, workdir=str(tmp_path / "run")))
     trained = load(tmp_path / "run")
     assert (trained.predict(ids[240:]) == labels[240:]).mean() == pytest.approx(
         summary["final_accuracy"], abs=1e-6
