@@ -1,4 +1,4 @@
-"""Errors that are printed as a single clear line, without a traceback."""
+"""Errors that scripts print as one line, without a traceback."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ _LONGEST_LINE = 1000
 
 
 def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
-    r"""A text as one printable line: line ends become spaces, and a long middle is left out.
+    r"""A text as one printable line: line breaks become spaces, and a long middle is left out.
 
     >>> one_line("a\n  b\x07")
     'a b\\x07'
@@ -21,14 +21,14 @@ def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
 
 
 def as_text(value: Any) -> str:
-    r"""A value for a message: line ends are written as such, and a long middle is left out.
+    r"""The text of a value in a message: line breaks are escaped, and a long middle is left out.
 
     >>> as_text("two\nlines")
     'two\\nlines'
     """
     try:
         text = str(value)
-    except ValueError:  # a whole number of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python converts
         text = hex(value)
     return _printable(_cut(text, _LONGEST_VALUE))
 
@@ -45,7 +45,7 @@ def _printable(text: str) -> str:
 
 
 class UserError(ValueError):
-    """Something the user can put right."""
+    """An error that the user can correct."""
 
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
@@ -56,39 +56,41 @@ class BusyError(UserError):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, such as a loss that is not finite."""
+    """Training cannot go on, for instance because a loss is not finite."""
 
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
 
 
 def close_to(word: str, names: Collection[str], prefix: str = "") -> str:
-    """A question that names what was perhaps meant, to follow an error; "" if nothing is close.
+    """The end of an error that proposes similar names; "" if there is none.
 
     >>> close_to("pool4", ["conv1", "pool1", "dense"])
     '; did you mean pool1?'
     >>> close_to("rates", ["client_rate", "server_rate", "rated"])
     '; did you mean rated?'
     """
-    lower, meant = {name.lower(): name for name in names}, as_text(word).lower()
-    found = difflib.get_close_matches(meant, lower, n=2)
-    likeness = [difflib.SequenceMatcher(None, name, meant).ratio() for name in found]
-    close = [lower[n] for n, one in zip(found, likeness, strict=True) if one > likeness[0] - 0.1]
+    by_lower, wanted = {name.lower(): name for name in names}, as_text(word).lower()
+    matches = difflib.get_close_matches(wanted, by_lower, n=2)
+    ratios = [difflib.SequenceMatcher(None, name, wanted).ratio() for name in matches]
+    # The second match is proposed only if it is about as similar as the first.
+    pairs = zip(matches, ratios, strict=True)
+    close = [by_lower[name] for name, ratio in pairs if ratio > ratios[0] - 0.1]
     return f"; did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked a run to stop; its folder has the state to go on from."""
+    """A signal stopped a run; `--resume` continues it from the state in its folder."""
 
     def __init__(self, text: str, number: int) -> None:
-        """As `KeyboardInterrupt`, which one of the signals makes elsewhere.
+        """The error for one signal; a `KeyboardInterrupt`, as SIGINT is one in other programs.
 
         Args:
           text: how far the run has come.
-          number: of the signal.
+          number: number of the signal.
         """
         super().__init__(text)
-        self.number, self.folder = number, ""  # the folder is that of the run, if it has one
+        self.number, self.folder = number, ""  # the folder of the run, if it has one
 
 
 def flag_error(
@@ -101,7 +103,7 @@ def flag_error(
       value: the value that was given; None or "" where the flag was not set.
       allowed: what the value must be, to follow "must be".
       names: the names that the value may be a misspelling of.
-      reason: why the value is not allowed, where that is not plain.
+      reason: why the value is not allowed, where it is not obvious.
 
     >>> print(flag_error("dropout_rate", 1.5, "a rate in [0, 1)"))
     --dropout_rate must be a rate in [0, 1), not 1.5

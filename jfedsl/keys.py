@@ -1,7 +1,7 @@
-"""Where every random number comes from: run key -> round -> step -> client -> stage.
+"""Derivation of all PRNG keys: run key -> round -> step -> client -> stage.
 
-Keys are derived anew from counters and never stored, so a resumed run repeats exactly; the client's
-own number is folded in, so that two clients never share noise.
+Keys are derived from counters and never stored, so that a resumed run repeats exactly. The client's
+number is folded in, so that two clients never share noise.
 """
 
 import enum
@@ -11,7 +11,7 @@ from jax import Array
 
 
 class Purpose(enum.IntEnum):
-    """First split of the run key, one branch for each independent use."""
+    """The first number folded into the run key, one for each independent use."""
 
     INITIAL_WEIGHTS = 0
     BATCHES = 1
@@ -31,7 +31,7 @@ class Purpose(enum.IntEnum):
 
 
 class Stage(enum.IntEnum):
-    """Last split within one exchange of one client."""
+    """The last number folded into a key, one for each use in an exchange of a client."""
 
     SMASHED = 0
     CUT_GRADIENT = 1
@@ -41,7 +41,7 @@ class Stage(enum.IntEnum):
 
 
 def fold(key: Array, *data: Array | int) -> Array:
-    """Folds each number into the key, in order.
+    """The key with each number folded in, in order.
 
     Args:
       key: scalar PRNG key.

@@ -1,4 +1,4 @@
-"""A number for each client: one for all, one each, or a range spread over them."""
+"""Settings with a number for each client: one for all, a list, or a range spread over clients."""
 
 import re
 from typing import NamedTuple
@@ -7,32 +7,36 @@ import numpy as np
 
 
 class PerClient(NamedTuple):
-    """What a setting says of clients' numbers.
+    """The value of a setting that may differ between clients.
+
+    >>> PerClient((4.0, 8.0), is_range=True).spread(clients=3, seed=0).tolist()
+    [8.0, 6.0, 4.0]
 
     Attributes:
-      values: one for all, one for each client, or the two ends of a range.
-      is_range: whether they are ends.
+      values: one number for all clients, one for each, or the two ends of a range.
+      is_range: whether `values` are the ends of a range.
     """
 
     values: tuple[float, ...]
     is_range: bool = False
 
     def __str__(self) -> str:
-        """As expressions have it: `8`, `[8,4]` or `4-8`."""
+        """The text in a compressor expression: `8`, `[8,4]` or `4-8`."""
         numbers = [f"{v:.0f}" if v == int(v) else repr(v) for v in self.values]
         if self.is_range:
             return "-".join(numbers)
         return numbers[0] if len(numbers) == 1 else f"[{','.join(numbers)}]"
 
     def suits(self, clients: int) -> bool:
-        """Whether there is a number for each of so many clients."""
+        """Whether it gives a number to each of `clients` clients."""
         return self.is_range or len(self.values) in (1, clients)
 
     def spread(self, clients: int, seed: int) -> np.ndarray:
-        """Every client's number, float64 `[C]`; a range evenly, in an order drawn from the seed.
+        """Every client's number, float64 `[C]`.
 
-        Clients stand in the same order in every range, so that a client that has much of one
-        thing has much of another.
+        A range is spread evenly, in a random order of clients. The order depends on the seed and
+        the number of clients only, so that a client with a high value in one setting has high
+        values in all.
         """
         if not self.is_range:
             return np.broadcast_to(np.asarray(self.values), clients)
@@ -41,17 +45,17 @@ class PerClient(NamedTuple):
 
 
 def parse(text: str) -> PerClient | None:
-    """Reads `0.5`, `0.25,1,1` or `0.25-1`; None unless that is numbers, and a range ascends.
+    """Parses `0.5`, `0.25,1,1` or `0.25-1`; None for other texts and for a descending range.
 
     >>> parse("0.25-1"), parse("8,4")
     (PerClient(values=(0.25, 1.0), is_range=True), PerClient(values=(8.0, 4.0), is_range=False))
     """
-    end = r"\s*((?:\d+\.?|\d*\.\d+)(?:[eE][+-]?\d+)?)\s*"
-    limits = re.fullmatch(f"{end}-{end}", text)
+    number = r"\s*((?:\d+\.?|\d*\.\d+)(?:[eE][+-]?\d+)?)\s*"
+    ends = re.fullmatch(f"{number}-{number}", text)
     try:
-        parts = limits.groups() if limits else text.split(",")
+        parts = ends.groups() if ends else text.split(",")
         values = tuple(float(part) for part in parts)
     except ValueError:
         return None
-    ordered = limits is None or values[0] <= values[1]
-    return PerClient(values, limits is not None) if ordered else None
+    is_ordered = ends is None or values[0] <= values[1]
+    return PerClient(values, ends is not None) if is_ordered else None

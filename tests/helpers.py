@@ -1,4 +1,4 @@
-"""Small experiments the tests share."""
+"""Small experiments and comparisons that the tests share."""
 
 import functools
 import importlib.util
@@ -40,8 +40,12 @@ PLAIN: dict[str, Any] = {
 
 def plain(**changes: Any) -> Config:
     """A config with all compression off, but for `changes`."""
-    said = {name for place, names in SHORTHANDS.items() if place in changes for name in names}
-    return Config(**{**{k: v for k, v in PLAIN.items() if k not in said}, **changes})
+    # An expression, such as uplink, replaces its shorthands, such as dropout_rate.
+    replaced = {
+        name for expression, names in SHORTHANDS.items() if expression in changes for name in names
+    }
+    kept = {name: value for name, value in PLAIN.items() if name not in replaced}
+    return Config(**{**kept, **changes})
 
 
 def parse(arguments: list[str]) -> Config:
@@ -52,32 +56,36 @@ def parse(arguments: list[str]) -> Config:
     return from_flags(values)
 
 
-_of_script: list[str] = []  # flags that the last one defined
+_script_flags: list[str] = []  # flags that the last imported script defined
 
 
 def script(name: str) -> Any:
-    """A script of experiments/, imported; flags of the one before are taken back."""
-    while _of_script:
-        delattr(flags.FLAGS, _of_script.pop())
+    """A script of experiments/, imported; flags of the last imported script are removed."""
+    while _script_flags:
+        delattr(flags.FLAGS, _script_flags.pop())
     before = set(flags.FLAGS)
     path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    _of_script.extend(set(flags.FLAGS) - before)
+    _script_flags.extend(set(flags.FLAGS) - before)
     return module
 
 
 def setup(**changes: Any) -> tuple[Experiment, Any, Any]:
-    """An experiment, its first state and its compiled round."""
+    """An experiment, its initial state, and its jitted round `state -> (state, record)`."""
     experiment = build(plain(**changes))
-    one = jax.jit(functools.partial(experiment.spec.algorithm.run_round, experiment.spec))
-    return experiment, experiment.init(), functools.partial(one, experiment.data, experiment.key)
+    run_round = jax.jit(functools.partial(experiment.spec.algorithm.run_round, experiment.spec))
+    return (
+        experiment,
+        experiment.init(),
+        functools.partial(run_round, experiment.data, experiment.key),
+    )
 
 
 def exchange_of(experiment: Experiment, state: Any, key: Any = None) -> Exchange:
-    """What the steps of the first exchange share, its noise drawn with `key` if that is given."""
+    """The `Exchange` of the first exchange; noise is drawn with `key`, default the run key."""
     spec, key = experiment.spec, experiment.key if key is None else key
     key = fold(key, Purpose.EXCHANGE, 0, 0)
     return Exchange(
@@ -94,14 +102,14 @@ def exchange_of(experiment: Experiment, state: Any, key: Any = None) -> Exchange
 
 
 def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-6) -> None:
-    """Two trees of arrays agree."""
+    """Asserts that two trees of arrays agree within tolerances."""
     jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=atol), actual, expected
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), actual, expected
     )
 
 
 def assert_equal(actual: Any, expected: Any) -> None:
-    """Two trees of arrays are the same to the bit."""
+    """Asserts that two trees of arrays are the same to the bit."""
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 

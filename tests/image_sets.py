@@ -1,4 +1,4 @@
-"""Small image sets in the true raw formats, written and registered under the true names."""
+"""Small image sets in the published formats, written and registered under the published names."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ class Examples(NamedTuple):
 
 
 def random_examples(name: str, count: int, seed: int) -> Examples:
-    """Noise; every class is there from `count` of 100 on."""
+    """Noise images; all classes occur if `count` is at least 100."""
     draw = np.random.default_rng(seed)
     shape = (28, 28, 1) if "mnist" in name else (32, 32, 3)
     images = draw.integers(0, 256, (count, *shape), np.uint8)
@@ -86,7 +86,7 @@ def write(name: str, folder: Path, train: int = 200, test: int = 100) -> dict[st
 
 
 def registered(name: str, folder: Path, address: str = "") -> dict[str, UrlInfo]:
-    """What TFDS would have registered, were the set that in `folder`, published at `address`."""
+    """The registration of the files in `folder`, as if they were published at `address`."""
     infos = {}
     for url, info in BUILDERS[name].url_infos.items():
         data = (folder / info.filename).read_bytes()

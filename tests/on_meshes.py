@@ -51,7 +51,7 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
         "integers": {name: np.asarray(x).astype(int).tolist() for name, x in integers.items()},
         "floats": {name: np.asarray(x, float).tolist() for name, x in floats.items()},
         "padding_slots": int((~slots.is_real).sum()),
-        "groups": len(slots.widths),
+        "groups": len(slots.group_slots),
         "messages": len(MESSAGE.findall(run.as_text())),
     }
 

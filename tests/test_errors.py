@@ -1,4 +1,4 @@
-"""Errors of users: one line, whatever the value."""
+"""Errors are one line, whatever the value."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_a_message_is_one_short_printable_line(value):
 
 
 @pytest.mark.parametrize("error", [UserError, TrainingError])
-def test_a_text_of_a_library_becomes_one_line(error):
+def test_a_librarys_error_text_becomes_one_line(error):
     text = str(error("cannot read:\n  bad\r\n" + "y" * 5000 + "; try again\n"))
     assert text.isprintable() and len(text) <= 1000
     assert text.startswith("cannot read: bad y") and text.endswith("; try again")

@@ -1,4 +1,4 @@
-"""The installed JAX computes right numbers, where a release did not."""
+"""The installed JAX is not one of the releases that compute wrong numbers."""
 
 import subprocess
 import sys
@@ -16,5 +16,5 @@ assert f(x)[-1] == jax.jit(f)(x)[-1] == 32768.0**2
 
 
 def test_jitted_vmapped_matrix_vector_products_followed_by_a_reduction():
-    # In a process of its own: the tests' compiler settings would hide it.
+    # In another process, as the compiler settings of the tests would hide the error.
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)

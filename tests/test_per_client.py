@@ -1,4 +1,4 @@
-"""One number for all clients, one each, or a range spread over them."""
+"""Settings with one number for all clients, a list, or a range spread over clients."""
 
 import pytest
 
@@ -8,19 +8,19 @@ from jfedsl.per_client import PerClient, parse
 @pytest.mark.parametrize(
     "text", ["", "a", "1-0.5", "0.5,", "-1-2", "0.5-", "1-2-3", "4-8,2", "0x1"]
 )
-def test_what_is_no_number_list_or_range_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     assert parse(text) is None
 
 
-def test_one_for_all_one_each_or_a_range() -> None:
-    one, each, spread = (parse(text) for text in ("0.5", "0.5, 1,0.25", ".25-1"))
-    assert one and each and spread
-    assert one.spread(3, 0).tolist() == [0.5, 0.5, 0.5]
-    assert each.spread(3, 0).tolist() == [0.5, 1.0, 0.25]
-    numbers = spread.spread(4, 0)
-    assert sorted(numbers.tolist()) == [0.25, 0.5, 0.75, 1.0]
-    assert spread.spread(4, 0).tolist() == numbers.tolist()
-    assert any(spread.spread(4, seed).tolist() != numbers.tolist() for seed in range(1, 5))
+def test_a_number_a_list_and_a_range_are_spread_over_clients() -> None:
+    number, listed, ends = (parse(text) for text in ("0.5", "0.5, 1,0.25", ".25-1"))
+    assert number and listed and ends
+    assert number.spread(3, 0).tolist() == [0.5, 0.5, 0.5]
+    assert listed.spread(3, 0).tolist() == [0.5, 1.0, 0.25]
+    values = ends.spread(4, 0).tolist()
+    assert sorted(values) == [0.25, 0.5, 0.75, 1.0]
+    assert ends.spread(4, 0).tolist() == values
+    assert any(ends.spread(4, seed).tolist() != values for seed in range(1, 5))
 
 
 def test_only_lists_of_the_right_length_suit() -> None:
@@ -28,7 +28,7 @@ def test_only_lists_of_the_right_length_suit() -> None:
     assert PerClient((4.0, 8.0), True).suits(3)
 
 
-def test_ranges_order_clients_alike() -> None:
-    one, other = PerClient((0.0, 1.0), True), PerClient((4.0, 8.0), True)
-    ranks = [x.spread(9, 5).argsort().tolist() for x in (one, other)]
+def test_clients_are_in_the_same_order_in_all_ranges() -> None:
+    ranges = PerClient((0.0, 1.0), True), PerClient((4.0, 8.0), True)
+    ranks = [ends.spread(9, 5).argsort().tolist() for ends in ranges]
     assert ranks[0] == ranks[1]

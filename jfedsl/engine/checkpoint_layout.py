@@ -50,7 +50,7 @@ def from_checkpoint_layout(spec: RunSpec, state: State) -> State:
         return x[slots.participant]
 
     def all_clients(x: np.ndarray) -> np.ndarray:
-        rows = np.arange(slots.evenly(spec.clients))
+        rows = np.arange(slots.padded_rows(spec.clients))
         return x[np.minimum(rows, spec.clients - 1)]
 
     spread = _spread(spec)

@@ -84,7 +84,7 @@ def first_memory(spec: RunSpec, fresh: Client) -> Memory | None:
         return copies(memory, 1)
     if not spec.memory_on_device:
         return None
-    return spec.slots.shard(copies(memory, spec.slots.evenly(spec.clients)))
+    return spec.slots.shard(copies(memory, spec.slots.padded_rows(spec.clients)))
 
 
 def swap_participants(spec: RunSpec, key: Array, state: State) -> State:
@@ -149,7 +149,7 @@ def _write(spec: RunSpec, memory: Memory, ids: Array, rows: Memory) -> Memory:
     slots = spec.slots
     places = jnp.where(slots.is_real, slots.to_slots(ids), jnp.iinfo(jnp.int32).max)
     new = jax.tree.map(
-        lambda x, row: x.at[places].set(row, mode="drop", unique_indices=slots.identical),
+        lambda x, row: x.at[places].set(row, mode="drop", unique_indices=slots.is_identity),
         memory, rows,
     )  # fmt: skip
     return slots.shard(new)

@@ -90,7 +90,9 @@ def _map(
     extra = [()] * len(groups) if vjps is None else [(vjp,) for vjp in vjps]
     return [
         map_clients(partial(function, forward), chunk_of(spec, width), slots.mesh)(*group, *more)
-        for forward, width, group, more in zip(forwards, slots.widths, groups, extra, strict=True)
+        for forward, width, group, more in zip(
+            forwards, slots.group_slots, groups, extra, strict=True
+        )
     ]
 
 

@@ -1,1 +1,1 @@
-"""Files on the local disk: paths, locks between processes, seals and checksums."""
+"""Files on the local disk: paths, locks between processes, checksums and seals."""

@@ -1,4 +1,4 @@
-"""Checksums of arrays, the same on the host and on devices."""
+"""Checksums of arrays, with equal results on the host and on devices."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,21 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def checksums_of(arrays: Mapping[str, jax.Array], more: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The checksums of arrays on devices and of more on the host, by name."""
-    found = jax.device_get(_on_devices(dict(arrays)))
-    found |= {name: checksum(np, array) for name, array in more.items()}
-    return {name: int(value) for name, value in found.items()}
+def checksums_of(
+    arrays: Mapping[str, jax.Array], host_arrays: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    """The checksums of arrays on devices and of arrays on the host, by name."""
+    checksums = jax.device_get(_on_devices(dict(arrays)))
+    checksums |= {name: checksum(np, array) for name, array in host_arrays.items()}
+    return {name: int(value) for name, value in checksums.items()}
 
 
 def verify(arrays: Mapping[str, np.ndarray], checksums: Mapping[str, int]) -> None:
-    """Compares arrays of the host with their checksums.
+    """Compares arrays on the host with their checksums.
 
     Raises:
-      ValueError: names the first that differs.
+      ValueError: names the first array whose checksum differs.
     """
-    for name, wanted in checksums.items():
-        if checksum(np, arrays[name]) != wanted:
+    for name, expected in checksums.items():
+        if checksum(np, arrays[name]) != expected:
             raise ValueError(f"checksum of {name} differs")
 
 
@@ -32,9 +34,14 @@ def _on_devices(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def checksum(xp: Any, array: Any) -> Any:
-    """Changes with every bit: the words, each times an odd number of its own, summed up.
+    """The checksum of an array, uint32: a sum of its words, each times another odd number.
 
-    The same where devices have parts of the array, which are not brought together for it.
+    It changes with every bit, and with the order of entries. As a sum, it is computed on sharded
+    arrays without gathering them.
+
+    Args:
+      xp: `numpy` or `jax.numpy`.
+      array: with entries of up to 32 bits.
     """
     array = array.reshape(array.shape or (1,))
     if array.dtype.itemsize == 4:

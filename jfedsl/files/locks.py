@@ -1,4 +1,4 @@
-"""Locks between processes, where the system and its file systems have them."""
+"""File locks between processes, on systems and file systems that support them."""
 
 import sys
 from pathlib import Path
@@ -6,33 +6,36 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:
-    _HERE = False  # on Windows
+    _IS_SUPPORTED = False  # on Windows
 else:
-    _HERE = True
+    _IS_SUPPORTED = True
 
 
 def lock(descriptor: int, wait: bool = False) -> bool:
-    """Locks an open file or folder until it is closed; whether there are locks.
+    """Locks an open file or folder until it is closed.
 
     Args:
-      descriptor: of the file.
-      wait: for another process that has it.
+      descriptor: file descriptor of the open file or folder.
+      wait: whether to wait while another process has the lock.
+
+    Returns:
+      Whether the file system supports locks; if not, nothing is locked.
 
     Raises:
-      BlockingIOError: another process has it, and this one does not wait.
+      BlockingIOError: another process has the lock, and `wait` is False.
     """
-    if not _HERE:
+    if not _IS_SUPPORTED:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # of a file system without locks, or one without them for folders
+    except OSError:  # the file system has no locks, or none for folders
         return False
     return True
 
 
 def warn(path: Path) -> None:
-    """Says that nothing keeps others out of a folder."""
+    """Prints that the folder `path` cannot be locked."""
     text = f"note: {path}: no locks on this file system; let nothing else write to this folder"
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Folders as a user names them."""
+"""Paths of files and folders that a user names."""
 
 import os
 import re
@@ -8,21 +8,24 @@ from jfedsl.errors import UserError, close_to, flag_error
 
 Name = str | os.PathLike[str]
 
-_LONGEST_NAME, _LONGEST_PATH = 255, 3000  # bytes; a run's own files need room in the system's 4096
+_LONGEST_NAME, _LONGEST_PATH = (
+    255,
+    3000,
+)  # bytes; files in a run's folder have longer paths, up to 4096
 
 
 def local(flag: str, folder: Name) -> Path:
-    """The folder, or file, on this machine that a name means; `~` is a user's home.
+    """The path on this machine that a name stands for; `~` is the user's home folder.
 
     Args:
-      flag: that named it, for errors.
-      folder: as named.
+      flag: name of the flag that was given, for errors.
+      folder: name of a folder or file.
 
     Raises:
-      UserError: a URL, a home that there is not, or no name that a file can have.
+      UserError: the name is a URL, has an unknown home folder, or cannot be that of a file.
     """
     text = os.fspath(folder)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # a Path makes one slash of two
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # pathlib turns two slashes into one
         raise flag_error(
             flag, text, "a folder on this machine or mounted there", reason="this is a URL"
         )
@@ -44,10 +47,10 @@ def local(flag: str, folder: Name) -> Path:
 def path_error(flag: str, path: Path, allowed: str, reason: str = "") -> UserError:
     """An error for a path that a flag cannot have, as `flag_error`.
 
-    If nothing is there, the error asks whether a file or folder of a similar name was meant.
+    If the path does not exist, the error proposes a file or folder with a similar name.
     """
     try:
-        names = [] if path.exists() else [beside.name for beside in path.parent.iterdir()]
+        names = [] if path.exists() else [sibling.name for sibling in path.parent.iterdir()]
     except OSError:
         names = []
     folder = "" if path.parent == Path() else f"{path.parent}{os.sep}"

@@ -1,4 +1,7 @@
-"""Seals: the length and checksum of a file, kept in a checkpoint or hidden beside the file."""
+"""Seals: the length and checksum of a file, kept in a checkpoint or in a hidden file beside it.
+
+With its seal a file is known to be as it was written, except for what was added at its end.
+"""
 
 import json
 import zlib
@@ -8,45 +11,48 @@ from typing import Any
 
 from jfedsl.files.signed import parsed, signed, verified
 
-Seal = Mapping[str, Any]
-_BOM = b"\xef\xbb\xbf"  # editors add it
+Seal = Mapping[str, Any]  # {"bytes": length, "sum": CRC-32}
+_BOM = b"\xef\xbb\xbf"  # byte order mark, which some editors add
 
 
 def seal(data: bytes | bytearray) -> dict[str, Any]:
-    """The seal of a file's bytes."""
+    """The seal of a file with the content `data`."""
     return {"bytes": len(data), "sum": zlib.crc32(data)}
 
 
 def matches(data: bytes, sealed: Seal) -> bool:
-    """Whether the first bytes of a file are those of a seal."""
+    """Whether a file begins with the content that was sealed."""
     return len(data) >= sealed["bytes"] and zlib.crc32(data[: sealed["bytes"]]) == sealed["sum"]
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, without the mark that editors add.
+    """The bytes of a file, without a byte order mark.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     return path.read_bytes().removeprefix(_BOM)
 
 
 def beside(path: Path) -> Path:
-    """Where the seal of a file is kept."""
+    """The path of the hidden file with the seal of `path`."""
     return path.with_name(f".{path.name}.seal")
 
 
 def put_beside(path: Path, data: bytes | bytearray) -> None:
-    """Writes the seal of a file; not waited for: one that is lost says nothing wrong."""
-    part = beside(path).with_suffix(".tmp")
-    part.write_text(json.dumps(signed(seal(data))))
-    part.replace(beside(path))
+    """Writes the seal of a file whose content is `data`.
+
+    The write is not synchronised to disk: a lost seal is treated as no seal.
+    """
+    temporary = beside(path).with_suffix(".tmp")
+    temporary.write_text(json.dumps(signed(seal(data))))
+    temporary.replace(beside(path))
 
 
 def found_beside(path: Path) -> Seal | None:
-    """The seal beside a file; None without one that can be read."""
+    """The seal beside a file; None if there is none that can be read."""
     try:
-        found = verified(parsed(beside(path).read_bytes()))
+        content = verified(parsed(beside(path).read_bytes()))
     except (OSError, ValueError):
         return None
-    return found if found.keys() == {"bytes", "sum"} else None
+    return content if content.keys() == {"bytes", "sum"} else None

@@ -1,4 +1,4 @@
-"""JSON objects with a checksum of their own, so that no flipped digit goes unseen."""
+"""JSON objects that contain their checksum, so that a changed digit is noticed."""
 
 import json
 import zlib
@@ -9,16 +9,21 @@ CRC = "crc32"
 
 
 def signed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with its checksum as `crc32`."""
-    own = {name: value for name, value in content.items() if name != CRC}
-    return {**own, CRC: _checksum(json.loads(json.dumps(own)))}
+    """The content with its checksum added as `crc32`.
+
+    >>> verified(parsed(json.dumps(signed({"round": 3}))))
+    {'round': 3}
+    """
+    unsigned = {name: value for name, value in content.items() if name != CRC}
+    # By way of JSON, which turns tuples into lists and keys into strings.
+    return {**unsigned, CRC: _checksum(json.loads(json.dumps(unsigned)))}
 
 
 def parsed(text: str | bytes) -> Any:
-    """What JSON says.
+    """The value of a JSON text.
 
     Raises:
-      ValueError: it is none, or nested without end.
+      ValueError: the text is not JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -26,21 +31,21 @@ def parsed(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def verified(found: Any) -> dict[str, Any]:
-    """The content of what `signed` returned, once it has been to JSON and back.
+def verified(value: Any) -> dict[str, Any]:
+    """The content of an object that `signed` returned and that was read back from JSON.
 
-    An object without a checksum is taken as it is: earlier versions wrote none.
+    An object without a checksum is accepted, as earlier versions wrote none.
 
     Raises:
-      ValueError: it is no object, or changed since.
+      ValueError: the value is no object, or its checksum differs.
     """
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError("it holds no JSON object")
-    content = {name: value for name, value in found.items() if name != CRC}
-    if CRC in found and found[CRC] != _checksum(content):
+    content = {name: entry for name, entry in value.items() if name != CRC}
+    if CRC in value and value[CRC] != _checksum(content):
         raise ValueError("its checksum differs")
     return content
 
 
-def _checksum(plain: Any) -> int:
-    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
+def _checksum(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

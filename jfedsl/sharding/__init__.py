@@ -1,1 +1,1 @@
-"""Clients on devices: their slots, the map over clients, sums across devices."""
+"""Clients on devices: slots, the map over clients, and sums over devices."""

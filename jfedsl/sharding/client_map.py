@@ -1,4 +1,4 @@
-"""The one place that maps code written for one client over the client axis."""
+"""The map over the client axis of functions written for one client."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from jfedsl.sharding.slots import SHARDED
 
-# Clients whose programs stand side by side in the body of a loop over clients: their small
-# operations overlap, where each alone would leave cores idle.
-_SIDE_BY_SIDE = 4
+# Clients unrolled into one iteration of the loop over clients: their small operations run in
+# parallel, where those of one client would leave cores idle.
+_UNROLLED = 4
 
 
 def map_clients(
@@ -21,13 +21,16 @@ def map_clients(
     """Maps a function of one client over the leading axis of every argument.
 
     Args:
-      function: of pytrees of arrays; returns any pytree, `jax.vjp` functions included.
-      chunk: clients computed at once: 1 is a loop, the number of clients or more a plain vmap, in
-        between a loop over nearly equal chunks, the last filled up with repeats of the last client.
-      mesh: of devices that the clients are spread over, each mapping its own; None for one.
+      function: takes pytrees of arrays of one client; returns any pytree, which may hold functions
+        that `jax.vjp` returned.
+      chunk: clients computed at once. 1 is a loop, the number of clients or more one vmap, and any
+        other number a loop over chunks of nearly that size.
+      mesh: devices with axes `AXES` over which the client axis is sharded; each device maps over
+        its clients. None for one device.
 
     Returns:
-      The mapped function; results do not depend on the chunk beyond rounding.
+      The mapped function: arguments and results have a leading axis of clients. Results do not
+      depend on the chunk beyond rounding.
     """
 
     def mapped(*arguments: Any) -> Any:
@@ -35,38 +38,43 @@ def map_clients(
         if chunk >= clients:
             return jax.vmap(function)(*arguments)
         if chunk == 1:
-            # Fewer than all: without a loop XLA merges a recomputed forward pass with the first.
-            most = min(_SIDE_BY_SIDE, max(1, clients - 1))
-            step = max(n for n in range(1, most + 1) if clients % n == 0)
-            return lax.scan(lambda _, one: ((), function(*one)), (), arguments, unroll=step)[1]
+            # Not all clients at once: XLA removes a loop of one iteration, and then merges a
+            # recomputed forward pass with the first one, so that recomputing saves no memory.
+            most = min(_UNROLLED, max(1, clients - 1))
+            unroll = max(n for n in range(1, most + 1) if clients % n == 0)
+            return lax.scan(
+                lambda _, client: ((), function(*client)), (), arguments, unroll=unroll
+            )[1]
         chunks = -(-clients // chunk)
-        width = -(-clients // chunks)
-        folded = jax.tree.map(lambda x: _fold(x, chunks, width), arguments)
-        out = lax.map(lambda some: jax.vmap(function)(*some), folded)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:clients], out)
+        size = -(-clients // chunks)
+        chunked = jax.tree.map(lambda x: _to_chunks(x, chunks, size), arguments)
+        results = lax.map(lambda of_chunk: jax.vmap(function)(*of_chunk), chunked)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:clients], results)
 
     if mesh is None:
         return mapped
-    # Compilers spread a batch over devices by themselves, but not the turns of a loop.
+    # XLA shards a batched operation over devices by itself, but not the iterations of a loop.
     return jax.shard_map(mapped, mesh=mesh, in_specs=SHARDED, out_specs=SHARDED, check_vma=False)
 
 
-def _fold(x: Array, chunks: int, width: int) -> Array:
-    if chunks * width > x.shape[0]:
-        x = x[jnp.minimum(jnp.arange(chunks * width), x.shape[0] - 1)]
-    return x.reshape(chunks, width, *x.shape[1:])
+def _to_chunks(x: Array, chunks: int, size: int) -> Array:
+    """`[C, ...]` as `[chunks, size, ...]`; copies of the last client fill up the last chunk."""
+    if chunks * size > x.shape[0]:
+        x = x[jnp.minimum(jnp.arange(chunks * size), x.shape[0] - 1)]
+    return x.reshape(chunks, size, *x.shape[1:])
 
 
 def default_chunk(backend: str, params: Any, clients: int) -> int:
-    """How many clients to compute at once; a pure function of its arguments, never of a timing.
+    """How many clients to compute at once.
 
     On CPU a vmapped convolution with per-client kernels becomes a grouped one, several times slower
-    than a loop over clients, while dense layers prefer one batched product.
+    than a loop over clients, while dense layers are faster as one batched product. Nothing is
+    timed, so that a run repeats exactly.
 
     Args:
       backend: as `jax.default_backend()` names it.
-      params: client-side parameters of one client; 4-dimensional leaves are convolutions.
+      params: client-side parameters of one client; leaves `[KH, KW, Cin, Cout]` are convolutions.
       clients: size of the client axis.
     """
-    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    return 1 if backend == "cpu" and convolutions else clients
+    has_convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    return 1 if backend == "cpu" and has_convolutions else clients

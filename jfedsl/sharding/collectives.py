@@ -1,4 +1,4 @@
-"""Sums over devices: in one message, or with packed integers between processes."""
+"""Sums over devices: in one collective, or in quantized messages between processes."""
 
 from typing import Any
 
@@ -15,66 +15,73 @@ from jfedsl.keys import fold
 from jfedsl.sharding.slots import AXES, REPLICATED, SHARDED, where_rows
 
 COLLECTIVE_BITS = (4, 8, 16, FLOAT_BITS)
-_BUCKET = 512  # entries that share a header of two float32
+_BUCKET = 512  # entries that share a header, which is two float32
 
 
 def sum_devices(tree: Any) -> Any:
-    """The sum over devices of what each has of a tree, in one message; where each has its own."""
+    """The sum over devices of a tree of arrays, inside of `shard_map`, in one collective.
+
+    One message for all arrays, as the latency of a message exceeds the time of sending a small one.
+    """
     flat, unravel = ravel_pytree(tree)
     return unravel(lax.psum(flat, AXES)) if flat.size else tree
 
 
 def sum_rows(mesh: Mesh | None, rows: Any) -> Any:
-    """Sums over the leading axis of every array of a tree `[P, ...]`.
+    """Sums over the leading axis of every array of a tree.
 
     Args:
-      mesh: of devices that it is spread over; None for one.
-      rows: of one dtype.
+      mesh: devices over which the leading axis is sharded; None for one device.
+      rows: tree of arrays `[P, ...]` of one dtype.
+
+    Returns:
+      Tree of arrays `[...]`, replicated on all devices.
     """
 
-    def own(rows: Any) -> Any:
+    def sum_local(rows: Any) -> Any:
         return jax.tree.map(lambda x: jnp.sum(x, axis=0), rows)
 
     if mesh is None:
-        return own(rows)
+        return sum_local(rows)
     return jax.shard_map(
-        lambda rows: sum_devices(own(rows)),
+        lambda rows: sum_devices(sum_local(rows)),
         mesh=mesh, in_specs=SHARDED, out_specs=REPLICATED, check_vma=False,
     )(rows)  # fmt: skip
 
 
 def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -> Any:
-    """The weighted sum over clients, close to it and right in the mean.
+    """The weighted sum over clients, quantized between processes and unbiased.
 
-    Devices of a process add up theirs first. Each process then sends every other its part of that
-    sum, as integers of so many bits, adds up what it gets, and sends its part of the result the
-    same way: as an all-reduce does, which sends float32. Both roundings are stochastic, unbiased.
+    An all-reduce (reduce-scatter, then all-gather) with quantized messages instead of float32. The
+    devices of a process add up their rows. Each process sends to every other one that one's part of
+    the sum, quantized, adds up the parts that it receives, and sends the result to all, quantized
+    again. Both quantizations are stochastic and unbiased.
 
     Args:
-      mesh: of processes and their devices.
-      bits: of an entry on its way, one of `COLLECTIVE_BITS` but the last.
-      key: of this sum.
-      weights: float32 `[P]`, spread over the devices.
-      rows: tree of float32 `[P, ...]`, likewise.
+      mesh: devices, with axes `AXES`.
+      bits: bits of a quantized entry, one of `COLLECTIVE_BITS` below 32.
+      key: scalar PRNG key, for this sum only.
+      weights: float32 `[P]`, 0 for padding slots, sharded over the devices.
+      rows: tree of float32 `[P, ...]`, sharded over the devices.
 
     Returns:
-      Tree of `[...]`, the same on all devices.
+      Tree of float32 `[...]`, replicated on all devices.
     """
     processes, devices = mesh.devices.shape
 
-    def own(weights: Array, rows: Any, key: Array) -> Any:
-        # Places left over may hold anything.
+    def sum_on_device(weights: Array, rows: Any, key: Array) -> Any:
+        # Rows of padding slots may be NaN, which a weight of 0 would not remove.
         rows = where_rows(weights > 0, rows, jax.tree.map(jnp.zeros_like, rows))
         sums = jax.tree.map(lambda x: jnp.tensordot(weights, x, 1), rows)
         flat, unravel = ravel_pytree(sums)
         padded = jnp.pad(flat, (0, -flat.size % (processes * devices * _BUCKET)))
         part = lax.psum_scatter(padded, "device", tiled=True)
-        mine = fold(key, lax.axis_index(AXES))
-        part = _across(uniform(bits, _BUCKET), bits, processes, mine, part)
+        device_key = fold(key, lax.axis_index(AXES))
+        part = _sum_processes(uniform(bits, _BUCKET), bits, processes, device_key, part)
         return unravel(lax.all_gather(part, "device", tiled=True)[: flat.size])
 
     return jax.shard_map(
-        own,
+        sum_on_device,
         mesh=mesh,
         in_specs=(SHARDED, SHARDED, REPLICATED),
         out_specs=REPLICATED,
@@ -82,14 +89,16 @@ def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -
     )(weights, rows, key)
 
 
-def _across(quantizer: Compressor, bits: int, processes: int, key: Array, part: Array) -> Array:
-    """The sum over processes of a vector that they have a version of each."""
+def _sum_processes(
+    quantizer: Compressor, bits: int, processes: int, key: Array, part: Array
+) -> Array:
+    """The sum of the vectors `part[N]` of all processes, quantized on both ways."""
     codes, headers, decode = _encode(quantizer, bits, fold(key, 0), part)
 
-    def swap(x: Array) -> Array:
+    def exchange(x: Array) -> Array:
         return lax.all_to_all(x, "process", 0, 0, tiled=True)
 
-    rows = decode(swap(codes), swap(headers)).reshape(processes, -1)
+    rows = decode(exchange(codes), exchange(headers)).reshape(processes, -1)
     codes, headers, decode = _encode(quantizer, bits, fold(key, 1), jnp.sum(rows, axis=0))
     return decode(*(lax.all_gather(x, "process", tiled=True) for x in (codes, headers)))
 
@@ -97,7 +106,7 @@ def _across(quantizer: Compressor, bits: int, processes: int, key: Array, part: 
 def _encode(
     quantizer: Compressor, bits: int, key: Array, values: Array
 ) -> tuple[Array, Array, Any]:
-    """Codes as they travel, headers, and the function that makes values of both."""
+    """Packed codes, headers, and the function `(packed, headers) -> values` that decodes them."""
     _, message = quantizer.send(quantizer.init(values), key, Message(values))
     coding = message.coding
     assert coding is not None
@@ -110,7 +119,11 @@ def _encode(
 
 
 def pack(codes: Array, bits: int) -> Array:
-    """Codes `[N]` of 4, 8 or 16 bits as integers of these; of 4, two in a byte, uint8 `[N/2]`."""
+    """Codes `[N]` as uint8 or uint16 `[N]`; two codes of 4 bits share a byte, uint8 `[N / 2]`.
+
+    >>> pack(jnp.array([1, 2, 3, 15]), 4).tolist()
+    [33, 243]
+    """
     if bits == 4:
         pairs = codes.reshape(-1, 2).astype(jnp.uint8)
         return pairs[:, 0] | (pairs[:, 1] << 4)
@@ -118,7 +131,7 @@ def pack(codes: Array, bits: int) -> Array:
 
 
 def unpack(packed: Array, bits: int) -> Array:
-    """What `pack` packed, uint32 `[N]`."""
+    """The codes that `pack` packed, uint32 `[N]`."""
     if bits == 4:
         packed = jnp.stack([packed & 15, packed >> 4], axis=1).ravel()
     return packed.astype(jnp.uint32)

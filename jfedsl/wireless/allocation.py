@@ -1,4 +1,4 @@
-"""How clients share the band."""
+"""Bandwidth allocation: the fractions of the uplink band that clients get."""
 
 import math
 
@@ -7,15 +7,15 @@ from jax import Array, lax
 
 ALLOCATIONS = ("equal", "minmax")
 
-_HALVINGS = 32  # leave 1 + 2e-8 of a bracket of e^60
-_SMALL = 0.1  # nats
+_BISECTIONS = 32  # of a bracket whose ends differ by up to e^60; they then differ by 2e-8
+_SMALL = 0.1  # nats; below, a series replaces Newton's method
 
 
 def equal(count: int) -> Array:
     """The same share for every client.
 
     Args:
-      count: K, at least 1.
+      count: K, the number of clients, at least 1.
 
     Returns:
       Fractions of the band, float32 `[K]`.
@@ -24,23 +24,27 @@ def equal(count: int) -> Array:
 
 
 def minmax(seconds: Array, bits: Array, strength: Array, bandwidth: Array | float) -> Array:
-    """Shares under which the slowest client is done as early as possible.
+    """Shares with which the slowest client finishes as early as possible.
 
     Minimises max_n seconds_n + bits_n / (W_n log2(1 + strength_n / W_n)) over W_n >= 0 that sum to
-    `bandwidth`. All clients with bits are then done at the same time T. No bandwidth brings client
-    n under seconds_n + bits_n ln 2 / strength_n, so the search is for T's excess over the largest
-    of these, by halving the logarithm of a bracket.
+    `bandwidth`. In the optimum all clients with bits finish at the same time T. With any bandwidth
+    client n takes longer than seconds_n + bits_n ln 2 / strength_n, so that T exceeds the largest
+    of these bounds. The excess is found by bisection of its logarithm.
 
     Achieves the optimum to 1e-6 of T, from 1e6 to 1e8 Hz, for strengths of 1e3 to 1e12 Hz, up to
-    1e9 bits, up to 1e3 s and up to 10,000 clients. Gradients through it mean nothing.
+    1e9 bits, up to 1e3 s and up to 10,000 clients. Gradients through it are meaningless.
+
+    >>> shares = minmax(jnp.zeros(2), jnp.full(2, 1e6), jnp.array([1e8, 1e8]), 1e7)
+    >>> shares.round(3).tolist()
+    [0.5, 0.5]
 
     Args:
-      seconds: before a client starts to send, float32 `[K]`, s, at least 0.
-      bits: to send, float32 `[K]`, at least 0. Who has none gets no band; if nobody has any, shares
-        are equal.
-      strength: P_n |h_n|^2 g_n / N0, the bandwidth on which the SNR is 1, float32 `[K]`, Hz, more
-        than 0.
-      bandwidth: of all clients together, float32 `[]`, Hz, more than 0.
+      seconds: time until each client starts to send, float32 `[K]`, s, at least 0.
+      bits: that each client sends, float32 `[K]`, at least 0. A client without bits gets no band;
+        if no client has bits, shares are equal.
+      strength: P_n |h_n|^2 g_n / N0 of each client, the bandwidth at which its SNR is 1, float32
+        `[K]`, Hz, more than 0.
+      bandwidth: sum of the bandwidths of all clients, float32 `[]`, Hz, more than 0.
 
     Returns:
       Fractions of the band, float32 `[K]`, at least 0; their sum is 1 up to rounding.
@@ -52,41 +56,43 @@ def minmax(seconds: Array, bits: Array, strength: Array, bandwidth: Array | floa
     slack = jnp.where(sends, limit - earliest, 0.0)
 
     def bands(excess: Array) -> Array:
-        """The bandwidths `[K]` with which clients are done by `limit` + `excess`."""
-        longer = (slack + excess) / least
-        needed = strength / ((1 + longer) * _efficiency(jnp.log1p(longer)))
-        return jnp.where(sends, needed, 0.0)
+        """The bandwidths `[K]`, Hz, with which all clients finish at `limit` + `excess`."""
+        extra = (slack + excess) / least
+        bandwidths = strength / ((1 + extra) * _efficiency(jnp.log1p(extra)))
+        return jnp.where(sends, bandwidths, 0.0)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def bisect(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = jnp.sqrt(low) * jnp.sqrt(high)
-        enough = jnp.sum(bands(middle)) <= bandwidth
-        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+        is_enough = jnp.sum(bands(middle)) <= bandwidth
+        return jnp.where(is_enough, low, middle), jnp.where(is_enough, middle, high)
 
-    # With SNR u sending takes u / log1p(u) times `least`, which is between 1 + 3 u / (6 + u), here
-    # of the whole band, and 1 + u / 2, of an equal share.
+    # At an SNR of u sending takes u / log1p(u) times `least`, a factor between 1 + 3 u / (6 + u)
+    # and 1 + u / 2. The first, with the whole band for each client, bounds the excess from below;
+    # the second, with equal shares, from above.
     senders = jnp.sum(sends, dtype=jnp.float32)
     snr = jnp.where(sends, strength / bandwidth, 0.0)
     low = jnp.max(least * (3 * snr / (6 + snr)) - slack)
     high = jnp.max(least * (senders * snr / 2) - slack)
-    _, excess = lax.fori_loop(0, _HALVINGS, halve, (low, high))
-    wanted = jnp.where(senders > 0, bands(excess), 1.0)
-    return wanted / jnp.sum(wanted)
+    _, excess = lax.fori_loop(0, _BISECTIONS, bisect, (low, high))
+    bandwidths = jnp.where(senders > 0, bands(excess), 1.0)
+    return bandwidths / jnp.sum(bandwidths)
 
 
-def _efficiency(log_longer: Array) -> Array:
-    """Nats a second and hertz, y, at which sending takes exp(`log_longer`) times its least time.
+def _efficiency(log_ratio: Array) -> Array:
+    """The spectral efficiency at which sending takes exp(`log_ratio`) times its least time.
 
-    At an SNR of u = exp(y) - 1 it takes u / log(1 + u) times that: solves log(expm1(y) / y) =
-    `log_longer`. Two Newton steps, from within 4 %, leave only float32's errors.
+    At an SNR of u = exp(y) - 1 sending takes u / log(1 + u) times its least time, so that y, in
+    nats/s/Hz, solves log(expm1(y) / y) = `log_ratio`. The first guess is within 4 %; after two
+    Newton steps only errors of float32 remain.
     """
-    large = jnp.maximum(log_longer, _SMALL)
+    large = jnp.maximum(log_ratio, _SMALL)
     y = large + jnp.log1p(large)
     for _ in range(2):
-        silent = -jnp.expm1(-y)
-        error = y + jnp.log(silent / y) - large
-        y = y - error * silent * y / (y - silent)
-    # The logarithm loses digits where y is small. This series inverts it, to 5e-7 at _SMALL.
-    z = log_longer
+        complement = -jnp.expm1(-y)
+        error = y + jnp.log(complement / y) - large
+        y = y - error * complement * y / (y - complement)
+    # For small y the logarithm loses digits. This series is exact to 5e-7 up to _SMALL.
+    z = log_ratio
     series = z * (2 - z * (1 / 3 - z * (1 / 9 - z * (19 / 540))))
     return jnp.where(z < _SMALL, series, y)

@@ -13,50 +13,56 @@ from jax import Array
 
 Number = TypeVar("Number", float, np.ndarray, Array)
 
-NEAREST = 35.0  # m, least distance of a client (3GPP TR 36.814, annex A.2.1.1)
+NEAREST = 35.0  # m, least distance from the base station (3GPP TR 36.814, annex A.2.1.1)
 FADINGS = ("rayleigh", "rician", "none")
 
-_LOSS_DB = 128.1  # at 1 km
-_EXPONENT = 3.76  # 37.6 dB a decade
+_LOSS_DB = 128.1  # path loss at 1 km
+_EXPONENT = 3.76  # path loss exponent: 37.6 dB a decade
 
-# A narrower bandwidth has the SNR of this one, in Hz. So a client without bandwidth gets 0 bit/s
-# and a gradient which is large, as it should be, but finite in float32.
-_NARROWEST = 1e-6
-_GREATEST = 1e38  # SNR; float32 holds it, and 0 Hz times its logarithm is 0
+# Least bandwidth, in Hz, in the SNR. A client without bandwidth then gets 0 bit/s and a gradient
+# that is large, as it should be, but finite in float32.
+_LEAST_BANDWIDTH = 1e-6
+_LARGEST_SNR = 1e38  # finite in float32, so that 0 Hz times its logarithm is 0
 
 
 def from_db(db: Number) -> Number:
-    """A ratio of powers; Python and NumPy numbers stay float64."""
+    """A ratio of powers from dB; Python and NumPy numbers stay float64."""
     return 10.0 ** (db / 10.0)
 
 
 def from_dbm(dbm: Number) -> Number:
-    """A power in W; Python and NumPy numbers stay float64."""
+    """A power in W from dBm; Python and NumPy numbers stay float64.
+
+    >>> from_dbm(30.0)
+    1.0
+    """
     return from_db(dbm - 30.0)
 
 
 def distances(
     key: Array, clients: int, radius: float | Array, nearest: float | Array = NEAREST
 ) -> Array:
-    """Of clients uniform over the area around the base station between two circles.
+    """Distances from the base station of clients that are uniform over the area of a ring.
 
     Args:
       key: scalar PRNG key.
-      clients: how many, static.
-      radius: of the cell in m, at least `nearest`.
-      nearest: least distance in m.
+      clients: number of clients, static.
+      radius: outer radius of the ring, m, at least `nearest`.
+      nearest: inner radius of the ring, m.
 
     Returns:
       float32 `[clients]`, m.
     """
+    # The square of the distance is uniform, as area grows with it.
     squares = jax.random.uniform(key, (clients,), jnp.float32, nearest**2, radius**2)
     return jnp.sqrt(squares)
 
 
 def path_gain(distance: Number) -> Number:
-    """Received over sent power, at a loss of 128.1 + 37.6 log10(distance / km) dB.
+    """Received over sent power, for a path loss of 128.1 + 37.6 log10(distance / km) dB.
 
-    Urban macro cell at 2 GHz (3GPP TR 36.942, section 4.5.2; TR 36.814, annex A.2.1.1).
+    The model of an urban macro cell at 2 GHz (3GPP TR 36.942, section 4.5.2; TR 36.814, annex
+    A.2.1.1).
 
     Args:
       distance: m, above 0, any shape.
@@ -64,17 +70,17 @@ def path_gain(distance: Number) -> Number:
     Returns:
       Ratio of the same shape.
     """
-    # Not through the loss in dB, of which float32 keeps one digit less.
+    # Not by way of the loss in dB, which would cost float32 a digit.
     return from_db(-_LOSS_DB) * (distance / 1000.0) ** -_EXPONENT
 
 
 def shadowing(key: Array, clients: int, deviation_db: float | Array) -> Array:
-    """Power factors of obstacles, log-normal with median 1 (3GPP TR 36.814, annex A.2.1.1).
+    """Power factors of shadowing, log-normal with median 1 (3GPP TR 36.814, annex A.2.1.1).
 
     Args:
       key: scalar PRNG key.
-      clients: how many, static.
-      deviation_db: standard deviation of the factor in dB; 0 is no shadowing.
+      clients: number of clients, static.
+      deviation_db: standard deviation of the factor in dB; 0 for no shadowing.
 
     Returns:
       float32 `[clients]`, ratio.
@@ -91,14 +97,15 @@ def fading(key: Array, kind: str, factor: float | Array) -> Array:
     Args:
       key: scalar PRNG key.
       kind: one of `FADINGS`, static.
-      factor: K, power of the direct path over that of all others (ratio, not dB); only of Rician.
+      factor: K, power of the direct path over that of all others (a ratio, not dB); for Rician
+        fading only.
 
     Returns:
       float32 scalar, ratio.
     """
     match kind:
         case "rayleigh":
-            # A draw of exactly 0, once in millions, would take for ever.
+            # A draw of exactly 0, once in millions, would make sending take infinitely long.
             return jnp.maximum(jax.random.exponential(key, (), jnp.float32), 2.0**-24)
         case "rician":
             scattered = 1.0 / (1.0 + jnp.asarray(factor, jnp.float32))
@@ -116,16 +123,16 @@ def snr(
     """Signal over noise power at the receiver, finite even without bandwidth.
 
     Args:
-      power: sent, W.
+      power: sent power, W.
       gain: received over sent power, fading included.
-      noise: density, W/Hz.
+      noise: spectral density of the noise power, W/Hz.
       bandwidth: Hz.
 
     Returns:
-      Ratio of the shape that the arguments share.
+      Ratio, of the shape that the arguments broadcast to.
     """
-    # One after the other: noise times bandwidth, squared in the gradient, may be 0 in float32.
-    return power * gain / noise / jnp.maximum(bandwidth, _NARROWEST)
+    # Two divisions: noise times bandwidth is squared in the gradient and may be 0 in float32.
+    return power * gain / noise / jnp.maximum(bandwidth, _LEAST_BANDWIDTH)
 
 
 def rate(bandwidth: float | Array, snr: float | Array) -> Array:
@@ -136,22 +143,22 @@ def rate(bandwidth: float | Array, snr: float | Array) -> Array:
       snr: ratio.
 
     Returns:
-      bit/s, of the shape that the arguments share.
+      bit/s, of the shape that the arguments broadcast to.
     """
-    return bandwidth * (jnp.log1p(jnp.minimum(snr, _GREATEST)) / math.log(2.0))
+    return bandwidth * (jnp.log1p(jnp.minimum(snr, _LARGEST_SNR)) / math.log(2.0))
 
 
 def rate_of_strength(bandwidth: float | Array, strength: float | Array) -> Array:
-    """Capacity W log2(1 + strength / W): 0 without bandwidth, strength / ln 2 with all of it.
+    """Capacity W log2(1 + strength / W), from the bandwidth at which the SNR is 1.
 
-    It grows with W, ever more slowly, and never exceeds strength / ln 2. Gradients are finite
-    everywhere.
+    It is 0 without bandwidth, grows with W, is concave, and tends to strength / ln 2. Gradients are
+    finite everywhere.
 
     Args:
       bandwidth: W, Hz.
-      strength: power * gain / noise, the bandwidth of SNR 1, Hz.
+      strength: power * gain / noise, the bandwidth at which the SNR is 1, Hz.
 
     Returns:
-      bit/s, of the shape that the arguments share.
+      bit/s, of the shape that the arguments broadcast to.
     """
     return rate(bandwidth, snr(strength, 1.0, 1.0, bandwidth))

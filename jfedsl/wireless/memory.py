@@ -1,4 +1,4 @@
-"""What a client's part takes of its device's memory, from shapes alone."""
+"""Memory that a client needs to train its layers, from shapes alone."""
 
 import contextlib
 import math
@@ -16,23 +16,22 @@ from jfedsl.nn.int8 import int8_backward
 
 
 class Memory(NamedTuple):
-    """Bytes that a client needs to train its part.
+    """Bytes that a client needs at the beginning of its backward pass.
 
-    They are needed when the backward pass begins and all that it reads is there. Recomputation
-    saves none of them: it frees memory only while the server computes, as the whole forward pass
-    is computed again before the backward pass begins.
+    Recomputing the forward pass does not save any: it frees memory while the server computes, but
+    the whole forward pass runs again before the backward pass begins.
 
-    Not counted: what single operations need while they run, and the gradient that passes from layer
-    to layer; messages as they are packed; what compressors remember; masks; the data set.
+    Not counted are workspace of single operations, the gradient passed from layer to layer, packed
+    messages, states of compressors, masks, and the data set.
 
     Attributes:
       parameters: weights and normalisation statistics, float32.
-      gradients: as many as weights.
-      optimizer: moments and counters.
-      batch: the inputs of one batch.
-      residuals: what the forward pass computes and the backward pass reads.
-      cut_gradient: of the activations at the cut, float32, as the backward pass receives it. The
-        activations themselves take as much when the forward pass ends, and are gone by then.
+      gradients: gradients of the weights, float32.
+      optimizer: state of the optimizer.
+      batch: inputs of one batch.
+      residuals: arrays that the forward pass computes and the backward pass reads.
+      cut_gradient: gradient of the activations at the cut, float32. The activations take as much at
+        the end of the forward pass, and are freed before the gradient arrives.
     """
 
     parameters: int
@@ -44,7 +43,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all fields."""
         return sum(self)
 
 
@@ -57,16 +56,17 @@ def client_memory(
     dtype: DTypeLike,
     integers: bool = False,
 ) -> Memory:
-    """The memory of a client with these layers, at the widths they have, in plain operations.
+    """The memory of a client, with residuals counted for lax operations.
 
     Args:
-      model: the client-side layers; all layers where nothing is cut.
-      params: of these, shapes.
-      stats: likewise.
+      model: the client-side layers, with the widths that they have after pruning channels; all
+        layers where nothing is cut.
+      params: parameters of each layer, arrays or shapes.
+      stats: normalisation statistics of each layer, arrays or shapes.
       init_optimizer: `params -> state`.
-      x: a batch `[B, ...]`.
-      dtype: that parameters and activations are rounded to; the rounded copies count.
-      integers: whether products of the backward pass are of int8, whose operands wait as codes.
+      x: shape and dtype of a batch `[B, ...]`.
+      dtype: that parameters and activations are rounded to; rounded copies count.
+      integers: whether the backward pass is in int8, so that its operands are kept as codes.
     """
 
     def run(params: Params, stats: Stats, x: Array) -> tuple[Array, Stats]:

@@ -1,4 +1,4 @@
-"""Radio networks by name, in SI units."""
+"""Radio networks and classes of client hardware by name, in SI units."""
 
 import re
 from typing import NamedTuple
@@ -10,22 +10,22 @@ Range = tuple[float, float]
 
 
 class Network(NamedTuple):
-    """A base station with its server, the band it has, and the devices around it.
+    """A base station with its server, and clients around it.
 
     Attributes:
-      up_hz: uplink band, Hz, shared by frequency division.
-      down_hz: downlink band, Hz, shared alike.
-      noise: power density, W/Hz.
-      radius: of the cell, m; None where `gain` says all.
-      gain: range of the mean channel gain instead of path loss; None with path loss.
+      up_hz: bandwidth of the uplink, Hz, which clients share by frequency division.
+      down_hz: bandwidth of the downlink, Hz, which clients share by frequency division.
+      noise: spectral density of the noise power, W/Hz.
+      radius: radius of the cell, m; None where `gain` replaces path loss.
+      gain: range of the mean channel gain over clients; None where path loss gives it.
       shadowing_db: standard deviation of log-normal shadowing, dB; 0 for none.
-      fading: of a block of one round, one of `channel.FADINGS`.
+      fading: one of `channel.FADINGS`; constant during a round.
       rician_factor: power of the direct path over that of all others, for fading rician.
-      device_power_dbm: range over devices, dBm.
-      server_power_dbm: of the base station, over the whole band, dBm.
-      device_flops: range over devices, FLOP/s.
-      flops_per_cycle: of a device, for its energy.
-      server_flops: FLOP/s.
+      device_power_dbm: range of the transmit power over clients, dBm.
+      server_power_dbm: transmit power of the base station over the whole band, dBm.
+      device_flops: range of the speed over clients, FLOP/s.
+      flops_per_cycle: FLOPs that a client's processor computes in a cycle, for its energy.
+      server_flops: speed of the server, FLOP/s.
     """
 
     up_hz: float
@@ -50,24 +50,24 @@ MACRO_CELL = Network(
     fading="rayleigh", rician_factor=3.0, device_power_dbm=(23.0103, 23.0103),
     server_power_dbm=46.0206, device_flops=(1e9, 1e10), flops_per_cycle=8.0, server_flops=1e13,
 )  # fmt: skip
-"""10 MHz, devices of 0.2 W and 1e9 to 1e10 FLOP/s, a cell of 1 km, as GAS (arXiv 2409.01251) has
-it; the base station's 40 W, the server's 1e13 FLOP/s and 8 FLOPs a cycle are ours."""
+"""The setting of GAS (arXiv 2409.01251): 10 MHz, clients of 0.2 W and 1e9 to 1e10 FLOP/s, a cell of
+1 km. The base station's 40 W, the server's 1e13 FLOP/s and 8 FLOPs a cycle are assumptions."""
 
 WIDEBAND = Network(
     up_hz=100e6, down_hz=200e6, noise=3.98e-21, radius=None, gain=(1e-7, 1e-6), shadowing_db=0.0,
     fading="rayleigh", rician_factor=3.0, device_power_dbm=(20.0, 33.0), server_power_dbm=33.0,
     device_flops=(1e9, 1e10), flops_per_cycle=8.0, server_flops=1e13,
 )  # fmt: skip
-"""100 MHz up and 200 MHz down, 20 to 33 dBm, Rayleigh fading of mean power 0.1e-6 to 1e-6, as in
-Wei and Chen's resource optimization for split federated learning; computing power is ours."""
+"""The setting of Wei and Chen's resource optimization for split federated learning: 100 MHz up and
+200 MHz down, 20 to 33 dBm, Rayleigh fading of mean power 0.1e-6 to 1e-6. Speeds are assumptions."""
 
 SMALL_CELL = Network(
     up_hz=50e6, down_hz=50e6, noise=THERMAL_NOISE, radius=1000.0, gain=None, shadowing_db=0.0,
     fading="rayleigh", rician_factor=3.0, device_power_dbm=(20.0, 23.0103),
     server_power_dbm=24.7712, device_flops=(1e8, 2e9), flops_per_cycle=1.0, server_flops=1e13,
 )  # fmt: skip
-"""50 MHz, devices of 0.1 to 0.2 W and 0.1 to 2 GHz at 1 FLOP a cycle, a base station of 0.3 W, in
-the style of AdaptSFL (arXiv 2403.13101); the server's speed is ours."""
+"""Similar to AdaptSFL (arXiv 2403.13101): 50 MHz, clients of 0.1 to 0.2 W and 0.1 to 2 GHz at
+1 FLOP a cycle, a base station of 0.3 W. The server's speed is an assumption."""
 
 NETWORKS: dict[str, Network | None] = {
     "macro_cell": MACRO_CELL,
@@ -78,14 +78,20 @@ NETWORKS: dict[str, Network | None] = {
 
 
 class Device(NamedTuple):
-    """A class of devices: FLOP/s, transmit power in dBm, and memory in bytes."""
+    """A class of client hardware.
+
+    Attributes:
+      flops: speed, FLOP/s.
+      power_dbm: transmit power, dBm.
+      memory: memory for training, bytes.
+    """
 
     flops: float
     power_dbm: float
     memory: float
 
 
-# Orders of magnitude of what such devices give to one task; ours.
+# Assumptions: orders of magnitude of what such hardware can spare for training.
 DEVICES = {
     "phone": Device(1e10, 23.0, 2e9),
     "camera": Device(3e9, 20.0, 5e8),
@@ -94,7 +100,7 @@ DEVICES = {
 
 
 def device_counts(text: str) -> list[tuple[int, str]]:
-    """How many devices of which class, from `6*phone,4*sensor`.
+    """Number and class of devices, from text such as `6*phone,4*sensor`.
 
     >>> device_counts("6*phone,4*sensor")
     [(6, 'phone'), (4, 'sensor')]
@@ -104,10 +110,10 @@ def device_counts(text: str) -> list[tuple[int, str]]:
     """
     counts = []
     for part in map(str.strip, text.split(",")):
-        found = re.fullmatch(r"(\d{1,10})\s*\*\s*(\w+)", part)
-        if found is None or found[2] not in DEVICES:
+        match = re.fullmatch(r"(\d{1,10})\s*\*\s*(\w+)", part)
+        if match is None or match[2] not in DEVICES:
             allowed = f"counts of {', '.join(DEVICES)}, such as 6*phone,4*sensor"
             close = close_to(part.partition("*")[2].strip(), DEVICES)
             raise ValueError(f"{allowed}, not {as_text(part) or 'an empty part'}{close}")
-        counts.append((int(found[1]), found[2]))
+        counts.append((int(match[1]), match[2]))
     return counts

@@ -1,4 +1,4 @@
-"""A network with its devices as training sees it: rates of a round, and who can be reached."""
+"""The simulated network of a run: where clients are, and rates and outages of a round."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,13 @@ from jfedsl.wireless.network import Network
 
 
 class Devices(NamedTuple):
-    """Every client's device, `[C]`: FLOP/s, transmit power in W, mean channel gain."""
+    """The hardware and the radio link of every client.
+
+    Attributes:
+      flops: speed, float32 `[C]`, FLOP/s.
+      power: transmit power, float32 `[C]`, W.
+      gain: mean channel gain (path loss and shadowing), float32 `[C]`, ratio.
+    """
 
     flops: Array
     power: Array
@@ -23,12 +29,12 @@ class Devices(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """Devices where they stand, and what they are expected to send.
+    """Clients in the cell, and the sizes of their messages.
 
     Attributes:
-      devices: of all clients.
-      bits: that each client is expected to send up in an exchange, in each of the pruner's layouts,
-        `[layouts, C]`; only read to share the band.
+      devices: hardware and radio link of every client.
+      bits: expected bits that each client sends in an exchange, for each of the pruner's width
+        configs, `[F, C]`; used to allocate bandwidth only.
     """
 
     devices: Devices
@@ -36,12 +42,13 @@ class Deployment(NamedTuple):
 
 
 class FlopCounts(NamedTuple):
-    """What an exchange takes of a device and of the server.
+    """FLOPs of an exchange, for one client's batch.
 
     Attributes:
-      forward: FLOPs of each client-side layer in each form that clients compute in, `[F, L_c]`.
-      backward: likewise.
-      server: FLOPs of the server's layers, both passes, for one client's batch.
+      forward: forward pass of each client-side layer, for each of the pruner's width configs,
+        `[F, L_c]`.
+      backward: backward pass of each client-side layer, for each width config, `[F, L_c]`.
+      server: both passes of all server-side layers.
     """
 
     forward: Array
@@ -53,14 +60,15 @@ class Radio(NamedTuple):
     """The simulated network of a run.
 
     Attributes:
-      network: in SI units.
-      deployment: devices where they stand.
-      flop_counts: of an exchange.
+      network: bands, powers, fading and speeds.
+      deployment: clients in the cell.
+      flop_counts: FLOPs of an exchange.
       allocation: one of `allocation.ALLOCATIONS`.
-      sparse: whether pruned single weights save devices arithmetic.
-      outage_snr: ratio below which a device is out for a round; None: never.
-      timeout: seconds waited for a device that is out; None: until the slowest other is done.
-      deadline: seconds of an exchange after which activations come too late; None: never.
+      sparse: whether pruning single weights saves a client arithmetic.
+      outage_snr: SNR (a ratio) below which a client is in outage for a round; None for no outage.
+      timeout: seconds that the server waits for clients in outage; None to wait only until the
+        slowest other client has finished.
+      deadline: seconds after which the server ignores activations of an exchange; None for none.
     """
 
     network: Network
@@ -79,16 +87,16 @@ class Radio(NamedTuple):
 
 
 class Conditions(struct.PyTreeNode):
-    """A round's conditions, per participant.
+    """Rates, computing times and outages of the participants in a round.
 
     Attributes:
-      up_rate: float32 `[K]`, bit/s.
-      down_rate: float32 `[K]`, bit/s.
-      forward: float32 `[K]`, seconds of a forward pass.
-      backward: float32 `[K]`, seconds of a backward pass.
-      reachable: bool `[K]`, both directions are above the outage threshold.
-      lone_up_rate: float32 `[K]`, bit/s with the whole band to itself.
-      lone_down_rate: likewise.
+      up_rate: uplink rate, float32 `[K]`, bit/s.
+      down_rate: downlink rate, float32 `[K]`, bit/s.
+      forward: time of a forward pass, float32 `[K]`, s.
+      backward: time of a backward pass, float32 `[K]`, s.
+      reachable: whether the SNR of both directions is above the outage threshold, bool `[K]`.
+      lone_up_rate: uplink rate if the participant had the whole band, float32 `[K]`, bit/s.
+      lone_down_rate: downlink rate if the participant had the whole band, float32 `[K]`, bit/s.
     """
 
     up_rate: Array
@@ -103,61 +111,62 @@ class Conditions(struct.PyTreeNode):
 def conditions(
     radio: Radio, key: Array, ids: Array, forward: Array, backward: Array, bits: Array
 ) -> Conditions:
-    """Draws a round's fading and shares the band.
+    """Draws the fading of a round and allocates the band.
 
-    The same fading acts on both directions. The base station's power is spread evenly over the
-    band, so that the downlink's signal-to-noise ratio does not depend on a device's share of it.
-    Who is out is decided at equal shares; the band is then shared by the others.
+    Both directions have the same fading. The base station spreads its power evenly over the band,
+    so that the SNR of the downlink does not depend on a client's share. Outage is decided at equal
+    shares; the band is then divided among the participants that are not in outage.
 
     Args:
-      radio: of the run.
-      key: of the round; a client's is folded with its number.
-      ids: of the participants, int32 `[K]`.
-      forward: seconds that each one's forward pass takes, float32 `[K]`.
-      backward: likewise.
-      bits: that each one is expected to send up, float32 `[K]`.
+      radio: network, clients and allocation.
+      key: scalar PRNG key of the round; client n draws from fold(key, n), so that its fading does
+        not depend on the other participants.
+      ids: numbers of the participants, int32 `[K]`.
+      forward: time of each participant's forward pass, float32 `[K]`, s.
+      backward: time of each participant's backward pass, float32 `[K]`, s.
+      bits: expected bits that each participant sends, float32 `[K]`.
     """
     net, devices = radio.network, radio.deployment.devices
-    faded = jax.vmap(lambda n: channel.fading(fold(key, n), net.fading, net.rician_factor))(ids)
-    gain = devices.gain[ids] * faded
-    power, alike = devices.power[ids], equal(ids.size)
-    up = channel.snr(power, gain, net.noise, alike * net.up_hz)
+    fading = jax.vmap(lambda n: channel.fading(fold(key, n), net.fading, net.rician_factor))(ids)
+    gain = devices.gain[ids] * fading
+    power, equal_shares = devices.power[ids], equal(ids.size)
+    up = channel.snr(power, gain, net.noise, equal_shares * net.up_hz)
     down = channel.snr(channel.from_dbm(net.server_power_dbm), gain, net.noise, net.down_hz)
     reachable = jnp.ones(ids.shape, bool)
     if radio.outage_snr is not None:
         reachable = jnp.minimum(up, down) >= radio.outage_snr
-    shares = alike
+    shares = equal_shares
     if radio.allocation == "minmax":
         bits = jnp.where(reachable, bits, 0.0)
-        own = minmax(forward, bits, power * gain / net.noise, net.up_hz)
-        # Who is out tries in vain in a share as good as any.
-        shares = jnp.where(reachable, own, alike)
+        minmax_shares = minmax(forward, bits, power * gain / net.noise, net.up_hz)
+        # What a participant in outage tries to send is lost; its rate only times the attempt.
+        shares = jnp.where(reachable, minmax_shares, equal_shares)
 
     def rates(shares: Array) -> tuple[Array, Array]:
         up_rate = channel.rate_of_strength(shares * net.up_hz, power * gain / net.noise)
         return up_rate, channel.rate(shares * net.down_hz, down)
 
-    alone = rates(jnp.ones_like(alike))
-    return Conditions(*rates(shares), forward, backward, reachable, *alone)
+    lone_rates = rates(jnp.ones_like(equal_shares))
+    return Conditions(*rates(shares), forward, backward, reachable, *lone_rates)
 
 
 def place(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray) -> Devices:
-    """Devices in the cell, where they stay.
+    """Draws positions and shadowing of all clients, which stay the same during a run.
 
     Args:
-      key: of the run's devices.
-      network: path loss and shadowing, or its range of mean gains.
-      flops: FLOP/s, `[C]`.
-      power_dbm: `[C]`.
+      key: scalar PRNG key of the deployment.
+      network: its radius and shadowing, or its range of mean gains, is used.
+      flops: speed of each client, `[C]`, FLOP/s.
+      power_dbm: transmit power of each client, `[C]`, dBm.
     """
-    where, shadow = jax.random.split(key)
+    position_key, shadowing_key = jax.random.split(key)
     clients = len(flops)
     if network.gain is not None:
         low, high = network.gain
-        gain = jax.random.uniform(where, (clients,), minval=low, maxval=high)
+        gain = jax.random.uniform(position_key, (clients,), minval=low, maxval=high)
     else:
         assert network.radius is not None
-        gain = channel.path_gain(channel.distances(where, clients, network.radius))
-        gain *= channel.shadowing(shadow, clients, network.shadowing_db)
+        gain = channel.path_gain(channel.distances(position_key, clients, network.radius))
+        gain *= channel.shadowing(shadowing_key, clients, network.shadowing_db)
     power = channel.from_dbm(np.asarray(power_dbm))
     return Devices(jnp.asarray(flops, jnp.float32), jnp.asarray(power, jnp.float32), gain)

@@ -60,7 +60,7 @@ def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], de
     e = build(plain(**REMEMBERED, **changes))
     layout = on(devices, list(e.spec.group_sizes))._replace(mesh=None)
     spec = e.spec._replace(slots=layout)
-    assert layout.identical == (devices == 1)
+    assert layout.is_identity == (devices == 1)
     state = init(spec, e.key, e.initial, e.image)
     expected = [row(memory_of(spec, state.clients), 0)] * 7
     turn, last_seen, returned = jax.jit(partial(swap_participants, spec)), dict[int, int](), 0

@@ -1,4 +1,4 @@
-"""Folders as users name them, in every function that takes one."""
+"""Paths that users name, in every function that takes one."""
 
 import os
 from pathlib import Path
@@ -46,18 +46,18 @@ def test_a_tilde_is_a_home_folder(monkeypatch):
         ("a\0b", "without a zero byte"),
     ],
 )
-def test_what_no_folder_can_be_is_refused(name, allowed):
+def test_names_that_no_folder_can_have_are_refused(name, allowed):
     with pytest.raises(UserError, match=f"--output must be .*{allowed}") as error:
         local("output", name)
     assert str(error.value).isprintable()
 
 
-def test_a_misspelt_path_is_told_what_lies_beside_it(tmp_path: Path) -> None:
+def test_the_error_for_a_misspelt_path_proposes_a_similar_name(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
     text = str(path_error("config", tmp_path / "frist", "a file", "no such file"))
     assert text.endswith(f"frist; no such file; did you mean {tmp_path}/first?")
-    for there in (tmp_path / "first", tmp_path / "other", tmp_path / "no" / "first"):
-        assert "did you mean" not in str(path_error("config", there, "a file"))
+    for path in (tmp_path / "first", tmp_path / "other", tmp_path / "no" / "first"):
+        assert "did you mean" not in str(path_error("config", path, "a file"))
 
 
 def plan(constants: str, table: str, output: str) -> Any:

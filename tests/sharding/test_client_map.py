@@ -1,4 +1,4 @@
-"""Mapping over clients: any chunk gives what a Python loop gives."""
+"""The map over clients equals a Python loop for every chunk size."""
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,15 @@ def test_any_chunk_equals_a_loop_also_through_vjp(chunk, clients):
     x = jax.random.normal(jax.random.key(1), (clients, 4, 3))
 
     def forward(w, x):
-        y, back = jax.vjp(lambda w: jnp.tanh(x @ w), w)
-        return {"y": y, "back": back}
+        y, vjp = jax.vjp(lambda w: jnp.tanh(x @ w), w)
+        return {"y": y, "vjp": vjp}
 
-    out = map_clients(forward, chunk)(w, x)
-    (gradient,) = map_clients(lambda back, y: back(y), chunk)(out["back"], out["y"])
+    mapped = map_clients(forward, chunk)(w, x)
+    (gradient,) = map_clients(lambda vjp, y: vjp(y), chunk)(mapped["vjp"], mapped["y"])
     for n in range(clients):
-        y, back = jax.vjp(lambda w, n=n: jnp.tanh(x[n] @ w), w[n])
-        assert_close(out["y"][n], y)
-        assert_close(gradient[n], back(y)[0])
+        y, vjp = jax.vjp(lambda w, n=n: jnp.tanh(x[n] @ w), w[n])
+        assert_close(mapped["y"][n], y)
+        assert_close(gradient[n], vjp(y)[0])
 
 
 def test_default_chunk_loops_over_convolutions_on_cpu_only():

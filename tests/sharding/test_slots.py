@@ -1,4 +1,4 @@
-"""Places of participants: one each at least, as many of each group on every device, in order."""
+"""Slots: one for each participant, in order, and equally many of each group on every device."""
 
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from jfedsl.sharding.slots import AXES, SlotLayout, assign_slots, put
 
 
-class Devices(NamedTuple):
-    """What of a mesh the layout of places depends on."""
+class MeshOfSize(NamedTuple):
+    """The part of a mesh on which the layout of slots depends."""
 
     size: int
 
 
 def on(devices: int, group_sizes: list[int]) -> SlotLayout:
-    mesh: Any = Devices(devices)
+    mesh: Any = MeshOfSize(devices)
     return assign_slots(group_sizes, mesh)
 
 
@@ -29,7 +29,7 @@ def rows_of(numbers: np.ndarray) -> Any:
 
 
 def group_of(group_sizes: list[int]) -> np.ndarray:
-    """Of each participant."""
+    """The group of each participant, `[K]`."""
     return np.repeat(np.arange(len(group_sizes)), group_sizes)
 
 
@@ -38,16 +38,16 @@ counts = st.integers(1, 5)
 
 
 @given(sizes)
-def test_on_one_device_places_are_participants(group_sizes: list[int]) -> None:
+def test_on_one_device_slots_are_participants(group_sizes: list[int]) -> None:
     for slots in (assign_slots(group_sizes), on(1, group_sizes)):
-        assert slots.identical and slots.widths == tuple(group_sizes)
+        assert slots.is_identity and slots.group_slots == tuple(group_sizes)
         np.testing.assert_array_equal(slots.participant, np.arange(sum(group_sizes)))
         np.testing.assert_array_equal(slots.slot, slots.participant)
         assert slots.is_real.all()
 
 
 @given(sizes, counts)
-def test_everybody_has_a_place_and_devices_have_as_many_of_each_group(
+def test_each_participant_has_a_slot_and_devices_have_equally_many_of_each_group(
     group_sizes: list[int], devices: int
 ) -> None:
     slots, groups = on(devices, group_sizes), group_of(group_sizes)
@@ -55,51 +55,49 @@ def test_everybody_has_a_place_and_devices_have_as_many_of_each_group(
     assert slots.is_real.sum() == len(groups)
     on_devices = groups[slots.participant].reshape(devices, -1)
     np.testing.assert_array_equal(
-        on_devices, np.tile(np.repeat(np.arange(len(group_sizes)), slots.widths), (devices, 1))
+        on_devices, np.tile(np.repeat(np.arange(len(group_sizes)), slots.group_slots), (devices, 1))
     )
-    for width, size in zip(slots.widths, group_sizes, strict=True):
-        assert 0 <= devices * width - size < devices, "no more room than has to be"
+    for count, size in zip(slots.group_slots, group_sizes, strict=True):
+        assert 0 <= devices * count - size < devices, "as few padding slots as possible"
 
 
 @given(sizes, counts)
-def test_members_of_a_group_come_in_order_and_its_last_has_the_places_left(
+def test_members_of_a_group_are_in_order_and_padding_repeats_the_last(
     group_sizes: list[int], devices: int
 ) -> None:
     slots, groups = on(devices, group_sizes), group_of(group_sizes)
     numbers = slots.split_groups(jnp.asarray(slots.participant))
-    for group, (found, size) in enumerate(zip(numbers, group_sizes, strict=True)):
+    for group, (in_slots, size) in enumerate(zip(numbers, group_sizes, strict=True)):
         members = np.flatnonzero(groups == group)
-        np.testing.assert_array_equal(found[:size], members)
-        np.testing.assert_array_equal(found[size:], members[-1])
+        np.testing.assert_array_equal(in_slots[:size], members)
+        np.testing.assert_array_equal(in_slots[size:], members[-1])
 
 
 @given(sizes, counts)
-def test_groups_taken_apart_and_put_together_are_as_before(
-    group_sizes: list[int], devices: int
-) -> None:
+def test_joining_split_groups_gives_the_tree_back(group_sizes: list[int], devices: int) -> None:
     slots = on(devices, group_sizes)
     tree = rows_of(np.arange(slots.participant.size))
     parts = slots.split_groups(tree)
-    assert [p["a"].size for p in parts] == [devices * width for width in slots.widths]
+    assert [p["a"].size for p in parts] == [devices * count for count in slots.group_slots]
     assert_equal(slots.join_groups(parts), tree)
 
 
 @given(sizes, counts)
-def test_what_goes_to_places_comes_back_and_weighs_as_much(
+def test_rows_return_from_slots_and_padding_slots_weigh_nothing(
     group_sizes: list[int], devices: int
 ) -> None:
     slots = on(devices, group_sizes)._replace(mesh=None)
     tree = rows_of(np.arange(sum(group_sizes)))
-    there = slots.to_slots(tree)
-    np.testing.assert_array_equal(there["a"], slots.participant)
-    assert_equal(slots.to_participants(there), tree)
+    in_slots = slots.to_slots(tree)
+    np.testing.assert_array_equal(in_slots["a"], slots.participant)
+    assert_equal(slots.to_participants(in_slots), tree)
     share = jnp.arange(1.0, sum(group_sizes) + 1)
     weights = slots.weights(share)
     assert_equal(slots.to_participants(weights), share)
     np.testing.assert_array_equal(weights[~slots.is_real], 0)
 
 
-def test_one_message_brings_rows_of_every_type_back_to_the_bit() -> None:
+def test_one_message_keeps_rows_of_every_dtype_to_the_bit() -> None:
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES)
     slots = on(3, [5, 2])._replace(mesh=mesh)
     draw = np.random.default_rng(0)
@@ -110,16 +108,17 @@ def test_one_message_brings_rows_of_every_type_back_to_the_bit() -> None:
         "bool": words[:, 0, 0] % 2 == 0, "uint8": words.astype(np.uint8),
         "bfloat16": words.astype(np.uint16).view(jnp.bfloat16), "empty": np.zeros((7, 0, 3)),
     }  # fmt: skip
-    there = jax.tree.map(lambda x: jnp.asarray(x)[slots.participant], rows)
-    found = jax.jit(slots.in_one_message)(there)
-    for name, row in rows.items():
-        assert found[name].dtype == jnp.asarray(row).dtype and found[name].shape == row.shape
-        expected = np.asarray(jnp.asarray(row)).tobytes()
-        assert np.asarray(found[name]).tobytes() == expected, name
+    in_slots = jax.tree.map(lambda x: jnp.asarray(x)[slots.participant], rows)
+    received = jax.jit(slots.in_one_message)(in_slots)
+    for name, sent in rows.items():
+        assert received[name].dtype == jnp.asarray(sent).dtype
+        assert received[name].shape == sent.shape
+        expected = np.asarray(jnp.asarray(sent)).tobytes()
+        assert np.asarray(received[name]).tobytes() == expected, name
 
 
-def test_without_a_mesh_arrays_are_put_as_they_are() -> None:
+def test_without_a_mesh_put_copies_arrays_to_the_device() -> None:
     tree = {"a": np.arange(6).reshape(3, 2), "b": np.float32(2)}
-    found = put(None, tree)
-    assert_equal(found, tree)
-    assert found["b"].dtype == jnp.float32
+    on_device = put(None, tree)
+    assert_equal(on_device, tree)
+    assert on_device["b"].dtype == jnp.float32

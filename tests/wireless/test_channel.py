@@ -1,7 +1,7 @@
-"""The radio link against closed forwards, and against its formulas in float64.
+"""The radio link against closed forms, and against its formulas in float64.
 
-Draws are fixed by their seeds. Frequencies and means have to lie within five of their standard
-errors, and distributions have to pass a Kolmogorov-Smirnov test at 0.1 %.
+Seeds are fixed. Frequencies and means must lie within five standard errors, and distributions must
+pass a Kolmogorov-Smirnov test at 0.1 %.
 """
 
 import math
@@ -45,7 +45,7 @@ strengths = st.floats(-3, 16).map(lambda x: 10.0**x)  # Hz
 
 @cache
 def fadings(kind: str, factor: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Draws of as many clients, float64."""
+    """Fading powers of `DRAWS` clients, float64."""
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     drawn = of_clients(keys, kind, factor)
     assert drawn.shape == (DRAWS,) and drawn.dtype == jnp.float32
@@ -134,7 +134,7 @@ def test_shadowing_is_normal_in_db(deviation):
     assert drawn.shape == (DRAWS,) and drawn.dtype == jnp.float32
     db = 10 * np.log10(np.asarray(drawn, np.float64))
     assert_mean(db, 0.0)
-    # A normal's variance has the relative standard error sqrt(2 / draws), its root half of it.
+    # The variance has the relative standard error sqrt(2 / draws), the deviation half of it.
     assert abs(np.std(db) / deviation - 1) <= 5 / math.sqrt(2 * DRAWS)
     assert_follows(db, stats.norm(0, deviation).cdf)
 
@@ -152,17 +152,17 @@ def test_rayleigh_is_exponential():
 
 @pytest.mark.parametrize("mean_snr", [0.01, 0.3, 1.0, 10.0, 1000.0])
 def test_ergodic_rate_of_rayleigh(mean_snr):
-    seen = jnp.asarray(mean_snr * fadings("rayleigh"), jnp.float32)
+    snrs = jnp.asarray(mean_snr * fadings("rayleigh"), jnp.float32)
     expected = np.exp(1 / mean_snr) * special.exp1(1 / mean_snr) / math.log(2)
-    assert_mean(np.asarray(jax.jit(rate)(1.0, seen), np.float64), expected)
+    assert_mean(np.asarray(jax.jit(rate)(1.0, snrs), np.float64), expected)
 
 
 @pytest.mark.parametrize("mean_snr, threshold", [(1.0, 0.01), (1.0, 1.0), (10.0, 2.0), (0.5, 1.5)])
 def test_outage_of_rayleigh(mean_snr, threshold):
-    # Of a link whose mean SNR is this at 180 kHz.
+    # The gain with which the mean SNR at 180 kHz is `mean_snr`.
     gain = mean_snr * NOISE * 180e3 / 0.2
-    powers = jnp.asarray(gain * fadings("rayleigh"), jnp.float32)
-    failed = np.asarray(jax.jit(snr)(0.2, powers, NOISE, 180e3)) < threshold
+    gains = jnp.asarray(gain * fadings("rayleigh"), jnp.float32)
+    failed = np.asarray(jax.jit(snr)(0.2, gains, NOISE, 180e3)) < threshold
     expected = -math.expm1(-threshold / mean_snr)
     error = math.sqrt(expected * (1 - expected) / DRAWS)
     assert abs(failed.mean() - expected) <= 5 * error
@@ -172,7 +172,7 @@ def test_outage_of_rayleigh(mean_snr, threshold):
 def test_moments_and_distribution_of_rician(factor):
     drawn = fadings("rician", factor, seed=1)
     assert_mean(drawn, 1.0)
-    # The squares' own standard error is that of the variance.
+    # The standard error of the mean square is that of the variance.
     assert_mean((drawn - 1) ** 2, (1 + 2 * factor) / (1 + factor) ** 2)
     assert_follows(drawn * 2 * (1 + factor), stats.ncx2(2, 2 * factor).cdf)
 
@@ -182,9 +182,9 @@ def test_rician_without_direct_path_is_rayleigh():
     assert stats.ks_2samp(fadings("rician", 0.0, seed=2), fadings("rayleigh")).pvalue > 1e-3
 
 
-def test_rician_with_nothing_but_direct_path_is_none():
+def test_rician_with_the_direct_path_only_is_no_fading():
     for factor in (1e4, 1e6):
-        # Its deviation tends to sqrt(2 / K), of which none in 1e5 normal draws exceeds six.
+        # The deviation tends to sqrt(2 / K), and no draw of 1e5 is beyond six deviations.
         assert np.abs(fadings("rician", factor) - 1).max() <= 6 * math.sqrt(2 / factor)
     assert_equal(fadings("rician", math.inf), fadings("none"))
     assert_equal(fadings("none"), np.ones(DRAWS))
@@ -192,14 +192,14 @@ def test_rician_with_nothing_but_direct_path_is_none():
 
 def test_factors_may_be_traced():
     factors = [0.0, 2.0, 50.0]
-    one = jax.jit(partial(fading, kind="rician"))
-    each = [one(jax.random.key(i), factor=factors[i]) for i in range(3)]
+    rician = jax.jit(partial(fading, kind="rician"))
+    each = [rician(jax.random.key(i), factor=factors[i]) for i in range(3)]
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     drawn = jax.jit(jax.vmap(partial(fading, kind="rician")))(keys, factor=jnp.array(factors))
     assert_close(drawn, jnp.stack(each))
 
 
-def test_only_known_kinds_of_fading():
+def test_unknown_kinds_of_fading_are_refused():
     with pytest.raises(ValueError, match="fading must be one of rayleigh, .*, not 'nakagami'"):
         fading(jax.random.key(0), "nakagami", 1.0)
     for kind in FADINGS:
@@ -222,18 +222,18 @@ def test_link_agrees_with_float64():
     @jax.jit
     def link(distance: Any, power: Any, faded: Any, bandwidth: Any) -> Any:
         gain = path_gain(distance) * faded
-        seen = snr(power, gain, NOISE, bandwidth)
+        ratio = snr(power, gain, NOISE, bandwidth)
         return (
-            seen,
-            rate(bandwidth, seen),
+            ratio,
+            rate(bandwidth, ratio),
             rate_of_strength(bandwidth, power * gain / NOISE),
         )
 
-    given = [jnp.asarray(x, jnp.float32) for x in (distance, power, faded, bandwidth)]
-    made = link(*given)
-    assert all(x.dtype == jnp.float32 for x in made)
-    assert_close(made, (exact_snr, exact_rate, exact_rate), rtol=5e-6, atol=0)
-    assert_close(jax.jit(jax.vmap(link))(*given), made, rtol=1e-6, atol=0)
+    inputs = [jnp.asarray(x, jnp.float32) for x in (distance, power, faded, bandwidth)]
+    results = link(*inputs)
+    assert all(x.dtype == jnp.float32 for x in results)
+    assert_close(results, (exact_snr, exact_rate, exact_rate), rtol=5e-6, atol=0)
+    assert_close(jax.jit(jax.vmap(link))(*inputs), results, rtol=1e-6, atol=0)
 
 
 def test_rate_of_tiny_snr_keeps_its_digits():
@@ -246,14 +246,14 @@ def test_rate_of_tiny_snr_keeps_its_digits():
 def test_both_forms_of_the_rate_agree_with_float64(bandwidth, strength):
     exact = bandwidth * np.log1p(strength / bandwidth) / math.log(2)
     np.testing.assert_allclose(rates(bandwidth, strength), exact, rtol=8 * EPS)
-    seen = snr(strength * NOISE / 0.2, 0.2, NOISE, bandwidth)
-    np.testing.assert_allclose(rate(bandwidth, seen), exact, rtol=8 * EPS)
+    ratio = snr(strength * NOISE / 0.2, 0.2, NOISE, bandwidth)
+    np.testing.assert_allclose(rate(bandwidth, ratio), exact, rtol=8 * EPS)
 
 
 @given(bandwidths, strengths, st.floats(1, 1e4))
-def test_rate_grows_with_bandwidth_and_with_power_but_no_faster_than_either(band, strength, more):
-    least, most = rates(band, strength) * (1 - 8 * EPS), rates(band, strength) * more
-    for grown in (rates(more * band, strength), rates(band, more * strength)):
+def test_rate_grows_with_bandwidth_and_with_power_but_no_faster_than_either(band, strength, factor):
+    least, most = rates(band, strength) * (1 - 8 * EPS), rates(band, strength) * factor
+    for grown in (rates(factor * band, strength), rates(band, factor * strength)):
         assert least <= grown <= most * (1 + 8 * EPS)
 
 
@@ -284,7 +284,7 @@ def test_rate_saturates(strength):
     )
 
 
-def test_nothing_without_bandwidth_or_signal():
+def test_rate_is_0_without_bandwidth_or_signal():
     assert rate(0.0, math.inf) == 0 and rate(0.0, 5.0) == 0 and rate(1e6, 0.0) == 0
     assert rate(0.0, snr(0.2, 1e-10, NOISE, 0.0)) == 0
     strength = jnp.array([0.0, 1.0, 1e16, 0.0])
@@ -294,9 +294,9 @@ def test_nothing_without_bandwidth_or_signal():
 
 def test_rate_of_hardly_any_bandwidth_is_small():
     widths = np.float32(np.geomspace(1e-37, 1.0, 100))
-    seen = np.asarray(rates(jnp.asarray(widths), 1e16), np.float64)
-    assert np.all(np.diff(seen) > 0)
-    assert np.all(seen <= widths * np.log2(1 + 1e16 / np.float64(widths)) * (1 + 8 * EPS))
+    small_rates = np.asarray(rates(jnp.asarray(widths), 1e16), np.float64)
+    assert np.all(np.diff(small_rates) > 0)
+    assert np.all(small_rates <= widths * np.log2(1 + 1e16 / np.float64(widths)) * (1 + 8 * EPS))
 
 
 def test_gradients():
@@ -308,11 +308,11 @@ def test_gradients():
         (np.log1p(ratio) - ratio / (1 + ratio)) / math.log(2),
         1 / (1 + ratio) / math.log(2),
     )
-    seen = slopes(jnp.asarray(bandwidth, jnp.float32), jnp.asarray(strength, jnp.float32))
-    assert_close(seen, expected, rtol=1e-4)
+    gradients = slopes(jnp.asarray(bandwidth, jnp.float32), jnp.asarray(strength, jnp.float32))
+    assert_close(gradients, expected, rtol=1e-4)
 
 
-def test_gradients_are_finite_and_bandwidth_is_wanted_where_there_is_none():
+def test_gradients_are_finite_and_positive_without_bandwidth():
     slopes = jax.jit(jax.vmap(jax.grad(rate_of_strength, (0, 1))))
     widths = jnp.array([0.0, 0.0, 0.0, 0.0, 1e-30, 1e-30, 1e-6])
     strength = jnp.array([0.0, 1.0, 1e9, 1e16, 1e16, 0.0, 1e16])
@@ -323,9 +323,9 @@ def test_gradients_are_finite_and_bandwidth_is_wanted_where_there_is_none():
 
 
 def test_gradients_through_the_snr_are_finite():
-    def slow(bandwidth: Any, power: Any) -> Any:
+    def rate_of(bandwidth: Any, power: Any) -> Any:
         return rate(bandwidth, snr(power, 1e-10, NOISE, bandwidth))
 
-    slopes = jax.vmap(jax.grad(slow, (0, 1)))
-    both = jax.jit(slopes)(jnp.array([0.0, 0.0, 1e6]), jnp.array([0.0, 0.2, 0.2]))
-    assert all(np.all(np.isfinite(x)) for x in both)
+    slopes = jax.vmap(jax.grad(rate_of, (0, 1)))
+    gradients = jax.jit(slopes)(jnp.array([0.0, 0.0, 1e6]), jnp.array([0.0, 0.2, 0.2]))
+    assert all(np.all(np.isfinite(x)) for x in gradients)

@@ -1,4 +1,4 @@
-"""Memory of clients by hand, and against one output a layer."""
+"""Memory of clients, by hand and in multiples of the outputs of layers."""
 
 import math
 from typing import Any
@@ -43,37 +43,40 @@ def test_a_dense_layer_by_hand():
         parameters=4 * WEIGHTS, gradients=4 * WEIGHTS, optimizer=2 * 4 * WEIGHTS + 4,
         batch=4 * BATCH * PIXELS, residuals=SIGNS, cut_gradient=4 * BATCH * UNITS,
     )  # fmt: skip
-    found = memory(mlp(10)[:2], (8, 8, 1))
-    assert found == expected
-    assert found.total == sum(expected)
+    counted = memory(mlp(10)[:2], (8, 8, 1))
+    assert counted == expected
+    assert counted.total == sum(expected)
 
 
 def test_the_whole_model_where_nothing_is_cut():
-    found = memory(mlp(10), (8, 8, 1))
+    counted = memory(mlp(10), (8, 8, 1))
     hidden = [layer.channels.size for layer in mlp(10) if layer.channels]
-    assert found.residuals == BATCH * sum(hidden) * (4 + 1)
-    assert found.cut_gradient == 4 * BATCH * 10
+    assert counted.residuals == BATCH * sum(hidden) * (4 + 1)
+    assert counted.cut_gradient == 4 * BATCH * 10
 
 
 def test_bfloat16_keeps_rounded_copies():
-    found = memory(mlp(10)[:2], (8, 8, 1), jnp.bfloat16)
-    full = memory(mlp(10)[:2], (8, 8, 1))
-    assert found == full._replace(residuals=2 * BATCH * PIXELS + SIGNS), "the batch, rounded"
-    deep, whole = (memory(mlp(10)[:3], (8, 8, 1), d) for d in (jnp.bfloat16, jnp.float32))
+    in_bfloat16 = memory(mlp(10)[:2], (8, 8, 1), jnp.bfloat16)
+    in_float32 = memory(mlp(10)[:2], (8, 8, 1))
+    assert in_bfloat16 == in_float32._replace(residuals=2 * BATCH * PIXELS + SIGNS), "rounded batch"
+    in_bfloat16, in_float32 = (
+        memory(mlp(10)[:3], (8, 8, 1), dtype) for dtype in (jnp.bfloat16, jnp.float32)
+    )
     _, variables = shapes_of(mlp(10)[:3], (8, 8, 1))
     kernel = max(leaf.size for leaf in jax.tree.leaves(variables.params[2]))
     rounded = 2 * (BATCH * PIXELS + kernel)
-    assert deep.residuals == whole.residuals - 2 * BATCH * UNITS + rounded
+    assert in_bfloat16.residuals == in_float32.residuals - 2 * BATCH * UNITS + rounded
 
 
 def test_int8_keeps_codes_for_products():
-    found = memory(mlp(10)[:2], (8, 8, 1), integers=True)
-    key, scale = 8, 4
-    full = memory(mlp(10)[:2], (8, 8, 1))
-    assert found == full._replace(residuals=BATCH * PIXELS + SIGNS + key + scale)
+    in_int8 = memory(mlp(10)[:2], (8, 8, 1), integers=True)
+    key, scale = 8, 4  # bytes
+    in_float32 = memory(mlp(10)[:2], (8, 8, 1))
+    assert in_int8 == in_float32._replace(residuals=BATCH * PIXELS + SIGNS + key + scale)
 
 
-# Bytes over those of the batch and one output a layer: all that `jax.vjp` keeps, and what counts.
+# Ratios to the bytes of the batch and one output a layer: of all that `jax.vjp` keeps, and of what
+# is counted.
 MODELS = {
     "small": (small(10, "group")[:4], 2.63, 2.44),
     "vgg11": (vgg(11, 10, "group")[:4], 2.78, 2.55),
@@ -82,7 +85,7 @@ MODELS = {
 
 
 def outputs_of(model: Model, image: tuple[int, ...]) -> int:
-    """Bytes of the batch and of one output a layer."""
+    """Bytes of the batch and of the output of each layer."""
     x, variables = shapes_of(model, image)
     entries = math.prod(x.shape)
     for layer, p, s in zip(model, *variables, strict=True):
@@ -92,26 +95,27 @@ def outputs_of(model: Model, image: tuple[int, ...]) -> int:
 
 
 def leaves_of(model: Model, image: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
-    """All that `jax.vjp` keeps."""
+    """All arrays that `jax.vjp` keeps."""
 
-    def back(p: Any, s: Any, x: Any) -> Any:
+    def vjp(p: Any, s: Any, x: Any) -> Any:
         return jax.vjp(lambda p: layers.apply(model, p, s, x, True), p, has_aux=True)[1]
 
     x, variables = shapes_of(model, image)
     with lax_only():
-        return jax.tree.leaves(jax.eval_shape(back, *variables, x))
+        return jax.tree.leaves(jax.eval_shape(vjp, *variables, x))
 
 
 @pytest.mark.parametrize("model, all_leaves, counted", MODELS.values(), ids=MODELS)
 def test_backward_passes_keep_several_times_the_outputs_of_layers(model, all_leaves, counted):
     image = (32, 32, 3)
-    leaves, found = leaves_of(model, image), memory(model, image)
+    leaves, memory_of_client = leaves_of(model, image), memory(model, image)
+    counted_bytes = memory_of_client.batch + memory_of_client.residuals
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    zeros = sum(4 * leaf.size for leaf in leaves if leaf.dtype == bool)  # of ReLU, never read
+    zeros = sum(4 * leaf.size for leaf in leaves if leaf.dtype == bool)  # kept by ReLU, never read
     _, variables = shapes_of(model, image)
-    named = jax.tree_util.tree_leaves_with_path(variables.params)
-    _, *kernels = [w.size for path, w in named if path[-1].key == "kernel"]
-    scales = [w.size for path, w in named if path[-1].key == "scale"]
-    assert found.batch + found.residuals == total - zeros - 4 * sum(kernels + scales)
-    ratios = np.array([total, found.batch + found.residuals]) / outputs_of(model, image)
+    params = jax.tree_util.tree_leaves_with_path(variables.params)
+    _, *kernels = [w.size for path, w in params if path[-1].key == "kernel"]
+    scales = [w.size for path, w in params if path[-1].key == "scale"]
+    assert counted_bytes == total - zeros - 4 * sum(kernels + scales)
+    ratios = np.array([total, counted_bytes]) / outputs_of(model, image)
     np.testing.assert_allclose(ratios, [all_leaves, counted], atol=0.01)

@@ -1,6 +1,6 @@
-"""Rates of a round, who can be reached in it, and where devices are.
+"""Rates and outages of a round, and the deployment of clients.
 
-Draws are fixed by their seeds; frequencies have to lie within five of their standard errors.
+Seeds are fixed; frequencies must lie within five standard errors.
 """
 
 import math
@@ -28,7 +28,7 @@ from jfedsl.wireless.radio import (
 )
 
 CLIENTS = 12
-EVERYBODY = tuple(range(CLIENTS))
+ALL_CLIENTS = tuple(range(CLIENTS))
 PRESETS = [name for name, network in NETWORKS.items() if network is not None]
 
 _rng = np.random.default_rng(0)
@@ -42,23 +42,25 @@ def _drawn(
     ids: Array, forward: Array, bits: Array,
 ) -> Conditions:  # fmt: skip
     empty = jnp.zeros((1, 1))
-    work = FlopCounts(empty, empty, 1.0)
-    radio = Radio(network, Deployment(devices, empty), work, allocation, False, outage, None, None)
+    flop_counts = FlopCounts(empty, empty, 1.0)
+    radio = Radio(
+        network, Deployment(devices, empty), flop_counts, allocation, False, outage, None, None
+    )  # fmt: skip
     return conditions(radio, key, ids, forward, 2 * forward, bits)
 
 
 def drawn(
     network: Network = MACRO_CELL,
-    ids: tuple[int, ...] = EVERYBODY,
+    ids: tuple[int, ...] = ALL_CLIENTS,
     seed: int = 0,
     allocation: str = "equal",
     outage: float | None = None,
 ) -> Conditions:
-    """The conditions of these clients in one round."""
-    who = jnp.array(ids)
+    """The conditions of the participants `ids` in one round."""
+    participants = jnp.array(ids)
     return _drawn(
-        network, allocation, outage, devices_of(network), jax.random.key(seed), who, FORWARD[who],
-        BITS[who],
+        network, allocation, outage, devices_of(network), jax.random.key(seed), participants,
+        FORWARD[participants], BITS[participants],
     )  # fmt: skip
 
 
@@ -67,9 +69,9 @@ def devices_of(network: Network, count: int = CLIENTS, seed: int = 0) -> Devices
     return place(jax.random.key(seed), network, np.linspace(1e9, 1e10, count), power)
 
 
-def finish(made: Conditions) -> np.ndarray:
-    """When everybody's activations have come."""
-    return np.asarray(made.forward + BITS / made.up_rate)
+def finish(drawn_conditions: Conditions) -> np.ndarray:
+    """When the activations of each client have arrived, `[C]`, s."""
+    return np.asarray(drawn_conditions.forward + BITS / drawn_conditions.up_rate)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -77,43 +79,43 @@ def test_equal_shares_agree_with_float64(name):
     network = NETWORKS[name]._replace(fading="none")
     ids = (7, 2, 5)
     devices = jax.tree.map(lambda x: np.asarray(x, np.float64)[list(ids)], devices_of(network))
-    made = drawn(network, ids)
+    round_conditions = drawn(network, ids)
     up, down = network.up_hz / 3, network.down_hz / 3
     strength = devices.power * devices.gain / network.noise
-    assert_close(made.up_rate, up * np.log2(1 + strength / up), rtol=1e-5)
+    assert_close(round_conditions.up_rate, up * np.log2(1 + strength / up), rtol=1e-5)
     power = 10 ** (network.server_power_dbm / 10 - 3) / 3
     snr = power * devices.gain / (network.noise * down)
-    assert_close(made.down_rate, down * np.log2(1 + snr), rtol=1e-5)
-    assert_equal(made.forward, FORWARD[np.array(ids)])
-    assert_equal(made.backward, 2 * FORWARD[np.array(ids)])
-    assert made.reachable.all()
+    assert_close(round_conditions.down_rate, down * np.log2(1 + snr), rtol=1e-5)
+    assert_equal(round_conditions.forward, FORWARD[np.array(ids)])
+    assert_equal(round_conditions.backward, 2 * FORWARD[np.array(ids)])
+    assert round_conditions.reachable.all()
 
 
 @pytest.mark.parametrize("allocation", ["equal", "minmax"])
 def test_a_round_repeats_and_the_next_differs(allocation):
-    made, again = (drawn(allocation=allocation) for _ in range(2))
-    assert_equal(made, again)
+    first, again = (drawn(allocation=allocation) for _ in range(2))
+    assert_equal(first, again)
     for seed in (1, 2):
         other = drawn(seed=seed, allocation=allocation)
-        assert np.all(other.up_rate != made.up_rate) and differs(other.down_rate, made.down_rate)
+        assert np.all(other.up_rate != first.up_rate) and differs(other.down_rate, first.down_rate)
 
 
 def test_fading_of_a_client_does_not_depend_on_the_others():
-    whole = drawn()
-    for ids in [(3, 8, 1), (0, 8, 3, 11, 10), tuple(reversed(EVERYBODY))]:
-        made = drawn(ids=ids)
-        # The downlink's power goes with the band: bits a second and hertz are its fading.
-        assert_close(len(ids) * made.down_rate, CLIENTS * whole.down_rate[np.array(ids)])
+    of_all = drawn()
+    for ids in [(3, 8, 1), (0, 8, 3, 11, 10), tuple(reversed(ALL_CLIENTS))]:
+        of_some = drawn(ids=ids)
+        # Power is proportional to bandwidth, so that the rate per hertz depends on fading only.
+        assert_close(len(ids) * of_some.down_rate, CLIENTS * of_all.down_rate[np.array(ids)])
     assert_equal(drawn(ids=(3, 8, 1)).up_rate[1:], drawn(ids=(5, 8, 1)).up_rate[1:])
 
 
-def test_both_directions_fade_alike_and_clients_on_their_own():
-    alike = MACRO_CELL._replace(radius=None, gain=(1e-10, 1e-10))
-    flat = drawn(alike._replace(fading="none"))
-    made = drawn(alike)
-    assert len(np.unique(made.down_rate)) == CLIENTS
-    assert_equal(made.up_rate > flat.up_rate, made.down_rate > flat.down_rate)
-    assert_equal(np.argsort(made.up_rate), np.argsort(made.down_rate))
+def test_fading_is_equal_in_both_directions_and_differs_between_clients():
+    same_gain = MACRO_CELL._replace(radius=None, gain=(1e-10, 1e-10))
+    without = drawn(same_gain._replace(fading="none"))
+    faded = drawn(same_gain)
+    assert len(np.unique(faded.down_rate)) == CLIENTS
+    assert_equal(faded.up_rate > without.up_rate, faded.down_rate > without.down_rate)
+    assert_equal(np.argsort(faded.up_rate), np.argsort(faded.down_rate))
 
 
 @pytest.mark.parametrize("allocation", ["equal", "minmax"])
@@ -128,59 +130,64 @@ def test_a_bigger_band_is_never_slower(allocation):
 
 
 @pytest.mark.parametrize("name", ["macro_cell", "wideband"])
-def test_minmax_lets_everybody_finish_at_once(name):
+def test_with_minmax_all_clients_finish_together(name):
     network = NETWORKS[name]
     for seed in range(4):
-        even, own = (drawn(network, seed=seed, allocation=a) for a in ("equal", "minmax"))
-        ends = finish(own)
-        assert ends.max() <= finish(even).max() * (1 + 1e-6)
+        with_equal, with_minmax = (
+            drawn(network, seed=seed, allocation=name) for name in ("equal", "minmax")
+        )
+        ends = finish(with_minmax)
+        assert ends.max() <= finish(with_equal).max() * (1 + 1e-6)
         np.testing.assert_allclose(ends, ends.max(), rtol=1e-4)
-        # What a client gets of the downlink is its share of the band.
-        shares = own.down_rate / (CLIENTS * even.down_rate)
+        # The downlink rate is proportional to the share of the band.
+        shares = with_minmax.down_rate / (CLIENTS * with_equal.down_rate)
         assert np.all(shares > 0)
         assert math.isclose(shares.sum(), 1, rel_tol=1e-5)
 
 
-def test_minmax_shares_the_band_among_who_can_be_reached():
+def test_minmax_divides_the_band_among_reachable_clients():
     outage = 30.0
-    even, own = (drawn(allocation=a, outage=outage) for a in ("equal", "minmax"))
-    assert_equal(own.reachable, even.reachable)
-    there = np.asarray(even.reachable)
-    assert 0 < there.sum() < CLIENTS
-    shares = np.asarray(own.down_rate / (CLIENTS * even.down_rate))
-    assert math.isclose(shares[there].sum(), 1, rel_tol=1e-5)
-    assert_close(shares[~there], np.full((~there).sum(), 1 / CLIENTS))
-    ends = finish(own)[there]
+    with_equal, with_minmax = (
+        drawn(allocation=name, outage=outage) for name in ("equal", "minmax")
+    )
+    assert_equal(with_minmax.reachable, with_equal.reachable)
+    reachable = np.asarray(with_equal.reachable)
+    assert 0 < reachable.sum() < CLIENTS
+    shares = np.asarray(with_minmax.down_rate / (CLIENTS * with_equal.down_rate))
+    assert math.isclose(shares[reachable].sum(), 1, rel_tol=1e-5)
+    assert_close(shares[~reachable], np.full((~reachable).sum(), 1 / CLIENTS))
+    ends = finish(with_minmax)[reachable]
     np.testing.assert_allclose(ends, ends.max(), rtol=1e-4)
-    assert np.all(np.isfinite(drawn(allocation="minmax", outage=1e9).up_rate)), "nobody is"
+    none_reachable = drawn(allocation="minmax", outage=1e9)
+    assert np.all(np.isfinite(none_reachable.up_rate))
 
 
 @pytest.mark.parametrize("threshold", [0.05, 1.0])
 @pytest.mark.parametrize(("power", "worse"), [(0.2, "down"), (1e-6, "up")])
-def test_outage_of_rayleigh_is_that_of_the_worse_direction(threshold, power, worse):
+def test_outage_probability_is_that_of_the_direction_with_the_lower_snr(threshold, power, worse):
     count, gain, net = 20_000, 1e-9, MACRO_CELL
-    mean = {
+    mean_snr = {
         "up": power * gain / (net.noise * net.up_hz / count),
         "down": from_dbm(net.server_power_dbm) * gain / (net.noise * net.down_hz),
     }
-    assert min(mean, key=mean.__getitem__) == worse
-    one = jnp.ones(count)
-    made = _drawn(
-        net, "equal", threshold * mean[worse], Devices(1e9 * one, power * one, gain * one),
-        jax.random.key(3), jnp.arange(count), one, one,
+    assert min(mean_snr, key=mean_snr.__getitem__) == worse
+    ones = jnp.ones(count)
+    round_conditions = _drawn(
+        net, "equal", threshold * mean_snr[worse], Devices(1e9 * ones, power * ones, gain * ones),
+        jax.random.key(3), jnp.arange(count), ones, ones,
     )  # fmt: skip
     expected = -math.expm1(-threshold)
     error = math.sqrt(expected * (1 - expected) / count)
-    assert abs(np.mean(~made.reachable) - expected) <= 5 * error
+    assert abs(np.mean(~round_conditions.reachable) - expected) <= 5 * error
 
 
-def test_who_is_out_is_who_is_below_the_threshold():
-    away = [np.asarray(~drawn(outage=x).reachable) for x in (1e-9, 3.0, 30.0, 300.0, 1e9)]
-    assert not away[0].any() and away[-1].all()
-    assert all(np.all(b >= a) for a, b in zip(away, away[1:], strict=False))
+def test_a_higher_threshold_puts_more_clients_in_outage():
+    in_outage = [np.asarray(~drawn(outage=x).reachable) for x in (1e-9, 3.0, 30.0, 300.0, 1e9)]
+    assert not in_outage[0].any() and in_outage[-1].all()
+    assert all(np.all(high >= low) for low, high in zip(in_outage, in_outage[1:], strict=False))
 
 
-# Networks and devices
+# Networks and hardware
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_presets_in_watts_and_hertz(name, up_hz, down_hz, noise, device, server)
     assert 1e8 <= low < high <= 1e10 and network.server_flops == 1e13
 
 
-def test_a_run_is_in_the_network_it_asks_for():
+def test_a_run_has_the_network_of_its_config():
     radio = build(plain(network="wideband")).spec.radio
     assert radio.network == WIDEBAND and not radio.can_fail
     assert all(x.shape == (4,) for x in radio.deployment.devices)
@@ -213,7 +220,7 @@ def test_a_run_is_in_the_network_it_asks_for():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_gains_of_devices(name):
+def test_gains_of_clients(name):
     network = NETWORKS[name]
     devices = devices_of(network, 1000)
     low, high = network.gain or (path_gain(network.radius), path_gain(NEAREST))
@@ -229,8 +236,8 @@ def test_gains_of_devices(name):
 
 
 def test_shadowing_multiplies_gains():
-    clear = devices_of(MACRO_CELL, 4000)
+    unshadowed = devices_of(MACRO_CELL, 4000)
     shadowed = devices_of(MACRO_CELL._replace(shadowing_db=8.0), 4000)
-    db = 10 * np.log10(np.asarray(shadowed.gain / clear.gain, np.float64))
+    db = 10 * np.log10(np.asarray(shadowed.gain / unshadowed.gain, np.float64))
     assert abs(db.mean()) <= 5 * 8 / math.sqrt(4000)
     assert abs(db.std() / 8 - 1) <= 5 / math.sqrt(2 * 4000)
