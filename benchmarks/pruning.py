@@ -35,6 +35,7 @@ from jfedsl.engine.period import start_period
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.models import blocks
 from jfedsl.models.flops import product_flops
+from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import Experiment, build
 
@@ -117,7 +118,7 @@ def costs(experiment: Experiment, state: Any) -> dict[str, float]:
     sent = spec.pruner.cut_channel_mask(client.masks)
     share = 1.0 if sent is None else float(jnp.mean(sent, dtype=jnp.float32))
     _, down = jax.jit(functools.partial(start_period, spec))(experiment.key, state)
-    flops = product_flops(spec.model[: spec.cut], client.params, client.stats, image)
+    flops = product_flops(spec.model[: spec.cut], Variables(client.params, client.stats), image)
     return {
         "arithmetic": sum(sum(f) * _kept_share(m) for f, m in zip(flops, kept, strict=True)),
         **_of_one(experiment, client),

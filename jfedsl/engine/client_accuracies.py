@@ -13,7 +13,7 @@ from jfedsl.engine.client_memory import memories
 from jfedsl.engine.evaluation import by_class, class_sums
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
-from jfedsl.engine.state import Data, RunSpec, State
+from jfedsl.engine.state import Data, RunSpec, State, with_data
 from jfedsl.engine.test_set import TestSet
 from jfedsl.pruning.pruner import ClientForward
 
@@ -65,6 +65,7 @@ def class_accuracies(
     Returns:
       float32 `[V, classes]`, infinite for a class without test examples.
     """
+    spec = with_data(spec, data)
     _, _, merged = merge_participants(spec, data.partition, state)
     server = spec.algorithm.server_of(spec, data.partition, state)
     examples = jnp.sum(

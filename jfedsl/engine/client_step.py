@@ -1,6 +1,7 @@
 """What clients compute in an exchange: their layers forward and backward, and their step."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,8 @@ def client_forward(x: Exchange, clients: Client, inputs: Array) -> tuple[Client,
       `client_vjp`. Its gradients of pruned weights mean nothing: no client steps on them.
     """
     spec, key = x.spec, x.key
+    if any(x.data.frozen[: spec.cut]) and not spec.remat:
+        return _forward_together(x, clients, inputs)
 
     def one(forward: ClientForward, client: Client, inputs: Array) -> Any:
         activation, vjp, stats = forward_one(spec, forward, client, inputs, key)
@@ -46,6 +49,28 @@ def client_forward(x: Exchange, clients: Client, inputs: Array) -> tuple[Client,
     activation, stats = spec.slots.join_groups(outputs)
     client_vjp = partial(_backward, x, clients, inputs, vjps)
     return clients.replace(stats=stats), activation, client_vjp
+
+
+def _forward_together(
+    x: Exchange, clients: Client, inputs: Array
+) -> tuple[Client, Array, ClientVjp]:
+    """`client_forward` of layers with frozen variables: one backward pass for all participants.
+
+    What the backward pass needs of these variables is the same for all. As a result of a map over
+    clients it would be copied for each of them.
+    """
+    spec, key = x.spec, x.key
+
+    def one(forward: ClientForward, client: Client, inputs: Array) -> tuple[Array, Any]:
+        return _layers(spec, forward, client, inputs, key)
+
+    def run(params: Any) -> tuple[Array, Any]:
+        rows = clients.replace(params=params), inputs
+        outputs: tuple[Array, Any] = spec.slots.join_groups(_map(spec, one, x.forwards, rows))
+        return outputs
+
+    activation, vjp, stats = jax.vjp(run, clients.params, has_aux=True)
+    return clients.replace(stats=stats), activation, lambda gradient: vjp(gradient)[0]
 
 
 def _backward(
@@ -122,12 +147,20 @@ def forward_one(
     """
 
     def run(params: Any) -> tuple[Array, Any]:
-        return forward(params, client.stats, client.masks, images, True, spec.dtype)
+        return _layers(spec, forward, client.replace(params=params), images, key)
 
-    if not spec.integers:
-        return jax.vjp(run, client.params, has_aux=True)
-    with int8_backward(fold(key, client.number, Stage.CLIENT_BACKWARD)):
-        return jax.vjp(run, client.params, has_aux=True)
+    return jax.vjp(run, client.params, has_aux=True)
+
+
+def _layers(
+    spec: RunSpec, forward: ClientForward, client: Client, images: Array, key: Array
+) -> tuple[Array, Any]:
+    """The activation at the cut and the statistics of one client; arguments as `forward_one`."""
+    mode: Any = nullcontext()
+    if spec.integers:
+        mode = int8_backward(fold(key, client.number, Stage.CLIENT_BACKWARD))
+    with mode:
+        return forward(client.params, client.stats, client.masks, images, True, spec.dtype)
 
 
 def send_gradient(

@@ -8,7 +8,7 @@ from jax import Array
 from jfedsl.engine.participants import period_start
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.keys import Purpose, fold
-from jfedsl.models import layers
+from jfedsl.pruning.weights import prunable
 from jfedsl.wireless.radio import Conditions, conditions
 
 
@@ -47,7 +47,7 @@ def round_conditions(
 def _kept_shares(spec: RunSpec, client: Client) -> Array:
     """The fraction of each layer's prunable weights that a client keeps, `[L_c]`."""
     kept = spec.pruner.kept(client.masks).params[: spec.cut]
-    flags = layers.prunable(client.params[: spec.cut], len(spec.model))
+    flags = prunable(client.params[: spec.cut], len(spec.model))
     shares = []
     for layer, flagged in zip(kept, flags, strict=True):
         pairs = zip(jax.tree.leaves(layer), jax.tree.leaves(flagged), strict=True)

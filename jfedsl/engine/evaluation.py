@@ -14,7 +14,7 @@ from jfedsl.data.datasets import Pixels
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
-from jfedsl.engine.state import Client, Data, RunSpec, Server, State
+from jfedsl.engine.state import Client, Data, RunSpec, Server, State, with_data
 from jfedsl.engine.test_set import TestSet
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -48,7 +48,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     models. (Local statistics of a channel that a client does not have are as old as its removal;
     metric_dense uses them.)
     """
-    slots = spec.slots
+    spec, slots = with_data(spec, data), spec.slots
     clients, share, merged = merge_participants(spec, data.partition, state)
     # A participant that was out of reach, or had an earlier turn, may hold older masks.
     current = partial(trained_masks, spec, key, state)

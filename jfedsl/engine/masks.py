@@ -7,8 +7,8 @@ from jax import Array
 from jfedsl.engine.participants import last_round, period_start
 from jfedsl.engine.state import Client, RunSpec, State
 from jfedsl.keys import Purpose, fold
-from jfedsl.models import layers
 from jfedsl.pruning.pruner import Masks, PruningState
+from jfedsl.pruning.weights import prunable
 
 
 def masks_of(spec: RunSpec, key: Array, state: State, client: Array) -> Masks:
@@ -57,7 +57,7 @@ def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
         return jnp.zeros(count), jnp.zeros((count, 0))
 
     def one(client: Client) -> tuple[Array, Array]:
-        flags = jax.tree.leaves(layers.prunable(client.params[: spec.cut], len(spec.model)))
+        flags = jax.tree.leaves(prunable(client.params[: spec.cut], len(spec.model)))
         kept = jax.tree.leaves(pruner.kept(client.masks).params[: spec.cut])
         weights = [k for k, flag in zip(kept, flags, strict=True) if flag]
         lacking = jnp.sum(jnp.stack([jnp.sum(~k, dtype=jnp.float32) for k in weights]))

@@ -1,6 +1,7 @@
 """What a run is (`RunSpec`, fixed) and where it stands (`State`, pytrees)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ from jfedsl.data.datasets import Pixels
 from jfedsl.data.partition import Partition
 from jfedsl.engine.optimizers import Optimizer
 from jfedsl.engine.task import Task
-from jfedsl.models.layers import Model
+from jfedsl.models import layers
+from jfedsl.models.layers import Frozen, Model
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.sharding.slots import SlotLayout
 from jfedsl.wireless.radio import Deployment, Radio
@@ -148,6 +150,7 @@ class Data(NamedTuple):
       pixels: to normalise inputs with.
       partition: which examples each client has.
       deployment: what of the radio depends on the seed, None without one.
+      frozen: variables of the whole model that all clients share, as `Variables` has them.
     """
 
     images: Array
@@ -155,6 +158,7 @@ class Data(NamedTuple):
     pixels: Pixels
     partition: Partition
     deployment: Deployment | None
+    frozen: Frozen = ()
 
 
 class Client(struct.PyTreeNode):
@@ -233,11 +237,24 @@ class State(struct.PyTreeNode):
     has_current_model: Array
 
 
-def at_deployment(spec: RunSpec, data: Data) -> RunSpec:
-    """The run with what of its radio lies with the data, so that no program has it built in."""
+def with_data(spec: RunSpec, data: Data) -> RunSpec:
+    """The run with what lies with the data, so that no program has it built in.
+
+    This is the network's deployment and the frozen variables.
+    """
+    spec = with_frozen(spec, data.frozen)
     if spec.radio is None or data.deployment is None:
         return spec
     return spec._replace(radio=spec.radio._replace(deployment=data.deployment))
+
+
+def with_frozen(spec: RunSpec, frozen: Frozen) -> RunSpec:
+    """The run with these frozen variables of the whole model; see `layers.with_frozen`."""
+    model, own = layers.with_frozen(spec.model, frozen), frozen[: spec.cut]
+    if not any(own):
+        return spec._replace(model=model)
+    forwards = tuple(partial(forward, frozen=own) for forward in spec.pruner.forwards)
+    return spec._replace(model=model, pruner=spec.pruner._replace(forwards=forwards))
 
 
 def weights(spec: RunSpec, partition: Partition, participants: Array) -> Array:

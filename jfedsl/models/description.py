@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax import Array
 
+from jfedsl.models import layers
 from jfedsl.models.layers import Model
 from jfedsl.models.steps import Step, function_steps, record_steps
 
@@ -22,9 +23,9 @@ def describe(model: Model, x: Array) -> list[dict[str, Any]]:
 
     def run(x: Array) -> Array:
         for layer in model:
-            params, stats = layer.init(jax.random.key(0), x)
+            params, stats, frozen = layers.init_layer(layer, jax.random.key(0), x)
             with record_steps(layer.name) as parts:
-                y, _ = layer.apply(params, stats, x, False)
+                y, _ = layers.bound(layer, frozen).apply(params, stats, x, False)
             unknown: list[Step] = [{"op": "own"}]
             steps = unknown if layer.steps is None else layer.steps(x.shape, parts)
             activation = function_steps(layer.activation)

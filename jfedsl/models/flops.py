@@ -10,12 +10,13 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models.layers import Layer, Model, Params, Stats
+from jfedsl.models import layers
+from jfedsl.models.layers import Layer, Model, Params, Variables
 from jfedsl.nn.lax_only import lax_only
 
 
 def product_flops(
-    model: Model, params: Params, stats: Stats, image: tuple[int, ...]
+    model: Model, variables: Variables, image: tuple[int, ...]
 ) -> list[tuple[int, int]]:
     """FLOPs of the convolutions and dense layers for one example, in each layer.
 
@@ -24,8 +25,7 @@ def product_flops(
 
     Args:
       model: all layers of a model, or its first few.
-      params: parameters of each layer, arrays or shapes.
-      stats: batch-norm statistics of each layer, arrays or shapes; empty where a layer has none.
+      variables: of these layers, arrays or shapes.
       image: shape of one input.
 
     Returns:
@@ -35,17 +35,22 @@ def product_flops(
     """
     forward = []
     x = jax.ShapeDtypeStruct((1, *image), "float32")
-    for layer, p, s in zip(model, params, stats, strict=True):
+    for layer, variables_of_layer in layers.by_layer(model, variables):
+
+        def run(held: Variables, x: Array, layer: Layer = layer) -> Array:
+            apply = layers.bound(layer, held.frozen).apply
+            return apply(held.params, held.stats, x, False)[0]
+
         module_flops: list[int] = []
         with nn.intercept_methods(_count_into(module_flops)):
-            x = jax.eval_shape(lambda p, s, x, f=layer.apply: f(p, s, x, False)[0], p, s, x)
+            x = jax.eval_shape(run, variables_of_layer, x)
         forward.append(sum(module_flops))
     first = next((i for i, flops in enumerate(forward) if flops), 0)
     return [(flops, flops if i == first else 2 * flops) for i, flops in enumerate(forward)]
 
 
 def layer_flops(
-    model: Model, params: Params, stats: Stats, x: jax.ShapeDtypeStruct, trained_input: bool
+    model: Model, variables: Variables, x: jax.ShapeDtypeStruct, trained_input: bool
 ) -> np.ndarray:
     """FLOPs of each layer on one batch, as XLA's cost analysis counts them for lax operations.
 
@@ -54,8 +59,7 @@ def layer_flops(
 
     Args:
       model: consecutive layers.
-      params: parameters of each layer, arrays or shapes.
-      stats: batch-norm statistics of each layer, arrays or shapes; empty where a layer has none.
+      variables: of these layers, arrays or shapes.
       x: input `[B, ...]` of the first layer.
       trained_input: whether the backward pass needs the gradient by `x`.
 
@@ -64,27 +68,32 @@ def layer_flops(
     """
     flops = []
     needs_input_gradient = trained_input
-    for layer, p, s in zip(model, params, stats, strict=True):
+    for layer, held in layers.by_layer(model, variables):
 
-        def forward(p: Params, x: Array, s: Stats, layer: Layer = layer) -> Array:
-            y = layer.apply(p, s, x, True)[0]
+        def forward(p: Params, x: Array, own: Variables, layer: Layer = layer) -> Array:
+            y = layers.bound(layer, own.frozen).apply(p, own.stats, x, True)[0]
             return y if layer.activation is None else layer.activation(y)
 
         def forward_and_backward(
-            p: Params, x: Array, s: Stats, f: Any = forward, by_input: bool = needs_input_gradient
+            p: Params,
+            x: Array,
+            own: Variables,
+            f: Any = forward,
+            by_input: bool = needs_input_gradient,
         ) -> Any:
             if by_input:
-                y, vjp = jax.vjp(lambda p, x: f(p, x, s), p, x)
+                y, vjp = jax.vjp(lambda p, x: f(p, x, own), p, x)
             else:
-                y, vjp = jax.vjp(lambda p: f(p, x, s), p)
+                y, vjp = jax.vjp(lambda p: f(p, x, own), p)
             return y, vjp(jnp.ones_like(y))
 
+        p, rest = held.params, held._replace(params=())
         has_weights = bool(jax.tree.leaves(p))
         with lax_only():
-            forward_flops, backward_flops = _lowered_flops(forward, p, x, s), 0.0
+            forward_flops, backward_flops = _lowered_flops(forward, p, x, rest), 0.0
             if has_weights or needs_input_gradient:
-                backward_flops = _lowered_flops(forward_and_backward, p, x, s) - forward_flops
-            x = jax.eval_shape(forward, p, x, s)
+                backward_flops = _lowered_flops(forward_and_backward, p, x, rest) - forward_flops
+            x = jax.eval_shape(forward, p, x, rest)
         flops.append((forward_flops, backward_flops))
         needs_input_gradient = needs_input_gradient or has_weights
     return np.array(flops, np.float64).reshape(-1, 2)

@@ -1,10 +1,10 @@
 """A model is a tuple of layers, so cutting it is slicing it.
 
-Parameters and statistics are tuples as long as the model. In a slice every layer keeps its
+Variables are tuples as long as the model. In a slice every layer keeps its
 parameters under the same names, whatever the cut; Flax's `Sequential` and nnx renumber them.
 
 >>> model = (from_linen("dense", nn.Dense(4), nn.relu), from_linen("logits", nn.Dense(2)))
->>> params, stats = init(model, jax.random.key(0), jnp.ones((1, 3)))
+>>> params, stats, _ = init(model, jax.random.key(0), jnp.ones((1, 3)))
 >>> smashed, _ = apply(model[:1], params[:1], stats[:1], jnp.ones((5, 3)), train=True)
 >>> smashed.shape
 (5, 4)
@@ -12,7 +12,8 @@ parameters under the same names, whatever the cut; Flax's `Sequential` and nnx r
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +28,22 @@ from jfedsl.models.steps import Describe, Step, describe_module, function_steps
 
 Params = Any
 Stats = Any
+Frozen = Any
 
 
 class Variables(NamedTuple):
-    """Parameters and normalisation statistics of a model: tuples with one tree a layer."""
+    """The variables of a model, tuples with one tree a layer.
+
+    Attributes:
+      params: trained, sent and averaged.
+      stats: normalisation statistics.
+      frozen: arrays of any type that all clients share and nothing changes, such as pretrained
+        kernels; `{}` of a layer that has none, and `()` where no layer has any.
+    """
 
     params: Params
     stats: Stats
+    frozen: Frozen = ()
 
 
 Activation = Callable[[Array], Array]
@@ -59,8 +69,10 @@ class Layer(NamedTuple):
 
     Attributes:
       name: unique in its model; a cut is named by the last layer before it.
-      init: `(key, x[B, ...]) -> (params, stats)`; both are `{}` where the layer has none.
+      init: `(key, x[B, ...]) -> (params, stats)`, each `{}` where the layer has none; or
+        `(params, stats, frozen)`.
       apply: `(params, stats, x, train) -> (y, stats)`; `train` picks batch over running statistics.
+        A layer with frozen variables takes them as `frozen=`, see `with_frozen`.
       activation: applied to the output of `apply`; elementwise and nondecreasing. None for none.
       keeps_order: whether `apply` commutes with elementwise nondecreasing functions, as max-pooling
         does. An activation right before such a layer runs after it instead, on fewer entries.
@@ -70,8 +82,8 @@ class Layer(NamedTuple):
     """
 
     name: str
-    init: Callable[[Array, Array], tuple[Params, Stats]]
-    apply: Callable[[Params, Stats, Array, bool], tuple[Array, Stats]]
+    init: Callable[[Array, Array], tuple[Any, ...]]
+    apply: Callable[..., tuple[Array, Stats]]
     activation: Activation | None = None
     keeps_order: bool = False
     channels: Channels | None = None
@@ -96,8 +108,8 @@ def from_linen(
 
     Args:
       name: unique in the model.
-      module: unbound; may have the collections `params` and `batch_stats`, and draws no random
-        numbers, as Flax's dropout would.
+      module: unbound; may have the collections `params`, `batch_stats` and `frozen`, which
+        it only reads, and draws no random numbers, as Flax's dropout would.
       activation: elementwise and nondecreasing; runs after the module, or after pooling that
         follows it. Any other activation belongs into the module.
       width: name of the module's field that holds its number of channels, if channels can be
@@ -113,16 +125,18 @@ def from_linen(
     def options(train: bool) -> dict[str, Any]:
         return {"train": train} if takes_train else {}
 
-    def init(key: Array, x: Array) -> tuple[Params, Stats]:
-        variables = {**module.init(key, x, **options(False))}
-        params, stats = variables.pop("params", {}), variables.pop("batch_stats", {})
-        if variables:
-            collections = ", ".join(variables)
-            raise ValueError(f"{name} holds {collections}; modules may hold params and batch_stats")
-        return params, stats
+    def init(key: Array, x: Array) -> tuple[Any, ...]:
+        collections = {**module.init(key, x, **options(False))}
+        held = tuple(collections.pop(kind, {}) for kind in ("params", "batch_stats", "frozen"))
+        if collections:
+            allowed = "modules may hold params, batch_stats and frozen"
+            raise ValueError(f"{name} holds {', '.join(collections)}; {allowed}")
+        return held if held[2] else held[:2]
 
-    def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
-        variables = {"params": params, "batch_stats": stats}
+    def apply(
+        params: Params, stats: Stats, x: Array, train: bool, frozen: Frozen = None
+    ) -> tuple[Array, Stats]:
+        variables = {"params": params, "batch_stats": stats, "frozen": frozen or {}}
         updated: Any = {"batch_stats": stats}
         y: Any
         if train and stats:
@@ -171,11 +185,13 @@ def of_whole_numbers(layer: Layer) -> Layer:
     matter or clients have no layers. They are cast to int32 here.
     """
 
-    def init(key: Array, x: Array) -> tuple[Params, Stats]:
+    def init(key: Array, x: Array) -> tuple[Any, ...]:
         return layer.init(key, x.astype(jnp.int32))
 
-    def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
-        return layer.apply(params, stats, x.astype(jnp.int32), train)
+    def apply(
+        params: Params, stats: Stats, x: Array, train: bool, **frozen: Frozen
+    ) -> tuple[Array, Stats]:
+        return layer.apply(params, stats, x.astype(jnp.int32), train, **frozen)
 
     channels = layer.channels
     if channels is not None:
@@ -185,7 +201,7 @@ def of_whole_numbers(layer: Layer) -> Layer:
 
 
 def init(model: Model, key: Array, x: Array) -> Variables:
-    """Initial parameters and statistics; layer i draws from fold_in(key, i), whatever the cut.
+    """Initial variables; layer i draws from fold_in(key, i), whatever the cut.
 
     Args:
       model: the whole model.
@@ -200,17 +216,48 @@ def init(model: Model, key: Array, x: Array) -> Variables:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise ValueError(f"two layers are named {repeated[0]}")
-    params, stats = [], []
+    variables: list[Variables] = []
     for i, layer in enumerate(model):
-        p, s = layer.init(fold(key, i), x)
-        params.append(p)
-        stats.append(s)
-        y, _ = layer.apply(p, s, x, False)
+        own = init_layer(layer, fold(key, i), x)
+        variables.append(own)
+        y, _ = bound(layer, own.frozen).apply(own.params, own.stats, x, False)
         if not isinstance(y, Array) or y.size == 0:
             output = list(y.shape) if isinstance(y, Array) else type(y).__name__
             raise ValueError(f"{layer.name} makes {output} of {list(x.shape)}")
         x = y
-    return Variables(tuple(params), tuple(stats))
+    whole = Variables(*zip(*variables, strict=True)) if variables else Variables((), ())
+    return whole if any(whole.frozen) else whole._replace(frozen=())
+
+
+def init_layer(layer: Layer, key: Array, x: Array) -> Variables:
+    """Initial variables of one layer, `{}` each where it has none; arguments as for `init`."""
+    made = layer.init(key, x)
+    return Variables(made[0], made[1], made[2] if len(made) == 3 else {})
+
+
+def by_layer(model: Model, variables: Variables) -> list[tuple[Layer, Variables]]:
+    """Each layer with its own variables, `{}` each where it has none."""
+    frozen: Frozen = variables.frozen or ({},) * len(model)
+    parts = zip(variables.params, variables.stats, frozen, strict=True)
+    return [(layer, Variables(*part)) for layer, part in zip(model, parts, strict=True)]
+
+
+def bound(layer: Layer, frozen: Frozen) -> Layer:
+    """The layer with its frozen variables, `{}` if it has none."""
+    return layer._replace(apply=partial(layer.apply, frozen=frozen)) if frozen else layer
+
+
+def with_frozen(model: Model, frozen: Frozen) -> Model:
+    """The model with its frozen variables, which its `apply` then only reads.
+
+    A vmap of `apply` gives them no axis, as they are no argument of it. A compiled program should
+    have them among its own arguments, or they are built into it. They replace those of before.
+
+    Args:
+      model: all layers, or some in a row.
+      frozen: of these layers, as `Variables` has them.
+    """
+    return tuple(bound(*pair) for pair in zip(model, frozen, strict=True)) if frozen else model
 
 
 def apply(
@@ -224,7 +271,7 @@ def apply(
     """Runs the layers in order.
 
     Args:
-      model: consecutive layers.
+      model: consecutive layers, with their frozen variables if they have any.
       params: parameters of each layer, float32.
       stats: normalisation statistics of each layer, float32; never rounded to `dtype`.
       x: input `[B, ...]`, float32, or int32 for a first layer of whole numbers.
@@ -272,21 +319,3 @@ def cut_index(model: Model, cut: str) -> int:
         allowed = f"one of {listed}, or a number from 1 to {len(model) - 1}"
         raise ValueError(f"{allowed}, not {as_text(cut)}{close_to(cut, names[:-1])}")
     return index
-
-
-def prunable(params: Params, model_layers: int | None = None) -> Any:
-    """Which leaves may be pruned: all kernels but those of the model's last layer.
-
-    Args:
-      params: parameters of the first layers of a model.
-      model_layers: number of layers of the whole model; None where `params` leaves out the last.
-
-    Returns:
-      A tree like `params` with a Python bool at every leaf.
-    """
-
-    def is_prunable(path: Sequence[Any], leaf: Array) -> bool:
-        is_last = model_layers is not None and path[0].idx == model_layers - 1
-        return path[-1] == jax.tree_util.DictKey("kernel") and leaf.ndim > 1 and not is_last
-
-    return jax.tree_util.tree_map_with_path(is_prunable, params)

@@ -50,7 +50,7 @@ _IGNORED_FIELDS = {
     "kernel_init",
     "bias_init",
 }
-_COLLECTIONS = {"params": "params", "batch_stats": "stats"}
+_COLLECTIONS = {"params": "params", "batch_stats": "stats", "frozen": "frozen"}
 
 
 @contextlib.contextmanager

@@ -27,30 +27,30 @@ def mixing(model: Model, variables: Variables, x: Array) -> str | None:
 
     Args:
       model: all layers.
-      variables: parameters and statistics of every layer, float32.
+      variables: of every layer.
       x: two examples `[2, ...]`.
     """
-    params = _noisy(variables.params)
+    noisy = variables._replace(params=_noisy(variables.params))
 
-    def run(x: Array) -> list[Array]:
+    def run(variables: Variables, x: Array) -> list[Array]:
         independent = []
-        for layer, p, s in zip(model, params, variables.stats, strict=True):
-            together = _output(layer, p, s, x)
-            alone = [_output(layer, p, s, x[n : n + 1]) for n in (0, 1)]
+        for layer, held in layers.by_layer(model, variables):
+            together = _output(layer, held, x)
+            alone = [_output(layer, held, x[n : n + 1]) for n in (0, 1)]
             independent.append(_agree(together, alone))
             x = together
         return independent
 
     # With noise on its weights a healthy model may make NaN.
     with jax.default_matmul_precision("float32"), jax.debug_nans(False):
-        independent = jax.jit(run)(x)
+        independent = jax.jit(run)(noisy, x)
     return next(
         (layer.name for layer, passed in zip(model, independent, strict=True) if not passed), None
     )
 
 
-def _output(layer: Layer, params: Any, stats: Stats, x: Array) -> Array:
-    y, _ = layer.apply(params, stats, x, False)
+def _output(layer: Layer, own: Variables, x: Array) -> Array:
+    y, _ = layers.bound(layer, own.frozen).apply(own.params, own.stats, x, False)
     return y if layer.activation is None else layer.activation(y)
 
 
@@ -79,10 +79,10 @@ def rounds(model: Model, variables: Variables, x: Array) -> bool:
 
     Args:
       model: all layers.
-      variables: parameters and statistics of every layer, float32.
+      variables: of every layer.
       x: inputs `[B, ...]`, real numbers.
     """
-    params = _noisy(variables.params)
+    params, model = _noisy(variables.params), layers.with_frozen(model, variables.frozen)
 
     def total(x: Array) -> Array:
         return jnp.sum(jnp.square(layers.apply(model, params, variables.stats, x, False)[0]))

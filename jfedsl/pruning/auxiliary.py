@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jfedsl.models.layers import Params, Stats
+from jfedsl.models.layers import Frozen, Params, Stats
 from jfedsl.pruning.pruner import ClientForward, Kept, Masks, Pruner, PruningState
 
 
@@ -15,9 +15,10 @@ def of_first_layers(forward: ClientForward, count: int) -> ClientForward:
     """The forward pass of the first `count` layers, given the variables of these and others."""
 
     def first(
-        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
-    ) -> tuple[Array, Stats]:
-        y, moved = forward(params[:count], stats[:count], masks, x, train, dtype)
+        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike,
+        frozen: Frozen = (),
+    ) -> tuple[Array, Stats]:  # fmt: skip
+        y, moved = forward(params[:count], stats[:count], masks, x, train, dtype, frozen=frozen)
         return y, moved + stats[count:]
 
     return first

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jfedsl.models import layers
-from jfedsl.models.layers import Model, Params, Stats
+from jfedsl.models.layers import Frozen, Model, Params, Stats
 from jfedsl.pruning.plan import Axes, Plan
 from jfedsl.pruning.pruner import ClientForward, Masks, dense_forward
 
@@ -137,8 +137,10 @@ def narrow_forward(plan: Plan, counts: Sequence[int]) -> ClientForward:
     model = resized(plan, counts)
 
     def forward(
-        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
-    ) -> tuple[Array, Stats]:
+        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike,
+        frozen: Frozen = (),
+    ) -> tuple[Array, Stats]:  # fmt: skip
+        assert not frozen  # layers that have any are not narrowed
         kept = select(masks, counts)
         small = _map(lambda w, axes: shrink(w, axes, kept), params, plan.params)
         small_stats = _map(lambda s, axes: shrink(s, axes, kept), stats, plan.stats)

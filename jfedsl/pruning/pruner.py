@@ -1,7 +1,7 @@
 """The interface of pruning: a bundle of pure functions of the aggregated client-side model."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +10,22 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jfedsl.models import layers
-from jfedsl.models.layers import Model, Params, Stats
+from jfedsl.models.layers import Frozen, Model, Params, Stats
 
 Masks = Any
 
-# (params, stats, masks, x[B, ...], train, dtype) -> (activation at the cut, stats)
-ClientForward = Callable[[Params, Stats, Masks, Array, bool, DTypeLike], tuple[Array, Stats]]
+
+class ClientForward(Protocol):
+    """How a client computes its layers."""
+
+    def __call__(
+        self, params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike,
+        frozen: Frozen = (),
+    ) -> tuple[Array, Stats]:  # fmt: skip
+        """The activation at the cut of inputs `x[B, ...]`, and the new statistics.
+
+        `frozen` are the frozen variables of these layers, `()` where none has any.
+        """
 
 
 class PruningState(struct.PyTreeNode):
@@ -85,10 +95,11 @@ def dense_forward(model: Model) -> ClientForward:
     """The client-side layers at full width; the masks are ignored."""
 
     def forward(
-        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
-    ) -> tuple[Array, Stats]:
+        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike,
+        frozen: Frozen = (),
+    ) -> tuple[Array, Stats]:  # fmt: skip
         del masks
-        return layers.apply(model, params, stats, x, train, dtype)
+        return layers.apply(layers.with_frozen(model, frozen), params, stats, x, train, dtype)
 
     return forward
 

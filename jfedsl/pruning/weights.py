@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jfedsl.compression.message import straight_through
 from jfedsl.keys import fold
 from jfedsl.models import layers
-from jfedsl.models.layers import Model, Params, Stats
+from jfedsl.models.layers import Frozen, Model, Params, Stats
 from jfedsl.pruning import ranking
 from jfedsl.pruning.pruner import Kept, Masks, Pruner, PruningState, one_group
 from jfedsl.pruning.ranking import Units
@@ -71,12 +71,13 @@ def weight_pruner(
         )
 
     def forward(
-        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike
-    ) -> tuple[Array, Stats]:
+        params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike,
+        frozen: Frozen = (),
+    ) -> tuple[Array, Stats]:  # fmt: skip
         # The optimizer's update is masked, so the gradient of a pruned weight has no effect. It
         # passes straight through, which saves a second masking in the backward pass.
         pruned = jax.tree.map(straight_through, params, keep(params, masks))
-        return layers.apply(model, pruned, stats, x, train, dtype)
+        return layers.apply(layers.with_frozen(model, frozen), pruned, stats, x, train, dtype)
 
     return Pruner(
         init=partial(ranking.init, score, units),
@@ -91,6 +92,24 @@ def weight_pruner(
         mask_group=mask_group if score.draw is None else None,
         **one_group(len(rates)),
     )
+
+
+def prunable(params: Params, model_layers: int | None = None) -> Any:
+    """Which leaves may be pruned: kernels, but none of the model's last layer.
+
+    Args:
+      params: parameters of the first layers of a model.
+      model_layers: how many layers the whole model has; None when `params` never reach its end.
+
+    Returns:
+      A tree like `params` with a Python bool at every leaf.
+    """
+
+    def one(path: Sequence[Any], leaf: Array) -> bool:
+        last = model_layers is not None and path[0].idx == model_layers - 1
+        return path[-1] == jax.tree_util.DictKey("kernel") and leaf.ndim > 1 and not last
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def keep(params: Params, masks: Masks) -> Params:

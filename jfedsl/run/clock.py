@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jfedsl.engine.rounds import RoundRecord
-from jfedsl.engine.state import Data, at_deployment
+from jfedsl.engine.state import Data, with_data
 from jfedsl.run.assemble import Experiment
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.stages import Stage
@@ -27,7 +27,7 @@ def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | Non
     """
 
     def one(data: Data, record: RoundRecord) -> Cost | None:
-        spec = at_deployment(experiment.spec, data)
+        spec = with_data(experiment.spec, data)
         return None if spec.radio is None else spec.algorithm.clock(spec, record)
 
     return jax.jit(jax.vmap(one, in_axes=(None, 0)))

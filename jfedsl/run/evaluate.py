@@ -126,11 +126,11 @@ def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     """Writes the joined dense model, its two parts, clients' masks and statistics, and a manifest.
 
-    `joined.npz`, `client.npz` and `server.npz` hold arrays named `params.LAYER...` and
-    `stats.LAYER...`. With pruning, `client_masks.npz` holds a bool array `[V, ...]` for each
-    pruned parameter. With local statistics, `client_statistics.npz` holds them, `[V, ...]`, and
-    the other files their mean. Those of client n are at index `model_of_client[n]`, which the
-    manifest has.
+    `joined.npz`, `client.npz` and `server.npz` hold arrays named `params.LAYER...`,
+    `stats.LAYER...` and, for frozen variables, `frozen.LAYER...`. With pruning, `client_masks.npz`
+    holds a bool array `[V, ...]` for each pruned parameter. With local statistics,
+    `client_statistics.npz` holds them, `[V, ...]`, and the other files their mean. Those of client
+    n are at index `model_of_client[n]`, which the manifest has.
 
     Args:
       run: the run at a checkpoint.
@@ -146,8 +146,8 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     spec, whole = run.experiment.spec, whole_of(run)
     cut = spec.cut
     parts = (
-        Variables(whole.params[:cut], whole.stats[:cut]),
-        Variables(whole.params[cut:], whole.stats[cut:]),
+        Variables(*(kind[:cut] for kind in whole)),
+        Variables(*(kind[cut:] for kind in whole)),
     )
     files: dict[str, export.Arrays] = {
         export.JOINED: export.named(spec.model, whole),

@@ -81,6 +81,7 @@ class Trained(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: Model, variables: Variables, x: Any) -> Any:
     """Outputs of prepared inputs; compiled once for each model and number of inputs."""
+    model = layers.with_frozen(model, variables.frozen)
     return layers.apply(model, variables.params, variables.stats, x, False)[0]
 
 

@@ -76,7 +76,8 @@ def weights_of(
       folder: workdir of the earlier run, or an export.
       data_dir: folder of the earlier run's data set; an export needs none.
       model: the model that the weights are for.
-      fresh: variables of that model, for their structure and shapes.
+      fresh: variables of that model, for their structure and shapes. Its frozen ones are kept: no
+        checkpoint has them, so the earlier run must have had the same.
       plugin: plugins of the earlier run that have moved.
 
     Raises:
@@ -89,7 +90,7 @@ def weights_of(
         run = restore_run(folder, data_dir, plugin, "init_from")
         arrays = export.named(run.experiment.spec.model, whole_of(run))
     try:
-        return fitted(arrays, model, fresh)
+        return _trained(arrays, model, fresh)
     except ValueError as error:
         allowed = "a run or export of the same model"
         raise flag_error("init_from", folder, allowed, reason=str(error)) from None
@@ -104,7 +105,23 @@ def is_export(folder: Path) -> bool:
 def whole_of(run: Run) -> Variables:
     """The joined dense model of a run: all layers."""
     spec, where = run.experiment.spec, run.experiment.data.partition
-    return jax.jit(lambda partition, state: joined(spec, partition, state))(where, run.state)
+    trained = jax.jit(lambda partition, state: joined(spec, partition, state))(where, run.state)
+    return trained._replace(frozen=run.experiment.data.frozen)
+
+
+def _trained(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables:
+    """As `fitted`, with the frozen variables of `fresh`.
+
+    Raises:
+      ValueError: as `fitted`, or the arrays have other frozen variables.
+    """
+    wanted = export.named(model, fresh)
+    for name in sorted(k for k in arrays if k.startswith("frozen.")):
+        here, there = np.asarray(wanted.get(name, ())), np.asarray(arrays[name])
+        if here.shape != there.shape or not np.array_equal(here, there.astype(here.dtype)):
+            raise ValueError(f"{name} has other values there than here")
+    own = {k: v for k, v in arrays.items() if not k.startswith("frozen.")}
+    return fitted(own, model, fresh._replace(frozen=()))._replace(frozen=fresh.frozen)
 
 
 def fitted(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables:
@@ -124,7 +141,7 @@ def fitted(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables:
         name = min({k for k in shapes | needed if shapes.get(k) != needed.get(k)})
         here, there = (str(list(s[name])) if name in s else "missing" for s in (needed, shapes))
         raise ValueError(f"{name} is {there} there, {here} here")
-    leaves = [jnp.asarray(arrays[name]) for name in wanted]
+    leaves = [jnp.asarray(arrays[name], like.dtype) for name, like in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 

@@ -19,7 +19,7 @@ from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.participants import period_start, with_width_config
 from jfedsl.engine.round import run_round
-from jfedsl.engine.state import Client, Data, RunSpec, State, at_deployment, weights
+from jfedsl.engine.state import Client, Data, RunSpec, State, weights, with_data
 from jfedsl.engine.transmit import send_cut_gradient, send_smashed
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -87,6 +87,7 @@ def measure_objective(
 ) -> Objective:
     """Measures f and its gradient between two rounds; see `measure` for the arguments."""
     del key  # not needed; the arguments are those of `measure`
+    spec = with_data(spec, data)
     mean = joined(spec, data.partition, state)
     return _objective(_point(spec, effort, data, mean.stats, mean.params))
 
@@ -107,6 +108,7 @@ def measure(
       key: run key.
       state: between two rounds.
     """
+    spec = with_data(spec, data)
     run_key, key = key, fold(key, Purpose.MEASUREMENT, state.round)
     mean = joined(spec, data.partition, state)
     following = after_exchange(spec, data, run_key, state)
@@ -142,7 +144,7 @@ def after_exchange(spec: RunSpec, data: Data, key: Array, state: State) -> Any:
     See `measure` for the arguments.
     """
     once = partial(exchanges, count=1)
-    after, _ = run_round(at_deployment(spec, data), data, key, state, exchange_all=once)
+    after, _ = run_round(with_data(spec, data), data, key, state, exchange_all=once)
     return joined(spec, data.partition, after).params
 
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jfedsl.models import layers
-from jfedsl.models.layers import Model, Params, Stats
+from jfedsl.models.layers import Frozen, Model, Params, Stats, Variables
 from jfedsl.models.vjp_residuals import residual_bytes
 from jfedsl.nn.int8 import int8_backward
 
@@ -25,7 +25,7 @@ class Memory(NamedTuple):
     messages, states of compressors, masks, and the data set.
 
     Attributes:
-      parameters: weights and normalisation statistics, float32.
+      parameters: weights and normalisation statistics, float32, and frozen variables, as they are.
       gradients: gradients of the weights, float32.
       optimizer: state of the optimizer.
       batch: inputs of one batch.
@@ -49,8 +49,7 @@ class Memory(NamedTuple):
 
 def client_memory(
     model: Model,
-    params: Params,
-    stats: Stats,
+    variables: Variables,
     init_optimizer: Callable[[Params], Any],
     x: jax.ShapeDtypeStruct,
     dtype: DTypeLike,
@@ -61,25 +60,25 @@ def client_memory(
     Args:
       model: the client-side layers, with the widths that they have after pruning channels; all
         layers where nothing is cut.
-      params: parameters of each layer, arrays or shapes.
-      stats: normalisation statistics of each layer, arrays or shapes.
+      variables: of these layers, shapes.
       init_optimizer: `params -> state`.
       x: shape and dtype of a batch `[B, ...]`.
       dtype: that parameters and activations are rounded to; rounded copies count.
       integers: whether the backward pass is in int8, so that its operands are kept as codes.
     """
 
-    def run(params: Params, stats: Stats, x: Array) -> tuple[Array, Stats]:
+    def run(params: Params, stats: Stats, frozen: Frozen, x: Array) -> tuple[Array, Stats]:
         mode = int8_backward(jax.random.key(0)) if integers else contextlib.nullcontext()
         with mode:
-            return layers.apply(model, params, stats, x, True, dtype)
+            held = layers.with_frozen(model, frozen)
+            return layers.apply(held, params, stats, x, True, dtype)
 
-    residuals, output = residual_bytes(run, params, stats, x)
-    weights = _bytes(params)
+    residuals, output = residual_bytes(run, *variables, x)
+    weights = _bytes(variables.params)
     return Memory(
-        parameters=weights + _bytes(stats),
+        parameters=_bytes(variables),
         gradients=weights,
-        optimizer=_bytes(jax.eval_shape(init_optimizer, params)),
+        optimizer=_bytes(jax.eval_shape(init_optimizer, variables.params)),
         batch=math.prod(x.shape) * x.dtype.itemsize,
         residuals=residuals,
         cut_gradient=output,

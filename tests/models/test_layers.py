@@ -124,36 +124,6 @@ def test_an_unknown_cut_is_refused_with_the_allowed_names(cut: str) -> None:
     assert "logits" not in str(error.value).removesuffix(", not logits")
 
 
-def prunable_paths(params: Any, model_layers: int | None = None) -> set[str]:
-    flags = layers.prunable(params, model_layers)
-    assert jax.tree.structure(flags) == jax.tree.structure(params)
-    return {
-        jax.tree_util.keystr(path)
-        for path, flag in jax.tree_util.tree_leaves_with_path(flags)
-        if flag
-    }
-
-
-KERNELS = [
-    "[0]['Conv_0']['kernel']",
-    "[2]['Conv_0']['kernel']",
-    "[5]['Dense_0']['kernel']",
-    "[6]['kernel']",
-]
-
-
-@every_model
-def test_only_kernels_are_prunable_and_not_those_of_the_last_layer(norm: str) -> None:
-    params = initial("cnn", norm).params
-    assert prunable_paths(params, 7) == set(KERNELS[:3])
-    assert prunable_paths(params) == set(KERNELS)
-
-
-def test_the_last_layer_before_the_cut_is_prunable() -> None:
-    params = initial("cnn", "group").params[:3]
-    assert prunable_paths(params, 7) == prunable_paths(params) == set(KERNELS[:2])
-
-
 class AddsInTraining(nn.Module):
     """Adds 1 in training; has neither parameters nor statistics."""
 

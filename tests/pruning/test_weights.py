@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from jax import Array
 
+from jfedsl.models import layers
+from jfedsl.models.blocks import NORMS
+from jfedsl.models.cnn import cnn
 from jfedsl.pruning.pruner import Pruner, PruningState
 from jfedsl.pruning.scores import SCORES
-from jfedsl.pruning.weights import SCOPES, keep, weight_pruner
+from jfedsl.pruning.weights import SCOPES, keep, prunable, weight_pruner
 
 RATES = (0.3, 0.0, 0.85, 0.3, 0.5)
 CLIENTS = len(RATES)
@@ -380,3 +383,40 @@ def test_no_gradient_reaches_pruned_weights() -> None:
 
     expected = jax.tree.map(lambda w, m: np.where(m, jnp.exp(w), 0), params, masks)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), jax.grad(loss)(params), expected)
+
+
+def small_cnn(norm: str) -> Any:
+    """Shapes of the parameters of a convolutional network with 7 layers."""
+    x = jnp.zeros((1, 8, 8, 1))
+    init = partial(layers.init, cnn(4, norm, widths=(8, 12), units=16))
+    return jax.eval_shape(init, jax.random.key(0), x).params
+
+
+def prunable_paths(params: Any, model_layers: int | None = None) -> set[str]:
+    flags = prunable(params, model_layers)
+    assert jax.tree.structure(flags) == jax.tree.structure(params)
+    return {
+        jax.tree_util.keystr(path)
+        for path, flag in jax.tree_util.tree_leaves_with_path(flags)
+        if flag
+    }
+
+
+KERNELS = [
+    "[0]['Conv_0']['kernel']",
+    "[2]['Conv_0']['kernel']",
+    "[5]['Dense_0']['kernel']",
+    "[6]['kernel']",
+]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_only_kernels_are_prunable_and_not_those_of_the_last_layer(norm: str) -> None:
+    params = small_cnn(norm)
+    assert prunable_paths(params, 7) == set(KERNELS[:3])
+    assert prunable_paths(params) == set(KERNELS)
+
+
+def test_the_last_layer_before_the_cut_is_prunable() -> None:
+    params = small_cnn("group")[:3]
+    assert prunable_paths(params, 7) == prunable_paths(params) == set(KERNELS[:2])

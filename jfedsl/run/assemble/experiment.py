@@ -26,7 +26,16 @@ from jfedsl.engine.checkpoint_layout import lay_out
 from jfedsl.engine.examples import homes
 from jfedsl.engine.initial import auxiliary_variables, init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
-from jfedsl.engine.state import Client, Compressors, Data, Deployed, RunSpec, State, at_deployment
+from jfedsl.engine.state import (
+    Client,
+    Compressors,
+    Data,
+    Deployed,
+    RunSpec,
+    State,
+    with_data,
+    with_frozen,
+)
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
 from jfedsl.engine.task import Task
 from jfedsl.engine.test_set import TestSet, fold_test_set, test_spec
@@ -60,12 +69,12 @@ class Experiment(NamedTuple):
     """All that is fixed in a run.
 
     Attributes:
-      spec: functions and static numbers.
+      spec: functions and static numbers; programs put what `with_data` names in its place.
       data: training data on the device.
       test: test data on the device.
       image: a sample input as the first layer is given it, such as `[H, W, C]`.
       key: run key.
-      initial: parameters and statistics of the whole model before the first round.
+      initial: variables of the whole model before the first round.
       label_counts: examples of each class that each client has, int `[C, classes]`; None where
         targets are no classes.
       client_flops: of a client's products.
@@ -103,7 +112,7 @@ class Experiment(NamedTuple):
         """The compiled function that runs up to `capacity` rounds."""
 
         def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-            spec = at_deployment(self.spec, data)
+            spec = with_data(self.spec, data)
             state, record = spec.algorithm.run_round(spec, data, key, state)
             return lay_out(spec, state), spec.slots.replicate(record)
 
@@ -165,6 +174,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
     auxiliary = algorithm.auxiliary(options, dataset.classes)
     spec = _spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots)
+    spec = with_frozen(spec, initial.frozen)
     spec = _with_auxiliary(spec._replace(options=options, auxiliary=auxiliary), key, initial, image)
     algorithm.check(spec)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
@@ -179,8 +189,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
     counts, lacking = class_counts(dataset, shares)
     return Experiment(
-        spec=spec,
-        data=Data(images, labels, pixels, where, site),
+        spec=with_frozen(spec, initial.frozen),
+        data=Data(images, labels, pixels, where, site, initial.frozen),
         test=put(mesh, test, test_spec(test, slots)),
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
@@ -216,7 +226,7 @@ def _with_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array)
     if not spec.auxiliary:
         return spec
     extra = jax.eval_shape(partial(auxiliary_variables, spec), key, initial, image)
-    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, *extra))
+    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, extra.params, extra.stats))
 
 
 def _spec_of(
@@ -255,7 +265,8 @@ def _spec_of(
         client_state=config.client_state,
         collective_bits=config.collective_bits,
         slots=slots,
-        chunk=_chunk(config, initial.params[:cut]),
+        chunk=config.client_chunk
+        or default_chunk(jax.default_backend(), initial.params[:cut], config.clients),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
         integers=config.client_backward == "int8",
@@ -266,10 +277,6 @@ def _spec_of(
         task=task,
         radio=None,
     )
-
-
-def _chunk(config: Config, params: Any) -> int:
-    return config.client_chunk or default_chunk(jax.default_backend(), params, config.clients)
 
 
 def _compressors(config: Config) -> Compressors:

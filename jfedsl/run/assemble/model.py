@@ -51,9 +51,10 @@ def initial_of(
     """
 
     def run(variables: Variables) -> Array:
-        x, params, stats = image[None], *variables
-        x, _ = layers.apply(model[:cut], params[:cut], stats[:cut], x, True)
-        return layers.apply(model[cut:], params[cut:], stats[cut:], x, True)[0]
+        (params, stats, frozen), x = variables, image[None]
+        held = layers.with_frozen(model, frozen)
+        x, _ = layers.apply(held[:cut], params[:cut], stats[:cut], x, True)
+        return layers.apply(held[cut:], params[cut:], stats[cut:], x, True)[0]
 
     try:
         initial = initial_variables(model, key, image)
@@ -88,7 +89,7 @@ def check_examples(
     Args:
       config: all settings of the run.
       model: all layers.
-      initial: parameters and statistics of every layer, float32.
+      initial: variables of every layer.
       examples: two inputs `[2, ...]` as the first layer is given them.
       dataset: all examples of the run.
 
@@ -116,7 +117,8 @@ def _check_batches(
     config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...]
 ) -> None:
     """Refuses a batch in which batch norm has one value a channel: it makes 0 of any."""
-    params, stats = initial
+    params, stats, frozen = initial
+    model = layers.with_frozen(model, frozen)
     batch = jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
     name, smashed = trial.lone_values(model[:cut], params[:cut], stats[:cut], batch)
     if name is None:

@@ -19,7 +19,7 @@ from jfedsl.pruning.channels import channel_pruner
 from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.pruning.scores import SCORES
-from jfedsl.pruning.weights import weight_pruner
+from jfedsl.pruning.weights import prunable, weight_pruner
 from jfedsl.run.assemble.hardware import hardware_of
 from jfedsl.run.storage.names import flatten
 
@@ -71,6 +71,7 @@ def build_pruner(
     """
     side = model[:cut]
     if config.pruning == "channel":
+        _check_frozen(config, side, initial)
         plan = _plan(config, side, image)
         if plan.sources:
             return _channels(config, plan, image)
@@ -82,7 +83,7 @@ def build_pruner(
         rates = _requested(config)
         if config.prune_policy == "by_resource":
             rates = 1.0 - _capacities(config)
-        flags = layers.prunable(initial.params[:cut], len(model))
+        flags = prunable(initial.params[:cut], len(model))
         made = weight_pruner(
             side, flags, names, rates.tolist(), SCORES[config.prune_score], config.prune_scope,
             config.prune_ramp_rounds,
@@ -97,7 +98,7 @@ def build_pruner(
 def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
     """Weights of every prunable leaf by its name, which is the layer's where that says it."""
     client_params = initial.params[:cut]
-    flags = layers.prunable(client_params, len(model))
+    flags = prunable(client_params, len(model))
     sizes: dict[str, int] = {}
     for layer, params, flagged in zip(model[:cut], client_params, flags, strict=True):
         leaves, flagged = flatten(params), flatten(flagged)
@@ -105,6 +106,15 @@ def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
         alone = len(kernels) == 1
         sizes |= {layer.name if alone else f"{layer.name}.{k}": n for k, n in kernels.items()}
     return sizes
+
+
+def _check_frozen(config: Config, side: Model, initial: Variables) -> None:
+    """Refuses to remove channels of layers with frozen variables, which are as wide for all."""
+    held = [layer.name for layer, own in zip(side, initial.frozen, strict=False) if own]
+    if held:
+        allowed = f"none or mask with --model={config.model}"
+        reason = f"{held[0]} has frozen variables, which all clients share"
+        raise flag_error("prune_kind", config.pruning, allowed, reason=reason)
 
 
 def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
@@ -166,4 +176,4 @@ def _flops(model: Model, image: tuple[int, ...]) -> int:
     """Of the products of these layers in an exchange, for one example."""
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
-    return sum(map(sum, product_flops(model, shapes.params, shapes.stats, image)))
+    return sum(map(sum, product_flops(model, shapes, image)))

@@ -72,8 +72,8 @@ def _flop_counts(
 ) -> FlopCounts:
     x = _batch(config, image)
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
-    client = spec.model[: spec.cut]
-    smashed = smashed_shape(spec, *_shapes(client, x), image)
+    shapes = _shapes(spec.model[: spec.cut], x)
+    smashed = smashed_shape(spec, shapes.params, shapes.stats, image)
     beside = _flops(spec.auxiliary, smashed, True)
     each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
     server = _flops(spec.model[spec.cut :], smashed, spec.cut > 0)
@@ -88,7 +88,7 @@ def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 
 def _flops(model: Model, x: jax.ShapeDtypeStruct, trained_input: bool) -> np.ndarray:
-    return layer_flops(model, *_shapes(model, x), x, trained_input)
+    return layer_flops(model, _shapes(model, x), x, trained_input)
 
 
 def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
@@ -106,7 +106,7 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
     """
     x = _batch(config, image)
     optimizer = spec.client_optimizer.init
-    return client_memory(side, *_shapes(side, x), optimizer, x, spec.dtype, spec.integers)
+    return client_memory(side, _shapes(side, x), optimizer, x, spec.dtype, spec.integers)
 
 
 def _check_memory(

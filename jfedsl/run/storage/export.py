@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jfedsl.errors import UserError
 from jfedsl.files.paths import Name, local
 from jfedsl.files.signed import parsed, signed, verified
-from jfedsl.models.layers import Model, Variables
+from jfedsl.models.layers import Model, Variables, by_layer
 from jfedsl.run.storage.names import flatten
 from jfedsl.run.storage.workdir import write_atomically
 
@@ -27,12 +28,12 @@ Arrays = Mapping[str, Any]
 
 
 def named(model: Model, variables: Variables) -> dict[str, Any]:
-    """Every array of a model by `params.LAYER...` or `stats.LAYER...`."""
+    """Every array of a model by `params.LAYER...`, `stats.LAYER...` or `frozen.LAYER...`."""
     return {
         f"{kind}.{layer.name}.{name}": leaf
-        for kind, parts in variables._asdict().items()
-        for layer, part in zip(model, parts, strict=True)
-        for name, leaf in flatten(part).items()
+        for kind in Variables._fields
+        for layer, own in by_layer(model, variables)
+        for name, leaf in flatten(getattr(own, kind)).items()
     }
 
 
@@ -49,15 +50,15 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
       OSError: the folder cannot be written. If that happened before all archives were on disk, an
         earlier export is whole; if later, there is no manifest until the next export.
     """
+    files = {file: _plain(arrays) for file, arrays in files.items()}
     folder.mkdir(parents=True, exist_ok=True)
     earlier = read_manifest(folder)["files"] if (folder / MANIFEST).exists() else {}
     # Only files with our names are removed: anybody may have written the manifest.
     stale = [name for name in _ARCHIVES if name in earlier and name not in files]
     with tempfile.TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
         for file, arrays in files.items():
-            plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
             with (Path(temporary) / file).open("wb") as stream:
-                np.savez(stream, **plain)
+                np.savez(stream, **arrays)
         (folder / MANIFEST).unlink(missing_ok=True)  # a kill must not leave one for other files
         for file in files:
             os.replace(Path(temporary) / file, folder / file)
@@ -68,11 +69,21 @@ def write(folder: Path, files: Mapping[str, Arrays], facts: Mapping[str, Any]) -
     write_atomically(folder / MANIFEST, _text(manifest))
 
 
+def _plain(arrays: Arrays) -> dict[str, Any]:
+    """Arrays of types that NumPy has by itself: bfloat16 as float32, int4 as int8, exactly."""
+
+    def one(array: np.ndarray) -> np.ndarray:
+        if array.dtype.isbuiltin == 1:
+            return array
+        return array.astype(np.float32 if jnp.issubdtype(array.dtype, jnp.floating) else np.int8)
+
+    return {name: one(np.asarray(array)) for name, array in arrays.items()}
+
+
 def _contents(path: Path, arrays: Arrays) -> dict[str, Any]:
     """The entry of an archive in the manifest: its checksum, and its arrays' shapes and dtypes."""
     listed = {
-        name: {"shape": np.shape(array), "dtype": str(np.asarray(array).dtype)}
-        for name, array in arrays.items()
+        name: {"shape": array.shape, "dtype": str(array.dtype)} for name, array in arrays.items()
     }
     return {"sha256": _sha256(path), "arrays": listed}
 

@@ -1,0 +1,72 @@
+"""A small model with frozen kernels and trained low-rank adapters beside them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from jax import Array
+
+from jfedsl.models import blocks, layers
+from jfedsl.models.layers import Frozen, Layer, Model
+from jfedsl.models.registry import MODELS, Entry
+
+WIDTHS = (48, 40)  # no other array of a run has these sizes together
+INPUTS = 64
+
+
+class Adapted(nn.Module):
+    """x W + x A B with W frozen; W is of `dtype`, int8 being hundredths."""
+
+    features: int
+    dtype: Any = jnp.float32
+    rank: int = 3
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Of `x[B, D]`."""
+
+        def fresh() -> Array:
+            shape = (x.shape[-1], self.features)
+            w = nn.initializers.lecun_normal()(self.make_rng("params"), shape)
+            return jnp.round(100 * w).astype(jnp.int8) if self.quantized else w.astype(self.dtype)
+
+        w = self.variable("frozen", "kernel", fresh).value.astype(x.dtype)
+        w = 0.01 * w if self.quantized else w
+        down = nn.Dense(self.rank, use_bias=False, name="down")(x)
+        return x @ w + nn.Dense(self.features, use_bias=False, name="up")(down)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the kernel is of whole numbers."""
+        return jnp.issubdtype(self.dtype, jnp.integer)
+
+
+def adapted(classes: int, norm: str = "none", dtype: Any = jnp.float32) -> Model:
+    """Two layers with frozen kernels, the cut between them, and a head without."""
+    del norm
+    first, second = (
+        layers.from_linen(f"adapted{n}", Adapted(width, dtype), nn.relu)
+        for n, width in enumerate(WIDTHS, 1)
+    )
+    return blocks.flatten(), first, second, blocks.logits(classes)
+
+
+def with_constants(model: Model, frozen: Frozen) -> Model:
+    """The model with its frozen variables written into its code: it has none any more."""
+
+    def plain(layer: Layer, own: Any) -> Layer:
+        init = layer.init
+        return layers.bound(layer, own)._replace(init=lambda key, x: init(key, x)[:2])
+
+    return tuple(plain(*pair) for pair in zip(model, frozen, strict=True))
+
+
+@contextmanager
+def registered(name: str, model: Model) -> Iterator[None]:
+    """Adds the model to the table for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, name, Entry(lambda classes, norm: model, "adapted1"))
+        yield
