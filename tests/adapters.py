@@ -1,19 +1,16 @@
 """A small model with frozen kernels and trained low-rank adapters beside them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax.numpy as jnp
-import pytest
 from flax import linen as nn
 from jax import Array
 
 from jfedsl.models import blocks, layers
 from jfedsl.models.layers import Frozen, Layer, Model
-from jfedsl.models.registry import MODELS, Entry
+from jfedsl.models.registry import Entry
 
-WIDTHS = (48, 40)  # no other array of a run has these sizes together
+WIDTHS = (48, 40, 56)  # no other array of a run has these sizes together
 INPUTS = 64
 
 
@@ -45,13 +42,16 @@ class Adapted(nn.Module):
 
 
 def adapted(classes: int, norm: str = "none", dtype: Any = jnp.float32) -> Model:
-    """Two layers with frozen kernels, the cut between them, and a head without."""
+    """Three layers with frozen kernels and a head without.
+
+    The cut is after the second one, so that its frozen kernel has a part in clients' gradients.
+    """
     del norm
-    first, second = (
+    adapters = (
         layers.from_linen(f"adapted{n}", Adapted(width, dtype), nn.relu)
         for n, width in enumerate(WIDTHS, 1)
     )
-    return blocks.flatten(), first, second, blocks.logits(classes)
+    return blocks.flatten(), *adapters, blocks.logits(classes)
 
 
 def with_constants(model: Model, frozen: Frozen) -> Model:
@@ -64,9 +64,6 @@ def with_constants(model: Model, frozen: Frozen) -> Model:
     return tuple(plain(*pair) for pair in zip(model, frozen, strict=True))
 
 
-@contextmanager
-def registered(name: str, model: Model) -> Iterator[None]:
-    """Adds the model to the table for a while."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, name, Entry(lambda classes, norm: model, "adapted1"))
-        yield
+def entry(model: Model) -> Entry:
+    """The model for the table `MODELS`."""
+    return Entry(lambda classes, norm: model, "adapted2")

@@ -49,7 +49,7 @@ def test_a_manifest_suffices_to_compute_the_logits(name: str, tmp_path: Path) ->
     x = np.random.default_rng(1).integers(0, 9, (4, *image)).astype(np.uint8)
     logits = rebuilt.logits(manifest, arrays, x)
     normalised = (x.astype(np.float32) - 1.5) / 2.5
-    run = jax.jit(lambda v, x: layers.apply(model, *v, x, False)[0])
+    run = jax.jit(lambda v, x: layers.apply(model, v.params, v.stats, x, False)[0])
     expected = run(variables, normalised)
     np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapters import WIDTHS, Adapted, adapted
 from flax import linen as nn
 
 from jfedsl.models import blocks, layers
@@ -22,7 +23,7 @@ def flops(model: Model, image: tuple[int, ...]) -> list[tuple[int, int]]:
     shapes = jax.eval_shape(
         lambda x: layers.init(model, jax.random.key(0), x), jnp.zeros((1, *image))
     )
-    return product_flops(model, shapes.params, shapes.stats, image)
+    return product_flops(model, shapes, image)
 
 
 def test_convolutions_count_every_tap_of_every_pixel() -> None:
@@ -63,7 +64,7 @@ def counted_of(
     model: Model, shapes: Variables, shape: tuple[int, ...], trained_input: bool
 ) -> np.ndarray:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return layer_flops(model, shapes.params, shapes.stats, x, trained_input)
+    return layer_flops(model, shapes, x, trained_input)
 
 
 def taps(size: int, kernel: int, stride: int) -> int:
@@ -180,3 +181,17 @@ def test_both_counts_agree_on_the_models(name: str) -> None:
     assert np.all(by_xla[has_weights] > 0)
     assert np.all(by_xla[has_weights] >= every_tap[has_weights] / 9)
     assert np.all(by_xla[has_weights] <= 1.1 * every_tap[has_weights])
+
+
+def test_frozen_kernels_count_forward_and_for_the_gradient_of_the_input_alone() -> None:
+    _, first, second, *_ = adapted(10)
+    inputs, (inner, outer, _), rank = 64, WIDTHS, Adapted.rank
+    flops = counted((first, second), (4, inputs))
+    for (forward, backward), ins, outs in zip(flops, (inputs, inner), (inner, outer), strict=True):
+        frozen, adapter = 2 * 4 * ins * outs, 2 * 4 * rank * (ins + outs)
+        needed = ins == inner  # the gradient of the input
+        elementwise = 4 * 4 * outs  # the sum with the adapter, the activation
+        assert 0 <= forward - (frozen + adapter) <= elementwise
+        up = 2 * 4 * rank * outs  # the adapter's first factor needs the gradient of its output
+        expected = 2 * adapter + frozen if needed else adapter + up
+        assert 0 <= backward - expected <= elementwise < frozen

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapters import WIDTHS, adapted
 from flax import linen as nn
+from flax.errors import FlaxError
 from jax import Array
 
 from jfedsl.models import blocks, layers
@@ -49,7 +51,7 @@ def assert_trees_equal(actual: Any, expected: Any) -> None:
 
 @cache
 def whole(name: str, norm: str, train: bool) -> tuple[Array, Any]:
-    return layers.apply(small(name, norm), *initial(name, norm), images(), train)
+    return layers.apply(small(name, norm), *initial(name, norm)[:2], images(), train)
 
 
 def test_every_cut_is_tested() -> None:
@@ -63,7 +65,7 @@ def test_every_cut_is_tested() -> None:
 def test_the_two_halves_one_after_the_other_equal_the_whole(
     name: str, cut: int, norm: str, train: bool
 ) -> None:
-    model, (params, stats) = small(name, norm), initial(name, norm)
+    model, (params, stats, _) = small(name, norm), initial(name, norm)
     x, client = layers.apply(model[:cut], params[:cut], stats[:cut], images(), train)
     y, server = layers.apply(model[cut:], params[cut:], stats[cut:], x, train)
     assert_trees_equal((y, client + server), whole(name, norm, train))
@@ -72,7 +74,7 @@ def test_the_two_halves_one_after_the_other_equal_the_whole(
 @every_model
 @pytest.mark.parametrize("name", CUTS)
 def test_weights_of_a_layer_depend_only_on_the_key_and_its_number(name: str, norm: str) -> None:
-    model, (params, stats) = small(name, norm), initial(name, norm)
+    model, (params, stats, _) = small(name, norm), initial(name, norm)
     x = images()
     for i, layer in enumerate(model):
         variables = layer.init(jax.random.fold_in(jax.random.key(0), i), jnp.zeros(x.shape))
@@ -89,7 +91,7 @@ def test_no_two_layers_draw_the_same_weights() -> None:
 @pytest.mark.parametrize(("name", "cut"), [("mlp", 1), ("mlp", 3), ("cnn", 2), ("cnn", 6)])
 def test_initial_weights_of_a_client_side_part_are_those_of_the_whole(name: str, cut: int) -> None:
     part = layers.init(small(name, "batch")[:cut], jax.random.key(0), images())
-    params, stats = initial(name, "batch")
+    params, stats, _ = initial(name, "batch")
     assert_trees_equal(part, Variables(params[:cut], stats[:cut]))
 
 
@@ -230,7 +232,7 @@ def test_an_activation_right_before_pooling_runs_after_it_with_the_same_bits() -
             layers.from_linen("conv", nn.Conv(5, (3, 3)), activation),
             layers.from_function("pool", pooling.max_pool, keeps_order),
         )
-        params, stats = layers.init(model, jax.random.key(1), x)
+        params, stats, _ = layers.init(model, jax.random.key(1), x)
         shapes.clear()
         return jax.value_and_grad(
             lambda p, x: jnp.sum(layers.apply(model, p, stats, x, True)[0] ** 2), (0, 1)
@@ -253,3 +255,70 @@ def test_activations_keep_their_order_and_end_the_model() -> None:
     np.testing.assert_allclose(y, np.exp([[-0.5, 0.2, 0.5]]), rtol=1e-6)
     y, _ = layers.apply(model[:1], ({},), ({},), jnp.array([[3.0]]), True)
     np.testing.assert_array_equal(y, [[0.5]])
+
+
+def frozen_case(dtype: Any) -> tuple[Model, Variables, Array]:
+    model, x = adapted(4, dtype=dtype), jax.random.normal(jax.random.key(7), (3, 64))
+    return model, layers.init(model, jax.random.key(0), x), x
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
+def test_frozen_variables_stand_beside_the_parameters_and_keep_their_type(dtype: Any) -> None:
+    model, (params, stats, frozen), x = frozen_case(dtype)
+    shapes = jax.tree.map(lambda w: (w.shape, w.dtype), frozen)
+    kernels = [
+        {"kernel": ((ins, outs), dtype)} for ins, outs in zip((64, *WIDTHS), WIDTHS, strict=False)
+    ]
+    assert shapes == ({}, *kernels, {})
+    held = layers.with_frozen(model, frozen)
+    y, _ = layers.apply(held, params, stats, x, True)
+    for layer, own, base in zip(model[1:4], params[1:4], frozen[1:4], strict=True):
+        assert layer.activation is not None
+        scale = 0.01 if dtype == jnp.int8 else 1.0
+        kernel = scale * base["kernel"].astype(jnp.float32)
+        x = layer.activation(x @ (kernel + own["down"]["kernel"] @ own["up"]["kernel"]))
+    expected, _ = layers.apply(model[4:], params[4:], stats[4:], x, True)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_takes_other_frozen_variables_than_it_has_and_misses_them_if_it_has_none() -> None:
+    model, (params, stats, frozen), x = frozen_case(jnp.float32)
+    zeros = jax.tree.map(jnp.zeros_like, frozen)
+    twice = layers.with_frozen(layers.with_frozen(model, zeros), frozen)
+    once = layers.with_frozen(model, frozen)
+    found, expected = (layers.apply(m, params, stats, x, False) for m in (twice, once))
+    assert_trees_equal(found, expected)
+    with pytest.raises(FlaxError, match="frozen"):
+        layers.apply(model, params, stats, x, False)
+
+
+def test_a_model_without_frozen_variables_has_an_empty_tuple_of_them() -> None:
+    model = small("mlp", "none")
+    assert initial("mlp", "none").frozen == ()
+    assert layers.with_frozen(model, ()) is model
+
+
+def test_a_map_over_clients_gives_frozen_variables_no_axis() -> None:
+    model, (params, stats, frozen), x = frozen_case(jnp.bfloat16)
+
+    def run(frozen: Any, params: Any, x: Array) -> Array:
+        held = layers.with_frozen(model, frozen)
+        return jax.vmap(lambda p, x: layers.apply(held, p, stats, x, True)[0])(params, x)
+
+    several = jax.tree.map(lambda w: jnp.stack([w] * 5), (params, x))
+    text = str(jax.make_jaxpr(run)(frozen, *several))
+    assert "[64,48]" in text and "5,64,48" not in text
+
+
+def test_a_layer_of_whole_numbers_passes_frozen_variables_on() -> None:
+    class Table(nn.Module):
+        @nn.compact
+        def __call__(self, x: Array) -> Array:
+            rows = self.variable("frozen", "rows", lambda: jnp.arange(6.0).reshape(3, 2))
+            return rows.value[x]
+
+    model = (layers.of_whole_numbers(layers.from_linen("table", Table())),)
+    x = jnp.array([[2.0], [0.0]])
+    params, stats, frozen = layers.init(model, jax.random.key(0), x)
+    y, _ = layers.apply(layers.with_frozen(model, frozen), params, stats, x, False)
+    np.testing.assert_array_equal(y, [[[4, 5]], [[0, 1]]])

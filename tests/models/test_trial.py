@@ -93,7 +93,7 @@ def test_a_model_that_casts_real_inputs_to_integers_is_found(
 def test_batch_norm_of_one_value_a_channel_is_found(
     shape: tuple[int, ...], batch: int, name: str | None
 ) -> None:
-    model, (params, stats), x = on_two_examples((from_linen("norm", Normed()), FLAT, HEAD), shape)
+    model, (params, stats, _), x = on_two_examples((from_linen("norm", Normed()), FLAT, HEAD), shape)
     inputs = jax.ShapeDtypeStruct((batch, *shape), x.dtype)
     layer, output = trial.lone_values(model, params, stats, inputs)
     assert layer == name and (layer or output.shape == (batch, 3))
@@ -102,7 +102,7 @@ def test_batch_norm_of_one_value_a_channel_is_found(
 def test_a_first_layer_gets_exact_integers_when_activations_are_bfloat16() -> None:
     model = (layers.of_whole_numbers(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
     ids = jnp.array([[999, 257], [3, 998]], jnp.float32)
-    params, stats = layers.init(model, jax.random.key(0), ids)
+    params, stats, _ = layers.init(model, jax.random.key(0), ids)
     expected = params[0]["embedding"][ids.astype(jnp.int32)].reshape(2, -1)
     actual, _ = layers.apply(model[:2], params[:2], stats[:2], ids, True, jnp.bfloat16)
     assert jnp.array_equal(actual, expected.astype(jnp.bfloat16).astype(jnp.float32))

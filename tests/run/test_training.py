@@ -496,7 +496,7 @@ def test_models_and_data_that_do_not_fit_are_refused(vectors, tmp_path, monkeypa
         train(small(tmp_path, model="twice"))
     for module, text in (
         (nn.Dropout(0.5, deterministic=False), "--model must be .*, not own; .* needs PRNG"),
-        (Counting(), "own holds counts; modules may hold params and batch_stats"),
+        (Counting(), "own holds counts; modules may hold params, batch_stats and frozen"),
         (Pair(), r"own makes tuple of \[1, 8, 8, 1\]"),
     ):
         model = (from_linen("own", module), *mlp(10))

@@ -192,7 +192,7 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def loss_of(build: Callable[[], layers.Model], image: tuple[int, ...]) -> tuple[Any, Any]:
     """Cross-entropy of a model on four random images, and initial weights."""
     model, images = build(), jax.random.normal(jax.random.key(0), (4, *image))
-    params, stats = jax.jit(lambda key: layers.init(model, key, images))(jax.random.key(1))
+    params, stats, _ = jax.jit(lambda key: layers.init(model, key, images))(jax.random.key(1))
 
     def loss(params: Any) -> Array:
         logits, _ = layers.apply(model, params, stats, images, False)

@@ -60,7 +60,7 @@ class Case:
                 patch.setitem(MODELS, name, entry)
             self.experiment, self.start, self.round = setup(**changes)
         e = self.experiment
-        self.spec, self.data, self.key, (params, self.stats) = e.spec, e.data, e.key, e.initial
+        self.spec, self.data, self.key, (params, self.stats, _) = e.spec, e.data, e.key, e.initial
         data, self.cut = self.data, self.spec.cut
         self.measured = jax.jit(partial(measure, self.spec, effort, STEP))
         self.unravel = ravel_pytree(params)[1]
@@ -219,7 +219,7 @@ def assert_agrees(draws: Any, exact: dict[str, Any]) -> None:
 
 
 def test_objective_weighs_clients_as_aggregation_does_and_their_examples_equally():
-    c, (params, stats) = case("uneven"), case("uneven").experiment.initial
+    c, (params, stats, _) = case("uneven"), case("uneven").experiment.initial
     part = partial(block_loss, c.spec, c.data, stats)
     whole = jax.jit(partial(over_blocks, lambda b: jax.value_and_grad(part)(params, b)))
     shares = {"examples": np.full(120, 1 / 120), "equal": 1 / (4 * np.bincount(c.owner)[c.owner])}

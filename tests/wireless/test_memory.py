@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from adapters import INPUTS, WIDTHS, adapted
 
 from jfedsl.models import layers
 from jfedsl.models.layers import Model, Variables
@@ -30,7 +31,7 @@ def memory(
     model: Model, image: tuple[int, ...], dtype: Any = jnp.float32, integers: bool = False
 ) -> Memory:
     x, variables = shapes_of(model, image)
-    return client_memory(model, *variables, optax.adam(0.1).init, x, dtype, integers)
+    return client_memory(model, variables, optax.adam(0.1).init, x, dtype, integers)
 
 
 PIXELS, UNITS = 64, 256
@@ -88,7 +89,7 @@ def outputs_of(model: Model, image: tuple[int, ...]) -> int:
     """Bytes of the batch and of the output of each layer."""
     x, variables = shapes_of(model, image)
     entries = math.prod(x.shape)
-    for layer, p, s in zip(model, *variables, strict=True):
+    for layer, p, s in zip(model, *variables[:2], strict=True):
         x = jax.eval_shape(lambda p, s, x, f=layer.apply: f(p, s, x, True)[0], p, s, x)
         entries += math.prod(x.shape)
     return 4 * entries
@@ -102,7 +103,7 @@ def leaves_of(model: Model, image: tuple[int, ...]) -> list[jax.ShapeDtypeStruct
 
     x, variables = shapes_of(model, image)
     with lax_only():
-        return jax.tree.leaves(jax.eval_shape(vjp, *variables, x))
+        return jax.tree.leaves(jax.eval_shape(vjp, *variables[:2], x))
 
 
 @pytest.mark.parametrize("model, all_leaves, counted", MODELS.values(), ids=MODELS)
@@ -119,3 +120,15 @@ def test_backward_passes_keep_several_times_the_outputs_of_layers(model, all_lea
     assert counted_bytes == total - zeros - 4 * sum(kernels + scales)
     ratios = np.array([total, counted_bytes]) / outputs_of(model, image)
     np.testing.assert_allclose(ratios, [all_leaves, counted], atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_frozen_variables_lie_in_memory_as_they_are_and_have_no_gradient_or_moments(dtype: str):
+    model = adapted(10, dtype=jnp.dtype(dtype))[1:3]
+    found, full = memory(model, (INPUTS,)), memory(adapted(10)[1:3], (INPUTS,))
+    entries = INPUTS * WIDTHS[0] + WIDTHS[0] * WIDTHS[1]
+    assert found.parameters == found.gradients + entries * jnp.dtype(dtype).itemsize
+    assert (found.gradients, found.optimizer) == (full.gradients, full.optimizer)
+    # What the backward pass reads of another type is a copy: here of the second kernel alone.
+    copied = 0 if dtype == "float32" else 4 * WIDTHS[0] * WIDTHS[1]
+    assert found.residuals == full.residuals + copied
