@@ -93,7 +93,11 @@ def test_a_model_that_casts_real_inputs_to_integers_is_found(
 def test_batch_norm_of_one_value_a_channel_is_found(
     shape: tuple[int, ...], batch: int, name: str | None
 ) -> None:
-    model, (params, stats, _), x = on_two_examples((from_linen("norm", Normed()), FLAT, HEAD), shape)
+    model, (params, stats, _), x = on_two_examples(
+        
+    )
+        (from_linen("norm", Normed()), FLAT, HEAD), shape
+    )
     inputs = jax.ShapeDtypeStruct((batch, *shape), x.dtype)
     layer, output = trial.lone_values(model, params, stats, inputs)
     assert layer == name and (layer or output.shape == (batch, 3))
