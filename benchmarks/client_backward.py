@@ -24,6 +24,7 @@ from step import Options
 from taking_turns import alternate
 
 from jfedsl.models import layers
+from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 from jfedsl.nn.int8 import int8_backward
 from jfedsl.sharding.client_map import default_chunk, map_clients
@@ -41,7 +42,7 @@ class ClientPart:
 
     def __init__(self, options: Options, backward: str) -> None:
         model = MODELS[options.model].build(10, options.norm)
-        self._model = model[: layers.cut_index(model, MODELS[options.model].default_cut)]
+        self._model = model[: cut_index(model, MODELS[options.model].default_cut)]
         self._backward = backward
         images = jax.random.normal(
             jax.random.key(1), (options.clients, options.batch_size, *options.image)

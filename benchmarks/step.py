@@ -12,7 +12,7 @@ import numpy as np
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
 from jfedsl.engine.client_step import chunk_of
-from jfedsl.models import layers
+from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import build
 
@@ -167,7 +167,7 @@ def outputs(options: Options) -> list[tuple[str, tuple[int, ...], int]]:
 def cut_of(options: Options) -> int:
     """Number of client-side layers."""
     entry = MODELS[options.model]
-    return layers.cut_index(entry.build(10, options.norm), options.cut or entry.default_cut)
+    return cut_index(entry.build(10, options.norm), options.cut or entry.default_cut)
 
 
 def flops(options: Options) -> int:

@@ -8,7 +8,7 @@ from jax import Array
 
 from jfedsl.models import blocks, layers
 from jfedsl.models.layers import Frozen, Layer, Model
-from jfedsl.models.registry import Entry
+from jfedsl.models.registry import ModelEntry
 
 WIDTHS = (48, 40, 56)  # no other array of a run has these sizes together
 INPUTS = 64
@@ -64,6 +64,6 @@ def with_constants(model: Model, frozen: Frozen) -> Model:
     return tuple(plain(*pair) for pair in zip(model, frozen, strict=True))
 
 
-def entry(model: Model) -> Entry:
+def entry(model: Model) -> ModelEntry:
     """The model for the table `MODELS`."""
-    return Entry(lambda classes, norm: model, "adapted2")
+    return ModelEntry(lambda classes, norm: model, "adapted2")

@@ -50,6 +50,7 @@ ELSEWHERE = {
     "files/signed": "run/storage/test_export",
     "models/blocks": "models/test_zoo",
     "models/cnn": "models/test_zoo",
+    "models/cut": "models/test_layers",
     "models/mlp": "models/test_zoo",
     "models/registry": "models/test_zoo",
     "models/resnet": "models/test_zoo",

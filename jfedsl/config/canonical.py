@@ -11,7 +11,7 @@ from jfedsl.config.allowed import OneOf
 from jfedsl.config.idle import idle
 from jfedsl.errors import UserError, no_effect
 from jfedsl.files.paths import Name
-from jfedsl.models import layers
+from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 
 
@@ -25,7 +25,7 @@ def cut_name(config: Config) -> str:
     cut = entry.default_cut if config.cut is None else config.cut
     model = entry.build(2, config.norm)
     try:
-        return model[layers.cut_index(model, cut) - 1].name
+        return model[cut_index(model, cut) - 1].name
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
 

@@ -11,7 +11,6 @@ parameters under the same names, whatever the cut; Flax's `Sequential` and nnx r
 """
 
 import inspect
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
 
-from jfedsl.errors import as_text, close_to
 from jfedsl.keys import fold
 from jfedsl.models.steps import Describe, Step, describe_module, function_steps
 
@@ -299,23 +297,3 @@ def apply(
     if model and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{model[-1].name} makes {x.dtype}, where real numbers are needed")
     return x.astype(jnp.float32), tuple(updated)
-
-
-def cut_index(model: Model, cut: str) -> int:
-    """Number of client-side layers.
-
-    Args:
-      model: the whole model.
-      cut: the name of the last client-side layer, or the number of client-side layers in digits.
-
-    Raises:
-      ValueError: the name is unknown, or one side would have no layers. The text follows
-        "--cut must be" in an error line.
-    """
-    names = [layer.name for layer in model]
-    index = int(cut) if re.fullmatch("-?[0-9]{1,9}", cut) else [*names, cut].index(cut) + 1
-    if not 0 < index < len(model):
-        listed = ", ".join(names[:-1])
-        allowed = f"one of {listed}, or a number from 1 to {len(model) - 1}"
-        raise ValueError(f"{allowed}, not {as_text(cut)}{close_to(cut, names[:-1])}")
-    return index

@@ -14,6 +14,7 @@ from jax import Array
 
 from jfedsl.models import blocks, layers
 from jfedsl.models.cnn import cnn
+from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS
@@ -105,14 +106,14 @@ def test_names_of_layers_are_unique(name: str) -> None:
 def test_a_cut_is_found_by_name_and_by_number(name: str) -> None:
     model = small(name, "none")
     for i, layer in enumerate(model[:-1], 1):
-        assert layers.cut_index(model, layer.name) == i
-        assert layers.cut_index(model, str(i)) == i
+        assert cut_index(model, layer.name) == i
+        assert cut_index(model, str(i)) == i
 
 
 def test_default_cuts_of_the_models_exist() -> None:
     for entry in MODELS.values():
         model = entry.build(10, "group")
-        assert 0 < layers.cut_index(model, entry.default_cut) < len(model)
+        assert 0 < cut_index(model, entry.default_cut) < len(model)
 
 
 # Cuts of a model with 7 layers. str.isdigit is true of the last one.
@@ -121,7 +122,7 @@ def test_default_cuts_of_the_models_exist() -> None:
 )
 def test_an_unknown_cut_is_refused_with_the_allowed_names(cut: str) -> None:
     with pytest.raises(ValueError, match="conv1, pool1, conv2, pool2, flatten, dense") as error:
-        layers.cut_index(small("cnn", "none"), cut)
+        cut_index(small("cnn", "none"), cut)
     assert "1 to 6" in str(error.value)
     assert "logits" not in str(error.value).removesuffix(", not logits")
 

@@ -94,8 +94,6 @@ def test_batch_norm_of_one_value_a_channel_is_found(
     shape: tuple[int, ...], batch: int, name: str | None
 ) -> None:
     model, (params, stats, _), x = on_two_examples(
-        
-    )
         (from_linen("norm", Normed()), FLAT, HEAD), shape
     )
     inputs = jax.ShapeDtypeStruct((batch, *shape), x.dtype)

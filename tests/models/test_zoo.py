@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jfedsl.models import blocks, layers
+from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.models.small import small
@@ -71,7 +72,7 @@ def test_every_model_takes_every_image(name: str, norm: str, image: tuple[int, .
     assert logits.shape == (2, 7) and logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     assert bool(jax.tree.leaves(variables.stats)) == (norm == "batch")
-    cuts = [layers.cut_index(model, layer.name) for layer in model[:-1]]
+    cuts = [cut_index(model, layer.name) for layer in model[:-1]]
     assert cuts == list(range(1, len(model))), "every cut has a name"
 
 

@@ -12,6 +12,7 @@ from jax import Array
 
 from jfedsl.keys import fold
 from jfedsl.models import layers
+from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 from jfedsl.nn import convolution, int8
 from jfedsl.nn.conv_forms import Window
@@ -444,7 +445,7 @@ def test_gradients_of_the_models_are_close_to_those_in_float(
 ) -> None:
     model = MODELS[name].build(10, norm)
     if name in ("resnet18", "small"):
-        model = model[: layers.cut_index(model, MODELS[name].default_cut)]
+        model = model[: cut_index(model, MODELS[name].default_cut)]
     x = real(0, shape)
     params, stats = random_like(
         jax.eval_shape(lambda key: layers.init(model, key, x), jax.random.key(0))

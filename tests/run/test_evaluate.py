@@ -17,6 +17,7 @@ from jfedsl.engine.state import weights
 from jfedsl.errors import UserError
 from jfedsl.files.signed import signed
 from jfedsl.models import layers
+from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Variables
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, ModelEntry
@@ -356,4 +357,4 @@ def test_halves_of_the_export_are_the_layers_of_the_model(run: Run, tmp_path: Pa
     model = run.experiment.spec.model
     names = [*manifest["client_layers"], *manifest["server_layers"]]
     assert names == [layer.name for layer in model]
-    assert layers.cut_index(model, manifest["cut"]) == len(manifest["client_layers"])
+    assert cut_index(model, manifest["cut"]) == len(manifest["client_layers"])

@@ -11,6 +11,7 @@ from jfedsl.data.datasets import Dataset
 from jfedsl.engine.initial import initial_variables
 from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.models import layers, trial
+from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 
@@ -27,7 +28,7 @@ def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
         model = (layers.of_whole_numbers(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
     try:
-        index = layers.cut_index(model, cut)
+        index = cut_index(model, cut)
         return model, ALGORITHMS[config.algorithm].client_layers(len(model), index)
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
