@@ -1,9 +1,9 @@
-"""How long it takes to share a band among clients so that the slowest is done first.
+"""Milliseconds of the bandwidth allocation `minmax`, against the number of clients.
 
     python benchmarks/allocation.py --clients=10,100,1000,10000
 
-`minmax` compiled, on clients of a macro cell: 1e5 to 1e8 bits each on 10 MHz, strengths of 1e6 to
-1e12 Hz. Milliseconds as a table, with the seconds of compilation, and one JSON line a count.
+Clients of a macro cell: 1e5 to 1e8 bits each on 10 MHz, strengths of 1e6 to 1e12 Hz. Prints
+milliseconds of a compiled call and seconds of compilation, as a table and one JSON line a count.
 """
 
 import json
@@ -27,14 +27,14 @@ def measure(clients: int) -> tuple[float, list[float]]:
     random = np.random.default_rng(0)
     seconds = random.uniform(0, 1, clients)
     bits, strength = 10 ** random.uniform(5, 8, clients), 10 ** random.uniform(6, 12, clients)
-    given = jax.device_put([np.float32(x) for x in (seconds, bits, strength, BANDWIDTH)])
+    arguments = jax.device_put([np.float32(x) for x in (seconds, bits, strength, BANDWIDTH)])
     began = time.perf_counter()
-    compiled = jax.jit(minmax).lower(*given).compile()
+    compiled = jax.jit(minmax).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began
     times = []
     for _ in range(_REPEATS.value + 1):
         began = time.perf_counter()
-        jax.block_until_ready(compiled(*given))
+        jax.block_until_ready(compiled(*arguments))
         times.append(1e3 * (time.perf_counter() - began))
     return compile_seconds, times[1:]
 

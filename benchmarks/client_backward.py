@@ -1,12 +1,12 @@
-"""What the client part costs with its backward pass in int8, against float.
+"""Time and memory of the client-side layers with a backward pass in int8, against float.
 
     python benchmarks/client_backward.py --model=small
 
 Times the forward and backward pass of all clients' layers on random gradients at the cut, mapped
-over clients as in training, in a loop over steps; both in processes of their own that take turns.
-On CPU the codes are multiplied as floats: rounding comes on top, and nothing is saved. Also counts
-the bytes that one client's backward pass needs of its forward pass, weights included. Prints a
-table and one JSON line a case.
+over clients as in training, in a loop over steps. The two variants run in separate processes, in
+turn. On CPU int8 codes are multiplied as float32, so that int8 saves no time and adds that of
+quantization. Also counts the bytes that one client's backward pass keeps of its forward pass,
+weights included. Prints a table and one JSON line a case.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ _STEPS = flags.DEFINE_integer("steps", 3, "Steps in one timed call.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each.", lower_bound=3)
 
 
-class ClientPart:
-    """Both passes of all clients, compiled and ready to run."""
+class ClientLayers:
+    """The compiled forward and backward pass of all clients' layers."""
 
     def __init__(self, options: Options, backward: str) -> None:
         model = MODELS[options.model].build(10, options.norm)
@@ -50,16 +50,16 @@ class ClientPart:
         keys = jax.random.split(jax.random.key(0), options.clients)
         initial = jax.vmap(lambda key: layers.init(self._model, key, images[0]).params)
         self._arguments = (jax.jit(initial)(keys), images, keys)
-        one = jax.tree.map(lambda x: x[0], self._arguments)
+        of_one_client = jax.tree.map(lambda x: x[0], self._arguments)
         self.facts: dict[str, Any] = {"backward": backward, **vars(options)}
         self.facts["device_kind"] = jax.devices()[0].device_kind
         self.facts["versions"] = {"jax": jax.__version__}
         self.facts["residual_bytes"] = sum(
             leaf.size * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(jax.eval_shape(self._forward, *one)[1])
+            for leaf in jax.tree.leaves(jax.eval_shape(self._forward, *of_one_client)[1])
             if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         )
-        chunk = default_chunk(jax.default_backend(), one[0], options.clients)
+        chunk = default_chunk(jax.default_backend(), of_one_client[0], options.clients)
         steps = functools.partial(self._steps, chunk, options.steps)
         began = time.perf_counter()
         self._run = jax.jit(steps).lower(*self._arguments).compile()
@@ -75,19 +75,20 @@ class ClientPart:
             return jax.vjp(run, params)
 
     def _steps(self, chunk: int, count: int, params: Any, images: Array, keys: Array) -> Any:
-        """Parameters after some steps, each client's under gradients of its own."""
+        """Parameters of all clients after `count` steps."""
 
-        def one(params: Any, number: Array) -> tuple[Any, None]:
-            own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            y, backs = map_clients(self._forward, chunk)(params, images, own)
+        def step(params: Any, number: Array) -> tuple[Any, None]:
+            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+            y, vjps = map_clients(self._forward, chunk)(params, images, step_keys)
+            # Some gradient at the cut that XLA cannot compute beforehand.
             dy = jnp.sin(100.0 * y) / y[0].size
-            gradient = map_clients(lambda back, dy: back(dy)[0], chunk)(backs, dy)
+            gradient = map_clients(lambda vjp, dy: vjp(dy)[0], chunk)(vjps, dy)
             return jax.tree.map(lambda w, g: w - 0.01 * g, params, gradient), None
 
-        return lax.scan(one, params, jnp.arange(count, dtype=jnp.uint32))[0]
+        return lax.scan(step, params, jnp.arange(count, dtype=jnp.uint32))[0]
 
     def run(self) -> float:
-        """Seconds of one call's steps."""
+        """Seconds of one call."""
         began = time.perf_counter()
         jax.block_until_ready(self._run(*self._arguments))
         return time.perf_counter() - began
@@ -102,7 +103,7 @@ def main(_: list[str]) -> None:
         batch_size=_BATCH_SIZE.value or batch_size,
         steps=_STEPS.value,
     )
-    makers = [functools.partial(ClientPart, options, name) for name in ("float", "int8")]
+    makers = [functools.partial(ClientLayers, options, name) for name in ("float", "int8")]
     results = alternate(makers, _REPEATS.value)
     print(f"{options.model}, {options.clients} clients x {options.batch_size}")
     print(f"{'':<8}{'s/step':>10}{'least':>10}{'most':>10}{'over float':>12}{'kept MB':>10}")

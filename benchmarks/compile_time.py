@@ -1,10 +1,10 @@
-"""How long the round takes to compile, against models, clients and rounds in a call.
+"""Seconds to compile the round, against model, clients and rounds in a call.
 
     python benchmarks/compile_time.py
 
-Prints seconds to trace and compile (median), and to trace and load the program that a first start
-left on the disk, as a table and JSON lines. Batches of 16, no norm;
-all compression off, and all on in the last column.
+Prints seconds to trace and compile (median), seconds of a second start, which traces and loads the
+program from the cache on disk, and seconds to trace and compile with all compression on. Batches
+are of 16, without norm. Prints a table and JSON lines.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import build
 from jfedsl.run.processes.compilation import compiled, keep_programs
 
-_MODELS = flags.DEFINE_list("models", list(MODELS), "Models, with the middle number of clients.")
-_CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Clients, with --model.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Times to compile afresh.", lower_bound=1)
-_ROUNDS = flags.DEFINE_list("rounds", ["1", "50"], "Rounds in a call, with --model.")
+_MODELS = flags.DEFINE_list("models", list(MODELS), "Models, for the middle one of --clients.")
+_CLIENTS = flags.DEFINE_list("clients", ["10", "100", "1000"], "Numbers of clients, for --model.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each.", lower_bound=1)
+_ROUNDS = flags.DEFINE_list("rounds", ["1", "50"], "Rounds in a call, for --model.")
 _MODEL = flags.DEFINE_string("model", "small", "Model to vary clients and rounds with.")
 
 _COLUMNS = ("seconds", "second_start_seconds", "all_on_seconds")
-_ON: dict[str, Any] = {"prune_kind": "mask", "dropout_rate": 0.2, "bits": 8}
+_COMPRESSION: dict[str, Any] = {"prune_kind": "mask", "dropout_rate": 0.2, "bits": 8}
 
 
 def seconds(options: Options, rounds: int) -> float:
-    """To trace and compile, or load, the compiled rounds."""
+    """Seconds to trace and compile the rounds, or to load them from the cache."""
     experiment = build(config(options))
     state = jax.eval_shape(experiment.init)
     jax.clear_caches()
@@ -44,19 +44,19 @@ def seconds(options: Options, rounds: int) -> float:
 
 
 def measure(options: Options, rounds: int) -> dict[str, Any]:
-    """Compiled afresh, loaded at a second start, and with all compression on."""
+    """The facts of a case: seconds of each kind, and the versions that they were measured on."""
     with tempfile.TemporaryDirectory() as folder:
         keep_programs("")
         first = [seconds(options, rounds) for _ in range(_REPEATS.value)]
-        everything = seconds(dataclasses.replace(options, **_ON), rounds)
+        all_on = seconds(dataclasses.replace(options, **_COMPRESSION), rounds)
         keep_programs(folder)
         seconds(options, rounds)
-        again = seconds(options, rounds)
+        second_start = seconds(options, rounds)
         keep_programs("")
     return {
         "model": options.model, "clients": options.clients, "rounds": rounds,
         "seconds": statistics.median(first), "least_and_greatest": [min(first), max(first)],
-        "second_start_seconds": again, "all_on_seconds": everything,
+        "second_start_seconds": second_start, "all_on_seconds": all_on,
         "jax": jax.__version__, "device_kind": jax.devices()[0].device_kind,
     }  # fmt: skip
 
@@ -68,8 +68,8 @@ def main(_: list[str]) -> None:
     cases += [(_MODEL.value, clients[0], n) for n in rounds[1:]]
     cases += [(name, clients[len(clients) // 2], rounds[0]) for name in _MODELS.value]
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        raise app.UsageError("unset JAX_COMPILATION_CACHE_DIR: programs would be found there")
-    seconds(Options("mlp"), 1)  # what a process does once is not in the first row
+        raise app.UsageError("unset JAX_COMPILATION_CACHE_DIR: programs would be loaded from there")
+    seconds(Options("mlp"), 1)  # warms up the process, so that the first row is no slower
     lines = []
     print(f"{'model':<8}{'clients':>8}{'rounds':>8}{'first s':>10}{'second s':>10}{'all on s':>10}")
     for model, count, capacity in dict.fromkeys(cases):

@@ -1,10 +1,10 @@
-"""CPU seconds from the start of the main job until its first rounds are shown.
+"""CPU seconds from the start of a default run until its first rounds are evaluated.
 
     python benchmarks/first_round.py
 
-Prints one line for the first start, which compiles, and one for each of --repeats later ones, which
-load what the first compiled: seconds until imports are done, the run is put together, and the first
-call of rounds has been evaluated. These are user and system seconds of all threads.
+Prints one line for the first start, which compiles, and one for each of --repeats later starts,
+which load the compiled programs: seconds until imports are done, the experiment is built, and the
+first call of rounds has been evaluated. Seconds are user and system time of all threads.
 """
 
 import os
@@ -14,38 +14,38 @@ import tempfile
 
 from absl import app, flags
 
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Starts with all programs compiled.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Starts that load compiled programs.", lower_bound=1)
 
 _START = """
 import os, sys
 
-def say(what):
-    print(f"{what} {sum(os.times()[:2]):.2f} s", end="  ", flush=True)
+def report(stage):
+    print(f"{stage} {sum(os.times()[:2]):.2f} s", end="  ", flush=True)
 
 from jfedsl.config import Config
 from jfedsl.run.hooks import Hook
 from jfedsl.run.training import train
-say("imports")
+report("imports")
 
-class Said(Hook):
+class Stages(Hook):
     def begin(self, start):
-        say("built")
+        report("built")
 
     def on_rows(self, rows):
-        say("first rounds")
+        report("first rounds")
         os._exit(0)
 
 config = Config(workdir=sys.argv[1], compilation_cache=sys.argv[2], progress="none")
-train(config, [Said()])
+train(config, [Stages()])
 """
 
 
 def main(_: list[str]) -> None:
-    """Starts the main job again and again, and stops it after its first rounds."""
+    """Starts the run repeatedly; each stops after its first rounds."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1 + _REPEATS.value):
-            places = [os.path.join(folder, str(number)), os.path.join(folder, "programs")]
-            subprocess.run([sys.executable, "-c", _START, *places], check=True)
+            folders = [os.path.join(folder, str(number)), os.path.join(folder, "programs")]
+            subprocess.run([sys.executable, "-c", _START, *folders], check=True)
             print(flush=True)
 
 

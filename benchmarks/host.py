@@ -1,10 +1,10 @@
-"""What share of a training run the host takes between compiled calls: logging, checkpoints.
+"""The fraction of a run's time that the host takes between compiled calls, and for checkpoints.
 
     python benchmarks/host.py --flagfile=experiments/presets/digits_uncompressed.flags
 
-Takes every flag of experiments/train.py. The time runs from the first compiled call to the last
-checkpoint; building, compiling and pictures are not in it. A call counts until the rows of its
-rounds are known, evaluation included. Prints a line and a JSON line.
+Takes every flag of experiments/train.py. The time is from the first compiled call to the last
+checkpoint, without building, compiling and pictures. The time of a call includes evaluation, up to
+the rows of its rounds. Prints a line and a JSON line.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ class Watch(Hook):
     """Adds up the seconds of the calls and of the checkpoints."""
 
     def __init__(self) -> None:
-        """Starts before the first call."""
-        self.calls, self.inside, self.saving = 0, 0.0, 0.0
+        """No call and no checkpoint yet."""
+        self.calls, self.in_calls, self.saving = 0, 0.0, 0.0
         self.began, self.end = float("inf"), 0.0
         self._save_began: float | None = None
 
@@ -37,7 +37,7 @@ class Watch(Hook):
     def on_rows(self, rows: list[Row]) -> None:
         """Adds the seconds of a call."""
         self.calls += 1
-        self.inside += sum(row["host_seconds"] for row in rows)
+        self.in_calls += sum(row["host_seconds"] for row in rows)
 
     def on_checkpoint(self) -> Saved:
         """Notes when a checkpoint begins."""
@@ -45,7 +45,7 @@ class Watch(Hook):
         return Saved()
 
     def interruption(self) -> None:
-        """Adds the seconds of a checkpoint: the loop asks after it."""
+        """Adds the seconds of a checkpoint, after which the loop calls this hook."""
         self.end = time.perf_counter()
         if self._save_began is not None:
             self.saving += self.end - self._save_began
@@ -53,19 +53,21 @@ class Watch(Hook):
 
 
 def main(config: Config) -> None:
-    """Trains in a folder that is thrown away, and prints."""
+    """Trains in a temporary folder and prints the fractions."""
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         train(dataclasses.replace(config, workdir=f"{folder}/run", progress="none"), [watch])
     total = watch.end - watch.began
-    inside, saving = watch.inside, watch.saving
+    in_calls, saving = watch.in_calls, watch.saving
+    remaining = total - in_calls - saving
     print(
-        f"{total:.1f} s: {inside / total:.1%} in {watch.calls} calls, "
-        f"{saving / total:.1%} saving checkpoints, {(total - inside - saving) / total:.1%} all else"
+        f"{total:.1f} s: {in_calls / total:.1%} in {watch.calls} calls, "
+        f"{saving / total:.1%} saving checkpoints, {remaining / total:.1%} all else"
     )
     names = ("model", "dataset", "clients", "rounds", "eval_every", "checkpoint_every")
     facts = {name: getattr(config, name) for name in names}
-    print(json.dumps({**facts, "seconds": total, "call_seconds": inside, "saving_seconds": saving}))
+    seconds = {"seconds": total, "call_seconds": in_calls, "saving_seconds": saving}
+    print(json.dumps({**facts, **seconds}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What pruning and compressors cost a training step, against all of them off.
+"""Time of a training step with pruning and compressors, relative to a step without.
 
     python benchmarks/overhead.py --model=vgg11 --clients=8 --batch_size=16 --steps=2
 
-Each setting runs in a process of its own, and they take turns. A step does not aggregate: what
-masks cost at the end of a period is not in it. With --compressors each compressor by itself, on the
-activation at the cut. Prints a table and one JSON line a setting.
+Each setting runs in a separate process; they run in turn. A step does not aggregate, so that the
+time to compute masks at the end of a period is not included. With --compressors each compressor is
+timed alone, on the activation at the cut. Prints a table and one JSON line a setting.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import statistics
 from typing import Any
 
 from absl import app, flags
-from step import Options, Ours
+from step import CompiledRound, Options
 from taking_turns import alternate
 
 _DEFAULT = Options()
@@ -24,7 +24,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Examples 
 _STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps in one timed call.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each.", lower_bound=3)
 
-_COMPRESSORS = flags.DEFINE_boolean("compressors", False, "Single compressors, one by one.")
+_COMPRESSORS = flags.DEFINE_boolean("compressors", False, "Time single compressors instead.")
 
 _PRUNING: dict[str, Any] = {"prune_kind": "mask", "prune_rate": 0.3}
 _DROPOUT: dict[str, Any] = {"dropout_rate": 0.2}
@@ -54,17 +54,18 @@ COMPRESSORS = {"all off": {}, **{text: {"smashed": text} for text in _EXPRESSION
 
 def main(_: list[str]) -> None:
     """Measures and prints."""
-    plain = Options(
+    all_off = Options(
         _MODEL.value, clients=_CLIENTS.value, batch_size=_BATCH_SIZE.value, steps=_STEPS.value
     )
     settings: dict[str, dict[str, Any]] = COMPRESSORS if _COMPRESSORS.value else SETTINGS
-    options = [dataclasses.replace(plain, **changes) for changes in settings.values()]
-    results = alternate([functools.partial(Ours, o) for o in options], _REPEATS.value)
-    print(f"{plain.model}, {plain.clients} clients x {plain.batch_size}")
+    options = [dataclasses.replace(all_off, **changes) for changes in settings.values()]
+    makers = [functools.partial(CompiledRound, setting) for setting in options]
+    results = alternate(makers, _REPEATS.value)
+    print(f"{all_off.model}, {all_off.clients} clients x {all_off.batch_size}")
     print(f"{'':<24}{'s/step':>10}{'over all off':>14}{'compile s':>11}{'MB':>8}")
     lines: list[dict[str, Any]] = []
     for name, option, result in zip(settings, options, results, strict=True):
-        times = [seconds / plain.steps for seconds in result.pop("times")]
+        times = [seconds / all_off.steps for seconds in result.pop("times")]
         baseline = statistics.median(lines[0]["times"] if lines else times)
         median = statistics.median(times)
         lines.append({"setting": name, **vars(option), **result, "times": times})

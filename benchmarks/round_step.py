@@ -1,17 +1,19 @@
-r"""What one training step of all clients costs, against a PyTorch loop over clients.
+r"""Time and memory of a training step of all clients, against a PyTorch loop over clients.
 
     python benchmarks/round_step.py --model=vgg11 --clients=8 --batch_size=16 --rival=torch
     python benchmarks/round_step.py --algorithm=fedavg --model=small --clients=10 --batch_size=32 \
         --steps=10 --rival=torch
 
-A step is one exchange of all clients with the server, both halves updated, on 32x32x3 images
+A step is one exchange of all clients with the server, both sides updated, on 32x32x3 images
 (28x28x1 for mlp) of 10 classes. With --algorithm=fedavg every client trains the whole model for
---steps steps, then all are averaged, and a step's seconds are a share of that round. Each framework
-runs in a process of its own, and they take turns. Prints a table and one JSON line a framework. A
-multiply-add counts as 2 FLOPs, and a convolution by its definition, padding taps and what a form
-saves included, so that fractions can exceed 1; memory is what XLA plans for the compiled rounds,
-beside the bytes of data, state and every layer's input, and for PyTorch the growth of the resident
-set.
+--steps steps, then all are averaged, and the time of a step is that of a round divided by --steps.
+Each framework runs in a separate process; they run in turn. Prints a table and one JSON line a
+framework.
+
+A multiply-add counts as 2 FLOPs, and a convolution by its definition, taps on padding included.
+Fast forms compute fewer products, so that the fraction of the peak can exceed 1. Memory is what XLA
+plans for the compiled rounds, and for PyTorch the growth of the resident set; `least MB` is that of
+the data, the state and the input of every layer.
 """
 
 import functools
@@ -21,17 +23,17 @@ from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
-from step import Options, Ours, cut_of, flops, outputs
+from step import CompiledRound, Options, cut_of, flops, outputs
 from taking_turns import Work, alternate
 
 from jfedsl.config.scale_fields import COMPUTE_DTYPES
 
 _DEFAULT = Options()
 _ALGORITHM = flags.DEFINE_enum(
-    "algorithm", "fedsl", ["fedsl", "fedavg"], "Training algorithm of both."
+    "algorithm", "fedsl", ["fedsl", "fedavg"], "Training algorithm."
 )
 _MODEL = flags.DEFINE_string("model", _DEFAULT.model, "Model.")
-_NORM = flags.DEFINE_string("norm", _DEFAULT.norm, "Normalisation; the rival has none.")
+_NORM = flags.DEFINE_string("norm", _DEFAULT.norm, "Normalisation; PyTorch runs without.")
 _CLIENTS = flags.DEFINE_integer("clients", _DEFAULT.clients, "Clients.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Examples per client.")
 _CUT = flags.DEFINE_string("cut", None, "Last client-side layer; default of the model.")
@@ -40,11 +42,11 @@ _PRUNE_RATE = flags.DEFINE_float("prune_rate", _DEFAULT.prune_rate, "Fraction re
 _DROPOUT_RATE = flags.DEFINE_float("dropout_rate", 0.0, "Fraction of activations not sent.")
 _BITS = flags.DEFINE_integer("bits", _DEFAULT.bits, "Bits of both gradients; 32 is off.")
 _CLIENT_CHUNK = flags.DEFINE_integer("client_chunk", None, "Clients computed at once.")
-_COMPUTE_DTYPE = flags.DEFINE_enum("compute_dtype", "float32", COMPUTE_DTYPES, "Of products.")
+_COMPUTE_DTYPE = flags.DEFINE_enum("compute_dtype", "float32", COMPUTE_DTYPES, "dtype of products.")
 _REMAT_CLIENTS = flags.DEFINE_bool("remat_clients", False, "Compute forward passes twice.")
 _STEPS = flags.DEFINE_integer("steps", _DEFAULT.steps, "Steps in one timed call.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=3)
-_RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "What to compare with.")
+_RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "Framework to compare with.")
 
 
 def _rival(options: Options) -> Work:
@@ -61,7 +63,7 @@ def _rival(options: Options) -> Work:
 
 
 def line(options: Options, result: dict[str, Any]) -> dict[str, Any]:
-    """What is reported of one framework."""
+    """The facts of a framework, with times and rates of a step."""
     steps = [seconds / options.steps for seconds in result.pop("times")]
     median, peak = statistics.median(steps), result.pop("matmul_peak_flops")
     examples = options.clients * options.batch_size
@@ -83,7 +85,7 @@ def main(_: list[str]) -> None:
         _CLIENT_CHUNK.value, _COMPUTE_DTYPE.value, _REMAT_CLIENTS.value, _STEPS.value,
         algorithm=_ALGORITHM.value,
     )  # fmt: skip
-    makers: list[Callable[[], Work]] = [functools.partial(Ours, options)]
+    makers: list[Callable[[], Work]] = [functools.partial(CompiledRound, options)]
     if _RIVAL.value == "torch":
         if options.compute_dtype != "float32":
             raise app.UsageError("--rival=torch runs in float32; --compute_dtype must too")

@@ -1,4 +1,4 @@
-r"""How seconds a round and memory grow with devices, processes and clients, and what links cost.
+r"""Seconds of a round and memory against devices, processes and clients, and costs of messages.
 
     python benchmarks/scaling.py --question=devices
     python benchmarks/scaling.py --question=processes
@@ -6,17 +6,21 @@ r"""How seconds a round and memory grow with devices, processes and clients, and
     python benchmarks/scaling.py --question=model
     python benchmarks/scaling.py --question=collectives --model=mlp -- --prune_kind=none
 
-Runs are `experiments/train.py` in processes of their own, with what follows `--`; every round is an
-aggregation period. Seconds are of its metrics, medians over calls of --rounds rounds; memory is the
-greatest resident set of a process, start, checkpoints and pictures included.
+Every run is `experiments/train.py` in separate processes, with the flags that follow `--`; every
+round is an aggregation period. Seconds are those of metrics.csv, medians over calls of --rounds
+rounds. Memory is the largest resident set of a process, during start, checkpoints and pictures too.
 
-Virtual devices of a process share its cores, all of which a lone device uses, too: more of them
-show what spreading and sums cost. Processes share --cores_each cores for each of them, and
-show scaling as far as there are as many; beyond, they share what there is. `model` fits the cost of
-a round to one device, and that of a message to two processes with a client each; it checks both at
-other numbers of clients, and predicts larger ones. `collectives` counts bytes on the loopback
-interface, a run's less those of one with half the rounds, each the least of --repeats runs, as
-whatever else uses the interface adds to them. Prints Markdown tables and one JSON line a case.
+- `devices`: virtual devices of one process. They share all of its cores, which one device uses
+  alone, so that more devices show the cost of sharding and of sums, not a gain.
+- `processes`: processes with --cores_each cores for each. They show scaling up to the number of
+  cores of the machine; more processes share its cores.
+- `population`: numbers of clients, for each place where their models are kept.
+- `model`: fits the cost of a round on one device, and the cost of a message to two processes with a
+  client each; checks both at other numbers of clients, and predicts larger ones.
+- `collectives`: bytes on the loopback interface, as the difference between a run and one with half
+  the rounds. Each is the least of --repeats runs, as other programs may use the interface.
+
+Prints Markdown tables and one JSON line a case.
 """
 
 import dataclasses
@@ -29,14 +33,14 @@ from typing import Any
 import jax
 from absl import app, flags
 from scaling_model import (
+    Connection,
     CostModel,
-    Link,
-    crossing,
-    errors,
+    connection_of,
     fitted,
-    link_of,
+    largest_error,
     loopback_bandwidth,
     messages_of,
+    sent_bytes,
 )
 from scaling_runs import Case, Plan, timed, trained
 
@@ -49,12 +53,12 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Examples per client.")
 _LOCAL_STEPS = flags.DEFINE_integer("local_steps", 1, "Exchanges in a round.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds in a timed call.", 1, 25)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls, or runs for a count of bytes.", 1)
-_COUNTS = flags.DEFINE_list("counts", "1,2,4", "Devices, or processes, in turn.")
-_STRONG = flags.DEFINE_integer("strong", 48, "Clients in all, the same for any count.")
-_WEAK = flags.DEFINE_integer("weak", 12, "Clients of each device.")
-_CORES_EACH = flags.DEFINE_integer("cores_each", 1, "Cores for each process; 0: all for all.", 0)
-_CLIENTS = flags.DEFINE_list("clients", "10,100,1000,10000", "Populations.")
-_PARTICIPANTS = flags.DEFINE_integer("participants", 10, "Participants of these, at most.")
+_COUNTS = flags.DEFINE_list("counts", "1,2,4", "Numbers of devices, or of processes.")
+_STRONG = flags.DEFINE_integer("strong", 48, "Clients in all, for strong scaling.")
+_WEAK = flags.DEFINE_integer("weak", 12, "Clients of each device, for weak scaling.")
+_CORES_EACH = flags.DEFINE_integer("cores_each", 1, "Cores for each process; 0 for all cores.", 0)
+_CLIENTS = flags.DEFINE_list("clients", "10,100,1000,10000", "Numbers of clients.")
+_PARTICIPANTS = flags.DEFINE_integer("participants", 10, "Most participants in a period.")
 _FIT = flags.DEFINE_list("fit", "10,20,40,80", "Participants that the cost model is fitted to.")
 _CHECK = flags.DEFINE_list("check", "30,60,120", "Participants that it is checked at.")
 _BITS = flags.DEFINE_list("bits", "32,8,4", "Bits of an entry of averaged models.")
@@ -65,7 +69,7 @@ _TEST_EXAMPLES = 360  # digits has as many
 
 
 def _flags() -> tuple[str, ...]:
-    """Of all runs."""
+    """Flags of all runs."""
     return (
         f"--model={_MODEL.value}", f"--dataset={_DATASET.value}", f"--data_dir={_DATA_DIR.value}",
         f"--batch_size={_BATCH_SIZE.value}", f"--local_steps={_LOCAL_STEPS.value}",
@@ -74,7 +78,7 @@ def _flags() -> tuple[str, ...]:
     )  # fmt: skip
 
 
-_MORE: list[str] = []  # what follows --
+_MORE: list[str] = []  # flags that follow --
 
 
 def _ints(values: Sequence[str]) -> list[int]:
@@ -82,16 +86,16 @@ def _ints(values: Sequence[str]) -> list[int]:
 
 
 class Table:
-    """Rows printed as they come, and the JSON lines that follow them."""
+    """A Markdown table whose rows are printed at once, followed by one JSON line a row."""
 
     def __init__(self, title: str, *columns: str) -> None:
-        """Prints the head."""
+        """Prints the title and the header."""
         print(f"\n{title}\n")
         print(f"| {' | '.join(columns)} |\n|{' ---: |' * len(columns)}", flush=True)
         self._lines: list[dict[str, Any]] = []
 
     def row(self, *cells: Any, **facts: Any) -> None:
-        """Prints a row and keeps its facts."""
+        """Prints a row and keeps its facts for a JSON line."""
         texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
         print(f"| {' | '.join(texts)} |", flush=True)
         self._lines.append(facts)
@@ -104,7 +108,7 @@ class Table:
 
 
 def _measured(case: Case) -> dict[str, Any]:
-    """What is reported of a case."""
+    """The facts of a case: times, memory and environment."""
     seconds, ended = timed(case, Plan(_ROUNDS.value, _REPEATS.value, _flags()))
     return {
         **dataclasses.asdict(case),
@@ -125,7 +129,7 @@ def _times(facts: dict[str, Any]) -> list[Any]:
 
 
 def _scaling(what: str, case: Callable[[int, int], Case]) -> None:
-    """Strong, then weak scaling: the same clients in all, then on each device."""
+    """Tables of strong scaling (constant clients in all) and weak scaling (constant a device)."""
     counts = _ints(_COUNTS.value)
     weak = {n: n * _WEAK.value for n in counts}
     for kind, clients in (("Strong", dict.fromkeys(counts, _STRONG.value)), ("Weak", weak)):
@@ -148,14 +152,14 @@ def devices() -> None:
 
 
 def processes() -> None:
-    """Processes on loopback, on cores for each where there are enough."""
-    each = _CORES_EACH.value
-    _scaling("processes", lambda n, clients: Case(clients, processes=n, cores_each=each))
+    """Processes that communicate over the loopback interface."""
+    cores = _CORES_EACH.value
+    _scaling("processes", lambda n, clients: Case(clients, processes=n, cores_each=cores))
     print("Only rows with more cores than the one before show a gain; others share as many.")
 
 
 def population() -> None:
-    """Clients in all, for each place of their memories."""
+    """Numbers of clients, for each place where their models are kept."""
     table = Table("Clients in all", "clients", "participants", "their memories", *_TIMES)
     for clients in _ints(_CLIENTS.value):
         count = min(clients, _PARTICIPANTS.value)
@@ -166,18 +170,18 @@ def population() -> None:
 
 
 def model() -> None:
-    """Fits the cost model to one device, checks it elsewhere, predicts."""
-    each, every = _CORES_EACH.value, 1
+    """Fits the cost model on one device, checks it at other sizes, and predicts."""
+    cores, aggregate_every = _CORES_EACH.value, 1
     table = Table("Rounds that the cost model is fitted to, one device", "clients", *_TIMES)
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for clients in _ints(_FIT.value):
-        facts = _measured(Case(clients, cores_each=each))
-        found[clients] = facts["median"]
+        facts = _measured(Case(clients, cores_each=cores))
+        seconds[clients] = facts["median"]
         table.row(clients, *_times(facts), **facts)
     table.end("model")
-    run = ["--clients=2", "--network=none", *_flags()]
-    cost = fitted(found, messages_of(run), _LOCAL_STEPS.value, every)
-    smallest = _measured(Case(2, processes=2, cores_each=each))
+    messages = messages_of(["--clients=2", "--network=none", *_flags()])
+    cost = fitted(seconds, messages, _LOCAL_STEPS.value, aggregate_every)
+    smallest = _measured(Case(2, processes=2, cores_each=cores))
     table = Table(
         "A round with hardly any work, from which a message's cost follows",
         "processes",
@@ -186,18 +190,18 @@ def model() -> None:
     )
     table.row(2, 2, *_times(smallest), **smallest)
     table.end("model")
-    link = link_of(cost, smallest["median"], loopback_bandwidth(each))
-    print(f"\n{json.dumps({**dataclasses.asdict(cost), 'loopback': link._asdict()})}")
-    _check(cost, link)
+    loopback = connection_of(cost, smallest["median"], loopback_bandwidth(cores))
+    print(f"\n{json.dumps({**dataclasses.asdict(cost), 'loopback': loopback._asdict()})}")
+    _check(cost, loopback)
     _predict(cost)
 
 
-def _check(cost: CostModel, loopback: Link) -> None:
-    """Predicted beside measured, at sizes that nothing was fitted to."""
+def _check(cost: CostModel, loopback: Connection) -> None:
+    """A table of predicted and measured seconds, at sizes that the model was not fitted to."""
     columns = ("processes", "clients", "predicted s/round", "s/round", "min", "max", "error")
     table, pairs = Table("The cost model checked at other sizes", *columns), []
-    most = max(_ints(_FIT.value))
-    cases = [(1, n) for n in _ints(_CHECK.value)] + [(2, most // 2), (2, most)]
+    largest = max(_ints(_FIT.value))
+    cases = [(1, n) for n in _ints(_CHECK.value)] + [(2, largest // 2), (2, largest)]
     for count, clients in cases:
         case = Case(clients, processes=count, cores_each=_CORES_EACH.value)
         facts, predicted = _measured(case), cost.seconds(clients, count, loopback)
@@ -206,53 +210,57 @@ def _check(cost: CostModel, loopback: Link) -> None:
         times = (facts["median"], facts["min"], facts["max"])
         table.row(count, clients, predicted, *times, error, predicted=predicted, **facts)
     table.end("model")
-    print(f"\nGreatest error: {errors(pairs):.0%}")
+    print(f"\nGreatest error: {largest_error(pairs):.0%}")
 
 
 def _predict(cost: CostModel) -> None:
+    """A table of predicted seconds on devices and connections that are not here."""
     columns = ("clients", "devices", "link Gbit/s", "predicted s/round")
     title = "PREDICTED, not measured: devices as the one fitted, each its own computer"
     table = Table(title, *columns)
     for clients in (100, 1000, 10000):
         for count in (1, 8, 64):
             for gigabits in (1, 10, 100) if count > 1 else (0,):
-                link = Link(gigabits * 1e9 / 8 or float("inf"), _LATENCY.value)
-                seconds = cost.seconds(clients, count, link)
+                connection = Connection(gigabits * 1e9 / 8 or float("inf"), _LATENCY.value)
+                seconds = cost.seconds(clients, count, connection)
                 facts = {"clients": clients, "devices": count, "gigabits": gigabits or None}
                 table.row(*facts.values(), seconds, **facts, predicted_seconds=seconds)
     table.end("model, predicted")
 
 
 def collectives() -> None:
-    """Bytes between two processes a round, and what the entries alone would take."""
+    """Bytes of a round between two processes, beside the bytes of the entries alone."""
     messages = messages_of(["--clients=2", "--network=none", *_flags()])
     columns = ("bits", "bytes/round", "entries' bytes", "all of float32")
     table = Table("Bytes on loopback, two processes", *columns)
-    each = _CORES_EACH.value
+    cores = _CORES_EACH.value
     for bits in _ints(_BITS.value):
-        case = Case(2 * _WEAK.value, processes=2, cores_each=each, collective_bits=bits)
-        counts = {rounds: _crossed(case, rounds) for rounds in _ROUNDS_OF_BYTES}
+        case = Case(2 * _WEAK.value, processes=2, cores_each=cores, collective_bits=bits)
+        counts = {rounds: _loopback_bytes(case, rounds) for rounds in _ROUNDS_OF_BYTES}
         few, many = _ROUNDS_OF_BYTES
-        found = (min(counts[many]) - min(counts[few])) / (many - few)
-        own, plain = (crossing(2, messages, _LOCAL_STEPS.value, b) for b in (bits, 32))
-        facts = {"bytes_a_round": found, "entries_bytes": own, "float32_bytes": plain}
+        measured = (min(counts[many]) - min(counts[few])) / (many - few)
+        entries, float32 = (sent_bytes(2, messages, _LOCAL_STEPS.value, b) for b in (bits, 32))
+        facts = {"bytes_a_round": measured, "entries_bytes": entries, "float32_bytes": float32}
         numbers = (f"{n:,.0f}" for n in facts.values())
         table.row(bits, *numbers, **dataclasses.asdict(case), **facts, bytes_by_rounds=counts)
     table.end("collectives")
     print(f"\nSummed up: {messages}")
 
 
-def _crossed(case: Case, rounds: int) -> list[int]:
-    """Bytes on loopback of runs of so many rounds: one call, one evaluation, one checkpoint."""
-    ends = [f"--{name}={rounds}" for name in ("rounds", "eval_every", "checkpoint_every")]
-    every = [*_flags(), *ends, "--progress=none", "--network=none"]
-    return [trained(case, every).loopback_bytes for _ in range(_REPEATS.value)]
+def _loopback_bytes(case: Case, rounds: int) -> list[int]:
+    """Bytes on the loopback interface of each of --repeats runs.
+
+    A run has one call of `rounds` rounds, one evaluation and one checkpoint.
+    """
+    call = [f"--{name}={rounds}" for name in ("rounds", "eval_every", "checkpoint_every")]
+    run_flags = [*_flags(), *call, "--progress=none", "--network=none"]
+    return [trained(case, run_flags).loopback_bytes for _ in range(_REPEATS.value)]
 
 
 def main(arguments: list[str]) -> None:
-    """Measures and prints."""
+    """Answers the questions asked."""
     _MORE.extend(arguments[1:])
-    jax.config.update("jax_platforms", "cpu")  # an accelerator is for the runs
+    jax.config.update("jax_platforms", "cpu")  # leaves an accelerator to the runs
     for question in (devices, processes, population, model, collectives):
         if _QUESTION.value in ("all", question.__name__):
             question()

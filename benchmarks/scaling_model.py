@@ -1,4 +1,4 @@
-"""What a round costs on devices and links that are not here, from numbers measured here."""
+"""A model of the seconds of a round, to predict them on other devices and connections."""
 
 import dataclasses
 import json
@@ -15,17 +15,17 @@ from scaling_runs import Case, together
 from jfedsl.config.flags import define_flags, from_flags
 from jfedsl.run.assemble import build
 
-_FLOAT = 4  # bytes
-_HEADERS = 8 / 512  # bytes an entry: two float32 a bucket
+_FLOAT = 4  # bytes of a float32
+_HEADERS = 8 / 512  # bytes of headers an entry: two float32 a bucket of 512
 
 
 class Messages(NamedTuple):
-    """Float32 of what devices sum up, each in one message.
+    """Numbers of float32 that are summed over devices.
 
     Attributes:
-      gradient: of the server's part, in every exchange.
-      models: of the clients' part, in every period.
-      weights: that go with these, where clients are pruned.
+      gradient: server-side gradient, summed in every exchange.
+      models: client-side models, summed in every period.
+      weights: sums of weights for masked means, where clients are pruned; summed in every period.
     """
 
     gradient: int
@@ -33,29 +33,41 @@ class Messages(NamedTuple):
     weights: int
 
 
-class Link(NamedTuple):
-    """Between any two devices: bytes a second each way, and seconds until the first arrives."""
+class Connection(NamedTuple):
+    """The connection between any two devices.
+
+    Attributes:
+      bandwidth: bytes a second in each direction.
+      latency: seconds of an empty message.
+    """
 
     bandwidth: float
     latency: float
 
     def all_reduce(self, devices: int, floats: int) -> float:
-        """Seconds to sum up, around a ring."""
+        """Seconds to sum `floats` float32 over devices around a ring."""
         steps = 2 * (devices - 1)
         return steps * (floats * _FLOAT / devices / self.bandwidth + self.latency)
 
     def all_gather(self, devices: int) -> float:
-        """Seconds to bring together a little from each, around a ring."""
+        """Seconds to gather a small array of each device around a ring."""
         return (devices - 1) * self.latency
 
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
-    """Seconds of a round: S exchanges, `1 / every` averagings of clients' models, a record.
+    """A model of the seconds of a round, in which nothing overlaps.
 
-    An exchange takes a fixed time, time for each client on the fullest device (its share of the
-    server's work included), and a sum over devices; so does an averaging, and the record of a round
-    is brought together. Nothing overlaps.
+    An exchange takes a fixed time, a time for each client on the device with the most clients
+    (including its part of the server's work), and a sum over devices. An averaging takes a sum over
+    devices. At the end the record of the round is gathered.
+
+    Attributes:
+      fixed: seconds of an exchange without clients.
+      per_client: seconds that each client adds to an exchange.
+      messages: numbers of float32 that are summed.
+      exchanges: number of exchanges in a round.
+      every: number of rounds in a period.
     """
 
     fixed: float
@@ -64,29 +76,29 @@ class CostModel:
     exchanges: int
     every: int
 
-    def seconds(self, participants: int, devices: int, link: Link) -> float:
-        """Of a round."""
+    def seconds(self, participants: int, devices: int, connection: Connection) -> float:
+        """Predicted seconds of a round."""
         computing = self.fixed + self.per_client * -(-participants // devices)
-        exchange = computing + link.all_reduce(devices, self.messages.gradient)
-        averaging = link.all_reduce(devices, self.messages.models + self.messages.weights)
-        return self.exchanges * exchange + averaging / self.every + link.all_gather(devices)
+        exchange = computing + connection.all_reduce(devices, self.messages.gradient)
+        averaging = connection.all_reduce(devices, self.messages.models + self.messages.weights)
+        return self.exchanges * exchange + averaging / self.every + connection.all_gather(devices)
 
 
 def fitted(measured: dict[int, float], messages: Messages, exchanges: int, every: int) -> CostModel:
-    """The model whose one-device rounds are nearest the measured ones, by their squares.
+    """The least-squares fit of the model to rounds on one device.
 
     Args:
-      measured: seconds of a round by its participants.
-      messages: of the run.
-      exchanges: in a round.
-      every: rounds in a period.
+      measured: seconds of a round by number of participants.
+      messages: numbers of float32 that are summed.
+      exchanges: number of exchanges in a round.
+      every: number of rounds in a period.
     """
-    slope, start = np.polyfit(list(measured), np.array(list(measured.values())) / exchanges, 1)
-    return CostModel(float(start), float(slope), messages, exchanges, every)
+    slope, intercept = np.polyfit(list(measured), np.array(list(measured.values())) / exchanges, 1)
+    return CostModel(float(intercept), float(slope), messages, exchanges, every)
 
 
 def messages_of(arguments: Sequence[str]) -> Messages:
-    """What devices sum up in a run with these flags."""
+    """The messages of a run with the flags `arguments`."""
     values = flags.FlagValues()
     define_flags(values)
     values(["train.py", *arguments])
@@ -100,32 +112,34 @@ def messages_of(arguments: Sequence[str]) -> Messages:
 
 
 def loopback_bandwidth(cores_each: int) -> float:
-    """Bytes a second between two processes of this machine, from sums of a little and of much."""
+    """Bytes a second between two processes of this machine, from sums of two sizes."""
     sizes = (1 << 10, 1 << 22)
     script = Path(__file__).with_name("all_reduce.py")
     case = Case(clients=2, processes=2, cores_each=cores_each)
     with tempfile.TemporaryDirectory() as folder:
         together([str(script), f"--bytes={','.join(map(str, sizes))}"], case, Path(folder))
         lines = (Path(folder) / "0.out").read_text().splitlines()
-    found = json.loads(next(line for line in lines if line.startswith("{")))
-    little, much = (found[str(size)] for size in sizes)
-    return float((sizes[1] - sizes[0]) / (much - little))
+    seconds = json.loads(next(line for line in lines if line.startswith("{")))
+    small, large = (seconds[str(size)] for size in sizes)
+    return float((sizes[1] - sizes[0]) / (large - small))
 
 
-def link_of(cost: CostModel, seconds: float, bandwidth: float) -> Link:
-    """The link whose latency makes two clients on two devices take so many seconds a round.
+def connection_of(cost: CostModel, seconds: float, bandwidth: float) -> Connection:
+    """The connection with which two clients on two devices take `seconds` a round.
 
-    With it comes what else a message costs there, such as waking up who waits for it.
+    Its latency includes all fixed costs of a message, such as waking up the receiver.
     """
-    at_once, slow = (cost.seconds(2, 2, Link(bandwidth, latency)) for latency in (0.0, 1.0))
-    return Link(bandwidth, max(0.0, (seconds - at_once) / (slow - at_once)))
+    without, with_latency = (
+        cost.seconds(2, 2, Connection(bandwidth, latency)) for latency in (0.0, 1.0)
+    )
+    return Connection(bandwidth, max(0.0, (seconds - without) / (with_latency - without)))
 
 
-def crossing(processes: int, messages: Messages, exchanges: int, bits: int) -> float:
-    """Bytes of a round of one period that all processes together send.
+def sent_bytes(processes: int, messages: Messages, exchanges: int, bits: int) -> float:
+    """Bytes that all processes together send in a round that is a period.
 
-    The server's gradient as float32, the clients' part in so many bits an entry; weights that go
-    with that only as float32, as packed sums do without.
+    The server-side gradient is sent as float32, client-side models with `bits` bits an entry. Sums
+    of weights are sent only with float32; quantized sums do not need them.
     """
     models = messages.models * (bits / 8 + _HEADERS)
     if bits == 32:
@@ -133,6 +147,6 @@ def crossing(processes: int, messages: Messages, exchanges: int, bits: int) -> f
     return 2 * (processes - 1) * (exchanges * messages.gradient * _FLOAT + models)
 
 
-def errors(rows: Sequence[tuple[float, float]]) -> float:
-    """The greatest relative error of predictions, given (predicted, measured)."""
+def largest_error(rows: Sequence[tuple[float, float]]) -> float:
+    """The largest relative error of predictions, from pairs (predicted, measured)."""
     return max(abs(predicted / measured - 1) for predicted, measured in rows)

@@ -1,4 +1,4 @@
-"""Training runs in processes of their own, as users start them, timed and weighed."""
+"""Training runs in separate processes, as users start them, with their times and memory."""
 
 import csv
 import dataclasses
@@ -18,11 +18,12 @@ TRAIN = _ROOT / "experiments" / "train.py"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What to run: who takes part, on how many devices of how many processes.
+    """Numbers of clients, devices and processes of a run.
 
-    Processes share as many cores as `cores_each` gives them together, where the machine has these.
-    Each on a core of its own would be no better: what waits for a message there gets the core back
-    only when a time slice ends, after 4 ms instead of 0.3 ms on the machine that this was tried on.
+    All processes share `processes * cores_each` cores, if the machine has as many. Pinning each
+    process to its cores would be slower: a thread that waits for a message there would get the core
+    back only at the end of a time slice, after 4 ms instead of 0.3 ms on the machine where it was
+    measured.
     """
 
     clients: int
@@ -35,12 +36,12 @@ class Case:
 
     @property
     def cores(self) -> list[int]:
-        """That its processes may use."""
-        every, wanted = sorted(os.sched_getaffinity(0)), self.processes * self.cores_each
-        return every[:wanted] if 0 < wanted <= len(every) else every
+        """Numbers of the cores that its processes may use."""
+        available, count = sorted(os.sched_getaffinity(0)), self.processes * self.cores_each
+        return available[:count] if 0 < count <= len(available) else available
 
     def flags(self) -> list[str]:
-        """Of each process."""
+        """Flags of each of its processes."""
         flags = [f"--clients={self.clients}", f"--client_state={self.client_state}"]
         flags += [f"--devices={self.devices}", f"--collective_bits={self.collective_bits}"]
         if self.participants is not None:
@@ -50,10 +51,10 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How runs are timed: calls of so many rounds, the first and the last left out.
+    """How runs are timed: by calls of `rounds` rounds, without the first and the last call.
 
-    The first warms up; the last one's seconds have the evaluation in them. A checkpoint, which is
-    in no call's seconds, ends each call.
+    The first call warms up, and the seconds of the last include the evaluation. Each call ends with
+    a checkpoint, which is not in its seconds.
     """
 
     rounds: int
@@ -61,21 +62,22 @@ class Plan:
     flags: tuple[str, ...]
 
     def all_flags(self) -> list[str]:
-        """Of a run, but for its case."""
+        """All flags of a run but those of its case."""
         total = self.rounds * (self.repeats + 2)
-        ends = [f"--rounds={total}", f"--eval_every={total}", f"--checkpoint_every={self.rounds}"]
-        return [*ends, "--progress=none", "--network=none", *self.flags]
+        calls = [f"--rounds={total}", f"--eval_every={total}", f"--checkpoint_every={self.rounds}"]
+        return [*calls, "--progress=none", "--network=none", *self.flags]
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """What is left of a run: its folder is gone.
+    """The measurements of a finished run.
 
     Attributes:
-      seconds: of each round.
-      peak_mib: greatest resident memory of each process, start, checkpoints and pictures included.
-      environment: of the first process, as in its summary.
-      loopback_bytes: that the machine received from itself meanwhile.
+      seconds: seconds of each round.
+      peak_mib: largest resident set of each process, MiB, during start, checkpoints and pictures
+        too.
+      environment: environment of the first process, from summary.json.
+      loopback_bytes: bytes on the loopback interface during the run.
     """
 
     seconds: list[float]
@@ -85,40 +87,40 @@ class Ended:
 
 
 def timed(case: Case, plan: Plan) -> tuple[list[float], Ended]:
-    """Seconds a round, of each timed call, and the run."""
+    """Seconds of a round in each timed call, and all measurements of the run."""
     ended = trained(case, plan.all_flags())
-    own, n = ended.seconds[plan.rounds : -plan.rounds], plan.rounds
-    return [sum(own[i : i + n]) / n for i in range(0, len(own), n)], ended
+    seconds, n = ended.seconds[plan.rounds : -plan.rounds], plan.rounds
+    return [sum(seconds[i : i + n]) / n for i in range(0, len(seconds), n)], ended
 
 
 def trained(case: Case, flags: Sequence[str]) -> Ended:
-    """Runs a case to its end, in a folder of its own."""
+    """Runs a case to its end, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         command = [str(TRAIN), *flags, *case.flags(), f"--workdir={workdir}"]
         before = loopback()
         peaks = together(command, case, Path(folder))
-        crossed = loopback() - before
+        loopback_bytes = loopback() - before
         with (workdir / "metrics.csv").open() as rows:
             seconds = [float(row["host_seconds"]) for row in csv.DictReader(rows)]
         environment = json.loads((workdir / "summary.json").read_text())["environment"]
-    return Ended(seconds, peaks, environment, crossed)
+    return Ended(seconds, peaks, environment, loopback_bytes)
 
 
 def together(command: Sequence[str], case: Case, folder: Path) -> list[float]:
-    """Runs a script in all processes of a case; MiB that each had resident at most.
+    """Runs a script in all processes of a case and returns the largest resident set of each, MiB.
 
-    What process n prints is in `n.out` of the folder.
+    Process n prints into `n.out` in the folder.
 
     Raises:
-      RuntimeError: one failed; with the end of what it printed.
+      RuntimeError: a process failed; the text has the end of its output.
     """
     port = _free_port()
     started: list[subprocess.Popen[bytes]] = []
     try:
         for n in range(case.processes):
-            own = [sys.executable, *command, *_joining(case, port, n)]
-            started.append(_start(own, case, folder / f"{n}.out"))
+            arguments = [sys.executable, *command, *_process_flags(case, port, n)]
+            started.append(_start(arguments, case, folder / f"{n}.out"))
         return [_ended(process, folder / f"{n}.out") for n, process in enumerate(started)]
     finally:
         for process in started:
@@ -127,11 +129,12 @@ def together(command: Sequence[str], case: Case, folder: Path) -> list[float]:
                 process.wait()
 
 
-def _joining(case: Case, port: int, n: int) -> list[str]:
+def _process_flags(case: Case, port: int, n: int) -> list[str]:
+    """The flags with which process n joins the others."""
     if case.processes == 1:
         return []
-    own = [f"--processes={case.processes}", f"--process={n}"]
-    return [f"--coordinator=127.0.0.1:{port}", *own]
+    numbers = [f"--processes={case.processes}", f"--process={n}"]
+    return [f"--coordinator=127.0.0.1:{port}", *numbers]
 
 
 def _start(command: list[str], case: Case, out: Path) -> subprocess.Popen[bytes]:
@@ -142,7 +145,7 @@ def _start(command: list[str], case: Case, out: Path) -> subprocess.Popen[bytes]
     environment["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     cores = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, case.cores)  # a child has those of the thread that starts it
+        os.sched_setaffinity(0, case.cores)  # inherited by the process
         with out.open("wb") as file:
             return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     finally:
@@ -150,7 +153,7 @@ def _start(command: list[str], case: Case, out: Path) -> subprocess.Popen[bytes]
 
 
 def _ended(process: subprocess.Popen[bytes], out: Path) -> float:
-    """Waits for a process; MiB it had resident at most, or this one's at the start if greater."""
+    """Waits for a process; its largest resident set in MiB, at least that of this process."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -159,13 +162,13 @@ def _ended(process: subprocess.Popen[bytes], out: Path) -> float:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def loopback() -> int:
-    """Bytes that the machine has received from itself."""
+    """Bytes that the loopback interface has received so far."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, numbers = line.partition(":")
         if name.strip() == "lo":

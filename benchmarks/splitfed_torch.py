@@ -1,8 +1,8 @@
-"""The rivals: fair SplitFed and FedAvg loops in PyTorch, one client after the other.
+"""SplitFed and FedAvg in PyTorch, one client after the other, for comparison.
 
-Same layers, same batch, plain SGD, no copies that the spec does not need; of contiguous and
-channels-last memory the faster. On a GPU where PyTorch sees one, with TF32 products as JAX has them
-there by default. Needs the extra `bench`.
+Layers, batches and plain SGD are the same, and nothing is copied needlessly. Of contiguous and
+channels-last memory the faster one is used. Runs on a GPU if PyTorch has one, with TF32 products,
+which are the default of JAX there. Needs the extra `bench`.
 """
 
 import copy
@@ -20,7 +20,16 @@ torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 class Shapes(NamedTuple):
-    """What to build: layer names with their outputs, where to cut, and the size of everything."""
+    """The model and the sizes of a comparison.
+
+    Attributes:
+      layers: name and output channels or units of each layer.
+      cut: number of client-side layers.
+      clients: number of clients.
+      batch_size: examples of each client in a step.
+      image: height, width and channels of an input.
+      steps: steps in a call.
+    """
 
     layers: list[tuple[str, int]]
     cut: int
@@ -31,17 +40,19 @@ class Shapes(NamedTuple):
 
 
 class SplitFed:
-    """Clients with models of their own and one server."""
+    """SplitFed V2-like training: one client-side model a client, one server-side model."""
 
     def __init__(self, shapes: Shapes, memory_format: torch.memory_format) -> None:
         torch.manual_seed(0)
         self._steps = shapes.steps
         modules = _modules(shapes)
-        own = nn.Sequential(*modules[: shapes.cut]).to(_DEVICE, memory_format=memory_format)
-        self._clients = [copy.deepcopy(own) for _ in range(shapes.clients)]
+        client = nn.Sequential(*modules[: shapes.cut]).to(_DEVICE, memory_format=memory_format)
+        self._clients = [copy.deepcopy(client) for _ in range(shapes.clients)]
         server = nn.Sequential(*modules[shapes.cut :])
         self._server = server.to(_DEVICE, memory_format=memory_format)
-        self._optimizers = [torch.optim.SGD(c.parameters(), _RATE) for c in self._clients]
+        self._optimizers = [
+            torch.optim.SGD(model.parameters(), _RATE) for model in self._clients
+        ]
         self._server_optimizer = torch.optim.SGD(self._server.parameters(), _RATE)
         self._images = _images(shapes, memory_format)
         self._labels = torch.randint(10, (shapes.clients * shapes.batch_size,), device=_DEVICE)
@@ -53,23 +64,23 @@ class SplitFed:
 
     def step(self) -> None:
         """One exchange of all clients with the one shared server."""
-        sent = [client(x) for client, x in zip(self._clients, self._images, strict=True)]
-        smashed = torch.cat([s.detach() for s in sent]).requires_grad_()
+        outputs = [client(x) for client, x in zip(self._clients, self._images, strict=True)]
+        smashed = torch.cat([output.detach() for output in outputs]).requires_grad_()
         loss = functional.cross_entropy(self._server(smashed), self._labels)
         self._server_optimizer.zero_grad()
         loss.backward()
         self._server_optimizer.step()
         assert smashed.grad is not None
-        # Each client's gradient is that of its own mean loss.
+        # The loss is a mean over clients; each client takes the gradient of its own mean loss.
         gradients = (smashed.grad * len(self._clients)).chunk(len(self._clients))
-        for s, gradient, optimizer in zip(sent, gradients, self._optimizers, strict=True):
+        for output, gradient, optimizer in zip(outputs, gradients, self._optimizers, strict=True):
             optimizer.zero_grad()
-            s.backward(gradient)
+            output.backward(gradient)
             optimizer.step()
 
 
 class FedAvg:
-    """Clients with whole models of their own, which are averaged after every call."""
+    """FedAvg: one whole model a client; all are averaged after every call."""
 
     def __init__(self, shapes: Shapes, memory_format: torch.memory_format) -> None:
         torch.manual_seed(0)
@@ -83,7 +94,7 @@ class FedAvg:
         self._labels = torch.randint(10, (shapes.clients, shapes.batch_size), device=_DEVICE)
 
     def run(self) -> None:
-        """One round: every client receives the mean, takes its steps, and is averaged."""
+        """One round: clients receive the mean, take their steps, and are averaged."""
         rows = zip(
             self._clients, self._weights, self._optimizers, self._images, self._labels, strict=True
         )
@@ -111,7 +122,7 @@ def _images(shapes: Shapes, memory_format: torch.memory_format) -> list[torch.Te
 
 
 def _modules(shapes: Shapes) -> list[nn.Module]:
-    """One module for each layer of the zoo, by its name."""
+    """The module of each layer, by its name."""
     height, width, channels = shapes.image
     modules: list[nn.Module] = []
     x = torch.zeros(1, channels, height, width)
@@ -133,10 +144,10 @@ def _modules(shapes: Shapes) -> list[nn.Module]:
 
 
 class Rival:
-    """The faster of two memory formats, warm."""
+    """Training in the faster of two memory formats, after a warm-up."""
 
     def __init__(self, kind: type[SplitFed] | type[FedAvg], shapes: Shapes) -> None:
-        before = _held_bytes()
+        before = _peak_bytes()
         formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
         works = {name: kind(shapes, layout) for name, layout in formats.items()}
         seconds = {}
@@ -150,34 +161,34 @@ class Rival:
             "memory_format": best,
             "compile_seconds": 0.0,
             "matmul_peak_flops": _matmul_peak(),
-            "peak_memory_bytes": _held_bytes() - before,
+            "peak_memory_bytes": _peak_bytes() - before,
             "device_kind": torch.cuda.get_device_name() if _DEVICE.type == "cuda" else "cpu",
             "versions": {"torch": torch.__version__},
         }
 
     def run(self) -> float:
-        """Seconds of one call's steps."""
+        """Seconds of one call."""
         began = time.perf_counter()
         self._work.run()
         _wait()
         return time.perf_counter() - began
 
 
-def _held_bytes() -> int:
-    """The most memory of the device that the process has held so far."""
+def _peak_bytes() -> int:
+    """The most memory of the device that the process has had so far."""
     if _DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _wait() -> None:
-    """Returns when the device has done what it was given."""
+    """Waits until the device has finished."""
     if _DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
 def _matmul_peak() -> float:
-    """FLOP/s of the best of five products of square matrices."""
+    """FLOP/s of the fastest of six products of large square matrices."""
     size = 8192 if _DEVICE.type == "cuda" else 2048
     a, times = torch.randn(size, size, device=_DEVICE), []
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""One training step of all clients, compiled, as the benchmarks time it."""
+"""The compiled training step of all clients that the benchmarks time."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ _BATCHES = 4  # mini-batches of each client
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to run; compression is off unless asked for."""
+    """Settings of a step; compression is off by default."""
 
     model: str = "vgg11"
     norm: str = "none"
@@ -46,9 +46,9 @@ class Options:
 
 
 def config(options: Options) -> Config:
-    """Plain SGD on random images, one round of `steps` exchanges a call.
+    """A config with plain SGD on random images, and one round of `steps` exchanges a call.
 
-    In FedAvg a call is a period, with its averaging; else all calls are of one period.
+    With FedAvg a call is a period and ends with averaging; else all calls are in one period.
     """
     DATASETS["noise"] = lambda data_dir: _noise(options)
     return Config(
@@ -85,8 +85,8 @@ def _noise(options: Options) -> Dataset:
     return from_arrays((images, labels), (images[:16], labels[:16]), 10)
 
 
-class Ours:
-    """The compiled rounds, ready to run."""
+class CompiledRound:
+    """A compiled round of `steps` exchanges."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -114,7 +114,7 @@ class Ours:
         }
 
     def run(self) -> float:
-        """Seconds of one call's steps."""
+        """Seconds of one call."""
         began = time.perf_counter()
         self._state, record = self._run(*self._arguments, self._state, 1)
         jax.block_until_ready(record)
@@ -122,15 +122,15 @@ class Ours:
 
 
 def _activations(options: Options, chunk: int) -> int:
-    """Bytes of every layer's input, which backward passes need.
+    """Bytes of the inputs of all layers, which backward passes need.
 
-    Of all clients, but with recomputation on the clients' side of one chunk.
+    They are those of all clients; with recomputation, client-side inputs are those of one chunk.
     """
     shapes = [options.image, *(shape for _, shape, _ in outputs(options)[:-1])]
     sizes = [math.prod(shape) for shape in shapes]
     cut, examples = cut_of(options), options.clients * options.batch_size
-    own = chunk * options.batch_size if options.remat_clients else examples
-    entries = own * sum(sizes[:cut]) + examples * sum(sizes[cut:])
+    client_examples = chunk * options.batch_size if options.remat_clients else examples
+    entries = client_examples * sum(sizes[:cut]) + examples * sum(sizes[cut:])
     return entries * jnp.dtype(options.compute_dtype).itemsize
 
 
@@ -139,7 +139,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _matmul_peak(dtype: str) -> float:
-    """FLOP/s of the best of five products of square matrices, large enough for the device."""
+    """FLOP/s of the fastest of five products of square matrices that are large for the device."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     product, a = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
     product(a, a).block_until_ready()
@@ -152,7 +152,7 @@ def _matmul_peak(dtype: str) -> float:
 
 
 def outputs(options: Options) -> list[tuple[str, tuple[int, ...], int]]:
-    """Name, output shape of one example and weights in kernels, for every layer."""
+    """Name, output shape for one example, and number of kernel weights of every layer."""
     model = MODELS[options.model].build(10, options.norm)
     x = jax.ShapeDtypeStruct((1, *options.image), jnp.float32)
     rows = []
@@ -171,7 +171,10 @@ def cut_of(options: Options) -> int:
 
 
 def flops(options: Options) -> int:
-    """FLOPs of products in one step: forward, and both gradients but the input's of the first."""
+    """FLOPs of the products of one step: forward, and both gradients.
+
+    The first layer needs no gradient by its input.
+    """
     products = [2 * kernel * math.prod(shape[:-1]) for _, shape, kernel in outputs(options)]
     first = next(product for product in products if product)
     return options.clients * options.batch_size * (3 * sum(products) - first)

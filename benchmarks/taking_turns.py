@@ -1,4 +1,4 @@
-"""Work prepared in processes of its own that take turns, so that neither disturbs the other."""
+"""Timing of alternatives in separate processes that run in turn, so that none disturbs another."""
 
 import multiprocessing
 import time
@@ -6,36 +6,36 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-_PAUSE = 0.3  # seconds; threads of a framework spin for a while after its turn
+_PAUSE = 0.3  # seconds; threads of a framework keep spinning for a while after a call
 
 
 class Work(Protocol):
-    """Something to time, compiled and warm, with facts to report about it."""
+    """Something to time, compiled and warmed up, with facts to report."""
 
     facts: dict[str, Any]
 
     def run(self) -> float:
-        """Does the work once; returns its seconds."""
+        """Runs once and returns the seconds that it took."""
         ...
 
 
 def alternate(makers: Sequence[Callable[[], Work]], repeats: int) -> list[dict[str, Any]]:
-    """Prepares each work in a process of its own and runs them in turn.
+    """Prepares each work in a separate process and runs them in turn.
 
     Args:
-      makers: picklable functions that prepare one.
-      repeats: timed runs of each, after one that is not timed.
+      makers: picklable functions that each prepare a work.
+      repeats: number of timed runs of each work, after one untimed run.
 
     Returns:
-      For each work its facts, with the seconds of its runs as `times`.
+      The facts of each work, with the seconds of its runs as `times`.
     """
     context = multiprocessing.get_context("spawn")
     pipes = []
     for make in makers:
-        pipe, theirs = context.Pipe()
-        context.Process(target=_serve, args=(make, theirs), daemon=True).start()
+        pipe, child_pipe = context.Pipe()
+        context.Process(target=_serve, args=(make, child_pipe), daemon=True).start()
         pipes.append(pipe)
-        pipe.recv()  # prepared; the next one starts on a quiet machine
+        pipe.recv()  # waits until it is prepared, so that preparing the next is not disturbed
     rounds = [[_turn(pipe) for pipe in pipes] for _ in range(repeats + 1)]
     results = []
     for pipe, times in zip(pipes, zip(*rounds[1:], strict=True), strict=True):
@@ -45,12 +45,14 @@ def alternate(makers: Sequence[Callable[[], Work]], repeats: int) -> list[dict[s
 
 
 def _turn(pipe: Any) -> float:
+    """Seconds of a run in the process at the other end of the pipe."""
     time.sleep(_PAUSE)
     pipe.send(True)
     return pipe.recv()
 
 
 def _serve(make: Callable[[], Work], pipe: Connection) -> None:
+    """Prepares a work, runs it as often as asked, and returns its facts."""
     work = make()
     pipe.send(None)
     while pipe.recv():

@@ -1,12 +1,12 @@
-"""The convergence bound, term by term, beside the measured average squared gradient norm.
+"""Compares the convergence bound, term by term, with the measured mean squared gradient norm.
 
 python experiments/bound_study.py --flagfile=experiments/studies/bound_digits.flags
 
-Varies one thing at a time: steps between aggregations, cut, pruning, gradient bits, dropout. Writes
-a table and a figure into --workdir. The same command resumes an interrupted study.
+Varies one setting at a time: steps between aggregations, cut, prune rate, gradient bits, dropout
+rate. Writes a table and a figure into --workdir. The same command resumes an interrupted study.
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from absl import flags
@@ -20,7 +20,7 @@ _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", [], "Cuts to compare; default none.")
 
 
-def _pruned(rate: float) -> Changes:
+def _prune_rate(rate: float) -> Changes:
     return {"prune_kind": "mask", "prune_rate": (rate,)} if rate else {"prune_kind": "none"}
 
 
@@ -28,7 +28,7 @@ def _bits(bits: int) -> Changes:
     return {"cut_gradient_bits": bits, "client_gradient_bits": bits}
 
 
-def _dropped(rate: float) -> Changes:
+def _dropout_rate(rate: float) -> Changes:
     return {"dropout_rate": rate}
 
 
@@ -36,12 +36,12 @@ def _sweeps() -> Sweeps:
     periods, rates = (1, 2, 4, 8, 16), (0, 0.1, 0.2, 0.4, 0.6, 0.8)
     sweeps: dict[str, dict[str, Changes]] = {
         "steps between aggregations": {str(i): {"aggregate_every": i} for i in periods},
-        "prune rate": {str(rate): _pruned(rate) for rate in rates},
+        "prune rate": {str(rate): _prune_rate(rate) for rate in rates},
         "gradient bits": {str(bits): _bits(bits) for bits in (2, 3, 4, 8, 32)},
-        "dropout rate": {str(rate): _dropped(rate) for rate in (0, 0.1, 0.2, 0.4, 0.6)},
+        "dropout rate": {str(rate): _dropout_rate(rate) for rate in (0, 0.1, 0.2, 0.4, 0.6)},
         "together": {
-            "none": {**_pruned(0), **_bits(32), **_dropped(0)},
-            "all": {**_pruned(0.3), **_bits(8), **_dropped(0.2)},
+            "none": {**_prune_rate(0), **_bits(32), **_dropout_rate(0)},
+            "all": {**_prune_rate(0.3), **_bits(8), **_dropout_rate(0.2)},
         },
     }
     if _CUTS.value:

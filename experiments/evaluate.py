@@ -1,6 +1,6 @@
-"""Evaluates the newest checkpoint of a run, client by client, and exports its model."""
+"""Evaluates the newest checkpoint of a run on each client's data, and exports the model."""
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from absl import flags
@@ -12,18 +12,18 @@ from jfedsl.run.script import start
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared data sets; default as in the run."
+    "data_dir", None, "Folder of prepared data sets; default that of the run."
 )
 _PLUGIN = flags.DEFINE_string(
-    "plugin", "", "Plugins of the run that are not where they were, separated by commas."
+    "plugin", "", "Plugins of the run that have moved since, separated by commas."
 )
 _EXPORT_DIR = flags.DEFINE_string(
-    "export_dir", None, "Folder for the model's files; default export/ in the workdir."
+    "export_dir", None, "Folder for the exported files; default export/ in the workdir."
 )
 
 
 def main(_: list[str]) -> None:
-    """Prints the accuracies; writes evaluation.json and the model's files."""
+    """Prints the accuracies; writes evaluation.json and the exported files."""
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = local("workdir", _WORKDIR.value)

@@ -1,12 +1,12 @@
-"""Accuracy against simulated seconds and joules: cut, channels pruned and bits.
+"""Compares accuracy with simulated seconds and joules, over cuts, channel pruning and bits.
 
 python experiments/latency_study.py --flagfile=experiments/studies/latency.flags
 
-Every combination of --cuts, --prune_rates and --bits on one simulated network. Writes a table and a
-figure into --workdir. The same command resumes an interrupted study.
+Trains every combination of --cuts, --prune_rates and --bits on one simulated network. Writes a
+table and a figure into --workdir. The same command resumes an interrupted study.
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from functools import reduce
@@ -25,7 +25,7 @@ from jfedsl.studies.study import JOULES, SECONDS, conduct, seeds_of
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every setting.")
 _CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
 _RATES = flags.DEFINE_list("prune_rates", ["0", "0.5"], "Pruning rates of channels to compare.")
-_BITS = flags.DEFINE_list("bits", ["8", "32"], "Bits at the cut, both ways, to compare.")
+_BITS = flags.DEFINE_list("bits", ["8", "32"], "Bits at the cut, in both directions, to compare.")
 
 
 COLUMNS: dict[str, Column] = {
@@ -43,8 +43,9 @@ def main(config: Config) -> None:
     """Trains all settings and prints the table."""
     if config.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
-    both_ways = [f"{bits}/{bits}" for bits in _BITS.value]
-    lists = axes(config, {"cuts": _CUTS.value, "prune_rates": _RATES.value, "bits": both_ways})
+    both_directions = [f"{bits}/{bits}" for bits in _BITS.value]
+    values = {"cuts": _CUTS.value, "prune_rates": _RATES.value, "bits": both_directions}
+    lists = axes(config, values)
     names = product(_CUTS.value, _RATES.value, _BITS.value)
     settings = {
         f"{cut}, rate {rate}, {bits} bits": reduce(or_, changes)

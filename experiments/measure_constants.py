@@ -3,7 +3,7 @@
 python experiments/measure_constants.py --workdir=runs/first
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from absl import flags
@@ -15,22 +15,23 @@ from jfedsl.theory.measure import DEFAULT_EFFORT, Effort
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run.")
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared data sets; default as in the run."
+    "data_dir", None, "Folder of prepared data sets; default that of the run."
 )
 _PLUGIN = flags.DEFINE_string(
-    "plugin", "", "Plugins of the run that are not where they were, separated by commas."
+    "plugin", "", "Plugins of the run that have moved since, separated by commas."
 )
 
 
-def _count(name: str, text: str, least: int = 1) -> flags.FlagHolder[int]:
-    return flags.DEFINE_integer(name, getattr(DEFAULT_EFFORT, name), text, lower_bound=least)
+def _define(name: str, help_text: str, least: int = 1) -> flags.FlagHolder[int]:
+    """A flag for the field `name` of `Effort`."""
+    return flags.DEFINE_integer(name, getattr(DEFAULT_EFFORT, name), help_text, lower_bound=least)
 
 
 _EFFORT = (
-    _count("pairs", "Pairs of mini-batches that every participant draws.", 2),
-    _count("iterations", "Products with the Hessian in the power iteration."),
-    _count("examples", "Examples that the Hessian is of."),
-    _count("block", "Examples of f computed at once."),
+    _define("pairs", "Pairs of mini-batches that every participant draws.", 2),
+    _define("iterations", "Hessian-vector products of the power iteration."),
+    _define("examples", "Examples over which the Hessian is averaged."),
+    _define("block", "Examples of f computed at once."),
 )
 
 
@@ -38,7 +39,7 @@ def main(_: list[str]) -> None:
     """Prints every constant with its standard error."""
     if not _WORKDIR.value:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
-    effort = Effort(*(count.value for count in _EFFORT))
+    effort = Effort(*(flag.value for flag in _EFFORT))
     print(measure_run(_WORKDIR.value, effort, _DATA_DIR.value, _PLUGIN.value))
 
 

@@ -1,4 +1,4 @@
-"""The questions of the paper: pruning, bits, dropout, cut, period, ablation, rivals, unequal data.
+"""The studies of the paper: pruning, bits, dropout, cut, period, ablation, rivals, unequal data.
 
 python experiments/paper_study.py --flagfile=experiments/studies/paper_fashion.flags
 python experiments/paper_study.py --only=ablation,rivals
@@ -8,7 +8,7 @@ As soon as the runs of a question are finished, NAME.png, NAME.pdf and NAME.csv 
 same command resumes an interrupted study.
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 import dataclasses

@@ -1,13 +1,14 @@
-"""Plans a run: predicts settings and writes the best one as flags for experiments/train.py.
+"""Plans a run: predicts the cost of settings and writes the best one as flags for train.py.
 
 python experiments/plan.py --constants=runs/measured --target=0.05 --periods=1,2,4,8
     --prune_rates=0,0.3 --bits=4,8 --allocations=equal,minmax --output=runs/plan
 
-The best setting is the fastest to --target, or that of the least bound within the budgets. Each
-list varies one flag of a run. Prints the choice; writes plan.flags, plan.md and pareto.png.
+The best setting reaches --target in the least time, or has the least bound within the budgets. Each
+list gives values of one flag to choose from. Prints the choice; writes plan.flags, plan.md and
+pareto.png.
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 import shlex
@@ -29,7 +30,7 @@ _LISTS = {
         ("prune_rates", "Prune rates to choose from"),
         ("bits", "Bits of gradients, after a slash those of the activation, to choose from"),
         ("dropout_rates", "Dropout rates at the cut to choose from"),
-        ("allocations", "Ways to share the band to choose from"),
+        ("allocations", "Ways to allocate bandwidth to choose from"),
     )
 }
 _CONSTANTS = flags.DEFINE_string(
@@ -42,7 +43,7 @@ _TABLE = flags.DEFINE_string(
 )
 _TARGET = flags.DEFINE_float("target", None, "Squared gradient norm to bring the bound to.")
 _SECONDS = flags.DEFINE_float("budget_seconds", None, "Budget of simulated seconds.")
-_JOULES = flags.DEFINE_float("budget_joules", None, "Budget of joules, of all devices together.")
+_JOULES = flags.DEFINE_float("budget_joules", None, "Budget of joules of all clients together.")
 _TUNE = flags.DEFINE_boolean("tune_step_size", False, "Choose the bound's best step sizes.")
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for the plan.")
 

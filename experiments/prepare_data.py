@@ -1,6 +1,6 @@
-"""Prepares an image set for training: downloaded, from files at hand, or from Debian's package."""
+"""Prepares an image set for training, from a download, local files, or Debian's package."""
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 import shlex
@@ -17,7 +17,7 @@ from jfedsl.run.script import start
 _DATASET = flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")
 _MANUAL_DIR = flags.DEFINE_string(
-    "manual_dir", None, "Folder of the set's raw files, used instead of downloading."
+    "manual_dir", None, "Folder of the published files, used instead of a download."
 )
 _DEBIAN = flags.DEFINE_boolean(
     "debian",
@@ -40,9 +40,9 @@ def main(_: list[str]) -> None:
             folder = prepare(name, data_dir, Path(raw))
     else:
         folder = prepare(name, data_dir, _MANUAL_DIR.value)
-    place = shlex.quote(str(data_dir))
     print(f"{name} is prepared in {folder}")
-    print(f"to train: python experiments/train.py --dataset={name} --data_dir={place}")
+    quoted = shlex.quote(str(data_dir))
+    print(f"to train: python experiments/train.py --dataset={name} --data_dir={quoted}")
 
 
 if __name__ == "__main__":

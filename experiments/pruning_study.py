@@ -1,11 +1,11 @@
-"""Accuracy, bytes and client arithmetic against pruning rate, for weights and for channels.
+"""Compares accuracy, bytes and FLOPs of clients over prune rates, for weights and for channels.
 
 python experiments/pruning_study.py --flagfile=experiments/studies/pruning.flags
 
 Writes a table and a figure into --workdir. The same command resumes an interrupted study.
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from typing import Any

@@ -1,12 +1,12 @@
-"""Writes a report on any set of runs, as an HTML page and as Markdown.
+"""Writes a report on runs, as an HTML page and as Markdown.
 
 python experiments/report.py runs/sweep runs/one_more --output=runs/report
 
-Takes folders of runs, or folders with runs at any depth. Writes report.html, which needs no other
-file, and report.md with pictures/ beside it.
+Takes folders of runs, or folders that contain runs at any depth. Writes report.html, which contains
+its pictures, and report.md, which shows those in pictures/.
 """
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from absl import flags

@@ -1,6 +1,6 @@
 """Trains one federated split learning run; the same command with its --workdir resumes it."""
 
-from jfedsl.run import startup  # noqa: F401 (first: what follows takes seconds)
+from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
 from jfedsl.config import Config
@@ -12,7 +12,7 @@ from jfedsl.run.training import train
 def main(config: Config) -> None:
     """Trains and prints the summary."""
     summary = train(config)
-    if summary:  # only the first of several processes has one
+    if summary:  # empty in all processes but the first
         print(f"\n{table(summary)}")
         print(f"\npictures: *.png in {summary['workdir']}")
 
