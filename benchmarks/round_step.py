@@ -29,9 +29,7 @@ from taking_turns import Work, alternate
 from jfedsl.config.scale_fields import COMPUTE_DTYPES
 
 _DEFAULT = Options()
-_ALGORITHM = flags.DEFINE_enum(
-    "algorithm", "fedsl", ["fedsl", "fedavg"], "Training algorithm."
-)
+_ALGORITHM = flags.DEFINE_enum("algorithm", "fedsl", ["fedsl", "fedavg"], "Training algorithm.")
 _MODEL = flags.DEFINE_string("model", _DEFAULT.model, "Model.")
 _NORM = flags.DEFINE_string("norm", _DEFAULT.norm, "Normalisation; PyTorch runs without.")
 _CLIENTS = flags.DEFINE_integer("clients", _DEFAULT.clients, "Clients.")

@@ -50,9 +50,7 @@ class SplitFed:
         self._clients = [copy.deepcopy(client) for _ in range(shapes.clients)]
         server = nn.Sequential(*modules[shapes.cut :])
         self._server = server.to(_DEVICE, memory_format=memory_format)
-        self._optimizers = [
-            torch.optim.SGD(model.parameters(), _RATE) for model in self._clients
-        ]
+        self._optimizers = [torch.optim.SGD(model.parameters(), _RATE) for model in self._clients]
         self._server_optimizer = torch.optim.SGD(self._server.parameters(), _RATE)
         self._images = _images(shapes, memory_format)
         self._labels = torch.randint(10, (shapes.clients * shapes.batch_size,), device=_DEVICE)
