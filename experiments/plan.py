@@ -4,8 +4,7 @@ python experiments/plan.py --constants=runs/measured --target=0.05 --periods=1,2
     --prune_rates=0,0.3 --bits=4,8 --allocations=equal,minmax --output=runs/plan
 
 The best setting reaches --target in the least time, or has the least bound within the budgets. Each
-list gives values of one flag to choose from. Prints the choice; writes plan.flags, plan.md and
-pareto.png.
+list gives values of one flag. Prints the choice; writes plan.flags, plan.md and pareto.png.
 """
 
 from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)

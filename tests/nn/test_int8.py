@@ -447,7 +447,7 @@ def test_gradients_of_the_models_are_close_to_those_in_float(
     if name in ("resnet18", "small"):
         model = model[: cut_index(model, MODELS[name].default_cut)]
     x = real(0, shape)
-    params, stats = random_like(
+    params, stats, _ = random_like(
         jax.eval_shape(lambda key: layers.init(model, key, x), jax.random.key(0))
     )
 

@@ -137,7 +137,7 @@ def test_any_mesh_trains_as_one_device_does(answers: Any, name: str) -> None:
     )
     assert (alone["groups"] > 1) == (name == "channel")
     losses = alone["floats"]["train_loss"]
-    assert losses[-1] < losses[0] and "test_accuracy_dense" in alone["floats"]
+    assert losses[-1] < losses[0] and "metric_dense" in alone["floats"]
     for run in spread:
         check_same(run, alone)
 
@@ -161,7 +161,7 @@ def test_packed_averages_train_as_well_and_count_the_same(answers: Any, name: st
     whole, packed = (answers["train"][n]["[2, 2]"] for n in (name, f"{name} packed"))
     assert packed["integers"] == whole["integers"]
     assert packed["floats"] != whole["floats"], "bits make no difference"
-    for loss in ("train_loss", "test_loss"):
+    for loss in ("train_loss", "loss"):
         np.testing.assert_allclose(packed["floats"][loss], whole["floats"][loss], rtol=0.03)
 
 

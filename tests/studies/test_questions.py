@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers import parse
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.data.datasets import load
 from jfedsl.errors import UserError
@@ -25,7 +26,8 @@ def test_every_question_varies_what_it_is_about(tmp_path: Path):
     }  # fmt: skip
     for name, flags in varied.items():
         assert all(set(changes) <= flags for changes in asked[name].settings.values())
-    assert list(asked["rivals"].settings)[2:] == ["sfl_v1", "sfl_v2", "sl", "fedavg", "centralized"]
+    rivals = [name for name in ALGORITHMS if name != "fedsl"]
+    assert list(asked["rivals"].settings)[2:] == rivals
     assert len(asked["partition"].settings) == 6
 
 

@@ -146,7 +146,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
       UserError: a setting that the data or the model cannot satisfy.
     """
     start_devices()
-    config = effective(config)
+    # A mesh that is given may span processes without --coordinator.
+    config = dataclasses.replace(effective(config), collective_bits=config.collective_bits)
     several = mesh is not None and mesh.shape["process"] > 1
     whole = datasets.load(config.dataset, config.data_dir, lazily=several)
     task = task_of(config, whole)
