@@ -42,7 +42,7 @@ ELSEWHERE = {
     "engine/server_step": "engine/test_exchange",
     "engine/state": "engine/test_period",
     "engine/streams": "algorithms/test_broadcast",
-    "engine/test_set": "engine/test_evaluation",
+    "engine/evaluation_set": "engine/test_evaluation",
     "engine/transmit": "engine/test_compressors",
     "files/checksums": "run/storage/test_checkpoint",
     "files/locks": "run/storage/test_workdir",

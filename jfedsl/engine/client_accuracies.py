@@ -11,10 +11,10 @@ from jax import Array, lax
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.evaluation import by_class, class_sums
+from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.state import Data, RunSpec, State, with_data
-from jfedsl.engine.test_set import TestSet
 from jfedsl.pruning.pruner import ClientForward
 
 

@@ -12,10 +12,10 @@ from jax import Array, lax
 from jfedsl.compression.message import Mask, Message
 from jfedsl.data.datasets import Pixels
 from jfedsl.engine.averaging import merge_participants
+from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State, with_data
-from jfedsl.engine.test_set import TestSet
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.pruning.auxiliary import of_first_layers

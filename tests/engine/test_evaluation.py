@@ -7,8 +7,8 @@ from helpers import setup
 
 from jfedsl.data import datasets
 from jfedsl.engine.evaluation import distinct
+from jfedsl.engine.evaluation_set import fold_test_set
 from jfedsl.engine.state import weights
-from jfedsl.engine.test_set import fold_test_set
 from jfedsl.models import layers
 
 

@@ -23,6 +23,7 @@ from jfedsl.data.fingerprint import Fingerprint, fingerprint
 from jfedsl.engine import evaluation, optimizers
 from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
+from jfedsl.engine.evaluation_set import TestSet, fold_test_set, test_spec
 from jfedsl.engine.examples import homes
 from jfedsl.engine.initial import auxiliary_variables, init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
@@ -38,7 +39,6 @@ from jfedsl.engine.state import (
 )
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
 from jfedsl.engine.task import Task
-from jfedsl.engine.test_set import TestSet, fold_test_set, test_spec
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.auxiliary import with_auxiliary
