@@ -144,6 +144,7 @@ SERVER_ORDER = Option(
     "client or exchange",
     lambda value: value in ("client", "exchange"),
     idle=lambda config: "with --local_steps=1" if config.local_steps == 1 else None,
+    before="exchange",
 )
 
 ALGORITHM = Algorithm(

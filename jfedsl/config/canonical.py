@@ -51,7 +51,7 @@ def canonical(config: Config) -> dict[str, str]:
     if "cut" not in left_out and config.model in MODELS:
         values["cut"] = cut_name(config)
     for name in left_out:
-        del values[name]
+        values.pop(name, None)  # options of a plugin's algorithm are no fields
     return {name: shown(value) for name, value in values.items() if value is not None}
 
 

@@ -9,6 +9,7 @@ from jfedsl.compression.expression import Call
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import compressors
 from jfedsl.config.allowed import CAPACITY, MOST
+from jfedsl.config.idle import of_algorithm
 from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.errors import UserError, conflict, flag_error, no_effect
@@ -56,22 +57,17 @@ def _counts(config: Any) -> None:
 
 def _algorithm(config: Any) -> None:
     """Refuses what the algorithm cannot do, where leaving it out would change what is compared."""
-    if config.algorithm not in ALGORITHMS:
-        return
-    algorithm = ALGORITHMS[config.algorithm]
-    unused = set().union(*(other.uses for other in ALGORITHMS.values())) - algorithm.uses
-    names = [name for name in MUST_APPLY if name in unused]
+    reasons, expressions = of_algorithm(config), config.expressions
+    names = [name for name in MUST_APPLY if name in reasons]
     names = [name for name in names if getattr(config, name) not in (None, "", "none")]
-    streams = {stream.compressor for stream in algorithm.streams}
-    for flag, expression in config.expressions.items():
-        if flag not in streams and expression != "none":
+    for flag, expression in expressions.items():
+        if flag in reasons and expression != "none":
             flags = (flag, *compressors.SHORTHANDS.get(flag, {}))
             names += [name for name in flags if getattr(config, name)]
     if names:
-        value = getattr(config, names[0])
-        raise no_effect(names[0], value, f"with --algorithm={config.algorithm}")
-    for stream in algorithm.streams:
-        text = config.expressions[stream.compressor]
+        raise no_effect(names[0], getattr(config, names[0]), f"with --algorithm={config.algorithm}")
+    for stream in ALGORITHMS[config.algorithm].streams:
+        text = expressions.get(stream.compressor, "none")
         if stream.broadcast and _differs(compressors.read(stream.compressor, text, config.clients)):
             cause = f"--algorithm={config.algorithm}, which sends one message to all"
             raise flag_error(stream.compressor, text, f"the same for all clients with {cause}")

@@ -1,7 +1,6 @@
 """Settings that have no effect in a run, and why: the one place that knows."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
@@ -20,7 +19,7 @@ def idle(config: Any) -> dict[str, str]:
     Args:
       config: a `Config`; names that no table has stand for anything.
     """
-    reasons = dict(_of_algorithm(config))
+    reasons = of_algorithm(config)
     if config.partition in PARTITIONS:
         options = {kind.option for kind in PARTITIONS.values()}
         options -= {None, PARTITIONS[config.partition].option}
@@ -45,26 +44,21 @@ def idle(config: Any) -> dict[str, str]:
     return reasons
 
 
-def _of_algorithm(config: Any) -> Iterator[tuple[str, str]]:
+def of_algorithm(config: Any) -> dict[str, str]:
     """What the algorithm does not use: flags and options of others, and their streams."""
     if config.algorithm not in ALGORITHMS:
-        return
+        return {}
     algorithm, reason = ALGORITHMS[config.algorithm], f"with --algorithm={config.algorithm}"
-    for other in ALGORITHMS.values():
-        names = {*other.uses, *(option.name for option in other.options)}
-        for name in sorted(names - used(algorithm)):
-            yield name, reason
+    used = _flags(algorithm)
+    unused = set().union(*map(_flags, ALGORITHMS.values())) - used
+    reasons = dict.fromkeys(sorted(unused), reason)
     streams = {stream.compressor for stream in algorithm.streams}
-    for flag in STREAMS:
-        if flag not in streams:
-            yield flag, reason
-    for option in algorithm.options:
-        because = option.idle(config)
-        if because is not None:
-            yield option.name, because
+    reasons |= {flag: reason for flag in STREAMS if flag not in streams}
+    options = {option.name: option.idle(config) for option in algorithm.options}
+    return reasons | {name: because for name, because in options.items() if because is not None}
 
 
-def used(algorithm: Algorithm) -> set[str]:
+def _flags(algorithm: Algorithm) -> set[str]:
     """The flags that an algorithm uses, its own ones included."""
     return {*algorithm.uses, *(option.name for option in algorithm.options)}
 

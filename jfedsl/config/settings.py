@@ -273,9 +273,19 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFi
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
             if plugin and isinstance(fields, dict):
                 fields["plugin"] = plugins.moved(str(fields.get("plugin", "")), plugin)
-            return cls(**fields)
+            return _of_earlier_build(cls(**fields), fields)
         except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error
+
+
+def _of_earlier_build(config: Config, fields: dict[str, Any]) -> Config:
+    """The config with what its algorithm did before it had the options that `fields` lack."""
+    changes: dict[str, Any] = {
+        option.name: option.before
+        for option in ALGORITHMS[config.algorithm].options
+        if option.name not in fields and option.before is not None and not option.idle(config)
+    }
+    return dataclasses.replace(config, **changes)
 
 
 def shown(value: Any) -> str:

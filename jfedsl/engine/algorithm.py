@@ -1,7 +1,7 @@
 """What a training algorithm is: pure functions, and declarations that the other rooms read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jax import Array
 
@@ -44,7 +44,10 @@ SPLIT = FEDERATED | CUT | SERVER | DEADLINE | ALLOCATION
 
 
 class Option(NamedTuple):
-    """A flag of one algorithm's own, which becomes a field of `Config`.
+    """A flag of one algorithm's own.
+
+    Options of the built-in algorithms are fields of `Config`. Those of an algorithm that a plugin
+    adds have their defaults.
 
     Attributes:
       name: of the flag.
@@ -54,6 +57,7 @@ class Option(NamedTuple):
       test: whether a value is allowed.
       idle: from a config, why the flag has no effect there, such as "with --local_steps=1"; None
         where it has one.
+      before: what runs of builds without the flag did; None if that is the default.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Option(NamedTuple):
     allowed: str
     test: Callable[[Any], bool]
     idle: Callable[[Any], str | None] = lambda config: None
+    before: Any = None
 
 
 class Population(NamedTuple):
@@ -72,13 +77,8 @@ class Population(NamedTuple):
     local_steps: int
 
 
-class RunRound(Protocol):
-    """One round."""
-
-    def __call__(
-        self, spec: RunSpec, data: Data, key: Array, state: State
-    ) -> tuple[State, RoundRecord]:
-        """Runs it: from the state before to the state after, and what it cost."""
+# One round: from the run, its data, the run key and the state before to that after, and its record.
+RunRound = Callable[[RunSpec, Data, Array, State], tuple[State, RoundRecord]]
 
 
 def _as_given(shares: Shares, population: Population) -> tuple[Shares, Population]:

@@ -9,6 +9,7 @@ from jax import Array
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.state import Client
 from jfedsl.models import layers
+from jfedsl.sharding.client_map import default_chunk, map_clients
 
 
 def auxiliary_losses(
@@ -34,5 +35,9 @@ def auxiliary_losses(
 
     gradients = jax.value_and_grad(loss, argnums=(0, 2))
     params, stats = clients.params[spec.cut :], clients.stats[spec.cut :]
-    losses, (head, cut) = jax.vmap(gradients)(params, stats, smashed, labels)
+    # As for clients' layers: on CPU convolutions run in a loop, dense heads as one product.
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    chunk = default_chunk(jax.default_backend(), one, labels.shape[0])
+    mapped = map_clients(gradients, chunk, spec.slots.mesh)
+    losses, (head, cut) = mapped(params, stats, smashed, labels)
     return losses, head, spec.slots.shard(cut)

@@ -85,8 +85,8 @@ def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions
         if not stream.broadcast:
             return count
         # The whole band carries one message, at the rate of the slowest receiver.
-        slowest = jnp.min(conditions.lone_down_rate)
-        return count * (conditions.down_rate / slowest)[None]
+        rates = jnp.where(record.took_part, conditions.lone_down_rate[None], jnp.inf)
+        return count * conditions.down_rate[None] / jnp.min(rates, axis=1, keepdims=True)
 
     up, down = nothing, nothing
     for stream in spec.algorithm.streams:

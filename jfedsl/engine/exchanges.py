@@ -1,7 +1,6 @@
 """All exchanges of a round of participants with the server, one after another."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +13,11 @@ from jfedsl.keys import Purpose, fold
 from jfedsl.pruning.pruner import ClientForward
 from jfedsl.sharding.slots import where_rows
 
-
-class Exchanges(Protocol):
-    """All exchanges of a round."""
-
-    def __call__(
-        self,
-        spec: RunSpec,
-        forwards: Sequence[ClientForward],
-        data: Data,
-        key: Array,
-        state: State,
-        availability: Availability | None,
-    ) -> tuple[State, ExchangeRecord]:
-        """Runs them.
-
-        Args:
-          spec: functions and static numbers of the run.
-          forwards: how the clients of each of the pruner's groups compute their layers.
-          data: training data of all clients.
-          key: run key.
-          state: before the first exchange.
-          availability: which participants can take part; None: all.
-
-        Returns:
-          The state after the last exchange, and the records, `[S, ...]`.
-        """
+# All exchanges of a round: arguments and results of `exchanges`, without its options.
+Exchanges = Callable[
+    [RunSpec, Sequence[ClientForward], Data, Array, State, Availability | None],
+    tuple[State, ExchangeRecord],
+]
 
 
 def exchanges(
@@ -52,7 +30,7 @@ def exchanges(
     present: Callable[[Availability | None, Array], Availability | None] = lambda a, step: a,
     count: int | None = None,
 ) -> tuple[State, ExchangeRecord]:
-    """Exchanges of all participants together, one after another. See `Exchanges`.
+    """Exchanges of all participants together, one after another.
 
     Args:
       spec: functions and static numbers of the run.

@@ -140,8 +140,9 @@ def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent:
     steps = jnp.sum(trained, axis=0, dtype=jnp.float32)
     computing = steps * (conditions.forward + conditions.backward)
     sending = jnp.sum(sent.up, axis=0) / conditions.up_rate
-    done, reachable = jnp.any(trained, axis=0), conditions.reachable
-    path = waited_for(None, None, computing, sending, done, done, reachable, jnp.bool_(True))
+    tried, reachable = jnp.any(trained, axis=0), conditions.reachable
+    done = tried & reachable  # what others send is in vain, and nobody waits for it
+    path = waited_for(None, None, computing, sending, tried, done, reachable, jnp.bool_(True))
     received = jnp.sum((sent.up > 0) & trained & reachable[None], dtype=jnp.float32)
     server = received * radio.flop_counts.server / radio.network.server_flops
     rest = jnp.maximum(server - path.seconds, 0.0)[None]  # when all participants are done

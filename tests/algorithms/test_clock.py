@@ -134,3 +134,26 @@ def test_a_broadcast_goes_at_the_rate_of_the_slowest_receiver():
     sending = np.asarray(cost.stages[3].sending)  # gradients down, [S, K]
     slowest = record.conditions.lone_down_rate.min()
     np.testing.assert_allclose(sending, shared / slowest, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["local_loss", "broadcast"])
+def test_nobody_waits_for_a_client_out_of_reach(algorithm: str):
+    """One client hears next to nothing: neither its upload nor its share of a broadcast counts."""
+    e, record, _ = priced(algorithm, aggregate_every=2, outage_snr_db=-50.0)
+    reachable = np.array([True, True, False])
+    crawl = np.where(reachable, 1.0, 1e-9).astype(np.float32)
+    now = record.conditions
+    rates = {
+        name: getattr(now, name) * crawl
+        for name in ("up_rate", "down_rate", "lone_up_rate", "lone_down_rate")
+    }
+    took_part = record.took_part & (reachable if algorithm == "broadcast" else True)
+    sent = dict(record.sent)
+    if algorithm == "broadcast":
+        sent["shared_gradient_down"] = sent["shared_gradient_down"] * reachable
+    sent["model_down"] = sent["model_down"] * reachable
+    without = record.replace(
+        conditions=now.replace(reachable=reachable, **rates), took_part=took_part, sent=sent
+    )
+    spec = e.spec
+    assert 0 < float(spec.algorithm.clock(spec, without).seconds) < 1e6

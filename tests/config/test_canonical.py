@@ -60,6 +60,7 @@ def test_what_is_another(change: dict[str, Any]):
         ({"classes_per_client": 3}, "classes_per_client=3 .*--partition=dirichlet"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum=0.5 .*--optimizer=adam"),
         ({"momentum": 0, "client_optimizer_state": "reset"}, "client_optimizer_state=reset .*=0"),
+        ({"algorithm": "fedavg", "allocation": "minmax"}, "allocation=minmax .*=fedavg"),
         ({"algorithm": "fedavg", "server_flops": 1e12}, "server_flops=1000.* .*=fedavg"),
         ({"batch_norm_statistics": "local"}, "batch_norm_statistics=local .*--norm=group"),
         ({"client_state": "host"}, "client_state=host .*where all clients take part"),

@@ -2,10 +2,17 @@
 
 import dataclasses
 
+import pytest
+from helpers import plain
+
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
+from jfedsl.config.canonical import canonical
 from jfedsl.config.idle import idle
 from jfedsl.config.wireless_fields import WirelessFields
+from jfedsl.engine.algorithm import Option
+from jfedsl.engine.streams import CUT_GRADIENT
+from jfedsl.run.assemble import build
 
 
 def test_every_network_flag_is_in_a_set_of_flags_that_algorithms_use() -> None:
@@ -18,3 +25,20 @@ def test_an_algorithm_without_messages_uses_no_flag_of_the_radio() -> None:
     reasons = idle(Config(algorithm="centralized"))
     fields = {field.name for field in dataclasses.fields(WirelessFields)}
     assert fields - set(reasons) == {"network", "server_flops"}
+
+
+def test_an_algorithm_of_a_users_own_may_bring_options_and_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    option = Option("patience", 3, "Rounds to wait.", "a whole number", lambda value: value > 0)
+    fedsl = ALGORITHMS["fedsl"]
+    hint = CUT_GRADIENT._replace(name="hint", stage=20)
+    streams = (*fedsl.streams, hint)
+    mine = fedsl._replace(options=(option,), streams=streams, exchange=fedsl.exchange)
+    monkeypatch.setitem(ALGORITHMS, "mine", mine)
+    assert "patience" not in canonical(Config()) and "patience" in idle(Config())
+    config = plain(algorithm="mine", dropout_rate=0.2)
+    assert canonical(config)["algorithm"] == "mine"
+    experiment = build(config)
+    assert experiment.spec.options == {"patience": 3}
+    assert set(experiment.init().clients.compressor_states) == {s.name for s in streams}

@@ -1,6 +1,7 @@
 """Every knob: flags, JSON, and one clear line for every wrong value."""
 
 import dataclasses
+import json
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -286,6 +287,18 @@ def test_numbers_and_texts_of_shorthands_are_the_same():
     assert Config(dropout_rate=0.3, smashed_bits=8) == Config(dropout_rate="0.3", smashed_bits="8")
     older = Config().to_json().replace('"dropout_rate": null', '"dropout_rate": 0.25')
     assert Config.from_json(older).expressions["smashed"] == "dropout(0.25)"
+
+
+def test_configs_from_before_there_was_a_server_order_keep_the_only_one():
+    def read(algorithm: str, **changes: int) -> Config:
+        older = json.loads(Config(algorithm=algorithm, **changes).to_json())
+        del older["server_order"]
+        return Config.from_json(json.dumps(older))
+
+    assert read("sfl_v2").server_order == "exchange"
+    # Without several steps or such a server the order means nothing.
+    assert read("sfl_v2", local_steps=1) == Config(algorithm="sfl_v2", local_steps=1)
+    assert read("fedsl") == Config()
 
 
 def test_json_round_trip():

@@ -109,13 +109,13 @@ def test_never_exceeded(kind):
     def check(case):
         nonlocal checked
         arguments, process = case
-        run = simulate(start_problems(**arguments), process, arguments["seed"])
+        runs = 16 if kind in EXACT else 64  # means of noisy squares
+        run = simulate(start_problems(**arguments), process, arguments["seed"], runs)
         allowed = 1 - (1e-4 if kind in EXACT else 0.03)
         for inputs in (run.worst, run.sharp):
             assert np.all(total(inputs) >= allowed * run.average), total(inputs) / run.average
         apart, moved = distance_bounds(run.worst)
-        # Means over few runs of the squares of few steps are noisier.
-        allowed = 1 - (1e-4 if kind in EXACT else 0.25)
+        allowed = 1 - (1e-4 if kind in EXACT else 0.15)  # the square of few steps is noisier
         assert np.all(apart >= allowed * run.apart - 1e-9), (apart, run.apart)
         assert np.all(moved >= allowed * run.moved), moved / run.moved
         assert np.all(run.average > 1e-12)

@@ -15,7 +15,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression import expression
 from jfedsl.compression.deployed import deployed
 from jfedsl.config import Config, plugins
-from jfedsl.config.canonical import effective, period_of
+from jfedsl.config.canonical import effective
 from jfedsl.data import datasets, partition
 from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
@@ -257,7 +257,7 @@ def _spec_of(
         participants=config.participants or config.clients,
         group_sizes=pruning.group_sizes,
         local_steps=config.local_steps,
-        aggregate_every=period_of(config),
+        aggregate_every=config.aggregate_every,
         batch_size=config.batch_size,
         sampling=config.sampling,
         aggregation=config.aggregation,
