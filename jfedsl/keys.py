@@ -23,7 +23,7 @@ class Purpose(enum.IntEnum):
     MODEL_DOWN = 7
     MEASUREMENT = 8
     RADIO = 9
-    DEVICES = 10
+    HARDWARE = 10
     TURNS = 11
     COLLECTIVE = 12
     DEPLOYED = 13

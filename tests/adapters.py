@@ -57,9 +57,9 @@ def adapted(classes: int, norm: str = "none", dtype: Any = jnp.float32) -> Model
 def with_constants(model: Model, frozen: Frozen) -> Model:
     """The model with its frozen variables written into its code: it has none any more."""
 
-    def plain(layer: Layer, own: Any) -> Layer:
+    def plain(layer: Layer, frozen: Any) -> Layer:
         init = layer.init
-        return layers.bound(layer, own)._replace(init=lambda key, x: init(key, x)[:2])
+        return layers.bound(layer, frozen)._replace(init=lambda key, x: init(key, x)[:2])
 
     return tuple(plain(*pair) for pair in zip(model, frozen, strict=True))
 

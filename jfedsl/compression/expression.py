@@ -39,7 +39,7 @@ class Call(NamedTuple):
     inner: tuple["Call", ...] = ()
 
 
-class Place(NamedTuple):
+class Constraints(NamedTuple):
     """What is allowed at one of the points of an exchange where compressors act.
 
     Attributes:
@@ -55,18 +55,18 @@ class ExpressionError(ValueError):
     """What is wrong with an expression, and where: a sentence to follow the expression."""
 
 
-def parse(text: str, clients: int, place: Place) -> tuple[Call, ...]:
+def parse(text: str, clients: int, constraints: Constraints) -> tuple[Call, ...]:
     """Reads an expression and checks it.
 
     Args:
       text: the expression.
       clients: C, for lists of numbers.
-      place: what is allowed where the expression is used.
+      constraints: what is allowed where the expression is used.
 
     Raises:
       ExpressionError: names the part that is wrong, where it is and what is allowed.
     """
-    reader = _Reader(text, clients, place)
+    reader = _Reader(text, clients, constraints)
     lead = len(text) - len(text.lstrip())
     for forbidden in "\n#":  # Python's parser would accept them
         if forbidden in text:
@@ -123,14 +123,14 @@ class _Reader(NamedTuple):
     Attributes:
       text: the expression.
       clients: C.
-      place: what is allowed where the expression is used.
+      constraints: what is allowed where the expression is used.
       lead: number of blanks before the expression.
       in_feedback: whether the part being read is inside `feedback`.
     """
 
     text: str
     clients: int
-    place: Place
+    constraints: Constraints
     lead: int = 0
     in_feedback: bool = False
 
@@ -176,12 +176,12 @@ class _Reader(NamedTuple):
             raise self.wrong(known, node, [*COMPRESSORS, "none"])
         entry = COMPRESSORS[name.id]
         call = node if isinstance(node, ast.Call) else ast.Call(name, [], [])
-        if entry.batch and not self.place.batch:
+        if entry.batch and not self.constraints.batch:
             raise self.wrong("is for activations and their gradients only", node)
         if entry.scales and self.in_feedback:
             raise self.wrong("scales what it keeps, which feedback would take for an error", node)
         if entry.nests:
-            if not self.place.feedback:
+            if not self.constraints.feedback:
                 raise self.wrong("is of no use here, where changes contain what was lost", node)
             if len(call.args) != 1 or call.keywords:
                 raise self.wrong("must take one chain of compressors", node)
@@ -217,7 +217,7 @@ class _Reader(NamedTuple):
             snippet, position = self.at(node)
             text = f"{parameter.name} at character {position} must be {wrong}, not {snippet}"
             raise ExpressionError(text + close_to(snippet, parameter.words))
-        if value in parameter.batch and not self.place.batch:
+        if value in parameter.batch and not self.constraints.batch:
             raise self.wrong("is for activations and their gradients only", node)
         return value
 

@@ -6,6 +6,7 @@ from typing import Any
 from jfedsl import per_client
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
+from jfedsl.compression.properties import has_memory
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import compressors
 from jfedsl.config.allowed import CAPACITY, MOST
@@ -14,7 +15,7 @@ from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.errors import UserError, conflict, flag_error, no_effect
 from jfedsl.per_client import PerClient
-from jfedsl.wireless.network import device_counts
+from jfedsl.wireless.network import hardware_counts
 
 
 def together(config: Any) -> None:
@@ -128,7 +129,7 @@ def _network(config: Any) -> None:
 
 def _classes(config: Any) -> None:
     try:
-        total = sum(count for count, _ in device_counts(config.device_classes))
+        total = sum(count for count, _ in hardware_counts(config.device_classes))
     except ValueError as error:
         raise UserError(f"--device_classes must be {error}") from None
     if total != config.clients:
@@ -145,8 +146,8 @@ def _scale(config: Any) -> None:
             raise flag_error("batch_norm_statistics", "local", allowed)
         if config.expressions["model_down"] != "none":
             raise conflict("model_down", config.model_down, "--client_state=stateless")
-        if "feedback" in config.expressions["model_up"]:
-            allowed = "a chain without feedback(...) with --client_state=stateless"
+        if has_memory(config.compressors["model_up"], config.clients):
+            allowed = "a chain without feedback(...) or other memory with --client_state=stateless"
             raise flag_error("model_up", config.model_up, allowed)
     several = config.coordinator not in ("", BY_CLUSTER)
     for name in ("processes", "process"):

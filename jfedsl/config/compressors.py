@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from jfedsl import per_client
-from jfedsl.compression.expression import Call, ExpressionError, Place, parse
+from jfedsl.compression.expression import Call, Constraints, ExpressionError, parse
 from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.errors import UserError, as_text, no_effect
@@ -96,6 +96,6 @@ def read(flag: str, text: str, clients: int) -> tuple[Call, ...]:
     """
     stream = STREAMS[flag]
     try:
-        return parse(text, clients, Place(stream.of_batch, stream.feedback))
+        return parse(text, clients, Constraints(stream.of_batch, stream.feedback))
     except ExpressionError as error:
         raise UserError(f"--{flag}={as_text(text)}: {error}") from None

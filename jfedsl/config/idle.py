@@ -30,7 +30,7 @@ def idle(config: Any) -> dict[str, str]:
     elif config.momentum == 0:  # SGD then keeps nothing
         reasons.setdefault("client_optimizer_state", "with --momentum=0")
     # A user's own model may have batch norm whatever --norm is.
-    if config.norm != "batch" and config.model in MODELS and MODELS[config.model].tried:
+    if config.norm != "batch" and config.model in MODELS and MODELS[config.model].checked:
         reasons["batch_norm_statistics"] = f"with --norm={config.norm}"
     if config.participants in (None, config.clients) and config.client_state != "stateless":
         reasons["client_state"] = "where all clients take part"  # no client is at rest

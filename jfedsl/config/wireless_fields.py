@@ -5,7 +5,7 @@ import dataclasses
 from jfedsl.config.allowed import AMOUNTS, POSITIVE, POWERS, Allowed, OneOf, between, setting
 from jfedsl.wireless.allocation import ALLOCATIONS
 from jfedsl.wireless.channel import FADINGS, NEAREST
-from jfedsl.wireless.network import DEVICES, NETWORKS
+from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS
 
 MASK_COMPUTES = ("dense", "ideal")
 _OWN = "default that of --network"
@@ -42,7 +42,7 @@ class WirelessFields:
     device_classes: str = setting(
         "",
         "Devices by class, as 6*phone,4*sensor, dealt out at random; instead of device_flops, "
-        f"device_power_dbm and device_memory. Classes: {', '.join(DEVICES)}.",
+        f"device_power_dbm and device_memory. Classes: {', '.join(HARDWARE_CLASSES)}.",
     )
     device_flops: str | None = setting(None, f"FLOP/s of devices; {_OWN}.", AMOUNTS)
     device_power_dbm: str | None = setting(

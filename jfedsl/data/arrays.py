@@ -131,16 +131,16 @@ def targets(
         rows = real_targets("train", train, examples[0]), real_targets("test", test, examples[1])
         width: int = rows[0].shape[1]
         if rows[1].shape[1] != width:
-            found = rows[1].shape[1]
-            raise ArrayError(f"test targets: {width} numbers each are allowed, not {found}")
+            test_width = rows[1].shape[1]
+            raise ArrayError(f"test targets: {width} numbers each are allowed, not {test_width}")
         return *rows, width
     if kind != "classes":
         raise ArrayError(f'targets: "classes" or "numbers" is allowed, not {kind!r}')
     both = {"train": labels("train", train, examples[0]), "test": labels("test", test, examples[1])}
-    width = int(max(found.max() for found in both.values())) + 1 if classes is None else classes
-    for name, found in both.items():
-        if found.max() >= width:
-            raise ArrayError(f"{name} labels: 0 to {width - 1} are allowed, not {found.max()}")
+    width = int(max(y.max() for y in both.values())) + 1 if classes is None else classes
+    for name, y in both.items():
+        if y.max() >= width:
+            raise ArrayError(f"{name} labels: 0 to {width - 1} are allowed, not {y.max()}")
     return both["train"], both["test"], width
 
 

@@ -87,7 +87,7 @@ class Dataset(NamedTuple):
         return self.train.labels.dtype.kind in "iu"
 
     @property
-    def whole(self) -> bool:
+    def integer_inputs(self) -> bool:
         """Whether the model takes whole numbers, such as token ids."""
         return not self.normalise and self.train.images.dtype.kind in "iu"
 

@@ -37,7 +37,7 @@ def round_conditions(
         kept = jax.vmap(lambda client: _kept_shares(spec, client))(clients)
         kept = spec.slots.to_participants(kept)
         shares = shares.at[:, : spec.cut].set(kept)  # auxiliary layers are never pruned
-    speed = radio.deployment.devices.flops[ids]
+    speed = radio.deployment.hardware.flops[ids]
     forward = jnp.sum(radio.flop_counts.forward[form] * shares, axis=1) / speed
     backward = jnp.sum(radio.flop_counts.backward[form] * shares, axis=1) / speed
     round_key = fold(key, Purpose.RADIO, round_)

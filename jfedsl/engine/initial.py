@@ -79,7 +79,7 @@ def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
 
     ids = first_participants(spec)
     clients = jax.vmap(client, axis_size=slots.num_slots)(slots.to_slots(ids))
-    trained = pruning.replace(scores=None)
+    trained = pruning.replace(score_state=None)
     return State(
         round=zero,
         server=spec.algorithm.init_server(spec, server),

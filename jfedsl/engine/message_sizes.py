@@ -57,7 +57,7 @@ def send_noise(
     masks = spec.pruner.masks(
         spec.pruner.init(params), params, fold(key, Purpose.PRUNING), start, number
     )
-    noise = jax.random.normal(fold(key, Purpose.DEVICES, 1, number), shapes[1].shape)
+    noise = jax.random.normal(fold(key, Purpose.HARDWARE, 1, number), shapes[1].shape)
     values = noise.astype(shapes[1].dtype)
     empty = jnp.zeros_like(values)
     states = {
@@ -65,7 +65,7 @@ def send_noise(
         for stream in (SMASHED, CUT_GRADIENT)
     }
     client = Client(number, params, (), masks, None, states, None, number)
-    noise_key = fold(key, Purpose.DEVICES, 2, number)
+    noise_key = fold(key, Purpose.HARDWARE, 2, number)
     return client, send_smashed(spec, client, values, noise_key)[1]
 
 

@@ -33,7 +33,7 @@ def draw_period(spec: RunSpec, key: Array, state: State) -> State:
 def open_period(spec: RunSpec, key: Array, state: State, draw: Draw = draw_period) -> State:
     """Draws the participants; the masks they train with are those of the last aggregation."""
     state = draw(spec, key, state)
-    ranked = state.aggregator.pruning.replace(scores=None)
+    ranked = state.aggregator.pruning.replace(score_state=None)
     return state.replace(aggregator=state.aggregator.replace(trained=ranked))
 
 
@@ -111,7 +111,7 @@ def end_period(
     if slots.processes > 1 and spec.collective_bits != FLOAT_BITS:
         packed = _merge_packed(spec, key, state, sent, share)
     aggregator = merge(spec, before, sent, slots.weights(share), packed)
-    if before.pruning.scores is not None:
+    if before.pruning.score_state is not None:
         # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
         # is learnt: what averaging changes of them is rounding.
         stepped = jax.vmap(partial(_has_stepped, before))(clients)

@@ -250,10 +250,10 @@ def with_data(spec: RunSpec, data: Data) -> RunSpec:
 
 def with_frozen(spec: RunSpec, frozen: Frozen) -> RunSpec:
     """The run with these frozen variables of the whole model; see `layers.with_frozen`."""
-    model, own = layers.with_frozen(spec.model, frozen), frozen[: spec.cut]
-    if not any(own):
+    model, client_frozen = layers.with_frozen(spec.model, frozen), frozen[: spec.cut]
+    if not any(client_frozen):
         return spec._replace(model=model)
-    forwards = tuple(partial(forward, frozen=own) for forward in spec.pruner.forwards)
+    forwards = tuple(partial(forward, frozen=client_frozen) for forward in spec.pruner.forwards)
     return spec._replace(model=model, pruner=spec.pruner._replace(forwards=forwards))
 
 

@@ -202,7 +202,7 @@ def padded(layer: Layer, size: int) -> Layer:
         return jnp.pad(x, [(0, 0), *margins(x.shape), (0, 0)])
 
     def steps(shape: tuple[int, ...], parts: Sequence[Step]) -> list[Step]:
-        padded_steps = layer.steps(shape, parts) if layer.steps else [{"op": "own"}]
+        padded_steps = layer.steps(shape, parts) if layer.steps else [{"op": "custom"}]
         return [{"op": "zero_pad", "padding": margins(shape)}, *padded_steps]
 
     def init(key: Array, x: Array) -> tuple[Params, Stats]:

@@ -26,7 +26,7 @@ def describe(model: Model, x: Array) -> list[dict[str, Any]]:
             params, stats, frozen = layers.init_layer(layer, jax.random.key(0), x)
             with record_steps(layer.name) as parts:
                 y, _ = layers.bound(layer, frozen).apply(params, stats, x, False)
-            unknown: list[Step] = [{"op": "own"}]
+            unknown: list[Step] = [{"op": "custom"}]
             steps = unknown if layer.steps is None else layer.steps(x.shape, parts)
             activation = function_steps(layer.activation)
             descriptions.append({"name": layer.name, "steps": [*steps, *activation]})

@@ -70,21 +70,21 @@ def layer_flops(
     needs_input_gradient = trained_input
     for layer, held in layers.by_layer(model, variables):
 
-        def forward(p: Params, x: Array, own: Variables, layer: Layer = layer) -> Array:
-            y = layers.bound(layer, own.frozen).apply(p, own.stats, x, True)[0]
+        def forward(p: Params, x: Array, inner: Variables, layer: Layer = layer) -> Array:
+            y = layers.bound(layer, inner.frozen).apply(p, inner.stats, x, True)[0]
             return y if layer.activation is None else layer.activation(y)
 
         def forward_and_backward(
             p: Params,
             x: Array,
-            own: Variables,
+            inner: Variables,
             f: Any = forward,
             by_input: bool = needs_input_gradient,
         ) -> Any:
             if by_input:
-                y, vjp = jax.vjp(lambda p, x: f(p, x, own), p, x)
+                y, vjp = jax.vjp(lambda p, x: f(p, x, inner), p, x)
             else:
-                y, vjp = jax.vjp(lambda p: f(p, x, own), p)
+                y, vjp = jax.vjp(lambda p: f(p, x, inner), p)
             return y, vjp(jnp.ones_like(y))
 
         p, rest = held.params, held._replace(params=())

@@ -75,7 +75,7 @@ class Layer(NamedTuple):
       keeps_order: whether `apply` commutes with elementwise nondecreasing functions, as max-pooling
         does. An activation right before such a layer runs after it instead, on fewer entries.
       channels: the channels that can be removed; None where all have to stay.
-      whole: whether the layer takes int32 inputs, see `of_whole_numbers`.
+      integer_inputs: whether the layer takes int32 inputs, see `with_integer_inputs`.
       steps: describes what `apply` computes, for other programs; None where that is not known.
     """
 
@@ -85,7 +85,7 @@ class Layer(NamedTuple):
     activation: Activation | None = None
     keeps_order: bool = False
     channels: Channels | None = None
-    whole: bool = False
+    integer_inputs: bool = False
     steps: Describe | None = None
 
 
@@ -176,7 +176,7 @@ def from_function(
     )
 
 
-def of_whole_numbers(layer: Layer) -> Layer:
+def with_integer_inputs(layer: Layer) -> Layer:
     """The first layer of a model whose inputs are integers, such as token ids.
 
     Inputs arrive as int32; as float32, which is exact up to 2^24 in magnitude, where only shapes
@@ -194,8 +194,8 @@ def of_whole_numbers(layer: Layer) -> Layer:
     channels = layer.channels
     if channels is not None:
         resized = channels.resized
-        channels = channels._replace(resized=lambda size: of_whole_numbers(resized(size)))
-    return layer._replace(init=init, apply=apply, channels=channels, whole=True)
+        channels = channels._replace(resized=lambda size: with_integer_inputs(resized(size)))
+    return layer._replace(init=init, apply=apply, channels=channels, integer_inputs=True)
 
 
 def init(model: Model, key: Array, x: Array) -> Variables:
@@ -216,9 +216,9 @@ def init(model: Model, key: Array, x: Array) -> Variables:
         raise ValueError(f"two layers are named {repeated[0]}")
     variables: list[Variables] = []
     for i, layer in enumerate(model):
-        own = init_layer(layer, fold(key, i), x)
-        variables.append(own)
-        y, _ = bound(layer, own.frozen).apply(own.params, own.stats, x, False)
+        fresh = init_layer(layer, fold(key, i), x)
+        variables.append(fresh)
+        y, _ = bound(layer, fresh.frozen).apply(fresh.params, fresh.stats, x, False)
         if not isinstance(y, Array) or y.size == 0:
             output = list(y.shape) if isinstance(y, Array) else type(y).__name__
             raise ValueError(f"{layer.name} makes {output} of {list(x.shape)}")
@@ -284,7 +284,7 @@ def apply(
     """
     params = jax.tree.map(lambda w: w.astype(dtype), params)
     # Integers are not rounded: bfloat16 would round token ids above 256.
-    x = x.astype(dtype) if model and not model[0].whole else x
+    x = x.astype(dtype) if model and not model[0].integer_inputs else x
     updated, pending = [], None
     for layer, p, s in zip(model, params, stats, strict=True):
         # An activation waits until after pooling, which leaves it a fraction of the entries.

@@ -22,19 +22,19 @@ class ModelEntry(NamedTuple):
     Attributes:
       build: `(classes, norm) -> model`, with `norm` one of `blocks.NORMS`.
       default_cut: name of the last client-side layer where `--cut` is not given.
-      tried: whether the model is known to compute each example independently of the others. Any
+      checked: whether the model is known to compute each example independently of the others. Any
         other model is checked for it when a run starts, see `jfedsl.models.trial`.
     """
 
     build: Callable[[int, str], Model]
     default_cut: str
-    tried: bool = False
+    checked: bool = False
 
 
 MODELS = {
-    "cnn": ModelEntry(cnn, "pool1", tried=True),
-    "mlp": ModelEntry(mlp, "dense1", tried=True),
-    "resnet18": ModelEntry(resnet18, "block2", tried=True),
-    "small": ModelEntry(small, "pool2", tried=True),
-    **{f"vgg{depth}": ModelEntry(partial(vgg, depth), "pool2", tried=True) for depth in DEPTHS},
+    "cnn": ModelEntry(cnn, "pool1", checked=True),
+    "mlp": ModelEntry(mlp, "dense1", checked=True),
+    "resnet18": ModelEntry(resnet18, "block2", checked=True),
+    "small": ModelEntry(small, "pool2", checked=True),
+    **{f"vgg{depth}": ModelEntry(partial(vgg, depth), "pool2", checked=True) for depth in DEPTHS},
 }

@@ -2,7 +2,7 @@
 
 A description is a list of steps. A step is a dict with `op`, one of `MEANINGS`, the settings of the
 operation, and under `arrays` the names of its arrays. A user-defined module or function is the step
-`own`, with its name and settings.
+`custom`, with its name and settings.
 
 >>> function_steps(nn.relu)
 [{'op': 'relu'}]
@@ -38,7 +38,7 @@ MEANINGS = {
     "mean": "mean over `axes` of [batch, ...]",
     "flatten": "[batch, ...] to [batch, D], the last axis fastest",
     "residual": "steps of `main` and those of `shortcut` (none: x itself), added",
-    "own": "a layer of the user's own, by the names and settings that it has there",
+    "custom": "a layer of the user's own, by the names and settings that it has there",
 }
 # Fields of modules that do not change what is computed: names, dtypes and initialisers.
 _IGNORED_FIELDS = {
@@ -84,7 +84,7 @@ def _array_names(module: nn.Module, layer: str) -> dict[str, str]:
 
 
 def describe_module(module: nn.Module) -> Describe:
-    """The description of a module: by its method `steps`, by its known type, or as `own`."""
+    """The description of a module: by its method `steps`, by its known type, or as `custom`."""
     if hasattr(module, "steps"):
         return lambda shape, parts: module.steps(parts)
     if type(module) in _STEPS_OF_MODULES:
@@ -93,7 +93,7 @@ def describe_module(module: nn.Module) -> Describe:
     settings = {
         name: _to_json(value) for name, value in fields.items() if name not in _IGNORED_FIELDS
     }
-    step = {"op": "own", "module": type(module).__qualname__, "settings": settings}
+    step = {"op": "custom", "module": type(module).__qualname__, "settings": settings}
     return lambda shape, parts: [step]
 
 
@@ -102,7 +102,7 @@ def function_steps(function: Callable[[Array], Array] | None) -> list[Step]:
     if function is None:
         return []
     name = _to_json(function)
-    return [{"op": "relu"} if name == "relu" else {"op": "own", "function": name}]
+    return [{"op": "relu"} if name == "relu" else {"op": "custom", "function": name}]
 
 
 def _to_json(value: Any) -> Any:

@@ -19,7 +19,7 @@ from jfedsl.models.layers import Layer, Model, Stats, Variables
 _TOLERANCE = 1e-4  # of the largest entry: sums are rounded differently at another batch size
 
 
-def mixing(model: Model, variables: Variables, x: Array) -> str | None:
+def first_mixing_layer(model: Model, variables: Variables, x: Array) -> str | None:
     """The name of the first layer in which one example affects the output of another, or None.
 
     Each layer runs in evaluation mode, on two examples together and on each alone. Noise is added
@@ -49,8 +49,8 @@ def mixing(model: Model, variables: Variables, x: Array) -> str | None:
     )
 
 
-def _output(layer: Layer, own: Variables, x: Array) -> Array:
-    y, _ = layers.bound(layer, own.frozen).apply(own.params, own.stats, x, False)
+def _output(layer: Layer, variables: Variables, x: Array) -> Array:
+    y, _ = layers.bound(layer, variables.frozen).apply(variables.params, variables.stats, x, False)
     return y if layer.activation is None else layer.activation(y)
 
 
@@ -72,7 +72,7 @@ def _noisy(params: Any) -> Any:
     return jax.tree.unflatten(structure, noisy)
 
 
-def rounds(model: Model, variables: Variables, x: Array) -> bool:
+def rounds_inputs(model: Model, variables: Variables, x: Array) -> bool:
     """Whether a model casts its inputs to integers and depends on them in no other way.
 
     Such a model takes token ids, not real numbers: its gradient by the inputs is 0.
@@ -110,7 +110,7 @@ def _casts_to_integers(jaxpr: Jaxpr) -> bool:
     return any(is_a(e.invars[0], jnp.floating) and is_a(e.outvars[0], jnp.integer) for e in casts)
 
 
-def lone_values(
+def layer_with_single_values(
     model: Model, params: Any, stats: Stats, x: jax.ShapeDtypeStruct
 ) -> tuple[str | None, jax.ShapeDtypeStruct]:
     """The name of the first layer whose batch norm has one value a channel, so that variance is 0.

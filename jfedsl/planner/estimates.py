@@ -45,7 +45,7 @@ def period_start(experiment: Experiment) -> PeriodStart:
     def run(key: Array, initial: Any, image: Array) -> PeriodStart:
         state = init(whole, key, initial, image)
         clients = state.clients.replace(batches_seen=jnp.ones_like(state.clients.batches_seen))
-        noise = noise_like(clients.params, fold(key, Purpose.DEVICES, 7))
+        noise = noise_like(clients.params, fold(key, Purpose.HARDWARE, 7))
         if clients.received is not None:
             clients = clients.replace(received=jax.tree.map(jnp.add, clients.params, noise))
         state = state.replace(round=jnp.int32(AFTER_RAMPS), clients=clients)

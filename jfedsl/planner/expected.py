@@ -98,11 +98,11 @@ def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Exch
 
     def of_client(number: Array) -> ExchangeMessages:
         client, up = send_noise(spec, key, shapes, jnp.int32(AFTER_RAMPS), number)
-        noise = jax.random.normal(fold(key, Purpose.DEVICES, 3, number), shapes[1].shape)
+        noise = jax.random.normal(fold(key, Purpose.HARDWARE, 3, number), shapes[1].shape)
         gradient = noise.astype(shapes[1].dtype)
         if up.kept is not None:
             gradient = jnp.where(up.kept, gradient, 0.0)
-        draw_key = fold(key, Purpose.DEVICES, 4, number)
+        draw_key = fold(key, Purpose.HARDWARE, 4, number)
         down = send_cut_gradient(spec, client, gradient, up.kept, draw_key)[1]
         error = _relative_error(gradient, down.values)
         return ExchangeMessages(up_bits(spec, up), bits_of(message_bytes([down])), error)
@@ -127,10 +127,10 @@ def gradient_error(spec: RunSpec, key: Array, clients: Client) -> Array:
         states = {**client.compressor_states, "client_gradient": compressor_state}
         client = client.replace(compressor_states=states)
         kept = spec.pruner.kept(client.masks).params
-        gradient = noise_like(client.params, fold(key, Purpose.DEVICES, 5, client.number))
+        gradient = noise_like(client.params, fold(key, Purpose.HARDWARE, 5, client.number))
         if kept is not None:
             gradient = jax.tree.map(lambda g, m: jnp.where(m, g, 0.0), gradient, kept)
-        draw_key = fold(key, Purpose.DEVICES, 6, client.number)
+        draw_key = fold(key, Purpose.HARDWARE, 6, client.number)
         return _relative_error(gradient, send_gradient(spec, client, gradient, draw_key)[1])
 
     return jax.jit(lambda rows: lax.map(of_client, rows))(clients)

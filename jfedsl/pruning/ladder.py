@@ -95,7 +95,7 @@ def schedule(
     return Schedule(groups, width_configs, config_of_round.reshape(-1).astype(np.int32))
 
 
-def report(rates: np.ndarray, ladder: Sequence[float]) -> list[str]:
+def rung_lines(rates: np.ndarray, ladder: Sequence[float]) -> list[str]:
     """One line of text for every rung that clients end on, with the rates that they asked for."""
     rungs = nearest_rung(rates, ladder)
     lines = []

@@ -116,7 +116,7 @@ def _along(mask: Array, axis: int, repeats: int, rank: int) -> Array:
     return tiled.reshape((1,) * axis + tiled.shape + (1,) * (rank - axis - 1))
 
 
-def resized(plan: Plan, counts: Sequence[int]) -> Model:
+def with_widths(plan: Plan, counts: Sequence[int]) -> Model:
     """The layers with `counts[i]` channels in source i."""
     model = list(plan.model)
     for source, count in zip(plan.sources, counts, strict=True):
@@ -134,7 +134,7 @@ def narrow_forward(plan: Plan, counts: Sequence[int]) -> ClientForward:
     """
     if tuple(counts) == tuple(source.size for source in plan.sources):
         return dense_forward(plan.model)
-    model = resized(plan, counts)
+    model = with_widths(plan, counts)
 
     def forward(
         params: Params, stats: Stats, masks: Masks, x: Array, train: bool, dtype: DTypeLike,

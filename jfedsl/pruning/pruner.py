@@ -32,12 +32,12 @@ class PruningState(struct.PyTreeNode):
     """What the aggregator remembers between aggregations.
 
     Attributes:
-      scores: the state of the score, a tree of arrays; None for a score that remembers nothing.
+      score_state: tree of arrays; None for a score that remembers nothing.
       ranks: int32, one array for each prunable leaf or layer, shared by all clients; None where
         every client ranks by its own draw.
     """
 
-    scores: Any
+    score_state: Any
     ranks: list[Array] | None
 
 

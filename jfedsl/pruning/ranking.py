@@ -30,8 +30,8 @@ class Units(NamedTuple):
 
 def init(score: Score, units: Units, params: Params) -> PruningState:
     """The state before the first aggregation, from the initial parameters."""
-    scores, values = score.init(units.weights(params), units.norms)
-    return PruningState(scores, _shared(score, units, values))
+    score_state, values = score.init(units.weights(params), units.norms)
+    return PruningState(score_state, _shared(score, units, values))
 
 
 def update(
@@ -56,9 +56,9 @@ def update(
     """
     flags = units.kept(kept)
     period = Period(units.weights(before), units.weights(after), flags, rate)
-    scores, values = score.update(state.scores, period, units.norms)
-    new = PruningState(scores, _shared(score, units, values))
-    if scores is None:
+    score_state, values = score.update(state.score_state, period, units.norms)
+    new = PruningState(score_state, _shared(score, units, values))
+    if score_state is None:
         return new
     # Of a period without steps, or in which every client failed, there is nothing to learn.
     learnt = sum((jnp.any(k) for k in flags), jnp.bool_(False)) & (rate > 0)

@@ -79,9 +79,9 @@ def assess(run: Run) -> Result:
     """
     experiment, state = run.experiment, run.state
     spec, data, test = experiment.spec, experiment.data, experiment.test
-    found = jax.device_get(experiment.evaluate()(data, state, test))
+    metrics = jax.device_get(experiment.evaluate()(data, state, test))
     task, counts = record_of(spec.task), experiment.label_counts
-    result = {"round": int(state.round), "task": task._asdict(), **task.row_of(found)}
+    result = {"round": int(state.round), "task": task._asdict(), **task.row_of(metrics)}
     if counts is None:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
@@ -218,7 +218,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
             "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
             "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
             "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
-            "whole_numbers": spec.model[0].whole,
+            "integer_inputs": spec.model[0].integer_inputs,
         },
         "layers": whole,
         "meanings": meanings,

@@ -57,8 +57,8 @@ class Trained(NamedTuple):
         inputs = np.asarray(x)
         if inputs.shape[1:] != self.shape or not inputs.ndim or inputs.dtype.kind not in "buif":
             allowed = f"numbers [N, {', '.join(map(str, self.shape))}]"
-            found = f"{inputs.dtype} {list(inputs.shape)}"
-            raise UserError(f"inputs must be {allowed}, not {found}")
+            given = f"{inputs.dtype} {list(inputs.shape)}"
+            raise UserError(f"inputs must be {allowed}, not {given}")
         pieces = np.split(inputs, range(_PIECE, len(inputs), _PIECE))
         logits = [_apply(self.model, self.variables, self._prepared(piece)) for piece in pieces]
         return np.concatenate([np.asarray(part) for part in logits])
@@ -74,7 +74,7 @@ class Trained(NamedTuple):
     def _prepared(self, x: np.ndarray) -> np.ndarray:
         """As `Pixels.prepare`, in the precision of a data set of large numbers."""
         if self.mean is None or self.std is None:
-            return x.astype(np.int32 if self.model[0].whole else np.float32)
+            return x.astype(np.int32 if self.model[0].integer_inputs else np.float32)
         return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
 
 
@@ -118,8 +118,8 @@ def _of_export(folder: Path) -> Trained:
         shape = tuple(map(int, facts["shape"]))
         mean, std = [None if facts[k] is None else np.array(facts[k], np.float64) for k in _SCALE]
         model = MODELS[manifest["model"]].build(manifest["classes"], manifest["norm"])
-        if facts.get("whole_numbers"):
-            model = (layers.of_whole_numbers(model[0]), *model[1:])
+        if facts.get("integer_inputs"):
+            model = (layers.with_integer_inputs(model[0]), *model[1:])
         key, zeros = jax.random.key(0), jnp.zeros((1, *shape))
         fresh = jax.eval_shape(lambda: layers.init(model, key, zeros))
         variables = fitted(export.read(folder), model, fresh)

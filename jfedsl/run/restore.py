@@ -120,8 +120,8 @@ def _trained(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables
         here, there = np.asarray(wanted.get(name, ())), np.asarray(arrays[name])
         if here.shape != there.shape or not np.array_equal(here, there.astype(here.dtype)):
             raise ValueError(f"{name} has other values there than here")
-    own = {k: v for k, v in arrays.items() if not k.startswith("frozen.")}
-    return fitted(own, model, fresh._replace(frozen=()))._replace(frozen=fresh.frozen)
+    variables = {k: v for k, v in arrays.items() if not k.startswith("frozen.")}
+    return fitted(variables, model, fresh._replace(frozen=()))._replace(frozen=fresh.frozen)
 
 
 def fitted(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables:

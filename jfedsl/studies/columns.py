@@ -23,9 +23,9 @@ def metric_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
 
     columns: dict[str, Column] = {}
     for task in tasks:
-        own = "" if len(tasks) == 1 else f" {task.label}"
+        suffix = "" if len(tasks) == 1 else f" {task.label}"
         columns[f"test {task.label}"] = final(task.tested)
-        columns[f"deployed{own}"] = final(task.columns[2])
+        columns[f"deployed{suffix}"] = final(task.columns[2])
     return columns
 
 

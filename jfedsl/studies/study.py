@@ -167,8 +167,8 @@ def train_seeds(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
 
 def tasks_of(summaries: Iterable[dict[str, Any] | None]) -> list[TaskRecord]:
     """What runs are judged by, each once; classification where no run has a summary."""
-    found = dict.fromkeys(read_record(summary) for summary in summaries if summary)
-    return list(found) or [CLASSIFICATION]
+    records = dict.fromkeys(read_record(summary) for summary in summaries if summary)
+    return list(records) or [CLASSIFICATION]
 
 
 def _all_tasks(outcomes: Sequence[Outcome]) -> list[TaskRecord]:

@@ -184,7 +184,7 @@ def _total(
     uplink = jnp.sum(up.sending, axis=0) + end.sending
     downlink = jnp.sum(down.sending, axis=0) + start.sending
     waiting = seconds - jnp.sum(server) - compute - uplink - downlink
-    speed = radio.deployment.devices.flops[ids]
+    speed = radio.deployment.hardware.flops[ids]
     # kappa * cycles * frequency^2, where cycles are seconds * frequency.
     frequency = speed / radio.network.flops_per_cycle
     joules = KAPPA * frequency * frequency * frequency * compute  # its cube may be too large
@@ -198,7 +198,7 @@ def _total(
         downlink=downlink,
         waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for the one waited for
         compute_joules=joules,
-        transmit_joules=radio.deployment.devices.power[ids] * uplink,
+        transmit_joules=radio.deployment.hardware.power[ids] * uplink,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=stages,
     )

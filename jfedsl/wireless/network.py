@@ -77,7 +77,7 @@ NETWORKS: dict[str, Network | None] = {
 }
 
 
-class Device(NamedTuple):
+class HardwareClass(NamedTuple):
     """A class of client hardware.
 
     Attributes:
@@ -92,17 +92,17 @@ class Device(NamedTuple):
 
 
 # Assumptions: orders of magnitude of what such hardware can spare for training.
-DEVICES = {
-    "phone": Device(1e10, 23.0, 2e9),
-    "camera": Device(3e9, 20.0, 5e8),
-    "sensor": Device(1e9, 14.0, 1e8),
+HARDWARE_CLASSES = {
+    "phone": HardwareClass(1e10, 23.0, 2e9),
+    "camera": HardwareClass(3e9, 20.0, 5e8),
+    "sensor": HardwareClass(1e9, 14.0, 1e8),
 }
 
 
-def device_counts(text: str) -> list[tuple[int, str]]:
+def hardware_counts(text: str) -> list[tuple[int, str]]:
     """Number and class of devices, from text such as `6*phone,4*sensor`.
 
-    >>> device_counts("6*phone,4*sensor")
+    >>> hardware_counts("6*phone,4*sensor")
     [(6, 'phone'), (4, 'sensor')]
 
     Raises:
@@ -111,9 +111,9 @@ def device_counts(text: str) -> list[tuple[int, str]]:
     counts = []
     for part in map(str.strip, text.split(",")):
         match = re.fullmatch(r"(\d{1,10})\s*\*\s*(\w+)", part)
-        if match is None or match[2] not in DEVICES:
-            allowed = f"counts of {', '.join(DEVICES)}, such as 6*phone,4*sensor"
-            close = close_to(part.partition("*")[2].strip(), DEVICES)
+        if match is None or match[2] not in HARDWARE_CLASSES:
+            allowed = f"counts of {', '.join(HARDWARE_CLASSES)}, such as 6*phone,4*sensor"
+            close = close_to(part.partition("*")[2].strip(), HARDWARE_CLASSES)
             raise ValueError(f"{allowed}, not {as_text(part) or 'an empty part'}{close}")
         counts.append((int(match[1]), match[2]))
     return counts

@@ -14,7 +14,7 @@ from jfedsl.wireless.allocation import equal, minmax
 from jfedsl.wireless.network import Network
 
 
-class Devices(NamedTuple):
+class RadioHardware(NamedTuple):
     """The hardware and the radio link of every client.
 
     Attributes:
@@ -32,12 +32,12 @@ class Deployment(NamedTuple):
     """Clients in the cell, and the sizes of their messages.
 
     Attributes:
-      devices: hardware and radio link of every client.
+      hardware: speed and radio link of every client.
       bits: expected bits that each client sends in an exchange, for each of the pruner's width
         configs, `[F, C]`; used to allocate bandwidth only.
     """
 
-    devices: Devices
+    hardware: RadioHardware
     bits: Array
 
 
@@ -126,10 +126,10 @@ def conditions(
       backward: time of each participant's backward pass, float32 `[K]`, s.
       bits: expected bits that each participant sends, float32 `[K]`.
     """
-    net, devices = radio.network, radio.deployment.devices
+    net, hardware = radio.network, radio.deployment.hardware
     fading = jax.vmap(lambda n: channel.fading(fold(key, n), net.fading, net.rician_factor))(ids)
-    gain = devices.gain[ids] * fading
-    power, equal_shares = devices.power[ids], equal(ids.size)
+    gain = hardware.gain[ids] * fading
+    power, equal_shares = hardware.power[ids], equal(ids.size)
     up = channel.snr(power, gain, net.noise, equal_shares * net.up_hz)
     down = channel.snr(channel.from_dbm(net.server_power_dbm), gain, net.noise, net.down_hz)
     reachable = jnp.ones(ids.shape, bool)
@@ -150,7 +150,7 @@ def conditions(
     return Conditions(*rates(shares), forward, backward, reachable, *lone_rates)
 
 
-def place(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray) -> Devices:
+def deploy(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray) -> RadioHardware:
     """Draws positions and shadowing of all clients, which stay the same during a run.
 
     Args:
@@ -169,4 +169,4 @@ def place(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray
         gain = channel.path_gain(channel.distances(position_key, clients, network.radius))
         gain *= channel.shadowing(shadowing_key, clients, network.shadowing_db)
     power = channel.from_dbm(np.asarray(power_dbm))
-    return Devices(jnp.asarray(flops, jnp.float32), jnp.asarray(power, jnp.float32), gain)
+    return RadioHardware(jnp.asarray(flops, jnp.float32), jnp.asarray(power, jnp.float32), gain)

@@ -7,7 +7,7 @@ import pytest
 
 from jfedsl.compression.compressor import Compressor
 from jfedsl.compression.deployed import deployed
-from jfedsl.compression.expression import Place, build, parse
+from jfedsl.compression.expression import Constraints, build, parse
 from jfedsl.compression.message import Message
 
 VALUES = np.random.default_rng(0).normal(size=(4, 60)).astype(np.float32)
@@ -21,7 +21,7 @@ def received(compressor: Compressor, seed: int = 0) -> np.ndarray:
 
 def forwards(text: str, clients: int = 1) -> tuple[list[np.ndarray], list[int]] | None:
     """What arrives by the deterministic form of every client, and the group of every client."""
-    built = deployed(parse(text, clients, Place()), clients, 0)
+    built = deployed(parse(text, clients, Constraints()), clients, 0)
     if built is None:
         return None
     compressor, group = built
@@ -50,7 +50,7 @@ def test_unbiased_compressors_that_do_not_quantize_change_nothing(text: str) -> 
 def test_the_rest_has_a_form_that_draws_nothing(text: str, same_as: str) -> None:
     delivered = forwards(text)
     assert delivered is not None
-    expected = received(build(parse(same_as, 1, Place()), 1, 0)(0))
+    expected = received(build(parse(same_as, 1, Constraints()), 1, 0)(0))
     np.testing.assert_array_equal(delivered[0][0], expected)
     assert not np.array_equal(expected, VALUES)
 

@@ -9,13 +9,19 @@ import pytest
 
 from jfedsl.compression.compressor import Compressor, chain, feedback
 from jfedsl.compression.dropout import dropout
-from jfedsl.compression.expression import ExpressionError, Place, build, most_extra_bytes, parse
+from jfedsl.compression.expression import (
+    Constraints,
+    ExpressionError,
+    build,
+    most_extra_bytes,
+    parse,
+)
 from jfedsl.compression.message import Message
 from jfedsl.compression.quantization import cast, qsgd, sign, ternary, uniform
 from jfedsl.compression.registry import COMPRESSORS
 from jfedsl.compression.sparsification import randtopk, splitfc, topk
 
-ANY = Place()
+ANY = Constraints()
 VALUES = jax.random.normal(jax.random.key(2), (4, 3, 3, 5))
 
 
@@ -193,7 +199,7 @@ def test_feedback_is_refused_where_nothing_is_lost() -> None:
     with pytest.raises(
         ExpressionError, match="is of no use here, where changes contain what was lost"
     ):
-        parse("feedback(sign)", 3, Place(batch=False, feedback=False))
+        parse("feedback(sign)", 3, Constraints(batch=False, feedback=False))
 
 
 @pytest.mark.parametrize(
@@ -204,4 +210,4 @@ def test_what_needs_a_batch_is_refused_where_there_is_none(text: str) -> None:
     with pytest.raises(
         ExpressionError, match="at character .* is for activations and their gradients only"
     ):
-        parse(text, 3, Place(batch=False))
+        parse(text, 3, Constraints(batch=False))

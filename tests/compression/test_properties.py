@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfedsl.compression.expression import Place, build, parse
+from jfedsl.compression.expression import Constraints, build, parse
 from jfedsl.compression.message import Message
 from jfedsl.compression.properties import has_memory, is_unbiased
 from jfedsl.compression.registry import COMPRESSORS
@@ -47,7 +47,7 @@ def test_every_entry_is_tested() -> None:
 
 @pytest.mark.parametrize("text", EXPRESSIONS)
 def test_unbiased_means_that_the_mean_of_what_arrives_is_what_was_sent(text: str) -> None:
-    calls = parse(text, 1, Place())
+    calls = parse(text, 1, Constraints())
     compressor = build(calls, 1, 0)(0)
     x = jnp.asarray(VALUES)
 
@@ -66,4 +66,4 @@ def test_unbiased_means_that_the_mean_of_what_arrives_is_what_was_sent(text: str
 
 @pytest.mark.parametrize("text", EXPRESSIONS)
 def test_only_feedback_has_a_memory(text: str) -> None:
-    assert has_memory(parse(text, 1, Place()), 1) == text.startswith("feedback")
+    assert has_memory(parse(text, 1, Constraints()), 1) == text.startswith("feedback")

@@ -59,7 +59,7 @@ def test_without_normalise_values_stay_as_they_are(dtype: str, converted: str) -
     inputs = (np.arange(300).reshape(100, 3) % 7).astype(dtype)
     data = data_of(inputs, normalise=False)
     assert data.train.images.dtype == converted and not data.normalise and data.scale is None
-    assert data.whole == (converted != "float32")
+    assert data.integer_inputs == (converted != "float32")
     np.testing.assert_array_equal(data.train.images, inputs)
 
 

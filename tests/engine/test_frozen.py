@@ -86,10 +86,10 @@ def test_a_model_trains_as_with_constants_in_its_code(model: str, changes: dict[
     assert_equal(record.sent, of_expected.sent)
     assert differs(state.server.params, experiment.init().server.params)
     assert_equal(experiment.data.frozen, before)
-    found, other = (
+    computed, other = (
         e.evaluate()(e.data, s, e.test) for e, s in ((experiment, state), (constants, expected))
     )
-    assert_close(found, other, rtol=1e-3, atol=1e-4)
+    assert_close(computed, other, rtol=1e-3, atol=1e-4)
 
 
 ROUNDS_OF = [

@@ -41,7 +41,7 @@ def rounds_by_gain(e: Experiment) -> Callable[[Array, State], tuple[State, Round
     assert radio is not None
 
     def run(gain: Array, state: State) -> tuple[State, RoundRecord]:
-        site = radio.deployment._replace(devices=radio.deployment.devices._replace(gain=gain))
+        site = radio.deployment._replace(hardware=radio.deployment.hardware._replace(gain=gain))
         spec = e.spec._replace(radio=radio._replace(deployment=site))
         return run_round(spec, e.data, e.key, state)
 
@@ -50,7 +50,7 @@ def rounds_by_gain(e: Experiment) -> Callable[[Array, State], tuple[State, Round
 
 def gain_without(e: Experiment, away: list[int]) -> Array:
     assert e.spec.radio is not None
-    return e.spec.radio.deployment.devices.gain.at[jnp.array(away, int)].set(0.0)
+    return e.spec.radio.deployment.hardware.gain.at[jnp.array(away, int)].set(0.0)
 
 
 def rounds_without(e: Experiment, away: list[int]) -> Round:

@@ -32,19 +32,19 @@ def test_losses_are_of_each_example() -> None:
     assert set(expected) == set(LOSSES)
     for name, values in expected.items():
         targets = CLASSES if name == "cross_entropy" else NUMBERS
-        found = LOSSES[name](jnp.asarray(OUTPUTS), jnp.asarray(targets))
-        assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, values, rtol=1e-5)
+        computed = LOSSES[name](jnp.asarray(OUTPUTS), jnp.asarray(targets))
+        assert computed.dtype == jnp.float32
+        np.testing.assert_allclose(computed, values, rtol=1e-5)
 
 
 def test_metrics_say_their_name_and_which_way_is_better() -> None:
     assert [name for name, metric in METRICS.items() if metric.name != name] == []
     accuracy, error = METRICS["accuracy"], METRICS["mean_absolute_error"]
     assert accuracy.higher_is_better and not error.higher_is_better
-    found = accuracy.of(jnp.asarray(OUTPUTS), jnp.asarray(CLASSES))
-    np.testing.assert_array_equal(found, (OUTPUTS.argmax(1) == CLASSES).astype(np.float32))
-    found = error.of(jnp.asarray(OUTPUTS), jnp.asarray(NUMBERS))
-    np.testing.assert_allclose(found, np.abs(OUTPUTS - NUMBERS).mean(1), rtol=1e-6)
+    computed = accuracy.of(jnp.asarray(OUTPUTS), jnp.asarray(CLASSES))
+    np.testing.assert_array_equal(computed, (OUTPUTS.argmax(1) == CLASSES).astype(np.float32))
+    computed = error.of(jnp.asarray(OUTPUTS), jnp.asarray(NUMBERS))
+    np.testing.assert_allclose(computed, np.abs(OUTPUTS - NUMBERS).mean(1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -79,9 +79,9 @@ def test_user_defined_layers_are_described_by_name_and_settings() -> None:
     settings = {"features": 4, "activation": "tanh"}
     arrays = {"kernel": "params.second.kernel", "bias": "params.second.bias"}
     assert [layer["steps"] for layer in description] == [
-        [{"op": "own", "module": "UserModule", "settings": settings}],
-        [{"op": "dense", "arrays": arrays}, {"op": "own", "function": "tanh"}],
-        [{"op": "own", "function": "clip"}],
-        [{"op": "own"}],
+        [{"op": "custom", "module": "UserModule", "settings": settings}],
+        [{"op": "dense", "arrays": arrays}, {"op": "custom", "function": "tanh"}],
+        [{"op": "custom", "function": "clip"}],
+        [{"op": "custom"}],
     ]
     json.dumps(description)

@@ -273,11 +273,11 @@ def test_frozen_variables_stand_beside_the_parameters_and_keep_their_type(dtype:
     assert shapes == ({}, *kernels, {})
     held = layers.with_frozen(model, frozen)
     y, _ = layers.apply(held, params, stats, x, True)
-    for layer, own, base in zip(model[1:4], params[1:4], frozen[1:4], strict=True):
+    for layer, adapter, base in zip(model[1:4], params[1:4], frozen[1:4], strict=True):
         assert layer.activation is not None
         scale = 0.01 if dtype == jnp.int8 else 1.0
         kernel = scale * base["kernel"].astype(jnp.float32)
-        x = layer.activation(x @ (kernel + own["down"]["kernel"] @ own["up"]["kernel"]))
+        x = layer.activation(x @ (kernel + adapter["down"]["kernel"] @ adapter["up"]["kernel"]))
     expected, _ = layers.apply(model[4:], params[4:], stats[4:], x, True)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
@@ -287,8 +287,8 @@ def test_a_model_takes_other_frozen_variables_than_it_has_and_misses_them_if_it_
     zeros = jax.tree.map(jnp.zeros_like, frozen)
     twice = layers.with_frozen(layers.with_frozen(model, zeros), frozen)
     once = layers.with_frozen(model, frozen)
-    found, expected = (layers.apply(m, params, stats, x, False) for m in (twice, once))
-    assert_trees_equal(found, expected)
+    computed, expected = (layers.apply(m, params, stats, x, False) for m in (twice, once))
+    assert_trees_equal(computed, expected)
     with pytest.raises(FlaxError, match="frozen"):
         layers.apply(model, params, stats, x, False)
 
@@ -311,14 +311,14 @@ def test_a_map_over_clients_gives_frozen_variables_no_axis() -> None:
     assert "[64,48]" in text and "5,64,48" not in text
 
 
-def test_a_layer_of_whole_numbers_passes_frozen_variables_on() -> None:
+def test_a_layer_with_integer_inputs_passes_frozen_variables_on() -> None:
     class Table(nn.Module):
         @nn.compact
         def __call__(self, x: Array) -> Array:
             rows = self.variable("frozen", "rows", lambda: jnp.arange(6.0).reshape(3, 2))
             return rows.value[x]
 
-    model = (layers.of_whole_numbers(layers.from_linen("table", Table())),)
+    model = (layers.with_integer_inputs(layers.from_linen("table", Table())),)
     x = jnp.array([[2.0], [0.0]])
     params, stats, frozen = layers.init(model, jax.random.key(0), x)
     y, _ = layers.apply(layers.with_frozen(model, frozen), params, stats, x, False)

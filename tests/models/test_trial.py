@@ -57,12 +57,12 @@ def on_two_examples(model: tuple[Layer, ...], shape: tuple[int, ...]) -> Any:
 def test_a_layer_that_mixes_examples_is_found(
     model: tuple[Layer, ...], shape: tuple[int, ...], name: str | None
 ) -> None:
-    assert trial.mixing(*on_two_examples(model, shape)) == name
+    assert trial.first_mixing_layer(*on_two_examples(model, shape)) == name
 
 
 def test_built_in_models_need_no_check() -> None:
-    assert all(entry.tried for entry in MODELS.values())
-    assert not ModelEntry(mlp, "dense1").tried
+    assert all(entry.checked for entry in MODELS.values())
+    assert not ModelEntry(mlp, "dense1").checked
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_built_in_models_need_no_check() -> None:
 def test_a_model_that_casts_real_inputs_to_integers_is_found(
     model: tuple[Layer, ...], rounded: bool
 ) -> None:
-    assert trial.rounds(*on_two_examples(model, (5,))) == rounded
+    assert trial.rounds_inputs(*on_two_examples(model, (5,))) == rounded
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_batch_norm_of_one_value_a_channel_is_found(
         (from_linen("norm", Normed()), FLAT, HEAD), shape
     )
     inputs = jax.ShapeDtypeStruct((batch, *shape), x.dtype)
-    layer, output = trial.lone_values(model, params, stats, inputs)
+    layer, output = trial.layer_with_single_values(model, params, stats, inputs)
     assert layer == name and (layer or output.shape == (batch, 3))
 
 
 def test_a_first_layer_gets_exact_integers_when_activations_are_bfloat16() -> None:
-    model = (layers.of_whole_numbers(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
+    model = (layers.with_integer_inputs(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
     ids = jnp.array([[999, 257], [3, 998]], jnp.float32)
     params, stats, _ = layers.init(model, jax.random.key(0), ids)
     expected = params[0]["embedding"][ids.astype(jnp.int32)].reshape(2, -1)
@@ -110,5 +110,5 @@ def test_a_first_layer_gets_exact_integers_when_activations_are_bfloat16() -> No
     assert jnp.array_equal(actual, expected.astype(jnp.bfloat16).astype(jnp.float32))
     assert jnp.array_equal(layers.apply((), (), (), ids, True, jnp.bfloat16)[0], ids)
     with pytest.raises(ValueError, match="whole makes int32, where real numbers are needed"):
-        layer = layers.of_whole_numbers(from_function("whole", lambda x: x))
+        layer = layers.with_integer_inputs(from_function("whole", lambda x: x))
         layers.apply((layer,), ({},), ({},), ids, True)

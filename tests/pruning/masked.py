@@ -87,7 +87,7 @@ def masked_forward(plan: Plan) -> ClientForward:
 def layer_outputs(plan: Plan, counts: Sequence[int], params: Any, stats: Any, masks: Any, x: Any):  # type: ignore[no-untyped-def]
     """Outputs of every layer, computed at the narrow shapes and grown to full width."""
     kept = narrow.select(masks, counts)
-    model: tuple[Layer, ...] = narrow.resized(plan, counts)
+    model: tuple[Layer, ...] = narrow.with_widths(plan, counts)
     small = narrow._map(lambda w, axes: narrow.shrink(w, axes, kept), params, plan.params)
     small_stats = narrow._map(lambda s, axes: narrow.shrink(s, axes, kept), stats, plan.stats)
     outputs = []

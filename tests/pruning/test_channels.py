@@ -81,13 +81,13 @@ def test_taylor_scores_of_channels_are_norms_over_the_learning_rate() -> None:
     before, after = params_of(plan, 1), params_of(plan, 2)
     kept = [jnp.arange(source.size) % 3 > 0 for source in plan.sources]
     state = pruner.update(pruner.init(before), before, after, kept, jnp.float32(0.25))
-    assert state.scores is not None
+    assert state.score_state is not None
     w, v = (np.asarray(tree[2]["Conv_0"]["kernel"], np.float64) for tree in (before, after))
     mask = np.asarray(kept[1])
     change, size = (np.sqrt((x**2).sum(axis=(0, 1, 2))) for x in (v * (v - w), v))
     typical = change[mask].sum() / size[mask].sum()
     expected = np.where(mask, change, size * typical) / 0.25
-    np.testing.assert_allclose(state.scores[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(state.score_state[1], expected, rtol=1e-5)
     again = pruner.update(state, before, after, kept, jnp.float32(0.5))
     assert again.scores is not None
     expected = np.where(mask, change / 0.5, expected / 2)

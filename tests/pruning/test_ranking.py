@@ -36,7 +36,7 @@ def updated(score: Score, kept: list[Array], rate: float) -> Any:
 
 def test_a_period_updates_the_state_and_the_ranks() -> None:
     state = updated(COUNTING, KEPT, 0.5)
-    assert state.scores == 0.5
+    assert state.score_state == 0.5
     np.testing.assert_array_equal(state.ranks[0], [0, 2, 1])
 
 
@@ -45,20 +45,20 @@ def test_a_period_in_which_nothing_is_learnt_leaves_a_state_and_its_ranks(
     kept: list[Array], rate: float
 ) -> None:
     state = updated(COUNTING, kept, rate)
-    assert state.scores == 0.0
+    assert state.score_state == 0.0
     np.testing.assert_array_equal(state.ranks[0], [2, 0, 1])
 
 
 def test_a_score_without_a_state_follows_the_weights_alone() -> None:
     score = memoryless(lambda weights, norms: [-norm for norm in norms(weights)])
     state = updated(score, LOST, 0.0)
-    assert state.scores is None
+    assert state.score_state is None
     np.testing.assert_array_equal(state.ranks[0], [2, 0, 1])
 
 
 def test_a_draw_sees_the_key_and_the_weights_of_now() -> None:
     score = drawn(lambda key, weights, norms: [n + jax.random.uniform(key) for n in norms(weights)])
     state = updated(score, KEPT, 0.5)
-    assert state.ranks is None and state.scores is None
+    assert state.ranks is None and state.score_state is None
     ranked = ranking.of_client(score, UNITS, state, SECOND, jax.random.key(0))
     np.testing.assert_array_equal(ranked[0], [0, 2, 1])

@@ -91,7 +91,7 @@ def test_a_users_score_with_a_state_prunes_both_kinds(kind: str, squares: Any, p
         assert means[0][kept[0]].max() <= means[0][~kept[0]].min() * (1 + 1e-5)
         pairs = zip(means, squares(state.aggregator.params), strict=True)
         means = [0.5 * mean + 0.5 * square for mean, square in pairs]
-        for actual, mean in zip(state.aggregator.pruning.scores, means, strict=True):
+        for actual, mean in zip(state.aggregator.pruning.score_state, means, strict=True):
             np.testing.assert_allclose(np.ravel(actual), mean, rtol=1e-4, atol=1e-6)
 
 

@@ -244,7 +244,7 @@ def test_magnitude_masks_follow_the_aggregated_weights() -> None:
     masks = masks_of(dynamic, after, state=state)
     assert_trees_equal(masks, masks_of(dynamic, after))
     assert not np.array_equal(flat(pick(masks)), flat(pick(masks_of(dynamic, before))))
-    assert state.scores is None
+    assert state.score_state is None
 
 
 def random_kept(seed: int = 9) -> Any:
@@ -280,8 +280,8 @@ def test_taylor_scores_are_weight_times_gradient_and_halve_in_absence() -> None:
         before, after, kept = model(period), model(period + 1), random_kept(period)
         state = update(taylor, state, before, after, kept, rate)
         last = reference(last, before, after, kept, rate)
-        assert state.scores is not None
-        for actual, expected in zip(state.scores, last, strict=True):
+        assert state.score_state is not None
+        for actual, expected in zip(state.score_state, last, strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
@@ -311,17 +311,17 @@ def test_a_leaf_that_nobody_kept_has_the_gradient_of_the_others() -> None:
     state = update(taylor, taylor.init(before), before, after, kept, 0.1)
     old, new = (np.asarray(tree[0]["kernel"], np.float64) for tree in (before, after))
     typical = np.sum(np.abs(new * (new - old))) / np.sum(np.abs(new)) / 0.1
-    assert state.scores is not None
+    assert state.score_state is not None
     expected = typical * np.abs(np.asarray(after[2]["kernel"]))
-    np.testing.assert_allclose(state.scores[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(state.score_state[1], expected, rtol=1e-5)
 
 
 @every_scope
 def test_the_least_taylor_scores_are_removed(scope: str) -> None:
     before, after, taylor = model(0), model(1), pruner("taylor", scope)
     state = update(taylor, taylor.init(before), before, after, random_kept())
-    assert state.scores is not None
-    scores: Any = ({"kernel": state.scores[0]}, {}, {"kernel": state.scores[1]})
+    assert state.score_state is not None
+    scores: Any = ({"kernel": state.score_state[0]}, {}, {"kernel": state.score_state[1]})
     masks = competing(masks_of(taylor, after, state=state), scope)
     for mask, score in zip(masks, competing(same_for_all(scores), scope), strict=True):
         for kept, of_client in zip(mask, score, strict=True):

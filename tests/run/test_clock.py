@@ -33,10 +33,10 @@ def some_cost(count: int) -> Cost:
 def test_a_checkpoint_keeps_the_cost_to_the_bit_and_in_few_bytes() -> None:
     cost, participants = some_cost(1000), np.arange(1000, dtype=np.int32)[::-1]
     text = json.dumps(to_plain((cost, participants)))
-    found = from_plain(json.loads(text))
-    assert found is not None
-    assert_equal(found, (cost, participants))
-    kinds = [jax.tree.map(lambda x: str(x.dtype), tree) for tree in (found, (cost, participants))]
+    back = from_plain(json.loads(text))
+    assert back is not None
+    assert_equal(back, (cost, participants))
+    kinds = [jax.tree.map(lambda x: str(x.dtype), tree) for tree in (back, (cost, participants))]
     assert kinds[0] == kinds[1]
     # 14 arrays of float32 and 4 of a bit a participant: 4/3 of their bytes, as base64 is.
     assert len(text) < 1.4 * (14 * 4 + 4 + 4) * 1000

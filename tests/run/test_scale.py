@@ -418,7 +418,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"client_state": "stateless", "model_up": "feedback(topk(0.1))"},
-        "--model_up must be a chain without feedback(...) with --client_state",
+        "--model_up must be a chain without feedback(...) or other memory with --client_state",
     ),
     (
         {"client_state": "stateless", **LOCAL},

@@ -76,11 +76,11 @@ def test_an_exchange_of_regression_is_that_of_a_plain_loop() -> None:
         outputs, _ = layers.apply(spec.model, whole, stats, batch.inputs[n], True)
         return jnp.mean((outputs - batch.labels[n]) ** 2)
 
-    found = [jax.value_and_grad(loss, (0, 1))(first, state.server.params, n) for n in range(4)]
-    expected = jnp.array([value for value, _ in found])
-    clients = [jax.tree.map(lambda w, g: w - 0.05 * g, first, g[0]) for _, g in found]
+    pairs = [jax.value_and_grad(loss, (0, 1))(first, state.server.params, n) for n in range(4)]
+    expected = jnp.array([value for value, _ in pairs])
+    clients = [jax.tree.map(lambda w, g: w - 0.05 * g, first, g[0]) for _, g in pairs]
     server = state.server.params
-    for weight, (_, gradient) in zip(share, found, strict=True):
+    for weight, (_, gradient) in zip(share, pairs, strict=True):
         server = jax.tree.map(lambda w, g, s=weight: w - 0.05 * s * g, server, gradient[1])
     after, record = run(state)
     assert cut > 0 and batch.labels.shape == (4, 8, 2)

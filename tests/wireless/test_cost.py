@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jfedsl.wireless.cost import KAPPA, Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
-from jfedsl.wireless.radio import Conditions, Deployment, Devices, FlopCounts, Radio
+from jfedsl.wireless.radio import Conditions, Deployment, FlopCounts, Radio, RadioHardware
 
 CLIENTS = 9
 SERVER_FLOPS = 3e11  # of one client's batch
@@ -35,7 +35,7 @@ def priced(given: Round, one_by_one: bool) -> Cost:
     empty = jnp.zeros((1, 1))
     radio = Radio(
         network=MACRO_CELL,
-        deployment=Deployment(Devices(given.flops, given.power, jnp.ones(CLIENTS)), empty),
+        deployment=Deployment(RadioHardware(given.flops, given.power, jnp.ones(CLIENTS)), empty),
         flop_counts=FlopCounts(empty, empty, SERVER_FLOPS),
         allocation="equal", sparse=False, outage_snr=None,
         timeout=given.timeout, deadline=given.deadline,

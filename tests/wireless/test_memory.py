@@ -125,10 +125,10 @@ def test_backward_passes_keep_several_times_the_outputs_of_layers(model, all_lea
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_frozen_variables_lie_in_memory_as_they_are_and_have_no_gradient_or_moments(dtype: str):
     model = adapted(10, dtype=jnp.dtype(dtype))[1:3]
-    found, full = memory(model, (INPUTS,)), memory(adapted(10)[1:3], (INPUTS,))
+    lean, full = memory(model, (INPUTS,)), memory(adapted(10)[1:3], (INPUTS,))
     entries = INPUTS * WIDTHS[0] + WIDTHS[0] * WIDTHS[1]
-    assert found.parameters == found.gradients + entries * jnp.dtype(dtype).itemsize
-    assert (found.gradients, found.optimizer) == (full.gradients, full.optimizer)
+    assert lean.parameters == lean.gradients + entries * jnp.dtype(dtype).itemsize
+    assert (lean.gradients, lean.optimizer) == (full.gradients, full.optimizer)
     # What the backward pass reads of another type is a copy: here of the second kernel alone.
     copied = 0 if dtype == "float32" else 4 * WIDTHS[0] * WIDTHS[1]
-    assert found.residuals == full.residuals + copied
+    assert lean.residuals == full.residuals + copied

@@ -20,11 +20,11 @@ from jfedsl.wireless.network import MACRO_CELL, NETWORKS, WIDEBAND, Network
 from jfedsl.wireless.radio import (
     Conditions,
     Deployment,
-    Devices,
     FlopCounts,
     Radio,
+    RadioHardware,
     conditions,
-    place,
+    deploy,
 )
 
 CLIENTS = 12
@@ -38,13 +38,13 @@ BITS = jnp.asarray(10 ** _rng.uniform(4, 6, CLIENTS), jnp.float32)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _drawn(
-    network: Network, allocation: str, outage: float | None, devices: Devices, key: Array,
+    network: Network, allocation: str, outage: float | None, hardware: RadioHardware, key: Array,
     ids: Array, forward: Array, bits: Array,
 ) -> Conditions:  # fmt: skip
     empty = jnp.zeros((1, 1))
     flop_counts = FlopCounts(empty, empty, 1.0)
     radio = Radio(
-        network, Deployment(devices, empty), flop_counts, allocation, False, outage, None, None
+        network, Deployment(hardware, empty), flop_counts, allocation, False, outage, None, None
     )  # fmt: skip
     return conditions(radio, key, ids, forward, 2 * forward, bits)
 
@@ -59,14 +59,14 @@ def drawn(
     """The conditions of the participants `ids` in one round."""
     participants = jnp.array(ids)
     return _drawn(
-        network, allocation, outage, devices_of(network), jax.random.key(seed), participants,
+        network, allocation, outage, deployed(network), jax.random.key(seed), participants,
         FORWARD[participants], BITS[participants],
     )  # fmt: skip
 
 
-def devices_of(network: Network, count: int = CLIENTS, seed: int = 0) -> Devices:
+def deployed(network: Network, count: int = CLIENTS, seed: int = 0) -> RadioHardware:
     power = np.linspace(*network.device_power_dbm, count)
-    return place(jax.random.key(seed), network, np.linspace(1e9, 1e10, count), power)
+    return deploy(jax.random.key(seed), network, np.linspace(1e9, 1e10, count), power)
 
 
 def finish(drawn_conditions: Conditions) -> np.ndarray:
@@ -78,13 +78,13 @@ def finish(drawn_conditions: Conditions) -> np.ndarray:
 def test_equal_shares_agree_with_float64(name):
     network = NETWORKS[name]._replace(fading="none")
     ids = (7, 2, 5)
-    devices = jax.tree.map(lambda x: np.asarray(x, np.float64)[list(ids)], devices_of(network))
+    hardware = jax.tree.map(lambda x: np.asarray(x, np.float64)[list(ids)], deployed(network))
     round_conditions = drawn(network, ids)
     up, down = network.up_hz / 3, network.down_hz / 3
-    strength = devices.power * devices.gain / network.noise
+    strength = hardware.power * hardware.gain / network.noise
     assert_close(round_conditions.up_rate, up * np.log2(1 + strength / up), rtol=1e-5)
     power = 10 ** (network.server_power_dbm / 10 - 3) / 3
-    snr = power * devices.gain / (network.noise * down)
+    snr = power * hardware.gain / (network.noise * down)
     assert_close(round_conditions.down_rate, down * np.log2(1 + snr), rtol=1e-5)
     assert_equal(round_conditions.forward, FORWARD[np.array(ids)])
     assert_equal(round_conditions.backward, 2 * FORWARD[np.array(ids)])
@@ -173,7 +173,8 @@ def test_outage_probability_is_that_of_the_direction_with_the_lower_snr(threshol
     assert min(mean_snr, key=mean_snr.__getitem__) == worse
     ones = jnp.ones(count)
     round_conditions = _drawn(
-        net, "equal", threshold * mean_snr[worse], Devices(1e9 * ones, power * ones, gain * ones),
+        net, "equal", threshold * mean_snr[worse],
+        RadioHardware(1e9 * ones, power * ones, gain * ones),
         jax.random.key(3), jnp.arange(count), ones, ones,
     )  # fmt: skip
     expected = -math.expm1(-threshold)
@@ -215,29 +216,29 @@ def test_presets_in_watts_and_hertz(name, up_hz, down_hz, noise, device, server)
 def test_a_run_has_the_network_of_its_config():
     radio = build(plain(network="wideband")).spec.radio
     assert radio.network == WIDEBAND and not radio.can_fail
-    assert all(x.shape == (4,) for x in radio.deployment.devices)
+    assert all(x.shape == (4,) for x in radio.deployment.hardware)
     assert np.all(radio.flop_counts.forward >= 0) and radio.flop_counts.server > 0
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_gains_of_clients(name):
     network = NETWORKS[name]
-    devices = devices_of(network, 1000)
+    hardware = deployed(network, 1000)
     low, high = network.gain or (path_gain(network.radius), path_gain(NEAREST))
-    gain = np.asarray(devices.gain, np.float64)
+    gain = np.asarray(hardware.gain, np.float64)
     assert np.all((gain >= low * (1 - 1e-5)) & (gain <= high * (1 + 1e-5)))
     if network.gain:  # uniform between the two
         assert abs(gain.mean() - (low + high) / 2) <= 5 * (high - low) / math.sqrt(12 * 1000)
-    assert_close(devices.power, from_dbm(np.linspace(*network.device_power_dbm, 1000)))
-    assert_equal(devices.flops, np.float32(np.linspace(1e9, 1e10, 1000)))
-    assert all(x.dtype == jnp.float32 for x in devices)
-    assert_equal(devices_of(network, 1000), devices)
-    assert differs(devices_of(network, 1000, seed=1).gain, devices.gain)
+    assert_close(hardware.power, from_dbm(np.linspace(*network.device_power_dbm, 1000)))
+    assert_equal(hardware.flops, np.float32(np.linspace(1e9, 1e10, 1000)))
+    assert all(x.dtype == jnp.float32 for x in hardware)
+    assert_equal(deployed(network, 1000), hardware)
+    assert differs(deployed(network, 1000, seed=1).gain, hardware.gain)
 
 
 def test_shadowing_multiplies_gains():
-    unshadowed = devices_of(MACRO_CELL, 4000)
-    shadowed = devices_of(MACRO_CELL._replace(shadowing_db=8.0), 4000)
+    unshadowed = deployed(MACRO_CELL, 4000)
+    shadowed = deployed(MACRO_CELL._replace(shadowing_db=8.0), 4000)
     db = 10 * np.log10(np.asarray(shadowed.gain / unshadowed.gain, np.float64))
     assert abs(db.mean()) <= 5 * 8 / math.sqrt(4000)
     assert abs(db.std() / 8 - 1) <= 5 / math.sqrt(2 * 4000)

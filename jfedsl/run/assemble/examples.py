@@ -32,7 +32,7 @@ def check_augment(config: Config, dataset: Dataset) -> None:
     if len(shape) != 3:
         allowed = f"none with inputs of shape {list(shape)}"
         raise flag_error("augment", config.augment, allowed, reason="images are [H, W, C]")
-    if dataset.whole:
+    if dataset.integer_inputs:
         allowed = "none with inputs that are whole numbers, such as token ids"
         raise flag_error("augment", config.augment, allowed)
 

@@ -167,7 +167,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
     key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
     initial = initial_of(config, model, cut, key, image, dataset)
-    if not MODELS[config.model].tried:
+    if not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape)

@@ -7,7 +7,7 @@ import numpy as np
 from jfedsl import per_client
 from jfedsl.config import Config
 from jfedsl.errors import no_effect
-from jfedsl.wireless.network import DEVICES, NETWORKS, Network, device_counts
+from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS, Network, hardware_counts
 
 
 class Hardware(NamedTuple):
@@ -69,8 +69,8 @@ def _spread(config: Config, text: str | None, preset: tuple[float, float]) -> np
 
 def _by_class(config: Config) -> Hardware:
     """Devices of the classes asked for, dealt to the clients at random."""
-    counts = device_counts(config.device_classes)
-    rows = [DEVICES[name] for count, name in counts for _ in range(count)]
+    counts = hardware_counts(config.device_classes)
+    rows = [HARDWARE_CLASSES[name] for count, name in counts for _ in range(count)]
     order = np.random.default_rng((config.seed, config.clients)).permutation(len(rows))
     numbers = np.array(rows, np.float64)[order]
     return Hardware(*numbers.T)

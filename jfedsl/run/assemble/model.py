@@ -24,8 +24,8 @@ def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
     """
     entry = MODELS[config.model]
     model = entry.build(dataset.classes, config.norm)
-    if dataset.whole:
-        model = (layers.of_whole_numbers(model[0]), *model[1:])
+    if dataset.integer_inputs:
+        model = (layers.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
     try:
         index = cut_index(model, cut)
@@ -76,7 +76,7 @@ _AS_THEY_ARE = "a data set of from_arrays(..., normalise=False) leaves whole num
 
 def _unsuited(config: Config, image: Array, dataset: Dataset, error: Exception) -> UserError:
     reason = one_line(str(error)).rstrip(".")
-    if "must be an integer" in reason and not dataset.whole:  # as nn.Embed says
+    if "must be an integer" in reason and not dataset.integer_inputs:  # as nn.Embed says
         reason += f"; {_AS_THEY_ARE}"
     allowed = f"a model for inputs {list(image.shape)}"
     return flag_error("model", config.model, allowed, reason=reason)
@@ -99,8 +99,8 @@ def check_examples(
     """
     inputs = f"inputs {list(examples.shape[1:])} of --dataset={config.dataset}"
     try:
-        name = trial.mixing(model, initial, examples)
-        rounded = dataset.normalise and trial.rounds(model, initial, examples)
+        name = trial.first_mixing_layer(model, initial, examples)
+        rounded = dataset.normalise and trial.rounds_inputs(model, initial, examples)
     except (ValueError, TypeError, FlaxError) as error:
         raise _unsuited(config, examples[0], dataset, error) from error
     if name is not None:
@@ -121,12 +121,12 @@ def _check_batches(
     params, stats, frozen = initial
     model = layers.with_frozen(model, frozen)
     batch = jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
-    name, smashed = trial.lone_values(model[:cut], params[:cut], stats[:cut], batch)
+    name, smashed = trial.layer_with_single_values(model[:cut], params[:cut], stats[:cut], batch)
     if name is None:
         participants = config.participants or config.clients
         rows = config.batch_size * ALGORITHMS[config.algorithm].server_batch(participants)
         batch = jax.ShapeDtypeStruct((rows, *smashed.shape[1:]), jnp.float32)
-        name, _ = trial.lone_values(model[cut:], params[cut:], stats[cut:], batch)
+        name, _ = trial.layer_with_single_values(model[cut:], params[cut:], stats[cut:], batch)
     if name is not None:
         reason = f"the batch norm of {name} has one value a channel, whose variance is 0"
         raise flag_error("batch_size", config.batch_size, "2 or more", reason=reason)

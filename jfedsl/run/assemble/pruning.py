@@ -110,7 +110,7 @@ def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
 
 def _check_frozen(config: Config, side: Model, initial: Variables) -> None:
     """Refuses to remove channels of layers with frozen variables, which are as wide for all."""
-    held = [layer.name for layer, own in zip(side, initial.frozen, strict=False) if own]
+    held = [layer.name for layer, frozen in zip(side, initial.frozen, strict=False) if frozen]
     if held:
         allowed = f"none or mask with --model={config.model}"
         reason = f"{held[0]} has frozen variables, which all clients share"
@@ -133,7 +133,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         allowed, text = "fractions that leave every layer a channel", shown(config.prune_ladder)
         raise flag_error("prune_ladder", text, allowed, reason=str(error)) from None
     dense = _flops(plan.model, image)
-    sides = tuple(narrow.resized(plan, row) for row in counts.tolist())
+    sides = tuple(narrow.with_widths(plan, row) for row in counts.tolist())
     each = np.array([_flops(side, image) for side in sides])
     rates, notes = _requested(config), []
     if config.prune_policy == "by_resource":
@@ -155,7 +155,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         allowed = f"at least {len(made.groups)} (one for each width that clients have)"
         raise flag_error("participants", participants, allowed) from None
     flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
-    return Pruning(made, sizes, flops, sides, notes + ladders.report(rates, ladder))
+    return Pruning(made, sizes, flops, sides, notes + ladders.rung_lines(rates, ladder))
 
 
 def _requested(config: Config) -> np.ndarray:

@@ -19,7 +19,7 @@ from jfedsl.run.assemble.pruning import Pruning
 from jfedsl.wireless import channel
 from jfedsl.wireless.memory import Memory, client_memory
 from jfedsl.wireless.network import Network
-from jfedsl.wireless.radio import Deployment, FlopCounts, Radio, place
+from jfedsl.wireless.radio import Deployment, FlopCounts, Radio, deploy
 
 
 def build_radio(
@@ -63,8 +63,8 @@ def _site(
     bits = jnp.zeros((len(spec.pruner.width_configs), config.clients))
     if config.allocation == "minmax":
         bits = expected_bits(spec, key, image)
-    hardware_key = fold(key, Purpose.DEVICES)
-    return Deployment(place(hardware_key, network, hardware.flops, hardware.power_dbm), bits)
+    hardware_key = fold(key, Purpose.HARDWARE)
+    return Deployment(deploy(hardware_key, network, hardware.flops, hardware.power_dbm), bits)
 
 
 def _flop_counts(

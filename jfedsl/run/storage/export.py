@@ -32,8 +32,8 @@ def named(model: Model, variables: Variables) -> dict[str, Any]:
     return {
         f"{kind}.{layer.name}.{name}": leaf
         for kind in Variables._fields
-        for layer, own in by_layer(model, variables)
-        for name, leaf in flatten(getattr(own, kind)).items()
+        for layer, layer_variables in by_layer(model, variables)
+        for name, leaf in flatten(getattr(layer_variables, kind)).items()
     }
 
 

@@ -44,7 +44,7 @@ class TaskRecord(NamedTuple):
         return f"final_{column.removeprefix('test_')}"
 
     def row_of(self, result: Evaluation) -> Row:
-        """The test columns of a round, from what was found on the host."""
+        """The test columns of a round, from the evaluation on the host."""
         values = result.metric, result.metric_dense, result.metric_deployed
         metrics = zip(self.columns, map(float, values), strict=True)
         return {"test_loss": float(result.loss), **dict(metrics)}
@@ -72,10 +72,10 @@ def record_of(task: Task) -> TaskRecord:
     return TaskRecord(task.metric.name, task.metric.higher_is_better, task.of_classes)
 
 
-def read_record(found: Mapping[str, Any]) -> TaskRecord:
+def read_record(summary: Mapping[str, Any]) -> TaskRecord:
     """The record in a summary or fingerprint; builds that wrote none had classification alone.
 
     Raises:
       TypeError: what is under `task` is no record.
     """
-    return TaskRecord(**found["task"]) if "task" in found else CLASSIFICATION
+    return TaskRecord(**summary["task"]) if "task" in summary else CLASSIFICATION

@@ -11,7 +11,7 @@ from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 from jfedsl.run.assemble.hardware import hardware_of, network_of
 from jfedsl.run.assemble.radio import memory_of
-from jfedsl.wireless.network import DEVICES, NETWORKS
+from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS
 from jfedsl.wireless.radio import Conditions
 
 
@@ -56,11 +56,11 @@ def test_ranges_are_spread_and_alike_in_order():
 def test_classes_are_dealt_to_all_clients():
     hardware = hardware_of(config(device_classes="3*sensor, 1*phone"))
     assert sorted(hardware.flops) == sorted(
-        [DEVICES["sensor"].flops] * 3 + [DEVICES["phone"].flops]
+        [HARDWARE_CLASSES["sensor"].flops] * 3 + [HARDWARE_CLASSES["phone"].flops]
     )
     phone = int(np.argmax(hardware.flops))
-    assert hardware.power_dbm[phone] == DEVICES["phone"].power_dbm
-    assert hardware.memory[phone] == DEVICES["phone"].memory
+    assert hardware.power_dbm[phone] == HARDWARE_CLASSES["phone"].power_dbm
+    assert hardware.memory[phone] == HARDWARE_CLASSES["phone"].memory
 
 
 WRONG_CLASSES = [

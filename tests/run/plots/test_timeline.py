@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from jfedsl.run.plots.timeline import COLOURS, segments, timeline
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
-from jfedsl.wireless.radio import Conditions, Deployment, Devices, FlopCounts, Radio
+from jfedsl.wireless.radio import Conditions, Deployment, FlopCounts, Radio, RadioHardware
 from jfedsl.wireless.stages import Stage
 
 ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sent in vain"}
@@ -39,7 +39,7 @@ def some_cost(key: jax.Array, one_by_one: bool) -> Cost:
         bits[2] * has_current_model.astype(float), bits[3], arrived, has_current_model,
     )  # fmt: skip
     one, none = jnp.ones(6), jnp.zeros((1, 1))
-    work, site = FlopCounts(none, none, 1e12), Deployment(Devices(one, one, one), none)
+    work, site = FlopCounts(none, none, 1e12), Deployment(RadioHardware(one, one, one), none)
     radio = Radio(MACRO_CELL, site, work, "equal", False, None, 0.5, 2.0)
     conditions = Conditions(*rates, *passes, there, *(10 * rate for rate in rates))
     return round_cost(radio, jnp.arange(6), conditions, sent, one_by_one)
