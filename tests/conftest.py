@@ -1,20 +1,21 @@
-"""Strict settings for every test: no silent promotion, no key used twice."""
+"""Strict settings for every test: no silent promotion; no key used twice, but in whole runs."""
 
-import getpass
+import gc
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import drawing
 import image_sets
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
+from programs import PROGRAMS
 
 from jfedsl.compression.registry import COMPRESSORS
 from jfedsl.config import plugins
@@ -32,7 +33,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_debug_key_reuse", True)
+
+# Traces are millions of small objects that no cycle keeps: collect them rarely.
+gc.freeze()
+gc.set_threshold(200_000, 50, 1000)
 
 # Tests compile more than they compute. What the optimised programs compute is covered by the
 # scripts that tests run in processes of their own.
@@ -40,16 +44,17 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 # The same small programs are compiled again and again: all workers share what they compile, and so
 # do later runs. JAX's keys name versions and flags. Entries unused for a week are removed.
-_cache = Path(tempfile.gettempdir()) / f"jfedsl-tests-{getpass.getuser()}"
 _WEEK = 7 * 24 * 3600
 program_cache.mend()  # workers meet each other's entries
-_cache.mkdir(exist_ok=True)
+PROGRAMS.mkdir(exist_ok=True)
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    for entry in _cache.iterdir():
+    for entry in PROGRAMS.iterdir():
         if entry.stat().st_atime < time.time() - _WEEK:
             entry.unlink(missing_ok=True)
-jax.config.update("jax_compilation_cache_dir", str(_cache))
+jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+TESTS = Path(__file__).parent
 
 # Few examples, the same each time; --hypothesis-profile=many has more, and others each time.
 for name, examples in (("few", 8), ("many", 100)):
@@ -63,16 +68,20 @@ for name, examples in (("few", 8), ("many", 100)):
 settings.load_profile("few")
 
 
-@pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are not laid out, which takes a second; those of scripts are."""
-    save = Figure.savefig
+@pytest.fixture(scope="module", autouse=True)
+def no_key_used_twice(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Checks keys, which slows tracing by a fifth; whole runs are made of what is checked here."""
+    whole_runs = {"run", "studies", "planner"} & set(request.path.relative_to(TESTS).parts)
+    with jax.debug_key_reuse(not whole_runs):
+        yield
 
-    def quick(self: Figure, *args: Any, **kwargs: Any) -> None:
-        self.set_layout_engine("none")
-        save(self, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", quick)
+@pytest.fixture(scope="session", autouse=True)
+def blank_pictures() -> Iterator[None]:
+    """Figures are built but not drawn, which takes half a second a run; those of scripts are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", drawing.blank)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,13 @@
 """One training on any number of devices and processes."""
 
-import atexit
 import csv
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from helpers import parse, plain
 from hypothesis import given
 from hypothesis import strategies as st
 from on_meshes import summands
+from programs import PROGRAMS
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
@@ -31,8 +29,6 @@ from jfedsl.run.processes import distributed
 from jfedsl.sharding.collectives import pack, unpack
 
 ROOT = Path(__file__).parents[2]
-CACHE = tempfile.mkdtemp(prefix="jfedsl-tests-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 SMALL: dict[str, Any] = {
     "model": "mlp", "norm": "none", "train_examples": 300, "test_examples": 100, "rounds": 3,
     "local_steps": 2, "batch_size": 4, "partition": "iid", "progress": "none", "clients": 12,
@@ -102,7 +98,7 @@ def ask(request: dict[str, Any]) -> Any:
     """The answer of tests/on_meshes.py."""
     command = [sys.executable, str(ROOT / "tests" / "on_meshes.py")]
     done = subprocess.run(
-        [*command, json.dumps({"cache": CACHE, **request})], capture_output=True, text=True,
+        [*command, json.dumps({"cache": str(PROGRAMS), **request})], capture_output=True, text=True,
         timeout=900, env=child_environment(4),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -217,7 +213,7 @@ def started(
     program: list[str] = SCRIPT,
     **changes: Any,
 ) -> Any:
-    settings = {**LASTING, "compilation_cache": CACHE, "workdir": workdir, **changes}
+    settings = {**LASTING, "compilation_cache": PROGRAMS, "workdir": workdir, **changes}
     return subprocess.Popen(
         [*program, *(f"--{name}={value}" for name, value in settings.items()), *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=child_environment(devices),
@@ -249,32 +245,15 @@ def metrics(workdir: Path) -> list[dict[str, str]]:
         return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
 
 
-def check_same_metrics(workdir: Path, expected: Path, rounds: int) -> None:
+def check_same_metrics(workdir: Path, expected: Path, rounds: int, rtol: float = 1e-4) -> None:
     rows, others = metrics(workdir), metrics(expected)
     assert [int(row["round"]) for row in rows] == list(range(1, rounds + 1))
     for row, other in zip(rows, others[:rounds], strict=True):
         for name, text in other.items():
             if re.search("[.e]", text):
-                np.testing.assert_allclose(float(row[name]), float(text), rtol=1e-4, err_msg=name)
+                np.testing.assert_allclose(float(row[name]), float(text), rtol=rtol, err_msg=name)
             else:
                 assert row[name] == text, name
-
-
-def test_two_processes_train_as_one_and_go_on_as_four_devices(
-    tmp_path: Path, generated: Path
-) -> None:
-    """Each process reads only the images of its clients."""
-    alone, both = tmp_path / "alone", tmp_path / "runs" / "both"
-    data = {"dataset": "fashion_mnist", "data_dir": generated}
-    _, first, second = finished(
-        started(alone, [], rounds=6, **data), *two_started(both, client_state="host", **data)
-    )
-    assert "test accuracy" in first and "pictures" in first
-    assert "test accuracy" not in second and "workdir" not in second
-    assert [path.name for path in both.parent.iterdir()] == ["both"]
-    check_same_metrics(both, alone, 4)
-    finished(started(both, [], 4, rounds=6, client_state="host", **data))
-    check_same_metrics(both, alone, 6)
 
 
 @pytest.mark.slow
@@ -375,21 +354,50 @@ def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: 
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_killed_process_stops_the_other_and_both_go_on_later(tmp_path: Path, victim: int) -> None:
-    workdir, lasting = tmp_path / "run", {"client_state": "host", "checkpoint_every": 150}
-    processes = two_started(workdir, **lasting, rounds=500_000)
+def test_two_processes_train_as_one_and_end_together_and_four_devices_go_on(
+    tmp_path: Path, generated: Path, victim: int
+) -> None:
+    """Each process reads only the images of its clients; then one of them is killed."""
+    alone, both = tmp_path / "alone", tmp_path / "runs" / "both"
+    lasting: dict[str, Any] = {"checkpoint_every": 16}
+    data = {"dataset": "fashion_mnist", "data_dir": generated}
+    processes = two_started(both, **data, **lasting, client_state="host", rounds=500_000)
     try:
-        wait_for(152, workdir, processes)  # past a save, long before another one
+        wait_for(18, both, processes)  # past a save, long before another one
         check_stop(processes, victim)
     finally:
         for process in processes:
             process.kill()
-    before = metrics(workdir)
-    assert len(before) > 150 and [p.name for p in (workdir / "checkpoints").iterdir()] == ["150"]
-    finished(*two_started(workdir, **lasting, rounds=160))
-    after = metrics(workdir)
-    assert [int(row["round"]) for row in after] == list(range(1, 161))
-    assert after[:150] == before[:150]
+    assert [path.name for path in both.parent.iterdir()] == ["both"]
+    before = metrics(both)
+    assert len(before) > 16 and [p.name for p in (both / "checkpoints").iterdir()] == ["16"]
+    lasting["rounds"] = 20
+    finished(
+        started(alone, [], **data, **lasting),
+        started(both, [], 4, client_state="host", **data, **lasting),
+    )
+    assert metrics(both)[:16] == before[:16]
+    # Sums in another order: from about round 10 on some entries are quantized to another level.
+    check_same_metrics(both, alone, 20, rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_the_same_commands_go_on_after_a_kill_and_one_process_prints(
+    tmp_path: Path, victim: int
+) -> None:
+    lasting = {"client_state": "host", "checkpoint_every": 50}
+    processes = two_started(tmp_path / "run", **lasting, rounds=500_000)
+    try:
+        wait_for(52, tmp_path / "run", processes)
+        check_stop(processes, victim)
+    finally:
+        for process in processes:
+            process.kill()
+    first, second = finished(*two_started(tmp_path / "run", **lasting, rounds=60))
+    assert "test accuracy" in first and "pictures" in first
+    assert "test accuracy" not in second and "workdir" not in second
+    assert [int(row["round"]) for row in metrics(tmp_path / "run")] == list(range(1, 61))
 
 
 # What cannot work.
