@@ -70,9 +70,12 @@ settings.load_profile("few")
 
 @pytest.fixture(scope="module", autouse=True)
 def no_key_used_twice(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Checks keys, which slows tracing by a fifth; whole runs are made of what is checked here."""
-    whole_runs = {"run", "studies", "planner"} & set(request.path.relative_to(TESTS).parts)
-    with jax.debug_key_reuse(not whole_runs):
+    """Checks keys where they are spent, for it slows tracing by a fifth.
+
+    Whole rounds are checked by tests/engine/test_keys.py, one of every algorithm.
+    """
+    rooms = {"run", "studies", "planner", "engine", "algorithms"}
+    with jax.debug_key_reuse(rooms.isdisjoint(request.path.relative_to(TESTS).parts)):
         yield
 
 

@@ -1,7 +1,7 @@
 """Where modules without a test file of their own name are tested: module -> test file."""
 
 ELSEWHERE = {
-    "keys": "engine/test_exchange",
+    "keys": "engine/test_keys",
     "algorithms/centralized": "algorithms/test_baselines",
     "algorithms/fedavg": "algorithms/test_baselines",
     "algorithms/fedsl": "engine/test_exchange",

@@ -89,9 +89,9 @@ def test_taylor_scores_of_channels_are_norms_over_the_learning_rate() -> None:
     expected = np.where(mask, change, size * typical) / 0.25
     np.testing.assert_allclose(state.score_state[1], expected, rtol=1e-5)
     again = pruner.update(state, before, after, kept, jnp.float32(0.5))
-    assert again.scores is not None
+    assert again.score_state is not None
     expected = np.where(mask, change / 0.5, expected / 2)
-    np.testing.assert_allclose(again.scores[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(again.score_state[1], expected, rtol=1e-5)
 
 
 def test_random_channels_differ_by_client_and_round_and_repeat_for_the_same() -> None:

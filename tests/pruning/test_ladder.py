@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jfedsl.pruning.ladder import keep_counts, nearest_rung, report, schedule
+from jfedsl.pruning.ladder import keep_counts, nearest_rung, rung_lines, schedule
 from jfedsl.pruning.plan import Source
 from jfedsl.pruning.schedule import cubic_ramp
 
@@ -67,7 +67,7 @@ def test_without_a_ramp_there_is_one_width_config_and_a_group_for_each_rung() ->
 
 
 def test_the_report_says_what_rates_became() -> None:
-    lines = report(np.array([0.3, 0.2, 0.5]), LADDER)
+    lines = rung_lines(np.array([0.3, 0.2, 0.5]), LADDER)
     assert lines == [
         "pruning rate 0.2 to 0.3: 2 clients keep 0.75 of the channels",
         "pruning rate 0.5: 1 client keeps 0.5 of the channels",

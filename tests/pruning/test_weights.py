@@ -290,7 +290,7 @@ def test_taylor_scores_do_not_depend_on_the_learning_rate() -> None:
 
     def stepped(rate: float) -> Any:
         before = jax.tree.map(lambda w, g: w + rate * g, after, model(5))
-        return update(taylor, taylor.init(before), before, after, kept, rate).scores
+        return update(taylor, taylor.init(before), before, after, kept, rate).score_state
 
     for fast, slow in zip(stepped(0.5), stepped(0.125), strict=True):
         np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-5)

@@ -245,13 +245,13 @@ def metrics(workdir: Path) -> list[dict[str, str]]:
         return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
 
 
-def check_same_metrics(workdir: Path, expected: Path, rounds: int, rtol: float = 1e-4) -> None:
+def check_same_metrics(workdir: Path, expected: Path, rounds: int) -> None:
     rows, others = metrics(workdir), metrics(expected)
     assert [int(row["round"]) for row in rows] == list(range(1, rounds + 1))
     for row, other in zip(rows, others[:rounds], strict=True):
         for name, text in other.items():
             if re.search("[.e]", text):
-                np.testing.assert_allclose(float(row[name]), float(text), rtol=rtol, err_msg=name)
+                np.testing.assert_allclose(float(row[name]), float(text), rtol=1e-4, err_msg=name)
             else:
                 assert row[name] == text, name
 
@@ -359,7 +359,11 @@ def test_two_processes_train_as_one_and_end_together_and_four_devices_go_on(
 ) -> None:
     """Each process reads only the images of its clients; then one of them is killed."""
     alone, both = tmp_path / "alone", tmp_path / "runs" / "both"
-    lasting: dict[str, Any] = {"checkpoint_every": 16}
+    # Uncompressed: a sum in another order may bring an entry to another level of a quantizer.
+    lasting: dict[str, Any] = {
+        "checkpoint_every": 16, "dropout_rate": 0.0, "cut_gradient_bits": 32,
+        "client_gradient_bits": 32,
+    }  # fmt: skip
     data = {"dataset": "fashion_mnist", "data_dir": generated}
     processes = two_started(both, **data, **lasting, client_state="host", rounds=500_000)
     try:
@@ -377,8 +381,7 @@ def test_two_processes_train_as_one_and_end_together_and_four_devices_go_on(
         started(both, [], 4, client_state="host", **data, **lasting),
     )
     assert metrics(both)[:16] == before[:16]
-    # Sums in another order: from about round 10 on some entries are quantized to another level.
-    check_same_metrics(both, alone, 20, rtol=2e-3)
+    check_same_metrics(both, alone, 20)
 
 
 @pytest.mark.slow
