@@ -68,6 +68,7 @@ ELSEWHERE = {
     "pruning/pruner": "pruning/test_weights",
     "run/assemble/examples": "run/assemble/test_shares",
     "run/assemble/experiment": "run/test_training",
+    "run/assemble/fingerprint": "engine/test_frozen",
     "run/assemble/limits": "run/test_training",
     "run/assemble/model": "run/test_training",
     "run/assemble/pruning": "pruning/test_channels",

@@ -54,7 +54,7 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     sent, parts = {SMASHED.column: up.bytes}, []
     if shared:
         mean = jnp.tensordot(x.spec.slots.weights(up.weights), cut_gradient[:, :shared], 1)
-        clients, down = broadcast(x, clients, mean, SHARED_GRADIENT)
+        down = broadcast(x, clients, mean, SHARED_GRADIENT)
         sent[SHARED_GRADIENT.column] = down.bytes
         parts.append(down.values)
     if shared < x.spec.batch_size:

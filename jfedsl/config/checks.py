@@ -68,10 +68,19 @@ def _algorithm(config: Any) -> None:
     if names:
         raise no_effect(names[0], getattr(config, names[0]), f"with --algorithm={config.algorithm}")
     for stream in ALGORITHMS[config.algorithm].streams:
-        text = expressions.get(stream.compressor, "none")
-        if stream.broadcast and _differs(compressors.read(stream.compressor, text, config.clients)):
-            cause = f"--algorithm={config.algorithm}, which sends one message to all"
-            raise flag_error(stream.compressor, text, f"the same for all clients with {cause}")
+        if stream.broadcast:
+            _broadcast(config, stream.compressor)
+
+
+def _broadcast(config: Any, flag: str) -> None:
+    """Refuses what one message to all clients cannot have."""
+    calls = config.compressors.get(flag, ())  # none, where a plugin's stream has no flag
+    cause = f"with --algorithm={config.algorithm}, which sends one message to all clients"
+    if _differs(calls):
+        raise flag_error(flag, config.expressions[flag], f"the same for all clients {cause}")
+    if calls and has_memory(calls, config.clients):
+        allowed = f"a chain without feedback(...) or other memory {cause}"
+        raise flag_error(flag, config.expressions[flag], allowed)
 
 
 def _differs(calls: tuple[Call, ...]) -> bool:

@@ -283,7 +283,10 @@ def _of_earlier_build(config: Config, fields: dict[str, Any]) -> Config:
     changes: dict[str, Any] = {
         option.name: option.before
         for option in ALGORITHMS[config.algorithm].options
-        if option.name not in fields and option.before is not None and not option.idle(config)
+        if option.name not in fields
+        and hasattr(config, option.name)  # not an option of a plugin's algorithm
+        and option.before is not None
+        and not option.idle(config)
     }
     return dataclasses.replace(config, **changes)
 

@@ -16,7 +16,11 @@ _BEGAN = "when the run began"
 
 
 def fingerprint(
-    dataset: Dataset, shares: Shares, plugins: Mapping[str, str], task: Mapping[str, Any]
+    dataset: Dataset,
+    shares: Shares,
+    plugins: Mapping[str, str],
+    task: Mapping[str, Any],
+    frozen: Mapping[str, np.ndarray],
 ) -> Fingerprint:
     """The fingerprint of a run's data and of its plugins.
 
@@ -25,6 +29,7 @@ def fingerprint(
       shares: index lists of the clients, `[C][n_c]`.
       plugins: checksums of the plugins' files, by name.
       task: what is recorded of the task.
+      frozen: the model's frozen variables, by name.
 
     Returns:
       Plain values for JSON. Images that stay on disk have no checksum.
@@ -36,6 +41,7 @@ def fingerprint(
         "partition": _checksum(np.concatenate([sizes, *shares])),
         "plugins": dict(plugins),
         "task": dict(task),
+        "frozen": {name: _checksum(array) for name, array in frozen.items()},
     }
 
 
@@ -54,9 +60,9 @@ def _of_split(split: Split, classes: int) -> dict[str, Any]:
 
 def _checksum(array: np.ndarray) -> int:
     """CRC-32 of an array's bytes."""
-    checksum = 0
+    checksum, array = 0, np.atleast_1d(array)
     for piece in np.array_split(array, max(1, array.size // _PIECE)):
-        checksum = zlib.crc32(np.ascontiguousarray(piece).data, checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(piece).view(np.uint8).data, checksum)
     return checksum
 
 
@@ -69,7 +75,9 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     """
     clauses = plugin_differences(old["plugins"], new["plugins"])
     if "task" in old and old["task"] != new["task"]:  # earlier builds did not record it
-        clauses.append(f"targets or the metric are others than {_BEGAN}")
+        clauses.append(f"the kind of targets or the metric is not that {_BEGAN}")
+    if old.get("frozen", new["frozen"]) != new["frozen"]:
+        clauses.append(f"the model's frozen variables are not those {_BEGAN}")
     for split, name in _SPLITS.items():
         predicate = _difference(old[split], new[split])
         clauses += [f"the {name} {predicate}"] if predicate else []

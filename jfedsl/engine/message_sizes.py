@@ -62,7 +62,8 @@ def send_noise(
     empty = jnp.zeros_like(values)
     states = {
         stream.name: spec.compressors[stream.name](0).init(empty)
-        for stream in (SMASHED, CUT_GRADIENT)
+        for stream in spec.algorithm.streams
+        if stream.name in (SMASHED.name, CUT_GRADIENT.name)
     }
     client = Client(number, params, (), masks, None, states, None, number)
     noise_key = fold(key, Purpose.HARDWARE, 2, number)

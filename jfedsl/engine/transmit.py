@@ -111,34 +111,27 @@ def send_down(
     return clients.replace(compressor_states=states), Downlink(message.values, sent)
 
 
-def broadcast(
-    x: Exchange, clients: Client, values: Array, stream: Stream
-) -> tuple[Client, Downlink]:
+def broadcast(x: Exchange, clients: Client, values: Array, stream: Stream) -> Downlink:
     """Sends one message to all participants.
 
     Args:
       x: the exchange.
       clients: the participants, `[P, ...]`.
       values: `[B, ...]`, what all are sent.
-      stream: that it belongs to; its compressor is the same for all clients.
+      stream: that it belongs to; its compressor is the same for all clients and has no memory.
 
     Returns:
-      The participants with the new states of the compressor, and what they received; `bytes` is the
-      size of the one message at every participant.
+      What the participants received; `bytes` is the size of the one message at every participant.
     """
     key = fold(x.key, x.spec.clients)  # no client has this number: all draw the same
-    state = jax.tree.map(lambda leaf: leaf[0], clients.compressor_states[stream.name])
-    state, message = x.spec.compressors[stream.name](0).send(
-        state, fold(key, stream.stage), Message(values)
-    )
+    compressor = x.spec.compressors[stream.name](0)
+    _, message = compressor.send(compressor.init(values), fold(key, stream.stage), Message(values))
     count = clients.number.size
     everywhere = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)),
-        (state, message.values, message_bytes([message])),
+        (message.values, message_bytes([message])),
     )
-    states, received, sent = x.spec.slots.shard(everywhere)
-    states = {**clients.compressor_states, stream.name: states}
-    return clients.replace(compressor_states=states), Downlink(received, sent)
+    return Downlink(*x.spec.slots.shard(everywhere))
 
 
 def send_smashed(

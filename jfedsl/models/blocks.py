@@ -6,12 +6,13 @@ layers of their own.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jfedsl.models.layers import Layer, Params, Stats, from_function, from_linen
+from jfedsl.models.layers import Frozen, Layer, Params, Stats, from_function, from_linen
 from jfedsl.models.steps import Step
 from jfedsl.nn import pooling
 from jfedsl.nn.convolution import conv_general_dilated
@@ -205,11 +206,13 @@ def padded(layer: Layer, size: int) -> Layer:
         padded_steps = layer.steps(shape, parts) if layer.steps else [{"op": "custom"}]
         return [{"op": "zero_pad", "padding": margins(shape)}, *padded_steps]
 
-    def init(key: Array, x: Array) -> tuple[Params, Stats]:
+    def init(key: Array, x: Array) -> tuple[Any, ...]:
         return layer.init(key, pad(x))
 
-    def apply(params: Params, stats: Stats, x: Array, train: bool) -> tuple[Array, Stats]:
-        return layer.apply(params, stats, pad(x), train)
+    def apply(
+        params: Params, stats: Stats, x: Array, train: bool, **frozen: Frozen
+    ) -> tuple[Array, Stats]:
+        return layer.apply(params, stats, pad(x), train, **frozen)
 
     channels = layer.channels
     if channels is not None:

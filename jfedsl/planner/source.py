@@ -18,7 +18,7 @@ from jfedsl.run.storage.workdir import read_config
 from jfedsl.theory.bound import Constants, Effects
 
 # If one of these flags differs, the constants are those of another problem.
-_PROBLEM = ("dataset", "model", "norm")
+_PROBLEM = ("dataset", "model", "norm", "task", "loss")
 
 
 class MeasuredRun(NamedTuple):

@@ -1,5 +1,6 @@
 """Hooks that end a run before its last round."""
 
+from jfedsl.errors import UserError, close_to
 from jfedsl.run.hooks import Hook, RunStart, Saved
 from jfedsl.run.storage.task_record import CLASSIFICATION, Row, record_of
 
@@ -7,7 +8,7 @@ from jfedsl.run.storage.task_record import CLASSIFICATION, Row, record_of
 class EarlyStopping(Hook):
     """Ends a run when a metric has stopped improving.
 
-    >>> hook = EarlyStopping(patience=2)
+    >>> hook = EarlyStopping(patience=2, metric="test_accuracy")
     >>> for accuracy in (0.5, 0.7, 0.7, 0.6):
     ...     hook.on_rows([{"test_accuracy": accuracy}])
     >>> hook.should_end()
@@ -17,18 +18,18 @@ class EarlyStopping(Hook):
     def __init__(
         self,
         patience: int,
-        metric: str = "test_accuracy",
+        metric: str | None = None,
         min_delta: float = 0.0,
-        larger_is_better: bool = True,
+        larger_is_better: bool | None = None,
     ) -> None:
         """Counts from the first value of the metric.
 
         Args:
           patience: values in a row, without improvement, after which the run ends; at least 1.
-          metric: a column of metrics.csv. Rounds without a value of it, such as those that were not
-            evaluated, do not count.
+          metric: a column of metrics.csv; None for the task's metric on the test set. Rounds that
+            were not evaluated do not count.
           min_delta: an improvement is larger than this.
-          larger_is_better: False for a loss.
+          larger_is_better: None to follow the task, and False for columns that end in `loss`.
 
         Raises:
           ValueError: `patience` is less than 1.
@@ -36,24 +37,43 @@ class EarlyStopping(Hook):
         if patience < 1:
             raise ValueError(f"patience must be at least 1, not {patience}")
         self._patience, self._metric, self._min_delta = patience, metric, min_delta
-        self._sign = 1.0 if larger_is_better else -1.0
+        self._larger_is_better = larger_is_better
+        self._task = CLASSIFICATION
         self._best: float | None = None
         self._since = 0  # values since the best one
-        self._name = f"early stopping on {metric}"  # in a checkpoint
+
+    @property
+    def _column(self) -> str:
+        return self._metric or self._task.tested
+
+    @property
+    def _name(self) -> str:
+        return f"early stopping on {self._column}"  # in a checkpoint
 
     def begin(self, start: RunStart) -> None:
-        """Resumes the count of the checkpoint."""
+        """Takes the task of the run, and the count of the checkpoint."""
+        self._task = record_of(start.experiment.spec.task)
         saved = start.saved.values.get(self._name)
         if saved is not None:
             self._best, self._since = saved["best"], saved["since"]
 
     def on_rows(self, rows: list[Row]) -> None:
-        """Counts the values of the metric."""
+        """Counts the values of the metric.
+
+        Raises:
+          UserError: a round was evaluated, and has no such column.
+        """
+        larger = self._larger_is_better
+        if larger is None:
+            larger = self._task.higher_is_better and not self._column.endswith("loss")
         for row in rows:
-            value = row.get(self._metric)
+            value = row.get(self._column)
             if value is None:
+                if row.get(self._task.tested) is not None:
+                    close = close_to(self._column, row)
+                    raise UserError(f"metrics.csv has no column {self._column} to stop on{close}")
                 continue
-            gain = None if self._best is None else self._sign * (value - self._best)
+            gain = None if self._best is None else (value - self._best) * (1 if larger else -1)
             if gain is None or gain > self._min_delta:
                 self._best, self._since = value, 0
             else:

@@ -86,5 +86,9 @@ def test_one_message_for_all_counts_once():
 def test_compressors_that_differ_between_clients_are_refused():
     with pytest.raises(UserError, match="--cut_gradient must be the same for all clients with"):
         Config(algorithm="broadcast", clients=2, cut_gradient_bits="4,8")
+    with pytest.raises(
+        UserError, match=r"--cut_gradient must be a chain without feedback\(...\) or"
+    ):
+        Config(algorithm="broadcast", cut_gradient="feedback(topk(0.1))")
     with pytest.raises(UserError, match=r"--broadcast_share must be a number in \[0, 1\], not 1.5"):
         Config(algorithm="broadcast", broadcast_share=1.5)

@@ -9,8 +9,9 @@ from helpers import assert_close, assert_equal, plain
 
 from jfedsl.config import Config
 from jfedsl.engine.averaging import joined
-from jfedsl.run import run_logger, training
+from jfedsl.run import training
 from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.hooks import Hook
 from jfedsl.run.restore import restore_run
 
 COMMON: dict[str, Any] = {
@@ -35,6 +36,14 @@ RIVALS: dict[str, dict[str, Any]] = {
         "prune_kind": "channel", "model_up": "feedback(topk(0.3)|uniform(8))", "norm": "group",
         "outage_snr_db": 3.0, "participants": 2, "client_gradient_bits": 8,
     },
+    "local_loss": {
+        "prune_kind": "mask", "prune_score": "random", "smashed": "feedback(topk(0.3))",
+        "upload_every": 2, "local_steps": 2, "model_up": "uniform(8)", "participants": 2,
+    },
+    "broadcast": {
+        "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "cut_gradient": "topk(0.3)",
+        "broadcast_share": 0.5, "smashed": "feedback(topk(0.3))", "participants": 2,
+    },
     "centralized": {"norm": "batch", "aggregation": "examples"},
 }  # fmt: skip
 
@@ -49,27 +58,26 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return [{**row, "host_seconds": ""} for row in csv.DictReader(file)]
 
 
+class Interrupt(Hook):
+    """Interrupts a run after round 3 has been logged."""
+
+    def on_rows(self, rows: Any) -> None:
+        if rows[-1]["round"] >= 3:
+            raise KeyboardInterrupt
+
+
 # They compile long.
 MARKED = [pytest.param(name, marks=() if name == "sfl_v1" else pytest.mark.slow) for name in RIVALS]
 
 
 @pytest.mark.parametrize("algorithm", MARKED)
 def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
-    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+    algorithm: str, tmp_path: Path
+) -> None:
     straight, stopped, tuned = (tmp_path / name for name in ("straight", "stopped", "tuned"))
     summary = training.train(config(straight, algorithm))
-    append = run_logger.Metrics.append
-
-    def interrupt(self: Any, rows: Any) -> None:
-        append(self, rows)
-        if rows[-1]["round"] >= 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_logger.Metrics, "append", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(config(stopped, algorithm))
+    with pytest.raises(KeyboardInterrupt):
+        training.train(config(stopped, algorithm), [Interrupt()])
     training.train(config(stopped, algorithm))
     assert metrics(stopped) == metrics(straight)
     run = restore_run(straight)

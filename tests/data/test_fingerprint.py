@@ -13,11 +13,13 @@ from jfedsl.run.storage.fingerprints import changes, keep, plugins_changed
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
 Y = np.arange(20) % 4
 SHARES = [np.arange(0, 9), np.arange(9, 20)]
+FROZEN = {"first.kernel": np.ones((2, 3), np.float32)}
 TASK = {"metric": "accuracy", "higher_is_better": True, "of_classes": True}
 
 
-def fingerprint_of(x=X, y=Y, shares=SHARES, plugins=None, classes=None):
-    return fingerprint(from_arrays((x, y), (X, Y), classes), shares, plugins or {"a.py": "1"}, TASK)
+def fingerprint_of(x=X, y=Y, shares=SHARES, plugins=None, classes=None, frozen=FROZEN):
+    plugins, dataset = plugins or {"a.py": "1"}, from_arrays((x, y), (X, Y), classes)
+    return fingerprint(dataset, shares, plugins, TASK, frozen)
 
 
 OLD = fingerprint_of()
@@ -69,7 +71,7 @@ def test_inputs_of_another_dtype_are_named():
     labels = Y.astype(np.int32)
     other = Dataset(Split(X.astype(np.uint8), labels), Split(X, labels), 4)
     text = "the training split has inputs uint8 [3], float32 [3] when the run began"
-    assert differences(OLD, fingerprint(other, SHARES, {"a.py": "1"}, TASK)) == [text]
+    assert differences(OLD, fingerprint(other, SHARES, {"a.py": "1"}, TASK, FROZEN)) == [text]
 
 
 def test_a_run_goes_on_with_more_plugins_or_images_on_disk(tmp_path):
@@ -93,3 +95,11 @@ def test_a_damaged_file_is_named(text, tmp_path: Path):
     with pytest.raises(UserError, match="fingerprint.json: damaged"):
         keep(tmp_path, OLD)
     assert plugins_changed(tmp_path, {"a.py": "1"})
+
+
+def test_other_frozen_variables_are_named():
+    new = fingerprint_of(frozen={"first.kernel": np.zeros((2, 3), np.float32)})
+    text = "the model's frozen variables are not those when the run began"
+    assert differences(OLD, new) == [text]
+    earlier = {name: value for name, value in OLD.items() if name != "frozen"}
+    assert differences(earlier, new) == [], "earlier builds did not record them"

@@ -1,5 +1,6 @@
 """Frozen variables: shared by all clients, held once, never stepped, sent, averaged or saved."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,8 @@ def test_a_run_goes_on_and_its_export_answers_as_it_does(tmp_path: Path, model: 
     config = plain(model=model, rounds=2, workdir=str(tmp_path / "run"), train_examples=200)
     train(config)
     images = np.random.default_rng(0).integers(0, 16, (5, 8, 8, 1)).astype(np.uint8)
+    fingerprint = json.loads((tmp_path / "run" / "fingerprint.json").read_text())
+    assert "adapted1.kernel" in fingerprint["frozen"]
     of_run = load(tmp_path / "run")
     jfedsl.evaluate(tmp_path / "run", tmp_path / "export")
     of_export = load(tmp_path / "export")

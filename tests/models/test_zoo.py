@@ -131,3 +131,11 @@ def test_two_layers_of_one_name_are_refused() -> None:
     twice = (blocks.flatten(), blocks.dense("dense", 4, "none"), blocks.dense("dense", 4, "none"))
     with pytest.raises(ValueError, match="two layers are named dense"):
         shapes(twice, (2, 2, 1))
+
+
+def test_padded_layers_keep_what_is_frozen() -> None:
+    layer = layers.from_function("scale", lambda x: x)._replace(
+        apply=lambda params, stats, x, train, frozen=None: (x * frozen, stats)
+    )
+    y, _ = layers.bound(blocks.padded(layer, 4), 3.0).apply((), (), jnp.ones((1, 2, 2, 1)), False)
+    assert y.shape == (1, 4, 4, 1) and y.sum() == 12

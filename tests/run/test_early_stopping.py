@@ -8,6 +8,7 @@ import pytest
 from helpers import assert_equal, plain
 
 from jfedsl.config import Config
+from jfedsl.errors import UserError
 from jfedsl.run.early_stopping import EarlyStopping, StopAtTarget
 from jfedsl.run.hooks import Hook
 from jfedsl.run.restore import restore_run
@@ -79,8 +80,15 @@ def test_patience_counts_values_since_the_best() -> None:
     hook = EarlyStopping(2, min_delta=0.1)
     values = [0.1, 0.15, None, 0.3, 0.35, 0.38]
     assert counted(hook, values, "test_accuracy") == [False] * 5 + [True]
-    loss = EarlyStopping(1, "test_loss", larger_is_better=False)
+    loss = EarlyStopping(1, "test_loss")
     assert counted(loss, [2.0, 1.0, None, 1.5], "test_loss") == [False, False, False, True]
+
+
+def test_a_column_that_no_row_has_is_an_error() -> None:
+    hook = EarlyStopping(1, "test_acuracy")
+    hook.on_rows([{"test_accuracy": None}])
+    with pytest.raises(UserError, match="no column test_acuracy .*did you mean test_accuracy"):
+        hook.on_rows([{"test_accuracy": 0.5}])
 
 
 def test_patience_is_positive() -> None:

@@ -19,7 +19,7 @@ from jfedsl.config.canonical import effective
 from jfedsl.data import datasets, partition
 from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
-from jfedsl.data.fingerprint import Fingerprint, fingerprint
+from jfedsl.data.fingerprint import Fingerprint
 from jfedsl.engine import evaluation, optimizers
 from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
@@ -44,6 +44,7 @@ from jfedsl.models.registry import MODELS
 from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.run.assemble.description import layout_of
 from jfedsl.run.assemble.examples import check_augment, pixels_of, subset_of
+from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
 from jfedsl.run.assemble.pruning import Flops, Pruning, build_pruner
@@ -51,7 +52,6 @@ from jfedsl.run.assemble.radio import build_radio
 from jfedsl.run.assemble.shares import class_counts, shares_of
 from jfedsl.run.assemble.task import task_of, with_targets
 from jfedsl.run.processes.distributed import start_devices
-from jfedsl.run.storage.task_record import record_of
 from jfedsl.sharding.client_map import default_chunk
 from jfedsl.sharding.slots import SHARDED, SlotLayout, assign_slots, put
 from jfedsl.theory.estimates import without_nan
@@ -158,8 +158,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = model_of(config, dataset)
     shares = shares_of(config, dataset)
-    about = record_of(task)._asdict()
-    marks = fingerprint(whole, shares, plugins.checksums(config.plugin), about)
+    given = shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
     shares, population = algorithm.population(shares, asked)
     if population != asked:
@@ -167,6 +166,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
     key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
     initial = initial_of(config, model, cut, key, image, dataset)
+    marks = fingerprint_of(config, whole, given, task, initial.frozen, model)
     if not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)

@@ -96,7 +96,7 @@ def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
 
 
 def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]) -> Memory:
-    """Memory of a client with these layers.
+    """Memory of a client with these layers and the algorithm's auxiliary ones.
 
     Args:
       config: all settings of the run.
@@ -104,9 +104,17 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
       side: the client-side layers at the widths of the client.
       image: shape of an input.
     """
-    x = _batch(config, image)
-    optimizer = spec.client_optimizer.init
-    return client_memory(side, _shapes(side, x), optimizer, x, spec.dtype, spec.integers)
+    x, optimizer = _batch(config, image), spec.client_optimizer.init
+    memory = client_memory(side, _shapes(side, x), optimizer, x, spec.dtype, spec.integers)
+    if not spec.auxiliary:
+        return memory
+    shapes = _shapes(spec.model[: spec.cut], x)
+    smashed = smashed_shape(spec, shapes.params, shapes.stats, image)
+    head = spec.auxiliary
+    extra = client_memory(
+        head, _shapes(head, smashed), optimizer, smashed, spec.dtype, spec.integers
+    )
+    return Memory(*map(sum, zip(memory, extra, strict=True)))
 
 
 def _check_memory(

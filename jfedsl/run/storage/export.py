@@ -19,7 +19,7 @@ from jfedsl.models.layers import Model, Variables, by_layer
 from jfedsl.run.storage.names import flatten
 from jfedsl.run.storage.workdir import write_atomically
 
-FORMAT = "jfedsl export 1"
+FORMAT = "jfedsl export 2"
 MANIFEST, JOINED, CLIENT, SERVER = "manifest.json", "joined.npz", "client.npz", "server.npz"
 CLIENT_MASKS, CLIENT_STATISTICS = "client_masks.npz", "client_statistics.npz"
 _ARCHIVES = (JOINED, CLIENT, SERVER, CLIENT_MASKS, CLIENT_STATISTICS)

@@ -89,6 +89,12 @@ def test_memory_adds_up_and_is_asked_for():
         build(config(device_memory=str(memory.total - 1), prune_kind="none"))
 
 
+def test_memory_has_room_for_the_auxiliary_head() -> None:
+    head = {"algorithm": "local_loss", "aux": "mlp(3000)", "prune_kind": "none"}
+    with pytest.raises(UserError, match="--device_memory must be at least [0-9]{7} bytes"):
+        build(config(device_memory="1000000", **head))  # 256 * 3000 weights and gradients
+
+
 def test_memory_of_other_ways_to_compute():
     def residuals(**changes: Any) -> int:
         spec = build(config(prune_kind="none", **changes)).spec

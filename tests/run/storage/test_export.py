@@ -129,7 +129,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ),
         (
             lambda folder: (folder / "manifest.json").write_text('{"format": "2"}'),
-            "manifest.json: not the manifest of an export .jfedsl export 1",
+            "manifest.json: not the manifest of an export .jfedsl export 2",
         ),
     ],
 )
