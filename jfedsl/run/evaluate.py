@@ -183,9 +183,12 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
 
 
 def _named_params(run: Run, tree: Any) -> dict[str, Any]:
-    """Leaves of a tree with the structure of the client parameters, by parameter name."""
+    """Leaves of a tree with the structure of the client parameters, by parameter name.
+
+    Auxiliary layers, which no test uses, are left out.
+    """
     spec = run.experiment.spec
-    return export.named(spec.model[: spec.cut], Variables(tree, ({},) * spec.cut))
+    return export.named(spec.model[: spec.cut], Variables(tree[: spec.cut], ({},) * spec.cut))
 
 
 def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
@@ -193,7 +196,7 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
     spec = run.experiment.spec
     if spec.statistics != "local":
         return {}
-    local = memories(spec, run.state).stats
+    local = memories(spec, run.state).stats[: spec.cut]
     stats = jax.tree.map(lambda x: x[clients], local)
     return export.named(spec.model[: spec.cut], Variables(({},) * spec.cut, stats))
 

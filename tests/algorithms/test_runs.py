@@ -75,10 +75,10 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
     algorithm: str, tmp_path: Path
 ) -> None:
     straight, stopped, tuned = (tmp_path / name for name in ("straight", "stopped", "tuned"))
-    summary = training.train(config(straight, algorithm))
+    summary = training.train_setting(config(straight, algorithm))
     with pytest.raises(KeyboardInterrupt):
-        training.train(config(stopped, algorithm), [Interrupt()])
-    training.train(config(stopped, algorithm))
+        training.train_setting(config(stopped, algorithm), [Interrupt()])
+    training.train_setting(config(stopped, algorithm))
     assert metrics(stopped) == metrics(straight)
     run = restore_run(straight)
     assert_equal(restore_run(stopped).state, run.state)
