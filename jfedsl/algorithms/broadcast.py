@@ -41,7 +41,7 @@ SHARED_GRADIENT = Stream(
     flag="cut_gradient",
     rows=_shared,
 )
-OWN_GRADIENT = CUT_GRADIENT._replace(rows=lambda spec: spec.batch_size - _shared(spec))
+REST_GRADIENT = CUT_GRADIENT._replace(rows=lambda spec: spec.batch_size - _shared(spec))
 
 
 def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
@@ -59,12 +59,12 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
         parts.append(down.values)
     if shared < x.spec.batch_size:
         kept = None if up.kept is None else up.kept[:, shared:]
-        clients, down = send_down(x, clients, cut_gradient[:, shared:], kept, OWN_GRADIENT)
-        sent[OWN_GRADIENT.column] = down.bytes
+        clients, down = send_down(x, clients, cut_gradient[:, shared:], kept, REST_GRADIENT)
+        sent[REST_GRADIENT.column] = down.bytes
         parts.append(down.values)
     answer = jnp.concatenate(parts, axis=1)
     clients = client_step(x, clients, client_vjp(up.vjp(answer)))
-    sent = {SHARED_GRADIENT.column: none, OWN_GRADIENT.column: none, **sent}
+    sent = {SHARED_GRADIENT.column: none, REST_GRADIENT.column: none, **sent}
     return Outcome(server, clients, losses, up.took_part(), sent)
 
 
@@ -80,7 +80,7 @@ BROADCAST_SHARE = Option(
 ALGORITHM = Algorithm(
     exchange,
     uses=SPLIT,
-    streams=(SMASHED, OWN_GRADIENT, SHARED_GRADIENT, CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
+    streams=(SMASHED, REST_GRADIENT, SHARED_GRADIENT, CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
     options=(BROADCAST_SHARE,),
     server_batch=lambda participants: participants,
 )

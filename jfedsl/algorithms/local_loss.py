@@ -34,8 +34,8 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     clients, batch = draw_batch(x, clients)
     clients, smashed, client_vjp = client_forward(x, clients, batch.inputs)
     losses, head_gradient, cut_gradient = auxiliary_losses(x, clients, smashed, batch.labels)
-    own_gradient = client_vjp(cut_gradient)[: x.spec.cut]
-    clients = client_step(x, clients, own_gradient + head_gradient)
+    client_gradient = client_vjp(cut_gradient)[: x.spec.cut]
+    clients = client_step(x, clients, client_gradient + head_gradient)
 
     def upload(server: Server, clients: Client) -> tuple[Server, Client, Any]:
         clients, up = send_up(x, clients, smashed)

@@ -96,13 +96,13 @@ def _client_by_client(
     of_one = alone(spec)
     groups = jnp.asarray(np.repeat(np.arange(len(forwards)), spec.group_sizes))
 
-    def turn(state: State, place: Array) -> tuple[State, ExchangeRecord]:
-        there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, place, 1), availability)
+    def turn(state: State, position: Array) -> tuple[State, ExchangeRecord]:
+        there = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, position, 1), availability)
 
         def run(forward: ClientForward, state: State) -> tuple[State, ExchangeRecord]:
             return exchanges(of_one, (forward,), data, key, state, there, present=_present)
 
-        return lax.switch(groups[place], [partial(run, forward) for forward in forwards], state)
+        return lax.switch(groups[position], [partial(run, forward) for forward in forwards], state)
 
     state, records = one_by_one(turn, order, state)
     # Axes [K, S, 1] in the order of service become [S, K] in that of the participants.

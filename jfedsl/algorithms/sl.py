@@ -33,8 +33,8 @@ def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
     number, state = state.round, draw_period(spec, key, state)
     of_one = alone(spec)
 
-    def turn(state: State, place: Array) -> tuple[State, RoundRecord]:
-        del place
+    def turn(state: State, position: Array) -> tuple[State, RoundRecord]:
+        del position
         # The weights have yet to be relayed to it.
         before = state.replace(has_current_model=jnp.zeros_like(state.has_current_model))
         return engine_round.run_round(

@@ -17,7 +17,7 @@ def idle(config: Any) -> dict[str, str]:
     """Settings without effect, by name, with the reason, such as "with --momentum=0".
 
     Args:
-      config: a `Config`; names that no table has stand for anything.
+      config: a `Config`; an unknown name, as of a plugin that is not loaded, uses all flags.
     """
     reasons = of_algorithm(config)
     if config.partition in PARTITIONS:

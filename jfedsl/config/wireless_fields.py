@@ -8,7 +8,7 @@ from jfedsl.wireless.channel import FADINGS, NEAREST
 from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS
 
 MASK_COMPUTES = ("dense", "ideal")
-_OWN = "default that of --network"
+_PRESET = "default that of --network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,34 +19,38 @@ class WirelessFields:
         "macro_cell", "Radio network that seconds and joules are simulated for.", OneOf(NETWORKS)
     )
     bandwidth_hz: float | None = setting(
-        None, f"Band in each direction, shared by the participants, Hz; {_OWN}.", between(1, 1e12)
+        None,
+        f"Band in each direction, shared by the participants, Hz; {_PRESET}.",
+        between(1, 1e12),
     )
     cell_radius_m: float | None = setting(
         None,
-        f"Devices are spread over a disc of this radius, m; {_OWN}.",
+        f"Devices are spread over a disc of this radius, m; {_PRESET}.",
         Allowed(
             f"a number above {NEAREST:g}, the least distance, up to 1e6",
             lambda value: NEAREST < value <= 1e6,
         ),
     )
     shadowing_db: float | None = setting(
-        None, f"Standard deviation of log-normal shadowing, dB; {_OWN}.", between(0, 30)
+        None, f"Standard deviation of log-normal shadowing, dB; {_PRESET}.", between(0, 30)
     )
     fading: str | None = setting(
-        None, f"Fading, drawn for every round (rician: K = 3); {_OWN}.", OneOf(FADINGS)
+        None, f"Fading, drawn for every round (rician: K = 3); {_PRESET}.", OneOf(FADINGS)
     )
     server_power_dbm: float | None = setting(
-        None, f"Power that the base station sends with, dBm; {_OWN}.", between(0, 100)
+        None, f"Power that the base station sends with, dBm; {_PRESET}.", between(0, 100)
     )
-    server_flops: float | None = setting(None, f"FLOP/s of the server; {_OWN}.", between(1, 1e18))
+    server_flops: float | None = setting(
+        None, f"FLOP/s of the server; {_PRESET}.", between(1, 1e18)
+    )
     device_classes: str = setting(
         "",
         "Devices by class, as 6*phone,4*sensor, dealt out at random; instead of device_flops, "
         f"device_power_dbm and device_memory. Classes: {', '.join(HARDWARE_CLASSES)}.",
     )
-    device_flops: str | None = setting(None, f"FLOP/s of devices; {_OWN}.", AMOUNTS)
+    device_flops: str | None = setting(None, f"FLOP/s of devices; {_PRESET}.", AMOUNTS)
     device_power_dbm: str | None = setting(
-        None, f"Power that devices send with, dBm; {_OWN}.", POWERS
+        None, f"Power that devices send with, dBm; {_PRESET}.", POWERS
     )
     device_memory: str | None = setting(
         None,

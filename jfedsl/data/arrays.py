@@ -71,7 +71,7 @@ def convert_inputs(train: Any, test: Any, normalise: bool) -> ConvertedInputs:
     dtypes = [_converted_dtype(array.dtype, normalise) for array in arrays]
     kinds = [f"{dtype} {list(x.shape[1:])}" for dtype, x in zip(dtypes, arrays, strict=True)]
     if kinds[0] != kinds[1]:
-        raise ArrayError(f"test inputs: {kinds[0]} as the train inputs are allowed, not {kinds[1]}")
+        raise ArrayError(f"test inputs must be {kinds[0]} like the training inputs, not {kinds[1]}")
     if dtypes[0] != np.float32:
         train_inputs, test_inputs = (array.astype(dtypes[0], copy=False) for array in arrays)
         return ConvertedInputs(train_inputs, test_inputs, None, ())

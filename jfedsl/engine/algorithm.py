@@ -15,8 +15,8 @@ from jfedsl.engine.streams import SPLIT_STREAMS, Stream
 from jfedsl.models.layers import Model
 from jfedsl.wireless.cost import Cost
 
-# Flags that only some algorithms use, by what an algorithm must have to use them. Every flag of the
-# network but `network` is in one of these sets.
+# Flags that only some algorithms use, grouped by the feature that gives them a meaning. Every flag
+# of the network but `network` is in one of these sets.
 CUT = frozenset({"cut"})
 SERVER = frozenset({"server_learning_rate", "server_flops"})
 CLIENTS = frozenset({"client_learning_rate", "client_backward", "client_optimizer_state"})
@@ -77,7 +77,7 @@ class Population(NamedTuple):
     local_steps: int
 
 
-# One round: from the run, its data, the run key and the state before to that after, and its record.
+# One round: `(spec, data, run key, state) -> (state after the round, record)`.
 RunRound = Callable[[RunSpec, Data, Array, State], tuple[State, RoundRecord]]
 
 
@@ -85,7 +85,7 @@ def _as_given(shares: Shares, population: Population) -> tuple[Shares, Populatio
     return shares, population
 
 
-def _own_server(spec: RunSpec, partition: Partition, state: State) -> Server:
+def _state_server(spec: RunSpec, partition: Partition, state: State) -> Server:
     del spec, partition
     server: Server = state.server
     return server
@@ -112,18 +112,18 @@ class Algorithm(NamedTuple):
       run_round: one round, where it is more, or less, than exchanges with an average at the end of
         a period.
       compress_by_default: whether pruning and compressors are on unless flags say otherwise.
-      one_at_a_time: from a config, the flags because of which one participant computes at a time,
-        which leaves no use for several devices; none where participants compute side by side.
-      client_layers: from the number of layers and that up to the cut, how many clients have.
-      auxiliary: from options and the number of classes, layers that clients train beside their
-        part of the model: averaged and sent with it, never pruned, not part of the trained model.
-      population: from shares of the data and their population, those that it trains with.
-      server_batch: from the number of participants, of how many the server takes the activations
-        as one batch.
+      one_at_a_time: `config -> flags` that make participants compute one at a time, so that more
+        devices do not help; `()` if participants compute in parallel.
+      client_layers: `(layers, cut) -> number of layers that clients hold`.
+      auxiliary: `(options, classes) -> layers` that clients train beside their part of the model:
+        averaged and sent with it, never pruned, not part of the trained model.
+      population: `(shares, population) -> (shares, population)` that the algorithm trains with.
+      server_batch: `participants -> n`: how many clients' activations the server normalises as one
+        batch.
       init_server: the server of a new run, from that of the whole model.
-      end_period: what else happens at the end of a period, after clients were averaged; the state
-        before that is known to `run_round` only.
-      server_of: the server's part that belongs to the averaged client part.
+      end_period: called after clients have been averaged. To see the state before, write a
+        `run_round`.
+      server_of: the one server part to test and export, such as the mean of copies.
       per_slot: the parts of `State` that have a row for each slot.
       check: raises a `UserError` for a run that it cannot train.
     """
@@ -142,6 +142,6 @@ class Algorithm(NamedTuple):
     server_batch: Callable[[int], int] = lambda participants: 1
     init_server: Callable[[RunSpec, Server], Server] = lambda spec, server: server
     end_period: Callable[[RunSpec, Partition, State], State] = _same_state
-    server_of: Callable[[RunSpec, Partition, State], Server] = _own_server
+    server_of: Callable[[RunSpec, Partition, State], Server] = _state_server
     per_slot: tuple[str, ...] = ("clients",)
     check: Callable[[RunSpec], None] = lambda spec: None

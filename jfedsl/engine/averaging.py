@@ -80,8 +80,8 @@ def merging_weights(spec: RunSpec, partition: Partition, state: State) -> tuple[
     """Weights of the participants in the merged model.
 
     Returns:
-      Weights `[K]` of those that hold the model of the period, or of all if none does; and the same
-      but 0 for all if none does.
+      Two arrays `[K]`. First: the weights of participants that hold the current model, or of all
+      participants if none holds it. Second: the same, but 0 for all if none holds it.
     """
     share = weights(spec, partition, state.participants)
     if spec.radio is None or not spec.radio.can_fail:
@@ -115,8 +115,8 @@ def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     clients, share, merged = merge_participants(spec, partition, state)
     # Statistics that no participant updated are those it would go on with.
     kept, mesh = kept_by(spec, clients).stats, spec.slots.mesh
-    everyone = weighted_mean(clients.stats, share, mesh=mesh)
-    stats = weighted_mean(clients.stats, share, kept, everyone, mesh)
+    of_all = weighted_mean(clients.stats, share, mesh=mesh)
+    stats = weighted_mean(clients.stats, share, kept, of_all, mesh)
     server = spec.algorithm.server_of(spec, partition, state)
     return Variables(merged.params[: spec.cut] + server.params, stats[: spec.cut] + server.stats)
 

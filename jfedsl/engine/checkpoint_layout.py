@@ -23,7 +23,7 @@ def lay_out(spec: RunSpec, state: State) -> State:
 
 
 def _spread(spec: RunSpec) -> list[str]:
-    """Parts of a state that have a row for each place, or each client."""
+    """Parts of a state that have a row for each slot, or each client."""
     memory = ["memory"] if spec.memory_on_device else []
     return [*memory, *spec.algorithm.per_slot]
 

@@ -110,9 +110,9 @@ def swap_participants(spec: RunSpec, key: Array, state: State) -> State:
 
 
 def admit(spec: RunSpec, state: State, ids: Array, memory: Memory) -> State:
-    """The state with clients `ids[K]`, of these memories `[P, ...]`, in the participants' places.
+    """The state with clients `ids[K]`, of these memories `[P, ...]`, in the participants' slots.
 
-    They get the model later; until then they hold what was in their place.
+    They get the model later; until then they hold what was in their slot.
     """
     kept = {name: value for name, value in vars(memory).items() if value is not None}
     clients = state.clients.replace(number=spec.slots.to_slots(ids), **kept)
@@ -128,7 +128,7 @@ def exchange_memories(
       spec: functions and static numbers of the run.
       state: between two periods.
       ids: of the next participants, int32 `[K]`.
-      source: for each place the one that its client has now, or -1, int32 `[P]`.
+      source: for each slot the one that its client has now, or -1, int32 `[P]`.
       coming: memories of the others, `[P, ...]`.
 
     Returns:
@@ -147,9 +147,9 @@ def exchange_memories(
 def _write(spec: RunSpec, memory: Memory, ids: Array, rows: Memory) -> Memory:
     """Memories `[C', ...]` of all with those of participants `ids[K]` as their rows `[P, ...]`."""
     slots = spec.slots
-    places = jnp.where(slots.is_real, slots.to_slots(ids), jnp.iinfo(jnp.int32).max)
+    to_rows = jnp.where(slots.is_real, slots.to_slots(ids), jnp.iinfo(jnp.int32).max)
     new = jax.tree.map(
-        lambda x, row: x.at[places].set(row, mode="drop", unique_indices=slots.is_identity),
+        lambda x, row: x.at[to_rows].set(row, mode="drop", unique_indices=slots.is_identity),
         memory, rows,
     )  # fmt: skip
     return slots.shard(new)

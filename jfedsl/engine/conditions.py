@@ -27,21 +27,24 @@ def round_conditions(
     radio, pruner = spec.radio, spec.pruner
     assert radio is not None
     row = jnp.minimum(period_start(spec, round_), len(pruner.config_of_round) - 1)
-    layout = jnp.asarray(pruner.config_of_round)[row]
+    config_row = jnp.asarray(pruner.config_of_round)[row]
     group = np.zeros(spec.clients, np.int32)
     for number, members in enumerate(pruner.groups):
         group[members] = number
-    form = jnp.asarray(np.array(pruner.width_configs, np.int32))[layout][jnp.asarray(group)[ids]]
+    rows = jnp.asarray(np.array(pruner.width_configs, np.int32))
+    forward_of = rows[config_row][jnp.asarray(group)[ids]]  # number of each one's ClientForward
     shares = jnp.ones((ids.size, radio.flop_counts.forward.shape[1]))
     if radio.sparse and pruner.names:
         kept = jax.vmap(lambda client: _kept_shares(spec, client))(clients)
         kept = spec.slots.to_participants(kept)
         shares = shares.at[:, : spec.cut].set(kept)  # auxiliary layers are never pruned
     speed = radio.deployment.hardware.flops[ids]
-    forward = jnp.sum(radio.flop_counts.forward[form] * shares, axis=1) / speed
-    backward = jnp.sum(radio.flop_counts.backward[form] * shares, axis=1) / speed
+    forward = jnp.sum(radio.flop_counts.forward[forward_of] * shares, axis=1) / speed
+    backward = jnp.sum(radio.flop_counts.backward[forward_of] * shares, axis=1) / speed
     round_key = fold(key, Purpose.RADIO, round_)
-    return conditions(radio, round_key, ids, forward, backward, radio.deployment.bits[layout][ids])
+    return conditions(
+        radio, round_key, ids, forward, backward, radio.deployment.bits[config_row][ids]
+    )
 
 
 def _kept_shares(spec: RunSpec, client: Client) -> Array:

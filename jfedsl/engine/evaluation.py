@@ -58,33 +58,33 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         clients.replace(params=None, optimizer=None, compressor_states=None, received=None)
     )
     share = slots.to_participants(share)
-    own_statistics, server = (
+    local_statistics, server = (
         spec.statistics == "local",
         spec.algorithm.server_of(spec, data.partition, state),
     )
     whole = jnp.sum(share)
 
-    def rates(form: ClientForward, client: Client, spec: RunSpec = spec) -> Array:
-        stats = client.stats if own_statistics else merged.stats
+    def rates(forward: ClientForward, client: Client, spec: RunSpec = spec) -> Array:
+        stats = client.stats if local_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
-        sums = class_sums(spec, key, data.pixels, form, client, server, test)
+        sums = class_sums(spec, key, data.pixels, forward, client, server, test)
         return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
 
-    def mean(form: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
-        rows = lax.map(partial(rates, form, spec=spec), clients)
+    def mean(forward: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
+        rows = lax.map(partial(rates, forward, spec=spec), clients)
         share = share[:, None] / whole
         return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
 
     def pruned(forwards: Sequence[ClientForward]) -> Array:
         total = jnp.zeros(3)
         groups = assign_slots(spec.group_sizes).split_groups((state.participants, share, clients))
-        for form, members, (ids, part, group) in zip(
+        for forward, members, (ids, part, group) in zip(
             forwards, spec.pruner.groups, groups, strict=True
         ):
-            if not own_statistics:
+            if not local_statistics:
                 first, part = distinct(_variant(spec), members, ids, part)
                 group = jax.tree.map(lambda x, first=first: x[first], group)
-            total += mean(form, group, part)
+            total += mean(forward, group, part)
         return total
 
     def tested() -> Array:
@@ -97,7 +97,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         of_first_layers(dense_forward(spec.model[: spec.cut]), spec.cut),
         spec._replace(deployed=None),
     )
-    if own_statistics:
+    if local_statistics:
         unpruned = mean(dense, clients, share, plain)
     else:
         unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
@@ -108,7 +108,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
 
 
 def _variant(spec: RunSpec) -> np.ndarray | None:
-    """Clients of the same number share masks and link, int `[C]`; None when no two do."""
+    """Clients of the same number share masks and compressor, int `[C]`; None when no two do."""
     mask_group = spec.pruner.mask_group
     if mask_group is None or spec.deployed is None:
         return mask_group
@@ -140,8 +140,8 @@ def distinct(
 
 
 def class_sums(
-    spec: RunSpec, key: Array, pixels: Pixels, form: ClientForward, client: Client, server: Server,
-    test: TestSet,
+    spec: RunSpec, key: Array, pixels: Pixels, forward: ClientForward, client: Client,
+    server: Server, test: TestSet,
 ) -> Array:  # fmt: skip
     """Of a client's part with the server's, by class, `[3, classes]`; `[3, 1]` without classes.
 
@@ -155,7 +155,7 @@ def class_sums(
 
     def batch(one: TestSet) -> Array:
         images = pixels.prepare(one.images)
-        smashed, _ = form(client.params, client.stats, client.masks, images, False, spec.dtype)
+        smashed, _ = forward(client.params, client.stats, client.masks, images, False, spec.dtype)
         outputs = outputs_of(smashed)
         losses = spec.task.loss(outputs, one.labels)
         metric = spec.task.metric.of(outputs, one.labels)
@@ -171,7 +171,10 @@ def class_sums(
 def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Array:
     """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
     assert spec.deployed is not None
-    compressor, kept = spec.deployed.link(client.number), spec.pruner.cut_channel_mask(client.masks)
+    compressor, kept = (
+        spec.deployed.compressor(client.number),
+        spec.pruner.cut_channel_mask(client.masks),
+    )
     masks = () if kept is None else (Mask(kept[(None,) * (smashed.ndim - 1)]),)
     deployed_key = fold(key, Purpose.DEPLOYED)
 

@@ -13,8 +13,8 @@ from jfedsl.sharding.slots import AXES, REPLICATED, SHARDED
 def fetch(spec: RunSpec, data: Data, positions: Array) -> tuple[Array, Array]:
     """Images `[P, B, ...]` and labels `[P, B, ...]` at `positions[P, B]` of the data.
 
-    Where all clients take part, each computes on the device that has its examples; a place left
-    over gets some of those there. Else they come from wherever the client belongs.
+    Where all clients take part, each computes on the device that has its examples; a padding
+    slot gets some of those there. Else they come from wherever the client belongs.
     """
     mesh, rows = spec.slots.mesh, (data.images, data.labels)
     if mesh is None:

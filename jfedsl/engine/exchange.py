@@ -39,7 +39,8 @@ class Exchange(NamedTuple):
       spec: functions and static numbers of the run.
       data: training data of all clients.
       run_key: key of the run.
-      key: key of this exchange; a client's is folded with its number.
+      key: key of this exchange.
+      client_keys: `[P]`, the same folded with each client's number.
       step: int32 scalar, exchanges of the run before this one.
       forwards: how the clients of each of the pruner's groups compute their layers.
       weights: float32 `[K]`, of the participants in every mean, sum 1.

@@ -17,10 +17,10 @@ from jfedsl.models import layers
 
 
 def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
-    """Bits that clients send up in an exchange, float32 `[layouts, C]`.
+    """Bits that clients send up in an exchange, float32 `[width configs, C]`.
 
-    Counted on one message of noise in each layout of the pruner: what is dropped at random varies
-    little, in activations of thousands of entries.
+    Counted on one message of noise in each width config of the pruner: what is dropped at random
+    varies little, in activations of thousands of entries.
 
     Args:
       spec: functions and static numbers of the run.

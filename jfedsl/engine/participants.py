@@ -70,18 +70,18 @@ def draw_participants(spec: RunSpec, key: Array, round_: Array) -> Array:
 def with_width_config(
     spec: RunSpec, period_start: Array, branch: Callable[..., Any], *operands: Any
 ) -> Any:
-    """Calls `branch(forwards, *operands)` with each group's form in the period.
+    """Calls `branch(forwards, *operands)` with each group's forward in the period.
 
     Args:
       spec: functions and static numbers of the run.
       period_start: round that the period starts with, int32 scalar.
-      branch: is compiled for each layout; its results have the same shapes for all.
+      branch: is compiled for each width config; its results have the same shapes for all.
       *operands: pytrees of arrays.
     """
     pruner = spec.pruner
     branches = [
-        lambda *args, forwards=tuple(pruner.forwards[i] for i in layout): branch(forwards, *args)
-        for layout in pruner.width_configs
+        lambda *args, forwards=tuple(pruner.forwards[i] for i in row): branch(forwards, *args)
+        for row in pruner.width_configs
     ]
     row = jnp.asarray(pruner.config_of_round)[
         jnp.minimum(period_start, len(pruner.config_of_round) - 1)

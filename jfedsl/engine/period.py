@@ -71,7 +71,7 @@ def deliver(
         waits, reached = slots.to_slots((waiting, waiting & reachable))
         down, before = jnp.where(waits, down, 0), state.clients
         if not spec.full_participation:
-            # What is in a place until its client is reached would be another client's.
+            # What is in a slot until its client is reached would be another client's.
             before = where_rows(waits, model, before)
         clients = where_rows(reached, clients, before)
     return state.replace(
@@ -218,7 +218,7 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
     if spec.compressors.get("model_down") is None:
         return client, whole
     kept = spec.pruner.kept(client.masks).params
-    link, change, messages = send_tree(
+    memory, change, messages = send_tree(
         spec.compressors["model_down"](client.number),
         client.compressor_states["model_down"],
         fold(key, Purpose.MODEL_DOWN, round_, client.number),
@@ -238,7 +238,7 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
         received=_where_kept(kept, arrived, client.received),
         compressor_states={
             **client.compressor_states,
-            "model_down": jax.tree.map(pick, link, client.compressor_states["model_down"]),
+            "model_down": jax.tree.map(pick, memory, client.compressor_states["model_down"]),
         },
     )
     return client, jnp.where(met, changed, whole)
@@ -253,7 +253,7 @@ def _upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Cl
     if spec.compressors.get("model_up") is None:
         return client, _model_bytes(spec, client, with_masks=False)
     received = state.aggregator.params if client.received is None else client.received
-    link, update, messages = send_tree(
+    memory, update, messages = send_tree(
         spec.compressors["model_up"](client.number),
         client.compressor_states["model_up"],
         fold(key, Purpose.MODEL_UP, state.round, client.number),
@@ -262,7 +262,7 @@ def _upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Cl
     )
     client = client.replace(
         params=jax.tree.map(jnp.add, received, update),
-        compressor_states={**client.compressor_states, "model_up": link},
+        compressor_states={**client.compressor_states, "model_up": memory},
     )
     return client, message_bytes([*messages, *_side_messages(spec, client)])
 

@@ -20,8 +20,8 @@ class RoundRecord(struct.PyTreeNode):
     Attributes:
       train_loss: float32, weighted mean over the round's exchanges.
       losses: float32 `[S, K]`, per exchange and participant.
-      sent: int32 bytes by the column of each of the algorithm's streams: `[S, K]` where it is of an
-        exchange, else `[K]`, 0 but where a period starts or ends.
+      sent: int32 bytes by the column of each stream: `[S, K]` for messages of an exchange; `[K]`
+        for the model, 0 unless a period starts or ends.
       took_part: bool `[S, K]`, whether a participant's update counted. Where it did not, 0 stands
         for its loss.
       has_current_model: bool `[K]`, which hold the period's model, compute and send.

@@ -1,6 +1,6 @@
 """The server's side of an exchange: it steps on all activations, on each in turn, or in copies.
 
-Every form takes the exchange, the server, what arrived, and the targets `[P, B, ...]`. It returns
+Every step takes the exchange, the server, what arrived, and the targets `[P, B, ...]`. It returns
 the server after the step, each participant's mean loss before it `[P]`, and the gradient of each
 participant's own mean loss at what arrived from it, `[P, B, ...]`.
 """
@@ -49,7 +49,7 @@ def joint_step(
 def _pass(
     spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array
 ) -> tuple[Any, Array, Array, Any]:
-    """`_gradients` of all places' activations, by weights `[K]` of participants.
+    """`_gradients` of the activations in all slots, weighted by participant `[K]`.
 
     Each device passes its own ones, and the gradients of the server's weights are summed up. Batch
     norm, however, needs them all at once, without the padding slots.
@@ -79,11 +79,11 @@ def _gradients(
     """A pass of activations `[n, B, ...]` through the server's layers and back.
 
     Returns:
-      The gradient of the mean loss by weights `[n]`, everyone's own losses `[n]`, the gradients of
+      The gradient of the mean loss by weights `[n]`, each client's loss `[n]`, the gradients of
       these at the activations `[n, B, ...]`, and the server's statistics after the pass.
     """
 
-    def own_losses(params: Any, smashed: Array) -> tuple[Array, Any]:
+    def of_each(params: Any, smashed: Array) -> tuple[Array, Any]:
         merged = smashed.reshape(-1, *smashed.shape[2:])
         logits, stats = layers.apply(
             spec.model[spec.cut :], params, server.stats, merged, True, spec.dtype
@@ -91,7 +91,7 @@ def _gradients(
         losses = spec.task.loss(logits, labels.reshape(-1, *labels.shape[2:]))
         return losses.reshape(labels.shape[:2]).mean(axis=1), stats
 
-    losses, back, stats = jax.vjp(own_losses, server.params, smashed, has_aux=True)
+    losses, back, stats = jax.vjp(of_each, server.params, smashed, has_aux=True)
     # One backward pass serves the server's weighted mean and every client's own loss. A weight of
     # 0 becomes one too small to be seen in a sum of float32, and large enough to divide by.
     weights = jnp.maximum(weights, _LEAST_WEIGHT)
@@ -130,7 +130,7 @@ def _alone(
 
 
 def serving_order(spec: RunSpec, key: Array) -> Array:
-    """The order in which the server steps on participants, int32 `[K]`: their places.
+    """The order in which the server steps on participants, int32 `[K]`: their positions.
 
     Args:
       spec: functions and static numbers of the run.
@@ -145,7 +145,7 @@ def step_in_turn(
 ) -> tuple[Server, Array, Array]:
     """Steps on one client's activation after the other, in random order."""
     spec, slots, order = x.spec, x.spec.slots, serving_order(x.spec, x.key)
-    # The server is in one place: it serves every client, wherever the client's slot is.
+    # There is one server: it serves every client, wherever the client's slot is.
     smashed, labels = slots.to_participants((received.values, labels))
 
     def one(server: Server, n: Array) -> tuple[Server, tuple[Array, Array]]:
@@ -174,7 +174,7 @@ def step_copies(
     return after, losses, slots.shard(cut_gradient)
 
 
-def own_losses(x: Exchange, logits: Array, labels: Array) -> tuple[Array, Array]:
+def whole_model_losses(x: Exchange, logits: Array, labels: Array) -> tuple[Array, Array]:
     """Losses without a server: of outputs `[P, B, ...]` that clients computed by themselves.
 
     Returns:

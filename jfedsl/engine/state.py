@@ -39,14 +39,14 @@ CompressorStates = dict[str, Any]
 
 
 class Deployed(NamedTuple):
-    """What the activation passes when a trained model is used: its link, drawing nothing.
+    """What the activation passes when a trained model is used: its compressor, drawing nothing.
 
     Attributes:
-      link: from a client's number to its `Compressor`.
-      mask_group: int32 `[C]`: clients of the same number have the same link.
+      compressor: from a client's number to its `Compressor`.
+      mask_group: int32 `[C]`: clients of the same number have the same compressor.
     """
 
-    link: Any
+    compressor: Any
     mask_group: np.ndarray
 
 
@@ -162,7 +162,7 @@ class Data(NamedTuple):
 
 
 class Client(struct.PyTreeNode):
-    """One client at work; stacked on a leading axis `[P]` for the places of many.
+    """One client at work; stacked on a leading axis `[P]` for the slots of many.
 
     Attributes:
       number: int32, of the client.
@@ -217,9 +217,9 @@ class State(struct.PyTreeNode):
 
     Attributes:
       round: int32, rounds completed.
-      server: the server; with a copy for each participant's place `[P, ...]`.
+      server: the server; with a copy for each participant's slot `[P, ...]`.
       aggregator: the aggregator.
-      clients: the participants at their places, `[P, ...]`.
+      clients: the participants in their slots, `[P, ...]`.
       memory: what the other clients keep, and the participants kept from before: `Memory` of all
         `[C', ...]`, by number, more rows than clients where devices share them evenly; of one that
         is new `[1, ...]` where nobody keeps anything; None where it is elsewhere, or all take part.

@@ -49,7 +49,7 @@ def put_beside(path: Path, data: bytes | bytearray) -> None:
     temporary.replace(beside(path))
 
 
-def found_beside(path: Path) -> Seal | None:
+def seal_beside(path: Path) -> Seal | None:
     """The seal beside a file; None if there is none that can be read."""
     try:
         content = verified(parsed(beside(path).read_bytes()))

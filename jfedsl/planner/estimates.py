@@ -131,21 +131,21 @@ def estimate(configs: np.ndarray) -> Estimates:
     seconds, joules, q = (np.full(shape, np.inf) for _ in range(3))
     cut, *masks = (np.zeros(shape) for _ in range(1 + len(MaskStatistics._fields)))
     index = np.arange(configs.size).reshape(shape)
-    for place in np.ndindex(shape[:2]):
-        block = configs[place]
+    for at in np.ndindex(shape[:2]):
+        block = configs[at]
         try:
             # --allocation=minmax needs message sizes, which differ within the block.
             experiment = build(dataclasses.replace(block.flat[0], allocation="equal"))
         except UserError as error:
-            errors |= dict.fromkeys(index[place].ravel().tolist(), error)
+            errors |= dict.fromkeys(index[at].ravel().tolist(), error)
             continue
         possible = experiment
         start = period_start(experiment)
-        seconds[place], joules[place], q[place] = _estimate_block(experiment, start, block)
-        cut[place] = experiment.spec.cut
+        seconds[at], joules[at], q[at] = _estimate_block(experiment, start, block)
+        cut[at] = experiment.spec.cut
         statistics = initial_mask_statistics(experiment, start)
         for array, value in zip(masks, statistics, strict=True):
-            array[place] = value
+            array[at] = value
     if possible is None:
         raise errors[0]
     period = np.array([config.aggregate_every for config in configs.flat], np.float64)

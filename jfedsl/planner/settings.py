@@ -91,11 +91,11 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
     if base.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     configs = np.empty([len(entries) for entries in lists], object)
-    for place in np.ndindex(configs.shape):
+    for at in np.ndindex(configs.shape):
         changes: dict[str, Any] = {}
-        for entries, i in zip(lists, place, strict=True):
+        for entries, i in zip(lists, at, strict=True):
             changes |= entries[i]
-        configs[place] = dataclasses.replace(base, **changes)
+        configs[at] = dataclasses.replace(base, **changes)
     refuse_idle(configs.flat)
     for config in configs[:, 0, 0, 0, 0, 0]:
         cut_name(config)

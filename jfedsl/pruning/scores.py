@@ -46,9 +46,9 @@ class Score(NamedTuple):
     Attributes:
       init: `(weights, norms) -> (state, values)` from the initial weights. The state is a tree of
         arrays, or None for a score that remembers nothing.
-      update: `(state, period, norms) -> (state, values)` after an aggregation. Where nobody kept
-        and stepped any weight in the period, the result of a score with a state is ignored: its
-        state and the ranking stay as they were.
+      update: `(state, period, norms) -> (state, values)` after an aggregation. If no client
+        kept and stepped a weight in the period, a score with a state is not updated, nor is the
+        ranking.
       draw: `(key, weights, norms) -> values` of one client in one period, by which that client
         ranks its units; the values of `init` and `update` are not read then. None: all clients
         share one ranking.

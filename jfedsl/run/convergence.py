@@ -50,11 +50,11 @@ def scope(config: Config) -> list[str]:
         if getattr(config, name) is not None:
             beyond.append(f"{name}={getattr(config, name):g} (who is missing differs by exchange)")
     compressors = config.compressors
-    beyond += [f"{place}={config.expressions[place]}" for place in ("model_up", "model_down")
-              if compressors[place]]  # fmt: skip
-    for place in ("cut_gradient", "client_gradient"):
-        if not is_unbiased(compressors[place]):
-            beyond.append(f"{place}={config.expressions[place]} (biased)")
+    beyond += [f"{stream}={config.expressions[stream]}" for stream in ("model_up", "model_down")
+              if compressors[stream]]  # fmt: skip
+    for stream in ("cut_gradient", "client_gradient"):
+        if not is_unbiased(compressors[stream]):
+            beyond.append(f"{stream}={config.expressions[stream]} (biased)")
     if has_memory(compressors["smashed"], config.clients):
         beyond.append(f"smashed={config.expressions['smashed']} (remembers)")
     return beyond
@@ -157,7 +157,7 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
         bound, terms: the bound and its terms; the square of the sum of biases is shared out among
           the biases.
         bound_over_measured: the bound divided by the average.
-        with_one_beta: the bound with beta in place of the secants.
+        with_one_beta: the bound with beta in stream of the secants.
         steepness: gamma times beta.
         measurements: how many there are.
     """

@@ -163,10 +163,10 @@ def settings_of(runs: Sequence[RecordedRun]) -> list[Setting]:
     cases = [_case_of(group) for group in groups.values()]
     named = None not in cases and len(set(cases)) == len(cases)
     settings = []
-    for case, own_flags, group in zip(cases, differing, groups.values(), strict=True):
-        name = str(case) if named else flag_text(own_flags) or "default"
+    for case, its_flags, group in zip(cases, differing, groups.values(), strict=True):
+        name = str(case) if named else flag_text(its_flags) or "default"
         finished = [run for run in group if run.finished]
-        settings.append(Setting(name, own_flags, finished or group))
+        settings.append(Setting(name, its_flags, finished or group))
     return settings
 
 

@@ -16,6 +16,11 @@ computes:
             + max_n (last cut-gradient downlink + backward) + max_n model uplink
 
 With S = 1 both are the same.
+
+Where clients step on losses of their own, they do not wait for the server within a round:
+
+    round = max_n model downlink + max(max_n sum of (forward + backward + smashed uplink), server)
+            + max_n model uplink
 """
 
 from functools import partial
@@ -61,7 +66,8 @@ class Cost(struct.PyTreeNode):
       seconds: of the round, scalar.
       compute_seconds: of them along the critical path, the server's included, scalar.
       communication_seconds: the others, scalar.
-      server: seconds that the server computes, scalar.
+      server: seconds in which the clients wait for the server to compute, scalar. Where clients do
+        not wait for it in a round, what it needs beyond the slowest of them.
       compute: `[K]`, seconds.
       uplink: `[K]`, seconds.
       downlink: `[K]`, seconds.
@@ -72,7 +78,8 @@ class Cost(struct.PyTreeNode):
       stages: model down; activations up, server and gradients down of every exchange, `[S]` each;
         model up. Where participants take turns all of that for each one alone, `[K, ...]`. Where
         the server serves client after client, in the order of `[K]`, the exchanges of each one's
-        turn, `[S, K]`, everything of the first `up` and of the last `down` being everyone's.
+        turn, `[S, K]`; the first `up` and the last `down` are shared by all participants. Where
+        clients do not wait for the server, one exchange stands for all, `[1]` each.
     """
 
     seconds: Array
@@ -124,10 +131,7 @@ def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent:
     """What a round costs in which participants do all exchanges without waiting for the server.
 
     The server works on what arrives alongside. The round lasts until the slowest participant is
-    done and the server has worked everything off, whichever is later:
-
-        round = max_n model downlink + max(max_n sum of (forward + backward + uplink), server)
-                + max_n model uplink
+    done and the server has worked everything off, whichever is later.
 
     Args:
       radio: network and hardware of the run.

@@ -45,9 +45,9 @@ class FlopCounts(NamedTuple):
     """FLOPs of an exchange, for one client's batch.
 
     Attributes:
-      forward: forward pass of each client-side layer, for each of the pruner's width configs,
-        `[F, L_c]`.
-      backward: backward pass of each client-side layer, for each width config, `[F, L_c]`.
+      forward: forward pass of each client-side layer and of the auxiliary ones after them, for
+        each of the pruner's forwards, `[F, layers]`.
+      backward: their backward passes, `[F, layers]`.
       server: both passes of all server-side layers.
     """
 

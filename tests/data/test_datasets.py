@@ -191,8 +191,8 @@ BAD_INPUTS = [
     ([[1.0, 2.0], [3.0]], "train inputs: "),
     (ONES * np.nan, "train inputs: finite numbers below 1e+15 are allowed"),
     (ONES * 1e39, "train inputs: finite numbers below 1e+15 are allowed"),
-    (np.ones((4, 3)), "test inputs: float32 [3] as the train inputs are allowed, not float32 [2]"),
-    (ONES.astype(np.uint8), "test inputs: uint8 [2] as the train inputs are allowed, not float32"),
+    (np.ones((4, 3)), "test inputs must be float32 [3] like the training inputs, not float32 [2]"),
+    (ONES.astype(np.uint8), "test inputs must be uint8 [2] like the training inputs, not float32"),
     (ONES[:3], "train labels: whole numbers [3] are allowed, not int64 [4]"),
 ]
 BAD_LABELS = [

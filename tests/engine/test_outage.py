@@ -41,8 +41,10 @@ def rounds_by_gain(e: Experiment) -> Callable[[Array, State], tuple[State, Round
     assert radio is not None
 
     def run(gain: Array, state: State) -> tuple[State, RoundRecord]:
-        site = radio.deployment._replace(hardware=radio.deployment.hardware._replace(gain=gain))
-        spec = e.spec._replace(radio=radio._replace(deployment=site))
+        deployment = radio.deployment._replace(
+            hardware=radio.deployment.hardware._replace(gain=gain)
+        )
+        spec = e.spec._replace(radio=radio._replace(deployment=deployment))
         return run_round(spec, e.data, e.key, state)
 
     return jax.jit(run)

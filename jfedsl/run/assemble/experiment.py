@@ -182,16 +182,18 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     check_sizes(config, spec, client, image.shape)
     radio = build_radio(config, spec, pruning, key, image.shape)
     spec = spec._replace(radio=radio)
-    site = None if radio is None else radio.deployment
+    deployment = None if radio is None else radio.deployment
     order, where = partition.pack(shares, homes(spec), slots.devices)
     split, tested = dataset.train.at(order), dataset.test
     images, labels = put(mesh, (split.images, split.labels), SHARDED)
     test = fold_test_set(tested.images, tested.labels, config.eval_batch_size)
-    pixels, where, site, image, initial = put(mesh, (pixels, where, site, image, initial))
+    pixels, where, deployment, image, initial = put(
+        mesh, (pixels, where, deployment, image, initial)
+    )
     counts, lacking = class_counts(dataset, shares)
     return Experiment(
         spec=with_frozen(spec, initial.frozen),
-        data=Data(images, labels, pixels, where, site, initial.frozen),
+        data=Data(images, labels, pixels, where, deployment, initial.frozen),
         test=put(mesh, test, test_spec(test, slots)),
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
@@ -217,8 +219,8 @@ def _open_end(config: Config, spec: RunSpec) -> list[str]:
     if config.rounds % period == 0:
         return []
     return [
-        f"rounds: round {config.rounds} ends no period of {period}: the averaged model tested "
-        "then is not sent, and its upload not counted"
+        f"--rounds={config.rounds} is no multiple of --aggregate_every={period}: the last test is "
+        "of an average that is never sent, and its upload is not counted"
     ]
 
 

@@ -45,7 +45,7 @@ def build_radio(
     outage = config.outage_snr_db
     return Radio(
         network=network,
-        deployment=_site(config, spec, network, hardware, key, image),
+        deployment=_deployment(config, spec, network, hardware, key, image),
         flop_counts=_flop_counts(config, spec, pruning, image),
         allocation=config.allocation,
         # Removed channels take their arithmetic with them.
@@ -56,7 +56,7 @@ def build_radio(
     )
 
 
-def _site(
+def _deployment(
     config: Config, spec: RunSpec, network: Network, hardware: Hardware, key: Array,
     image: tuple[int, ...],
 ) -> Deployment:  # fmt: skip
@@ -123,9 +123,9 @@ def _check_memory(
     if not np.isfinite(hardware.memory).any():
         return
     needed = np.array([memory_of(config, spec, s, image).total for s in pruning.sides])
-    layouts = np.array(spec.pruner.width_configs)
+    width_configs = np.array(spec.pruner.width_configs)
     for group, members in enumerate(spec.pruner.groups):
-        most = int(needed[layouts[:, group]].max())
+        most = int(needed[width_configs[:, group]].max())
         lacking = hardware.memory[members] < most
         if lacking.any():
             flag = "device_classes" if config.device_classes else "device_memory"

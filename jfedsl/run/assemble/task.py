@@ -37,7 +37,7 @@ def task_of(config: Config, dataset: Dataset) -> Task:
     _check("metric" if config.metric else "task", given, task.metric.of, task, width, cause)
     column = task.metric.name
     if not re.fullmatch("[a-z0-9_]+", column) or column == "loss":
-        allowed = "a metric whose name is of small letters, digits and _, and not loss"
+        allowed = "a metric whose `name` has only a-z, 0-9 and _ and is not loss"
         raise flag_error("metric", column, allowed)
     if column == "accuracy" and not 0 <= config.target_accuracy <= 1:
         raise flag_error("target_accuracy", config.target_accuracy, "a number in [0, 1]")

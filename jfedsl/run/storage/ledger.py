@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from jfedsl.errors import UserError
-from jfedsl.files.seals import Seal, beside, content, found_beside, matches, put_beside, seal
+from jfedsl.files.seals import Seal, beside, content, matches, put_beside, seal, seal_beside
 from jfedsl.run.storage.workdir import write_atomically
 
 _PUT_BACK = "put the file back, or resume the run, which does so from its checkpoint"
@@ -63,7 +63,7 @@ def read(path: Path) -> str:
     Raises:
       UserError: the file is damaged, is not text, or is missing though its seal is there.
     """
-    sealed = found_beside(path)
+    sealed = seal_beside(path)
     try:
         data = content(path)
         if sealed is None or matches(data, sealed):

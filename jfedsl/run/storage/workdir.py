@@ -66,7 +66,7 @@ def read_config(
 
 def _read_sealed(path: Path, plugin: Name, parse: _Parse) -> Config:
     """The config in a file, if its seal shows no damage."""
-    sealed = seals.found_beside(path)
+    sealed = seals.seal_beside(path)
     with contextlib.suppress(OSError):  # read_settings reports it
         if sealed is not None and seals.seal(seals.content(path)) != sealed:
             raise UserError(f"{path} was damaged or changed after the run wrote it; put it back")

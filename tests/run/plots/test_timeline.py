@@ -39,8 +39,8 @@ def some_cost(key: jax.Array, one_by_one: bool) -> Cost:
         bits[2] * has_current_model.astype(float), bits[3], arrived, has_current_model,
     )  # fmt: skip
     one, none = jnp.ones(6), jnp.zeros((1, 1))
-    work, site = FlopCounts(none, none, 1e12), Deployment(RadioHardware(one, one, one), none)
-    radio = Radio(MACRO_CELL, site, work, "equal", False, None, 0.5, 2.0)
+    work, deployment = FlopCounts(none, none, 1e12), Deployment(RadioHardware(one, one, one), none)
+    radio = Radio(MACRO_CELL, deployment, work, "equal", False, None, 0.5, 2.0)
     conditions = Conditions(*rates, *passes, there, *(10 * rate for rate in rates))
     return round_cost(radio, jnp.arange(6), conditions, sent, one_by_one)
 
