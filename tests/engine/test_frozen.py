@@ -140,7 +140,7 @@ def test_channels_of_layers_with_frozen_variables_are_not_removed() -> None:
     assert str(error.value).startswith("--prune_kind must be none or mask")
 
 
-@pytest.mark.parametrize("model", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_run_goes_on_and_its_export_answers_as_it_does(tmp_path: Path, model: str) -> None:
     config = plain(model=model, rounds=2, workdir=str(tmp_path / "run"), train_examples=200)
     train(config)
