@@ -1,58 +1,9 @@
-"""Compares accuracy with simulated seconds and joules, over cuts, channel pruning and bits.
-
-python experiments/latency_study.py --flagfile=experiments/studies/latency.flags
-
-Trains every combination of --cuts, --prune_rates and --bits on one simulated network. Writes a
-table and a figure into --workdir. The same command resumes an interrupted study.
-"""
+"""Compares accuracy with simulated seconds and joules, over cuts, channel pruning and bits."""
 
 from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
-from functools import reduce
-from itertools import product
-from operator import or_
-
-from absl import flags
-
-from jfedsl.config import Config
-from jfedsl.errors import flag_error
-from jfedsl.planner.settings import axes
-from jfedsl.run.script import run
-from jfedsl.studies.columns import Column, simulated
-from jfedsl.studies.study import JOULES, SECONDS, conduct, seeds_of
-
-_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds of every setting.")
-_CUTS = flags.DEFINE_list("cuts", ["pool1", "pool2", "pool3"], "Cuts to compare.")
-_RATES = flags.DEFINE_list("prune_rates", ["0", "0.5"], "Pruning rates of channels to compare.")
-_BITS = flags.DEFINE_list("bits", ["8", "32"], "Bits at the cut, in both directions, to compare.")
-
-
-COLUMNS: dict[str, Column] = {
-    "seconds": simulated("seconds"),
-    "seconds to target": simulated("seconds_to_target"),
-    "joules": simulated("energy_joules"),
-    "joules to target": simulated("joules_to_target"),
-    "a client computes, s": simulated("client_compute_seconds"),
-    "sends, s": simulated("client_uplink_seconds"),
-    "waits, s": simulated("client_waiting_seconds"),
-}
-
-
-def main(config: Config) -> None:
-    """Trains all settings and prints the table."""
-    if config.network == "none":
-        raise flag_error("network", "none", "a network", reason="without one nothing takes time")
-    both_directions = [f"{bits}/{bits}" for bits in _BITS.value]
-    values = {"cuts": _CUTS.value, "prune_rates": _RATES.value, "bits": both_directions}
-    lists = axes(config, values)
-    names = product(_CUTS.value, _RATES.value, _BITS.value)
-    settings = {
-        f"{cut}, rate {rate}, {bits} bits": reduce(or_, changes)
-        for (cut, rate, bits), changes in zip(names, product(*lists), strict=True)
-    }
-    conduct(config, settings, COLUMNS, seeds_of(_SEEDS.value), (SECONDS, JOULES))
-
+from jfedsl.commands.latency_study import start
 
 if __name__ == "__main__":
-    run(main, one_run=False)
+    start()

@@ -3,19 +3,7 @@
 from jfedsl.run import startup  # noqa: F401 (first: the imports below take seconds)
 
 # isort: split
-from jfedsl.config import Config
-from jfedsl.run.script import run
-from jfedsl.run.summary import table
-from jfedsl.run.training import train
-
-
-def main(config: Config) -> None:
-    """Trains and prints the summary."""
-    summary = train(config)
-    if summary:  # empty in all processes but the first
-        print(f"\n{table(summary)}")
-        print(f"\npictures: *.png in {summary['workdir']}")
-
+from jfedsl.commands.train import start
 
 if __name__ == "__main__":
-    run(main)
+    start()

@@ -1,8 +1,7 @@
 """Small experiments and comparisons that the tests share."""
 
 import functools
-import importlib.util
-from pathlib import Path
+import importlib
 from typing import Any
 
 import jax
@@ -56,21 +55,17 @@ def parse(arguments: list[str]) -> Config:
     return from_flags(values)
 
 
-_script_flags: list[str] = []  # flags that the last imported script defined
-
-
 def script(name: str) -> Any:
-    """A script of experiments/, imported; flags of the last imported script are removed."""
-    while _script_flags:
-        delattr(flags.FLAGS, _script_flags.pop())
-    before = set(flags.FLAGS)
-    path = Path(__file__).parents[1] / "experiments" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    _script_flags.extend(set(flags.FLAGS) - before)
-    return module
+    """The module that a script of experiments/ starts."""
+    return importlib.import_module(f"jfedsl.commands.{name}")
+
+
+def given(command: Any, *arguments: str) -> flags.FlagValues:
+    """The flags of its own that the module of a command has after it has read these arguments."""
+    values = flags.FlagValues()
+    command.define(values)
+    values(["program", *arguments])
+    return values
 
 
 def setup(**changes: Any) -> tuple[Experiment, Any, Any]:

@@ -48,8 +48,15 @@ def exists(dotted: str) -> bool:
 
 def flags() -> set[str]:
     """Names of flags: those of a config, and every word that a script has as text of its own."""
-    names = {field.name for field in dataclasses.fields(Config)} | {"config", "resume", "flagfile"}
-    for folder in ("experiments", "benchmarks", "jfedsl/studies"):
+    names = {field.name for field in dataclasses.fields(Config)} | {
+        "config",
+        "resume",
+        "preset",
+        "flagfile",
+        "version",
+        "helpfull",
+    }
+    for folder in ("experiments", "benchmarks", "jfedsl/studies", "jfedsl/commands"):
         for path in (ROOT / folder).rglob("*.py"):
             names |= set(re.findall(r'"(\w+)"', path.read_text()))
     return names

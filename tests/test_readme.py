@@ -4,10 +4,9 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from helpers import parse, script
+from helpers import given, parse, script
 
 from jfedsl.config import Config, plugins, shown
 from jfedsl.config.allowed import OneOf
@@ -115,33 +114,29 @@ def test_studies_compare_their_settings(name, setting, tmp_path, generated, caps
     few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
     config = parse([f"--flagfile={preset}", *few, *where])
-    monkeypatch.setattr(study, "_SEEDS", SimpleNamespace(value=["3"]))
-    study.main(config)
+    study.main(config, given(study, "--seeds=3"))
     assert f"| {setting} | 0." in capsys.readouterr().out
     assert len(list((tmp_path / "study").glob("*/seed_3/summary.json"))) == 1
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_latency_study_compares_on_a_simulated_clock(tmp_path, generated, capsys, monkeypatch):
+def test_latency_study_compares_on_a_simulated_clock(tmp_path, generated, capsys):
     study = script("latency_study")
     preset = ROOT / "experiments" / "studies" / "latency.flags"
     few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}"]
     ours = ["--model=mlp", "--train_examples=1000", "--target_accuracy=0.999"]
     config = parse([f"--flagfile={preset}", *few, *where, *ours])
-    given = {"_CUTS": ["dense1"], "_RATES": ["0.5"], "_BITS": ["8"], "_SEEDS": ["3"]}
-    for name, value in given.items():
-        monkeypatch.setattr(study, name, SimpleNamespace(value=value))
-    study.main(config)
+    mine = ["--cuts=dense1", "--prune_rates=0.5", "--seeds=3"]
+    study.main(config, given(study, *mine, "--bits=8"))
     row = next(
         r for r in capsys.readouterr().out.splitlines() if r.startswith("| dense1, rate 0.5")
     )
     _, _, seconds, to_target, *_ = (cell.split()[0] for cell in row.split(" | ")[1:])
     assert float(seconds) > 0 and to_target == "-"
     assert (tmp_path / "study" / "accuracy.png").exists()
-    monkeypatch.setattr(study, "_BITS", SimpleNamespace(value=["eight"]))
     with pytest.raises(UserError, match="--bits"):
-        study.main(config)
+        study.main(config, given(study, *mine, "--bits=eight"))
 
 
 def test_train_prints_its_table_and_picture(tmp_path, capsys):
@@ -154,4 +149,4 @@ def test_train_prints_its_table_and_picture(tmp_path, capsys):
 
 def test_scripts_stay_thin():
     for path in (ROOT / "experiments").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 60, path
+        assert len(path.read_text().splitlines()) <= 10, path

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.files.locks import lock, warn
 from jfedsl.files.paths import Name, local
+from jfedsl.program import other_program
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -68,8 +69,8 @@ def is_prepared(folder: Path) -> bool:
 
 def command(name: str, data_dir: Name) -> str:
     """The command that prepares the set `name` in `data_dir`."""
-    folder = shlex.quote(str(data_dir))
-    return f"python experiments/prepare_data.py --dataset={name} --data_dir={folder}"
+    program = other_program("prepare_data")
+    return shlex.join([*program, f"--dataset={name}", f"--data_dir={data_dir}"])
 
 
 def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:

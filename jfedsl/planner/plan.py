@@ -1,6 +1,7 @@
 """The planner: predicts every setting of a grid and writes the best one as flags."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jfedsl.planner.estimates import Estimates, RoundCosts, estimate
 from jfedsl.planner.predictions import MAX_STEPS, Predictions
 from jfedsl.planner.settings import Changes, config_grid, describe
 from jfedsl.planner.source import MeasuredRun, measured_run, predicted_effects
+from jfedsl.program import other_program
 from jfedsl.run.convergence import scope, setting_of, step_size
 from jfedsl.run.plots import pareto
 from jfedsl.run.plots.pareto import Panel
@@ -286,4 +288,5 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     write_atomically(output / "plan.flags", settings.flag_file(config, _CHOSEN, [command, facts]))
     caption = f"{config.model} on {config.dataset}, {config.clients} clients, {config.network}"
     pareto.trade(panels, chosen, caption, output / "pareto.png")
-    print(f"{text}\n\npython experiments/train.py --flagfile={output / 'plan.flags'}")
+    train = shlex.join([*other_program("train"), f"--flagfile={output / 'plan.flags'}"])
+    print(f"{text}\n\n{train}")

@@ -1,6 +1,5 @@
 """How every experiment script starts: flags, one-line errors, exit status."""
 
-import dataclasses
 import os
 import shlex
 import signal
@@ -18,18 +17,22 @@ from jfedsl.config import Config
 from jfedsl.config.flags import define_flags, from_flags, set_defaults
 from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
 from jfedsl.files.paths import path_error
+from jfedsl.program import this_program
+from jfedsl.run.presets import with_preset
 from jfedsl.run.processes.stopping import take_signals
 from jfedsl.run.sources import defaults, define_sources, free_flags, without_idle
 from jfedsl.run.storage.workdir import check
+from jfedsl.run.usage import define_help
+
+Define = Callable[[list[str]], list[str]]
 
 
-def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], None]) -> list[str]:
+def _parse(arguments: list[str], operands: bool, define: Define) -> list[str]:
     for argument in arguments:
         if argument != argument.encode(errors="replace").decode():
             raise UserError(f"{as_text(argument)} must be text in UTF-8")
     try:
-        define(arguments)
-        rest = flags.FLAGS(arguments)
+        rest = flags.FLAGS(define(arguments))
         if len(rest) > 1 and not operands:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --name=value")
         return rest
@@ -47,21 +50,29 @@ def _parse(arguments: list[str], operands: bool, define: Callable[[list[str]], N
         raise UserError(str(error).removeprefix("flag ")) from error
 
 
-def run(main: Callable[[Config], object], one_run: bool = True) -> None:
+def run(
+    main: Callable[[Config], object],
+    one_run: bool = True,
+    own: Callable[[], None] = lambda: None,
+    about: str = "",
+) -> None:
     """Runs `main` on the config that the command line describes, as `start` does.
 
     Args:
       main: takes the config.
       one_run: whether it trains one run, which `--resume` can continue.
+      own: defines flags of the program's own.
+      about: what `--help` says first; default the docstring of the script.
     """
 
-    def define(arguments: list[str]) -> None:
+    def define(arguments: list[str]) -> list[str]:
+        arguments = with_preset(arguments, one_run)
         base = defaults(arguments, one_run)  # may add to the tables that the flags' help lists
         define_flags()
-        for name in [field.name for field in dataclasses.fields(Config)] + define_sources(one_run):
-            # So that --help shows it.
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        sources = define_sources(one_run)
         set_defaults(base)
+        define_help(about or _docstring(), _own_flags(own), sources)
+        return arguments
 
     def configured(_: list[str]) -> None:
         config = without_idle(from_flags())
@@ -72,16 +83,16 @@ def run(main: Callable[[Config], object], one_run: bool = True) -> None:
     def go_on(folder: str) -> str:
         resume = [f"--resume={folder}", *free_flags()]
         arguments = resume if one_run and folder else sys.argv[1:]
-        return f"go on with: {shlex.join(['python', sys.argv[0], *arguments])}"
+        return f"go on with: {shlex.join([*this_program(), *arguments])}"
 
-    start(configured, go_on, define=define)
+    _run(configured, go_on, False, define)
 
 
 def start(
     main: Callable[[list[str]], object],
-    go_on: Callable[[str], str] = lambda _: "the same command starts again",
     operands: bool = False,
-    define: Callable[[list[str]], None] = lambda _: None,
+    own: Callable[[], None] = lambda: None,
+    about: str = "",
 ) -> None:
     """Parses the command line, then runs `main`.
 
@@ -92,10 +103,37 @@ def start(
 
     Args:
       main: takes the arguments that are not flags.
-      go_on: makes the text on how to go on, of the run's folder, or of "" if there is none.
       operands: whether arguments that are not flags are allowed.
-      define: defines flags that depend on the command line, which it takes.
+      own: defines flags of the program's own.
+      about: what `--help` says first; default the docstring of the script.
     """
+
+    def define(arguments: list[str]) -> list[str]:
+        define_help(about or _docstring(), _own_flags(own), [])
+        return arguments
+
+    _run(main, lambda _: "the same command starts again", operands, define)
+
+
+def _own_flags(own: Callable[[], None]) -> list[str]:
+    """Defines a program's own flags; returns the names of them and of those of its script."""
+    before = set(flags.FLAGS)
+    own()
+    of_script = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    return [*of_script, *(name for name in flags.FLAGS if name not in before)]
+
+
+def _docstring() -> str:
+    return sys.modules["__main__"].__doc__ or ""
+
+
+def _run(
+    main: Callable[[list[str]], object],
+    go_on: Callable[[str], str],
+    operands: bool,
+    define: Define,
+) -> None:
+    """Does what `start` says; `define` defines all flags and returns the arguments to parse."""
 
     def guarded(arguments: list[str]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Settings that a command line takes from files: `--config`, `--resume` and `--plugin`."""
+"""Settings that a command line takes from files: `--preset`, `--config`, `--resume`, `--plugin`."""
 
 import dataclasses
 from pathlib import Path
@@ -10,9 +10,11 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import idle
 from jfedsl.errors import no_effect
 from jfedsl.files.paths import local, path_error
+from jfedsl.run.presets import presets
 from jfedsl.run.storage.workdir import CONFIG, read_config, read_settings
 
 _HELP = {
+    "preset": "Name of a file of flags that the package brings along; other flags override it.",
     "config": "The config.json of a run, whose settings are the defaults of the other flags. A new "
     "run still gets a folder of its own.",
     "resume": "Folder of a run to go on with. Its settings hold; other flags may change those that "
@@ -21,10 +23,17 @@ _HELP = {
 
 
 def define_sources(one_run: bool, flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Defines `--config`, and `--resume` for a script that trains one run; returns the names."""
-    names = ["config", "resume"] if one_run else ["config"]
+    """Defines `--preset` and `--config`, and `--resume` where one run is trained.
+
+    Returns:
+      The names of the flags.
+    """
+    names = ["preset", "config", "resume"] if one_run else ["preset", "config"]
     for name in names:
-        flags.DEFINE_string(name, "", _HELP[name], flag_values)
+        text = _HELP[name]
+        if name == "preset":
+            text += f" One of {', '.join(presets(one_run))}."
+        flags.DEFINE_string(name, "", text, flag_values)
     return names
 
 

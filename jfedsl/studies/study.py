@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import jax
 
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
+from jfedsl.program import other_program
 from jfedsl.run.finished import finished
 from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped
@@ -94,7 +96,8 @@ def run_configs(
     if not base.workdir:
         raise flag_error("workdir", "", "a folder for the study")
     if base.coordinator:
-        reason = "experiments/sweep.py divides the runs among processes by --shard"
+        sweep = shlex.join(other_program("sweep")).removeprefix("python ")
+        reason = f"{sweep} divides the runs among processes by --shard"
         raise conflict("coordinator", base.coordinator, "a study of many runs", reason)
     if base.seed != Config.seed:
         raise UserError(f"--seed={base.seed} is for one run; set --seeds={base.seed}")

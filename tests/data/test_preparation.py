@@ -274,8 +274,8 @@ def test_an_unprepared_set_names_the_command() -> None:
     with pytest.raises(UserError) as error:
         datasets.load("fashion_mnist", "no where")
     assert one_line(error) == (
-        "--dataset=fashion_mnist: not prepared in no where; run: python "
-        "experiments/prepare_data.py --dataset=fashion_mnist --data_dir='no where'"
+        "--dataset=fashion_mnist: not prepared in no where; run: jfedsl prepare-data "
+        "--dataset=fashion_mnist '--data_dir=no where'"
     )
 
 
@@ -292,7 +292,7 @@ def test_a_damaged_prepared_set_names_its_folder(
         assert f"{folder}: incomplete" in preparation_error("mnist", data_dir, raw)
     else:
         assert text.startswith(f"{folder}: damaged (")
-        assert "delete this folder, then run: python experiments/prepare_data.py" in text
+        assert "delete this folder, then run: jfedsl prepare-data" in text
 
 
 class SilentHandler(http.server.SimpleHTTPRequestHandler):

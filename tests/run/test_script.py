@@ -29,14 +29,14 @@ def process_as_it_was() -> Iterator[None]:
 
 def test_a_command_line_that_is_no_utf_8_is_refused() -> None:
     with pytest.raises(UserError, match=r"--title=.udcff must be text in UTF-8"):
-        script._parse(["train.py", os.fsdecode(b"--title=\xff")], False, lambda _: None)
+        script._parse(["train.py", os.fsdecode(b"--title=\xff")], False, lambda given: given)
 
 
 def test_a_misspelt_flag_file_is_told_what_lies_beside_it(tmp_path: Path) -> None:
     (tmp_path / "heavy.flags").touch()
     arguments = ["train.py", f"--flagfile={tmp_path / 'hevy.flags'}"]
     with pytest.raises(UserError, match=r"--flagfile must be .*; did you mean .*/heavy.flags\?$"):
-        script._parse(arguments, False, lambda _: None)
+        script._parse(arguments, False, lambda given: given)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,15 +87,14 @@ def test_a_study_needs_measurements(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion"])
-def test_presets_stay_within_the_theorem(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_presets_stay_within_the_theorem(name: str):
     study = script("bound_study")
     path = Path("experiments", "studies", f"bound_{name}.flags")
     lines = (Path(__file__).parents[2] / path).read_text().splitlines()
     assert lines[0] == f"# python experiments/bound_study.py --flagfile={path}"
     of_study = dict(line[2:].split("=") for line in lines if line.startswith(("--cuts", "--seeds")))
     base = parse([line for line in lines[2:] if line[2:].split("=")[0] not in of_study])
-    monkeypatch.setattr(study, "_CUTS", SimpleNamespace(value=of_study["cuts"].split(",")))
-    sweeps = study._sweeps()
+    sweeps = study.sweeps_of(of_study["cuts"].split(","))
     assert base.cut in sweeps["cut"]
     for values in sweeps.values():
         configs = [dataclasses.replace(base, **changes) for changes in values.values()]

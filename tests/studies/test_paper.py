@@ -3,11 +3,10 @@
 import csv
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import parse, script
+from helpers import given, parse, script
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
@@ -106,14 +105,12 @@ def test_presets_run(
 
     study = script("paper_study")
     monkeypatch.setattr(paper, "questions", few)
-    values = {"_SEEDS": ["3"], "_CUTS": ["pool2"], "_RATES": [], "_ONLY": []}
-    for flag, value in values.items():
-        monkeypatch.setattr(study, flag, SimpleNamespace(value=value))
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     short = ["--rounds=2", "--local_steps=1", "--batch_size=2", "--clients=2", "--eval_every=1"]
     short += ["--aggregate_every=1"]
     where = [f"--workdir={tmp_path / 'study'}", f"--data_dir={generated}", "--progress=none"]
-    study.main(parse([*flags_of(preset)[0], *short, "--train_examples=8000", *where]))
+    config = parse([*flags_of(preset)[0], *short, "--train_examples=8000", *where])
+    study.main(config, given(study, "--seeds=3", "--cuts=pool2"))
     printed = capsys.readouterr().out
     assert all(f"| {label} | 0." in printed for label in labels)
     with open(tmp_path / "study" / "rivals.csv", newline="") as file:

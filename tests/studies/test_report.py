@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import plain, script
+from helpers import given, plain
 from matplotlib.figure import Figure
 
+from jfedsl.commands import report
 from jfedsl.config import Config
 from jfedsl.config.canonical import recorded
 from jfedsl.errors import UserError, one_line
@@ -196,7 +197,7 @@ def test_folders_without_runs_are_refused(runs: Path, tmp_path: Path):
     with pytest.raises(UserError, match="--output must be a writable folder, not .*file"):
         write([runs], tmp_path / "file", "title", None)
     with pytest.raises(UserError, match="no folders of runs"):
-        script("report").main([])
+        report.main([], given(report))
 
 
 def test_unfinished_runs_are_named_and_left_out(runs: Path, tmp_path: Path):

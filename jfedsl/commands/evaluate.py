@@ -1,0 +1,40 @@
+"""Evaluates the newest checkpoint of a run on each client's data, and exports the model.
+
+jfedsl evaluate --workdir=runs/first
+"""
+
+from absl import flags
+
+from jfedsl.errors import flag_error
+from jfedsl.files.paths import local
+from jfedsl.run.evaluate import evaluate_run, table
+from jfedsl.run.script import start as start_program
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", "", "Folder of the run.", values)
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared data sets; default that of the run.", values
+    )
+    flags.DEFINE_string(
+        "plugin", "", "Plugins of the run that have moved since, separated by commas.", values
+    )
+    flags.DEFINE_string(
+        "export_dir", None, "Folder for the exported files; default export/ in the workdir.", values
+    )
+
+
+def main(given: flags.FlagValues) -> None:
+    """Prints the accuracies; writes evaluation.json and the exported files."""
+    if not given.workdir:
+        raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
+    workdir = local("workdir", given.workdir)
+    folder = local("export_dir", given.export_dir or workdir / "export")
+    result = evaluate_run(workdir, folder, given.data_dir, given.plugin)
+    print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
+
+
+def start() -> None:
+    """Runs it on the command line."""
+    start_program(lambda _: main(flags.FLAGS), own=define, about=__doc__)

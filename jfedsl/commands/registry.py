@@ -1,0 +1,46 @@
+"""The subcommands of `jfedsl`. Importing this imports nothing heavy."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Attributes:
+      module: of `jfedsl.commands`, with a function `start`.
+      summary: what it does, for the list of commands.
+      first: name of the flag that a first argument without dashes is the value of; empty if none.
+    """
+
+    module: str
+    summary: str
+    first: str = ""
+
+
+COMMANDS = {
+    "train": Command("train", "Train a run."),
+    "resume": Command("resume", "Go on with a run: jfedsl resume FOLDER.", "resume"),
+    "evaluate": Command(
+        "evaluate", "Test and export the model of a run: jfedsl evaluate FOLDER.", "workdir"
+    ),
+    "report": Command("report", "Write a page about runs: jfedsl report FOLDER... --output=PAGE."),
+    "sweep": Command("sweep", "Train a grid of settings and seeds."),
+    "plan": Command("plan", "Predict settings without training them, and choose one."),
+    "prepare-data": Command(
+        "prepare_data", "Prepare a data set: jfedsl prepare-data NAME.", "dataset"
+    ),
+    "measure-constants": Command(
+        "measure_constants",
+        "Measure the convergence bound's constants: jfedsl measure-constants FOLDER.",
+        "workdir",
+    ),
+    "study": Command("", "Compare settings over seeds: jfedsl study NAME."),
+    "doctor": Command("doctor", "Check the installation, and say what is where."),
+}
+STUDIES = {
+    "bound": Command("bound_study", "The convergence bound beside measured gradient norms."),
+    "compression": Command("compression_study", "Compressors of the cut at equal bytes."),
+    "latency": Command("latency_study", "Accuracy beside simulated seconds and joules."),
+    "paper": Command("paper_study", "Pruning, bits, dropout, cut, period, ablation, rivals."),
+    "pruning": Command("pruning_study", "Prune rates, of weights and of channels."),
+}
