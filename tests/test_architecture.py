@@ -12,7 +12,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "program", "keys", "per_client", "files", "nn", "models", "data", "compression",
+    "errors", "keys", "per_client", "files", "nn", "models", "data", "compression",
     "pruning", "wireless", "sharding", "engine", "algorithms", "theory", "config", "run", 
     "planner", "studies", "commands",
 ]  # fmt: skip

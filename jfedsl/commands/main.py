@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jfedsl import __version__
 from jfedsl.commands.registry import COMMANDS, STUDIES, Command
 from jfedsl.errors import UserError, as_text, close_to
-from jfedsl.program import COMMAND
+from jfedsl.files.program import COMMAND
 
 _HELP = ("--help", "-h", "help")
 

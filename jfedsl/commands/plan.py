@@ -13,9 +13,9 @@ import sys
 from absl import flags
 
 from jfedsl.config import Config
+from jfedsl.files.program import this_program
 from jfedsl.planner.plan import Goal, conduct, make, source_of
 from jfedsl.planner.settings import axes
-from jfedsl.program import this_program
 from jfedsl.run.script import run
 
 _DEFAULT = "default the flag of the run."

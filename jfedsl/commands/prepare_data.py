@@ -12,7 +12,7 @@ from absl import flags
 from jfedsl.data.preparation import NAMES, prepare, restore_debian
 from jfedsl.errors import flag_error, no_effect
 from jfedsl.files.paths import local
-from jfedsl.program import other_program
+from jfedsl.files.program import other_program
 from jfedsl.run.script import start as start_program
 
 

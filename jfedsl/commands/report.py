@@ -11,7 +11,7 @@ import shlex
 from absl import flags
 
 from jfedsl.errors import UserError, flag_error
-from jfedsl.program import this_program
+from jfedsl.files.program import this_program
 from jfedsl.run.script import start as start_program
 from jfedsl.studies.report import write
 

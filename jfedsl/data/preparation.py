@@ -25,7 +25,7 @@ from tqdm import tqdm
 from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.files.locks import lock, warn
 from jfedsl.files.paths import Name, local
-from jfedsl.program import other_program
+from jfedsl.files.program import other_program
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

@@ -1,1 +1,1 @@
-"""Files on the local disk: paths, locks between processes, checksums and seals."""
+"""This process and the local disk: its command, paths, locks, checksums and seals."""

@@ -10,12 +10,12 @@ import numpy as np
 from jfedsl.config import Config, shown
 from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
+from jfedsl.files.program import other_program
 from jfedsl.planner import predictions, settings
 from jfedsl.planner.estimates import Estimates, RoundCosts, estimate
 from jfedsl.planner.predictions import MAX_STEPS, Predictions
 from jfedsl.planner.settings import Changes, config_grid, describe
 from jfedsl.planner.source import MeasuredRun, measured_run, predicted_effects
-from jfedsl.program import other_program
 from jfedsl.run.convergence import scope, setting_of, step_size
 from jfedsl.run.plots import pareto
 from jfedsl.run.plots.pareto import Panel

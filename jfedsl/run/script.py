@@ -17,7 +17,7 @@ from jfedsl.config import Config
 from jfedsl.config.flags import define_flags, from_flags, set_defaults
 from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
 from jfedsl.files.paths import path_error
-from jfedsl.program import this_program
+from jfedsl.files.program import this_program
 from jfedsl.run.presets import with_preset
 from jfedsl.run.processes.stopping import take_signals
 from jfedsl.run.sources import defaults, define_sources, free_flags, without_idle

@@ -10,7 +10,7 @@ from absl import flags
 
 from jfedsl.config import shown
 from jfedsl.config.topics import MAIN_FLAGS, flags_by_topic
-from jfedsl.program import COMMAND, this_program
+from jfedsl.files.program import COMMAND, this_program
 
 _WIDTH = 88
 _INDENT = " " * 8

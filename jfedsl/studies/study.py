@@ -12,7 +12,7 @@ import jax
 
 from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
-from jfedsl.program import other_program
+from jfedsl.files.program import other_program
 from jfedsl.run.finished import finished
 from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jfedsl.program import other_program, this_program
+from jfedsl.files.program import other_program, this_program
 
 
 @pytest.mark.parametrize(
