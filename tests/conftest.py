@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from programs import PROGRAMS
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.registry import COMPRESSORS
 from jfedsl.config import plugins
 from jfedsl.data.builders import BUILDERS
@@ -27,6 +28,7 @@ from jfedsl.engine.task import LOSSES, METRICS, TASKS
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.scores import SCORES
 from jfedsl.run.processes import program_cache
+from jfedsl.wireless.network import NETWORKS
 
 # Started as a job in the background, tests and the scripts that they start would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,7 +114,8 @@ def tables() -> Iterator[None]:
     """What a test adds to the tables and to the path is taken out again; plugins are forgotten."""
     path = sys.path[:]
     every: list[dict[str, Any]] = [
-        MODELS, DATASETS, PARTITIONS, COMPRESSORS, SCORES, TASKS, LOSSES, METRICS
+        MODELS, DATASETS, PARTITIONS, COMPRESSORS, SCORES, TASKS, LOSSES, METRICS, ALGORITHMS,
+        NETWORKS,
     ]  # fmt: skip
     before = [(table, dict(table)) for table in every]
     yield

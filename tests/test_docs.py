@@ -19,9 +19,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w./-])(?:jfedsl|tests|benchmarks|experiments|docs)/[\w./*-]*[\w*/]")
 DOTTED = re.compile(r"(?<![\w./-])jfedsl(?:\.\w+)+")
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
-# Of pytest, absl, XLA and SLURM; `--flag` stands for one.
+# Of pytest, absl, mkdocs, XLA and SLURM; `--flag` stands for one.
 FOREIGN = {"array", "flag", "gpus", "help", "hypothesis", "nodes", "ntasks", "wrap"}
-FOREIGN |= {"xla_force_host_platform_device_count"}
+FOREIGN |= {"strict", "xla_force_host_platform_device_count"}
 
 
 def slugs(document: Path) -> set[str]:
