@@ -7,14 +7,11 @@ from jfedsl.config import Config, shown
 from jfedsl.config.allowed import ANY
 from jfedsl.config.topics import flags_by_topic
 
-_HEAD = "| flag | default | meaning | allowed | on resume |\n| --- | --- | --- | --- | --- |"
+_HEAD = "| flag | default | meaning | allowed |\n| --- | --- | --- | --- |"
 
 
 def flag_tables() -> str:
-    """A table of flags for each topic, under a heading of its own.
-
-    The last column says which flags may change when a run is resumed.
-    """
+    """A table of flags for each topic, under a heading of its own."""
     fields = {field.name: field for field in dataclasses.fields(Config)}
     tables = []
     for topic, names in flags_by_topic().items():
@@ -27,9 +24,10 @@ def _row(field: dataclasses.Field[Any]) -> str:
     default = "" if field.default in (None, "") else f"`{_cell(shown(field.default))}`"
     allowed = field.metadata["allowed"]
     values = "" if allowed is ANY else _cell(allowed.text)
-    may_change = "may change" if field.metadata["may_change_on_resume"] else ""
     text = _cell(field.metadata["help"])
-    return f"| `--{field.name}` | {default} | {text} | {values} | {may_change} |"
+    if field.metadata["may_change_on_resume"]:
+        text += " May change on resume."
+    return f"| `--{field.name}` | {default} | {text} | {values} |"
 
 
 def _cell(text: str) -> str:
