@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_other_names_are_no_attributes() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = jfedsl.nothing
+
+
+def test_the_citation_names_this_version() -> None:
+    text = (Path(__file__).parents[1] / "CITATION.cff").read_text()
+    assert f"\nversion: {jfedsl.__version__}\n" in text

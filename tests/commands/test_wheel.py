@@ -1,7 +1,8 @@
-"""The wheel: installed elsewhere, it has the command, the presets and all that a run needs."""
+"""Wheel and sdist: installed elsewhere, the command, the presets and a run work."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,15 +14,25 @@ import pytest
 import jfedsl
 
 ROOT = Path(__file__).parents[2]
+SDIST = "from setuptools.build_meta import build_sdist; build_sdist('.')"
 
 
 @pytest.mark.slow
 def test_a_fresh_environment_has_the_command(tmp_path: Path) -> None:
-    """Builds without isolation, and borrows the libraries of this environment: no network."""
-    wheels = tmp_path / "wheels"
+    """Builds without isolation, and borrows the libraries of this environment: no network.
+
+    The wheel is built from the sdist, and that from a copy, as setuptools reuses what an earlier
+    build has left.
+    """
+    copy, wheels = tmp_path / "copy", tmp_path / "wheels"
+    shutil.copytree(ROOT / "jfedsl", copy / "jfedsl")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    run([sys.executable, "-c", SDIST], copy)
+    (sdist,) = copy.glob("jfedsl-*.tar.gz")
     pip = [sys.executable, "-m", "pip", "-q"]
-    run([*pip, "wheel", "--no-deps", "--no-build-isolation", f"-w{wheels}", str(ROOT)], tmp_path)
-    (wheel,) = wheels.glob("jfedsl-*.whl")
+    run([*pip, "wheel", "--no-deps", "--no-build-isolation", f"-w{wheels}", str(sdist)], tmp_path)
+    (wheel,) = wheels.glob(f"jfedsl-{jfedsl.__version__}-*.whl")
     venv.create(tmp_path / "venv", with_pip=False)
     run([*pip, f"--python={tmp_path / 'venv'}", "install", "--no-deps", str(wheel)], tmp_path)
     (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
@@ -32,6 +43,7 @@ def test_a_fresh_environment_has_the_command(tmp_path: Path) -> None:
     assert run([command, "--version"], tmp_path) == f"jfedsl {jfedsl.__version__}\n"
     found = run([command, "doctor"], tmp_path)
     assert str(site / "jfedsl") in found and "WRONG" not in found
+    assert (site / "jfedsl" / "py.typed").exists()
     small = ["--rounds=1", "--local_steps=1", "--progress=lines", "--clients=10"]
     where = "--workdir=first"
     out = run([command, "train", "--preset=digits_uncompressed", *small, where], tmp_path)
