@@ -40,6 +40,7 @@ ELSEWHERE = {
     "config/values": "config/test_settings",
     "config/wireless_fields": "config/test_settings",
     "data/builders": "data/test_preparation",
+    "data/tables": "data/test_files",
     "data/digits": "data/test_datasets",
     "engine/algorithm": "config/test_canonical",
     "engine/auxiliary": "algorithms/test_local_loss",

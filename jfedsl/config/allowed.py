@@ -18,19 +18,27 @@ class Allowed(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """A check against the names of a table, those that users add to it included."""
+    """A check against the names of a table, those that users add to it included.
+
+    Attributes:
+      names: of the table.
+      forms: other values, such as `file:PATH` with any path.
+    """
 
     names: Collection[str]
+    forms: Collection[str] = ()
 
     @property
     def text(self) -> str:
         """What is allowed, in words."""
         others = " (--plugin adds others)" if isinstance(self.names, dict) else ""
-        return f"one of {', '.join(self.names)}{others}"
+        forms = f", or {', '.join(self.forms)}" if self.forms else ""
+        return f"one of {', '.join(self.names)}{others}{forms}"
 
     def test(self, value: Any) -> bool:
-        """Whether the table has that name."""
-        return value in self.names
+        """Whether the table has that name, or the value has one of the forms."""
+        form, _, rest = str(value).partition(":")
+        return value in self.names or bool(rest and form in {f.split(":")[0] for f in self.forms})
 
 
 ANY = Allowed("any text", lambda value: True)

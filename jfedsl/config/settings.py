@@ -25,6 +25,7 @@ from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
 from jfedsl.config.wireless_fields import WirelessFields
+from jfedsl.data import sources
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
 from jfedsl.data.datasets import DATASETS
@@ -57,7 +58,7 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFi
         "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
         "and other entries to their tables.", may_change_on_resume=True,
     )  # fmt: skip
-    dataset: str = setting("digits", "Data set.", OneOf(DATASETS))
+    dataset: str = setting("digits", "Data set.", OneOf(DATASETS, sources.FORMS))
     data_dir: str = setting(
         "data", "Folder of prepared data sets.", FOLDER, may_change_on_resume=True
     )
@@ -222,6 +223,8 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFi
             value = values.read(field.name, value, kind, allowed.text)
             if allowed is FOLDER and value not in ("", field.default):
                 value = str(local(field.name, value))
+            if field.name == "dataset":
+                value = sources.absolute(str(value))
             if not allowed.test(value):
                 text = shown(value) if kind.several else value
                 raise flag_error(field.name, text, allowed.text, allowed.names)

@@ -35,7 +35,9 @@ def fingerprint(
       Plain values for JSON. Images that stay on disk have no checksum.
     """
     sizes = np.array([len(share) for share in shares])
+    names = {"class_names": list(dataset.class_names)} if dataset.class_names else {}
     return {
+        **names,
         "train": _of_split(dataset.train, dataset.classes),
         "test": _of_split(dataset.test, dataset.classes),
         "partition": _checksum(np.concatenate([sizes, *shares])),
@@ -78,6 +80,8 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
         clauses.append(f"the kind of targets or the metric is not that {_BEGAN}")
     if old.get("frozen", new["frozen"]) != new["frozen"]:
         clauses.append(f"the model's frozen variables are not those {_BEGAN}")
+    if old.get("class_names") != new.get("class_names"):
+        clauses.append(f"classes have other names than {_BEGAN}")
     for split, name in _SPLITS.items():
         predicate = _difference(old[split], new[split])
         clauses += [f"the {name} {predicate}"] if predicate else []

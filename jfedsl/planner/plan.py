@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfedsl.config import Config, shown
+from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
 from jfedsl.files.program import other_program
@@ -286,7 +287,8 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "plan.md", text + "\n")
     write_atomically(output / "plan.flags", settings.flag_file(config, _CHOSEN, [command, facts]))
-    caption = f"{config.model} on {config.dataset}, {config.clients} clients, {config.network}"
+    what = f"{config.model} on {title_of(config.dataset)}"
+    caption = f"{what}, {config.clients} clients, {config.network}"
     pareto.trade(panels, chosen, caption, output / "pareto.png")
     train = shlex.join([*other_program("train"), f"--flagfile={output / 'plan.flags'}"])
     print(f"{text}\n\n{train}")

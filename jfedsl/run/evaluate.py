@@ -214,6 +214,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "client_layers": [layer.name for layer in spec.model[: spec.cut]],
         "server_layers": [layer.name for layer in spec.model[spec.cut :]],
         "classes": spec.classes,
+        "class_names": list(experiment.class_names) or None,
         "dataset": config.dataset,
         "input": {
             "shape": list(experiment.image.shape),

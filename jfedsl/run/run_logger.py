@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from jfedsl.data.sources import title as title_of
 from jfedsl.engine.streams import LOCAL
 from jfedsl.engine.traffic import uncompressed_bytes
 from jfedsl.run.clock import Last, from_plain, to_plain
@@ -105,10 +106,11 @@ class RunLogger(Hook):
     def _draw_labels(self) -> None:
         counts, picture = self._experiment.label_counts, self._folder / "labels.png"
         if counts is not None and not picture.exists():
-            from jfedsl.run.plots import figures  # here, as Matplotlib takes long to import
+            from jfedsl.run.plots import classes  # here, as Matplotlib takes long to import
 
-            figures.labels(counts, f"Examples of {self._clients()}", picture)
+            title, names = f"Examples of {self._clients()}", self._experiment.class_names
+            classes.labels(counts, title, picture, names)
 
     def _clients(self) -> str:
         config = self._config
-        return f"{config.dataset}, {config.clients} clients ({config.partition})"
+        return f"{title_of(config.dataset)}, {config.clients} clients ({config.partition})"

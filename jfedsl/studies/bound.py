@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import cut_name
+from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.run.convergence import over_measured, shown, with_ratio
 from jfedsl.run.plots import figures
@@ -195,7 +196,9 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
         varied: {value: _bar(outcome) for value, outcome in values.items()}
         for varied, values in outcomes.items()
     }
-    title = f"{base.model} on {base.dataset}, {base.clients} clients, {base.rounds} rounds"
+    title = (
+        f"{base.model} on {title_of(base.dataset)}, {base.clients} clients, {base.rounds} rounds"
+    )
     figures.bounds(panels, title, folder / "bound.png")
     print(f"\n{text}")
 

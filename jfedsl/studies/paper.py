@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import canonical
+from jfedsl.data.sources import title as title_of
 from jfedsl.errors import flag_error
 from jfedsl.run.plots import figures
 from jfedsl.run.storage.metrics import STREAMS
@@ -129,7 +130,7 @@ def _write(
     """Writes the figure and the CSV file of a question; returns its table as Markdown."""
     curves: Mapping[str, list[figures.Curve]] = {o.name: o.curves for o in outcomes}
     labels = [axis.label for axis in AXES]
-    caption = f"{title}: {base.model} on {base.dataset}, {base.clients} clients"
+    caption = f"{title}: {base.model} on {title_of(base.dataset)}, {base.clients} clients"
     for suffix in ("png", "pdf"):
         picture = Path(base.workdir, f"{name}.{suffix}")
         figures.spread(curves, labels, caption, picture, metric_of(outcomes))

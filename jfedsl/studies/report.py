@@ -7,6 +7,7 @@ from pathlib import Path
 from jfedsl.config import Config, shown
 from jfedsl.config.algorithm_fields import STREAMS as STREAM_FLAGS
 from jfedsl.config.canonical import canonical, period_of
+from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local
 from jfedsl.run.plots import figures
@@ -104,7 +105,7 @@ def _pictures(settings: Sequence[Setting]) -> tuple[list[str], dict[str, bytes]]
         config = runs[0].config
         lines.append(f"### {escaped(name)}")
         seeds = ", ".join(str(run.config.seed) for run in runs)
-        about = f"{config.model} on {config.dataset}, seeds {seeds}"
+        about = f"{config.model} on {title_of(config.dataset)}, seeds {seeds}"
         lines.append(escaped(f"{about}{': ' if flags else ''}{flag_text(flags)}"))
         for file, caption in PICTURES.items():
             picture = _png(runs[0].folder / file)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jfedsl.config import Config
+from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.files.program import other_program
 from jfedsl.run.finished import finished
@@ -286,5 +287,5 @@ def conduct(
 ) -> None:
     """Trains all settings with all seeds, then writes and prints the table; see `compare`."""
     outcomes = compare(base, settings, seeds, axes)
-    title = f"{base.model} on {base.dataset}, {base.clients} clients"
+    title = f"{base.model} on {title_of(base.dataset)}, {base.clients} clients"
     print(f"\n{report(base, outcomes, columns, title, axes)}")

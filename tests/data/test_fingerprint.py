@@ -54,6 +54,10 @@ def with_last(array, value):
             fingerprint_of(shares=SHARES[::-1]),
             "clients have other examples than when the run began",
         ),
+        (
+            {**OLD, "class_names": ["a", "b", "c", "d"]},
+            "classes have other names than when the run",
+        ),
         (fingerprint_of(plugins={"a.py": "2"}), "plugin a.py has changed"),
         (fingerprint_of(plugins={"b.py": "2"}), "plugin a.py was there when the run began"),
     ],

@@ -16,7 +16,7 @@ from jfedsl.compression import expression
 from jfedsl.compression.deployed import deployed
 from jfedsl.config import Config, plugins
 from jfedsl.config.canonical import effective
-from jfedsl.data import datasets, partition
+from jfedsl.data import partition, sources
 from jfedsl.data.arrays import Scale
 from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.fingerprint import Fingerprint
@@ -77,6 +77,7 @@ class Experiment(NamedTuple):
       initial: variables of the whole model before the first round.
       label_counts: examples of each class that each client has, int `[C, classes]`; None where
         targets are no classes.
+      class_names: name of each class; empty where classes have only numbers.
       client_flops: of a client's products.
       scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
         normalised with before they became `data`; None where they were not.
@@ -91,6 +92,7 @@ class Experiment(NamedTuple):
     key: Array
     initial: Variables
     label_counts: np.ndarray | None
+    class_names: tuple[str, ...]
     client_flops: Flops
     scale: Scale | None
     fingerprint: Fingerprint
@@ -149,7 +151,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     # A mesh that is given may span processes without --coordinator.
     config = dataclasses.replace(effective(config), collective_bits=config.collective_bits)
     several = mesh is not None and mesh.shape["process"] > 1
-    whole = datasets.load(config.dataset, config.data_dir, lazily=several)
+    whole = sources.load(config.dataset, config.data_dir, lazily=several)
     task = task_of(config, whole)
     whole = with_targets(whole, task)
     check_augment(config, whole)
@@ -199,6 +201,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
         label_counts=counts,
+        class_names=whole.class_names,
         client_flops=pruning.flops,
         scale=whole.scale,
         fingerprint=marks,

@@ -1,9 +1,12 @@
 """Which client has which examples, and what is said of classes that nobody has."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jfedsl.config import Config, shown
 from jfedsl.data import partition
+from jfedsl.data.columns import shortened
 from jfedsl.data.datasets import Dataset
 from jfedsl.data.partition import PARTITIONS, Shares, ranges
 from jfedsl.errors import UserError, flag_error
@@ -66,7 +69,7 @@ def _check_owners(config: Config, owners: np.ndarray | None) -> None:
         allowed = f"one of {others} with --dataset={config.dataset}"
         reason = (
             "the data set does not say which client owns which example, as "
-            "from_arrays(..., clients=owners) does"
+            "from_arrays(..., clients=owners) and a file with client do"
         )
         raise flag_error("partition", config.partition, allowed, reason=reason)
     count = len(np.unique(owners))
@@ -100,25 +103,27 @@ def class_counts(dataset: Dataset, shares: Shares) -> tuple[np.ndarray | None, l
         return None, []
     counts = partition.label_counts(shares, dataset.train.labels, dataset.classes)
     tests = np.bincount(dataset.test.labels, minlength=dataset.classes)
-    return counts, notes_on_classes(counts.sum(axis=0), tests)
+    return counts, notes_on_classes(counts.sum(axis=0), tests, dataset.class_names)
 
 
-def notes_on_classes(held: np.ndarray, tested: np.ndarray) -> list[str]:
+def notes_on_classes(held: np.ndarray, tested: np.ndarray, names: Sequence[str] = ()) -> list[str]:
     """Which classes lack examples, a line for each lack.
 
     Args:
       held: training examples of clients by class, int `[classes]`.
       tested: test examples by class, int `[classes]`.
+      names: name of each class; empty for their numbers.
     """
     unseen, empty = (np.flatnonzero((held == 0) & there) for there in (tested > 0, tested == 0))
     notes = []
     if unseen.size:
         share = f"{tested[unseen].sum()} of {tested.sum()} test examples"
-        notes.append(f"no client has examples of {_classes(unseen)}, which are {share}")
+        notes.append(f"no client has examples of {_classes(unseen, names)}, which are {share}")
     if empty.size:
-        notes.append(f"no examples at all of {_classes(empty)}")
+        notes.append(f"no examples at all of {_classes(empty, names)}")
     return notes
 
 
-def _classes(numbers: np.ndarray) -> str:
-    return f"class{'' if len(numbers) == 1 else 'es'} {ranges(numbers.tolist())}"
+def _classes(numbers: np.ndarray, names: Sequence[str]) -> str:
+    which = shortened([names[n] for n in numbers]) if names else ranges(numbers.tolist())
+    return f"class{'' if len(numbers) == 1 else 'es'} {which}"

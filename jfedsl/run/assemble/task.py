@@ -23,9 +23,11 @@ def task_of(config: Config, dataset: Dataset) -> Task:
     name = config.task or default_task(dataset.of_classes)
     task = TASKS[name]
     if task.of_classes and not dataset.of_classes:
-        suited = ", ".join(n for n, other in TASKS.items() if not other.of_classes)
         reason = "targets of the data set are real numbers"
-        raise flag_error("task", name, f"one of {suited}", reason=reason)
+        raise flag_error("task", name, _suited(of_classes=False), reason=reason)
+    if not task.of_classes and _has_texts(dataset):
+        reason = "labels of the data set are texts"
+        raise flag_error("task", name, _suited(of_classes=True), reason=reason)
     if config.loss is not None:
         task = task._replace(loss=LOSSES[config.loss])
     if config.metric is not None:
@@ -44,6 +46,17 @@ def task_of(config: Config, dataset: Dataset) -> Task:
     return task
 
 
+def _has_texts(dataset: Dataset) -> bool:
+    """Whether labels are texts, which stand for no numbers."""
+    return dataset.class_values is not None and dataset.class_values.dtype.kind == "U"
+
+
+def _suited(of_classes: bool) -> str:
+    """The tasks of classes, or those of real numbers, as an error names them."""
+    names = (name for name, task in TASKS.items() if task.of_classes == of_classes)
+    return f"one of {', '.join(names)}"
+
+
 def _width(task: Task, dataset: Dataset) -> int:
     """How wide outputs are: a real number for each label where labels are taken as numbers."""
     return 1 if dataset.of_classes and not task.of_classes else dataset.classes
@@ -54,12 +67,18 @@ def with_targets(dataset: Dataset, task: Task) -> Dataset:
     if task.of_classes:
         return dataset
 
+    values = dataset.class_values
+
     def real(split: Split) -> Split:
-        rows = split.labels.reshape(len(split.labels), -1)
+        labels = split.labels if values is None else values[split.labels]
+        rows = labels.reshape(len(labels), -1)
         return split._replace(labels=np.asarray(rows, np.float32))
 
     return dataset._replace(
-        train=real(dataset.train), test=real(dataset.test), classes=_width(task, dataset)
+        train=real(dataset.train),
+        test=real(dataset.test),
+        classes=_width(task, dataset),
+        class_values=None,
     )
 
 

@@ -264,29 +264,6 @@ def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
         axis.bar(x + 0.2, mean, 0.3, color="black", yerr=error, ecolor="gray", label="measured")
 
 
-def labels(counts: np.ndarray, title: str, path: Path) -> None:
-    """Draws how many examples of each class each client has, as a PNG.
-
-    Args:
-      counts: examples by client and class, int `[C, classes]`.
-      title: text over the picture.
-      path: of the picture.
-    """
-    clients, classes = counts.shape
-    figure = Figure(figsize=(9, min(12.0, 2.0 + 0.25 * clients)), layout="constrained")
-    mix, size = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-    image = mix.imshow(counts, aspect="auto", cmap="viridis", interpolation="nearest")
-    figure.colorbar(image, ax=[mix, size], label="examples of a class")
-    mix.set_xlabel("class")
-    mix.set_ylabel("client")
-    for axis, length in ((mix.xaxis, classes), (mix.yaxis, clients)):
-        axis.set_ticks(range(0, length, max(1, -(-length // 20))))
-    edges = np.arange(clients + 1) - 0.5
-    size.stairs(counts.sum(axis=1), edges, orientation="horizontal", fill=True, color="tab:gray")
-    size.set_xlabel("examples in all")
-    save(figure, title, path)
-
-
 def save(figure: Figure, title: str, path: Path) -> None:
     """Writes a picture, PNG or PDF; a kill leaves the old file or the new one, whole."""
     wide = int(10 * figure.get_figwidth())  # characters that fit in a line

@@ -88,3 +88,5 @@ def test_classes_that_nobody_has_are_noted() -> None:
         "no client has examples of classes 2-3, which are 11 of 22 test examples",
         "no examples at all of classes 0, 4",
     ]
+    (note, _) = notes_on_classes(np.array([0, 3, 0, 0, 0, 1]), tested, list("abcdef"))
+    assert note == "no client has examples of classes c, d, which are 11 of 22 test examples"

@@ -10,20 +10,6 @@ from jfedsl.run.plots import figures
 from jfedsl.run.storage.metrics import STREAMS
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    saved = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *arguments: object, **options: object) -> None:
-        saved.append(self)
-        save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return saved
-
-
 def rows(rounds: int) -> list[dict[str, object]]:
     """Metrics of a run evaluated every second round."""
     made = []
@@ -73,21 +59,6 @@ def test_traffic_adds_up_over_rounds_and_streams(
     np.testing.assert_allclose(tops, np.cumsum([1, 2, 3, 4]) * rounds)
     legend = [text.get_text() for text in axis.get_legend().get_texts()]
     assert legend == ["smashed up", "cut gradient down", "model up", "model down"]
-
-
-@pytest.mark.parametrize(("clients", "classes"), [(3, 4), (250, 100), (1, 1)])
-def test_labels_of_every_client(
-    drawn: list[Figure], tmp_path: Path, clients: int, classes: int
-) -> None:
-    counts = np.random.default_rng(0).integers(0, 50, (clients, classes))
-    figures.labels(counts, "title", tmp_path / "labels.png")
-    mix, size = drawn[0].axes[:2]
-    np.testing.assert_array_equal(mix.images[0].get_array(), counts)
-    (bars,) = size.patches
-    assert bars.orientation == "horizontal"
-    np.testing.assert_array_equal(bars.get_data().values, counts.sum(axis=1))
-    np.testing.assert_array_equal(bars.get_data().edges, np.arange(clients + 1) - 0.5)
-    assert max(len(mix.get_xticks()), len(mix.get_yticks())) <= 20
 
 
 def test_masks_show_overlap_and_what_is_kept_of_each_layer(

@@ -1,0 +1,48 @@
+"""The guide to data: its example runs as written, and names of classes are where it says."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import parse, script
+
+from jfedsl.errors import UserError
+from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.plots import classes
+from jfedsl.run.storage.workdir import read_config
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "guides" / "data.md").read_text()
+WRITTEN = dict(re.findall(r"<!-- test: write (\S+) -->\n```python\n(.*?)```", GUIDE, re.DOTALL))
+RUN = re.findall(r"<!-- test: run -->\n```bash\n(.*?)```", GUIDE, re.DOTALL)
+
+
+@pytest.mark.usefixtures("tables")
+def test_the_example_of_a_file_with_clients_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, code in WRITTEN.items():
+        Path(name).write_text(code)
+    exec(compile(WRITTEN["series.py"], "series.py", "exec"), {})
+    drawn = []
+    monkeypatch.setattr(classes, "labels", lambda *given: drawn.append(given))
+    command = shlex.split(RUN[0].splitlines()[1])[2:]
+    script("train").main(parse([*command, "--rounds=2", "--eval_every=2", "--progress=none"]))
+    ((counts, _, _, names),) = drawn
+    assert names == ("still", "wave")
+    folder = tmp_path / "runs" / "series"
+    owners = np.load("series.npz")["client"]
+    sizes = np.unique(owners, return_counts=True)[1]
+    np.testing.assert_array_equal(counts.sum(axis=1), sizes - (sizes + 5) // 10)
+    assert read_config(folder).dataset == f"file:{tmp_path / 'series.npz'}"
+    evaluate_run(folder, tmp_path / "export")
+    assert json.loads(Path("export/manifest.json").read_text())["class_names"] == ["still", "wave"]
+    arrays = dict(np.load("series.npz"))
+    np.savez("series.npz", **{**arrays, "label": np.char.add(arrays["label"], "!")})
+    with pytest.raises(UserError, match="classes have other names than when the run began"):
+        evaluate_run(folder, tmp_path / "export")
+    with pytest.raises(UserError, match="--clients must be 5 with --partition=natural, not 4;"):
+        script("train").main(parse([*command, "--clients=4", f"--workdir={tmp_path / 'other'}"]))
