@@ -35,3 +35,14 @@ def layout_of(config: Config, spec: RunSpec, pooled: bool = False) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def open_end(config: Config, spec: RunSpec) -> list[str]:
+    """A line on a last period that the run does not complete."""
+    period = spec.aggregate_every
+    if config.rounds % period == 0:
+        return []
+    return [
+        f"--rounds={config.rounds} is no multiple of --aggregate_every={period}: the last test is "
+        "of an average that is never sent, and its upload is not counted"
+    ]

@@ -42,7 +42,7 @@ from jfedsl.engine.task import Task
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.auxiliary import with_auxiliary
-from jfedsl.run.assemble.description import layout_of
+from jfedsl.run.assemble.description import layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
@@ -210,21 +210,10 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             *whole.notes,
             *lacking,
             *pruning.notes,
-            *_open_end(config, spec),
+            *open_end(config, spec),
             *plugins.notes(config.plugin),
         ],
     )
-
-
-def _open_end(config: Config, spec: RunSpec) -> list[str]:
-    """A line on a last period that the run does not complete."""
-    period = spec.aggregate_every
-    if config.rounds % period == 0:
-        return []
-    return [
-        f"--rounds={config.rounds} is no multiple of --aggregate_every={period}: the last test is "
-        "of an average that is never sent, and its upload is not counted"
-    ]
 
 
 def _with_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array) -> RunSpec:
