@@ -40,6 +40,12 @@ def blocks(language: str) -> list[Block]:
     ]
 
 
+def files(page: str) -> dict[str, str]:
+    """Blocks that a comment above them says to write into files, by the names of the files."""
+    fence = r"^<!-- file: (\S+) -->\n```python\n(.*?)^```"
+    return dict(re.findall(fence, (ROOT / page).read_text(), re.DOTALL | re.MULTILINE))
+
+
 def commands(page: str) -> list[list[str]]:
     """The words of each command in the `bash` blocks of a page."""
     texts = "\n".join(block.text for block in blocks("bash") if block.page == page)

@@ -1,12 +1,11 @@
 """The guide to data: its example runs as written, and names of classes are where it says."""
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import commands, files
 from helpers import parse, script
 
 from jfedsl.errors import UserError
@@ -14,9 +13,7 @@ from jfedsl.run.evaluate import evaluate_run
 from jfedsl.run.plots import classes
 from jfedsl.run.storage.workdir import read_config
 
-GUIDE = (Path(__file__).parents[1] / "docs" / "guides" / "data.md").read_text()
-WRITTEN = dict(re.findall(r"<!-- test: write (\S+) -->\n```python\n(.*?)```", GUIDE, re.DOTALL))
-RUN = re.findall(r"<!-- test: run -->\n```bash\n(.*?)```", GUIDE, re.DOTALL)
+GUIDE = "docs/guides/data.md"
 
 
 @pytest.mark.usefixtures("tables")
@@ -24,12 +21,12 @@ def test_the_example_of_a_file_with_clients_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, code in WRITTEN.items():
+    for name, code in files(GUIDE).items():
         Path(name).write_text(code)
-    exec(compile(WRITTEN["series.py"], "series.py", "exec"), {})
+    exec(compile(files(GUIDE)["series.py"], "series.py", "exec"), {})
     drawn = []
     monkeypatch.setattr(classes, "labels", lambda *given: drawn.append(given))
-    command = shlex.split(RUN[0].splitlines()[1])[2:]
+    command = commands(GUIDE)[1][2:]
     script("train").main(parse([*command, "--rounds=2", "--eval_every=2", "--progress=none"]))
     counts, _, _, names = drawn[0]
     assert names == ("still", "wave")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import PAGES, ROOT, blocks, commands
+from documents import PAGES, ROOT, blocks, commands, files
 from helpers import parse, script
 from programs import PROGRAMS
 
@@ -98,6 +98,8 @@ def test_commands_run_in_their_order(page, tmp_path):
     for block in blocks("python"):
         if 'MODELS["mine"]' in block.text:
             (tmp_path / "mine.py").write_text(block.text)
+    for name, text in files(page).items():
+        (tmp_path / name).write_text(text)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     for words in commands(page):
         if any(part in " ".join(words) for part in NOT_RUN):
