@@ -82,7 +82,7 @@ def test_flags_of_training_commands_make_a_config(page, tmp_path, monkeypatch):
 
 def shortened(words):
     """A command that trains fewer rounds of fewer exchanges, which does not change what it does."""
-    name = Path(words[1]).stem if words[0] == "python" else ""
+    name = Path(words[1]).stem
     resumed = any(word.startswith("--resume") for word in words)
     if name == "train":
         return [*words, "--progress=none"] if resumed else [*words, "--rounds=2", *FEW]
@@ -105,7 +105,8 @@ def test_commands_run_in_their_order(page, tmp_path):
         if any(part in " ".join(words) for part in NOT_RUN):
             continue
         words = shortened(words)
-        start = [sys.executable, *words[1:]] if words[0] == "python" else words
+        module = {"python": [], "jfedsl": ["-m", "jfedsl"]}.get(words[0])
+        start = words if module is None else [sys.executable, *module, *words[1:]]
         done = subprocess.run(
             start, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, text=True,
             capture_output=True, timeout=600,
