@@ -21,7 +21,8 @@ class TaskFields:
     )  # fmt: skip
     metric: str | None = setting(
         None, "Measure of success; default that of the task: accuracy of classification, "
-        "mean_absolute_error of regression.", OneOf(METRICS),
+        "mean_absolute_error of regression. balanced_accuracy gives each class the same "
+        "weight.", OneOf(METRICS),
     )  # fmt: skip
     target_accuracy: float = setting(
         0.95, "Target of the metric as deployed, to report rounds and bytes to: an accuracy in "

@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.client_memory import memories
-from jfedsl.engine.evaluation import by_class, class_sums
+from jfedsl.engine.evaluation import class_sizes, class_sums
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
@@ -68,9 +68,7 @@ def class_accuracies(
     spec = with_data(spec, data)
     _, _, merged = merge_participants(spec, data.partition, state)
     server = spec.algorithm.server_of(spec, data.partition, state)
-    examples = jnp.sum(
-        lax.map(lambda one: by_class(spec, jnp.ones(one.labels.shape), one), test), axis=0
-    )
+    examples = class_sizes(spec, test)
 
     plain = spec._replace(deployed=None)
     local = memories(spec, state).stats if spec.statistics == "local" else None

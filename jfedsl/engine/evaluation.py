@@ -68,7 +68,10 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         stats = client.stats if local_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
         sums = class_sums(spec, key, data.pixels, forward, client, server, test)
-        return jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
+        means = jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
+        if spec.task.metric.by_class:
+            means = means.at[1:].set(mean_of_classes(spec, sums[1:], test))
+        return means
 
     def mean(forward: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
         rows = lax.map(partial(rates, forward, spec=spec), clients)
@@ -166,6 +169,19 @@ def class_sums(
         return jnp.stack([by_class(spec, values, one) for values in (losses, metric, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
+
+
+def class_sizes(spec: RunSpec, test: TestSet) -> Array:
+    """Test examples of each class, float32 `[classes]`; `[1]` without classes."""
+    batches = lax.map(lambda one: by_class(spec, jnp.ones(one.valid.shape), one), test)
+    return jnp.sum(batches, axis=0)
+
+
+def mean_of_classes(spec: RunSpec, sums: Array, test: TestSet) -> Array:
+    """Mean over the classes that have test examples, from `sums[..., classes]` over examples."""
+    sizes = class_sizes(spec, test)
+    means = jnp.where(sizes > 0, sums / jnp.maximum(sizes, 1), 0.0)
+    return jnp.sum(means, axis=-1) / jnp.sum(sizes > 0)
 
 
 def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Array:

@@ -22,11 +22,14 @@ class Metric(NamedTuple):
       name: of its columns, such as `accuracy` of `test_accuracy`.
       of: its value for each example.
       higher_is_better: whether a greater mean is a better one.
+      by_class: whether each class has the same weight: the mean is over the classes that have test
+        examples, of the mean over the examples of each.
     """
 
     name: str
     of: OfExamples
     higher_is_better: bool = True
+    by_class: bool = False
 
 
 class Task(NamedTuple):
@@ -74,6 +77,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", _correct),
+        Metric("balanced_accuracy", _correct, by_class=True),
         Metric("mean_absolute_error", absolute_error, higher_is_better=False),
     )
 }

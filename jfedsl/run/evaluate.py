@@ -16,6 +16,7 @@ from jfedsl.files.paths import Name, local
 from jfedsl.models.description import describe
 from jfedsl.models.layers import Variables
 from jfedsl.models.steps import MEANINGS
+from jfedsl.run import scores
 from jfedsl.run.restore import Run, restore_run, whole_of
 from jfedsl.run.storage import export
 from jfedsl.run.storage.task_record import TaskRecord, read_record, record_of
@@ -56,11 +57,23 @@ def evaluate_run(
     text = json.dumps(result, indent=2) + "\n"
     try:
         write_atomically(workdir / "evaluation.json", text)
+        _draw_confusion(run, result, workdir)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise flag_error("workdir", workdir, "a writable folder", reason=str(error)) from error
         write_atomically(export_dir / "evaluation.json", text)
+        _draw_confusion(run, result, export_dir)
     return result
+
+
+def _draw_confusion(run: Run, result: Result, folder: Path) -> None:
+    """Draws which classes the joined model takes for which, where targets are classes."""
+    if run.experiment.spec.task.of_classes:
+        from jfedsl.run.plots import classes  # here, as Matplotlib takes long to import
+
+        counts, names = np.array(result["joined"]["confusion"]), run.experiment.class_names
+        title = f"Test examples, joined model after round {result['round']}"
+        classes.confusion(counts, title, folder / "confusion.png", names)
 
 
 def assess(run: Run) -> Result:
@@ -73,8 +86,9 @@ def assess(run: Run) -> Result:
 
     Returns:
       Plain values: round, task, and the test columns as in metrics.csv, such as test_loss and
-      test_accuracy; and, where targets are classes, clients: mean, standard deviation, least,
-      greatest and the metric in client order. A client has None if the test set has no example
+      test_accuracy; joined, the scores of the model without masks, see `scores.of_classes` and
+      `scores.of_numbers`; class_names, if there are names; and, where targets are classes, clients:
+      mean, standard deviation, least, greatest and the metric in client order. A client has None if the test set has no example
       of its classes.
     """
     experiment, state = run.experiment, run.state
@@ -82,6 +96,8 @@ def assess(run: Run) -> Result:
     metrics = jax.device_get(experiment.evaluate()(data, state, test))
     task, counts = record_of(spec.task), experiment.label_counts
     result = {"round": int(state.round), "task": task._asdict(), **task.row_of(metrics)}
+    names = list(experiment.class_names)
+    result |= {"joined": scores.scores_of(run), **({"class_names": names} if names else {})}
     if counts is None:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
@@ -214,7 +230,6 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "client_layers": [layer.name for layer in spec.model[: spec.cut]],
         "server_layers": [layer.name for layer in spec.model[spec.cut :]],
         "classes": spec.classes,
-        "class_names": list(experiment.class_names) or None,
         "dataset": config.dataset,
         "input": {
             "shape": list(experiment.image.shape),
@@ -227,7 +242,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "layers": whole,
         "meanings": meanings,
         "masks": _MASKS,
-        **{name: value for name, value in result.items() if name != "clients"},
+        **{name: value for name, value in result.items() if name not in ("clients", "joined")},
     }
 
 
@@ -238,6 +253,7 @@ def table(result: Result) -> str:
     values = [result[column] for column in task.columns]
     rows = [*zip(titles, values, strict=True), ("test loss", result["test_loss"])]
     lines = [f"after round {result['round']}", *(f"{f'{t} ':<28}{v:.4f}" for t, v in rows)]
+    lines += scores.lines_of(result["joined"], result.get("class_names", ()))
     return "\n".join([*lines, *(_of_clients(result["clients"], task) if task.of_classes else [])])
 
 

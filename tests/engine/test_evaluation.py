@@ -76,6 +76,26 @@ def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed
     assert result.metric_deployed != result.metric == result.metric_dense
 
 
+def test_balanced_accuracy_gives_each_class_the_same_weight():
+    experiment, state, run = setup(clients=2, metric="balanced_accuracy", test_examples=40)
+    state, _ = run(state)
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    spec, valid = experiment.spec, np.asarray(experiment.test.valid)
+    labels, images = (
+        np.asarray(x)[valid] for x in (experiment.test.labels, experiment.test.images)
+    )
+    none, inputs = (
+        ({},) * len(spec.model),
+        experiment.data.pixels.prepare(jax.numpy.asarray(images)),
+    )
+    params = state.aggregator.params + state.server.params
+    logits, _ = layers.apply(spec.model, params, none, inputs, False)
+    correct = np.asarray(logits).argmax(axis=1) == labels
+    recalls = [correct[labels == n].mean() for n in np.unique(labels)]
+    assert abs(np.mean(recalls) - correct.mean()) > 1e-4
+    np.testing.assert_allclose(result.metric, np.mean(recalls), rtol=1e-5)
+
+
 def test_unbiased_compressors_leave_the_deployed_model_nearly_as_it_is():
     experiment, state, run = setup(
         clients=2, smashed="dropout(0.3)|uniform(8)", prune_kind="mask", prune_rate=(0.5,)

@@ -31,3 +31,15 @@ def test_names_of_classes_are_on_the_axis_and_long_ones_shortened(
     pictures.labels(counts, "title", path, ["cat", "$dog", "x" * 60])
     texts = [text.get_text() for text in drawn[0].axes[0].get_xticklabels()]
     assert texts == ["cat", r"\$dog", "x" * 21 + "..."]
+
+
+def test_confusion_shows_fractions_of_true_classes_and_counts(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    counts = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]])
+    pictures.confusion(counts, "title", tmp_path / "confusion.png", ["cat", "dog", "eel"])
+    axis = drawn[0].axes[0]
+    expected = [[0.75, 0.25, 0], [0, 0, 0], [0.5, 0, 0.5]]
+    np.testing.assert_allclose(axis.images[0].get_array(), expected)
+    assert [text.get_text() for text in axis.texts] == ["3", "1", "2", "2"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["cat", "dog", "eel"]

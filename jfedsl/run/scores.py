@@ -1,0 +1,119 @@
+"""Scores of a run's joined model on the test set, class by class, or of real targets."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+from jfedsl.models import layers
+from jfedsl.run.restore import Run, whole_of
+
+_MOST_LISTED = 20  # classes in a table
+
+
+def outputs_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs of the joined model without masks, and targets.
+
+    Returns:
+      float32 `[N, D]`; and classes int32 `[N]` or real numbers float32 `[N, D]`, of the N test
+      examples.
+    """
+    experiment, test = run.experiment, run.experiment.test
+    model, (params, stats, frozen) = experiment.spec.model, whole_of(run)
+    held = layers.with_frozen(model, frozen)
+
+    def batch(images: Array) -> Array:
+        x = experiment.data.pixels.prepare(images)
+        return layers.apply(held, params, stats, x, False, experiment.spec.dtype)[0]
+
+    outputs = np.asarray(jax.jit(lambda images: lax.map(batch, images))(test.images))
+    valid = np.asarray(test.valid)
+    return outputs[valid], np.asarray(test.labels)[valid]
+
+
+def of_classes(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
+    """Scores of predicted classes.
+
+    >>> scores = of_classes(np.array([0, 1, 1]), np.array([0, 0, 1]), classes=2)
+    >>> scores["balanced_accuracy"], scores["confusion"]
+    (0.75, [[1, 1], [0, 1]])
+
+    Args:
+      predicted: classes `[N]`.
+      labels: true classes `[N]`.
+      classes: number of classes.
+
+    Returns:
+      Plain values: balanced_accuracy, the mean recall of the classes that have test examples;
+      macro_f1, the mean F1 of the classes that occur; recall, precision and f1 of each class, 0
+      where it is undefined; and confusion, counts by true class and predicted class.
+    """
+    from sklearn import metrics  # here, as it takes long to import
+
+    def mean(score: Any, of: np.ndarray) -> float:
+        found = score(labels, predicted, labels=of, average="macro", zero_division=0)
+        return float(found)
+
+    every = np.arange(classes)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=every, zero_division=0
+    )
+    return {
+        "balanced_accuracy": mean(metrics.recall_score, np.unique(labels)),
+        "macro_f1": mean(metrics.f1_score, np.union1d(labels, predicted)),
+        "recall": recall.tolist(),
+        "precision": precision.tolist(),
+        "f1": f1.tolist(),
+        "confusion": metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+    }
+
+
+def of_numbers(outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    """Scores of real outputs `[N, D]` against targets `[N, D]`.
+
+    Returns:
+      Plain values: mean_squared_error, and r2, the mean over the D numbers of the explained
+      fraction of the variance; None with fewer than two test examples.
+    """
+    from sklearn import metrics  # here, as it takes long to import
+
+    r2 = float(metrics.r2_score(targets, outputs)) if len(targets) > 1 else None
+    return {"mean_squared_error": float(np.mean(np.square(outputs - targets))), "r2": r2}
+
+
+def scores_of(run: Run) -> dict[str, Any]:
+    """The scores of a run's joined model without masks, by the kind of its task."""
+    outputs, targets = outputs_of(run)
+    if not run.experiment.spec.task.of_classes:
+        return of_numbers(outputs, targets)
+    return of_classes(outputs.argmax(axis=-1), targets, run.experiment.spec.classes)
+
+
+def lines_of(scores: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Lines of a table.
+
+    Args:
+      scores: of `of_classes` or `of_numbers`.
+      names: name of each class; empty for their numbers.
+    """
+    if "confusion" not in scores:
+        r2 = "unknown" if scores["r2"] is None else f"{scores['r2']:.4f}"
+        error = f"{scores['mean_squared_error']:.4f}"
+        return ["joined model", f"{'  mean squared error':<28}{error}", f"{'  R2':<28}{r2}"]
+    lines = [
+        "joined model",
+        f"{'  balanced accuracy':<28}{scores['balanced_accuracy']:.4f}",
+        f"{'  macro F1':<28}{scores['macro_f1']:.4f}",
+    ]
+    counts = np.array(scores["confusion"])
+    if len(counts) > _MOST_LISTED:
+        return lines
+    columns = [scores[name] for name in ("recall", "precision", "f1")]
+    lines.append(f"{'  class':<28}recall  precision  F1      test examples")
+    for number, (recall, precision, f1) in enumerate(zip(*columns, strict=True)):
+        name = f"  {names[number] if names else number}"[:27]
+        shown = f"{recall:<8.4f}{precision:<11.4f}{f1:<8.4f}{counts[number].sum()}"
+        lines.append(f"{name:<28}{shown}")
+    return lines
