@@ -178,8 +178,8 @@ def class_sizes(spec: RunSpec, test: TestSet) -> Array:
 
 
 def mean_of_classes(spec: RunSpec, sums: Array, test: TestSet) -> Array:
-    """Mean over the classes that have test examples, from `sums[..., classes]` over examples."""
-    sizes = class_sizes(spec, test)
+    """Mean over the classes that have test examples, from sums `[M, classes]` over examples; `[M]`."""
+    sizes = class_sizes(spec, test)[None, :]
     means = jnp.where(sizes > 0, sums / jnp.maximum(sizes, 1), 0.0)
     return jnp.sum(means, axis=-1) / jnp.sum(sizes > 0)
 

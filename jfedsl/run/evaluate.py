@@ -88,8 +88,8 @@ def assess(run: Run) -> Result:
       Plain values: round, task, and the test columns as in metrics.csv, such as test_loss and
       test_accuracy; joined, the scores of the model without masks, see `scores.of_classes` and
       `scores.of_numbers`; class_names, if there are names; and, where targets are classes, clients:
-      mean, standard deviation, least, greatest and the metric in client order. A client has None if the test set has no example
-      of its classes.
+      mean, standard deviation, least, greatest and the metric in client order. A client has None if
+      the test set has no example of its classes.
     """
     experiment, state = run.experiment, run.state
     spec, data, test = experiment.spec, experiment.data, experiment.test
