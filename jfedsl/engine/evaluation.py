@@ -178,10 +178,10 @@ def class_sizes(spec: RunSpec, test: TestSet) -> Array:
 
 
 def mean_of_classes(spec: RunSpec, sums: Array, test: TestSet) -> Array:
-    """Mean over the classes that have test examples, from sums `[M, classes]` over examples; `[M]`."""
+    """Mean over the classes that have test examples, from sums `[M, classes]`, as `[M]`."""
     sizes = class_sizes(spec, test)[None, :]
     means = jnp.where(sizes > 0, sums / jnp.maximum(sizes, 1), 0.0)
-    return jnp.sum(means, axis=-1) / jnp.sum(sizes > 0)
+    return jnp.sum(means, axis=-1) / jnp.sum(sizes > 0, dtype=jnp.float32)
 
 
 def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Array:
