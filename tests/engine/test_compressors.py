@@ -1,4 +1,4 @@
-"""Compressors in the protocol: differing clients, what goes down as a change, memory, and real bytes."""
+"""Compressors in the protocol: differing clients, what goes down as a change, memory, bytes."""
 
 import functools
 from typing import Any
