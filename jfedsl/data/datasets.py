@@ -173,9 +173,10 @@ def from_arrays(
 ) -> Dataset:
     """A data set of a user's arrays, for the table `DATASETS`.
 
-    >>> x, y = np.arange(12.0).reshape(6, 2), [0, 1, 2, 0, 1, 2]
-    >>> from_arrays((x[:4], y[:4]), (x[4:], y[4:])).classes
-    3
+    Examples:
+      >>> x, y = np.arange(12.0).reshape(6, 2), [0, 1, 2, 0, 1, 2]
+      >>> from_arrays((x[:4], y[:4]), (x[4:], y[4:])).classes
+      3
 
     Args:
       train: training inputs `[N, ..., C]`, kept as uint8 if they are uint8, else as float32; and

@@ -8,11 +8,12 @@ from jfedsl.run.storage.task_record import CLASSIFICATION, Row, record_of
 class EarlyStopping(Hook):
     """Ends a run when a metric has stopped improving.
 
-    >>> hook = EarlyStopping(patience=2, metric="test_accuracy")
-    >>> for accuracy in (0.5, 0.7, 0.7, 0.6):
-    ...     hook.on_rows([{"test_accuracy": accuracy}])
-    >>> hook.should_end()
-    True
+    Examples:
+      >>> hook = EarlyStopping(patience=2, metric="test_accuracy")
+      >>> for accuracy in (0.5, 0.7, 0.7, 0.6):
+      ...     hook.on_rows([{"test_accuracy": accuracy}])
+      >>> hook.should_end()
+      True
     """
 
     def __init__(

@@ -89,6 +89,10 @@ def _apply(model: Model, variables: Variables, x: Any) -> Any:
 def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Trained:
     """The trained model of a run at its newest checkpoint, or of an export.
 
+    Examples:
+      >>> model = load("runs/first")  # doctest: +SKIP
+      >>> model.predict(images)  # doctest: +SKIP
+
     Args:
       folder: workdir of a run, or an export.
       data_dir: folder of the run's data set, if that has moved. An export needs no data set.

@@ -30,9 +30,9 @@ from jfedsl.run.storage.kept import CHECKPOINTS
 def train(config: Config, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     """Trains or resumes a run, and leaves its metrics, checkpoints, summary and pictures.
 
-    >>> from jfedsl.run.early_stopping import EarlyStopping
-    >>> config = Config(rounds=100)
-    >>> summary = train(config, [EarlyStopping(patience=3)])  # doctest: +SKIP
+    Examples:
+      >>> from jfedsl import Config, EarlyStopping, train
+      >>> summary = train(Config(rounds=100), [EarlyStopping(patience=3)])  # doctest: +SKIP
 
     Args:
       config: settings; without `workdir` a new folder under runs/ is made, named by date and time.
