@@ -10,6 +10,7 @@ from jfedsl.data.datasets import Dataset, from_arrays
 
 _TENTH = 10  # one of so many examples is tested where a file marks none
 _MOST_SHOWN = 5  # names in an error
+_AS_THEY_ARE = "inputs: whole numbers are left as they are, as token ids; floats are normalised"
 
 
 class Columns(NamedTuple):
@@ -122,6 +123,8 @@ def dataset_of(train: Columns, test: Columns | None) -> Dataset:
         clients=train.client,
         normalise=train.normalise,
     )
+    if not train.normalise:
+        dataset = dataset._replace(notes=(*dataset.notes, _AS_THEY_ARE))
     is_plain = values.dtype.kind in "iu" and np.array_equal(values, np.arange(len(values)))
     return dataset if is_plain else dataset._replace(class_values=values)
 

@@ -62,6 +62,9 @@ def test_time_series_tokens_and_images(
     assert data.train.images.dtype == dtype and data.normalise == normalise
     assert data.train.images.shape == (36, *features.shape[1:])
     assert data.integer_inputs == (dtype == np.int32)
+    assert [note[:29] for note in data.notes] == ["inputs: whole numbers are left"[:29]] * (
+        not normalise
+    )
 
 
 def test_a_column_of_lists_is_features_of_more_axes(tmp_path: Path) -> None:
