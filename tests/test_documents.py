@@ -74,8 +74,8 @@ def test_flags_of_training_commands_make_a_config(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     for words in commands(page):
-        own = ("--resume", "--config", "--plugin", "--flagfile=runs", "--preset")
-        if "experiments/train.py" in words and not any(w.startswith(own) for w in words):
+        others = ("--resume", "--config", "--plugin", "--flagfile=runs", "--preset")
+        if "experiments/train.py" in words and not any(w.startswith(others) for w in words):
             arguments = words[words.index("experiments/train.py") + 1 :]
             assert isinstance(parse(arguments), Config), words
 

@@ -85,14 +85,14 @@ def _requirements() -> dict[str, Requirement]:
 def devices() -> Finding:
     """The devices that JAX computes on."""
     try:
-        found = jax.devices()
+        devices = jax.devices()
     except RuntimeError as error:  # the platform that was asked for is not there
         return Finding("devices", one_line(str(error)), False)
-    kinds = ", ".join(sorted({device.device_kind for device in found}))
-    stats = found[0].memory_stats() or {}
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    stats = devices[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
     memory = f", {limit // _MIB:,} MiB each" if limit else ""
-    return Finding("devices", f"{len(found)} {jax.default_backend()} ({kinds}){memory}")
+    return Finding("devices", f"{len(devices)} {jax.default_backend()} ({kinds}){memory}")
 
 
 def machine() -> Finding:

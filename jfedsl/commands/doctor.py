@@ -34,4 +34,4 @@ def main(given: flags.FlagValues) -> None:
 
 def start() -> None:
     """Runs it on the command line."""
-    start_program(lambda _: main(flags.FLAGS), own=define, about=__doc__)
+    start_program(lambda _: main(flags.FLAGS), define=define, about=__doc__)

@@ -79,11 +79,11 @@ def _folder(name: str, data_dir: Path) -> Path:
 def _keys(features: Any) -> tuple[str, str]:
     """The names of the one image and of the one class of an example."""
     kinds = {name: type(feature).__name__ for name, feature in features.items()}
-    found = [[n for n, kind in kinds.items() if kind == k] for k in ("Image", "ClassLabel")]
-    if any(len(names) != 1 for names in found):
+    names_by_kind = [[n for n, kind in kinds.items() if kind == k] for k in ("Image", "ClassLabel")]
+    if any(len(names) != 1 for names in names_by_kind):
         given = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise ArrayError(f"one Image and one ClassLabel are needed; the features are {given}")
-    return found[0][0], found[1][0]
+    return names_by_kind[0][0], names_by_kind[1][0]
 
 
 def _columns(source: Any, image: str, label: str, names: list[str]) -> Columns:

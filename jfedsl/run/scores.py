@@ -53,8 +53,8 @@ def of_classes(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[
     from sklearn import metrics  # here, as it takes long to import
 
     def mean(score: Any, of: np.ndarray) -> float:
-        found = score(labels, predicted, labels=of, average="macro", zero_division=0)
-        return float(found)
+        value = score(labels, predicted, labels=of, average="macro", zero_division=0)
+        return float(value)
 
     every = np.arange(classes)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(

@@ -53,7 +53,7 @@ def _parse(arguments: list[str], operands: bool, define: Define) -> list[str]:
 def run(
     main: Callable[[Config], object],
     one_run: bool = True,
-    own: Callable[[], None] = lambda: None,
+    define: Callable[[], None] = lambda: None,
     about: str = "",
 ) -> None:
     """Runs `main` on the config that the command line describes, as `start` does.
@@ -61,17 +61,17 @@ def run(
     Args:
       main: takes the config.
       one_run: whether it trains one run, which `--resume` can continue.
-      own: defines flags of the program's own.
+      define: defines flags of the program's own.
       about: what `--help` says first; default the docstring of the script.
     """
 
-    def define(arguments: list[str]) -> list[str]:
+    def prepare(arguments: list[str]) -> list[str]:
         arguments = with_preset(arguments, one_run)
         base = defaults(arguments, one_run)  # may add to the tables that the flags' help lists
         define_flags()
         sources = define_sources(one_run)
         set_defaults(base)
-        define_help(about or _docstring(), _own_flags(own), sources)
+        define_help(about or _docstring(), _program_flags(define), sources)
         return arguments
 
     def configured(_: list[str]) -> None:
@@ -85,13 +85,13 @@ def run(
         arguments = resume if one_run and folder else sys.argv[1:]
         return f"go on with: {shlex.join([*this_program(), *arguments])}"
 
-    _run(configured, go_on, False, define)
+    _run(configured, go_on, False, prepare)
 
 
 def start(
     main: Callable[[list[str]], object],
     operands: bool = False,
-    own: Callable[[], None] = lambda: None,
+    define: Callable[[], None] = lambda: None,
     about: str = "",
 ) -> None:
     """Parses the command line, then runs `main`.
@@ -104,21 +104,21 @@ def start(
     Args:
       main: takes the arguments that are not flags.
       operands: whether arguments that are not flags are allowed.
-      own: defines flags of the program's own.
+      define: defines flags of the program's own.
       about: what `--help` says first; default the docstring of the script.
     """
 
-    def define(arguments: list[str]) -> list[str]:
-        define_help(about or _docstring(), _own_flags(own), [])
+    def prepare(arguments: list[str]) -> list[str]:
+        define_help(about or _docstring(), _program_flags(define), [])
         return arguments
 
-    _run(main, lambda _: "the same command starts again", operands, define)
+    _run(main, lambda _: "the same command starts again", operands, prepare)
 
 
-def _own_flags(own: Callable[[], None]) -> list[str]:
+def _program_flags(define: Callable[[], None]) -> list[str]:
     """Defines a program's own flags; returns the names of them and of those of its script."""
     before = set(flags.FLAGS)
-    own()
+    define()
     of_script = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
     return [*of_script, *(name for name in flags.FLAGS if name not in before)]
 

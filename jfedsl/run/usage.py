@@ -49,17 +49,17 @@ class HelpFlag(flags.Flag):
             sys.exit(0)
 
 
-def define_help(about: str, own: Iterable[str], sources: Iterable[str]) -> None:
+def define_help(about: str, program: Iterable[str], sources: Iterable[str]) -> None:
     """Defines `--help` and `--helpfull`.
 
     Args:
       about: what the program does, with an example.
-      own: names of its own flags.
+      program: names of its own flags.
       sources: names of flags that stand for other flags of a run; empty if it takes none.
     """
 
     def text(everything: bool) -> str:
-        return help_text(about, list(own), list(sources), everything)
+        return help_text(about, list(program), list(sources), everything)
 
     for name in ("help", "helpshort", "helpfull"):
         flags.DEFINE_flag(HelpFlag(name, text))
@@ -67,7 +67,7 @@ def define_help(about: str, own: Iterable[str], sources: Iterable[str]) -> None:
 
 def help_text(
     about: str,
-    own: list[str],
+    program: list[str],
     sources: list[str],
     everything: bool,
     values: flags.FlagValues = flags.FLAGS,
@@ -77,15 +77,15 @@ def help_text(
     Args:
       about: what the program does; a line that starts with a subcommand of `jfedsl` is shown as
         the program was started.
-      own: names of its own flags.
+      program: names of its own flags.
       sources: names of flags that stand for other flags of a run; empty if it takes none.
       everything: whether to list all flags of a run, or those that matter first.
       values: where the flags are defined.
     """
     example = shlex.join(this_program())
     parts = [_EXAMPLE.sub(lambda _: example, about.strip())]
-    if own:
-        parts.append(_section("flags of this program", own, values))
+    if program:
+        parts.append(_section("flags of this program", program, values))
     if sources:
         topics = flags_by_topic() if everything else MAIN_FLAGS
         parts += [_section(topic, names, values) for topic, names in topics.items()]

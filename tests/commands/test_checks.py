@@ -36,9 +36,12 @@ def test_a_version_that_the_package_excludes_is_wrong(monkeypatch: pytest.Monkey
     requires = ["jax!=0.10.2,>=0.10.1", "optax>=0.2", 'jax[cuda13]; extra == "cuda"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: requires)
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.10.2")
-    found = {finding.about: finding for finding in checks.versions()}
-    assert found["optax"].fine and found["flax"].fine
-    assert found["jax"].text == "0.10.2; jfedsl needs !=0.10.2,>=0.10.1" and not found["jax"].fine
+    findings = {finding.about: finding for finding in checks.versions()}
+    assert findings["optax"].fine and findings["flax"].fine
+    assert (
+        findings["jax"].text == "0.10.2; jfedsl needs !=0.10.2,>=0.10.1"
+        and not findings["jax"].fine
+    )
 
 
 def test_prepared_and_broken_sets_and_programs_are_counted(tmp_path: Path) -> None:
@@ -47,10 +50,10 @@ def test_prepared_and_broken_sets_and_programs_are_counted(tmp_path: Path) -> No
     for name in ("dataset_info.json", "mnist-train.array_record-00000-of-00001"):
         (prepared / name).touch()
     prepared_folder("cifar10", tmp_path).mkdir(parents=True)
-    found = {finding.about: finding for finding in checks.data_sets(str(tmp_path))}
-    assert found["mnist"].text == f"prepared in {prepared}"
-    assert not found["cifar10"].fine and "delete this folder" in found["cifar10"].text
-    assert found["fashion_mnist"].fine and "not prepared" in found["fashion_mnist"].text
+    findings = {finding.about: finding for finding in checks.data_sets(str(tmp_path))}
+    assert findings["mnist"].text == f"prepared in {prepared}"
+    assert not findings["cifar10"].fine and "delete this folder" in findings["cifar10"].text
+    assert findings["fashion_mnist"].fine and "not prepared" in findings["fashion_mnist"].text
     (tmp_path / "a-cache").write_bytes(bytes(3 * 2**20))
     assert checks.programs(str(tmp_path)).text == f"1 in {tmp_path}, 3 MiB"
 
@@ -59,8 +62,8 @@ def test_prepared_and_broken_sets_and_programs_are_counted(tmp_path: Path) -> No
 def test_the_exit_status_tells_whether_something_is_wrong(
     fine: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = [Finding("jax", "1.0"), Finding("numbers", "some", fine)]
-    monkeypatch.setattr(doctor, "everything", lambda *_: iter(found))
+    findings = [Finding("jax", "1.0"), Finding("numbers", "some", fine)]
+    monkeypatch.setattr(doctor, "everything", lambda *_: iter(findings))
     if fine:
         doctor.main(given(doctor))
     else:

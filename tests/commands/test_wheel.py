@@ -41,8 +41,8 @@ def test_a_fresh_environment_has_the_command(tmp_path: Path) -> None:
 
     command = str(tmp_path / "venv" / "bin" / "jfedsl")
     assert run([command, "--version"], tmp_path) == f"jfedsl {jfedsl.__version__}\n"
-    found = run([command, "doctor"], tmp_path)
-    assert str(site / "jfedsl") in found and "WRONG" not in found
+    printed = run([command, "doctor"], tmp_path)
+    assert str(site / "jfedsl") in printed and "WRONG" not in printed
     assert (site / "jfedsl" / "py.typed").exists()
     small = ["--rounds=1", "--local_steps=1", "--progress=lines", "--clients=10"]
     where = "--workdir=first"
