@@ -78,7 +78,7 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     clauses = plugin_differences(old["plugins"], new["plugins"])
     if "task" in old and old["task"] != new["task"]:  # earlier builds did not record it
         clauses.append(f"the kind of targets or the metric is not that {_BEGAN}")
-    if old.get("frozen", new["frozen"]) != new["frozen"]:
+    if "frozen" in old and old["frozen"] != new["frozen"]:
         clauses.append(f"the model's frozen variables are not those {_BEGAN}")
     if old.get("class_names") != new.get("class_names"):
         clauses.append(f"classes have other names than {_BEGAN}")
