@@ -59,8 +59,8 @@ ONE = r"one that makes float32 \[B\] of outputs float32 \[B, 2\] and targets flo
         (OF_NUMBERS, {"loss": "failing"}, "fails: RuntimeError: no way$"),
         (OF_CLASSES, {"loss": "huber"}, r"targets int32 \[B\] with --task=classification, not hu"),
         (OF_CLASSES, {"task": "mine"}, "--task must be one that makes .* not mine; this one "),
-        (OF_CLASSES, {"metric": "loss"}, "--metric must be a metric whose name is of small"),
-        (OF_CLASSES, {"metric": "Top 2"}, "--metric must be a metric whose name is of small"),
+        (OF_CLASSES, {"metric": "loss"}, "--metric must be a metric whose `name` has only"),
+        (OF_CLASSES, {"metric": "Top 2"}, "--metric must be a metric whose `name` has only"),
         (OF_CLASSES, {"target_accuracy": 1.5}, r"--target_accuracy must be a number in \[0, 1\]"),
     ],
 )
