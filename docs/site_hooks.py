@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the tables of flags, and pages of the repository that lie outside of docs/.
+"""Hooks of mkdocs: tables of flags, pages that lie outside of docs/, and links of notebooks.
 
 A document in docs/ links to any file of the repository by its relative path, so that links work in
 a clone too. The site has the linked documents and pictures under repository/; a link to anything
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -19,6 +20,7 @@ from jfedsl.config.reference import flag_tables
 ROOT = Path(__file__).parents[1]
 SHOWN = {".md", ".png", ".svg"}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+_HREF = re.compile(r'href="([^":#]+)(#[^"]*)?"')
 _PREFIX = "repository/"
 _FLAGS = "<!-- flags -->"
 
@@ -73,3 +75,22 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
         return f"{mark}[{text}]({relative}{anchor or ''})"
 
     return _LINK.sub(replaced, markdown).replace(_FLAGS, flag_tables())
+
+
+def on_page_content(html: str, page: Page, files: Files, **_: Any) -> str:
+    """Leads links of notebooks to pages, which mkdocs does for Markdown only.
+
+    Raises:
+      PluginError: a link leads nowhere.
+    """
+    path = page.file.src_uri
+    if not path.endswith(".ipynb"):
+        return html
+
+    def replaced(match: re.Match[str]) -> str:
+        file = files.get_file_from_path(_target(path, match[1]))
+        if file is None:
+            raise PluginError(f"{path}: no page for the link {match[1]}")
+        return f'href="{file.url_relative_to(page.file)}{match[2] or ""}"'
+
+    return _HREF.sub(replaced, html)
