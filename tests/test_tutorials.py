@@ -50,7 +50,9 @@ def test_it_is_a_notebook_whose_code_compiles(path):
 @by_name
 def test_its_outputs_are_those_of_one_run_anywhere(path):
     cells = of_kind(path, "code")
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    counts = [cell.execution_count for cell in cells]
+    executed = counts == list(range(1, len(cells) + 1))
+    assert executed or (counts == [None] * len(cells) and not any(cell.outputs for cell in cells))
     for output in (output for cell in cells for output in cell.outputs):
         shown = output.get("text") or output.get("data", {}).get("text/plain", "")
         assert output.output_type != "error" and output.get("name") != "stderr", shown
@@ -76,4 +78,7 @@ def test_it_runs_and_shows_what_its_page_shows(path, tmp_path, monkeypatch):
     notebook = read(path)
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
-    assert kinds(notebook) == shown
+    outputs = kinds(notebook)
+    assert outputs == shown or not any(shown)  # a page may be without outputs
+    assert any("image/png" in forms for cell in outputs for forms in cell)
+    assert not any("stderr" in cell for cell in outputs)
