@@ -16,6 +16,7 @@ ELSEWHERE = {
     "commands/evaluate": "test_experiments",
     "commands/latency_study": "test_presets_and_studies",
     "commands/measure_constants": "run/test_convergence",
+    "commands/of_run": "test_experiments",
     "commands/paper_study": "studies/test_paper",
     "commands/plan": "planner/test_plan",
     "commands/prepare_data": "data/test_preparation",

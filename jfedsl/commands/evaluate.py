@@ -5,6 +5,7 @@ jfedsl evaluate --workdir=runs/first
 
 from absl import flags
 
+from jfedsl.commands.of_run import define_run
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import local
 from jfedsl.run.evaluate import evaluate_run, table
@@ -13,13 +14,7 @@ from jfedsl.run.script import start as start_program
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", "", "Folder of the run.", values)
-    flags.DEFINE_string(
-        "data_dir", None, "Folder of prepared data sets; default that of the run.", values
-    )
-    flags.DEFINE_string(
-        "plugin", "", "Plugins of the run that have moved since, separated by commas.", values
-    )
+    define_run(values)
     flags.DEFINE_string(
         "export_dir", None, "Folder for the exported files; default export/ in the workdir.", values
     )

@@ -5,6 +5,7 @@ jfedsl measure-constants --workdir=runs/first
 
 from absl import flags
 
+from jfedsl.commands.of_run import define_run
 from jfedsl.errors import flag_error
 from jfedsl.run.constants_recorder import measure_run
 from jfedsl.run.script import start as start_program
@@ -20,13 +21,7 @@ _EFFORT = {
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags."""
-    flags.DEFINE_string("workdir", "", "Folder of the run.", values)
-    flags.DEFINE_string(
-        "data_dir", None, "Folder of prepared data sets; default that of the run.", values
-    )
-    flags.DEFINE_string(
-        "plugin", "", "Plugins of the run that have moved since, separated by commas.", values
-    )
+    define_run(values)
     for name, (text, least) in _EFFORT.items():
         default = getattr(DEFAULT_EFFORT, name)
         flags.DEFINE_integer(name, default, text, lower_bound=least, flag_values=values)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.models import layers
+from jfedsl.models.layers import Variables
 from jfedsl.run.restore import Run, whole_of
 
 _MOST_LISTED = 20  # classes in a table
@@ -21,14 +22,19 @@ def outputs_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
       examples.
     """
     experiment, test = run.experiment, run.experiment.test
-    model, (params, stats, frozen) = experiment.spec.model, whole_of(run)
-    held = layers.with_frozen(model, frozen)
+    spec, pixels = experiment.spec, experiment.data.pixels
 
-    def batch(images: Array) -> Array:
-        x = experiment.data.pixels.prepare(images)
-        return layers.apply(held, params, stats, x, False, experiment.spec.dtype)[0]
+    @jax.jit  # arrays are arguments, so that none is built into the program
+    def run_model(variables: Variables, images: Array) -> Array:
+        model = layers.with_frozen(spec.model, variables.frozen)
 
-    outputs = np.asarray(jax.jit(lambda images: lax.map(batch, images))(test.images))
+        def batch(images: Array) -> Array:
+            x = pixels.prepare(images)
+            return layers.apply(model, variables.params, variables.stats, x, False, spec.dtype)[0]
+
+        return lax.map(batch, images)
+
+    outputs = np.asarray(run_model(whole_of(run), test.images))
     valid = np.asarray(test.valid)
     return outputs[valid], np.asarray(test.labels)[valid]
 
