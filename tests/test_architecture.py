@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "keys", "per_client", "files", "nn", "models", "data", "compression",
     "pruning", "wireless", "sharding", "engine", "algorithms", "theory", "config", "run", 
-    "planner", "studies", "commands",
+    "planner", "studies", "plots", "commands",
 ]  # fmt: skip
 
 

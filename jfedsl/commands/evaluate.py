@@ -18,6 +18,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "export_dir", None, "Folder for the exported files; default export/ in the workdir.", values
     )
+    flags.DEFINE_list(
+        "figure_format", [], "Formats of the picture confusion; default those of the run.", values
+    )
 
 
 def main(given: flags.FlagValues) -> None:
@@ -26,7 +29,7 @@ def main(given: flags.FlagValues) -> None:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = local("workdir", given.workdir)
     folder = local("export_dir", given.export_dir or workdir / "export")
-    result = evaluate_run(workdir, folder, given.data_dir, given.plugin)
+    result = evaluate_run(workdir, folder, given.data_dir, given.plugin, given.figure_format)
     print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
 
 

@@ -16,8 +16,9 @@ from jfedsl.config import Config
 from jfedsl.errors import flag_error
 from jfedsl.planner.settings import axes
 from jfedsl.run.script import run
+from jfedsl.studies.axes import JOULES, SECONDS
 from jfedsl.studies.columns import Column, simulated
-from jfedsl.studies.study import JOULES, SECONDS, conduct, seeds_of
+from jfedsl.studies.study import conduct, seeds_of
 
 COLUMNS: dict[str, Column] = {
     "seconds": simulated("seconds"),

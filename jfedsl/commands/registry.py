@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": Command(
         "evaluate", "Test and export the model of a run: jfedsl evaluate FOLDER.", "workdir"
     ),
-    "report": Command("report", "Write a page about runs: jfedsl report FOLDER... --output=PAGE."),
+    "report": Command("report", "Write a page about runs: jfedsl report FOLDER..."),
     "sweep": Command("sweep", "Train a grid of settings and seeds."),
     "plan": Command("plan", "Predict settings without training them, and choose one."),
     "prepare-data": Command(

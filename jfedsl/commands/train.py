@@ -14,7 +14,8 @@ def main(config: Config) -> None:
     summary = train(config)
     if summary:  # empty in all processes but the first
         print(f"\n{table(summary)}")
-        print(f"\npictures: *.png in {summary['workdir']}")
+        pictures = ", ".join(f"*.{kind}" for kind in config.figure_format)
+        print(f"\npictures: {pictures} in {summary['workdir']}")
 
 
 def start() -> None:

@@ -21,6 +21,7 @@ from jfedsl.config.allowed import (  # fmt: skip
     setting,
     whole,
 )
+from jfedsl.config.figure_fields import FigureFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
@@ -44,7 +45,7 @@ Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields):
+class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields, FigureFields):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = setting(next(iter(ALGORITHMS)), "Training algorithm.", OneOf(ALGORITHMS))
@@ -226,7 +227,7 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFi
             if field.name == "dataset":
                 value = sources.absolute(str(value))
             if not allowed.test(value):
-                text = shown(value) if kind.several else value
+                text = values.shown(value) if kind.several else value
                 raise flag_error(field.name, text, allowed.text, allowed.names)
             object.__setattr__(self, field.name, value)
         checks.together(self)
@@ -292,8 +293,3 @@ def _of_earlier_build(config: Config, fields: dict[str, Any]) -> Config:
         and not option.idle(config)
     }
     return dataclasses.replace(config, **changes)
-
-
-def shown(value: Any) -> str:
-    """A value as it is written in a flag."""
-    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)

@@ -128,3 +128,10 @@ def _truth(value: Any) -> bool:
 
 
 _READERS: dict[type, Callable[[Any], Any]] = {str: _text, int: _whole, float: _float, bool: _truth}
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a flag."""
+    if isinstance(value, tuple):
+        return ",".join(one if isinstance(one, str) else f"{one:g}" for one in value)
+    return str(value)

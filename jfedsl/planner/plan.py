@@ -20,6 +20,7 @@ from jfedsl.planner.source import MeasuredRun, measured_run, predicted_effects
 from jfedsl.run.convergence import scope, setting_of, step_size
 from jfedsl.run.plots import pareto
 from jfedsl.run.plots.pareto import Panel
+from jfedsl.run.plots.style import save_each
 from jfedsl.run.processes.compilation import keep_programs
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.theory.bound import Constants, Effects, Setting, best_step_size, bound
@@ -64,7 +65,7 @@ class Plan(NamedTuple):
       predictions: of all settings.
       chosen: index of the chosen setting.
       notes: lines for the user: settings left out, and limits of the theorem.
-      panels: of pareto.png.
+      panels: of the figure `pareto`.
     """
 
     configs: list[Config]
@@ -216,11 +217,11 @@ def make(
 
 
 def _panels(costs: RoundCosts, predicted: Predictions, fastest: bool) -> list[Panel]:
-    """Panels of pareto.png: what a goal costs, or the bound against its costs."""
-    joules = ("joules in all", predicted.joules)
-    seconds_a_round = ("seconds a round", costs.seconds)
+    """Panels of the figure `pareto`: what a goal costs, or the bound against its costs."""
+    joules = ("energy in all (J)", predicted.joules)
+    seconds_a_round = ("time of a round (s)", costs.seconds)
     if fastest:
-        rounds, seconds = ("rounds", predicted.rounds), ("seconds in all", predicted.seconds)
+        rounds, seconds = ("rounds", predicted.rounds), ("time in all (s)", predicted.seconds)
         return [Panel(seconds_a_round, rounds), Panel(seconds, joules)]
     reached = ("bound on the squared gradient norm", predicted.bound)
     return [Panel(seconds_a_round, reached), Panel(joules, reached)]
@@ -259,7 +260,7 @@ def _notes(
 def conduct(plan: Plan, output: Name, command: str) -> None:
     """Prints the choice and a table of it and the settings that no other setting beats.
 
-    Writes `plan.flags`, `plan.md` and `pareto.png`.
+    Writes `plan.flags`, `plan.md` and the figure `pareto`.
 
     Args:
       plan: from `make`.
@@ -289,6 +290,6 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     write_atomically(output / "plan.flags", settings.flag_file(config, _CHOSEN, [command, facts]))
     what = f"{config.model} on {title_of(config.dataset)}"
     caption = f"{what}, {config.clients} clients, {config.network}"
-    pareto.trade(panels, chosen, caption, output / "pareto.png")
+    save_each(pareto.trade(panels, chosen, caption), output / "pareto", config.figure_format)
     train = shlex.join([*other_program("train"), f"--flagfile={output / 'plan.flags'}"])
     print(f"{text}\n\n{train}")

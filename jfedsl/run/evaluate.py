@@ -2,12 +2,14 @@
 
 import errno
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jfedsl.config.figure_fields import formats_of
 from jfedsl.engine import client_accuracies
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import trained_masks
@@ -32,8 +34,9 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @jax.enable_x64(False)  # as `train`
 def evaluate_run(
-    workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: Name = ""
-) -> Result:
+    workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: Name = "",
+    figure_format: Sequence[str] = (),
+) -> Result:  # fmt: skip
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
     If the folder of the run cannot be written, evaluation.json goes to the export.
@@ -43,6 +46,7 @@ def evaluate_run(
       export_dir: folder for the model's files.
       data_dir: folder of the run's data set, if that has moved.
       plugin: plugins of the run that have moved.
+      figure_format: formats of the picture `confusion`; empty for those of the run.
 
     Returns:
       The result of `assess`.
@@ -52,28 +56,30 @@ def evaluate_run(
     """
     workdir, export_dir = local("workdir", workdir), local("export_dir", export_dir)
     run = restore_run(workdir, data_dir, plugin)
+    formats = formats_of(figure_format or run.config.figure_format)
     result = assess(run)
     export_model(run, result, export_dir)
     text = json.dumps(result, indent=2) + "\n"
     try:
         write_atomically(workdir / "evaluation.json", text)
-        _draw_confusion(run, result, workdir)
+        _draw_confusion(run, result, workdir, formats)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise flag_error("workdir", workdir, "a writable folder", reason=str(error)) from error
         write_atomically(export_dir / "evaluation.json", text)
-        _draw_confusion(run, result, export_dir)
+        _draw_confusion(run, result, export_dir, formats)
     return result
 
 
-def _draw_confusion(run: Run, result: Result, folder: Path) -> None:
+def _draw_confusion(run: Run, result: Result, folder: Path, formats: Sequence[str]) -> None:
     """Draws which classes the joined model takes for which, where targets are classes."""
     if run.experiment.spec.task.of_classes:
-        from jfedsl.run.plots import classes  # here, as Matplotlib takes long to import
+        from jfedsl.run.plots import classes, style  # here, as Matplotlib takes long to import
 
         counts, names = np.array(result["joined"]["confusion"]), run.experiment.class_names
         title = f"Test examples, joined model after round {result['round']}"
-        classes.confusion(counts, title, folder / "confusion.png", names)
+        figure = classes.confusion(counts, title, names)
+        style.save_each(figure, folder / "confusion", formats)
 
 
 def assess(run: Run) -> Result:

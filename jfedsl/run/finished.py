@@ -48,21 +48,22 @@ def already_done(config: Config) -> dict[str, Any] | None:
             ledger.read(folder / MEASURED)
     except UserError:
         return None
-    files = [folder / name for name in pictures_of(columns, read_record(summary))]
+    names = pictures_of(columns, read_record(summary))
+    files = [folder / f"{name}.{kind}" for name in names for kind in config.figure_format]
     return {**summary, "workdir": str(folder)} if all(f.exists() for f in files) else None
 
 
 def pictures_of(columns: list[str], task: TaskRecord) -> list[str]:
-    """File names of the pictures of a finished run.
+    """Names of the pictures of a finished run, without the endings of files.
 
     Args:
       columns: of its metrics.csv.
       task: what the run is judged by.
     """
     return [
-        *(["labels.png"] if task.of_classes else []),
-        "curves.png",
-        "traffic.png",
-        *(["masks.png"] if any(name.startswith(KEPT) for name in columns) else []),
-        *(["timeline.png"] if SIMULATED[0] in columns else []),
+        *(["labels"] if task.of_classes else []),
+        "curves",
+        "traffic",
+        *(["masks"] if any(name.startswith(KEPT) for name in columns) else []),
+        *(["timeline"] if SIMULATED[0] in columns else []),
     ]

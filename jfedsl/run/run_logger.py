@@ -73,7 +73,7 @@ class RunLogger(Hook):
         Returns:
           The summary, with the folder as `workdir`.
         """
-        from jfedsl.run.plots import figures  # here, as Matplotlib takes long to import
+        from jfedsl.run.plots import curves, style  # here, as Matplotlib takes long to import
         from jfedsl.run.plots.timeline import timeline
 
         config, rows, spec = self._config, self._metrics.rows(), self._experiment.spec
@@ -89,13 +89,16 @@ class RunLogger(Hook):
         workdir.write_summary(self._folder, summary)
         self._draw_labels()
         title = f"{config.algorithm}, {config.model} on {self._clients()}"
-        picture = self._folder / "curves.png"
-        figures.curves(rows, config.target_accuracy, title, picture, self._task)
-        figures.traffic(rows, title, self._folder / "traffic.png")
+        figures = {
+            "curves": curves.curves(rows, config.target_accuracy, title, self._task),
+            "traffic": curves.traffic(rows, title),
+        }
         if spec.pruner.names:
-            figures.masks(rows, title, self._folder / "masks.png")
+            figures["masks"] = curves.masks(rows, title)
         if self._last is not None:
-            timeline(*self._last, f"Round {len(rows)}: {title}", self._folder / "timeline.png")
+            figures["timeline"] = timeline(*self._last, f"Round {len(rows)}: {title}")
+        for name, figure in figures.items():
+            style.save_each(figure, self._folder / name, config.figure_format)
         return {**summary, "workdir": str(self._folder)}
 
     def _write_events(self) -> None:
@@ -104,12 +107,14 @@ class RunLogger(Hook):
             self._pending = []
 
     def _draw_labels(self) -> None:
-        counts, picture = self._experiment.label_counts, self._folder / "labels.png"
-        if counts is not None and not picture.exists():
-            from jfedsl.run.plots import classes  # here, as Matplotlib takes long to import
+        counts, formats = self._experiment.label_counts, self._config.figure_format
+        missing = any(not (self._folder / f"labels.{kind}").exists() for kind in formats)
+        if counts is not None and missing:
+            from jfedsl.run.plots import classes, style  # here, as Matplotlib takes long to import
 
             title, names = f"Examples of {self._clients()}", self._experiment.class_names
-            classes.labels(counts, title, picture, names)
+            figure = classes.labels(counts, title, names)
+            style.save_each(figure, self._folder / "labels", formats)
 
     def _clients(self) -> str:
         config = self._config

@@ -13,7 +13,8 @@ from jfedsl.config.canonical import cut_name
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.run.convergence import over_measured, shown, with_ratio
-from jfedsl.run.plots import figures
+from jfedsl.run.plots.bounds import Bar, bounds
+from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.study import Changes, run_configs
@@ -188,7 +189,7 @@ def _mean_terms(outcome: Outcome) -> dict[str, float]:
 
 
 def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
-    """Measures all settings, then writes and prints the tables and draws `bound.png`."""
+    """Measures all settings, then writes and prints the tables and draws the figure `bound`."""
     outcomes = measure(base, sweeps, seeds)
     folder, text = Path(base.workdir), table(outcomes)
     write_atomically(folder / "table.md", text + "\n")
@@ -199,11 +200,11 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
     title = (
         f"{base.model} on {title_of(base.dataset)}, {base.clients} clients, {base.rounds} rounds"
     )
-    figures.bounds(panels, title, folder / "bound.png")
+    save_each(bounds(panels, title), folder / "bound", base.figure_format)
     print(f"\n{text}")
 
 
-def _bar(outcome: Outcome) -> figures.Bar | None:
+def _bar(outcome: Outcome) -> Bar | None:
     """The bar of a setting in the figure; None if all its runs diverged."""
     measured = _known(outcome, "average")
-    return figures.Bar(_mean_terms(outcome), measured) if measured else None
+    return Bar(_mean_terms(outcome), measured) if measured else None

@@ -24,7 +24,7 @@ from jfedsl.studies.study import RESULTS, folder_name
 # Flags that are not part of a setting: runs that differ in no others are of the same setting.
 NOT_OF_SETTING = (
     "workdir", "plugin", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
-    "target_accuracy", "client_chunk",
+    "target_accuracy", "client_chunk", "figure_format",
 )  # fmt: skip
 
 

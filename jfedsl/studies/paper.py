@@ -10,16 +10,14 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import canonical
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import flag_error
-from jfedsl.run.plots import figures
+from jfedsl.run.plots.spread import spread
+from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.run.storage.workdir import write_atomically
+from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS
 from jfedsl.studies.columns import Column, megabytes, megabytes_to_target, simulated
 from jfedsl.studies.questions import Question, questions
 from jfedsl.studies.study import (
-    JOULES,
-    MEGABYTES,
-    ROUND,
-    SECONDS,
     Changes,
     Outcome,
     metric_of,
@@ -84,7 +82,7 @@ def conduct(
         texts.append(_write(base, name, question.title, outcomes, seeds))
         write_atomically(Path(base.workdir, "tables.md"), "\n\n".join(texts) + "\n")
         if base.progress != "none":
-            print(f"drawn: {Path(base.workdir, name)}.png", flush=True)
+            print(f"drawn: {Path(base.workdir, name)}.{base.figure_format[0]}", flush=True)
     return "\n\n".join(texts)
 
 
@@ -128,15 +126,20 @@ def _write(
     base: Config, name: str, title: str, outcomes: Sequence[Outcome], seeds: Sequence[int]
 ) -> str:
     """Writes the figure and the CSV file of a question; returns its table as Markdown."""
-    curves: Mapping[str, list[figures.Curve]] = {o.name: o.curves for o in outcomes}
-    labels = [axis.label for axis in AXES]
+    curves = {o.name: o.curves for o in outcomes}
     caption = f"{title}: {base.model} on {title_of(base.dataset)}, {base.clients} clients"
-    for suffix in ("png", "pdf"):
-        picture = Path(base.workdir, f"{name}.{suffix}")
-        figures.spread(curves, labels, caption, picture, metric_of(outcomes))
+    figure = spread(curves, [axis.label for axis in AXES], caption, metric_of(outcomes))
+    save_each(figure, Path(base.workdir, name), base.figure_format)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["setting", "seed", *labels, f"test {metric_of(outcomes)}, deployed"])
+    writer.writerow(
+        [
+            "setting",
+            "seed",
+            *(axis.column for axis in AXES),
+            f"test {metric_of(outcomes)}, deployed",
+        ]
+    )
     for outcome in outcomes:
         for seed, points in zip(seeds, outcome.curves, strict=True):
             writer.writerows([outcome.name, seed, *(f"{x:.6g}" for x in p)] for p in points)

@@ -4,17 +4,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from jfedsl.config import Config, shown
 from jfedsl.config.algorithm_fields import STREAMS as STREAM_FLAGS
 from jfedsl.config.canonical import canonical, period_of
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local
-from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped, page
+from jfedsl.run.plots.spread import spread
+from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import STREAMS, summarise
 from jfedsl.run.storage.task_record import TaskRecord
 from jfedsl.run.storage.workdir import write_atomically
+from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS, curves
 from jfedsl.studies.collect import (
     NOT_OF_SETTING,
     RecordedRun,
@@ -31,7 +35,7 @@ from jfedsl.studies.columns import (
     metric_columns,
     simulated,
 )
-from jfedsl.studies.study import JOULES, MEGABYTES, ROUND, SECONDS, curves
+from jfedsl.studies.key import cell, key_table, samples, short_names
 
 # Flags that the report shows even at their defaults.
 _MAIN = (
@@ -42,24 +46,31 @@ _MAIN = (
 )  # fmt: skip
 FOLDER = "pictures"
 PICTURES = {
-    "labels.png": "Examples of each class that each client has",
-    "timeline.png": "The last round on the simulated clock: who waits for whom",
-    "masks.png": "What is pruned: how much of the masks stays, how much of each layer is kept",
+    "labels": "Examples of each class that each client has",
+    "timeline": "The last round on the simulated clock: who waits for whom",
+    "masks": "What is pruned: how much of the masks stays, how much of each layer is kept",
+    "confusion": "Which classes of test examples are taken for which",
 }
+# What browsers show, the best first, and how such a file begins.
+_SHOWN = {"svg": b"<?xml ", "png": b"\x89PNG\r\n\x1a\n"}
 
 
-def _table(settings: Sequence[Setting], columns: Mapping[str, Column], target: float) -> str:
+def _table(
+    settings: Sequence[Setting], cells: Sequence[str], columns: Mapping[str, Column], target: float
+) -> str:
     """A Markdown table with a row for each setting, of summaries with this target."""
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
-    for name, _, runs in settings:
+    for (_, _, runs), first in zip(settings, cells, strict=True):
         summaries = [summarise(r.rows, target, period_of(r.config), r.task) for r in runs]
-        cells = [mean_and_range([column(s) for s in summaries]) for column in columns.values()]
-        lines.append(f"| {escaped(name)} | {len(runs)} | {' | '.join(cells)} |")
+        values = [mean_and_range([column(s) for s in summaries]) for column in columns.values()]
+        lines.append(f"| {first} | {len(runs)} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
-def _tables(settings: Sequence[Setting], task: TaskRecord, target: float) -> list[str]:
+def _tables(
+    settings: Sequence[Setting], cells: Sequence[str], task: TaskRecord, target: float
+) -> list[str]:
     reached: dict[str, Column] = {
         **metric_columns([task]),
         "best": lambda s: s[f"best_{task.metric}"],
@@ -79,49 +90,66 @@ def _tables(settings: Sequence[Setting], task: TaskRecord, target: float) -> lis
     return [
         f"## To {task.label} {target:g}, as deployed",
         "Means over seeds, least to greatest; how many reached it, if not all; a dash for none.",
-        _table(settings, reached, target),
+        _table(settings, cells, reached, target),
         "## In all",
-        _table(settings, whole, target),
+        _table(settings, cells, whole, target),
     ]
 
 
-def _curves(settings: Sequence[Setting], task: TaskRecord, title: str, path: Path) -> None:
-    """Draws the metric against rounds, bytes and, with a network in all runs, seconds, joules."""
+def comparison(settings: Sequence[Setting], names: Sequence[str], title: str) -> Figure:
+    """The metric against rounds, bytes and, with a network in all runs, seconds, joules.
+
+    Args:
+      settings: to compare; their runs have one metric.
+      names: of the settings in the legend.
+      title: text over the picture.
+    """
+    task = settings[0].runs[0].task
     simulated = all("energy_joules" in run.rows[0] for s in settings for run in s.runs)
     axes = (ROUND, MEGABYTES, SECONDS, JOULES) if simulated else (ROUND, MEGABYTES)
-    curves_of = {s.name: curves([run.rows for run in s.runs], axes, task) for s in settings}
-    figures.spread(curves_of, [axis.label for axis in axes], title, path, task.label)
+    curves_of = {
+        name: curves([run.rows for run in setting.runs], axes, task)
+        for name, setting in zip(names, settings, strict=True)
+    }
+    return spread(curves_of, [axis.label for axis in axes], title, task.label)
 
 
-def _pictures(settings: Sequence[Setting]) -> tuple[list[str], dict[str, bytes]]:
-    """The pictures of each setting's first run, without repetitions.
+def _one_by_one(
+    settings: Sequence[Setting], names: Sequence[str]
+) -> tuple[list[str], dict[str, bytes]]:
+    """What each setting is, with the pictures of its first run, without repetitions.
 
     Returns:
       Markdown lines that describe the settings and show the pictures, and the pictures by the
       addresses that the lines have for them.
     """
-    lines, pictures = ["## Settings"], dict[str, bytes]()
-    for number, (name, flags, runs) in enumerate(settings, 1):
+    lines, pictures = ["## Setting by setting"], dict[str, bytes]()
+    for number, ((name, flags, runs), short) in enumerate(zip(settings, names, strict=True), 1):
         config = runs[0].config
-        lines.append(f"### {escaped(name)}")
+        lines.append(f"### {escaped(short)}")
+        if name not in (short, flag_text(flags)):
+            lines.append(escaped(name))
         seeds = ", ".join(str(run.config.seed) for run in runs)
         about = f"{config.model} on {title_of(config.dataset)}, seeds {seeds}"
         lines.append(escaped(f"{about}{': ' if flags else ''}{flag_text(flags)}"))
-        for file, caption in PICTURES.items():
-            picture = _png(runs[0].folder / file)
-            if picture is None or picture in pictures.values():
-                continue
-            address = f"{FOLDER}/{number}_{file}"
-            pictures[address] = picture
-            lines.append(f"{caption} (seed {config.seed}):")
-            lines.append(f"![{caption}]({address})")
+        for stem, caption in PICTURES.items():
+            kind, picture = _picture(runs[0].folder, stem)
+            if picture and picture not in pictures.values():
+                address = f"{FOLDER}/{number}_{stem}.{kind}"
+                pictures[address] = picture
+                lines.append(f"{caption} (seed {config.seed}):")
+                lines.append(f"![{caption}]({address})")
     return lines, pictures
 
 
-def _png(path: Path) -> bytes | None:
-    """The content of a PNG file; None if there is none or it is something else."""
-    data = path.read_bytes() if path.is_file() else b""
-    return data if data.startswith(b"\x89PNG\r\n\x1a\n") else None
+def _picture(folder: Path, stem: str) -> tuple[str, bytes]:
+    """Kind and content of a picture of a run that browsers show; empty if there is none."""
+    for kind, beginning in _SHOWN.items():
+        path = folder / f"{stem}.{kind}"
+        data = path.read_bytes() if path.is_file() else b""
+        if data.startswith(beginning):
+            return kind, data
+    return "", b""
 
 
 def _common(settings: Sequence[Setting]) -> list[str]:
@@ -152,7 +180,7 @@ def _unfinished(runs: Sequence[RecordedRun], never: Sequence[Path]) -> list[str]
     return [text, "\n".join(lines)]
 
 
-def _task(runs: Sequence[RecordedRun]) -> TaskRecord:
+def task_of(runs: Sequence[RecordedRun]) -> TaskRecord:
     """What all runs are judged by.
 
     Raises:
@@ -166,7 +194,25 @@ def _task(runs: Sequence[RecordedRun]) -> TaskRecord:
     return first.task
 
 
-def write(paths: Sequence[Name], output: Name, title: str, target: float | None) -> list[Path]:
+def _one_target(runs: Sequence[RecordedRun], task: TaskRecord, target: float | None) -> float:
+    """The target to compare costs at.
+
+    Raises:
+      UserError: it is no value of the metric, or it is not given and the runs have several.
+    """
+    if task.metric == "accuracy" and target is not None and not 0 <= target <= 1:
+        raise flag_error("target", target, "an accuracy in [0, 1]")
+    targets = {run.config.target_accuracy for run in runs} if target is None else {target}
+    if len(targets) > 1:
+        reason = f"runs have the targets {', '.join(map(str, sorted(targets)))}"
+        raise flag_error("target", None, "one number", reason=reason)
+    return targets.pop()
+
+
+def write(
+    paths: Sequence[Name], output: Name, title: str, target: float | None,
+    formats: Sequence[str] = ("png",),
+) -> list[Path]:  # fmt: skip
     """Writes `report.html`, one page with all pictures in it, and `report.md` beside `pictures/`.
 
     Args:
@@ -174,6 +220,7 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
       output: folder of the report, made if it does not exist.
       title: of the report.
       target: deployed metric to compare costs at; None for that of the runs.
+      formats: of the curves in `pictures/`, beside SVG.
 
     Returns:
       The page and the Markdown file.
@@ -183,33 +230,31 @@ def write(paths: Sequence[Name], output: Name, title: str, target: float | None)
         folder that cannot be written.
     """
     runs, never = find_runs([local("folder", path) for path in paths])
-    output, task = local("output", output), _task(runs)
-    if task.metric == "accuracy" and target is not None and not 0 <= target <= 1:
-        raise flag_error("target", target, "an accuracy in [0, 1]")
-    targets = {run.config.target_accuracy for run in runs} if target is None else {target}
-    if len(targets) > 1:
-        reason = f"runs have the targets {', '.join(map(str, sorted(targets)))}"
-        raise flag_error("target", None, "one number", reason=reason)
-    (one_target,) = targets
+    output, task = local("output", output), task_of(runs)
+    one_target = _one_target(runs, task, target)
     settings = settings_of(runs)
-    descriptions, pictures = _pictures(settings)
+    names = short_names([setting.name for setting in settings])
+    cells = [cell(number, name, FOLDER) for number, name in enumerate(names)]
+    descriptions, pictures = _one_by_one(settings, names)
+    pictures |= samples(len(settings), FOLDER)
     try:
         (output / FOLDER).mkdir(parents=True, exist_ok=True)
         for address, picture in pictures.items():
             (output / address).write_bytes(picture)
     except OSError as error:
         raise flag_error("output", output, "a writable folder", reason=str(error)) from error
-    curves_address = f"{FOLDER}/curves.png"
-    _curves(settings, task, title, output / curves_address)
-    pictures[curves_address] = (output / curves_address).read_bytes()
+    figure, stem = comparison(settings, names, title), output / FOLDER / "curves"
+    first, *_ = save_each(figure, stem, list(dict.fromkeys(["svg", *formats])))
+    pictures[f"{FOLDER}/{first.name}"] = first.read_bytes()
     lines = [
         f"# {escaped(title)}",
         f"{sum(len(s.runs) for s in settings)} runs of {len(settings)} settings.",
         *_unfinished(runs, never),
-        *_tables(settings, task, one_target),
+        *(["## What differs", key_table(settings, names, cells)] if len(settings) > 1 else []),
+        *_tables(settings, cells, task, one_target),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",
-        f"![Test {task.label} against rounds, bytes, seconds and joules]({curves_address})",
+        f"![Test {task.label} against rounds, bytes, seconds and joules]({FOLDER}/{first.name})",
         *_common(settings),
         *descriptions,
     ]

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,34 +15,19 @@ from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.files.program import other_program
 from jfedsl.run.finished import finished
-from jfedsl.run.plots import figures
 from jfedsl.run.plots.page import escaped
+from jfedsl.run.plots.spread import Curve, spread
+from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import read
-from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord, read_record
+from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
+from jfedsl.studies.axes import MEGABYTES, ROUND, Axes, curves
 from jfedsl.studies.columns import Column, mean_and_range, metric_columns
 
 Changes = Mapping[str, Any]  # fields of a config and their new values
 
 
-class Axis(NamedTuple):
-    """A horizontal axis of curves of the metric.
-
-    Attributes:
-      label: of the axis.
-      value: from the rows of metrics.csv up to an evaluation, where that lies on the axis.
-    """
-
-    label: str
-    value: Callable[[Sequence[Row]], float]
-
-
-ROUND = Axis("round", lambda rows: rows[-1]["round"])
-MEGABYTES = Axis("megabytes sent, all streams", lambda rows: rows[-1]["cumulative_bytes"] / 1e6)
-SECONDS = Axis("simulated seconds", lambda rows: rows[-1]["cumulative_simulated_seconds"])
-JOULES = Axis("joules of all devices", lambda rows: sum(row["energy_joules"] for row in rows))
-Axes = Sequence[Axis]
 RESULTS = "results.csv"  # table of a sweep
 _LONGEST = 100  # characters of a folder's name
 
@@ -59,7 +44,7 @@ class Outcome(NamedTuple):
 
     name: str
     summaries: list[dict[str, Any] | None]
-    curves: list[figures.Curve]
+    curves: list[Curve]
 
 
 def seeds_of(texts: Sequence[str]) -> list[int]:
@@ -204,32 +189,6 @@ def tested(summary: Mapping[str, Any]) -> str:
     return f"test {task.label} {summary[TaskRecord.final(task.tested)]:.4f}"
 
 
-def curves(
-    runs: Sequence[Sequence[Row]], axes: Axes, task: TaskRecord = CLASSIFICATION
-) -> list[figures.Curve]:
-    """One curve for each run: values on the axes and deployed metric, at shared evaluations.
-
-    Args:
-      runs: rows of metrics.csv; no rows for a run that diverged, whose curve is empty.
-      axes: of the curves.
-      task: what the runs are judged by.
-    """
-    evaluated = []  # for each run, the rows up to each evaluation by its round
-    for rows in runs:
-        ends = [i + 1 for i, row in enumerate(rows) if row[task.tested] is not None]
-        evaluated.append({rows[end - 1]["round"]: rows[:end] for end in ends})
-    nonempty = [set(run) for run in evaluated if run]
-    shared = set.intersection(*nonempty) if nonempty else set()
-    return [
-        [
-            (*(axis.value(rows) for axis in axes), task.deployed(rows[-1]))
-            for round_, rows in run.items()
-            if round_ in shared
-        ]
-        for run in evaluated
-    ]
-
-
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     """A Markdown table with a row for each setting: means over seeds, with their ranges.
 
@@ -261,10 +220,10 @@ def report(
     title: str,
     axes: Axes = (ROUND, MEGABYTES),
 ) -> str:
-    """Writes `table.md` and `accuracy.png` into the folder of the study; returns the table.
+    """Writes `table.md` and the figure `accuracy` into the study's folder; returns the table.
 
     Args:
-      base: of the study; its `workdir` is the folder.
+      base: of the study; its `workdir` is the folder, and it has the formats of the figure.
       outcomes: of the settings, from `compare` with the same axes.
       columns: of the table, by their titles.
       title: of the figure.
@@ -273,8 +232,8 @@ def report(
     folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
     curves_of = {outcome.name: outcome.curves for outcome in outcomes}
-    labels, picture = [axis.label for axis in axes], folder / "accuracy.png"
-    figures.spread(curves_of, labels, title, picture, metric_of(outcomes))
+    figure = spread(curves_of, [axis.label for axis in axes], title, metric_of(outcomes))
+    save_each(figure, folder / "accuracy", base.figure_format)
     return text
 
 

@@ -10,7 +10,6 @@ from helpers import given, parse, script
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
-from jfedsl.run.plots import figures
 from jfedsl.studies import paper
 from jfedsl.studies.paper import conduct
 from jfedsl.studies.questions import RIVALS, questions, rates_of
@@ -38,7 +37,7 @@ def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
         ),
     }
     monkeypatch.setattr(paper, "questions", lambda *_: few)
-    text = conduct(light(tmp_path), [], [0, 1])
+    text = conduct(light(tmp_path, figure_format="png,pdf"), [], [0, 1])
     runs = [p.parent.parent.name for p in tmp_path.rglob("summary.json")]
     assert Counter(runs) == {"none": 2, "all": 2}
     assert (tmp_path / "tables.md").read_text() == text + "\n"
@@ -65,7 +64,7 @@ def test_questions_asked_are_drawn_as_soon_as_their_runs_are_there(
         return Outcome(name, [None], [[]])
 
     monkeypatch.setattr(paper, "train_seeds", train_seeds)
-    monkeypatch.setattr(figures, "spread", lambda curves, labels, title, path, metric: path.touch())
+    monkeypatch.setattr(paper, "save_each", lambda _, stem, __: Path(f"{stem}.png").touch())
     text = conduct(light(tmp_path), ["dense1"], [0], only=["rivals", "ablation"])
     ablation = ["none", "+ pruning", "+ quantization", "+ dropout", "rate 0.5"]
     expected = [(name, []) for name in ablation] + [(name, ["ablation.png"]) for name in RIVALS]

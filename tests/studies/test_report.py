@@ -7,23 +7,21 @@ import html
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import given, plain
-from matplotlib.figure import Figure
 
 from jfedsl.commands import report
 from jfedsl.config import Config
 from jfedsl.config.canonical import recorded
 from jfedsl.errors import UserError, one_line
-from jfedsl.run.plots import figures
 from jfedsl.run.storage.workdir import differences
 from jfedsl.run.training import train
 from jfedsl.studies.collect import find_runs, settings_of
-from jfedsl.studies.report import write
+from jfedsl.studies.key import short_names
+from jfedsl.studies.report import comparison, write
 from jfedsl.studies.study import compare, folder_name
 
 COMMON: dict[str, Any] = {
@@ -49,7 +47,7 @@ def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
             json.loads((runs / name / f"seed_{seed}" / "summary.json").read_text())
             for seed in (0, 1)
         ]
-        cells = [row.split(" | ") for row in lines if row.startswith(f"| {name} |")]
+        cells = [row.split(" | ") for row in lines if f".svg) {name} |" in row][1:]
         accuracy = [s["final_accuracy"] for s in summaries]
         reached, totals = cells
         assert reached[1] == totals[1] == "2"
@@ -63,17 +61,19 @@ def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
 
 
 def test_the_page_needs_no_other_file(runs: Path, tmp_path: Path):
-    page, text = write([runs], tmp_path, "title", 0.3)
-    pictures = sorted((tmp_path / "pictures").iterdir())
-    sources = re.findall(r'src="([^"]*)"', page.read_text())
-    assert len(sources) == len(pictures) == text.read_text().count("](pictures/")
-    embedded = {base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources}
-    assert embedded == {path.read_bytes() for path in pictures}
-    assert "http" not in page.read_text()
-    names = {path.name.partition("_")[2] for path in pictures}
-    assert names == {"", "labels.png", "timeline.png", "masks.png"}
-    label_maps = [path for path in pictures if path.name.endswith("labels.png")]
-    assert len(label_maps) == 1, "the same for both settings"
+    page, text = write([runs], tmp_path, "title", 0.3, ("pdf",))
+    files = {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+    assert files.pop("curves.pdf").startswith(b"%PDF")
+    sources = re.findall(r'src="data:image/(png|svg\+xml);base64,([^"]*)"', page.read_text())
+    assert len(sources) == text.read_text().count("](pictures/")
+    assert {base64.b64decode(data) for _, data in sources} == set(files.values())
+    kinds = {kind for kind, data in sources if base64.b64decode(data) == files["curves.svg"]}
+    assert kinds == {"svg+xml"}
+    assert "http" not in re.sub(r'src="[^"]*"', "", page.read_text())
+    assert set(files) == {
+        "curves.svg", "line_1.svg", "line_2.svg", "1_labels.png", "1_timeline.png",
+        "2_timeline.png", "2_masks.png",
+    }, "the labels are the same for both settings"  # fmt: skip
 
 
 def test_runs_elsewhere_are_named_by_what_differs(runs: Path, tmp_path: Path):
@@ -123,21 +123,18 @@ WEIRD = [
 ]  # fmt: skip
 
 
-def test_names_neither_break_the_page_nor_put_anything_into_it(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_neither_break_the_page_nor_put_anything_into_it(runs: Path, tmp_path: Path) -> None:
     sweep, source = tmp_path / "sweep", runs / "one_step" / "seed_0"
     rows = [{"setting": name} for name in WEIRD]
     for n, name in enumerate(WEIRD):
         renamed(source, sweep / folder_name(name) / "seed_0", model=name, momentum=n / 100)
-        (sweep / folder_name(name) / "seed_0" / "labels.png").write_text("no picture: a secret")
+        for kind in ("png", "svg"):
+            picture = sweep / folder_name(name) / "seed_0" / f"labels.{kind}"
+            picture.write_text("no picture: a secret")
     with open(sweep / "results.csv", "w", newline="", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ["setting"])
         writer.writeheader()
         writer.writerows(rows)
-    drawn: list[Figure] = []
-    save = figures.save
-    monkeypatch.setattr(figures, "save", lambda f, *a: (drawn.append(f), save(f, *a)))
     page, text = write([sweep], tmp_path / "report $", "a $title$ <b>\udcff", None)
     html_text = page.read_text()
     assert "javascript" in html_text and "secret" not in html_text
@@ -146,21 +143,36 @@ def test_names_neither_break_the_page_nor_put_anything_into_it(
     assert all(
         source.startswith("data:") for source in re.findall(r'<img [^>]*src="([^"]*)"', html_text)
     )
-    tables = html_text.split("<h2>")[1:3]
+    key, *tables = html_text.split("<h2>")[1:4]
+    columns = [re.findall("<td[^>]*>(.*?)</td>", row)[2] for row in key.split("<tr>")[2:]]
+    assert [html.unescape(cell) for cell in columns] == [one_line(name) for name in WEIRD], (
+        "names and order as given"
+    )
+    letters = [chr(ord("A") + n) for n in range(len(WEIRD))]
     for table in tables:
-        cells = re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", table)
-        assert [html.unescape(cell) for cell in cells] == [one_line(name) for name in WEIRD], (
-            "names and order as given"
-        )
-    (figure,) = drawn
-    figure.set_layout_engine("constrained")  # which tests do without elsewhere
-    with warnings.catch_warnings(action="ignore"):
-        figure.draw_without_rendering()
-        legend = figure.legends[0].get_window_extent()
-        assert all(axis.get_tightbbox().ymin > legend.ymax for axis in figure.axes)
-        assert min(axis.get_window_extent().height for axis in figure.axes) > 200
-    entries = [entry.get_text() for entry in figure.legends[0].get_texts()]
-    assert len(set(entries)) == len(WEIRD)
+        assert re.findall(r"<tr>\s*<td[^>]*><img [^>]*> (.*?)</td>", table) == letters
+    figure = comparison(settings_of(find_runs([sweep])[0]), letters, "title")
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == letters
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "last"), [(1, "A", "A"), (26, "A", "Z"), (27, "S1", "S27")]
+)
+def test_settings_with_long_names_get_short_ones(count: int, first: str, last: str) -> None:
+    names = short_names([f"a name that is long, {n}" for n in range(count)])
+    assert (names[0], names[-1]) == (first, last) and len(set(names)) == count
+
+
+def test_the_report_lies_in_the_one_folder_given(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    report.main([str(tmp_path / "runs")], given(report, "--figure_format=png,pdf"))
+    folder = tmp_path / "runs" / "report"
+    assert (folder / "report.html").exists() and (folder / "pictures" / "curves.pdf").exists()
+    report.main([str(tmp_path / "runs")], given(report))  # a report is no run
+    with pytest.raises(UserError, match="--output must be a folder for the report of several"):
+        report.main([str(runs), str(tmp_path / "runs")], given(report))
+    with pytest.raises(UserError, match="--figure_format must be .*, not gif"):
+        report.main([str(runs)], given(report, "--figure_format=gif"))
 
 
 def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):

@@ -7,8 +7,9 @@ from helpers import plain
 
 from jfedsl.errors import UserError
 from jfedsl.run.storage.metrics import Row
+from jfedsl.studies.axes import ROUND, curves
 from jfedsl.studies.columns import megabytes
-from jfedsl.studies.study import ROUND, Changes, compare, curves, report, run_configs
+from jfedsl.studies.study import Changes, compare, report, run_configs
 
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A picture of one round in simulated time: when clients and server compute, send and wait."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,22 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jfedsl.run.plots.figures import save
+from jfedsl.run.plots.style import COLOURS as C
+from jfedsl.run.plots.style import PAGE, new_figure, styled
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.stages import Stage, Stages
 
 # In the order in which they occur in a round.
 COLOURS = {
-    "model down": "tab:purple",
-    "forward": "tab:blue",
-    "activations up": "tab:orange",
-    "server": "black",
-    "gradients down": "tab:green",
-    "backward": "tab:cyan",
-    "model up": "tab:red",
+    "model down": C["purple"],
+    "forward": C["blue"],
+    "activations up": C["orange"],
+    "server": C["black"],
+    "gradients down": C["green"],
+    "backward": C["sky blue"],
+    "model up": C["vermillion"],
     "waiting": "0.9",
-    "sent in vain": "#ff3fa4",
-    "exchange lost": "#ffc9e4",
+    "sent in vain": C["yellow"],
+    "exchange lost": "#faf5b5",  # a light yellow
 }
 
 _MOST, _LOST = 16, 4  # participants in a picture, and at most how many that lost an exchange
@@ -153,20 +153,23 @@ def _drawn(cost: Cost) -> tuple[list[int], str]:
     return least + some, f"{text}, {len(some)} of {len(out)} that lost exchanges" if out else text
 
 
-def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
-    """Draws a round along simulated seconds, a bar for each participant, as a PNG.
+@styled
+def timeline(cost: Cost, ids: np.ndarray, title: str = "") -> Figure:
+    """A round along simulated time, a bar for each participant.
 
     Args:
       cost: of one round, NumPy arrays.
       ids: numbers of the participants, int `[K]`; of many, only some are drawn.
       title: text over the picture.
-      path: of the picture.
+
+    Returns:
+      A figure of two columns' width with a legend below.
     """
     drawn, text = _drawn(cost)
     rows = {f"client {ids[n]}": segments(cost, n) for n in drawn}
     serving = [s for s in next(iter(rows.values())) if s.kind == "server"]
     whole = Segment("waiting", 0.0, float(cost.seconds))
-    figure = Figure(figsize=(10, 1.9 + 0.28 * (1 + len(rows))), layout="constrained")
+    figure = new_figure(PAGE, 1.2 + 0.18 * (1 + len(rows)), title)
     axis = figure.subplots()
     _bar(axis, 0, [whole])
     _bar(axis, 0, serving, 0.8)  # however short
@@ -175,14 +178,13 @@ def timeline(cost: Cost, ids: np.ndarray, title: str, path: Path) -> None:
     axis.set_yticks(range(1 + len(rows)), ["server", *rows])
     axis.set_ylim(len(rows) + 0.6, -0.6)
     axis.set_xlim(0, whole.seconds or None)
-    axis.set_xlabel("simulated seconds")
-    axis.set_ylabel(text)
-    axis.grid(alpha=0.3, axis="x")
-    axis.set_axisbelow(True)
+    axis.set_xlabel("simulated time (s)")
+    axis.set_title(text, loc="left")
+    axis.grid(axis="x")
     seen = {"waiting"} | {s.kind for parts in rows.values() for s in parts}
     patches = [Patch(color=c, label=kind) for kind, c in COLOURS.items() if kind in seen]
-    figure.legend(handles=patches, loc="outside right center")
-    save(figure, title, path)
+    figure.legend(handles=patches, loc="outside lower center", ncols=5)
+    return figure
 
 
 def _bar(axis: Axes, y: int, parts: list[Segment], edge: float = 0.0) -> None:

@@ -3,7 +3,6 @@
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 
+from jfedsl.run.plots.style import save
 from jfedsl.run.plots.timeline import COLOURS, segments, timeline
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
@@ -135,34 +134,26 @@ def test_who_takes_no_part_waits() -> None:
 
 
 @pytest.mark.parametrize(("count", "steps"), [(1, 1), (5, 3), (40, 50)])
-def test_a_picture(count: int, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *arguments: Any, **options: Any) -> None:
-        saved.append(self)
-        save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
+def test_a_picture(count: int, steps: int, tmp_path: Path) -> None:
     ids = np.arange(count) + 100
     cost = handmade(count, steps)
     cost.stages[1].done[0, : count // 5] = False
-    timeline(cost, ids, "Round 7", tmp_path / "timeline.png")
-    assert [p.name for p in tmp_path.iterdir()] == ["timeline.png"]
+    figure = timeline(cost, ids, "Round 7")
+    save(figure, tmp_path / "timeline.png")
     height, width, _ = matplotlib.image.imread(tmp_path / "timeline.png").shape
     assert 1000 <= width <= 2000 and 250 <= height <= 1200
-    (axis,) = saved[0].axes
+    (axis,) = figure.axes
     drawn = min(count, 16)
     names = [label.get_text() for label in axis.get_yticklabels()]
     shown = ids[::-1][:drawn] if count < 40 else [*ids[::-1][:12], *ids[7:3:-1]]
     assert names == ["server", *(f"client {i}" for i in shown)], "slowest first"
     said = "the 12 of 40 that wait least, 4 of 8 that lost exchanges" if count == 40 else ""
-    assert axis.get_ylabel() == said
-    legend = [text.get_text() for text in saved[0].legends[0].get_texts()]
+    assert axis.get_title(loc="left") == said
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == list(COLOURS)[: None if count > 1 else -2]
 
 
 def test_a_round_of_nothing_can_be_drawn(tmp_path: Path) -> None:
     nothing = jax.tree.map(np.zeros_like, handmade(2, 1))
     assert segments(nothing, 0) == []
-    timeline(nothing, np.arange(2), "nobody", tmp_path / "timeline.png")
+    save(timeline(nothing, np.arange(2)), tmp_path / "timeline.png")

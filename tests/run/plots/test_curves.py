@@ -1,12 +1,9 @@
 """Pictures show the numbers they are given."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from jfedsl.run.plots import figures
+from jfedsl.run.plots import curves as pictures
 from jfedsl.run.storage.metrics import STREAMS
 
 
@@ -30,9 +27,9 @@ def rows(rounds: int) -> list[dict[str, object]]:
     return made
 
 
-def test_curves_against_round_and_megabytes(drawn: list[Figure], tmp_path: Path) -> None:
-    figures.curves(rows(5), 0.35, "title", tmp_path / "curves.png")
-    accuracy, accuracy_by_bytes, loss, loss_by_bytes = drawn[0].axes
+def test_curves_against_round_and_megabytes() -> None:
+    figure = pictures.curves(rows(5), 0.35, "title")
+    accuracy, accuracy_by_bytes, loss, loss_by_bytes = figure.axes
     for axis, unit in ((accuracy, 1), (accuracy_by_bytes, 10)):
         trained, dense, deployed, target = axis.lines
         np.testing.assert_allclose(
@@ -45,45 +42,47 @@ def test_curves_against_round_and_megabytes(drawn: list[Figure], tmp_path: Path)
         train, test = axis.lines
         np.testing.assert_allclose(train.get_xydata(), [(i * unit, 1 / i) for i in range(1, 6)])
         np.testing.assert_allclose(test.get_xdata(), [2 * unit, 4 * unit, 5 * unit])
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
+    assert figure.get_suptitle() == "title"
+    assert [axis.get_xlabel() for axis in (loss, loss_by_bytes)] == ["round", "megabytes sent"]
+
+
+def test_without_title_and_target_neither_is_drawn() -> None:
+    figure = pictures.curves(rows(5))
+    assert figure.get_suptitle() == "" and len(figure.axes[0].lines) == 3
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
-def test_traffic_adds_up_over_rounds_and_streams(
-    drawn: list[Figure], tmp_path: Path, rounds: int
-) -> None:
-    figures.traffic(rows(rounds), "title", tmp_path / "traffic.png")
-    (axis,) = drawn[0].axes
+def test_traffic_adds_up_over_rounds_and_streams(rounds: int) -> None:
+    figure = pictures.traffic(rows(rounds))
+    (axis,) = figure.axes
     tops = [area.get_paths()[0].vertices[:, 1].max() for area in axis.collections]
     np.testing.assert_allclose(tops, np.cumsum([1, 2, 3, 4]) * rounds)
-    legend = [text.get_text() for text in axis.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["smashed up", "cut gradient down", "model up", "model down"]
 
 
-def test_masks_show_overlap_and_what_is_kept_of_each_layer(
-    drawn: list[Figure], tmp_path: Path
-) -> None:
+def test_masks_show_overlap_and_what_is_kept_of_each_layer() -> None:
     made = [
         {**row, "mask_overlap": 0.9 if i % 2 else None, "kept_conv1": 1.0, "kept_conv2": 0.5}
         for i, row in enumerate(rows(6))
     ]
-    figures.masks(made, "title", tmp_path / "masks.png")
-    moving, kept = drawn[0].axes
+    moving, kept = pictures.masks(made).axes
     assert moving.lines[0].get_ydata().tolist() == [0.9, 0.9, 0.9]
     assert {line.get_label(): set(line.get_ydata()) for line in kept.lines} == {
         "conv1": {1.0}, "conv2": {0.5}
     }  # fmt: skip
 
 
-def test_spread_shows_mean_and_range_over_seeds(drawn: list[Figure], tmp_path: Path) -> None:
-    curves = {
-        "a": [[(1, 5.0, 0.2), (2, 9.0, 0.4)], [(1, 7.0, 0.4), (2, 11.0, 0.8)]],
-        "b": [[(1, 3.0, 0.1), (2, 6.0, 0.2)]],
-    }
-    figures.spread(curves, ("round", "megabytes sent"), "title", tmp_path / "spread.png")
-    by_round, by_megabytes = drawn[0].axes
-    np.testing.assert_allclose(by_round.lines[0].get_ydata(), [0.3, 0.6])
-    np.testing.assert_allclose(by_megabytes.lines[0].get_xdata(), [6.0, 10.0])
-    assert [line.get_label() for line in by_round.lines] == ["a", "b"]
-    assert len(by_round.collections) == len(by_megabytes.collections) == 2
+@pytest.mark.parametrize("layers", [2, 40])
+def test_legends_cover_no_panel(layers: int) -> None:
+    kept = {f"kept_block{n}.conv": 1 - n / 100 for n in range(layers)}
+    made = [{**row, "mask_overlap": 0.9, **kept} for row in rows(6)]
+    for figure in (pictures.curves(rows(6)), pictures.traffic(rows(6)), pictures.masks(made)):
+        figure.draw_without_rendering()
+        panels = [axis.get_window_extent() for axis in figure.axes]
+        legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+        assert legends
+        for legend in legends:
+            box = legend.get_window_extent()
+            assert not any(box.overlaps(panel) for panel in panels)
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
