@@ -39,7 +39,7 @@ def key_table(settings: Sequence[Setting], names: Sequence[str], cells: Sequence
         s.name in (short, flag_text(s.flags)) for s, short in zip(settings, names, strict=True)
     )
     titles = ["setting", "seeds", *([] if told else ["name"]), *(f"`{flag}`" for flag in flags)]
-    lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
+    lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     for setting, cell in zip(settings, cells, strict=True):
         seeds = ", ".join(str(run.config.seed) for run in setting.runs)
         name = [] if told else [escaped(setting.name)]

@@ -117,29 +117,34 @@ def comparison(settings: Sequence[Setting], names: Sequence[str], title: str) ->
 def _one_by_one(
     settings: Sequence[Setting], names: Sequence[str]
 ) -> tuple[list[str], dict[str, bytes]]:
-    """What each setting is, with the pictures of its first run, without repetitions.
+    """The pictures of each setting's first run, without repetitions.
 
     Returns:
-      Markdown lines that describe the settings and show the pictures, and the pictures by the
+      Markdown lines that describe the settings with pictures and show them, and the pictures by the
       addresses that the lines have for them.
     """
-    lines, pictures = ["## Setting by setting"], dict[str, bytes]()
-    for number, ((name, flags, runs), short) in enumerate(zip(settings, names, strict=True), 1):
-        config = runs[0].config
-        lines.append(f"### {escaped(short)}")
-        if name not in (short, flag_text(flags)):
-            lines.append(escaped(name))
-        seeds = ", ".join(str(run.config.seed) for run in runs)
-        about = f"{config.model} on {title_of(config.dataset)}, seeds {seeds}"
-        lines.append(escaped(f"{about}{': ' if flags else ''}{flag_text(flags)}"))
+    lines, pictures = list[str](), dict[str, bytes]()
+    for number, (setting, short) in enumerate(zip(settings, names, strict=True), 1):
+        shown = []
         for stem, caption in PICTURES.items():
-            kind, picture = _picture(runs[0].folder, stem)
+            kind, picture = _picture(setting.runs[0].folder, stem)
             if picture and picture not in pictures.values():
                 address = f"{FOLDER}/{number}_{stem}.{kind}"
                 pictures[address] = picture
-                lines.append(f"{caption} (seed {config.seed}):")
-                lines.append(f"![{caption}]({address})")
-    return lines, pictures
+                shown += [f"{caption} (seed {setting.runs[0].config.seed}):"]
+                shown += [f"![{caption}]({address})"]
+        lines += [f"### {escaped(short)}", *_about(setting, short), *shown] if shown else []
+    return ["## Setting by setting", *lines] if lines else [], pictures
+
+
+def _about(setting: Setting, short: str) -> list[str]:
+    """What a setting is: its name, if that says more than its flags, model, data, seeds, flags."""
+    name, flags, runs = setting
+    config, seeds = runs[0].config, ", ".join(str(run.config.seed) for run in runs)
+    about = f"{config.model} on {title_of(config.dataset)}, seeds {seeds}"
+    told = name in (short, flag_text(flags))
+    text = escaped(f"{about}{': ' if flags else ''}{flag_text(flags)}")
+    return [text] if told else [escaped(name), text]
 
 
 def _picture(folder: Path, stem: str) -> tuple[str, bytes]:

@@ -15,7 +15,7 @@ from jfedsl.run.plots.style import CHARACTERS, COLUMN, PAGE, new_figure, styled,
 Curve = Sequence[tuple[float, ...]]
 
 _MUCH = 4  # if one setting takes this many times as much as another, the axis is logarithmic
-_WIDE = 60  # characters in a line of a legend's entry
+_WIDE, _LINES = 42, 4  # of an entry of a legend: characters in a line, so that two fit, and lines
 _HANDLE = 0.5  # inches: the line beside an entry of a legend, and the space around both
 _LINE = 0.145  # inches: height of a line of text
 
@@ -103,7 +103,7 @@ def _use_logarithm(axis: Axes) -> None:
 
 def _entries(names: Sequence[str]) -> list[str]:
     """Names as entries of a legend, shortened to a few lines; numbered if that makes them equal."""
-    short = [wrapped(name, _WIDE) or "-" for name in names]  # no layout for an empty one
+    short = [wrapped(name, _WIDE, _LINES) or "-" for name in names]  # no layout for an empty one
     return [
         text if short.count(text) == 1 else f"{number}: {text}"
         for number, text in enumerate(short, 1)
