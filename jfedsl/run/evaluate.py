@@ -55,8 +55,9 @@ def evaluate_run(
       UserError: there is no run, or a folder cannot be written.
     """
     workdir, export_dir = local("workdir", workdir), local("export_dir", export_dir)
+    given = formats_of(figure_format) if figure_format else ()
     run = restore_run(workdir, data_dir, plugin)
-    formats = formats_of(figure_format or run.config.figure_format)
+    formats = given or run.config.figure_format
     result = assess(run)
     export_model(run, result, export_dir)
     text = json.dumps(result, indent=2) + "\n"

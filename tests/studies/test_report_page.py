@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from helpers import plain
 from matplotlib.figure import Figure
-from studies.recorded import record
 
 from jfedsl import plots
 from jfedsl.run.plots.page import page as html_page
 from jfedsl.studies.report import write
+from studies.recorded import record
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = next(

@@ -63,8 +63,10 @@ def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
         for number, (name, value) in enumerate(bar.terms.items()):
             if value > 0:
                 cycle, colour = divmod(number, len(_FILLS))
-                style = {"color": _FILLS[colour], "hatch": "/////" * cycle, "edgecolor": "white"}
-                axis.bar(x - 0.2, value, 0.4, bottom, label=name, lw=0, **style)
+                axis.bar(
+                    x - 0.2, value, 0.4, bottom, label=name, color=_FILLS[colour], lw=0,
+                    hatch="/////" * cycle, edgecolor="white",
+                )  # fmt: skip
             bottom += value
         low, high, mean = min(bar.measured), max(bar.measured), float(np.mean(bar.measured))
         error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]  # not below 0: a mean is rounded

@@ -84,6 +84,7 @@ def confusion(counts: np.ndarray, title: str = "", names: Sequence[str] = ()) ->
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if fractions[row, column] > _DARK else "black"
-                style = {"color": colour, "ha": "center", "va": "center", "fontsize": size}
-                axis.text(column, row, str(count), **style)
+                axis.text(
+                    column, row, str(count), color=colour, fontsize=size, ha="center", va="center"
+                )
     return figure

@@ -80,7 +80,8 @@ def style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     """
     token = _changes.set({**_changes.get(), **(changes or {})})
     try:
-        with matplotlib.rc_context({**_STYLE, **_changes.get()}):
+        settings: dict[Any, Any] = {**_STYLE, **_changes.get()}
+        with matplotlib.rc_context(settings):
             yield
     finally:
         _changes.reset(token)
