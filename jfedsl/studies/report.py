@@ -248,7 +248,7 @@ def write(
             (output / address).write_bytes(picture)
     except OSError as error:
         raise flag_error("output", output, "a writable folder", reason=str(error)) from error
-    figure, stem = comparison(settings, names, title), output / FOLDER / "curves"
+    figure, stem = comparison(settings, names, ""), output / FOLDER / "curves"
     first, *_ = save_each(figure, stem, list(dict.fromkeys(["svg", *formats])))
     pictures[f"{FOLDER}/{first.name}"] = first.read_bytes()
     lines = [

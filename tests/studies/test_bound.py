@@ -80,6 +80,7 @@ def test_equal_measurements_can_be_drawn():
     (axis,) = bounds({"cut": {"a": bar, "b": None}}).axes
     assert [text.get_text() for text in axis.texts] == ["diverged"]
     assert [patch.get_height() for patch in axis.patches] == [1.0, pytest.approx(0.1)]
+    assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 1, "a margin above the bars"
 
 
 def test_a_study_needs_measurements(tmp_path: Path):

@@ -42,6 +42,9 @@ def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str = "") -> F
         axis.set_xticks(range(len(bars)), list(bars))
         axis.set_xlabel(what)
         axis.grid(axis="y")
+        axis.use_sticky_edges = False  # of the segments, which would leave no margin above
+        axis.autoscale_view()
+        axis.set_ylim(bottom=0)
     for axis in axes[:, 0]:
         axis.set_ylabel("squared gradient norm")
     entries: dict[str, Artist] = {}
