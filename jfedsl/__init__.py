@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jfedsl.algorithms.registry import ALGORITHMS
     from jfedsl.compression.registry import COMPRESSORS
     from jfedsl.config import Config
+    from jfedsl.config.loggers import LOGGERS
     from jfedsl.data.datasets import DATASETS, from_arrays
     from jfedsl.data.partition import PARTITIONS
     from jfedsl.engine.task import LOSSES, METRICS, TASKS
@@ -32,6 +33,7 @@ __all__ = [
     "ALGORITHMS",
     "COMPRESSORS",
     "DATASETS",
+    "LOGGERS",
     "LOSSES",
     "METRICS",
     "MODELS",
@@ -53,6 +55,7 @@ _MODULES = {
     "ALGORITHMS": "algorithms.registry",
     "COMPRESSORS": "compression.registry",
     "DATASETS": "data.datasets",
+    "LOGGERS": "config.loggers",
     "LOSSES": "engine.task",
     "METRICS": "engine.task",
     "MODELS": "models.registry",

@@ -20,6 +20,7 @@ from programs import PROGRAMS
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.registry import COMPRESSORS
 from jfedsl.config import plugins
+from jfedsl.config.loggers import LOGGERS
 from jfedsl.data.builders import BUILDERS
 from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
@@ -129,7 +130,7 @@ def tables() -> Iterator[None]:
     path = sys.path[:]
     every: list[dict[str, Any]] = [
         MODELS, DATASETS, PARTITIONS, COMPRESSORS, SCORES, TASKS, LOSSES, METRICS, ALGORITHMS,
-        NETWORKS,
+        NETWORKS, LOGGERS,
     ]  # fmt: skip
     before = [(table, dict(table)) for table in every]
     yield

@@ -12,7 +12,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
-    "errors", "keys", "per_client", "files", "nn", "models", "data", "compression",
+    "errors", "terminal", "keys", "per_client", "files", "nn", "models", "data", "compression",
     "pruning", "wireless", "sharding", "engine", "algorithms", "theory", "config", "run", 
     "planner", "studies", "plots", "commands",
 ]  # fmt: skip
@@ -57,7 +57,10 @@ def test_only_the_builders_see_the_config():
 
 def test_a_run_begins_without_libraries_that_only_its_end_or_others_need():
     """Importing them takes longer than all that the package itself imports."""
-    late = {"matplotlib", "PIL", "sklearn", "scipy", "tensorboardX", "tensorflow_datasets", "torch"}
+    late = {
+        "matplotlib", "PIL", "rich.progress", "sklearn", "scipy", "tensorboardX",
+        "tensorflow_datasets", "torch", "wandb",
+    }  # fmt: skip
     begin = (
         "import sys, jfedsl.run.training; from jfedsl.data.datasets import load; load('digits', '')"
     )

@@ -5,7 +5,8 @@ jfedsl train --workdir=runs/first
 
 from jfedsl.config import Config
 from jfedsl.run.script import run
-from jfedsl.run.summary import table
+from jfedsl.run.summary import contents
+from jfedsl.run.table import show
 from jfedsl.run.training import train
 
 
@@ -13,7 +14,8 @@ def main(config: Config) -> None:
     """Trains and prints the summary."""
     summary = train(config)
     if summary:  # empty in all processes but the first
-        print(f"\n{table(summary)}")
+        print()
+        show(contents(summary), plainly=config.progress == "lines")
         pictures = ", ".join(f"*.{kind}" for kind in config.figure_format)
         print(f"\npictures: {pictures} in {summary['workdir']}")
 

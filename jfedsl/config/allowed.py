@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jfedsl import per_client
 from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.compression.registry import LEAST_BITS, MOST_BITS
+from jfedsl.config.loggers import names_in
 
 
 class Allowed(NamedTuple):
@@ -41,12 +42,32 @@ class OneOf(NamedTuple):
         return value in self.names or bool(rest and form in {f.split(":")[0] for f in self.forms})
 
 
+class NamesOf(NamedTuple):
+    """A check against the names of a table, separated by commas, each once; or none of them."""
+
+    names: Collection[str]
+
+    @property
+    def text(self) -> str:
+        """What is allowed, in words."""
+        names = ", ".join(self.names)
+        return f"some of {names} (--plugin adds others), separated by commas, or none"
+
+    def test(self, value: Any) -> bool:
+        """Whether the table has all of these names."""
+        names = names_in(str(value))
+        return all(name in self.names for name in names) and len(set(names)) == len(names)
+
+
 ANY = Allowed("any text", lambda value: True)
 FOLDER = Allowed("a folder on this machine", lambda value: True)
 
 
 def setting(
-    default: Any, help_: str, allowed: Allowed | OneOf = ANY, may_change_on_resume: bool = False
+    default: Any,
+    help_: str,
+    allowed: Allowed | OneOf | NamesOf = ANY,
+    may_change_on_resume: bool = False,
 ) -> Any:
     """A field of a config; `may_change_on_resume` ones may change when a run is resumed."""
     metadata = {"help": help_, "allowed": allowed, "may_change_on_resume": may_change_on_resume}

@@ -7,7 +7,7 @@ from typing import Any
 
 from jfedsl.config import Config, compressors, shown
 from jfedsl.config.algorithm_fields import STREAMS
-from jfedsl.config.allowed import OneOf
+from jfedsl.config.allowed import NamesOf, OneOf
 from jfedsl.config.idle import idle
 from jfedsl.errors import UserError, no_effect
 from jfedsl.files.paths import Name
@@ -89,7 +89,7 @@ def _foreign(values: dict[str, Any]) -> list[str]:
     foreign = [
         name
         for name, value in texts.items()
-        if isinstance(checks.get(name), OneOf) and not checks[name].test(value)
+        if isinstance(checks.get(name), (OneOf, NamesOf)) and not checks[name].test(value)
     ]
     for flag in STREAMS:
         try:

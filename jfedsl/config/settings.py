@@ -23,6 +23,7 @@ from jfedsl.config.allowed import (  # fmt: skip
 )
 from jfedsl.config.figure_fields import FigureFields
 from jfedsl.config.pruning_fields import PruningFields
+from jfedsl.config.run_fields import RunFields
 from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
 from jfedsl.config.wireless_fields import WirelessFields
@@ -38,14 +39,15 @@ from jfedsl.files.paths import Name, local
 from jfedsl.models.blocks import NORMS
 from jfedsl.models.registry import MODELS
 
-PROGRESS = ("auto", "bar", "lines", "none")
 CLIENT_BACKWARDS = ("float", "int8")
 
 Shorthand = str | float | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields, FigureFields):
+class Config(
+    AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields, FigureFields, RunFields
+):
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = setting(next(iter(ALGORITHMS)), "Training algorithm.", OneOf(ALGORITHMS))
@@ -202,10 +204,6 @@ class Config(AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFi
         COUNT,
         may_change_on_resume=True,
     )
-    progress: str = setting(
-        "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
-        OneOf(PROGRESS), may_change_on_resume=True,
-    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Takes every field as the plain value it means; checks it alone and with the others.

@@ -18,14 +18,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from typing import NamedTuple
 
 from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.files.locks import lock, warn
 from jfedsl.files.paths import Name, local
 from jfedsl.files.program import other_program
+from jfedsl.terminal import download_bar
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -231,11 +230,10 @@ def _fetch(url: str, path: Path) -> None:
         raise
     with connection as response, path.open("wb") as file:
         total = int(response.headers.get("Content-Length", 0)) or None
-        bar: Any = tqdm(total=total, desc=path.name, unit="B", unit_scale=True, disable=None)
-        with bar:
+        with download_bar(path.name, total) as advance:
             while block := response.read(1 << 20):
                 file.write(block)
-                bar.update(len(block))
+                advance(len(block))
 
 
 def restore_debian(folder: Path, source: Path = DEBIAN_FOLDER) -> None:

@@ -1,8 +1,13 @@
-"""Hooks that end a run before its last round."""
+"""Hooks that end a run before its last round, and the flags that ask for them."""
 
+from collections.abc import Sequence
+
+from jfedsl.config import Config
+from jfedsl.config.canonical import period_of
 from jfedsl.errors import UserError, close_to
 from jfedsl.run.hooks import Hook, RunStart, Saved
-from jfedsl.run.storage.task_record import CLASSIFICATION, Row, record_of
+from jfedsl.run.storage.metrics import rows_before
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord, record_of
 
 
 class EarlyStopping(Hook):
@@ -52,11 +57,20 @@ class EarlyStopping(Hook):
         return f"early stopping on {self._column}"  # in a checkpoint
 
     def begin(self, start: RunStart) -> None:
-        """Takes the task of the run, and the count of the checkpoint."""
-        self._task = record_of(start.experiment.spec.task)
+        """Takes the task of the run, and the count of the checkpoint.
+
+        In a run that began without this hook, the rounds before it count too.
+        """
+        self.of_run(start.config, record_of(start.experiment.spec.task))
         saved = start.saved.values.get(self._name)
         if saved is not None:
             self._best, self._since = saved["best"], saved["since"]
+        else:
+            self.on_rows(rows_before(start.folder, start.round, self._task))
+
+    def of_run(self, config: Config, task: TaskRecord) -> None:
+        """Takes what the hook depends on in a run."""
+        self._task = task
 
     def on_rows(self, rows: list[Row]) -> None:
         """Counts the values of the metric.
@@ -84,6 +98,12 @@ class EarlyStopping(Hook):
         """Whether the metric has not improved for `patience` values."""
         return self._since >= self._patience
 
+    def end_reason(self) -> str:
+        """Such as "no improvement of test_loss in 10 evaluations"."""
+        of = f" of {self._metric}" if self._metric else ""
+        plural = "" if self._patience == 1 else "s"
+        return f"no improvement{of} in {self._patience} evaluation{plural}"
+
     def on_checkpoint(self) -> Saved:
         """The best value, and the number of values since."""
         return Saved({self._name: {"best": self._best, "since": self._since}})
@@ -104,10 +124,15 @@ class StopAtTarget(Hook):
 
     def begin(self, start: RunStart) -> None:
         """Takes the target of the run, and the best value so far."""
-        self._target = start.config.target_accuracy
-        self._period = start.experiment.spec.aggregate_every
-        self._task = record_of(start.experiment.spec.task)
-        self._best = start.saved.values.get(self._NAME, self._best)
+        self.of_run(start.config, record_of(start.experiment.spec.task))
+        if self._NAME in start.saved.values:
+            self._best = start.saved.values[self._NAME]
+        else:
+            self.on_rows(rows_before(start.folder, start.round, self._task))
+
+    def of_run(self, config: Config, task: TaskRecord) -> None:
+        """Takes what the hook depends on in a run."""
+        self._target, self._period, self._task = config.target_accuracy, period_of(config), task
 
     def on_rows(self, rows: list[Row]) -> None:
         """Looks at the rounds that were evaluated at the end of a period."""
@@ -120,6 +145,29 @@ class StopAtTarget(Hook):
         """Whether the target has been reached."""
         return self._best is not None and self._task.reaches(self._best, self._target)
 
+    def end_reason(self) -> str:
+        """Such as "accuracy 0.95 reached"."""
+        return f"{self._task.label} {self._target:g} reached"
+
     def on_checkpoint(self) -> Saved:
         """The best value so far."""
         return Saved({self._NAME: self._best})
+
+
+def hooks_of(config: Config) -> list[EarlyStopping | StopAtTarget]:
+    """The hooks that `--patience` and `--stop_at_target` ask for."""
+    return [
+        *([EarlyStopping(config.patience)] if config.patience else []),
+        *([StopAtTarget()] if config.stop_at_target else []),
+    ]
+
+
+def ended_by_flags(config: Config, rows: Sequence[Row], task: TaskRecord) -> bool:
+    """Whether `--patience` or `--stop_at_target` ends a run after these rows of metrics.csv."""
+    hooks = hooks_of(config)
+    if not hooks or rows[-1][task.tested] is None:
+        return False
+    for hook in hooks:
+        hook.of_run(config, task)
+        hook.on_rows(list(rows))
+    return any(hook.should_end() for hook in hooks)

@@ -18,7 +18,7 @@ from jfedsl.files.paths import Name, local
 from jfedsl.models.description import describe
 from jfedsl.models.layers import Variables
 from jfedsl.models.steps import MEANINGS
-from jfedsl.run import scores
+from jfedsl.run import confusion, scores
 from jfedsl.run.restore import Run, restore_run, whole_of
 from jfedsl.run.storage import export
 from jfedsl.run.storage.task_record import TaskRecord, read_record, record_of
@@ -75,12 +75,8 @@ def evaluate_run(
 def _draw_confusion(run: Run, result: Result, folder: Path, formats: Sequence[str]) -> None:
     """Draws which classes the joined model takes for which, where targets are classes."""
     if run.experiment.spec.task.of_classes:
-        from jfedsl.run.plots import classes, style  # here, as Matplotlib takes long to import
-
-        counts, names = np.array(result["joined"]["confusion"]), run.experiment.class_names
-        title = f"Test examples, joined model after round {result['round']}"
-        figure = classes.confusion(counts, title, names)
-        style.save_each(figure, folder / "confusion", formats)
+        counts = np.array(result["joined"]["confusion"])
+        confusion.draw(run, counts, folder, formats)
 
 
 def assess(run: Run) -> Result:

@@ -6,20 +6,25 @@ from typing import Any
 from jfedsl.config import Config, plugins
 from jfedsl.errors import UserError
 from jfedsl.run.constants_recorder import MEASURED as MEASURED
+from jfedsl.run.early_stopping import ended_by_flags
 from jfedsl.run.storage import ledger
 from jfedsl.run.storage.fingerprints import plugins_changed
-from jfedsl.run.storage.metrics import KEPT, METRICS, SIMULATED
+from jfedsl.run.storage.metrics import KEPT, METRICS, SIMULATED, columns_in, read
 from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.storage.workdir import differences, read_config, read_summary
 
 # Settings that may change on a resume, and with which there is more to compute.
-_COMPUTED = ("rounds", "eval_every", "target_accuracy", "measure_constants_every")
+_COMPUTED = (
+    "rounds", "eval_every", "target_accuracy", "measure_constants_every", "patience",
+    "stop_at_target", "loggers",
+)  # fmt: skip
 
 
 def finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run whose rounds are all done with these settings, or None.
+    """The summary of a run that is done with these settings, or None.
 
-    None also for a run whose plugins have changed: `train` refuses to resume it, and says why.
+    It is done after its last round, or where `--patience` or `--stop_at_target` ends it. None also
+    for a run whose plugins have changed: `train` refuses to resume it, and says why.
     """
     folder = Path(config.workdir)
     summary, old = read_summary(folder), read_config(folder, config.plugin)
@@ -30,9 +35,23 @@ def finished(config: Config) -> dict[str, Any] | None:
     if any(getattr(old, name) != getattr(config, name) for name in _COMPUTED):
         return None
     # A run that was killed before it wrote its summary may have left one of earlier settings.
-    written_with = ("rounds", "target_accuracy")
-    current = all(summary.get(name) == getattr(config, name) for name in written_with)
-    return summary if current else None
+    if summary.get("target_accuracy") != config.target_accuracy:
+        return None
+    done = summary.get("rounds") == config.rounds or _ended_early(config, summary)
+    return summary if done else None
+
+
+def _ended_early(config: Config, summary: dict[str, Any]) -> bool:
+    """Whether the flags of a run end it where its summary was written."""
+    ended = summary.get("ended_early")  # earlier builds did not write it
+    if not ended or ended["planned_rounds"] != config.rounds:
+        return False
+    try:
+        task = read_record(summary)
+        rows = read(Path(config.workdir, METRICS), task)
+    except UserError:  # of a file that training restores
+        return False
+    return len(rows) == summary["rounds"] and ended_by_flags(config, rows, task)
 
 
 def already_done(config: Config) -> dict[str, Any] | None:
@@ -43,7 +62,7 @@ def already_done(config: Config) -> dict[str, Any] | None:
     if summary is None:
         return None
     try:
-        columns = ledger.read(folder / METRICS).partition("\n")[0].split(",")
+        columns = columns_in(folder / METRICS)
         if config.measure_constants_every is not None:
             ledger.read(folder / MEASURED)
     except UserError:

@@ -8,7 +8,7 @@ At each moment the hooks are called in order, the standard ones first; at `close
 reverse order. A user passes the same hooks in every process of a run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.engine.state import State
+from jfedsl.errors import UserError
 from jfedsl.files.seals import Seal
 from jfedsl.run.assemble import Experiment
 from jfedsl.run.clock import Last
@@ -25,7 +26,7 @@ from jfedsl.run.storage.metrics import Row
 class Saved(NamedTuple):
     """What a checkpoint holds beside the state.
 
-    No two hooks may use the same name.
+    No two hooks may use the same name; a run with such hooks is refused before its first round.
 
     Attributes:
       values: plain values, such as JSON has, by name; those of the first process are saved.
@@ -141,8 +142,16 @@ class Hook:
         """
         return False
 
+    def end_reason(self) -> str:
+        """Why `should_end` says so, in a few words that the table and the summary of a run show."""
+        return f"the hook {type(self).__name__} ended it"
+
     def on_checkpoint(self) -> Saved:
-        """Called when a checkpoint is saved; returns what `begin` needs in order to resume."""
+        """Called when a checkpoint is saved; returns what `begin` needs in order to resume.
+
+        Also called once after all hooks have begun, so that names are compared before the first
+        round; what it returns then is not saved.
+        """
         return Saved()
 
     def interruption(self) -> BaseException | None:
@@ -166,3 +175,25 @@ class Hook:
           The entries with those of this hook.
         """
         return entries
+
+
+def check_names(hooks: Sequence[Hook], run: Saved) -> None:
+    """Refuses hooks that save something under one name, or under a name of the run.
+
+    Args:
+      hooks: that have begun.
+      run: what a checkpoint of the run holds without them.
+
+    Raises:
+      UserError: names both, and what they save.
+    """
+    parts = [("the run", run), *((type(hook).__name__, hook.on_checkpoint()) for hook in hooks)]
+    for kind in Saved._fields:
+        owners: dict[str, str] = {}
+        for owner, part in parts:
+            for name in getattr(part, kind):
+                if name in owners:
+                    pair = f"{owners[name]} and {owner}"
+                    text = f"two parts of a run save {name!r} in a checkpoint: {pair}"
+                    raise UserError(f"{text}; leave one out, or rename what it saves")
+                owners[name] = owner

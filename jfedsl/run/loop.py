@@ -14,21 +14,21 @@ from jfedsl.engine.finite import finite, first_not_finite
 from jfedsl.engine.rounds import RoundRecord, next_tested
 from jfedsl.errors import Stopped, TrainingError
 from jfedsl.run.clock import Last, costs_of
-from jfedsl.run.hooks import Hook, Point, RunStart
+from jfedsl.run.hooks import Hook, Point, RunStart, Saved, check_names
 from jfedsl.run.processes import distributed
 from jfedsl.run.processes.compilation import compiled
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.rows import Totals, first_not_finite_loss, rows_of
-from jfedsl.run.storage.checkpoint import Checkpoints
+from jfedsl.run.storage.checkpoint import RESERVED, Checkpoints
 from jfedsl.run.storage.metrics import Row
-from jfedsl.run.storage.names import merged
+from jfedsl.run.storage.names import flatten, merged
 from jfedsl.run.storage.task_record import record_of
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
 MOST_ROUNDS_A_CALL = 50
 _MOST_SECONDS_A_CALL = 5  # as signals wait for it; a single round may take longer
-_ENDED_EARLY = "ended_early"  # in the checkpoint of a run that a hook has ended
+_ENDED_EARLY = "ended_early"  # in the checkpoint of a run that a hook has ended, and the summary
 
 
 class _Compiled(NamedTuple):
@@ -43,7 +43,11 @@ class Loop:
     """Trains the rounds of a run that are left."""
 
     def __init__(self, start: RunStart, checkpoints: Checkpoints, hooks: Sequence[Hook]) -> None:
-        """Goes on from a start; the hooks have begun."""
+        """Goes on from a start; the hooks have begun.
+
+        Raises:
+          UserError: two hooks save something under one name.
+        """
         spec, values = start.experiment.spec, start.saved.values
         self._config, self._experiment, self._folder = start.config, start.experiment, start.folder
         self._checkpoints, self._hooks = checkpoints, hooks
@@ -51,10 +55,13 @@ class Loop:
         self._files = start.saved.files  # seals stay, even if the hook of a file is gone
         bytes_, seconds = values.get("cumulative_bytes", 0), values.get("cumulative_seconds", 0.0)
         self._totals = Totals(bytes_, seconds)
+        self._end_reason = ""
         self._ended_early = bool(values.get(_ENDED_EARLY)) and self._should_end()
         self._rounds_a_call = 1  # until it is known how long a round takes
         self._finite = jax.jit(partial(finite, spec))
         self._to_checkpoint_layout = to_checkpoint_layout(spec)
+        reserved = dict.fromkeys(RESERVED)
+        check_names(hooks, Saved({**self._counters(), **reserved}, arrays=flatten(start.state)))
 
     def run(self, stop: Stop) -> None:
         """Trains until the last round, or until a hook ends the run or interrupts it.
@@ -74,6 +81,11 @@ class Loop:
         with stop.later():
             while not self._ended:
                 self._call(functions)
+
+    def entries(self) -> dict[str, Any]:
+        """Entries of the summary: how a hook ended the run before its last round, or None."""
+        planned = {"planned_rounds": self._config.rounds, "reason": self._end_reason}
+        return {_ENDED_EARLY: planned if self._ended_early else None}
 
     @property
     def _ended(self) -> bool:
@@ -135,8 +147,12 @@ class Loop:
         raise Stopped(f"interrupted after round {self._round}; checkpoint saved", number)
 
     def _should_end(self) -> bool:
-        """Whether a hook in any process ends the run here."""
-        return bool(distributed.largest([any([hook.should_end() for hook in self._hooks])])[0])
+        """Whether a hook in any process ends the run here; keeps the reasons."""
+        asking = [hook for hook in self._hooks if hook.should_end()]
+        ends = bool(distributed.largest([bool(asking)])[0])
+        reasons = [hook.end_reason() for hook in asking]
+        self._end_reason = ", ".join(reasons) or "a hook of another process ended it"
+        return ends
 
     def _announce(self, text: str) -> None:
         for hook in self._hooks:
@@ -201,18 +217,20 @@ class Loop:
             raise self._failure(f"round {self._round}: a weight or moment of {where}")
         parts = [hook.on_checkpoint() for hook in self._hooks]
         self._files = {**self._files, **merged([part.files for part in parts])}
-        counters: dict[str, Any] = {
-            "cumulative_bytes": self._totals.bytes,
-            "cumulative_seconds": self._totals.seconds,
-            "files": self._files,
-        }
-        if self._ended_early:
-            counters[_ENDED_EARLY] = True
-        counters = merged([counters, *(part.values for part in parts)])
+        counters = merged([self._counters(), *(part.values for part in parts)])
         arrays = merged([part.arrays for part in parts])
         self._checkpoints.save(
             self._round, self._to_checkpoint_layout(self._state), counters, arrays
         )
+
+    def _counters(self) -> dict[str, Any]:
+        """Plain values of the run itself in a checkpoint."""
+        return {
+            "cumulative_bytes": self._totals.bytes,
+            "cumulative_seconds": self._totals.seconds,
+            "files": self._files,
+            _ENDED_EARLY: self._ended_early,
+        }
 
     def _not_finite(self) -> str | None:
         """The first part of the state with a number that is not finite."""

@@ -2,12 +2,15 @@
 
 import sys
 import time
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from jfedsl.engine.state import State
 from jfedsl.run.hooks import Hook, Point
 from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord
+from jfedsl.terminal import is_terminal
+
+if TYPE_CHECKING:
+    from jfedsl.run.bar import Bar
 
 
 class Progress(Hook):
@@ -21,7 +24,7 @@ class Progress(Hook):
     def __init__(
         self, style: str, done: int, rounds: int, task: TaskRecord = CLASSIFICATION
     ) -> None:
-        """Shows that the run stands at its beginning, or where it resumes.
+        """Shows nothing yet.
 
         Args:
           style: auto, bar, lines or none.
@@ -30,19 +33,19 @@ class Progress(Hook):
           task: what the run is judged by.
         """
         if style == "auto":
-            style = "bar" if sys.stderr.isatty() else "lines"
-        self._style, self._rounds = style, rounds
+            style = "bar" if is_terminal(sys.stderr) else "lines"
+        self._style, self._done, self._rounds = style, done, rounds
         self._start: tuple[int, float] | None = None  # rounds completed by then, and the time
         self._shown = False  # whether any round of this process has been shown
         self._error: OSError | None = None  # why a round could not be shown
         self._task = task
-        self._text, self._tested = "", "-"  # until the first evaluation
-        self._bar = self._new_bar(done) if style == "bar" else None
+        self._tested = "-"  # until the first evaluation
+        self._bar: Bar | None = None
 
     def announce(self, text: str) -> None:
         """Shows what the run does before its first round is completed."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
+        if self._style == "bar":
+            self._shown_bar().announce(text)
         elif self._style == "lines":
             print(text, flush=True)
 
@@ -73,13 +76,8 @@ class Progress(Hook):
 
     def start(self, round_: int) -> None:
         """Starts the clock if it is not running: compiling, loading and warming up are over."""
-        if self._start is not None:
-            return
-        self._start = round_, time.monotonic()
-        if self._bar is not None:  # a bar counts from when it was made
-            self._bar.leave = False
-            self._bar.close()
-            self._bar = self._new_bar(round_)
+        if self._start is None:
+            self._start = round_, time.monotonic()
 
     def update(self, round_: int, loss: float | None, tested: float | None) -> None:
         """Shows a round.
@@ -92,12 +90,11 @@ class Progress(Hook):
         if tested is not None:
             self._tested = f"{tested:.4f}"
         shown = "-" if loss is None else f"{loss:.4f}"
-        self._text = f"loss {shown}, {self._task.label} {self._tested}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._text, refresh=False)
-            self._bar.update(round_ - self._bar.n)
+        text = f"loss {shown}, {self._task.label} {self._tested}{self._left(round_)}"
+        if self._style == "bar":
+            self._shown_bar().update(round_, text)
         elif self._style == "lines":
-            print(f"round {round_}/{self._rounds}: {self._text}{self._left(round_)}", flush=True)
+            print(f"round {round_}/{self._rounds}: {text}", flush=True)
 
     def close(self) -> None:
         """Ends the bar and leaves it on the screen."""
@@ -105,13 +102,17 @@ class Progress(Hook):
             self._bar.close()
 
     def _left(self, round_: int) -> str:
+        """The end of a text, about the time left; empty while nothing is known about it."""
         if self._start is None or round_ == self._start[0]:
             return ""
         first, began = self._start
         seconds = (time.monotonic() - began) / (round_ - first)
         return f", {seconds * (self._rounds - round_):.0f} s left"
 
-    def _new_bar(self, done: int) -> tqdm:
-        return tqdm(
-            total=self._rounds, initial=done, unit="round", dynamic_ncols=True, postfix=self._text
-        )
+    def _shown_bar(self) -> "Bar":
+        """The bar, which is made when it is first needed: `rich` takes time to import."""
+        if self._bar is None:
+            from jfedsl.run.bar import Bar
+
+            self._bar = Bar(self._done, self._rounds)
+        return self._bar

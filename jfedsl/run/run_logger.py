@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints: metrics, events, summary and pictures."""
+"""The files that every run has beside its checkpoints: metrics, summary and pictures."""
 
 from typing import Any
 
@@ -10,7 +10,6 @@ from jfedsl.engine.traffic import uncompressed_bytes
 from jfedsl.run.clock import Last, from_plain, to_plain
 from jfedsl.run.hooks import Hook, Point, RunStart, Saved
 from jfedsl.run.storage import workdir
-from jfedsl.run.storage.events import Events
 from jfedsl.run.storage.metrics import METRICS, Metrics, Row, summarise
 from jfedsl.run.storage.task_record import record_of
 from jfedsl.run.summary import environment
@@ -19,10 +18,10 @@ _LAST = "last"  # in a checkpoint: what the last round cost, for the timeline
 
 
 class RunLogger(Hook):
-    """Writes metrics, events, summary and pictures; for one process of a run."""
+    """Writes metrics, summary and pictures; for one process of a run."""
 
     def __init__(self, start: RunStart) -> None:
-        """Opens the files; rows and events past the rounds of the start are cut off.
+        """Opens the metrics; rows past the rounds of the start are cut off.
 
         Raises:
           UserError: metrics.csv is damaged, and the checkpoint has no copy of it.
@@ -36,33 +35,21 @@ class RunLogger(Hook):
         names, path = spec.pruner.names, start.folder / METRICS
         self._task = record_of(spec.task)
         self._metrics = Metrics(path, names, simulated, seal, streams, self._task)
-        self._events = Events(start.folder / "tensorboard", start.round)
-        self._pending: list[Row] = []  # rows that are not among the events yet
         self._last: Last | None = from_plain(start.saved.values.get(_LAST))
 
     def on_rows(self, rows: list[Row]) -> None:
-        """Writes rows of metrics.csv; the events follow between two calls, or at the end."""
+        """Writes rows of metrics.csv."""
         self._metrics.append(rows)
-        self._pending += rows
 
     def between_calls(self, point: Point) -> None:
-        """Writes events, and the picture of the labels if it is missing.
-
-        Both wait for the first rounds, because their libraries take long to import.
-        """
+        """Draws the labels if the picture is missing; Matplotlib takes long to import, so later."""
         if point.rows:
             self._last = point.last
-            self._write_events()
             self._draw_labels()
 
     def on_checkpoint(self) -> Saved:
         """The seal of metrics.csv, and what the last round cost."""
         return Saved({_LAST: to_plain(self._last)}, {METRICS: self._metrics.seal()})
-
-    def close(self) -> None:
-        """Writes the events that are left, and ends them."""
-        self._write_events()
-        self._events.close()
 
     def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json and the pictures of the finished run.
@@ -100,11 +87,6 @@ class RunLogger(Hook):
         for name, figure in figures.items():
             style.save_each(figure, self._folder / name, config.figure_format)
         return {**summary, "workdir": str(self._folder)}
-
-    def _write_events(self) -> None:
-        if self._pending:
-            self._events.append(self._pending)
-            self._pending = []
 
     def _draw_labels(self) -> None:
         counts, formats = self._experiment.label_counts, self._config.figure_format

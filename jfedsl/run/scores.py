@@ -1,9 +1,11 @@
 """Scores of a run's joined model on the test set, class by class, or of real targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -11,11 +13,18 @@ from jfedsl.models import layers
 from jfedsl.models.layers import Variables
 from jfedsl.run.restore import Run, whole_of
 
+MOST_CLASSES = 1000  # of a confusion matrix
 _MOST_LISTED = 20  # classes in a table
 
 
-def outputs_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
+def outputs_of(
+    run: Run, of: Callable[[Array], Array] = lambda outputs: outputs
+) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of the joined model without masks, and targets.
+
+    Args:
+      run: at a checkpoint.
+      of: what to return of outputs `[B, D]`, with the same first axis.
 
     Returns:
       float32 `[N, D]`; and classes int32 `[N]` or real numbers float32 `[N, D]`, of the N test
@@ -30,13 +39,25 @@ def outputs_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
         def batch(images: Array) -> Array:
             x = pixels.prepare(images)
-            return layers.apply(model, variables.params, variables.stats, x, False, spec.dtype)[0]
+            params, stats = variables.params, variables.stats
+            return of(layers.apply(model, params, stats, x, False, spec.dtype)[0])
 
         return lax.map(batch, images)
 
     outputs = np.asarray(run_model(whole_of(run), test.images))
     valid = np.asarray(test.valid)
     return outputs[valid], np.asarray(test.labels)[valid]
+
+
+def predicted_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Classes that the joined model without masks predicts, and true classes, int32 `[N]` each."""
+    return outputs_of(run, partial(jnp.argmax, axis=-1))
+
+
+def confusion_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Examples by true class and predicted class, int `[classes, classes]`."""
+    pairs = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return pairs.reshape(classes, classes)
 
 
 def of_classes(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
@@ -72,7 +93,7 @@ def of_classes(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[
         "recall": recall.tolist(),
         "precision": precision.tolist(),
         "f1": f1.tolist(),
-        "confusion": metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+        "confusion": confusion_of(predicted, labels, classes).tolist(),
     }
 
 
@@ -91,10 +112,9 @@ def of_numbers(outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 
 def scores_of(run: Run) -> dict[str, Any]:
     """The scores of a run's joined model without masks, by the kind of its task."""
-    outputs, targets = outputs_of(run)
     if not run.experiment.spec.task.of_classes:
-        return of_numbers(outputs, targets)
-    return of_classes(outputs.argmax(axis=-1), targets, run.experiment.spec.classes)
+        return of_numbers(*outputs_of(run))
+    return of_classes(*predicted_of(run), run.experiment.spec.classes)
 
 
 def lines_of(scores: dict[str, Any], names: Sequence[str]) -> list[str]:

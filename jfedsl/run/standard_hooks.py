@@ -1,7 +1,13 @@
 """The hooks that every run has, or that its settings ask for."""
 
+from pkgutil import resolve_name
+
+from jfedsl.config import Config
+from jfedsl.config.loggers import LOGGERS, names_in
 from jfedsl.errors import Stopped
+from jfedsl.run import early_stopping
 from jfedsl.run.client_store import MemorySwap
+from jfedsl.run.confusion import ConfusionPicture
 from jfedsl.run.constants_recorder import MEASURED, ConstantsRecorder
 from jfedsl.run.hooks import Hook, RunStart
 from jfedsl.run.processes import distributed
@@ -40,8 +46,20 @@ def standard_hooks(start: RunStart, stop: Stop) -> list[Hook]:
     if distributed.first():
         task = record_of(experiment.spec.task)
         hooks.append(Progress(config.progress, start.round, config.rounds, task))
-        hooks.append(RunLogger(start))
+        hooks += [RunLogger(start), ConfusionPicture()]
     if config.measure_constants_every is not None:
         seal = start.saved.files.get(MEASURED)
         hooks.append(ConstantsRecorder(config, experiment, start.folder, seal))
-    return hooks
+    return [*hooks, *early_stopping.hooks_of(config)]
+
+
+def loggers_of(config: Config) -> list[Hook]:
+    """The hooks of `--loggers`, in the process that writes files.
+
+    Raises:
+      UserError: a package is missing.
+    """
+    if not distributed.first():
+        return []
+    entries = [LOGGERS[name] for name in names_in(config.loggers)]
+    return [(resolve_name(e) if isinstance(e, str) else e)() for e in entries]

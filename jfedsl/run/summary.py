@@ -12,6 +12,7 @@ import optax
 from jfedsl import __version__
 from jfedsl.run import convergence
 from jfedsl.run.storage.task_record import read_record
+from jfedsl.run.table import Columns, Facts, Lines, Part, plain
 
 
 def environment() -> dict[str, Any]:
@@ -30,61 +31,80 @@ def environment() -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """A short table of the metric and of traffic, beside the traffic without compression."""
+    """The contents as plain text."""
+    return plain(contents(summary))
+
+
+def contents(summary: dict[str, Any]) -> list[Part]:
+    """What a run prints: metric, traffic beside that without compression, network and bound."""
     task = read_record(summary)
     final, best = summary[f"final_{task.metric}"], summary[f"best_{task.metric}"]
-    lines = [
-        f"{_padded(f'test {task.label}')}{final:.4f} after round {summary['rounds']}, "
-        f"best {best:.4f} at round {summary['best_round']}",
+    reached = f"{final:.4f} after round {summary['rounds']}"
+    facts = (
+        (f"test {task.label}", f"{reached}, best {best:.4f} at round {summary['best_round']}"),
         *_deployed(summary),
-        _target_line(summary),
-        "",
-        f"{'stream':<20}{'bytes sent':>16}{'uncompressed':>16}{'ratio':>8}",
-    ]
-    sent, dense = summary["bytes"], summary["uncompressed_bytes"]
-    rows = [(stream, sent[stream], dense.get(stream, 0)) for stream in sent]
-    for name, small, large in [*rows, ("total", sum(sent.values()), sum(dense.values()))]:
-        ratio = f"{small / large:.3f}" if large else "-"
-        lines.append(f"{name:<20}{small:>16,}{large:>16,}{ratio:>8}")
+        _target(summary),
+        *_ended_early(summary),
+    )
+    parts: list[Part] = [Facts(facts), _traffic(summary)]
     if summary["simulated"]:
-        lines += ["", *_simulated(summary["simulated"])]
+        parts.append(_simulated(summary["simulated"]))
     if summary.get("convergence"):
-        lines += ["", convergence.table(summary["convergence"])]
-    return "\n".join(lines)
+        parts.append(Lines(convergence.table(summary["convergence"])))
+    return parts
 
 
-def _deployed(summary: dict[str, Any]) -> list[str]:
-    """A line with the deployed metric, if the compressors at the cut change it; else no line."""
+def _deployed(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row with the deployed metric, if the compressors at the cut change it; else no row."""
     final = f"final_{read_record(summary).metric}"
     deployed = summary.get(f"{final}_deployed", summary[final])  # earlier builds
-    return [] if deployed == summary[final] else [f"{_padded('deployed')}{deployed:.4f}"]
+    return [] if deployed == summary[final] else [("deployed", f"{deployed:.4f}")]
 
 
-def _padded(title: str) -> str:
-    """A title of a line, with at least one space after it."""
-    return f"{title:<19} "
-
-
-def _target_line(summary: dict[str, Any]) -> str:
-    target = _padded(f"to {read_record(summary).label} {summary['target_accuracy']:g}")
+def _target(summary: dict[str, Any]) -> tuple[str, str]:
+    """A row about the cost of reaching the target."""
+    title = f"to {read_record(summary).label} {summary['target_accuracy']:g}"
     if summary["rounds_to_target"] is None:
-        return f"{target}not reached"
-    line = f"{target}{summary['rounds_to_target']} rounds, {summary['bytes_to_target']:,} bytes"
+        return title, "not reached"
+    text = f"{summary['rounds_to_target']} rounds, {summary['bytes_to_target']:,} bytes"
     if summary["simulated"]:
         clock = summary["simulated"]
-        line += f", {clock['seconds_to_target']:,.4g} s, {clock['joules_to_target']:,.4g} J"
-    return line
+        text += f", {clock['seconds_to_target']:,.4g} s, {clock['joules_to_target']:,.4g} J"
+    return title, text
 
 
-def _simulated(clock: dict[str, Any]) -> list[str]:
-    """Lines about the simulated network."""
+def _ended_early(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row that says why the run has fewer rounds than planned, if it has."""
+    ended = summary.get("ended_early")  # earlier builds did not write it
+    return [("stopped", ended_text(summary))] if ended else []
+
+
+def ended_text(summary: dict[str, Any]) -> str:
+    """When and why a run ended early, such as "after round 40 of 100: accuracy 0.95 reached"."""
+    ended = summary["ended_early"]
+    return f"after round {summary['rounds']} of {ended['planned_rounds']}: {ended['reason']}"
+
+
+def _traffic(summary: dict[str, Any]) -> Columns:
+    """Bytes of each stream and of all, beside those of the same run without compression."""
+    sent, dense = summary["bytes"], summary["uncompressed_bytes"]
+    rows = [(stream, sent[stream], dense.get(stream, 0)) for stream in sent]
+    rows.append(("total", sum(sent.values()), sum(dense.values())))
+    cells = [(name, f"{s:,}", f"{d:,}", f"{s / d:.3f}" if d else "-") for name, s, d in rows]
+    heads = ("stream", "bytes sent", "uncompressed", "ratio")
+    return Columns(heads, tuple(cells), widths=(20, 16, 16, 8))
+
+
+def _simulated(clock: dict[str, Any]) -> Facts:
+    """Rows about the simulated network."""
     share = clock["communication_seconds"] / clock["seconds"]
     lost = f", {clock['lost_fraction']:.1%} of exchanges lost" if clock["lost_fraction"] else ""
-    return [
-        f"{'simulated':<20}{clock['seconds']:,.4g} s, {share:.0%} of it on the air; clients "
-        f"{clock['energy_joules']:,.4g} J{lost}",
-        f"{'a client, mean':<20}computes {clock['client_compute_seconds']:,.4g} s, sends "
+    whole = f"{clock['seconds']:,.4g} s, {share:.0%} of it on the air; clients "
+    client = (
+        f"computes {clock['client_compute_seconds']:,.4g} s, sends "
         f"{clock['client_uplink_seconds']:,.4g} s, receives "
         f"{clock['client_downlink_seconds']:,.4g} s, waits "
-        f"{clock['client_waiting_seconds']:,.4g} s",
-    ]
+        f"{clock['client_waiting_seconds']:,.4g} s"
+    )
+    energy = f"{clock['energy_joules']:,.4g} J{lost}"
+    return Facts((("simulated", f"{whole}{energy}"), ("a client, mean", client)))

@@ -20,11 +20,12 @@ from jfedsl.run.processes import distributed
 from jfedsl.run.processes.compilation import keep_programs
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.restore import prepared
-from jfedsl.run.standard_hooks import standard_hooks
+from jfedsl.run.standard_hooks import loggers_of, standard_hooks
 from jfedsl.run.storage import workdir
 from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.fingerprints import agree, hold
 from jfedsl.run.storage.kept import CHECKPOINTS
+from jfedsl.run.summary import ended_text
 
 
 def train(config: Config, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
@@ -67,7 +68,10 @@ def train_setting(config: Config, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     done = already_done(config)
     if done is not None:
         if config.progress != "none":
-            print(f"workdir: {done['workdir']}\nall {config.rounds} rounds are done", flush=True)
+            what = f"all {config.rounds} rounds are done"
+            if done["rounds"] < config.rounds:
+                what = f"ended {ended_text(done)}"
+            print(f"workdir: {done['workdir']}\n{what}", flush=True)
         return done
     with Stop() as stop:
         distributed.join(config)
@@ -81,6 +85,7 @@ def _train(config: Config, stop: Stop, hooks: Sequence[Hook]) -> dict[str, Any]:
     distributed.agree(config)
     workdir.check(config)
     keep_programs(config.compilation_cache)
+    hooks = [*loggers_of(config), *hooks]
     experiment = prepared(config)
     agree(experiment.fingerprint)
     with distributed.only_first(lambda: hold(config, experiment.fingerprint)) as folder:
@@ -108,10 +113,11 @@ def _train_in(
         loop = Loop(start, checkpoints, hooks)
         del start  # else its arrays would stay for the whole run
         loop.run(stop)
-    summary: dict[str, Any] = {}
-    if distributed.first():
-        for hook in reversed(hooks):
-            summary = hook.finish(summary)
+    if not distributed.first():
+        return {}
+    summary = loop.entries()
+    for hook in reversed(hooks):
+        summary = hook.finish(summary)
     return summary
 
 

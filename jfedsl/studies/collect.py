@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import canonical, recorded
 from jfedsl.errors import UserError
+from jfedsl.run.early_stopping import ended_by_flags
 from jfedsl.run.storage import ledger
 from jfedsl.run.storage.fingerprints import task_in
 from jfedsl.run.storage.metrics import METRICS, read
@@ -23,8 +24,8 @@ from jfedsl.studies.study import RESULTS, folder_name
 
 # Flags that are not part of a setting: runs that differ in no others are of the same setting.
 NOT_OF_SETTING = (
-    "workdir", "plugin", "seed", "data_dir", "progress", "compilation_cache", "checkpoint_every",
-    "target_accuracy", "client_chunk", "figure_format",
+    "workdir", "plugin", "seed", "data_dir", "progress", "loggers", "compilation_cache",
+    "checkpoint_every", "target_accuracy", "client_chunk", "figure_format",
 )  # fmt: skip
 
 
@@ -47,8 +48,9 @@ class RecordedRun(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether all rounds are done."""
-        return self.rows[-1]["round"] >= self.config.rounds
+        """Whether all rounds are done, or flags have ended the run before."""
+        all_done = self.rows[-1]["round"] >= self.config.rounds
+        return all_done or ended_by_flags(self.config, self.rows, self.task)
 
 
 class Setting(NamedTuple):
@@ -139,6 +141,12 @@ def _natural(text: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
+def of_setting(config: Config) -> dict[str, str]:
+    """The flags of a config that tell its setting, with their values as written in a flag."""
+    left_out = set(NOT_OF_SETTING) - ({"target_accuracy"} if config.stop_at_target else set())
+    return {name: value for name, value in canonical(config).items() if name not in left_out}
+
+
 def settings_of(runs: Sequence[RecordedRun]) -> list[Setting]:
     """Groups runs by setting, in the order of the runs.
 
@@ -147,7 +155,7 @@ def settings_of(runs: Sequence[RecordedRun]) -> list[Setting]:
     """
     groups: dict[tuple[tuple[str, str], ...], list[RecordedRun]] = {}
     for run in runs:
-        key = tuple(pair for pair in canonical(run.config).items() if pair[0] not in NOT_OF_SETTING)
+        key = tuple(of_setting(run.config).items())
         group = groups.setdefault(key, [])
         if run.config.seed not in [other.config.seed for other in group]:  # a copy is no new seed
             group.append(run)

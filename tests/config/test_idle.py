@@ -30,15 +30,15 @@ def test_an_algorithm_without_messages_uses_no_flag_of_the_radio() -> None:
 def test_an_algorithm_of_a_users_own_may_bring_options_and_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    option = Option("patience", 3, "Rounds to wait.", "a whole number", lambda value: value > 0)
+    option = Option("waits", 3, "Rounds to wait.", "a whole number", lambda value: value > 0)
     fedsl = ALGORITHMS["fedsl"]
     hint = CUT_GRADIENT._replace(name="hint", stage=20)
     streams = (*fedsl.streams, hint)
     mine = fedsl._replace(options=(option,), streams=streams, exchange=fedsl.exchange)
     monkeypatch.setitem(ALGORITHMS, "mine", mine)
-    assert "patience" not in canonical(Config()) and "patience" in idle(Config())
+    assert "waits" not in canonical(Config()) and "waits" in idle(Config())
     config = plain(algorithm="mine", dropout_rate=0.2)
     assert canonical(config)["algorithm"] == "mine"
     experiment = build(config)
-    assert experiment.spec.options == {"patience": 3}
+    assert experiment.spec.options == {"waits": 3}
     assert set(experiment.init().clients.compressor_states) == {s.name for s in streams}

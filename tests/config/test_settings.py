@@ -137,6 +137,13 @@ WRONG = [
     ({"model": None}, "--model must be one of"),
     ({"seed": -1}, "--seed must be a whole number from 0"),
     ({"progress": "loud"}, "--progress must be one of auto, bar, lines, none"),
+    ({"loggers": "wandd"}, "--loggers must be some of tensorboard, jsonl, wandb (--plugin adds"),
+    ({"loggers": "wandd"}, "; did you mean wandb?"),
+    ({"loggers": "none,jsonl"}, "separated by commas, or none, not none,jsonl"),
+    ({"loggers": "jsonl,jsonl"}, "--loggers must be some of"),
+    ({"loggers": ""}, "or none; it is not set"),
+    ({"patience": -1}, "--patience must be a whole number from 0"),
+    ({"stop_at_target": "maybe"}, "--stop_at_target must be true or false"),
 ]
 
 

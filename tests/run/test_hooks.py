@@ -10,6 +10,7 @@ import pytest
 from helpers import assert_equal, plain
 
 from jfedsl.config import Config
+from jfedsl.errors import UserError
 from jfedsl.run.hooks import Hook, Saved
 from jfedsl.run.restore import restore_run
 from jfedsl.run.training import train
@@ -71,7 +72,7 @@ def test_moments_come_in_their_order(tmp_path: Path) -> None:
     diary = Diary()
     train(short(tmp_path / "run", rounds=2, eval_every=1), [diary])
     assert diary.moments == [
-        "begin at 0 in run",
+        "begin at 0 in run", "checkpoint",
         "compiling the round (once)", "compiling the evaluation (once)",
         "at 0 after 0 rows", "training",
         "before 0", "during 1", "rows [1]", "at 1 after 1 rows", "end?", "interruption?",
@@ -155,8 +156,11 @@ def test_hooks_that_save_under_one_name_are_refused(tmp_path: Path, names: tuple
         def on_checkpoint(self) -> Saved:
             return Saved({self.name: 1})
 
-    with pytest.raises(ValueError, match=f"two .* save '{names[0]}' in"):
-        train(short(tmp_path), [Saves(name) for name in names])
+    diary = Diary()
+    match = f"two parts of a run save '{names[0]}' in a checkpoint: .* and Saves; leave one out"
+    with pytest.raises(UserError, match=match):
+        train(short(tmp_path), [*map(Saves, names), diary])
+    assert diary.moments == [f"begin at 0 in {tmp_path.name}", "checkpoint", "close"]
 
 
 def test_a_hook_that_interrupts_leaves_a_checkpoint(tmp_path: Path) -> None:

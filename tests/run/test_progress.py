@@ -1,9 +1,15 @@
 """Progress as lines, as a bar, and not at all."""
 
-import pytest
-from tqdm import tqdm
+import os
+import re
+import sys
+import threading
 
+import pytest
+
+from jfedsl.run.hooks import Point
 from jfedsl.run.progress import Progress
+from jfedsl.terminal import download_bar
 
 
 def show(style):
@@ -36,20 +42,73 @@ def test_an_accuracy_not_known_yet_is_a_dash(capsys):
     assert capsys.readouterr().out == "round 1/6: loss -, accuracy -\n"
 
 
-def test_a_bar_counts_from_the_start(monkeypatch):
-    bars = []
-    monkeypatch.setattr(
-        "jfedsl.run.progress.tqdm",
-        lambda *args, **kwargs: bars.append(tqdm(*args, **kwargs)) or bars[-1],
-    )
-    show("bar")
-    assert [bar.initial for bar in bars] == [2, 4]
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 80 columns: the file that reads what it is sent."""
+    reading, writing = os.openpty()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    with open(writing, "w") as stream, open(reading, "rb", buffering=0) as screen:
+        monkeypatch.setattr(sys, "stderr", stream)
+        yield screen
 
 
-def test_bar_counts_rounds(capsys):
+def sent(screen):
+    return screen.read(1 << 16).decode()
+
+
+def test_a_bar_on_a_terminal_shows_rounds_text_and_time_left(terminal, monkeypatch):
+    now = iter([500.0, 500.0, 507.0, 507.0])
+    monkeypatch.setattr("jfedsl.run.progress.time.monotonic", lambda: next(now))
+    threads, streams = threading.active_count(), (sys.stdout, sys.stderr)
+    show("auto")
+    lines = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", x) for x in sent(terminal).split("\r")]
+    assert any("round 2/6" in line and "compiling" in line for line in lines)
+    last = next(line for line in reversed(lines) if "round" in line)
+    assert "round 5/6" in last and "loss 0.2500, accuracy 0.7500, 7 s left" in last
+    assert max(map(len, lines)) <= 80
+    assert threads == threading.active_count() and streams == (sys.stdout, sys.stderr)
+
+
+@pytest.mark.parametrize("kind", ["dumb", "unknown"])
+def test_a_terminal_that_moves_no_cursor_gets_lines(terminal, monkeypatch, capsys, kind):
+    monkeypatch.setenv("TERM", kind)
+    show("auto")
+    assert "round 5/6: loss" in capsys.readouterr().out
+
+
+def test_colours_are_left_out_on_request(terminal, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
     show("bar")
-    error = capsys.readouterr().err
-    assert "5/6" in error and "loss 0.2500, accuracy 0.7500" in error
+    assert not re.search(r"\x1b\[[\d;]*3[0-8]", sent(terminal))
+
+
+def test_a_terminal_that_is_gone_interrupts_once_rounds_are_done(monkeypatch):
+    reading, writing = os.pipe()
+    with open(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        progress = Progress("bar", 0, 6)
+        progress.announce("compiling")
+        os.close(reading)
+        row = {"train_loss": 1.0, "test_accuracy": None}
+        progress.between_calls(Point(1, None, [row], None))
+        assert isinstance(progress.interruption(), BrokenPipeError)
+        progress.close()
+        monkeypatch.undo()
+        with pytest.raises(BrokenPipeError):
+            stream.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
+
+
+def test_a_download_is_shown_on_a_terminal_alone(terminal, capsys, monkeypatch):
+    with download_bar("images.gz", 2 << 20) as advance:
+        advance(1 << 20)
+    text = sent(terminal)
+    assert "images.gz" in text and "1.0/2.1 MB" in text
+    monkeypatch.undo()
+    with download_bar("images.gz", 2 << 20) as advance:
+        advance(1 << 20)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("style", "shown"), [("none", False), ("auto", True)])

@@ -31,6 +31,7 @@ from jfedsl.run.storage.quiet import without_tracebacks
 from jfedsl.run.storage.workdir import differences
 
 KEEP = 3
+RESERVED = ("round", "config", "data", "checksums", "version")  # plain values of every checkpoint
 _MOST_REASON = 200  # characters
 _ROWS = ("clients.", "memory.", "server.")  # arrays whose rows may depend on the devices
 

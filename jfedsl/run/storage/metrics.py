@@ -87,7 +87,7 @@ class Metrics:
 
     def append(self, rows: list[Row]) -> None:
         """Appends rows, which are on disk when this returns."""
-        self._ledger.append(_lines([[row.get(c) for c in self._columns] for row in rows]))
+        self._ledger.append(_lines(_cells(rows, self._columns)))
 
     def rows(self) -> list[Row]:
         """All rows."""
@@ -96,6 +96,29 @@ class Metrics:
     def seal(self) -> ledger.Seal:
         """The seal of all rows, for a checkpoint."""
         return self._ledger.seal()
+
+
+def as_written(rows: list[Row], columns: Sequence[str]) -> list[Row]:
+    """Rows as they are read back from a file with these columns: in its order, with its digits."""
+    return _parsed(_lines([columns, *_cells(rows, columns)]))
+
+
+def known(row: Row) -> Row:
+    """The entries of a row that are not empty."""
+    return {column: value for column, value in row.items() if value is not None}
+
+
+def columns_in(path: Path) -> list[str]:
+    """The columns of a metrics file.
+
+    Raises:
+      UserError: the file is damaged or missing.
+    """
+    return next(csv.reader(ledger.read(path).splitlines()))
+
+
+def _cells(rows: list[Row], columns: Sequence[str]) -> list[list[Any]]:
+    return [[row.get(column) for column in columns] for row in rows]
 
 
 def _lines(records: Iterable[Iterable[Any]]) -> str:
@@ -128,6 +151,20 @@ def read(path: Name, task: TaskRecord = CLASSIFICATION) -> list[Row]:
     if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
         raise UserError(f"{path}: not the rows of rounds 1 to {len(rows)}; put the file back")
     return rows
+
+
+def rows_before(folder: Path, round_: int, task: TaskRecord) -> list[Row]:
+    """The rows of the first rounds of a run, with which hooks go on that were not there then.
+
+    Args:
+      folder: of the run.
+      round_: completed rounds; a process that writes the file may still have to cut off others.
+      task: what the run is judged by.
+
+    Raises:
+      UserError: as `read`.
+    """
+    return read(folder / METRICS, task)[:round_] if round_ else []
 
 
 def _parsed(text: str) -> list[Row]:

@@ -1,0 +1,22 @@
+"""The loggers that a run may have, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+# Each makes a `jfedsl.run.hooks.Hook` without arguments. The built-in ones are named by module and
+# attribute, because hooks know configs, and so that a run imports no other loggers than its own.
+LOGGERS: dict[str, str | Callable[[], Any]] = {
+    "tensorboard": "jfedsl.run.loggers.tensorboard:TensorBoard",
+    "jsonl": "jfedsl.run.loggers.jsonl:JsonLines",
+    "wandb": "jfedsl.run.loggers.wandb:WeightsAndBiases",
+}
+NONE = "none"
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a flag, separated by commas.
+
+    >>> names_in("jsonl, wandb"), names_in("none")
+    (['jsonl', 'wandb'], [])
+    """
+    return [] if text == NONE else [name.strip() for name in text.split(",")]

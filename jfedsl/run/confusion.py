@@ -1,0 +1,60 @@
+"""The picture of which classes a trained model takes for which."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfedsl.engine.state import State
+from jfedsl.run.hooks import Hook, Point, RunStart
+from jfedsl.run.restore import Run
+from jfedsl.run.scores import MOST_CLASSES, confusion_of, predicted_of
+
+FILE = "confusion.png"
+
+
+class ConfusionPicture(Hook):
+    """Draws the picture once a run is done; for the process that writes files.
+
+    It takes one pass of the joined model over the test set. In a run of several processes it draws
+    nothing, as one alone does not have the state; `evaluate_run` draws it from a checkpoint.
+    """
+
+    def begin(self, start: RunStart) -> None:
+        """Takes the run; its state may be that at the end."""
+        self._config, self._experiment = start.config, start.experiment
+        self._folder = start.folder
+        self._state: State | None = start.state
+
+    def before_call(self, round_: int, state: State) -> State:
+        """Lets go of the state, whose arrays would else stay during the call."""
+        self._state = None
+        return state
+
+    def between_calls(self, point: Point) -> None:
+        """Takes the state."""
+        self._state = point.state
+
+    def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
+        """Draws the picture where targets are classes, and not too many."""
+        spec = self._experiment.spec
+        drawn = spec.task.of_classes and spec.classes <= MOST_CLASSES
+        if self._state is not None and drawn and jax.process_count() == 1:
+            run = Run(self._config, self._experiment, self._state)
+            draw(run, confusion_of(*predicted_of(run), spec.classes), self._folder)
+        return entries
+
+
+def draw(run: Run, counts: np.ndarray, folder: Path) -> None:
+    """Draws the picture of a run into a folder.
+
+    Args:
+      run: whose joined model was tested.
+      counts: test examples by true class and predicted class, int `[classes, classes]`.
+      folder: of the picture.
+    """
+    from jfedsl.run.plots import classes  # here, as Matplotlib takes long to import
+
+    title = f"Test examples, joined model after round {int(run.state.round)}"
+    classes.confusion(counts, title, folder / FILE, run.experiment.class_names)

@@ -1,0 +1,1 @@
+"""Where each round is written beside metrics.csv: one hook a file."""
