@@ -28,6 +28,8 @@ from jfedsl.data.preparation import prepare
 from jfedsl.engine.task import LOSSES, METRICS, TASKS
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.scores import SCORES
+from jfedsl.run import standard_hooks
+from jfedsl.run.hooks import Hook
 from jfedsl.run.processes import program_cache
 from jfedsl.wireless.network import NETWORKS
 
@@ -84,9 +86,13 @@ def no_key_used_twice(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def blank_pictures() -> Iterator[None]:
-    """Figures are built but not drawn, which takes half a second a run; those of scripts are."""
+    """Figures are built but not drawn, and the picture that needs a pass over the test set is not.
+
+    They take over a second a run. Those of scripts are drawn.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", drawing.blank)
+        patch.setattr(standard_hooks, "ConfusionPicture", Hook)
         yield
 
 

@@ -31,7 +31,7 @@ class Bar:
         column = Column(no_wrap=True, overflow="ellipsis")
         self._bar = Progress(
             TextColumn(text, markup=False, table_column=column),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
             console=console(sys.stderr),
             auto_refresh=False,
             expand=True,

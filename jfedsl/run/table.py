@@ -39,6 +39,7 @@ class Lines(NamedTuple):
 
 
 Part = Facts | Columns | Lines
+_Side = Literal["left", "right"]
 
 
 def plain(parts: Sequence[Part]) -> str:
@@ -81,9 +82,11 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(f"{cell:{signs[side]}{width}}" for cell, width, side in columns)
 
 
-def _sides(cells: Sequence[str]) -> list[Literal["left", "right"]]:
+def _sides(cells: Sequence[str]) -> list[_Side]:
     """The sides on which the cells of a row stand in their columns."""
-    return ["left", *("right" for _ in cells[1:])]
+    sides: list[_Side] = ["right"] * len(cells)
+    sides[0] = "left"
+    return sides
 
 
 def _rich(part: Part) -> "RenderableType":
@@ -94,11 +97,11 @@ def _rich(part: Part) -> "RenderableType":
 
     match part:
         case Facts():
-            table = Table.grid(padding=(0, 2, 0, 0))
-            table.add_column(style="bold", min_width=_TITLE - 1)
+            table = Table.grid()
+            table.add_column(style="bold", min_width=_TITLE + 1, no_wrap=True)
             table.add_column(overflow="fold")
-            for row in part.rows:
-                table.add_row(*map(Text, row))
+            for title, text in part.rows:
+                table.add_row(Text(f"{title} "), Text(text))
             return table
         case Columns():
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

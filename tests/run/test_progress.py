@@ -1,5 +1,6 @@
 """Progress as lines, as a bar, and not at all."""
 
+import contextlib
 import os
 import re
 import sys
@@ -42,51 +43,63 @@ def test_an_accuracy_not_known_yet_is_a_dash(capsys):
     assert capsys.readouterr().out == "round 1/6: loss -, accuracy -\n"
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def terminal(monkeypatch):
-    """A terminal of 80 columns: the file that reads what it is sent."""
+    """A context in which standard error is a terminal of 80 columns; yields what it is sent."""
     reading, writing = os.openpty()
+    sent = []
+
+    def read():
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(reading, 1 << 16):
+                sent.append(part.decode())
+
+    reader = threading.Thread(target=read)
+    reader.start()
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
-    with open(writing, "w") as stream, open(reading, "rb", buffering=0) as screen:
-        monkeypatch.setattr(sys, "stderr", stream)
-        yield screen
+    with open(writing, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        yield sent
+    reader.join()
+    os.close(reading)
 
 
-def sent(screen):
-    return screen.read(1 << 16).decode()
-
-
-def test_a_bar_on_a_terminal_shows_rounds_text_and_time_left(terminal, monkeypatch):
+def test_a_bar_on_a_terminal_shows_rounds_text_and_time_left(monkeypatch):
     now = iter([500.0, 500.0, 507.0, 507.0])
     monkeypatch.setattr("jfedsl.run.progress.time.monotonic", lambda: next(now))
-    threads, streams = threading.active_count(), (sys.stdout, sys.stderr)
-    show("auto")
-    lines = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", x) for x in sent(terminal).split("\r")]
-    assert any("round 2/6" in line and "compiling" in line for line in lines)
-    last = next(line for line in reversed(lines) if "round" in line)
-    assert "round 5/6" in last and "loss 0.2500, accuracy 0.7500, 7 s left" in last
+    with terminal(monkeypatch) as sent:
+        threads, streams = threading.active_count(), (sys.stdout, sys.stderr)
+        show("auto")
+        assert threads == threading.active_count() and streams == (sys.stdout, sys.stderr)
+    lines = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", "".join(sent)).split("\r")
+    assert any(line.startswith("round 2/6: compiling ") for line in lines)
+    assert lines[-2].startswith("round 5/6: loss 0.2500, accuracy 0.7500, 7 s left ")
     assert max(map(len, lines)) <= 80
-    assert threads == threading.active_count() and streams == (sys.stdout, sys.stderr)
 
 
 @pytest.mark.parametrize("kind", ["dumb", "unknown"])
-def test_a_terminal_that_moves_no_cursor_gets_lines(terminal, monkeypatch, capsys, kind):
-    monkeypatch.setenv("TERM", kind)
-    show("auto")
-    assert "round 5/6: loss" in capsys.readouterr().out
+def test_a_terminal_that_moves_no_cursor_gets_lines(monkeypatch, capsys, kind):
+    with terminal(monkeypatch) as sent:
+        monkeypatch.setenv("TERM", kind)
+        show("auto")
+    assert "round 5/6: loss" in capsys.readouterr().out and not sent
 
 
-def test_colours_are_left_out_on_request(terminal, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    show("bar")
-    assert not re.search(r"\x1b\[[\d;]*3[0-8]", sent(terminal))
+def test_colours_are_left_out_on_request(monkeypatch):
+    colour = re.compile(r"\x1b\[[\d;]*3[0-8]")
+    for no_colour in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", no_colour)
+        with terminal(monkeypatch) as sent:
+            show("bar")
+        assert bool(colour.search("".join(sent))) != bool(no_colour)
 
 
 def test_a_terminal_that_is_gone_interrupts_once_rounds_are_done(monkeypatch):
     reading, writing = os.pipe()
-    with open(writing, "w") as stream:
-        monkeypatch.setattr(sys, "stderr", stream)
+    stream = open(writing, "w")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
         progress = Progress("bar", 0, 6)
         progress.announce("compiling")
         os.close(reading)
@@ -94,18 +107,15 @@ def test_a_terminal_that_is_gone_interrupts_once_rounds_are_done(monkeypatch):
         progress.between_calls(Point(1, None, [row], None))
         assert isinstance(progress.interruption(), BrokenPipeError)
         progress.close()
-        monkeypatch.undo()
-        with pytest.raises(BrokenPipeError):
-            stream.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
+        assert sys.stderr is stream
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
 
 
-def test_a_download_is_shown_on_a_terminal_alone(terminal, capsys, monkeypatch):
-    with download_bar("images.gz", 2 << 20) as advance:
+def test_a_download_is_shown_on_a_terminal_alone(monkeypatch, capsys):
+    with terminal(monkeypatch) as sent, download_bar("images.gz", 2 << 20) as advance:
         advance(1 << 20)
-    text = sent(terminal)
-    assert "images.gz" in text and "1.0/2.1 MB" in text
-    monkeypatch.undo()
+    assert "images.gz" in "".join(sent) and "1.0/2.1 MB" in "".join(sent)
     with download_bar("images.gz", 2 << 20) as advance:
         advance(1 << 20)
     assert capsys.readouterr() == ("", "")

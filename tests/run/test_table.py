@@ -1,8 +1,6 @@
 """What a run prints at its end, as plain text and on a terminal."""
 
 import re
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -59,23 +57,17 @@ def test_plain_text_is_the_same_everywhere_but_on_a_terminal(
     monkeypatch.setenv("FORCE_COLOR", "1")
     table.show(summary.contents(SUMMARY))
     assert capsys.readouterr().out == PLAIN
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(table, "is_terminal", lambda stream: True)
     table.show(summary.contents(SUMMARY), plainly=True)
     assert capsys.readouterr().out == PLAIN
 
 
-@pytest.fixture
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    yield
-
-
-@pytest.mark.usefixtures("on_terminal")
 @pytest.mark.parametrize("columns", [30, 80, 120])
 def test_a_terminal_shows_all_of_it_in_its_width(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
+    monkeypatch.setattr(table, "is_terminal", lambda stream: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", str(columns))
     table.show(summary.contents(SUMMARY))
     shown = capsys.readouterr().out

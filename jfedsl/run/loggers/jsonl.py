@@ -23,7 +23,7 @@ class JsonLines(Hook):
         self._path = start.folder / FILE
         self._columns = columns_in(start.folder / METRICS)
         rows = rows_before(start.folder, start.round, record_of(start.experiment.spec.task))
-        write_atomically(self._path, _lines(rows))
+        write_atomically(self._path, _lines(as_written(rows, self._columns)))
 
     def on_rows(self, rows: list[Row]) -> None:
         """Adds rounds."""

@@ -10,7 +10,7 @@ from helpers import plain
 from jfedsl.config import Config
 from jfedsl.run.hooks import Hook
 from jfedsl.run.loggers.jsonl import _lines
-from jfedsl.run.storage.metrics import known, read
+from jfedsl.run.storage.metrics import columns_in, known, read
 from jfedsl.run.training import train
 
 
@@ -25,23 +25,25 @@ def rows_in(folder: Path) -> list[dict[str, Any]]:
 
 
 class Kill(Hook):
-    """Ends a run as a kill would, once the rows of round 3 are written."""
+    """Ends a run as a kill would, once rows past a checkpoint are written."""
 
     def on_rows(self, rows: list[dict[str, Any]]) -> None:
-        if rows[-1]["round"] == 3:
+        if rows[-1]["round"] > 2:
             raise KeyboardInterrupt
 
 
 def test_a_killed_run_goes_on_to_the_rows_of_metrics_csv(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(short(tmp_path), [Kill()])
-    assert [row["round"] for row in rows_in(tmp_path)] == [1, 2, 3]
+    assert len(rows_in(tmp_path)) > 2
     train(short(tmp_path, rounds=2))  # the rounds of the checkpoint
     assert [row["round"] for row in rows_in(tmp_path)] == [1, 2]
     train(short(tmp_path))
     rows = read(tmp_path / "metrics.csv")
     assert rows_in(tmp_path) == [known(row) for row in rows]
-    assert [list(row) for row in rows_in(tmp_path)] == [list(known(row)) for row in rows]
+    columns = columns_in(tmp_path / "metrics.csv")
+    for row in rows_in(tmp_path):
+        assert list(row) == [column for column in columns if column in row]
     # A finished run that had no such file gets it whole.
     text = (tmp_path / "metrics.jsonl").read_text()
     train(short(tmp_path, loggers="none"))
