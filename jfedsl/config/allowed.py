@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from jfedsl import per_client
 from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.compression.registry import LEAST_BITS, MOST_BITS
-from jfedsl.config.loggers import names_in
 
 
 class Allowed(NamedTuple):
@@ -43,7 +42,7 @@ class OneOf(NamedTuple):
 
 
 class NamesOf(NamedTuple):
-    """A check against the names of a table, separated by commas, each once; or none of them."""
+    """A check of several names against a table, each once; or of `none` alone."""
 
     names: Collection[str]
 
@@ -55,8 +54,8 @@ class NamesOf(NamedTuple):
 
     def test(self, value: Any) -> bool:
         """Whether the table has all of these names."""
-        names = names_in(str(value))
-        return all(name in self.names for name in names) and len(set(names)) == len(names)
+        named = bool(value) and set(value) <= set(self.names) and len(set(value)) == len(value)
+        return named or value == ("none",)
 
 
 ANY = Allowed("any text", lambda value: True)

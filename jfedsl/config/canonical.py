@@ -77,7 +77,7 @@ def recorded(text: str, plugin: Name = "") -> Config:
     known = {name: value for name, value in values.items() if name not in foreign}
     config = Config.from_json(json.dumps(known))
     for name, value in foreign.items():
-        object.__setattr__(config, name, value)
+        object.__setattr__(config, name, tuple(value) if isinstance(value, list) else value)
     return config
 
 
@@ -89,7 +89,13 @@ def _foreign(values: dict[str, Any]) -> list[str]:
     foreign = [
         name
         for name, value in texts.items()
-        if isinstance(checks.get(name), (OneOf, NamesOf)) and not checks[name].test(value)
+        if isinstance(checks.get(name), OneOf) and not checks[name].test(value)
+    ]
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    foreign += [
+        name
+        for name, value in lists.items()
+        if isinstance(checks.get(name), NamesOf) and not checks[name].test(value)
     ]
     for flag in STREAMS:
         try:

@@ -10,13 +10,4 @@ LOGGERS: dict[str, str | Callable[[], Any]] = {
     "jsonl": "jfedsl.run.loggers.jsonl:JsonLines",
     "wandb": "jfedsl.run.loggers.wandb:WeightsAndBiases",
 }
-NONE = "none"
-
-
-def names_in(text: str) -> list[str]:
-    """The names in a flag, separated by commas.
-
-    >>> names_in("jsonl, wandb"), names_in("none")
-    (['jsonl', 'wandb'], [])
-    """
-    return [] if text == NONE else [name.strip() for name in text.split(",")]
+NONE = ("none",)  # as the value of the flag

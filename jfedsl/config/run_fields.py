@@ -16,8 +16,8 @@ class RunFields:
         "auto", "Progress as a bar, as lines, or none; auto is a bar on a terminal.",
         OneOf(PROGRESS), may_change_on_resume=True,
     )  # fmt: skip
-    loggers: str = setting(
-        "tensorboard", "What each round is written to beside metrics.csv: TensorBoard events, "
+    loggers: tuple[str, ...] = setting(
+        ("tensorboard",), "What each round is written to beside metrics.csv: TensorBoard events, "
         "metrics.jsonl, Weights & Biases.", NamesOf(LOGGERS), may_change_on_resume=True,
     )  # fmt: skip
     stop_at_target: bool = setting(

@@ -1,5 +1,6 @@
 """The picture of which classes a trained model takes for which."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,6 @@ from jfedsl.engine.state import State
 from jfedsl.run.hooks import Hook, Point, RunStart
 from jfedsl.run.restore import Run
 from jfedsl.run.scores import MOST_CLASSES, confusion_of, predicted_of
-
-FILE = "confusion.png"
 
 
 class ConfusionPicture(Hook):
@@ -42,19 +41,22 @@ class ConfusionPicture(Hook):
         drawn = spec.task.of_classes and spec.classes <= MOST_CLASSES
         if self._state is not None and drawn and jax.process_count() == 1:
             run = Run(self._config, self._experiment, self._state)
-            draw(run, confusion_of(*predicted_of(run), spec.classes), self._folder)
+            counts = confusion_of(*predicted_of(run), spec.classes)
+            draw(run, counts, self._folder, self._config.figure_format)
         return entries
 
 
-def draw(run: Run, counts: np.ndarray, folder: Path) -> None:
+def draw(run: Run, counts: np.ndarray, folder: Path, formats: Sequence[str]) -> None:
     """Draws the picture of a run into a folder.
 
     Args:
       run: whose joined model was tested.
       counts: test examples by true class and predicted class, int `[classes, classes]`.
       folder: of the picture.
+      formats: of the picture.
     """
-    from jfedsl.run.plots import classes  # here, as Matplotlib takes long to import
+    from jfedsl.run.plots import classes, style  # here, as Matplotlib takes long to import
 
     title = f"Test examples, joined model after round {int(run.state.round)}"
-    classes.confusion(counts, title, folder / FILE, run.experiment.class_names)
+    figure = classes.confusion(counts, title, run.experiment.class_names)
+    style.save_each(figure, folder / "confusion", formats)

@@ -3,7 +3,7 @@
 from pkgutil import resolve_name
 
 from jfedsl.config import Config
-from jfedsl.config.loggers import LOGGERS, names_in
+from jfedsl.config.loggers import LOGGERS, NONE
 from jfedsl.errors import Stopped
 from jfedsl.run import early_stopping
 from jfedsl.run.client_store import MemorySwap
@@ -59,7 +59,7 @@ def loggers_of(config: Config) -> list[Hook]:
     Raises:
       UserError: a package is missing.
     """
-    if not distributed.first():
+    if config.loggers == NONE or not distributed.first():
         return []
-    entries = [LOGGERS[name] for name in names_in(config.loggers)]
+    entries = [LOGGERS[name] for name in config.loggers]
     return [(resolve_name(e) if isinstance(e, str) else e)() for e in entries]

@@ -7,7 +7,7 @@ import pytest
 from helpers import plain
 
 from jfedsl.config import Config
-from jfedsl.config.canonical import canonical, cut_name, idle, refuse_idle
+from jfedsl.config.canonical import canonical, cut_name, idle, recorded, refuse_idle
 from jfedsl.errors import UserError
 
 
@@ -105,3 +105,8 @@ def test_an_unknown_cut_is_refused():
     assert cut_name(plain()) == "dense1"
     with pytest.raises(UserError, match="--cut must be one of .*, not nowhere"):
         canonical(plain(cut="nowhere"))
+
+
+def test_a_logger_that_no_table_has_is_kept_as_recorded():
+    config = recorded(Config().to_json().replace('"tensorboard"', '"mine"'))
+    assert config.loggers == ("mine",) and canonical(config)["loggers"] == "mine"

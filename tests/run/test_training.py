@@ -659,7 +659,7 @@ def test_without_a_workdir_a_dated_one_is_made(tmp_path, monkeypatch, capsys):
 
 def test_the_picture_of_confusion_is_that_of_the_trained_model(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(confusion, "draw", lambda run, counts, folder: drawn.append(counts))
+    monkeypatch.setattr(confusion, "draw", lambda run, counts, *_: drawn.append(counts))
     monkeypatch.setattr(standard_hooks, "ConfusionPicture", confusion.ConfusionPicture)
     train(small(tmp_path, rounds=2))
     train(small(tmp_path, rounds=2, loggers="none"))  # opened again, with nothing left to train
