@@ -28,10 +28,10 @@ def test_presets_open_with_their_command_and_what_it_gives(preset):
         assert float(match[1]) >= 0.88 and int(match[2]) <= 10 and match[3] == "min"
 
 
-# These take long to compile.
-LARGE = {"cifar10_vgg19", "fashion_mnist_small", "digits_heavy"}
+# The others take long to compile; CI runs fashion_mnist_cnn as a command.
+QUICK = {"digits_uncompressed"}
 MARKED = [
-    pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else (), id=path.stem)
+    pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
     for path in PRESETS
 ]
 
@@ -50,7 +50,11 @@ def test_presets_run(preset, tmp_path, generated):
 
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize(
-    ("name", "setting"), [("pruning", "channel 0.25"), ("compression", "1/8 top-k, 8 bit")]
+    ("name", "setting"),
+    [
+        pytest.param("pruning", "channel 0.25", marks=pytest.mark.slow),
+        ("compression", "1/8 top-k, 8 bit"),
+    ],
 )
 def test_studies_compare_their_settings(name, setting, tmp_path, generated, capsys, monkeypatch):
     study = script(f"{name}_study")
@@ -87,7 +91,8 @@ def test_latency_study_compares_on_a_simulated_clock(tmp_path, generated, capsys
 
 
 def test_train_prints_its_table_and_picture(tmp_path, capsys):
-    few = ["--rounds=2", "--progress=lines", f"--workdir={tmp_path / 'run'}"]
+    few = ["--rounds=2", "--model=mlp", "--norm=none", "--clients=2", "--progress=lines"]
+    few += [f"--workdir={tmp_path / 'run'}"]
     script("train").main(parse(few))
     printed = capsys.readouterr().out
     for text in ("round 2/2", "test accuracy", "smashed_up", "total", "pictures: *.png"):

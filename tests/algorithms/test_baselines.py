@@ -25,7 +25,7 @@ CUTS = [("mlp", "none", "dense1"), ("mlp", "group", "dense2"), ("cnn", "none", "
 
 def whole(e: Experiment, state: State) -> Any:
     """Parameters of the whole model."""
-    return joined(e.spec, e.data.partition, state).params
+    return jax.jit(partial(joined, e.spec, e.data.partition))(state).params
 
 
 def trained(rounds: int = 1, **changes: Any) -> tuple[Experiment, State, list[Any]]:
@@ -106,8 +106,19 @@ def test_moments_of_copies_follow_the_policy(policy):
 
 def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
     e, state, run = setup(algorithm="sfl_v2", clients=4, local_steps=1)
-    spec, rate = e.spec, 0.05
-    orders = []
+    spec, rate, orders = e.spec, 0.05, []
+    model, stats = spec.model, e.initial.stats
+
+    @jax.jit
+    def forward(params, images):
+        return layers.apply(model[: spec.cut], params, stats[: spec.cut], images, True)[0]
+
+    @jax.jit
+    @jax.grad
+    def slope(params, smashed, labels):
+        logits, _ = layers.apply(model[spec.cut :], params, stats[spec.cut :], smashed, True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
     for number in range(2):
         server, after_round = state.server.params, run(state)[0]
         key = fold(e.key, Purpose.EXCHANGE, number, 0)
@@ -116,18 +127,9 @@ def test_the_server_of_sfl_v2_steps_on_client_after_client_in_a_new_order():
         for n in orders[-1]:
             images, labels = reference.batch(e, n, number)
             params = state.clients.params
-            smashed, _ = layers.apply(
-                spec.model[: spec.cut], jax.tree.map(lambda w, n=n: w[n], params),
-                e.initial.stats[: spec.cut], images, True,
-            )  # fmt: skip
-
-            def loss(params, smashed=smashed, labels=labels):
-                logits, _ = layers.apply(
-                    spec.model[spec.cut :], params, e.initial.stats[spec.cut :], smashed, True
-                )
-                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-            server = jax.tree.map(lambda w, g: w - rate * g, server, jax.grad(loss)(server))
+            smashed = forward(jax.tree.map(lambda w, n=n: w[n], params), images)
+            gradient = slope(server, smashed, labels)
+            server = jax.tree.map(lambda w, g: w - rate * g, server, gradient)
         assert_close(after_round.server.params, server, rtol=1e-4, atol=1e-6)
         state = after_round
     assert orders[0] != orders[1]
@@ -142,12 +144,12 @@ def test_the_server_of_sfl_v2_serves_one_client_after_another_and_averages_their
         logits, _ = layers.apply(model, params, stats, images, True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    server = params[cut:]
+    slope, server = jax.jit(jax.value_and_grad(loss)), params[cut:]
     for i, client in enumerate(record.participants.tolist()):
         client_part = params[:cut]
         for step in range(3):
             images, labels = reference.batch(e, client, step)
-            value, gradient = jax.value_and_grad(loss)(client_part + server, images, labels)
+            value, gradient = slope(client_part + server, images, labels)
             np.testing.assert_allclose(record.losses[step, i], value, rtol=1e-4)
             stepped = jax.tree.map(lambda w, g: w - 0.05 * g, client_part + server, gradient)
             client_part, server = stepped[:cut], stepped[cut:]
@@ -285,10 +287,10 @@ def test_turns_are_sequential_sgd():
         logits, _ = layers.apply(model, params, e.initial.stats, images, True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
+    slope = jax.jit(jax.value_and_grad(loss))
     for i, client in enumerate(record.participants.tolist()):
         for step in range(2):
-            batch = reference.batch(e, client, step)
-            value, gradient = jax.value_and_grad(loss)(params, *batch)
+            value, gradient = slope(params, *reference.batch(e, client, step))
             np.testing.assert_allclose(record.losses[step, i], value, rtol=1e-4)
             params = jax.tree.map(lambda w, g: w - 0.05 * g, params, gradient)
     assert_close(whole(e, state), params, rtol=1e-4, atol=1e-6)

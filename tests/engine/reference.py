@@ -14,13 +14,15 @@ from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
 from jfedsl.run.assemble import Experiment
 
+_draw = jax.jit(batches.draw, static_argnums=(4, 5))
+
 
 def batch(experiment: Experiment, client: int, drawn: int) -> tuple[Any, Any]:
     """One client's next mini-batch, gathered on the host."""
     spec, data = experiment.spec, experiment.data
     key = fold(experiment.key, Purpose.BATCHES)
     numbers = (jnp.int32(client), jnp.int32(drawn))
-    where = batches.draw(key, data.partition, *numbers, spec.batch_size, spec.sampling)
+    where = _draw(key, data.partition, *numbers, spec.batch_size, spec.sampling)
     images = np.asarray(data.images)[np.asarray(where)]
     mean, std = (np.asarray(x)[None, None, None] for x in data.pixels)
     return jnp.asarray((images - mean) / std), data.labels[where]

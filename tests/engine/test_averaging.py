@@ -1,5 +1,6 @@
 """The means of averaging: step counters that fit the moments they come with."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from engine.test_outage import gain_without, rounds_by_gain
 from jfedsl.algorithms.sfl_v1 import server_of
 from jfedsl.engine.averaging import merge
 from jfedsl.engine.state import Aggregator, State
-from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.assemble import build
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -26,14 +27,15 @@ WHOLE = 4 * (3 * (64 * 256 + 256) + 1)  # bytes of weights, two moments and the 
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[Experiment, State]:
+def setting() -> tuple[Any, State]:
+    """The compiled mean of clients' states, and a state."""
     e = build(plain(**ADAM))
-    return e, e.init()
+    return jax.jit(partial(merge, e.spec)), e.init()
 
 
-def merged(setting: tuple[Experiment, State], start: int, steps: list[int], weights: Any) -> Any:
+def merged(setting: tuple[Any, State], start: int, steps: list[int], weights: Any) -> Any:
     """Adam's state of an aggregator at `start` after clients took so many steps of gradient 1."""
-    e, state = setting
+    merge_states, state = setting
     before, counters = state.aggregator.optimizer[0], state.clients.optimizer[0]
     counts = jnp.int32(start) + jnp.array(steps, jnp.int32)
 
@@ -52,7 +54,7 @@ def merged(setting: tuple[Experiment, State], start: int, steps: list[int], weig
     old = before._replace(count=jnp.int32(start))
     aggregator = state.aggregator.replace(optimizer=(old, *state.aggregator.optimizer[1:]))
     share = jnp.array(weights, jnp.float32)
-    after: Aggregator = merge(e.spec, aggregator, clients, share)
+    after: Aggregator = merge_states(aggregator, clients, share)
     return after.optimizer[0]
 
 
@@ -68,7 +70,7 @@ def merged(setting: tuple[Experiment, State], start: int, steps: list[int], weig
     ],
 )
 def test_the_counter_is_the_nearest_to_the_mean_of_those_who_count(
-    setting: tuple[Experiment, State], start: int, weights: tuple[float, ...], wanted: int
+    setting: tuple[Any, State], start: int, weights: tuple[float, ...], wanted: int
 ) -> None:
     steps = [1, 2, 4, 10]
     count = merged(setting, start, steps, weights).count
@@ -78,7 +80,7 @@ def test_the_counter_is_the_nearest_to_the_mean_of_those_who_count(
 
 
 def test_the_counter_corrects_the_bias_of_averaged_moments(
-    setting: tuple[Experiment, State],
+    setting: tuple[Any, State],
 ) -> None:
     steps, weights = [4, 6, 8, 10], (0.25,) * 4
     after = merged(setting, 0, steps, weights)
@@ -91,7 +93,7 @@ def test_the_counter_corrects_the_bias_of_averaged_moments(
         assert abs(corrected - 1) < 0.03 < 0.2 < 1 - with_greatest
 
 
-def test_counters_of_server_copies_are_averaged_too(setting: tuple[Experiment, State]) -> None:
+def test_counters_of_server_copies_are_averaged_too() -> None:
     e = build(plain(**ADAM, algorithm="sfl_v1"))
     state = e.init()
     adam = state.server.optimizer[0]._replace(count=jnp.array([1, 2, 4, 10], jnp.int32))

@@ -41,7 +41,7 @@ def stack(rows: list[Any]) -> Any:
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def worked(state: State, spec: RunSpec, amount: int) -> State:
+def worked(spec: RunSpec, state: State, amount: Any) -> State:
     """The state after participants left marks on all that they keep; other places hold garbage."""
     needed, clients = spec.slots.is_real, state.clients
 
@@ -63,21 +63,23 @@ def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], de
     assert layout.is_identity == (devices == 1)
     state = init(spec, e.key, e.initial, e.image)
     expected = [row(memory_of(spec, state.clients), 0)] * 7
-    turn, last_seen, returned = jax.jit(partial(swap_participants, spec)), dict[int, int](), 0
+    turn, kept = (jax.jit(partial(f, spec)) for f in (swap_participants, memories))
+    work = jax.jit(partial(worked, spec))
+    last_seen, returned = dict[int, int](), 0
     for period in range(8):
         state = turn(e.key, state.replace(round=jnp.int32(period)))
         ids = state.participants.tolist()
         np.testing.assert_array_equal(layout.to_participants(state.clients.number), ids)
         memory = layout.to_participants(memory_of(spec, state.clients))
         assert_equal(memory, stack([expected[n] for n in ids]))
-        assert_equal(memories(spec, state), stack(expected))
-        state = worked(state, spec, period + 1)
+        assert_equal(kept(state), stack(expected))
+        state = work(state, period + 1)
         memory = layout.to_participants(memory_of(spec, state.clients))
         for slot, n in enumerate(ids):
             expected[n] = row(memory, slot)
             returned += last_seen.get(n, period) < period - 1
             last_seen[n] = period
-        assert_equal(memories(spec, state), stack(expected))
+        assert_equal(kept(state), stack(expected))
     assert returned > 0 and len(last_seen) > 3
 
 
@@ -95,9 +97,12 @@ def test_where_all_take_part_memories_come_by_number(changes: dict[str, Any]) ->
 @pytest.mark.parametrize("participants", [3, 7])
 def test_who_keeps_nothing_starts_afresh_in_every_period(participants: int) -> None:
     e, state, run = setup(**{**FORGETFUL, "participants": participants}, aggregate_every=2)
-    fresh = row(memory_of(e.spec, state.clients), 0)
+    fresh, swap = (
+        row(memory_of(e.spec, state.clients), 0),
+        jax.jit(partial(swap_participants, e.spec)),
+    )
     for period in range(4):
-        opened = swap_participants(e.spec, e.key, state)
+        opened = swap(e.key, state)
         assert opened.round == 2 * period
         expected = fresh.replace(batches_seen=np.array(opened.round * 2))
         assert_equal(memory_of(e.spec, opened.clients), stack([expected] * participants))

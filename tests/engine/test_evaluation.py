@@ -1,5 +1,7 @@
 """Test loss and accuracy against NumPy sums over the test set."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from jfedsl.engine.evaluation_set import fold_test_set
 from jfedsl.engine.state import weights
 from jfedsl.models import layers
 
+_apply = jax.jit(partial(layers.apply, train=False), static_argnums=0)
+
 
 def by_hand(experiment, params, stats):
     """Mean loss and accuracy of a whole model over the digits' test set, in float64."""
     test = datasets.load("digits", "").test
     images = experiment.data.pixels.prepare(jax.numpy.asarray(test.images))
-    logits, _ = layers.apply(experiment.spec.model, params, stats, images, train=False)
+    logits, _ = _apply(experiment.spec.model, params, stats, images)
     logits = np.asarray(logits, np.float64)
     scores = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     loss = -scores[np.arange(len(test.labels)), test.labels].mean()
@@ -65,11 +69,11 @@ def test_the_deployed_model_crosses_the_cut_with_each_clients_compressor(smashed
     images = experiment.data.pixels.prepare(jax.numpy.asarray(test.images))
     sides = spec.model[: spec.cut], spec.model[spec.cut :]
     none = ({},) * len(spec.model)
-    sent, _ = layers.apply(sides[0], state.aggregator.params, none[: spec.cut], images, False)
+    sent, _ = _apply(sides[0], state.aggregator.params, none[: spec.cut], images)
     accuracies = []
     for keep in (0.02, 0.02, 0.3):
         arrived = jax.numpy.asarray(topk_of(np.asarray(sent), keep))
-        logits, _ = layers.apply(sides[1], state.server.params, none[spec.cut :], arrived, False)
+        logits, _ = _apply(sides[1], state.server.params, none[spec.cut :], arrived)
         accuracies.append((np.asarray(logits).argmax(axis=1) == test.labels).mean())
     assert accuracies[0] != accuracies[2]
     np.testing.assert_allclose(result.metric_deployed, np.mean(accuracies), rtol=1e-5)
@@ -89,7 +93,7 @@ def test_balanced_accuracy_gives_each_class_the_same_weight():
         experiment.data.pixels.prepare(jax.numpy.asarray(images)),
     )
     params = state.aggregator.params + state.server.params
-    logits, _ = layers.apply(spec.model, params, none, inputs, False)
+    logits, _ = _apply(spec.model, params, none, inputs)
     correct = np.asarray(logits).argmax(axis=1) == labels
     recalls = [correct[labels == n].mean() for n in np.unique(labels)]
     assert abs(np.mean(recalls) - correct.mean()) > 1e-4

@@ -96,24 +96,27 @@ def test_results_do_not_depend_on_the_chunk(model):
         assert_close(state, states[0], rtol=1e-4, atol=1e-5)
 
 
-def server_step(experiment, state, smashed, labels, share):
-    x = exchange_of(experiment, state)._replace(weights=share)
-    return joint_step(x, state.server, at_hand(x, smashed), labels)
+def server_step_of(experiment, state):
+    """The compiled step of the server, by activations, labels and weights."""
+    x = exchange_of(experiment, state)
+
+    def step(smashed, labels, share):
+        of_share = x._replace(weights=share)
+        return joint_step(of_share, state.server, at_hand(of_share, smashed), labels)
+
+    return jax.jit(step)
 
 
 def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
-
     experiment, state, _ = setup(aggregation="examples", partition="quantity", quantity_alpha=9.0)
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
 
-    def step(share, smashed):
-        return server_step(experiment, state, smashed, labels, jnp.array(share))
-
-    unequal, equal = (step(share, smashed) for share in ([0.0, 0.5, 0.3, 0.2], [0.25] * 4))
+    step, uneven = server_step_of(experiment, state), jnp.array([0.0, 0.5, 0.3, 0.2])
+    unequal, equal = (step(smashed, labels, s) for s in (uneven, jnp.full(4, 0.25)))
     assert_close(unequal[2], equal[2])
     assert float(jnp.abs(unequal[2][0]).max()) > 0
-    other, _, _ = step([0.0, 0.5, 0.3, 0.2], smashed.at[0].mul(100.0))
+    other, _, _ = step(smashed.at[0].mul(100.0), labels, uneven)
     assert_equal(other.params, unequal[0].params)
 
 
@@ -159,32 +162,25 @@ def test_bfloat16_rounds_products_and_keeps_the_state_in_float32(norm):
 
 
 def test_under_batch_norm_a_cut_gradient_is_that_of_the_sum_of_all_losses():
-
     experiment, state, _ = setup(norm="batch", cut="dense1")
     smashed = jax.random.normal(jax.random.key(1), (4, 8, 256))
     labels = jnp.zeros((4, 8), jnp.int32)
+    step = server_step_of(experiment, state)
     gradients = [
-        server_step(experiment, state, smashed, labels, jnp.array(share))[2]
-        for share in ([0.01, 0.49, 0.3, 0.2], [0.25] * 4)
+        step(smashed, labels, jnp.array(share))[2] for share in ([0.01, 0.49, 0.3, 0.2], [0.25] * 4)
     ]
     assert_close(gradients[0], gradients[1])
 
 
 def test_cut_gradient_does_not_shrink_with_the_number_of_clients():
-
     experiment, state, _ = setup()
     one = jax.random.normal(jax.random.key(1), (1, 8, 256))
     labels = jnp.zeros((1, 8), jnp.int32)
+    step = server_step_of(experiment, state)
     few, many = (
-        server_step(
-            experiment,
-            state,
-            jnp.tile(one, (n, 1, 1)),
-            jnp.tile(labels, (n, 1)),
-            jnp.full(n, 1 / n),
-        )[2]
+        step(jnp.tile(one, (n, 1, 1)), jnp.tile(labels, (n, 1)), jnp.full(n, 1 / n))[2]
         for n in (1, 6)
-    )  # fmt: skip
+    )
     assert_close(many, jnp.tile(few, (6, 1, 1)))
 
 

@@ -55,22 +55,11 @@ def experiment_of(model: str, **changes: Any) -> tuple[Experiment, Experiment]:
     return experiment, build(plain(model="constants", **changes))
 
 
-SLOW = [
-    pytest.param(*case, marks=pytest.mark.slow)
-    for case in (
-        ("bfloat16", {"client_chunk": 3, "algorithm": "fedavg"}),
-        ("float32", {"algorithm": "local_loss", "clients": 3}),
-        ("int8", {"remat_clients": True}),
-        ("float32", {"algorithm": "centralized"}),
-    )
-]
-
-
 @pytest.mark.parametrize(
     ("model", "changes"),
     [
         ("float32", COMPRESSED),
-        ("int8", {"client_chunk": 1, "algorithm": "sfl_v1"}),
+        pytest.param("int8", {"client_chunk": 1, "algorithm": "sfl_v1"}, marks=pytest.mark.slow),
         pytest.param(
             "bfloat16", {"client_chunk": 3, "algorithm": "fedavg"}, marks=pytest.mark.slow
         ),

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from helpers import assert_close, assert_equal
 from jax import Array
 
 from jfedsl.config import Config
-from jfedsl.engine import evaluation
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.period import draw_period
@@ -55,15 +54,33 @@ def gain_without(e: Experiment, away: list[int]) -> Array:
     return e.spec.radio.deployment.hardware.gain.at[jnp.array(away, int)].set(0.0)
 
 
-def rounds_without(e: Experiment, away: list[int]) -> Round:
-    """A compiled round in which these clients cannot be reached: nothing they send gets through."""
-    return functools.partial(rounds_by_gain(e), gain_without(e, away))
+class Setting(NamedTuple):
+    """An experiment and its compiled functions.
+
+    Attributes:
+      experiment: the experiment.
+      without: makes a round in which these clients cannot be reached: nothing they send gets
+        through.
+      evaluate: the test of a state.
+    """
+
+    experiment: Experiment
+    without: Callable[[list[int]], Round]
+    evaluate: Callable[[State], Any]
+
+
+def setting_of(e: Experiment) -> Setting:
+    by_gain, tested = rounds_by_gain(e), e.evaluate()
+    return Setting(
+        e,
+        lambda away: functools.partial(by_gain, gain_without(e, away)),
+        lambda state: tested(e.data, state, e.test),
+    )
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[Experiment, Round, Round]:
-    e = experiment()
-    return e, rounds_without(e, []), rounds_without(e, [AWAY])
+def setting() -> Setting:
+    return setting_of(experiment())
 
 
 def row(tree: Any, n: int) -> Any:
@@ -77,12 +94,12 @@ def perturbed(state: State) -> State:
 
 
 def test_who_is_away_stays_as_it_was_and_touches_nobody(setting):
-    e, all_there, one_away = setting
-    state, _ = all_there(e.init())
+    e, without, _ = setting
+    state, _ = without([])(e.init())
     state = state.replace(round=jnp.int32(2), has_current_model=jnp.ones(CLIENTS, bool))
     # As in the middle of a period of four rounds: neither a start nor an end.
     spec = e.spec._replace(aggregate_every=4)
-    one_away = rounds_without(e._replace(spec=spec), [AWAY])
+    one_away = setting_of(e._replace(spec=spec)).without([AWAY])
     after, record = one_away(state)
     assert_equal(row(after.clients, AWAY), row(state.clients, AWAY))
     np.testing.assert_array_equal(record.took_part, np.broadcast_to(OTHERS, (2, CLIENTS)))
@@ -96,30 +113,29 @@ def test_who_is_away_stays_as_it_was_and_touches_nobody(setting):
 
 
 def test_present_clients_share_the_weight(setting):
-    e, _, one_away = setting
-    state, record = one_away(e.init())
+    e, without, _ = setting
+    state, record = without([AWAY])(e.init())
     losses = np.asarray(record.losses)[:, OTHERS]
     sizes = np.asarray(e.data.partition.sizes)[OTHERS]
     assert_close(record.train_loss, np.mean(losses @ (sizes / sizes.sum())))
 
 
 def test_nobody_there_changes_nothing(setting):
-    e = setting[0]
-    state = e.init()
-    after, record = rounds_without(e, list(range(CLIENTS)))(state)
+    e, without, evaluate = setting
+    state, nobody_there = e.init(), without(list(range(CLIENTS)))
+    after, record = nobody_there(state)
     assert_equal(after.server, state.server)
     assert_equal(after.clients, state.clients)
     assert record.train_loss == 0 and not np.asarray(record.took_part).any()
     assert not np.asarray(record.sent["smashed_up"]).any()  # without the model nobody computes
     assert (np.asarray(record.sent["model_down"]) > 0).all()
-    ended, record = rounds_without(e, list(range(CLIENTS)))(after)
+    ended, record = nobody_there(after)
     assert_equal(ended.aggregator, state.aggregator)
-    result = evaluation.evaluate(e.spec, e.key, e.data, ended, e.test)
-    assert all(np.isfinite(x) for x in jax.tree.leaves(result))
+    assert all(np.isfinite(x) for x in jax.tree.leaves(evaluate(ended)))
 
 
 def test_the_model_arrives_at_the_next_success(setting):
-    e, all_there, one_away = setting
+    e, all_there, one_away = setting.experiment, setting.without([]), setting.without([AWAY])
     state, first = one_away(perturbed(e.init()))
     assert first.sent["model_down"][AWAY] > 0  # in vain
     np.testing.assert_array_equal(state.has_current_model, OTHERS)
@@ -134,7 +150,8 @@ def test_the_model_arrives_at_the_next_success(setting):
 
 
 def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
-    e, all_there, one_away = setting
+    e, without, evaluate = setting
+    all_there, one_away = without([]), without([AWAY])
     state, _ = all_there(e.init())
     after, record = one_away(state)
     other, _ = one_away(perturbed(state))
@@ -146,8 +163,7 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
         )
     np.testing.assert_array_equal(after.has_current_model, OTHERS)
     assert_equal(row(after.clients.params, 0), after.aggregator.params)
-    one, two = (evaluation.evaluate(e.spec, e.key, e.data, s, e.test) for s in (after, other))
-    assert_equal(one, two)
+    assert_equal(evaluate(after), evaluate(other))
     # Nothing is left of that in the next period.
     onwards, record = all_there(after)
     assert (np.asarray(record.sent["model_down"]) > 0).all() and bool(
@@ -158,7 +174,7 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"outage_snr_db": None, "deadline_s": 1e9}, marks=pytest.mark.slow),
         {"prune_kind": "channel"},
     ],
@@ -217,13 +233,13 @@ def test_taylor_scores_stay_when_no_activation_arrives_in_time():
 
 @pytest.mark.parametrize("away", [[0], list(range(CLIENTS))])
 def test_evaluation_uses_the_current_masks_whoever_has_old_ones(setting, away):
-    e, all_there, _ = setting
-    state, _ = all_there(e.init())
-    state, _ = rounds_without(e, away)(state)
+    e, without, evaluate = setting
+    state, _ = without([])(e.init())
+    state, _ = without(away)(state)
     shuffled = jax.tree.map(lambda m: m.at[0].set(~m[0]), state.clients.masks)
     other = state.replace(clients=state.clients.replace(masks=shuffled))
     assert not bool(state.has_current_model[0])
-    assert_equal(*(evaluation.evaluate(e.spec, e.key, e.data, s, e.test) for s in (state, other)))
+    assert_equal(evaluate(state), evaluate(other))
 
 
 def test_who_is_drawn_out_of_reach_has_nothing_of_the_client_before_it():

@@ -88,7 +88,7 @@ def test_unknown_questions_are_refused(tmp_path: Path, only: list[str], ending: 
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        ("paper_fashion", ["light fedsl"]),
+        pytest.param("paper_fashion", ["light fedsl"], marks=pytest.mark.slow),
         pytest.param(
             "paper_cifar10_vgg19", ["light fedsl", "sfl_v1", "fedavg"], marks=pytest.mark.slow
         ),
