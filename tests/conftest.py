@@ -57,7 +57,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         if entry.stat().st_atime < time.time() - _WEEK:
             entry.unlink(missing_ok=True)
 jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 TESTS = Path(__file__).parent
 
