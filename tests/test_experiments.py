@@ -97,16 +97,21 @@ def test_killed_at_any_moment(straight, tmp_path):
         assert metrics(workdir) == metrics(straight)
 
 
+def one_of(*cases):
+    """Cases of a test that starts a process for each: the first one in every run, the rest slow."""
+    return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
+
+
 @pytest.mark.parametrize(
     ("flag", "text"),
-    [
+    one_of(
+        ("--partiton=iid", "unknown flag --partiton; did you mean --partition?"),
         ("--dropout_rate=1.5", "error: --dropout_rate must be a rate in [0, 1) (or one"),
         ("--cut=nowhere", "error: --cut must be one of conv1, pool1"),
         ("--no_such_flag=1", "unknown flag --no_such_flag"),
         ("--rounds=many", "error: --rounds must be a whole number from 1 to"),
-        ("--partiton=iid", "unknown flag --partiton; did you mean --partition?"),
         ("rounds=3", "unexpected argument 'rounds=3'"),
-    ],
+    ),
 )
 def test_a_wrong_command_line_prints_one_line_and_makes_nothing(tmp_path, flag, text):
     status, out, error = finish(flag, cwd=tmp_path)
@@ -125,6 +130,7 @@ def test_help_explains_the_flags_that_matter_or_every_flag():
         assert re.search(rf"^  --(\[no\])?{field.name}\b", out, re.MULTILINE), field.name
 
 
+@pytest.mark.slow
 def test_diverging_prints_one_line_and_fails(tmp_path):
     rates = ["--client_learning_rate=1e9", "--server_learning_rate=1e9"]
     status, _, error = finish(*TINY, *rates, f"--workdir={tmp_path / 'run'}")
@@ -150,6 +156,7 @@ def evaluate(*arguments, cwd=None):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow  # CI evaluates a run by the command
 def test_evaluating_a_run_and_starting_from_its_export(straight, tmp_path):
     before = metrics(straight)
     export = tmp_path / "export"
@@ -168,11 +175,11 @@ def test_evaluating_a_run_and_starting_from_its_export(straight, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [
-        ([], "--workdir must be the workdir of a run with a checkpoint"),
+    one_of(
         (["--workdir=nowhere"], "--workdir must be the workdir of a run"),
+        ([], "--workdir must be the workdir of a run with a checkpoint"),
         (["--cut=pool1"], "unknown flag --cut"),
-    ],
+    ),
 )
 def test_a_wrong_evaluation_prints_one_line_and_makes_nothing(tmp_path, arguments, text):
     status, out, error = evaluate(*arguments, cwd=tmp_path)
@@ -205,6 +212,7 @@ def results(workdir):
         return [row["state"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow  # interrupted in one process: tests/studies/test_sweep.py
 def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
     workdir = tmp_path / "sweep"
     longer = ["--rounds=60", "--eval_every=10", "--checkpoint_every=10", "--train_examples=300"]
@@ -228,11 +236,11 @@ def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "text"),
-    [
+    one_of(
         ("--vary=prune_rat=0 0.3", "error: --vary must be a flag of a run"),
         ("--shard=3/2", "error: --shard must be i/n with i from 1 to n, not 3/2"),
         ("--seed=3", "error: --seed=3 is for one run; set --seeds=3"),
-    ],
+    ),
 )
 def test_a_wrong_grid_prints_one_line_and_makes_nothing(tmp_path, flag, text):
     command = [*SWEEP, "--workdir=sweep", flag]

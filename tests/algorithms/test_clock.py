@@ -26,7 +26,14 @@ def priced(algorithm: str, **changes: Any) -> tuple[Experiment, RoundRecord, Cos
     return e, *jax.device_get(jax.tree.map(lambda x: x[0], (record, cost)))
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+# The other clocks add up in the tests below.
+ADDED_UP = ("fedsl", "sfl_v1", "fedavg", "local_loss")
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(a, marks=() if a in ADDED_UP else pytest.mark.slow) for a in ALGORITHMS],
+)
 def test_seconds_of_every_participant_add_up(algorithm: str):
     _, _, cost = priced(algorithm)
     total = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server

@@ -375,11 +375,16 @@ def test_the_script_says_where_the_set_is_and_how_to_train(
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ([], "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100"),
-        (["--dataset=svhn"], "--dataset must be one of mnist"),
-        (["--dataset=mnist", "--debian"], "--dataset must be fashion_mnist with"),
         (["--dataset=mnist", "--manual_dir=no"], "--manual_dir=no has no file t10k-images-idx3"),
-        (["mnist"], "unexpected argument 'mnist'"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ([], "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100"),
+                (["--dataset=svhn"], "--dataset must be one of mnist"),
+                (["--dataset=mnist", "--debian"], "--dataset must be fashion_mnist with"),
+                (["mnist"], "unexpected argument 'mnist'"),
+            )
+        ),
     ],
 )
 def test_a_mistake_on_the_command_line_prints_one_line(

@@ -434,10 +434,10 @@ def cosine(a: Array, b: Array) -> float:
 @pytest.mark.parametrize(
     ("name", "norm", "shape"),
     [
-        ("small", "none", (2, 32, 32, 3)),
+        pytest.param("small", "none", (2, 32, 32, 3), marks=pytest.mark.slow),
         ("cnn", "batch", (2, 16, 16, 3)),
         ("mlp", "none", (4, 28, 28, 1)),
-        ("resnet18", "group", (2, 16, 16, 3)),
+        pytest.param("resnet18", "group", (2, 16, 16, 3), marks=pytest.mark.slow),
     ],
 )
 def test_gradients_of_the_models_are_close_to_those_in_float(

@@ -67,7 +67,9 @@ def resident(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("stops", [(), (3, 4)], ids=["straight", "stopped"])
+@pytest.mark.parametrize(
+    "stops", [pytest.param((), marks=pytest.mark.slow), (3, 4)], ids=["straight", "stopped"]
+)
 def test_memories_on_the_host_train_to_the_same_bits(
     resident: Path, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:

@@ -223,7 +223,7 @@ def test_objective_weighs_clients_as_aggregation_does_and_their_examples_equally
     part = partial(block_loss, c.spec, c.data, stats)
     whole = jax.jit(partial(over_blocks, lambda b: jax.value_and_grad(part)(params, b)))
     shares = {"examples": np.full(120, 1 / 120), "equal": 1 / (4 * np.bincount(c.owner)[c.owner])}
-    for (aggregation, share), block in itertools.product(shares.items(), (1, 50, 120, 1000)):
+    for (aggregation, share), block in itertools.product(shares.items(), (1, 50, 1000)):
         examples = all_examples(c.spec._replace(aggregation=aggregation), c.data, block)
         indices, weights = (np.ravel(x) for x in examples)
         np.testing.assert_array_equal(indices[:120], np.arange(120))

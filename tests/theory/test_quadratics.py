@@ -21,7 +21,7 @@ from theory.quadratics import (
     with_field,
 )
 
-EXAMPLES, BATCH = 14, 16
+EXAMPLES, BATCH = 6, 16
 
 # What is switched on in each kind of problem.
 KINDS = {
