@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from absl import flags
 
 from jfedsl.config import Config
@@ -35,6 +36,11 @@ PLAIN: dict[str, Any] = {
     "progress": "none",
     "network": "none",
 }
+
+
+def slow(*case: Any) -> Any:
+    """A case that is left out of the quick suite, as others like it are in it."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 def plain(**changes: Any) -> Config:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import slow
 from programs import PROGRAMS
 
 from jfedsl.config import Config
@@ -97,21 +98,16 @@ def test_killed_at_any_moment(straight, tmp_path):
         assert metrics(workdir) == metrics(straight)
 
 
-def one_of(*cases):
-    """Cases of a test that starts a process for each: the first one in every run, the rest slow."""
-    return [cases[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in cases[1:])]
-
-
 @pytest.mark.parametrize(
     ("flag", "text"),
-    one_of(
+    [
         ("--partiton=iid", "unknown flag --partiton; did you mean --partition?"),
-        ("--dropout_rate=1.5", "error: --dropout_rate must be a rate in [0, 1) (or one"),
-        ("--cut=nowhere", "error: --cut must be one of conv1, pool1"),
-        ("--no_such_flag=1", "unknown flag --no_such_flag"),
-        ("--rounds=many", "error: --rounds must be a whole number from 1 to"),
-        ("rounds=3", "unexpected argument 'rounds=3'"),
-    ),
+        slow("--dropout_rate=1.5", "error: --dropout_rate must be a rate in [0, 1) (or one"),
+        slow("--cut=nowhere", "error: --cut must be one of conv1, pool1"),
+        slow("--no_such_flag=1", "unknown flag --no_such_flag"),
+        slow("--rounds=many", "error: --rounds must be a whole number from 1 to"),
+        slow("rounds=3", "unexpected argument 'rounds=3'"),
+    ],
 )
 def test_a_wrong_command_line_prints_one_line_and_makes_nothing(tmp_path, flag, text):
     status, out, error = finish(flag, cwd=tmp_path)
@@ -175,11 +171,11 @@ def test_evaluating_a_run_and_starting_from_its_export(straight, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    one_of(
+    [
         (["--workdir=nowhere"], "--workdir must be the workdir of a run"),
-        ([], "--workdir must be the workdir of a run with a checkpoint"),
-        (["--cut=pool1"], "unknown flag --cut"),
-    ),
+        slow([], "--workdir must be the workdir of a run with a checkpoint"),
+        slow(["--cut=pool1"], "unknown flag --cut"),
+    ],
 )
 def test_a_wrong_evaluation_prints_one_line_and_makes_nothing(tmp_path, arguments, text):
     status, out, error = evaluate(*arguments, cwd=tmp_path)
@@ -236,11 +232,11 @@ def test_a_sweep_interrupted_in_the_middle_goes_on(tmp_path):
 
 @pytest.mark.parametrize(
     ("flag", "text"),
-    one_of(
+    [
         ("--vary=prune_rat=0 0.3", "error: --vary must be a flag of a run"),
-        ("--shard=3/2", "error: --shard must be i/n with i from 1 to n, not 3/2"),
-        ("--seed=3", "error: --seed=3 is for one run; set --seeds=3"),
-    ),
+        slow("--shard=3/2", "error: --shard must be i/n with i from 1 to n, not 3/2"),
+        slow("--seed=3", "error: --seed=3 is for one run; set --seeds=3"),
+    ],
 )
 def test_a_wrong_grid_prints_one_line_and_makes_nothing(tmp_path, flag, text):
     command = [*SWEEP, "--workdir=sweep", flag]

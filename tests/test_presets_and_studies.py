@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import given, parse, script
+from helpers import given, parse, script, slow
 
 from jfedsl.errors import UserError
 from jfedsl.run.storage import metrics
@@ -52,7 +52,7 @@ def test_presets_run(preset, tmp_path, generated):
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        pytest.param("pruning", "channel 0.25", marks=pytest.mark.slow),
+        slow("pruning", "channel 0.25"),
         ("compression", "1/8 top-k, 8 bit"),
     ],
 )

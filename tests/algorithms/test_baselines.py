@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from engine import reference
-from helpers import assert_close, assert_equal, setup
+from helpers import assert_close, assert_equal, setup, slow
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.algorithms.sfl_v1 import server_of
@@ -20,7 +20,7 @@ from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.models import layers
 from jfedsl.run.assemble import Experiment
 
-CUTS = [("mlp", "none", "dense1"), ("mlp", "group", "dense2"), ("cnn", "none", "pool1")]
+CUTS = [slow("mlp", "none", "dense1"), ("mlp", "group", "dense2"), ("cnn", "none", "pool1")]
 
 
 def whole(e: Experiment, state: State) -> Any:
@@ -63,7 +63,7 @@ def test_fedavg_with_one_step_is_large_batch_sgd_is_fedsl_at_any_cut(model, norm
     np.testing.assert_array_equal(record.sent["model_down"], [sent] * 3)
 
 
-@pytest.mark.parametrize("algorithm", ["sfl_v1", "sfl_v2", "sl", "fedavg"])
+@pytest.mark.parametrize("algorithm", [slow("sfl_v1"), "sfl_v2", "sl", slow("fedavg")])
 def test_with_one_client_all_are_centralized(algorithm):
     alone = {"clients": 1, "local_steps": 3, "momentum": 0.9}
     e, state, _ = trained(2, algorithm="centralized", **alone)
@@ -93,7 +93,7 @@ def test_copies_part_within_a_period_and_meet_at_its_end():
     assert (np.ptp(kernel(state), axis=0) == 0).all()
 
 
-@pytest.mark.parametrize("policy", ["keep", "average", "reset"])
+@pytest.mark.parametrize("policy", ["keep", "average", slow("reset")])
 def test_moments_of_copies_follow_the_policy(policy):
     changes = {"client_optimizer_state": policy, "momentum": 0.9, "clients": 3}
     _, state, _ = trained(algorithm="sfl_v1", **changes)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, exchange_of, plain, setup
+from helpers import assert_close, assert_equal, differs, exchange_of, plain, setup, slow
 
 from jfedsl.config import Config
 from jfedsl.engine.rounds import sent_bytes
@@ -12,7 +12,7 @@ from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("share", [slow(0.0), 0.5, slow(1.0)])
 def test_with_one_client_it_is_fedsl(share: float) -> None:
     same = {"clients": 1, "local_steps": 3, "norm": "group"}
     _, state, run = setup(algorithm="broadcast", broadcast_share=share, **same)

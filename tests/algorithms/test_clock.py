@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import plain
+from helpers import plain, slow
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.engine.rounds import RoundRecord
@@ -143,7 +143,7 @@ def test_a_broadcast_goes_at_the_rate_of_the_slowest_receiver():
     np.testing.assert_allclose(sending, shared / slowest, rtol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["local_loss", "broadcast"])
+@pytest.mark.parametrize("algorithm", [slow("local_loss"), "broadcast"])
 def test_nobody_waits_for_a_client_out_of_reach(algorithm: str):
     """One client hears next to nothing: neither its upload nor its share of a broadcast counts."""
     e, record, _ = priced(algorithm, aggregate_every=2, outage_snr_db=-50.0)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, plain, setup
+from helpers import assert_close, assert_equal, differs, plain, setup, slow
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
@@ -64,7 +64,7 @@ def test_the_server_rests_between_uploads():
     assert differs(after.clients.params, state.clients.params)
 
 
-@pytest.mark.parametrize("kind", ["mask", "channel"])
+@pytest.mark.parametrize("kind", [slow("mask"), "channel"])
 def test_heads_are_never_pruned(kind: str) -> None:
     e, state, run = setup(
         algorithm="local_loss", prune_kind=kind, prune_rate=(0.5,), client_gradient_bits=8
@@ -91,7 +91,7 @@ def test_a_client_out_of_reach_trains_but_uploads_in_vain():
     assert_equal(after.server.params, before.server.params)
 
 
-@pytest.mark.parametrize("aux", ["linear", "conv"])
+@pytest.mark.parametrize("aux", [slow("linear"), "conv"])
 def test_heads_suit_images(aux: str) -> None:
     _, state, run = setup(model="cnn", algorithm="local_loss", aux=aux)
     _, record = run(state)

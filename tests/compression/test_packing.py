@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import Array
@@ -174,9 +175,7 @@ def widths(kind: Callable[..., Compressor], bits: tuple[int, ...], values: Array
 
 
 @pytest.mark.parametrize("kind", [uniform, qsgd])
-@pytest.mark.parametrize(
-    "bits", [(2, 7, 12), pytest.param(tuple(range(2, 17)), marks=pytest.mark.slow)], ids=len
-)
+@pytest.mark.parametrize("bits", [(2, 7, 12), slow(tuple(range(2, 17)))], ids=len)
 def test_bits_that_are_static(kind: Callable[..., Compressor], bits: tuple[int, ...]) -> None:
     least = (1, *bits) if kind is uniform else bits
     for message in widths(kind, least, values_of("normal", (3, 37), 0)):

@@ -18,6 +18,7 @@ import image_sets
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers import slow
 from PIL import Image
 
 from jfedsl.data import datasets, preparation
@@ -234,9 +235,7 @@ def run_on_generated_files(name: str, raw: Path, data_dir: Path) -> subprocess.P
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, slow(signal.SIGINT)])
 def test_a_killed_preparation_does_not_look_complete(
     number: signal.Signals, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,15 +375,10 @@ def test_the_script_says_where_the_set_is_and_how_to_train(
     ("flags", "text"),
     [
         (["--dataset=mnist", "--manual_dir=no"], "--manual_dir=no has no file t10k-images-idx3"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ([], "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100"),
-                (["--dataset=svhn"], "--dataset must be one of mnist"),
-                (["--dataset=mnist", "--debian"], "--dataset must be fashion_mnist with"),
-                (["mnist"], "unexpected argument 'mnist'"),
-            )
-        ),
+        slow([], "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100"),
+        slow(["--dataset=svhn"], "--dataset must be one of mnist"),
+        slow(["--dataset=mnist", "--debian"], "--dataset must be fashion_mnist with"),
+        slow(["mnist"], "unexpected argument 'mnist'"),
     ],
 )
 def test_a_mistake_on_the_command_line_prints_one_line(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_equal, differs, plain, setup
+from helpers import assert_equal, differs, plain, setup, slow
 from sharding.test_slots import on
 
 from jfedsl.engine.client_memory import Memory, memories, memory_of, swap_participants
@@ -54,8 +54,9 @@ def worked(spec: RunSpec, state: State, amount: Any) -> State:
     return state.replace(clients=clients.replace(**vars(kept)))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("changes", [{}, GROUPS], ids=["one group", "two groups"])
+@pytest.mark.parametrize(
+    ("changes", "devices"), [({}, 1), (GROUPS, 2), slow({}, 2), slow(GROUPS, 1)]
+)
 def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], devices: int) -> None:
     e = build(plain(**REMEMBERED, **changes))
     layout = on(devices, list(e.spec.group_sizes))._replace(mesh=None)

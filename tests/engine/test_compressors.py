@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, setup
+from helpers import assert_close, assert_equal, differs, setup, slow
 
 from jfedsl.compression import packing
 from jfedsl.compression.message import kept_only
@@ -106,7 +106,7 @@ def test_what_is_averaged_are_changes_of_what_really_arrived():
     assert_equal(merged(after), after.aggregator.params)
 
 
-@pytest.mark.parametrize("down", ["qsgd(2)", "topk(0.01)"])
+@pytest.mark.parametrize("down", ["qsgd(2)", slow("topk(0.01)")])
 def test_what_a_download_loses_never_reaches_the_aggregator(down):
     experiment, state, run = setup(
         model_down=down, clients=4, participants=2, client_learning_rate=0.0, aggregate_every=1
@@ -182,7 +182,7 @@ def test_counted_bytes_are_those_of_the_real_message(up):
         assert len(packing.pack([answer])) == int(record.sent["cut_gradient_down"][0, n])
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", ["mlp", slow("cnn")])
 def test_int8_products_on_clients_leave_losses_and_servers_alone_and_gradients_close(model):
     steps = {}
     for arithmetic in ("float", "int8"):

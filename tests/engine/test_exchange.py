@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, exchange_of, setup
+from helpers import assert_close, assert_equal, differs, exchange_of, setup, slow
 
 from engine import reference
 from jfedsl.engine.exchanges import one_exchange
@@ -15,7 +15,7 @@ from jfedsl.models import layers
 from jfedsl.models.registry import MODELS
 
 CUTS = [("mlp", "none", 1), ("mlp", "none", 3), ("cnn", "group", 3)]
-CUTS += [pytest.param(*case, marks=pytest.mark.slow) for case in (
+CUTS += [slow(*case) for case in (
     ("mlp", "none", 2), *(("cnn", "group", cut) for cut in (1, 2, 4, 5, 6)), ("cnn", "none", 3)
 )]  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_compressed_exchange_equals_a_loop_over_clients():
     np.testing.assert_allclose(record.train_loss, jnp.stack(losses) @ share, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["mlp", slow("cnn")])
 def test_results_do_not_depend_on_the_chunk(model):
     states = []
     for chunk in (1, 2, 5):
@@ -124,11 +124,7 @@ def test_a_client_of_weight_zero_still_gets_the_gradient_of_its_own_loss():
     ("chunk", "changes"),
     [
         (12, {}),
-        pytest.param(
-            1,
-            {"prune_kind": "channel", "prune_rate": (0.5,) * 6 + (0.25,) * 6},
-            marks=pytest.mark.slow,
-        ),
+        slow(1, {"prune_kind": "channel", "prune_rate": (0.5,) * 6 + (0.25,) * 6}),
     ],
     ids=str,
 )

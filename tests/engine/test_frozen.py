@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, plain
+from helpers import assert_close, assert_equal, differs, plain, slow
 
 import jfedsl
 from jfedsl.engine.traffic import uncompressed_bytes
@@ -59,13 +59,11 @@ def experiment_of(model: str, **changes: Any) -> tuple[Experiment, Experiment]:
     ("model", "changes"),
     [
         ("float32", COMPRESSED),
-        pytest.param("int8", {"client_chunk": 1, "algorithm": "sfl_v1"}, marks=pytest.mark.slow),
-        pytest.param(
-            "bfloat16", {"client_chunk": 3, "algorithm": "fedavg"}, marks=pytest.mark.slow
-        ),
-        pytest.param("float32", {"algorithm": "local_loss", "clients": 3}, marks=pytest.mark.slow),
-        pytest.param("int8", {"remat_clients": True}, marks=pytest.mark.slow),
-        pytest.param("float32", {"algorithm": "centralized"}, marks=pytest.mark.slow),
+        slow("int8", {"client_chunk": 1, "algorithm": "sfl_v1"}),
+        slow("bfloat16", {"client_chunk": 3, "algorithm": "fedavg"}),
+        slow("float32", {"algorithm": "local_loss", "clients": 3}),
+        slow("int8", {"remat_clients": True}),
+        slow("float32", {"algorithm": "centralized"}),
     ],
 )
 def test_a_model_trains_as_with_constants_in_its_code(model: str, changes: dict[str, Any]) -> None:
@@ -84,10 +82,10 @@ def test_a_model_trains_as_with_constants_in_its_code(model: str, changes: dict[
 
 ROUNDS_OF = [
     ("float32", {}),
-    ("bfloat16", {"client_chunk": 1}),
+    slow("bfloat16", {"client_chunk": 1}),
     ("int8", {"client_chunk": 3, "client_backward": "int8"}),
-    ("int8", {"remat_clients": True}),
-    ("bfloat16", {"algorithm": "sfl_v1", "compute_dtype": "bfloat16"}),
+    slow("int8", {"remat_clients": True}),
+    slow("bfloat16", {"algorithm": "sfl_v1", "compute_dtype": "bfloat16"}),
 ]
 
 
@@ -129,7 +127,7 @@ def test_channels_of_layers_with_frozen_variables_are_not_removed() -> None:
     assert str(error.value).startswith("--prune_kind must be none or mask")
 
 
-@pytest.mark.parametrize("model", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.parametrize("model", [slow("float32"), "bfloat16"])
 def test_a_run_goes_on_and_its_export_answers_as_it_does(tmp_path: Path, model: str) -> None:
     config = plain(model=model, rounds=2, workdir=str(tmp_path / "run"), train_examples=200)
     train(config)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal
+from helpers import assert_close, assert_equal, slow
 from jax import Array
 
 from jfedsl.config import Config
@@ -174,8 +174,8 @@ def test_who_fails_to_upload_is_not_in_the_mean_and_keeps_its_model(setting):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, marks=pytest.mark.slow),
-        pytest.param({"outage_snr_db": None, "deadline_s": 1e9}, marks=pytest.mark.slow),
+        slow({}),
+        slow({"outage_snr_db": None, "deadline_s": 1e9}),
         {"prune_kind": "channel"},
     ],
 )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, setup
+from helpers import assert_close, assert_equal, differs, setup, slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def test_absent_clients_neither_compute_nor_send_nor_change():
     assert len(seen) > 1, "participants must be drawn anew"
 
 
-@pytest.mark.parametrize("score", ["magnitude", "taylor", "random"])
+@pytest.mark.parametrize("score", [slow("magnitude"), "taylor", "random"])
 def test_masks_stay_within_a_period_and_move_between_periods(score):
     _, state, run = setup(
         aggregate_every=2, prune_kind="mask", prune_rate=(0.3,), prune_score=score, clients=3,
@@ -111,7 +111,7 @@ def test_weights_pruned_by_all_keep_their_last_dense_value_and_can_come_back():
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", slow("adam"), "adamw"])
 def test_pruned_weights_and_their_moments_are_frozen_and_counts_advance(optimizer):
     _, state, run = setup(
         prune_kind="mask", prune_rate=(0.4,), optimizer=optimizer, momentum=0.9, weight_decay=0.1,

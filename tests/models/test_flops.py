@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from adapters import WIDTHS, Adapted, adapted
 from flax import linen as nn
+from helpers import slow
 
 from jfedsl.models import blocks, layers
 from jfedsl.models.flops import layer_flops, product_flops
@@ -171,7 +172,10 @@ def test_counts_do_not_depend_on_fast_forms(
 
 
 # The other VGGs have more of the layers of vgg11.
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"vgg13", "vgg16", "vgg19"}))
+LARGE = {"vgg13", "vgg16", "vgg19", "resnet18"}
+
+
+@pytest.mark.parametrize("name", [*sorted(set(MODELS) - LARGE), slow("resnet18")])
 def test_both_counts_agree_on_the_models(name: str) -> None:
     model, shape = MODELS[name].build(10, "none"), (2, 32, 32, 3)
     by_xla = counted(model, shape)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 
 from jfedsl.models import blocks, layers
 from jfedsl.models.cut import cut_index
@@ -115,7 +116,7 @@ def narrow(name: str) -> Model:
     return vgg(int(name[3:]), 4, "batch", widths=(4, 8, 4, 8, 4))
 
 
-@pytest.mark.parametrize("name", ["small", pytest.param("vgg13", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["small", slow("vgg13")])
 def test_halves_equal_the_whole_at_every_cut(name: str) -> None:
     model, x = narrow(name), jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
     params, stats, _ = jax.jit(lambda key: layers.init(model, key, x))(jax.random.key(0))

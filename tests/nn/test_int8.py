@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers import slow
 from jax import Array
 
 from jfedsl.keys import fold
@@ -434,10 +435,10 @@ def cosine(a: Array, b: Array) -> float:
 @pytest.mark.parametrize(
     ("name", "norm", "shape"),
     [
-        pytest.param("small", "none", (2, 32, 32, 3), marks=pytest.mark.slow),
+        slow("small", "none", (2, 32, 32, 3)),
         ("cnn", "batch", (2, 16, 16, 3)),
         ("mlp", "none", (4, 28, 28, 1)),
-        pytest.param("resnet18", "group", (2, 16, 16, 3), marks=pytest.mark.slow),
+        slow("resnet18", "group", (2, 16, 16, 3)),
     ],
 )
 def test_gradients_of_the_models_are_close_to_those_in_float(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, setup
+from helpers import assert_close, assert_equal, differs, setup, slow
 
 from jfedsl.models.cnn import cnn
 from jfedsl.models.mlp import mlp
@@ -154,14 +154,8 @@ PROTOCOL: dict[str, Any] = {
     ("model", "norm", "optimizer", "more"),
     [
         ("mlp", "group", "sgd", {"cut": "dense2", "momentum": 0.9, "weight_decay": 0.01}),
-        pytest.param(
-            *("mlp", "batch", "adam", {"client_optimizer_state": "average", "participants": 3}),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("cnn", "group", "sgd", {"cut": "dense", "momentum": 0.9, "prune_score": "taylor"}),
-            marks=pytest.mark.slow,
-        ),
+        slow(*("mlp", "batch", "adam", {"client_optimizer_state": "average", "participants": 3})),
+        slow(*("cnn", "group", "sgd", {"cut": "dense", "momentum": 0.9, "prune_score": "taylor"})),
     ],
 )
 def test_rounds_with_narrow_arrays_equal_rounds_with_masked_dense_ones(

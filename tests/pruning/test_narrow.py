@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers import assert_close, assert_equal
+from helpers import assert_close, assert_equal, slow
 
 from jfedsl.models import blocks, layers
 from jfedsl.models.cnn import cnn
@@ -72,7 +72,7 @@ SLOW = [
 ]
 SLOW += [(name, norm) for name in ("resnet18", "vgg13") for norm in ("none", "group", "batch")]
 SLOW += [(name, "group") for name in ("vgg11", "vgg16", "vgg19")]
-ALL_CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+ALL_CASES = [*QUICK, *(slow(*case) for case in SLOW)]
 
 
 @pytest.mark.parametrize(("name", "norm"), ALL_CASES)
@@ -110,11 +110,7 @@ def gradients(case: Case, forward: Any, masks: Any, train: bool) -> Any:
 GRADIENTS = [(*case, cut) for case in QUICK[1:2] for cut in cuts(case[0])] + [
     ("resnet18", "group", 2)
 ]
-GRADIENTS += [
-    pytest.param(*case, cut, marks=pytest.mark.slow)
-    for case in (QUICK[0], *SLOW)
-    for cut in cuts(case[0])
-]
+GRADIENTS += [slow(*case, cut) for case in (QUICK[0], *SLOW) for cut in cuts(case[0])]
 
 
 @pytest.mark.parametrize(("name", "norm", "cut"), GRADIENTS)

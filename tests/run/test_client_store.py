@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import assert_equal, plain
+from helpers import assert_equal, plain, slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,9 +67,7 @@ def resident(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize(
-    "stops", [pytest.param((), marks=pytest.mark.slow), (3, 4)], ids=["straight", "stopped"]
-)
+@pytest.mark.parametrize("stops", [slow(()), (3, 4)], ids=["straight", "stopped"])
 def test_memories_on_the_host_train_to_the_same_bits(
     resident: Path, tmp_path: Path, stops: tuple[int, ...]
 ) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rebuilt
-from helpers import plain
+from helpers import plain, slow
 
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, Split, load
@@ -164,9 +164,9 @@ def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"prune_kind": "none"}, marks=pytest.mark.slow),
+        slow({"prune_kind": "none"}),
         {"prune_score": "random"},
-        pytest.param({"norm": "batch", "batch_norm_statistics": "local"}, marks=pytest.mark.slow),
+        slow({"norm": "batch", "batch_norm_statistics": "local"}),
     ],
     ids=str,
 )
@@ -232,7 +232,7 @@ def test_names_of_layers_may_have_dots(tmp_path: Path, monkeypatch: pytest.Monke
     assert halves == [{"dense1"}, {"dense2", "logits"}]
 
 
-@pytest.mark.parametrize(("tested", "measured"), [(0, 1), (9, 0)])
+@pytest.mark.parametrize(("tested", "measured"), [slow(0, 1), (9, 0)])
 def test_clients_whose_classes_are_not_tested_have_no_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tested: int, measured: int
 ) -> None:

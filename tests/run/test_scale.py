@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import parse, plain
+from helpers import parse, plain, slow
 from hypothesis import given
 from hypothesis import strategies as st
 from on_meshes import summands
@@ -353,7 +353,7 @@ def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: 
             process.kill()
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [1, slow(0)])
 def test_two_processes_train_as_one_and_end_together_and_four_devices_go_on(
     tmp_path: Path, generated: Path, victim: int
 ) -> None:

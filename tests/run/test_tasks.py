@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from helpers import assert_close, assert_equal, plain, setup
+from helpers import assert_close, assert_equal, plain, setup, slow
 
 from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.batch import next_batch
@@ -112,7 +112,7 @@ def test_a_loss_and_a_metric_of_a_plugin(tmp_path: Path) -> None:
     assert 0 < summary["final_near"] <= summary["best_near"] <= 1
 
 
-@pytest.mark.parametrize("algorithm", ["fedsl", "centralized"])
+@pytest.mark.parametrize("algorithm", ["fedsl", slow("centralized")])
 def test_token_ids_stay_whole_numbers(algorithm: str, tmp_path: Path) -> None:
     ids = RNG.integers(0, 50, (300, 5))
     ids[:2, 0] = 300, 301  # bfloat16 has no such numbers

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
-from helpers import assert_equal, plain
+from helpers import assert_equal, plain, slow
 
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Split, from_arrays, load
@@ -138,7 +138,7 @@ def interrupt_and_resume(config, stop):
     train(config)
 
 
-@pytest.mark.parametrize("stop", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop", [3, slow(4)])
 def test_an_interrupted_run_continues_to_the_same_bits(finished, tmp_path, stop):
     workdir = tmp_path / "interrupted"
     interrupt_and_resume(small(workdir), stop)
@@ -262,7 +262,7 @@ def damage_newest(workdir, how):
 
 # Orbax leaves coroutines behind when reading fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["truncated", pytest.param("flipped", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["truncated", slow("flipped")])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path, how):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)

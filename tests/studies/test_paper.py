@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import given, parse, script
+from helpers import given, parse, script, slow
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError
@@ -88,10 +88,8 @@ def test_unknown_questions_are_refused(tmp_path: Path, only: list[str], ending: 
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        pytest.param("paper_fashion", ["light fedsl"], marks=pytest.mark.slow),
-        pytest.param(
-            "paper_cifar10_vgg19", ["light fedsl", "sfl_v1", "fedavg"], marks=pytest.mark.slow
-        ),
+        slow("paper_fashion", ["light fedsl"]),
+        slow("paper_cifar10_vgg19", ["light fedsl", "sfl_v1", "fedavg"]),
     ],
 )
 @pytest.mark.usefixtures("standard_promotion")

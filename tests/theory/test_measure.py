@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, assert_equal, differs, setup
+from helpers import assert_close, assert_equal, differs, setup, slow
 from jax.flatten_util import ravel_pytree
 from pruning import masked
 
@@ -337,9 +337,7 @@ def test_a_measurement_changes_nothing_and_repeats_to_the_bit():
         assert all(differs(a, b) for a, b in itertools.combinations(values, 2)), name
 
 
-@pytest.mark.parametrize(
-    "kind", ["different", "end", "alike", pytest.param("channels", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", ["different", "end", "alike", slow("channels")])
 def test_partial_participation_with_masks(kind):
     c = case("channels" if kind == "channels" else "masks")
     state = c.start if kind == "end" else c.middle

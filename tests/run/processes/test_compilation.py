@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -28,6 +29,18 @@ keep_programs(sys.argv[1])
 x = np.ones((9, 9), np.float32)
 print(compiled(jax.jit(lambda x: jax.numpy.sin(x @ x).sum()), x)(x))
 """
+
+
+@pytest.fixture(autouse=True)
+def programs_of_the_suite() -> Iterator[None]:
+    """JAX goes on with the folder of the suite, also if a test chose another one."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    keep_programs("")
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def run(folder: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,63 +74,48 @@ def test_empty_is_off_and_a_folder_chosen_stays(tmp_path: Path) -> None:
 
 
 def test_the_last_call_decides_and_a_folder_set_elsewhere_stays(tmp_path: Path) -> None:
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        for name in ("one", "two"):
-            keep_programs(str(tmp_path / name))
-            assert Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / name
-        keep_programs("")
-        assert jax.config.jax_compilation_cache_dir is None
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
-        for name in ("", "three"):
-            keep_programs(name and str(tmp_path / name))
-            assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
-    finally:
-        keep_programs("")
-        for name, value in before.items():
-            jax.config.update(name, value)
+    for name in ("one", "two"):
+        keep_programs(str(tmp_path / name))
+        assert Path(jax.config.jax_compilation_cache_dir).parent == tmp_path / name
+    keep_programs("")
+    assert jax.config.jax_compilation_cache_dir is None
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
+    for name in ("", "three"):
+        keep_programs(name and str(tmp_path / name))
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
 
 
 def test_a_damaged_program_is_replaced_and_one_that_cannot_be_read_now_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JAX would report it, and compile it again, in every run to come."""
-    settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in settings]
 
     def call() -> None:
         jax.clear_caches()
         x = np.ones(3, np.float32)
         assert np.all(np.asarray(jax.jit(lambda x: x * 2.5).lower(x).compile()(x)) == 2.5)
 
-    try:
-        for name, value in zip(settings, (str(tmp_path), 0.0), strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation_cache.reset_cache()
+    call()
+    (entry,) = tmp_path.iterdir()
+    whole = entry.read_bytes()
+    with warnings.catch_warnings(action="error"):
+        for damage in (b"", whole[:100], whole[:50] + b"?" + whole[51:]):
+            entry.write_bytes(damage)
+            call()
+            assert list(tmp_path.iterdir()) == [entry]
+            assert abs(len(entry.read_bytes()) - len(whole)) < 100  # the time it took differs
+    changed = entry.stat().st_mtime_ns
+    with pytest.warns(match="Input/output"), monkeypatch.context() as patch:
+        patch.setattr(LRUCache, "get", Mock(side_effect=OSError(5, "Input/output error")))
         call()
-        (entry,) = tmp_path.iterdir()
-        whole = entry.read_bytes()
-        with warnings.catch_warnings(action="error"):
-            for damage in (b"", whole[:100], whole[:50] + b"?" + whole[51:]):
-                entry.write_bytes(damage)
-                call()
-                assert list(tmp_path.iterdir()) == [entry]
-                assert abs(len(entry.read_bytes()) - len(whole)) < 100  # the time it took differs
-        changed = entry.stat().st_mtime_ns
-        with pytest.warns(match="Input/output"), monkeypatch.context() as patch:
-            patch.setattr(LRUCache, "get", Mock(side_effect=OSError(5, "Input/output error")))
-            call()
-        full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        with pytest.warns(match="RESOURCE_EXHAUSTED"), monkeypatch.context() as patch:
-            patch.setattr(LRUCache, "get", Mock(side_effect=full))
-            call()
-        assert entry.stat().st_mtime_ns == changed
-    finally:
-        for name, value in zip(settings, before, strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    with pytest.warns(match="RESOURCE_EXHAUSTED"), monkeypatch.context() as patch:
+        patch.setattr(LRUCache, "get", Mock(side_effect=full))
+        call()
+    assert entry.stat().st_mtime_ns == changed
 
 
 def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path: Path) -> None:
@@ -134,12 +132,8 @@ def test_standard_error_stays_what_it_is_while_something_compiles(tmp_path: Path
         seen.append(os.fstat(2))
         return x + 1
 
-    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    try:
-        compiled(jax.jit(function), jnp.ones(3))
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    compiled(jax.jit(function), jnp.ones(3))
     assert (seen[0].st_dev, seen[0].st_ino) == (os.fstat(2).st_dev, os.fstat(2).st_ino)
 
 
@@ -172,12 +166,8 @@ def test_without_a_home_to_write_to_no_programs_are_kept(
         monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user without an entry
     else:
         monkeypatch.setenv("HOME", home)
-    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        keep_programs("~/.cache/jfedsl")
-        assert jax.config.jax_compilation_cache_dir is None
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    keep_programs("~/.cache/jfedsl")
+    assert jax.config.jax_compilation_cache_dir is None
     error = capsys.readouterr().err
     assert error.startswith("note: no compiled programs are kept") and error.count("\n") == 1
