@@ -30,14 +30,11 @@ def test_presets_open_with_their_command_and_what_it_gives(preset):
 
 # The others take long to compile; CI runs fashion_mnist_cnn as a command.
 QUICK = {"digits_uncompressed"}
-MARKED = [
-    pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
-    for path in PRESETS
-]
+MARKED = [path if path.stem in QUICK else slow(path) for path in PRESETS]
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("preset", MARKED)
+@pytest.mark.parametrize("preset", MARKED, ids=[path.stem for path in PRESETS])
 def test_presets_run(preset, tmp_path, generated):
     few = [
         "--rounds=2", "--local_steps=1", "--batch_size=2", "--aggregate_every=1", "--eval_every=2",

@@ -32,7 +32,7 @@ ADDED_UP = ("fedsl", "sfl_v1", "fedavg", "local_loss")
 
 @pytest.mark.parametrize(
     "algorithm",
-    [pytest.param(a, marks=() if a in ADDED_UP else pytest.mark.slow) for a in ALGORITHMS],
+    [a if a in ADDED_UP else slow(a) for a in ALGORITHMS],
 )
 def test_seconds_of_every_participant_add_up(algorithm: str):
     _, _, cost = priced(algorithm)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import assert_close, assert_equal, plain
+from helpers import assert_close, assert_equal, plain, slow
 
 from jfedsl.config import Config
 from jfedsl.engine.averaging import joined
@@ -67,7 +67,7 @@ class Interrupt(Hook):
 
 
 # They compile long.
-MARKED = [pytest.param(name, marks=() if name == "sfl_v1" else pytest.mark.slow) for name in RIVALS]
+MARKED = [name if name == "sfl_v1" else slow(name) for name in RIVALS]
 
 
 @pytest.mark.parametrize("algorithm", MARKED)
