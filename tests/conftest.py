@@ -117,20 +117,6 @@ def standard_promotion() -> Iterator[None]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    saved = []
-    save = Figure.savefig
-
-    def spy(self: Figure, *arguments: object, **options: object) -> None:
-        saved.append(self)
-        save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return saved
-
-
-@pytest.fixture
 def tables() -> Iterator[None]:
     """What a test adds to the tables and to the path is taken out again; plugins are forgotten."""
     path = sys.path[:]

@@ -40,9 +40,10 @@ _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with Matplotlib
     "font.size": 8,
-    **dict.fromkeys(("axes.titlesize", "axes.labelsize", "legend.fontsize"), 8),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
-    "figure.titlesize": 9,
+    # Relative to the size of the font, so that one change of it concerns all texts.
+    **dict.fromkeys(("axes.titlesize", "axes.labelsize", "legend.fontsize"), "medium"),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), "medium"),
+    "figure.titlesize": "large",
     "axes.prop_cycle": cycler("color", PALETTE),
     "axes.linewidth": 0.6,
     "axes.axisbelow": True,
@@ -74,9 +75,10 @@ def style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     Args:
       changes: Matplotlib's settings by name, such as `{"font.size": 9}`.
 
-    >>> with style({"font.size": 9}):
-    ...     matplotlib.rcParams["font.size"], matplotlib.rcParams["pdf.fonttype"]
-    (9.0, 42)
+    Examples:
+      >>> with style({"font.size": 9}):
+      ...     matplotlib.rcParams["font.size"], matplotlib.rcParams["pdf.fonttype"]
+      (9.0, 42)
     """
     token = _changes.set({**_changes.get(), **(changes or {})})
     try:
@@ -106,7 +108,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
       height: in inches, without the title.
       title: over the picture; empty for none.
     """
-    lines = wrapped(title, int(0.85 * CHARACTERS * width)) if title else ""
+    lines = wrapped(title, int(0.8 * CHARACTERS * width)) if title else ""
     high = height + (0.2 * (1 + lines.count("\n")) if lines else 0)
     figure = Figure(figsize=(width, high), layout="constrained")
     if lines:

@@ -35,8 +35,9 @@ def test_the_same_figure_has_the_same_bytes_in_every_format(tmp_path: Path) -> N
 def test_the_style_acts_inside_alone_and_can_be_changed() -> None:
     before = dict(matplotlib.rcParams)
     assert picture().axes[0].xaxis.label.get_fontsize() == 8
-    with style({"axes.labelsize": 11, "font.family": "serif"}):
-        assert picture().axes[0].xaxis.label.get_fontsize() == 11
+    with style({"font.size": 11, "font.family": "serif"}):
+        axis = picture().axes[0].xaxis
+        assert {axis.label.get_fontsize(), axis.get_ticklabels()[0].get_fontsize()} == {11}
         with style({"axes.labelsize": 9}):
             label = picture().axes[0].xaxis.label
             assert label.get_fontsize() == 9 and label.get_fontfamily() == ["serif"]
