@@ -181,7 +181,8 @@ def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
     settings = grid(config, cases, [])
     study = (path.parent / "paper_fashion.flags").read_text().splitlines()
     light = parse([line for line in study if not line.startswith(("#", "--rates"))])
-    mine = dataclasses.replace(config, **settings["light 0.05"], workdir=light.workdir)
+    same = {"workdir": light.workdir, "figure_format": light.figure_format}
+    mine = dataclasses.replace(config, **settings["light 0.05"], **same)
     assert canonical(mine) == canonical(light)
     assert len(settings) == 28
 
