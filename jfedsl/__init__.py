@@ -1,7 +1,7 @@
 """Lightweight federated split learning over wireless networks, in JAX.
 
-The names below are the public interface. Each is imported when it is first used, so that importing
-the package takes no time.
+The names below and the modules `jfedsl.plots` and `jfedsl.steps` are the public interface. Each is
+imported when it is first used, so that importing the package takes no time.
 
 >>> from jfedsl import ALGORITHMS, Config
 >>> Config(clients=4).algorithm in ALGORITHMS
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from jfedsl.config.loggers import LOGGERS
     from jfedsl.data.datasets import DATASETS, from_arrays
     from jfedsl.data.partition import PARTITIONS
+    from jfedsl.engine.algorithm import Algorithm
     from jfedsl.engine.task import LOSSES, METRICS, TASKS
-    from jfedsl.models.registry import MODELS
+    from jfedsl.models.layers import from_function, from_linen
+    from jfedsl.models.registry import MODELS, ModelEntry
+    from jfedsl.planner.from_python import plan
+    from jfedsl.planner.plan import Goal
     from jfedsl.pruning.scores import SCORES
     from jfedsl.run.assemble import Experiment, build
     from jfedsl.run.early_stopping import EarlyStopping
@@ -40,14 +44,20 @@ __all__ = [
     "PARTITIONS",
     "SCORES",
     "TASKS",
+    "Algorithm",
     "Config",
     "EarlyStopping",
     "Experiment",
+    "Goal",
     "Hook",
+    "ModelEntry",
     "build",
     "evaluate",
     "from_arrays",
+    "from_function",
+    "from_linen",
     "load",
+    "plan",
     "train",
 ]
 
@@ -62,14 +72,20 @@ _MODULES = {
     "PARTITIONS": "data.partition",
     "SCORES": "pruning.scores",
     "TASKS": "engine.task",
+    "Algorithm": "engine.algorithm",
     "Config": "config",
     "EarlyStopping": "run.early_stopping",
     "Experiment": "run.assemble",
+    "Goal": "planner.plan",
     "Hook": "run.hooks",
+    "ModelEntry": "models.registry",
     "build": "run.assemble",
     "evaluate": "run.evaluate",
     "from_arrays": "data.datasets",
+    "from_function": "models.layers",
+    "from_linen": "models.layers",
     "load": "run.load",
+    "plan": "planner.from_python",
     "train": "run.training",
 }
 _NAMES = {"evaluate": "evaluate_run"}  # where the module has another name

@@ -28,8 +28,8 @@ class PerClient(NamedTuple):
         return numbers[0] if len(numbers) == 1 else f"[{','.join(numbers)}]"
 
     def suits(self, clients: int) -> bool:
-        """Whether it gives a number to each of `clients` clients."""
-        return self.is_range or len(self.values) in (1, clients)
+        """Whether it gives a number to each of `clients` clients; 0 where that is not known."""
+        return self.is_range or len(self.values) in (1, clients) or not clients
 
     def spread(self, clients: int, seed: int) -> np.ndarray:
         """Every client's number, float64 `[C]`.

@@ -13,8 +13,8 @@ from jfedsl.algorithms.registry import ALGORITHMS
 PACKAGE = Path(__file__).parents[1] / "jfedsl"
 ROOMS = [
     "errors", "terminal", "keys", "per_client", "files", "nn", "models", "data", "compression",
-    "pruning", "wireless", "sharding", "engine", "algorithms", "theory", "config", "run", 
-    "planner", "studies", "plots", "commands",
+    "pruning", "wireless", "sharding", "engine", "steps", "algorithms", "theory", "config",
+    "run", "planner", "studies", "plots", "commands",
 ]  # fmt: skip
 
 

@@ -21,15 +21,23 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list(
         "figure_format", [], "Formats of the picture confusion; default those of the run.", values
     )
+    flags.DEFINE_enum(
+        "split",
+        "test",
+        ["test", "validation"],
+        "Examples that the accuracies are of; validation: those of --validation_fraction.",
+        flag_values=values,
+    )
 
 
 def main(given: flags.FlagValues) -> None:
-    """Prints the accuracies; writes evaluation.json and the exported files."""
+    """Prints the accuracies; writes them to a file, and the exported model."""
     if not given.workdir:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = local("workdir", given.workdir)
     folder = local("export_dir", given.export_dir or workdir / "export")
-    result = evaluate_run(workdir, folder, given.data_dir, given.plugin, given.figure_format)
+    arguments = (given.data_dir, given.plugin, given.figure_format, given.split)
+    result = evaluate_run(workdir, folder, *arguments)
     print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
 
 

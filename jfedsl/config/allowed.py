@@ -82,6 +82,11 @@ def whole(least: int, most: int = MOST) -> Allowed:
 
 
 COUNT = whole(1)
+FROM_DATA = 0  # clients, until the data is loaded and says how many there are
+CLIENT_COUNT = Allowed(
+    f"{COUNT.text}, or {FROM_DATA} with --partition=natural for as many as the data has",
+    whole(FROM_DATA).test,
+)
 
 
 def _numbers(text: str, test: Callable[[float], bool]) -> bool:
@@ -99,6 +104,7 @@ def _are_bits(text: str) -> bool:
 
 
 RATE = Allowed("a rate in [0, 1)", lambda value: 0 <= value < 1)
+FRACTION = Allowed("a fraction in [0, 1)", RATE.test)
 RATES = Allowed(
     "a rate in [0, 1), or one for each client, separated by commas",
     lambda values: bool(values) and all(0 <= value < 1 for value in values),

@@ -8,6 +8,7 @@ from typing import Any
 from jfedsl.config import Config, compressors, shown
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.allowed import NamesOf, OneOf
+from jfedsl.config.data_fields import CLIENTS
 from jfedsl.config.idle import idle
 from jfedsl.errors import UserError, no_effect
 from jfedsl.files.paths import Name
@@ -84,7 +85,7 @@ def recorded(text: str, plugin: Name = "") -> Config:
 def _foreign(values: dict[str, Any]) -> list[str]:
     """Settings that name something that no table has."""
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
-    clients = values.get("clients", Config.clients)
+    clients = values.get("clients", CLIENTS)
     checks = {field.name: field.metadata["allowed"] for field in dataclasses.fields(Config)}
     foreign = [
         name

@@ -9,10 +9,11 @@ from jfedsl.compression.expression import Call
 from jfedsl.compression.properties import has_memory
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import compressors
-from jfedsl.config.allowed import CAPACITY, MOST
+from jfedsl.config.allowed import CAPACITY, COUNT, FROM_DATA, MOST
 from jfedsl.config.idle import of_algorithm
 from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.wireless_fields import WirelessFields
+from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError, conflict, flag_error, no_effect
 from jfedsl.per_client import PerClient
 from jfedsl.wireless.network import hardware_counts
@@ -20,6 +21,8 @@ from jfedsl.wireless.network import hardware_counts
 
 def together(config: Any) -> None:
     """Checks settings against each other, each of them allowed by itself.
+
+    Where the data says how many clients there are, what depends on it is checked once it is known.
 
     Args:
       config: a `Config`, which is defined by means of this.
@@ -46,6 +49,11 @@ def _counts(config: Any) -> None:
     if config.rounds * config.local_steps > MOST:
         allowed = f"at most {MOST // config.local_steps} with --local_steps={config.local_steps}"
         raise flag_error("rounds", config.rounds, allowed)
+    if config.clients == FROM_DATA:
+        if config.partition not in PARTITIONS or not PARTITIONS[config.partition].owned:
+            allowed = f"{COUNT.text} with --partition={config.partition}"
+            raise flag_error("clients", config.clients, allowed)
+        return
     if config.participants is not None and config.participants > config.clients:
         raise flag_error("participants", config.participants, f"at most --clients={config.clients}")
     per_device = ("device_flops", "device_power_dbm", "device_memory")
@@ -78,7 +86,7 @@ def _broadcast(config: Any, flag: str) -> None:
     cause = f"with --algorithm={config.algorithm}, which sends one message to all clients"
     if _differs(calls):
         raise flag_error(flag, config.expressions[flag], f"the same for all clients {cause}")
-    if calls and has_memory(calls, config.clients):
+    if calls and config.clients and has_memory(calls, config.clients):
         allowed = f"a chain without feedback(...) or other memory {cause}"
         raise flag_error(flag, config.expressions[flag], allowed)
 
@@ -91,7 +99,7 @@ def _differs(calls: tuple[Call, ...]) -> bool:
 
 def _pruning(config: Any) -> None:
     rates, capacity = config.prune_rate, config.client_capacity
-    if len(rates) not in (1, config.clients):
+    if config.clients and len(rates) not in (1, config.clients):
         allowed = f"one rate or --clients={config.clients} rates"
         text = ",".join(f"{rate:g}" for rate in rates)
         raise flag_error("prune_rate", text, allowed, reason=f"these are {len(rates)}")
@@ -141,7 +149,7 @@ def _classes(config: Any) -> None:
         total = sum(count for count, _ in hardware_counts(config.device_classes))
     except ValueError as error:
         raise UserError(f"--device_classes must be {error}") from None
-    if total != config.clients:
+    if config.clients and total != config.clients:
         allowed = f"one device for each of --clients={config.clients}"
         reason = f"these are {total} devices"
         raise flag_error("device_classes", config.device_classes, allowed, reason=reason)
@@ -155,7 +163,8 @@ def _scale(config: Any) -> None:
             raise flag_error("batch_norm_statistics", "local", allowed)
         if config.expressions["model_down"] != "none":
             raise conflict("model_down", config.model_down, "--client_state=stateless")
-        if has_memory(config.compressors["model_up"], config.clients):
+        up = config.compressors["model_up"]
+        if config.clients and has_memory(up, config.clients):
             allowed = "a chain without feedback(...) or other memory with --client_state=stateless"
             raise flag_error("model_up", config.model_up, allowed)
     several = config.coordinator not in ("", BY_CLUSTER)

@@ -65,6 +65,12 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
 
 
 def set_defaults(config: Config, flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Makes the settings of a config the defaults of their flags."""
+    """Makes the settings of a config the defaults of their flags.
+
+    A setting that has its default stays open, as the default may depend on other flags.
+    """
+    usual = Config()
     for field in dataclasses.fields(Config):
-        flag_values.set_default(field.name, getattr(config, field.name))
+        value = getattr(config, field.name)
+        is_usual = value == getattr(usual, field.name)
+        flag_values.set_default(field.name, field.default if is_usual else value)

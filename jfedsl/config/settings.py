@@ -14,13 +14,14 @@ from jfedsl.config.allowed import (  # fmt: skip
     COUNT,
     DROPOUT_RATES,
     FOLDER,
+    FROM_DATA,
     NOT_NEGATIVE,
-    POSITIVE,
     RATE,
     OneOf,
     setting,
     whole,
 )
+from jfedsl.config.data_fields import CLIENTS, DataFields
 from jfedsl.config.figure_fields import FigureFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.run_fields import RunFields
@@ -28,9 +29,7 @@ from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data import sources
-from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.batches import SAMPLINGS
-from jfedsl.data.datasets import DATASETS
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.engine.optimizers import OPTIMIZERS, SCHEDULES
 from jfedsl.engine.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
@@ -46,8 +45,9 @@ Shorthand = str | float | None
 
 @dataclasses.dataclass(frozen=True)
 class Config(
-    AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields, FigureFields, RunFields
-):
+    DataFields, AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields,
+    FigureFields, RunFields,
+):  # fmt: skip
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
     algorithm: str = setting(next(iter(ALGORITHMS)), "Training algorithm.", OneOf(ALGORITHMS))
@@ -61,27 +61,12 @@ class Config(
         "", "Python files (FILE.py) or modules, separated by commas, that add models, data sets "
         "and other entries to their tables.", may_change_on_resume=True,
     )  # fmt: skip
-    dataset: str = setting("digits", "Data set.", OneOf(DATASETS, sources.FORMS))
-    data_dir: str = setting(
-        "data", "Folder of prepared data sets.", FOLDER, may_change_on_resume=True
-    )
-    train_examples: int | None = setting(
-        None, "Training examples used, a fixed choice whatever the seed; default all.", COUNT
-    )
-    test_examples: int | None = setting(
-        None, "Test examples used, a fixed choice whatever the seed; default all.", COUNT
-    )
-    augment: str = setting(
-        "none", "Random changes of training images: crops of the image padded by 4, and flips.",
-        OneOf(AUGMENTATIONS),
-    )  # fmt: skip
     model: str = setting("cnn", "Model.", OneOf(MODELS))
     norm: str = setting("group", "Normalisation after hidden layers.", OneOf(NORMS))
     cut: str | None = setting(
         None, "Last client-side layer by name, or the number of client-side layers; "
         "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in MODELS.items()) + ".",
     )  # fmt: skip
-    clients: int = setting(10, "Clients in all.", COUNT)
     participants: int | None = setting(
         None, "Clients drawn for each aggregation period; default all.", COUNT
     )
@@ -92,20 +77,6 @@ class Config(
     sampling: str = setting(
         "epoch", "Batches drawn without replacement in each client's epoch, or with.",
         OneOf(SAMPLINGS),
-    )  # fmt: skip
-    partition: str = setting(
-        "dirichlet", "How training examples are spread over clients.", OneOf(PARTITIONS)
-    )
-    dirichlet_alpha: float = setting(
-        0.5, "Concentration of --partition=dirichlet; smaller is more skewed.", POSITIVE
-    )
-    classes_per_client: int = setting(2, "Classes of each client in --partition=shards.", COUNT)
-    quantity_alpha: float = setting(
-        0.5, "Concentration of --partition=quantity; smaller is more skewed.", POSITIVE
-    )
-    min_examples: int | None = setting(
-        None, "Examples that every client has at least; dirichlet and quantity are drawn again "
-        "until then, 200 times at most. Default: drawn once.", COUNT,
     )  # fmt: skip
     smashed: str = setting(
         "", "Compressors of the activation at the cut, uplink, as dropout(0.2)|uniform(8); instead "
@@ -217,7 +188,7 @@ class Config(
         for field in dataclasses.fields(self):
             kind, allowed = values.kinds(Config)[field.name], field.metadata["allowed"]
             value = getattr(self, field.name)
-            if value is None and kind.optional:
+            if value is None and (kind.optional or field.name == "clients"):
                 continue
             value = values.read(field.name, value, kind, allowed.text)
             if allowed is FOLDER and value not in ("", field.default):
@@ -228,6 +199,9 @@ class Config(
                 text = values.shown(value) if kind.several else value
                 raise flag_error(field.name, text, allowed.text, allowed.names)
             object.__setattr__(self, field.name, value)
+        if vars(self)["clients"] is None:
+            owned = PARTITIONS[self.partition].owned
+            object.__setattr__(self, "clients", FROM_DATA if owned else CLIENTS)
         checks.together(self)
 
     @property

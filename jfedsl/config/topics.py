@@ -5,6 +5,7 @@ import dataclasses
 from jfedsl.config import Config
 from jfedsl.config.algorithm_fields import STREAMS, AlgorithmFields
 from jfedsl.config.compressors import flags as compressor_flags
+from jfedsl.config.data_fields import DataFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
@@ -19,10 +20,6 @@ MAIN_FLAGS = {
     "training": ("algorithm", "rounds", "client_learning_rate", "server_learning_rate"),
     "run": ("workdir", "seed"),
 }
-_DATA = (
-    "dataset", "data_dir", "train_examples", "test_examples", "augment", "clients", "partition",
-    "dirichlet_alpha", "classes_per_client", "quantity_alpha", "min_examples",
-)  # fmt: skip
 _TRAINING = (
     "algorithm", "rounds", "local_steps", "batch_size", "sampling", "participants",
     "aggregate_every", "aggregation", "batch_norm_statistics", "optimizer",
@@ -36,7 +33,7 @@ def flags_by_topic() -> dict[str, tuple[str, ...]]:
     compression = (*compressor_flags(), "quantizer", "bucket_size")
     options = (name for name in _names(AlgorithmFields) if name not in STREAMS)
     wanted = {
-        "data": _DATA,
+        "data": _names(DataFields),
         "task": _names(TaskFields),
         "model and cut": ("model", "norm", "cut", "init_from"),
         "pruning": _names(PruningFields),

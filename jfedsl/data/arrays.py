@@ -190,8 +190,8 @@ def _remedy(array: np.ndarray, examples: int) -> str:
     if array.dtype.kind in "fb":
         whole = "; labels.astype(int) are whole numbers"
         return f'{whole}; targets="numbers" takes real ones, for regression'
-    if array.dtype.kind in "SUO":
-        return "; np.unique(labels, return_inverse=True)[1] numbers names"
+    if array.dtype.kind in "SO":
+        return "; labels.astype(str) are texts, which are classes too"
     return ""
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from jfedsl.data.arrays import ArrayError
 from jfedsl.data.datasets import Dataset, from_arrays
+from jfedsl.data.labels import are_plain, numbered, shortened
 
 _TENTH = 10  # one of so many examples is tested where a file marks none
-_MOST_SHOWN = 5  # names in an error
 _AS_THEY_ARE = "inputs: whole numbers are left as they are, as token ids; floats are normalised"
 
 
@@ -125,38 +125,7 @@ def dataset_of(train: Columns, test: Columns | None) -> Dataset:
     )
     if not train.normalise:
         dataset = dataset._replace(notes=(*dataset.notes, _AS_THEY_ARE))
-    is_plain = values.dtype.kind in "iu" and np.array_equal(values, np.arange(len(values)))
-    return dataset if is_plain else dataset._replace(class_values=values)
-
-
-def numbered(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of any kind as numbers of classes, in ascending order of the labels.
-
-    >>> values, train, test = numbered(np.array(["no", "yes", "no"]), np.array(["yes"]))
-    >>> values.tolist(), train.tolist(), test.tolist()
-    (['no', 'yes'], [0, 1, 0], [1])
-
-    Args:
-      train: labels of training examples `[N]`: text, whole numbers or bools.
-      test: labels of test examples `[N']`.
-
-    Returns:
-      The label of each class `[classes]`; numbers of the classes of training and of test examples.
-
-    Raises:
-      ArrayError: labels have another kind or shape, or no training example has a test label.
-    """
-    for labels in (train, test):
-        if labels.ndim != 1 or labels.dtype.kind not in "buiU":
-            what = f"{labels.dtype} {list(labels.shape)}"
-            raise ArrayError(f"label: text, whole numbers or bools [N] are allowed, not {what}")
-    values, numbers = np.unique(train, return_inverse=True)
-    lacking, counts = np.unique(test[~np.isin(test, values)], return_counts=True)
-    if lacking.size:
-        names = [f"{name} ({n})" for name, n in zip(lacking, counts, strict=True)]
-        which = f"label{'s' if len(names) > 1 else ''} {shortened(names)}"
-        raise ArrayError(f"test examples have the {which}, which no training example has")
-    return values, numbers, np.searchsorted(values, test)
+    return dataset if are_plain(values) else dataset._replace(class_values=values)
 
 
 def fixed_tenth(label: np.ndarray, client: np.ndarray | None) -> np.ndarray:
@@ -201,9 +170,3 @@ def _check_clients(train: Columns, test: Columns) -> None:
     if lacking.size:
         which = shortened([str(name) for name in lacking])
         raise ArrayError(f"clients without training examples: {which}")
-
-
-def shortened(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more

@@ -1,7 +1,6 @@
 """Data sets by name; images stay uint8 and are normalised inside the compiled round."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,34 +10,12 @@ from jax import Array
 
 from jfedsl.data import arrays, digits, preparation
 from jfedsl.data.arrays import ArrayError, Scale
+from jfedsl.data.labels import Classes, classes_of
+from jfedsl.data.stored import StoredImages, decode
 from jfedsl.errors import UserError, one_line
 
 _PIECE = 2048  # images read at once
 _LONGEST_REASON = 150  # characters of an error's reason
-
-
-class StoredImages:
-    """Images uint8 `[N, H, W, C]` of a prepared split on disk; indexing reads and decodes rows.
-
-    Attributes:
-      shape: `(N, H, W, C)`.
-    """
-
-    def __init__(self, source: Any, positions: np.ndarray) -> None:
-        """The images at `positions[N]` of a TFDS data source."""
-        self._source, self._positions = source, positions
-        self.shape = (len(positions), *source.dataset_info.features["image"].shape)
-
-    def at(self, positions: np.ndarray) -> "StoredImages":
-        """The images at `positions` of the present ones, still on disk."""
-        return StoredImages(self._source, self._positions[positions])
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        """Rows by a number or a slice, or by a tuple that starts with one."""
-        positions = self._positions[rows[0] if isinstance(rows, tuple) else rows]
-        examples = self._source.__getitems__(np.atleast_1d(positions).tolist())
-        images = decode([example["image"] for example in examples])
-        return images.reshape(*np.shape(positions), *self.shape[1:])
 
 
 class Split(NamedTuple):
@@ -177,26 +154,33 @@ def from_arrays(
       >>> x, y = np.arange(12.0).reshape(6, 2), [0, 1, 2, 0, 1, 2]
       >>> from_arrays((x[:4], y[:4]), (x[4:], y[4:])).classes
       3
+      >>> names = np.array(["cat", "dog", "owl"])[y]
+      >>> from_arrays((x[:4], names[:4]), (x[4:], names[4:])).class_names
+      ('cat', 'dog', 'owl')
 
     Args:
       train: training inputs `[N, ..., C]`, kept as uint8 if they are uint8, else as float32; and
         targets.
       test: test inputs and targets of the same form.
-      classes: number of classes; default one more than the greatest label.
+      classes: number of classes, where labels are their numbers; default as many as the labels
+        have.
       clients: client of each training example, `[N]` whole numbers or names, for
         `--partition=natural`.
       normalise: False leaves inputs as they are: the model gets whole numbers, such as token ids,
         as int32.
-      targets: "classes", labels `[N]` that are whole numbers from 0; or "numbers", real numbers
-        `[N]` or `[N, D]`, for regression.
+      targets: "classes", labels `[N]` that are texts, whole numbers or bools; their names stay in
+        pictures, notes and exports unless they are 0, 1, 2, ... Or "numbers", real numbers `[N]`
+        or `[N, D]`, for regression.
 
     Raises:
       ArrayError: names the array and what is wrong with it.
     """
     inputs = arrays.convert_inputs(train[0], test[0], normalise)
-    examples = len(inputs.train), len(inputs.test)
+    examples, named = (len(inputs.train), len(inputs.test)), Classes(None, train[1], test[1])
+    if targets == "classes" and classes is None:
+        named = classes_of(train[1], test[1])
     train_targets, test_targets, width = arrays.targets(
-        targets, train[1], test[1], examples, classes
+        targets, named.train, named.test, examples, classes
     )
     owners = None if clients is None else arrays.owners(clients, len(train_targets))
     return Dataset(
@@ -206,6 +190,7 @@ def from_arrays(
         normalise=normalise and inputs.scale is None,
         scale=inputs.scale,
         notes=inputs.notes,
+        class_values=named.values,
     )
 
 
@@ -265,13 +250,6 @@ def _split(source: Any, lazily: bool) -> Split:
         return Split(StoredImages(source, np.arange(len(source))), all_labels)
     shape = source.dataset_info.features["image"].shape
     return Split(np.concatenate(images).reshape(-1, *shape), all_labels)
-
-
-def decode(files: Sequence[bytes]) -> np.ndarray:
-    """The images of image files, uint8 `[N, ...]`; Pillow takes half the time of TFDS."""
-    from PIL import Image  # not needed for the default data set
-
-    return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
 
 
 DATASETS: dict[str, Callable[[str], Dataset]] = {

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jfedsl.data.datasets import Dataset, Split, StoredImages
+from jfedsl.data.datasets import Dataset, Split
 from jfedsl.data.partition import Shares
+from jfedsl.data.stored import StoredImages
 
 Fingerprint = Mapping[str, Any]  # the content of fingerprint.json
 _SPLITS = {"train": "training split", "test": "test split"}
@@ -26,7 +27,7 @@ def fingerprint(
 
     Args:
       dataset: the whole data set, before a subset is chosen.
-      shares: index lists of the clients, `[C][n_c]`.
+      shares: index lists of the clients, `[C][n_c]`, and of the validation set if there is one.
       plugins: checksums of the plugins' files, by name.
       task: what is recorded of the task.
       frozen: the model's frozen variables, by name.

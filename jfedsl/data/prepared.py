@@ -9,8 +9,9 @@ import numpy as np
 
 from jfedsl.data.arrays import ArrayError
 from jfedsl.data.columns import Columns, dataset_of
-from jfedsl.data.datasets import Dataset, decode
+from jfedsl.data.datasets import Dataset
 from jfedsl.data.preparation import is_prepared
+from jfedsl.data.stored import decode
 from jfedsl.errors import one_line
 
 _PIECE = 2048  # images read at once

@@ -152,12 +152,13 @@ def from_linen(
 
 
 def from_function(
-    name: str,
-    function: Callable[[Array], Array],
-    keeps_order: bool = False,
+    name: str, function: Callable[[Array], Array], keeps_order: bool = False,
     step: Step | None = None,
-) -> Layer:
+) -> Layer:  # fmt: skip
     """Wraps a function without parameters, such as pooling, as a layer.
+
+    >>> from_function("mean", lambda x: x.mean(axis=1)).name
+    'mean'
 
     Args:
       name: unique in the model.

@@ -19,6 +19,13 @@ from jfedsl.models.vgg import DEPTHS, vgg
 class ModelEntry(NamedTuple):
     """A model of the table.
 
+    >>> from flax import linen as nn
+    >>> from jfedsl import from_linen
+    >>> def linear(classes, norm):
+    ...     return (from_linen("logits", nn.Dense(classes)),)
+    >>> ModelEntry(linear, default_cut="logits").checked
+    False
+
     Attributes:
       build: `(classes, norm) -> model`, with `norm` one of `blocks.NORMS`.
       default_cut: name of the last client-side layer where `--cut` is not given.

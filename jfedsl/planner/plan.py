@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfedsl.config import Config, shown
+from jfedsl.config.canonical import effective
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
@@ -34,7 +35,7 @@ _CHOSEN = (
 _CONSTANTS_DEPEND_ON = (
     "batch_size", "clients", "participants", "partition", "dirichlet_alpha", "quantity_alpha",
     "classes_per_client", "min_examples", "train_examples", "aggregation", "optimizer", "momentum",
-    "sampling",
+    "sampling", "validation_fraction",
 )  # fmt: skip
 
 
@@ -75,6 +76,16 @@ class Plan(NamedTuple):
     notes: list[str]
     panels: list[Panel]
 
+    @property
+    def choice(self) -> Config:
+        """The chosen setting as the config of a run, with its number of rounds."""
+        rounds = int(self.predictions.rounds[self.chosen])
+        config = dataclasses.replace(effective(self.configs[self.chosen]), rounds=rounds)
+        if self.predictions.step_size[self.chosen] == step_size(config):
+            return config
+        rate = float(f"{self.predictions.step_size[self.chosen]:.6g}")
+        return dataclasses.replace(config, client_learning_rate=rate, server_learning_rate=rate)
+
 
 def source_of(
     base: Config, goal: Goal, constants: str, table: str, output: str
@@ -89,7 +100,7 @@ def source_of(
       output: folder for the plan.
 
     Returns:
-      Where the number of rounds comes from, a measured run or a table, and the folder for the plan.
+      The measured run or the table that rounds come from, and the folder for the plan.
 
     Raises:
       UserError: names the flag that is missing, wrong or without effect.
@@ -128,8 +139,7 @@ def predict(
       tune: whether to choose the bound's best step size for each setting.
 
     Raises:
-      UserError: the target is below the bound of every setting; names the lowest bound and its
-        largest term.
+      UserError: the target is below the bound of every setting; names the lowest bound.
     """
     gamma = step_size(base)
     if not tune and not gamma:
@@ -240,8 +250,7 @@ def _notes(
     config, run = configs[chosen], source.config
     beyond = scope(config)
     for name in ("outage_snr_db", "deadline_s"):
-        if getattr(config, name) is not None:
-            value = getattr(config, name)
+        if (value := getattr(config, name)) is not None:
             beyond.append(f"{name}={value} (the bound assumes that no participant fails)")
     if config.expressions["smashed"] != run.expressions["smashed"] and config.smashed_bits:
         beyond.append(f"smashed_bits={config.smashed_bits} (its error is taken to be the run's)")
@@ -279,17 +288,13 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     row = rows.tolist().index(chosen)
     table = settings.table([configs[i] for i in rows], columns, row)
     facts = ", ".join(f"{n} {x[row]:.4g}" for n, x in columns.items() if np.isfinite(x[row]))
-    title = f"chosen: {describe(configs[chosen])}\n  {facts}"
-    text = "\n".join([title, "", table, "", *notes])
-    config = dataclasses.replace(configs[chosen], rounds=int(predicted.rounds[chosen]))
-    if predicted.step_size[chosen] != step_size(config):
-        rate = float(f"{predicted.step_size[chosen]:.6g}")
-        config = dataclasses.replace(config, client_learning_rate=rate, server_learning_rate=rate)
+    text = "\n".join([f"chosen: {describe(configs[chosen])}", f"  {facts}", "", table, "", *notes])
+    config = plan.choice
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "plan.md", text + "\n")
     write_atomically(output / "plan.flags", settings.flag_file(config, _CHOSEN, [command, facts]))
-    what = f"{config.model} on {title_of(config.dataset)}"
-    caption = f"{what}, {config.clients} clients, {config.network}"
-    save_each(pareto.trade(panels, chosen, caption), output / "pareto", config.figure_format)
+    what = f"{config.model} on {title_of(config.dataset)}, {config.clients} clients"
+    figure = pareto.trade(panels, chosen, f"{what}, {config.network}")
+    save_each(figure, output / "pareto", config.figure_format)
     train = shlex.join([*other_program("train"), f"--flagfile={output / 'plan.flags'}"])
     print(f"{text}\n\n{train}")

@@ -14,6 +14,8 @@ from jfedsl.config.canonical import cut_name, idle, refuse_idle
 from jfedsl.errors import UserError, flag_error, no_effect
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
+# What a grid may vary, by the flag that lists its values.
+AXES = ("cuts", "prune_rates", "periods", "bits", "dropout_rates", "allocations")
 
 Changes = dict[str, Any]  # fields of a config and their new values
 
@@ -187,10 +189,10 @@ def flag_file(config: Config, names: Collection[str], comments: Sequence[str]) -
       names: flags to write even at their defaults.
       comments: one line each, at the top.
     """
-    lines = [f"# {' '.join(comment.split())}" for comment in comments]
+    lines, usual = [f"# {' '.join(comment.split())}" for comment in comments], Config()
     for field in dataclasses.fields(config):
         value = None if field.name in idle(config) else getattr(config, field.name)
-        if value is not None and (value != field.default or field.name in names):
+        if value is not None and (value != getattr(usual, field.name) or field.name in names):
             lines.append(f"--{field.name}={shown(value)}")
     return "\n".join(lines) + "\n"
 

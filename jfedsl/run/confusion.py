@@ -41,22 +41,26 @@ class ConfusionPicture(Hook):
         drawn = spec.task.of_classes and spec.classes <= MOST_CLASSES
         if self._state is not None and drawn and jax.process_count() == 1:
             run = Run(self._config, self._experiment, self._state)
-            counts = confusion_of(*predicted_of(run), spec.classes)
+            counts = confusion_of(*predicted_of(run, self._experiment.test), spec.classes)
             draw(run, counts, self._folder, self._config.figure_format)
         return entries
 
 
-def draw(run: Run, counts: np.ndarray, folder: Path, formats: Sequence[str]) -> None:
+def draw(
+    run: Run, counts: np.ndarray, folder: Path, formats: Sequence[str], split: str = "test"
+) -> None:
     """Draws the picture of a run into a folder.
 
     Args:
       run: whose joined model was tested.
-      counts: test examples by true class and predicted class, int `[classes, classes]`.
+      counts: examples by true class and predicted class, int `[classes, classes]`.
       folder: of the picture.
       formats: of the picture.
+      split: that the examples are of.
     """
     from jfedsl.run.plots import classes, style  # here, as Matplotlib takes long to import
 
-    title = f"Test examples, joined model after round {int(run.state.round)}"
+    title = f"{split.capitalize()} examples, joined model after round {int(run.state.round)}"
     figure = classes.confusion(counts, title, run.experiment.class_names)
-    style.save_each(figure, folder / "confusion", formats)
+    ending = "" if split == "test" else f"_{split}"
+    style.save_each(figure, folder / f"confusion{ending}", formats)

@@ -7,7 +7,7 @@ from jfedsl.config.canonical import period_of
 from jfedsl.errors import UserError, close_to
 from jfedsl.run.hooks import Hook, RunStart, Saved
 from jfedsl.run.storage.metrics import rows_before
-from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord, record_of
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
 
 
 class EarlyStopping(Hook):
@@ -32,8 +32,8 @@ class EarlyStopping(Hook):
 
         Args:
           patience: values in a row, without improvement, after which the run ends; at least 1.
-          metric: a column of metrics.csv; None for the task's metric on the test set. Rounds that
-            were not evaluated do not count.
+          metric: a column of metrics.csv; None for the task's metric, on the validation set if
+            there is one, else on the test set. Rounds that were not evaluated do not count.
           min_delta: an improvement is larger than this.
           larger_is_better: None to follow the task, and False for columns that end in `loss`.
 
@@ -61,7 +61,7 @@ class EarlyStopping(Hook):
 
         In a run that began without this hook, the rounds before it count too.
         """
-        self.of_run(start.config, record_of(start.experiment.spec.task))
+        self.of_run(start.config, start.experiment.record)
         saved = start.saved.values.get(self._name)
         if saved is not None:
             self._best, self._since = saved["best"], saved["since"]
@@ -124,7 +124,7 @@ class StopAtTarget(Hook):
 
     def begin(self, start: RunStart) -> None:
         """Takes the target of the run, and the best value so far."""
-        self.of_run(start.config, record_of(start.experiment.spec.task))
+        self.of_run(start.config, start.experiment.record)
         if self._NAME in start.saved.values:
             self._best = start.saved.values[self._NAME]
         else:

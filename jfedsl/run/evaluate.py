@@ -12,6 +12,7 @@ import numpy as np
 from jfedsl.config.figure_fields import formats_of
 from jfedsl.engine import client_accuracies
 from jfedsl.engine.client_memory import memories
+from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
@@ -35,11 +36,12 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 @jax.enable_x64(False)  # as `train`
 def evaluate_run(
     workdir: Name, export_dir: Name, data_dir: Name | None = None, plugin: Name = "",
-    figure_format: Sequence[str] = (),
+    figure_format: Sequence[str] = (), split: str = "test",
 ) -> Result:  # fmt: skip
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
-    If the folder of the run cannot be written, evaluation.json goes to the export.
+    On the validation set, the results are in evaluation_validation.json. If the folder of the run
+    cannot be written, they go to the export.
 
     Args:
       workdir: folder of the run; the run may still be training.
@@ -47,60 +49,76 @@ def evaluate_run(
       data_dir: folder of the run's data set, if that has moved.
       plugin: plugins of the run that have moved.
       figure_format: formats of the picture `confusion`; empty for those of the run.
+      split: examples to assess it on, test or validation.
 
     Returns:
       The result of `assess`.
 
     Raises:
-      UserError: there is no run, or a folder cannot be written.
+      UserError: there is no run, it has no such split, or a folder cannot be written.
     """
     workdir, export_dir = local("workdir", workdir), local("export_dir", export_dir)
     given = formats_of(figure_format) if figure_format else ()
     run = restore_run(workdir, data_dir, plugin)
     formats = given or run.config.figure_format
-    result = assess(run)
+    result = assess(run, split)
     export_model(run, result, export_dir)
-    text = json.dumps(result, indent=2) + "\n"
     try:
-        write_atomically(workdir / "evaluation.json", text)
-        _draw_confusion(run, result, workdir, formats)
+        _write(run, result, workdir, split, formats)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise flag_error("workdir", workdir, "a writable folder", reason=str(error)) from error
-        write_atomically(export_dir / "evaluation.json", text)
-        _draw_confusion(run, result, export_dir, formats)
+        _write(run, result, export_dir, split, formats)
     return result
 
 
-def _draw_confusion(run: Run, result: Result, folder: Path, formats: Sequence[str]) -> None:
-    """Draws which classes the joined model takes for which, where targets are classes."""
+def _write(run: Run, result: Result, folder: Path, split: str, formats: Sequence[str]) -> None:
+    """Writes a result and, where targets are classes, a picture of which are taken for which."""
+    ending = "" if split == "test" else f"_{split}"
+    write_atomically(folder / f"evaluation{ending}.json", json.dumps(result, indent=2) + "\n")
     if run.experiment.spec.task.of_classes:
         counts = np.array(result["joined"]["confusion"])
-        confusion.draw(run, counts, folder, formats)
+        confusion.draw(run, counts, folder, formats, split)
 
 
-def assess(run: Run) -> Result:
-    """Loss and metric of a run on the test set, and for every client on its mix of labels.
+def _examples(run: Run, split: str) -> TestSet:
+    """The examples of a split; raises a UserError where the run has none."""
+    splits = {"test": run.experiment.test, "validation": run.experiment.validation}
+    examples = splits.get(split)
+    if examples is None:
+        raise flag_error("split", split, "test, or validation in a run with --validation_fraction")
+    return examples
 
-    A client's accuracy, or other metric, is measured for each class of the test set, and averaged
-    with the client's shares of the classes: it is to be expected on test data with the label
-    distribution of the client's training data. The client's model has its masks and its statistics,
-    but no compressor at the cut.
+
+def assess(run: Run, split: str = "test") -> Result:
+    """Loss and metric of a run on a split, and for every client on its mix of labels.
+
+    A client's accuracy, or other metric, is measured for each class of the split, and averaged with
+    the client's shares of the classes: it is to be expected on new data with the label distribution
+    of the client's training data. The client's model has its masks and its statistics, but no
+    compressor at the cut.
+
+    Args:
+      run: the run at a checkpoint.
+      split: test or validation.
 
     Returns:
-      Plain values: round, task, and the test columns as in metrics.csv, such as test_loss and
+      Plain values: round, task, and columns as in metrics.csv, such as test_loss and
       test_accuracy; joined, the scores of the model without masks, see `scores.of_classes` and
       `scores.of_numbers`; class_names, if there are names; and, where targets are classes, clients:
       mean, standard deviation, least, greatest and the metric in client order. A client has None if
-      the test set has no example of its classes.
+      the split has no example of its classes.
+
+    Raises:
+      UserError: the run has no such split.
     """
-    experiment, state = run.experiment, run.state
-    spec, data, test = experiment.spec, experiment.data, experiment.test
+    experiment, state, test = run.experiment, run.state, _examples(run, split)
+    spec, data = experiment.spec, experiment.data
     metrics = jax.device_get(experiment.evaluate()(data, state, test))
-    task, counts = record_of(spec.task), experiment.label_counts
-    result = {"round": int(state.round), "task": task._asdict(), **task.row_of(metrics)}
+    task, counts = record_of(spec.task, split), experiment.label_counts
+    result = {"round": int(state.round), "task": task.stored, **task.row_of(metrics)}
     names = list(experiment.class_names)
-    result |= {"joined": scores.scores_of(run), **({"class_names": names} if names else {})}
+    result |= {"joined": scores.scores_of(run, test), **({"class_names": names} if names else {})}
     if counts is None:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
@@ -252,11 +270,11 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
 def table(result: Result) -> str:
     """A short table of the result of `assess`."""
     task = read_record(result)
-    titles = (f"test {task.label}", "without masks", "deployed")
+    titles = (task.title, "without masks", "deployed")
     values = [result[column] for column in task.columns]
-    rows = [*zip(titles, values, strict=True), ("test loss", result["test_loss"])]
+    rows = [*zip(titles, values, strict=True), (f"{task.split} loss", result[task.loss])]
     lines = [f"after round {result['round']}", *(f"{f'{t} ':<28}{v:.4f}" for t, v in rows)]
-    lines += scores.lines_of(result["joined"], result.get("class_names", ()))
+    lines += scores.lines_of(result["joined"], result.get("class_names", ()), task.split)
     return "\n".join([*lines, *(_of_clients(result["clients"], task) if task.of_classes else [])])
 
 

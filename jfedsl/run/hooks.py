@@ -66,7 +66,7 @@ class Point(NamedTuple):
       round: completed rounds.
       state: the state; its arrays are gone once the next call has begun.
       rows: rows of metrics.csv of the last call; empty before the first call. The last row has the
-        columns `test_*` if the round was evaluated.
+        columns `test_*`, or `validation_*`, if the round was evaluated.
       last: what the last round cost, and its participants; None without a simulated network.
     """
 

@@ -22,7 +22,7 @@ from jfedsl.run.rows import Totals, first_not_finite_loss, rows_of
 from jfedsl.run.storage.checkpoint import RESERVED, Checkpoints
 from jfedsl.run.storage.metrics import Row
 from jfedsl.run.storage.names import flatten, merged
-from jfedsl.run.storage.task_record import record_of
+from jfedsl.run.storage.task_record import TaskRecord, record_of
 from jfedsl.wireless.cost import Cost
 
 # A call this long keeps the progress moving and a loss that is not finite from going on unseen.
@@ -87,6 +87,20 @@ class Loop:
         planned = {"planned_rounds": self._config.rounds, "reason": self._end_reason}
         return {_ENDED_EARLY: planned if self._ended_early else None}
 
+    def final_test(self) -> dict[str, float]:
+        """The test set's entries of summary.json, where a validation set took its place before.
+
+        All processes compute them together.
+        """
+        experiment = self._experiment
+        if experiment.validation is None:
+            return {}
+        task = record_of(experiment.spec.task)
+        row = task.row_of(
+            jax.device_get(experiment.evaluate()(experiment.data, self._state, experiment.test))
+        )
+        return {TaskRecord.final(column): row[column] for column in task.columns}
+
     @property
     def _ended(self) -> bool:
         return self._ended_early or self._round == self._config.rounds
@@ -100,7 +114,7 @@ class Loop:
         records = jax.eval_shape(rounds, data, key, state, 1)[1]
         costs = compiled(costs_of(self._experiment), data, records)
         self._announce("compiling the evaluation (once)")
-        evaluate = compiled(self._experiment.evaluate(), data, state, self._experiment.test)
+        evaluate = compiled(self._experiment.evaluate(), data, state, self._experiment.evaluated)
         return _Compiled(run, costs, evaluate)
 
     def _call(self, functions: _Compiled) -> None:
@@ -198,17 +212,18 @@ class Loop:
         return rows
 
     def _evaluate(self, evaluate: Callable[..., Any], rows: list[Row]) -> Row:
-        """The test columns of the last of these rows.
+        """The columns of evaluation of the last of these rows.
 
         Raises:
-          TrainingError: the test loss is not finite; the rows have been logged.
+          TrainingError: the loss is not finite; the rows have been logged.
         """
-        result = jax.device_get(evaluate(self._experiment.data, self._state, self._experiment.test))
-        row = record_of(self._experiment.spec.task).row_of(result)
-        if not np.isfinite(row["test_loss"]):
+        experiment, task = self._experiment, self._experiment.record
+        result = jax.device_get(evaluate(experiment.data, self._state, experiment.evaluated))
+        row = task.row_of(result)
+        if not np.isfinite(row[task.loss]):
             self._log(rows)
             where = self._not_finite() or "all weights are finite"
-            raise self._failure(f"round {rows[-1]['round']}: the test loss ({where})")
+            raise self._failure(f"round {rows[-1]['round']}: the {task.split} loss ({where})")
         return row
 
     def _save(self) -> None:

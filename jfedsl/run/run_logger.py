@@ -11,7 +11,6 @@ from jfedsl.run.clock import Last, from_plain, to_plain
 from jfedsl.run.hooks import Hook, Point, RunStart, Saved
 from jfedsl.run.storage import workdir
 from jfedsl.run.storage.metrics import METRICS, Metrics, Row, summarise
-from jfedsl.run.storage.task_record import record_of
 from jfedsl.run.summary import environment
 
 _LAST = "last"  # in a checkpoint: what the last round cost, for the timeline
@@ -33,7 +32,7 @@ class RunLogger(Hook):
         simulated = spec.radio is not None
         streams = [s.column for s in spec.algorithm.streams if s.direction != LOCAL]
         names, path = spec.pruner.names, start.folder / METRICS
-        self._task = record_of(spec.task)
+        self._task = start.experiment.record
         self._metrics = Metrics(path, names, simulated, seal, streams, self._task)
         self._last: Last | None = from_plain(start.saved.values.get(_LAST))
 

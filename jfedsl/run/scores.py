@@ -1,4 +1,4 @@
-"""Scores of a run's joined model on the test set, class by class, or of real targets."""
+"""Scores of a run's joined model, class by class, or of real targets."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
 from jfedsl.run.restore import Run, whole_of
@@ -18,20 +19,19 @@ _MOST_LISTED = 20  # classes in a table
 
 
 def outputs_of(
-    run: Run, of: Callable[[Array], Array] = lambda outputs: outputs
+    run: Run, test: TestSet, of: Callable[[Array], Array] = lambda outputs: outputs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of the joined model without masks, and targets.
 
     Args:
       run: at a checkpoint.
+      test: examples.
       of: what to return of outputs `[B, D]`, with the same first axis.
 
     Returns:
-      float32 `[N, D]`; and classes int32 `[N]` or real numbers float32 `[N, D]`, of the N test
-      examples.
+      float32 `[N, D]`; and classes int32 `[N]` or real numbers float32 `[N, D]`, of the N examples.
     """
-    experiment, test = run.experiment, run.experiment.test
-    spec, pixels = experiment.spec, experiment.data.pixels
+    spec, pixels = run.experiment.spec, run.experiment.data.pixels
 
     @jax.jit  # arrays are arguments, so that none is built into the program
     def run_model(variables: Variables, images: Array) -> Array:
@@ -49,9 +49,9 @@ def outputs_of(
     return outputs[valid], np.asarray(test.labels)[valid]
 
 
-def predicted_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
+def predicted_of(run: Run, test: TestSet) -> tuple[np.ndarray, np.ndarray]:
     """Classes that the joined model without masks predicts, and true classes, int32 `[N]` each."""
-    return outputs_of(run, partial(jnp.argmax, axis=-1))
+    return outputs_of(run, test, partial(jnp.argmax, axis=-1))
 
 
 def confusion_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -110,19 +110,20 @@ def of_numbers(outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     return {"mean_squared_error": float(np.mean(np.square(outputs - targets))), "r2": r2}
 
 
-def scores_of(run: Run) -> dict[str, Any]:
-    """The scores of a run's joined model without masks, by the kind of its task."""
+def scores_of(run: Run, test: TestSet) -> dict[str, Any]:
+    """The scores of a run's joined model without masks on examples, by the kind of its task."""
     if not run.experiment.spec.task.of_classes:
-        return of_numbers(*outputs_of(run))
-    return of_classes(*predicted_of(run), run.experiment.spec.classes)
+        return of_numbers(*outputs_of(run, test))
+    return of_classes(*predicted_of(run, test), run.experiment.spec.classes)
 
 
-def lines_of(scores: dict[str, Any], names: Sequence[str]) -> list[str]:
+def lines_of(scores: dict[str, Any], names: Sequence[str], split: str = "test") -> list[str]:
     """Lines of a table.
 
     Args:
       scores: of `of_classes` or `of_numbers`.
       names: name of each class; empty for their numbers.
+      split: that they are of.
     """
     if "confusion" not in scores:
         r2 = "unknown" if scores["r2"] is None else f"{scores['r2']:.4f}"
@@ -137,7 +138,7 @@ def lines_of(scores: dict[str, Any], names: Sequence[str]) -> list[str]:
     if len(counts) > _MOST_LISTED:
         return lines
     columns = [scores[name] for name in ("recall", "precision", "f1")]
-    lines.append(f"{'  class':<28}recall  precision  F1      test examples")
+    lines.append(f"{'  class':<28}recall  precision  F1      {split} examples")
     for number, (recall, precision, f1) in enumerate(zip(*columns, strict=True)):
         name = f"  {names[number] if names else number}"[:27]
         shown = f"{recall:<8.4f}{precision:<11.4f}{f1:<8.4f}{counts[number].sum()}"

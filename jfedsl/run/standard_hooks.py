@@ -14,7 +14,6 @@ from jfedsl.run.processes import distributed
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.progress import Progress
 from jfedsl.run.run_logger import RunLogger
-from jfedsl.run.storage.task_record import record_of
 
 
 class Signals(Hook):
@@ -44,8 +43,7 @@ def standard_hooks(start: RunStart, stop: Stop) -> list[Hook]:
     if experiment.spec.memory_on_host:
         hooks.append(MemorySwap(start))
     if distributed.first():
-        task = record_of(experiment.spec.task)
-        hooks.append(Progress(config.progress, start.round, config.rounds, task))
+        hooks.append(Progress(config.progress, start.round, config.rounds, experiment.record))
         hooks += [RunLogger(start), ConfusionPicture()]
     if config.measure_constants_every is not None:
         seal = start.saved.files.get(MEASURED)

@@ -11,7 +11,7 @@ import optax
 
 from jfedsl import __version__
 from jfedsl.run import convergence
-from jfedsl.run.storage.task_record import read_record
+from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.table import Columns, Facts, Lines, Part, plain
 
 
@@ -38,11 +38,12 @@ def table(summary: dict[str, Any]) -> str:
 def contents(summary: dict[str, Any]) -> list[Part]:
     """What a run prints: metric, traffic beside that without compression, network and bound."""
     task = read_record(summary)
-    final, best = summary[f"final_{task.metric}"], summary[f"best_{task.metric}"]
+    final, best = summary[task.final(task.tested)], summary[task.best_entry]
     reached = f"{final:.4f} after round {summary['rounds']}"
     facts = (
-        (f"test {task.label}", f"{reached}, best {best:.4f} at round {summary['best_round']}"),
-        *_deployed(summary),
+        (task.title, f"{reached}, best {best:.4f} at round {summary['best_round']}"),
+        *_deployed(summary, task, "deployed"),
+        *_final_test(summary, task),
         _target(summary),
         *_ended_early(summary),
     )
@@ -54,11 +55,20 @@ def contents(summary: dict[str, Any]) -> list[Part]:
     return parts
 
 
-def _deployed(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _deployed(summary: dict[str, Any], task: TaskRecord, title: str) -> list[tuple[str, str]]:
     """A row with the deployed metric, if the compressors at the cut change it; else no row."""
-    final = f"final_{read_record(summary).metric}"
+    final = task.final(task.tested)
     deployed = summary.get(f"{final}_deployed", summary[final])  # earlier builds
-    return [] if deployed == summary[final] else [("deployed", f"{deployed:.4f}")]
+    return [] if deployed == summary[final] else [(title, f"{deployed:.4f}")]
+
+
+def _final_test(summary: dict[str, Any], task: TaskRecord) -> list[tuple[str, str]]:
+    """Rows on the test set, where the others are of the validation set; else none."""
+    if task.split == "test":
+        return []
+    test = task._replace(split="test")
+    final = f"{summary[test.final(test.tested)]:.4f}, evaluated once"
+    return [(test.title, final), *_deployed(summary, test, "test, deployed")]
 
 
 def _target(summary: dict[str, Any]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Training a run in its folder, from its beginning or from its newest checkpoint."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,7 @@ def _train(config: Config, stop: Stop, hooks: Sequence[Hook]) -> dict[str, Any]:
     keep_programs(config.compilation_cache)
     hooks = [*loggers_of(config), *hooks]
     experiment = prepared(config)
+    config = dataclasses.replace(config, clients=experiment.clients)
     agree(experiment.fingerprint)
     with distributed.only_first(lambda: hold(config, experiment.fingerprint)) as folder:
         if config.progress != "none" and distributed.first():
@@ -113,12 +115,12 @@ def _train_in(
         loop = Loop(start, checkpoints, hooks)
         del start  # else its arrays would stay for the whole run
         loop.run(stop)
+        entries = {**loop.entries(), **loop.final_test()}
     if not distributed.first():
         return {}
-    summary = loop.entries()
     for hook in reversed(hooks):
-        summary = hook.finish(summary)
-    return summary
+        entries = hook.finish(entries)
+    return entries
 
 
 def _start(

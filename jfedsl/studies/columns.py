@@ -24,7 +24,7 @@ def metric_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
     columns: dict[str, Column] = {}
     for task in tasks:
         suffix = "" if len(tasks) == 1 else f" {task.label}"
-        columns[f"test {task.label}"] = final(task.tested)
+        columns[task.title] = final(task.tested)
         columns[f"deployed{suffix}"] = final(task.columns[2])
     return columns
 

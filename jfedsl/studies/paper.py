@@ -132,14 +132,8 @@ def _write(
     save_each(figure, Path(base.workdir, name), base.figure_format)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [
-            "setting",
-            "seed",
-            *(axis.column for axis in AXES),
-            f"test {metric_of(outcomes)}, deployed",
-        ]
-    )
+    columns = [axis.column for axis in AXES]
+    writer.writerow(["setting", "seed", *columns, f"{metric_of(outcomes)}, deployed"])
     for outcome in outcomes:
         for seed, points in zip(seeds, outcome.curves, strict=True):
             writer.writerows([outcome.name, seed, *(f"{x:.6g}" for x in p)] for p in points)

@@ -73,7 +73,7 @@ def _tables(
 ) -> list[str]:
     reached: dict[str, Column] = {
         **metric_columns([task]),
-        "best": lambda s: s[f"best_{task.metric}"],
+        "best": lambda s: s[task.best_entry],
         "rounds": lambda s: s["rounds_to_target"],
         "megabytes": megabytes_to_target,
         "simulated seconds": simulated("seconds_to_target"),
@@ -111,7 +111,7 @@ def comparison(settings: Sequence[Setting], names: Sequence[str], title: str) ->
         name: curves([run.rows for run in setting.runs], axes, task)
         for name, setting in zip(names, settings, strict=True)
     }
-    return spread(curves_of, [axis.label for axis in axes], title, task.label)
+    return spread(curves_of, [axis.label for axis in axes], title, task.title)
 
 
 def _one_by_one(
@@ -259,7 +259,8 @@ def write(
         *_tables(settings, cells, task, one_target),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",
-        f"![Test {task.label} against rounds, bytes, seconds and joules]({FOLDER}/{first.name})",
+        f"![{task.title.capitalize()} against rounds, bytes, seconds and joules]"
+        f"({FOLDER}/{first.name})",
         *_common(settings),
         *descriptions,
     ]

@@ -165,8 +165,8 @@ def _all_tasks(outcomes: Sequence[Outcome]) -> list[TaskRecord]:
 
 
 def metric_of(outcomes: Sequence[Outcome]) -> str:
-    """The name of the metric of a study in words; several where settings vary it."""
-    return " or ".join(task.label for task in _all_tasks(outcomes))
+    """The metric of a study in words, with its split; several where settings vary it."""
+    return " or ".join(task.title for task in _all_tasks(outcomes))
 
 
 def _trained(name: str, config: Config) -> dict[str, Any] | None:
@@ -186,7 +186,7 @@ def _trained(name: str, config: Config) -> dict[str, Any] | None:
 def tested(summary: Mapping[str, Any]) -> str:
     """The metric at the end of a run, such as "test accuracy 0.9000"."""
     task = read_record(summary)
-    return f"test {task.label} {summary[TaskRecord.final(task.tested)]:.4f}"
+    return f"{task.title} {summary[TaskRecord.final(task.tested)]:.4f}"
 
 
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:

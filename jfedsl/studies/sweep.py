@@ -241,7 +241,7 @@ def _differing(base: Config, config: Config) -> list[str]:
 def _metric_entries(task: TaskRecord) -> tuple[str, ...]:
     """Entries of a summary that are columns, such as `final_accuracy`."""
     tested, _, deployed = task.columns
-    return TaskRecord.final(tested), TaskRecord.final(deployed), f"best_{task.metric}"
+    return TaskRecord.final(tested), TaskRecord.final(deployed), task.best_entry
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:

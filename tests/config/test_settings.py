@@ -21,6 +21,7 @@ from jfedsl.errors import UserError
 from jfedsl.run.storage.workdir import differences
 
 WRONG = [
+    ({"clients": -1}, "--clients must be a whole number from 1 to 2147483647, or 0 with --part"),
     ({"dataset": "cats"}, "--dataset must be one of digits"),
     ({"model": "cnm"}, "must be one of cnn, mlp"),
     ({"model": "cnm"}, "; did you mean cnn?"),

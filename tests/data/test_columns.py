@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jfedsl.data.arrays import ArrayError
-from jfedsl.data.columns import Columns, by_marks, check, dataset_of, fixed_tenth, numbered
+from jfedsl.data.columns import Columns, by_marks, check, dataset_of, fixed_tenth
+from jfedsl.data.labels import numbered
 
 X = np.arange(120.0).reshape(40, 3)
 Y = np.arange(40) % 3

@@ -14,7 +14,6 @@ from sklearn.model_selection import train_test_split
 from jfedsl.data.datasets import (
     DATASETS,
     Dataset,
-    StoredImages,
     from_arrays,
     from_sums,
     load,
@@ -23,6 +22,7 @@ from jfedsl.data.datasets import (
     subset,
 )
 from jfedsl.data.preparation import NAMES
+from jfedsl.data.stored import StoredImages
 
 
 @cache
@@ -198,10 +198,9 @@ BAD_INPUTS = [
 BAD_LABELS = [
     (LABELS.astype(float), "train labels: whole numbers [4] are allowed, not float64"),
     (LABELS * np.nan, "train labels: whole numbers [4] are allowed, not float64"),
-    (LABELS.astype(str), "train labels: whole numbers [4] are allowed"),
+    (LABELS.astype(str), "label: texts or numbers in both splits are allowed, not <U21 in train"),
     (LABELS.astype(object), "train labels: whole numbers [4] are allowed"),
-    (LABELS - 1, "train labels: 0 to 999999 are allowed, not -1 to 1"),
-    (LABELS * 10**12, "train labels: 0 to 999999 are allowed"),
+    (LABELS - 1, "test examples have the label 2 (1), which no training example has"),
 ]
 
 
@@ -216,6 +215,33 @@ def test_a_users_arrays_that_cannot_be_used_are_named(
     with pytest.raises(ValueError) as error:
         from_arrays((inputs, labels), (ONES, LABELS))
     assert str(error.value).startswith(text) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (np.array(["dot", "ann", "bob", "ann"]), ("ann", "bob", "dot")),
+        (np.array(["dot", "ann", "bob", "ann"], object), ("ann", "bob", "dot")),
+        (LABELS * 10**12 - 5, ("-5", "999999999995", "1999999999995")),
+        ([True, False, True, True], ("False", "True")),
+        (LABELS + 1, ("1", "2", "3")),
+        (LABELS, ()),
+    ],
+)
+def test_labels_of_any_kind_become_classes_with_names(
+    labels: object, names: tuple[str, ...]
+) -> None:
+    data = from_arrays((ONES, labels), (ONES[:2], np.asarray(labels)[:2].tolist()))
+    assert data.class_names == names and data.classes == (len(names) or 3)
+    expected = np.unique(np.array(list(labels)), return_inverse=True)[1]  # type: ignore[call-overload]
+    np.testing.assert_array_equal(data.train.labels, expected)
+    np.testing.assert_array_equal(data.test.labels, expected[:2])
+
+
+def test_labels_with_a_number_of_classes_are_their_numbers() -> None:
+    data = from_arrays((ONES, LABELS * 3), (ONES, LABELS * 3), classes=9)
+    assert data.classes == 9 and not data.class_names
+    np.testing.assert_array_equal(data.train.labels, LABELS * 3)
 
 
 def test_more_labels_than_classes_are_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 from helpers import parse
 
 from jfedsl.errors import UserError
+from jfedsl.planner import from_python
 from jfedsl.planner.estimates import estimate
 from jfedsl.planner.plan import Goal, Plan, conduct, make, predict, source_of
 from jfedsl.planner.settings import axes
@@ -104,7 +105,19 @@ def test_the_flags_describe_the_choice(tmp_path: Path, plan: Plan, capsys: pytes
     assert lines[0] == "# python experiments/plan.py --target=1"
     rounds = int(plan.predictions.rounds[plan.chosen])
     wanted = dataclasses.replace(plan.configs[plan.chosen], rounds=rounds)
+    assert plan.choice == wanted
     assert parse([line for line in lines if line.startswith("--")]) == wanted
     assert (tmp_path / "new" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "new" / "plan.md").read_text()
     assert text.strip() in capsys.readouterr().out and text.count("| chosen |") == 1
+
+
+def test_from_python_choices_are_values_of_the_flags(monkeypatch: pytest.MonkeyPatch):
+    made = []
+    monkeypatch.setattr(from_python, "make", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(from_python, "source_of", lambda *arguments: ("source", arguments))
+    choices = {"prune_rates": [0, 0.3], "periods": [1, 2]}
+    from_python.plan(base(), choices, Goal(target=1.0), "runs/measured")
+    assert made == [(base(), axes(base(), SMALL), "source", Goal(target=1.0), False)]
+    with pytest.raises(UserError, match="--choices must be by cuts, .* not period; did you mean p"):
+        from_python.plan(base(), {"period": [1]}, Goal(target=1.0), "runs/measured")

@@ -1,12 +1,15 @@
-"""The examples that a run uses, and the statistics of all training images."""
+"""The examples that a run uses, where they lie, and the statistics of all training images."""
 
 import jax
 
 from jfedsl.config import Config
 from jfedsl.data import datasets
 from jfedsl.data.datasets import Dataset, Pixels, Split
+from jfedsl.data.stored import StoredImages
+from jfedsl.engine.evaluation_set import TestSet, fold_test_set, test_spec
 from jfedsl.errors import flag_error
 from jfedsl.run.processes import distributed
+from jfedsl.sharding.slots import SlotLayout, put
 
 
 def pixels_of(dataset: Dataset) -> Pixels:
@@ -14,7 +17,7 @@ def pixels_of(dataset: Dataset) -> Pixels:
     images = dataset.train.images
     if not dataset.normalise:
         return Pixels(None, None)
-    if not isinstance(images, datasets.StoredImages):
+    if not isinstance(images, StoredImages):
         return datasets.pixel_statistics(images)
     sums = datasets.pixel_sums(images, jax.process_index(), jax.process_count())
     return datasets.from_sums(distributed.total(sums), images)
@@ -51,3 +54,10 @@ def subset_of(config: Config, dataset: Dataset) -> Dataset:
 
     train, test = some(dataset.train, "train_examples"), some(dataset.test, "test_examples")
     return dataset._replace(train=train, test=test)
+
+
+def on_devices(config: Config, split: Split, slots: SlotLayout) -> TestSet:
+    """The examples of a split in batches, spread over devices as far as batches can be shared."""
+    test = fold_test_set(split.images[:], split.labels, config.eval_batch_size)
+    placed: TestSet = put(slots.mesh, test, test_spec(test, slots))
+    return placed

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jfedsl.algorithms.registry import ALGORITHMS
-from jfedsl.compression import expression
-from jfedsl.compression.deployed import deployed
 from jfedsl.config import Config, plugins
 from jfedsl.config.canonical import effective
 from jfedsl.data import partition, sources
@@ -23,35 +21,39 @@ from jfedsl.data.fingerprint import Fingerprint
 from jfedsl.engine import evaluation, optimizers
 from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
-from jfedsl.engine.evaluation_set import TestSet, fold_test_set, test_spec
+from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.examples import homes
 from jfedsl.engine.initial import auxiliary_variables, init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.engine.state import (
     Client,
-    Compressors,
     Data,
-    Deployed,
     RunSpec,
     State,
     with_data,
     with_frozen,
 )
-from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
 from jfedsl.engine.task import Task
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.pruning.auxiliary import with_auxiliary
+from jfedsl.run.assemble.compressors import compressors_of, deployed_of
 from jfedsl.run.assemble.description import layout_of, open_end
-from jfedsl.run.assemble.examples import check_augment, pixels_of, subset_of
+from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
 from jfedsl.run.assemble.pruning import Flops, Pruning, build_pruner
 from jfedsl.run.assemble.radio import build_radio
-from jfedsl.run.assemble.shares import class_counts, shares_of
+from jfedsl.run.assemble.shares import (
+    class_counts,
+    examples_of_clients,
+    held_out_notes,
+    with_clients,
+)
 from jfedsl.run.assemble.task import task_of, with_targets
 from jfedsl.run.processes.distributed import start_devices
+from jfedsl.run.storage.task_record import TaskRecord, record_of
 from jfedsl.sharding.client_map import default_chunk
 from jfedsl.sharding.slots import SHARDED, SlotLayout, assign_slots, put
 from jfedsl.theory.estimates import without_nan
@@ -72,6 +74,7 @@ class Experiment(NamedTuple):
       spec: functions and static numbers; programs put what `with_data` names in its place.
       data: training data on the device.
       test: test data on the device.
+      validation: training examples of clients that are held out, likewise; None where none are.
       image: a sample input as the first layer is given it, such as `[H, W, C]`.
       key: run key.
       initial: variables of the whole model before the first round.
@@ -81,6 +84,7 @@ class Experiment(NamedTuple):
       client_flops: of a client's products.
       scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
         normalised with before they became `data`; None where they were not.
+      clients: that the data is divided over.
       fingerprint: what tells its data and plugins from others.
       notes: where clients compute, and what became of settings, a line each.
     """
@@ -88,6 +92,7 @@ class Experiment(NamedTuple):
     spec: RunSpec
     data: Data
     test: TestSet
+    validation: TestSet | None
     image: Array
     key: Array
     initial: Variables
@@ -95,8 +100,19 @@ class Experiment(NamedTuple):
     class_names: tuple[str, ...]
     client_flops: Flops
     scale: Scale | None
+    clients: int
     fingerprint: Fingerprint
     notes: list[str]
+
+    @property
+    def evaluated(self) -> TestSet:
+        """What evaluations during training use: the validation set, or without one the test set."""
+        return self.test if self.validation is None else self.validation
+
+    @property
+    def record(self) -> TaskRecord:
+        """What the run is judged by during training."""
+        return record_of(self.spec.task, "test" if self.validation is None else "validation")
 
     def init(self) -> State:
         """The state before the first round, in buffers of its own: rounds donate them."""
@@ -157,10 +173,12 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     check_augment(config, whole)
     pixels = pixels_of(whole)
     dataset = subset_of(config, whole)
+    config = with_clients(config, dataset)
+    clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = model_of(config, dataset)
-    shares = shares_of(config, dataset)
-    given = shares
+    held = examples_of_clients(config, dataset)
+    shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
     shares, population = algorithm.population(shares, asked)
     if population != asked:
@@ -168,7 +186,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
     key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
     initial = initial_of(config, model, cut, key, image, dataset)
-    marks = fingerprint_of(config, whole, given, task, initial.frozen, model)
+    marks = fingerprint_of(config, whole, held, task, initial.frozen, model)
     if not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
@@ -186,9 +204,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     spec = spec._replace(radio=radio)
     deployment = None if radio is None else radio.deployment
     order, where = partition.pack(shares, homes(spec), slots.devices)
-    split, tested = dataset.train.at(order), dataset.test
+    split = dataset.train.at(order)
     images, labels = put(mesh, (split.images, split.labels), SHARDED)
-    test = fold_test_set(tested.images, tested.labels, config.eval_batch_size)
     pixels, where, deployment, image, initial = put(
         mesh, (pixels, where, deployment, image, initial)
     )
@@ -196,7 +213,10 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     return Experiment(
         spec=with_frozen(spec, initial.frozen),
         data=Data(images, labels, pixels, where, deployment, initial.frozen),
-        test=put(mesh, test, test_spec(test, slots)),
+        test=on_devices(config, dataset.test, slots),
+        validation=None
+        if not held.validation.size
+        else on_devices(config, dataset.train.at(held.validation), slots),
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
@@ -204,11 +224,13 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         class_names=whole.class_names,
         client_flops=pruning.flops,
         scale=whole.scale,
+        clients=clients,
         fingerprint=marks,
         notes=[
             layout_of(config, spec, pooled=population != asked),
             *whole.notes,
             *lacking,
+            *held_out_notes(config, held),
             *pruning.notes,
             *open_end(config, spec),
             *plugins.notes(config.plugin),
@@ -240,8 +262,8 @@ def _spec_of(
     return RunSpec(
         model=model,
         cut=cut,
-        compressors=_compressors(config),
-        deployed=_deployed(config) if 0 < cut < len(model) else None,
+        compressors=compressors_of(config),
+        deployed=deployed_of(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,
         client_optimizer=client,
         client_rate=client_rate,
@@ -272,21 +294,3 @@ def _spec_of(
         task=task,
         radio=None,
     )
-
-
-def _compressors(config: Config) -> Compressors:
-    """Of every stream of the algorithm; None for a model whose weights themselves are sent."""
-    calls, seed = config.compressors, config.seed
-
-    def of(stream: Stream) -> Any:
-        of_stream = calls.get(stream.compressor, ())
-        if not of_stream and stream in (MODEL_UP, MODEL_DOWN):
-            return None
-        return expression.build(of_stream, config.clients, seed)
-
-    return {stream.name: of(stream) for stream in ALGORITHMS[config.algorithm].streams}
-
-
-def _deployed(config: Config) -> Deployed | None:
-    compressor = deployed(config.compressors["smashed"], config.clients, config.seed)
-    return None if compressor is None else Deployed(*compressor)

@@ -7,7 +7,7 @@ import numpy as np
 from jfedsl.config import Config, plugins
 from jfedsl.data.datasets import Dataset
 from jfedsl.data.fingerprint import Fingerprint, fingerprint
-from jfedsl.data.partition import Shares
+from jfedsl.data.validation import HeldOut
 from jfedsl.engine.task import Task
 from jfedsl.models.layers import Model
 from jfedsl.run.storage.names import flatten
@@ -17,7 +17,7 @@ from jfedsl.run.storage.task_record import record_of
 def fingerprint_of(
     config: Config,
     dataset: Dataset,
-    shares: Shares,
+    held: HeldOut,
     task: Task,
     frozen: tuple[Any, ...],
     model: Model,
@@ -27,7 +27,7 @@ def fingerprint_of(
     Args:
       config: all settings of the run.
       dataset: the whole data set, before a subset is chosen.
-      shares: index lists of the clients, `[C][n_c]`.
+      held: examples of the clients, for training and validation.
       task: loss, targets and metrics.
       frozen: frozen variables of each layer; empty if no layer has any.
       model: the layers.
@@ -37,5 +37,7 @@ def fingerprint_of(
         for layer, of_layer in zip(model, frozen, strict=False)
         for name, leaf in flatten(of_layer).items()
     }
-    about = record_of(task)._asdict()
+    split = "validation" if held.validation.size else "test"
+    about = record_of(task, split).stored
+    shares = [*held.shares, *([held.validation] if held.validation.size else [])]
     return fingerprint(dataset, shares, plugins.checksums(config.plugin), about, arrays)

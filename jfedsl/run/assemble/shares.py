@@ -1,19 +1,81 @@
 """Which client has which examples, and what is said of classes that nobody has."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from jfedsl.config import Config, shown
-from jfedsl.data import partition
-from jfedsl.data.columns import shortened
+from jfedsl.config.allowed import FROM_DATA
+from jfedsl.data import partition, sources
 from jfedsl.data.datasets import Dataset
+from jfedsl.data.labels import shortened
 from jfedsl.data.partition import PARTITIONS, Shares, ranges
+from jfedsl.data.validation import HeldOut, hold_out, needed
 from jfedsl.errors import UserError, flag_error
+from jfedsl.run.assemble.examples import subset_of
+
+
+def with_clients(config: Config, dataset: Dataset) -> Config:
+    """The config with as many clients as the data has, where it leaves their number open.
+
+    Raises:
+      UserError: the data does not say who owns its examples; or a setting does not suit the number.
+    """
+    if config.clients != FROM_DATA:
+        return config
+    count = len(np.unique(_owners(config, dataset)))
+    return dataclasses.replace(config, clients=count)
+
+
+def counted(config: Config) -> Config:
+    """As `with_clients`, but loads the data only where that is needed."""
+    if config.clients != FROM_DATA:
+        return config
+    return with_clients(config, subset_of(config, sources.load(config.dataset, config.data_dir)))
+
+
+def examples_of_clients(config: Config, dataset: Dataset) -> HeldOut:
+    """Training examples of all clients, enough for a batch where that is needed; and validation.
+
+    Raises:
+      UserError: names the flag that the data cannot satisfy.
+    """
+    shares, fraction = shares_of(config, dataset), config.validation_fraction
+    held = HeldOut(shares, np.zeros(0, int), np.zeros(0, int))
+    if fraction:
+        held = hold_out(shares, fraction, config.seed)
+        if not held.validation.size:
+            allowed = "large enough that a client holds out an example"
+            reason = f"the largest client has {max(map(len, shares))} examples"
+            raise flag_error("validation_fraction", fraction, allowed, reason=reason)
+    small = int(np.argmin([len(share) for share in held.shares]))
+    count = len(held.shares[small])
+    if config.sampling == "epoch" and count < config.batch_size:
+        least = needed(config.batch_size, fraction) if fraction else config.batch_size
+        more = f"; --min_examples={least} draws again" if _draws(config) else ""
+        training = "training " if fraction else ""
+        allowed = f"at most {count} (the {training}examples of client {small})"
+        reason = f"--sampling=replacement has no limit{more}"
+        raise flag_error("batch_size", config.batch_size, allowed, reason=reason)
+    return held
+
+
+def held_out_notes(config: Config, held: HeldOut) -> list[str]:
+    """How many examples are held out, and which clients hold out none; no note without any."""
+    if not held.validation.size:
+        return []
+    share = f"{config.validation_fraction:g} of each client's"
+    lines = [f"validation set: {len(held.validation)} training examples, {share}"]
+    if held.without.size:
+        which = ranges(held.without.tolist())
+        few = "have too few examples to hold out one and keep all for training"
+        lines.append(f"clients {which} {few}")
+    return lines
 
 
 def shares_of(config: Config, dataset: Dataset) -> Shares:
-    """Index lists of all clients, each long enough for a batch where that is needed.
+    """Index lists of all clients.
 
     Raises:
       UserError: names the flag that the data cannot satisfy.
@@ -21,7 +83,7 @@ def shares_of(config: Config, dataset: Dataset) -> Shares:
     _check_classes(config, dataset)
     kind, train, least = config.partition, dataset.train, config.min_examples
     if PARTITIONS[kind].owned:
-        _check_owners(config, train.owners)
+        _check_owners(config, dataset)
     if config.clients > len(train.labels):  # before anything is allocated for each of them
         allowed = f"at most {len(train.labels)} (the number of training examples)"
         raise flag_error("clients", config.clients, allowed)
@@ -29,7 +91,7 @@ def shares_of(config: Config, dataset: Dataset) -> Shares:
     value = None if option is None else getattr(config, option)
     arguments = (kind, train.labels, config.clients, config.seed, value, train.owners, least)
     try:
-        shares = partition.split(*arguments)
+        return partition.split(*arguments)
     except partition.EmptyClients as error:
         allowed = f"as many as --partition={kind} can feed from {len(train.labels)} examples"
         raise flag_error("clients", config.clients, allowed, reason=str(error)) from None
@@ -39,13 +101,6 @@ def shares_of(config: Config, dataset: Dataset) -> Shares:
         lists = f"--clients={config.clients} lists of positions below {len(train.labels)}"
         allowed, reason = f"a partition that makes {lists}", f"this one makes {error}"
         raise flag_error("partition", kind, allowed, reason=reason) from error
-    small = int(np.argmin([len(share) for share in shares]))
-    if config.sampling == "epoch" and len(shares[small]) < config.batch_size:
-        more = f"; --min_examples={config.batch_size} draws again" if _draws(config) else ""
-        allowed = f"at most {len(shares[small])} (the examples of client {small})"
-        reason = f"--sampling=replacement has no limit{more}"
-        raise flag_error("batch_size", config.batch_size, allowed, reason=reason)
-    return shares
 
 
 def _draws(config: Config) -> bool:
@@ -63,7 +118,9 @@ def _check_classes(config: Config, dataset: Dataset) -> None:
         raise flag_error("classes_per_client", config.classes_per_client, allowed)
 
 
-def _check_owners(config: Config, owners: np.ndarray | None) -> None:
+def _owners(config: Config, dataset: Dataset) -> np.ndarray:
+    """The client of each training example; refuses a partition by it where it is not known."""
+    owners = dataset.train.owners
     if owners is None:
         others = ", ".join(name for name, kind in PARTITIONS.items() if not kind.owned)
         allowed = f"one of {others} with --dataset={config.dataset}"
@@ -72,10 +129,15 @@ def _check_owners(config: Config, owners: np.ndarray | None) -> None:
             "from_arrays(..., clients=owners) and a file with client do"
         )
         raise flag_error("partition", config.partition, allowed, reason=reason)
+    return owners
+
+
+def _check_owners(config: Config, dataset: Dataset) -> None:
+    owners = _owners(config, dataset)
     count = len(np.unique(owners))
     if count != config.clients:
         allowed = f"{count} with --partition={config.partition}"
-        reason = f"the {len(owners)} training examples have {count} owners"
+        reason = f"the {len(owners)} training examples have {count} owners; leave the flag out"
         raise flag_error("clients", config.clients, allowed, reason=reason)
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from jfedsl.run.hooks import Hook, Point, RunStart
 from jfedsl.run.storage.metrics import Row, known, rows_before
-from jfedsl.run.storage.task_record import record_of
 
 
 class TensorBoard(Hook):
@@ -20,7 +19,7 @@ class TensorBoard(Hook):
         self._writer: Any = None
         if not self._folder.exists():
             self._round = 0
-            task = record_of(start.experiment.spec.task)
+            task = start.experiment.record
             self._pending = rows_before(start.folder, start.round, task)
 
     def on_rows(self, rows: list[Row]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from jfedsl.errors import UserError, one_line
 from jfedsl.run.hooks import Hook, RunStart
 from jfedsl.run.storage.metrics import Row, known, rows_before
-from jfedsl.run.storage.task_record import record_of
 from jfedsl.run.storage.workdir import write_atomically
 
 _PROJECT = "jfedsl"  # where WANDB_PROJECT names no other
@@ -44,7 +43,7 @@ class WeightsAndBiases(Hook):
         """
         place = start.folder / "wandb" / "run_id"
         id_ = place.read_text().strip() if place.exists() else None
-        task = record_of(start.experiment.spec.task)
+        task = start.experiment.record
         self._run = _opened(start, id_)
         self._run.define_metric(task.tested, summary="max" if task.higher_is_better else "min")
         if id_ is None:

@@ -49,11 +49,11 @@ def curves(
         if target is not None:
             metric.axhline(target, color="0.5", lw=0.8, ls="--", label=f"target {target:g}")
         _line(loss, rows, name, unit, "train_loss", "train", lw=0.8, color="0.5")
-        _line(loss, rows, name, unit, "test_loss", "test", marker="o", color=C["vermillion"])
+        _line(loss, rows, name, unit, task.loss, task.split, marker="o", color=C["vermillion"])
         loss.set_xlabel(label)
         loss.set_xlim(left=0)
     axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0, 0].set_ylabel(f"test {task.label}")
+    axes[0, 0].set_ylabel(task.title)
     axes[1, 0].set_ylabel("loss")
     for axis in axes.flat:
         axis.grid()

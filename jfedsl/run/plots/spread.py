@@ -25,7 +25,7 @@ def spread(
     curves: Mapping[str, Sequence[Curve]],
     labels: Sequence[str],
     title: str = "",
-    metric: str = "accuracy",
+    metric: str = "test accuracy",
 ) -> Figure:
     """The deployed metric of settings against several costs, mean and range over seeds.
 
@@ -35,7 +35,7 @@ def spread(
         its points. The n-th setting has the n-th line of `lines.line`.
       labels: of the costs.
       title: text over the picture.
-      metric: its name in words.
+      metric: its name in words, with its split.
 
     Returns:
       A figure with a panel for each cost, two in a row, and a legend below.
@@ -60,7 +60,7 @@ def spread(
     for axis in axes[len(labels) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
-        axis.set_ylabel(f"test {metric}, deployed")
+        axis.set_ylabel(f"{metric}, deployed")
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=of_legend
     )

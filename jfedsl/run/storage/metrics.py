@@ -13,7 +13,7 @@ from jfedsl.run.storage import ledger
 from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
 
 METRICS = "metrics.csv"
-_BEFORE_METRIC = ("round", "train_loss", "test_loss")
+_BEFORE_METRIC = ("round", "train_loss")
 _AFTER_METRIC = (
     "smashed_up_bytes",
     "cut_gradient_down_bytes",
@@ -48,7 +48,7 @@ STREAMS = tuple(stream.column for stream in SPLIT_STREAMS if stream.direction !=
 
 def columns_of(task: TaskRecord) -> tuple[str, ...]:
     """The columns that every run of a task has, in order."""
-    return (*_BEFORE_METRIC, *task.columns, *_AFTER_METRIC)
+    return (*_BEFORE_METRIC, task.loss, *task.columns, *_AFTER_METRIC)
 
 
 class Metrics:
@@ -205,9 +205,9 @@ def summarise(
     reached = next((row for row in sent if task.reaches(task.deployed(row), target)), None)
     return {
         "rounds": rows[-1]["round"],
-        "task": task._asdict(),
+        "task": task.stored,
         **{task.final(column): evaluated[-1][column] for column in task.columns},
-        f"best_{task.metric}": best[task.tested],
+        task.best_entry: best[task.tested],
         "best_round": best["round"],
         "target_accuracy": target,
         "rounds_to_target": reached and reached["round"],

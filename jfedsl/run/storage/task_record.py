@@ -16,22 +16,35 @@ class TaskRecord(NamedTuple):
       metric: name of the measure of success.
       higher_is_better: whether a greater value of it is a better one.
       of_classes: whether targets are classes.
+      split: the examples that it is judged on: test, or validation where some are held out.
     """
 
     metric: str
     higher_is_better: bool
     of_classes: bool
+    split: str = "test"
 
     @property
     def label(self) -> str:
-        """The metric in words."""
-        return self.metric.replace("_", " ")
+        """The metric in words; with its split, unless that is the test set."""
+        words = self.metric.replace("_", " ")
+        return words if self.split == "test" else f"{self.split} {words}"
+
+    @property
+    def title(self) -> str:
+        """The metric in words with its split, such as "test accuracy"."""
+        return f"{self.split} {self.metric.replace('_', ' ')}"
 
     @property
     def columns(self) -> tuple[str, str, str]:
         """Columns of metrics.csv: under the masks, without masks, and as deployed."""
-        tested = f"test_{self.metric}"
+        tested = f"{self.split}_{self.metric}"
         return tested, f"{tested}_dense", f"{tested}_deployed"
+
+    @property
+    def loss(self) -> str:
+        """Column of the loss on the split."""
+        return f"{self.split}_loss"
 
     @property
     def tested(self) -> str:
@@ -40,14 +53,28 @@ class TaskRecord(NamedTuple):
 
     @staticmethod
     def final(column: str) -> str:
-        """The entry of a summary with the last value of a column, such as `final_accuracy`."""
+        """The entry of a summary with the last value of a column.
+
+        Only the validation set is named: `final_accuracy` is of `test_accuracy`, and
+        `final_validation_accuracy` of `validation_accuracy`.
+        """
         return f"final_{column.removeprefix('test_')}"
 
+    @property
+    def best_entry(self) -> str:
+        """The entry of a summary with the best value, such as `best_accuracy`."""
+        return f"best_{self.tested.removeprefix('test_')}"
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """As files have it: the split only where it is not the test set, as in earlier builds."""
+        return {k: v for k, v in self._asdict().items() if (k, v) != ("split", "test")}
+
     def row_of(self, result: Evaluation) -> Row:
-        """The test columns of a round, from the evaluation on the host."""
+        """The columns of a round that is evaluated, from the evaluation on the host."""
         values = result.metric, result.metric_dense, result.metric_deployed
         metrics = zip(self.columns, map(float, values), strict=True)
-        return {"test_loss": float(result.loss), **dict(metrics)}
+        return {self.loss: float(result.loss), **dict(metrics)}
 
     def deployed(self, row: Row) -> float:
         """The metric as deployed; builds that did not test that had the activation unchanged."""
@@ -67,9 +94,9 @@ class TaskRecord(NamedTuple):
 CLASSIFICATION = TaskRecord("accuracy", higher_is_better=True, of_classes=True)
 
 
-def record_of(task: Task) -> TaskRecord:
-    """What files say of a task."""
-    return TaskRecord(task.metric.name, task.metric.higher_is_better, task.of_classes)
+def record_of(task: Task, split: str = "test") -> TaskRecord:
+    """What files say of a task that is judged on a split."""
+    return TaskRecord(task.metric.name, task.metric.higher_is_better, task.of_classes, split)
 
 
 def read_record(summary: Mapping[str, Any]) -> TaskRecord:

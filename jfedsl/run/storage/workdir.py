@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jfedsl.config import Config, compressors, shown
+from jfedsl.config.allowed import FROM_DATA
 from jfedsl.config.canonical import recorded
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import BusyError, UserError, flag_error
@@ -102,6 +103,8 @@ def differences(old: Config, new: Config) -> list[str]:
     }
     if new.learning_rate_schedule == "constant":
         free.add("rounds")
+    if FROM_DATA in (old.clients, new.clients):  # the fingerprint tells whether they are others
+        free.add("clients")
     if old.pruning == new.pruning:
         free.add("prune_kind")
     # Texts first: compressors that no table has cannot be compared in another way.
@@ -141,8 +144,9 @@ def _check(config: Config, path: Path, flag: str) -> None:
     if old is not None:
         differing = differences(old, config)
         if differing:
-            allowed, reason = "the folder of a run of the same settings", ", ".join(differing)
-            raise flag_error(flag, path, allowed, reason=f"differing: {reason}")
+            allowed = "the folder of a run of the same settings"
+            allowed += ", or a new folder" if flag == "workdir" else ""
+            raise flag_error(flag, path, allowed, reason=f"differing: {', '.join(differing)}")
     elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise flag_error(flag, path, "a new or empty folder or that of an earlier run")
 

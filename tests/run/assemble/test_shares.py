@@ -1,5 +1,6 @@
 """What a run makes of the clients its data names, and of classes that nobody has."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,12 @@ from jfedsl.data.datasets import DATASETS, from_arrays, load
 from jfedsl.data.partition import PARTITIONS, Kind
 from jfedsl.errors import UserError
 from jfedsl.run.assemble.examples import subset_of
-from jfedsl.run.assemble.shares import notes_on_classes, shares_of
+from jfedsl.run.assemble.shares import (
+    examples_of_clients,
+    notes_on_classes,
+    shares_of,
+    with_clients,
+)
 
 OWNERS = np.array(["ann", "bob", "cid", "dot"])[np.random.default_rng(0).integers(0, 4, 200)]
 INPUTS = np.arange(400.0).reshape(200, 2)
@@ -25,6 +31,26 @@ def test_natural_clients_are_the_owners_and_stay_so_in_a_subset() -> None:
         positions = (some.images[share, 0] / 2).astype(int)
         assert len(share) > 9 and set(OWNERS[positions]) == {name}
     assert sum(map(len, shares)) == 120
+
+
+def test_natural_clients_are_counted_where_their_number_is_open() -> None:
+    config = plain(
+        partition="natural",
+        clients=None,
+        client_capacity="1,0.5,0.5,0.25",
+        prune_policy="by_resource",
+        prune_kind="mask",
+    )
+    counted = with_clients(config, OWNED)
+    assert (config.clients, counted.clients) == (0, 4)
+    assert len(shares_of(counted, OWNED)) == 4
+    assert with_clients(plain(), OWNED).clients == 4, "as given"
+    with pytest.raises(UserError, match="^--client_capacity must be one value, --clients=4 values"):
+        with_clients(dataclasses.replace(config, client_capacity="1,0.5"), OWNED)
+    with pytest.raises(UserError, match="^--participants must be at most --clients=4, not 5"):
+        with_clients(dataclasses.replace(config, participants=5), OWNED)
+    with pytest.raises(UserError, match="^--partition must be one of iid.*=digits"):
+        with_clients(config, load("digits", ""))
 
 
 def own(rng: Any, labels: Any, clients: int) -> Any:
@@ -65,7 +91,7 @@ def test_shares_that_cannot_be_are_refused(
     monkeypatch.setitem(DATASETS, "owned", lambda data_dir: OWNED)
     config = plain(**{"dataset": "owned", **changes})
     with pytest.raises(UserError, match=f"^{text}"):
-        shares_of(config, load(config.dataset, ""))
+        examples_of_clients(config, load(config.dataset, ""))
 
 
 def test_arrays_that_a_loader_cannot_take_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
