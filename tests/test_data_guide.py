@@ -9,7 +9,7 @@ from documents import commands, files
 from helpers import parse, script
 
 from jfedsl.errors import UserError
-from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.evaluate import evaluate_run, table
 from jfedsl.run.plots import classes
 from jfedsl.run.storage.workdir import read_config
 
@@ -35,8 +35,13 @@ def test_the_example_of_a_file_with_clients_runs(
     sizes = np.unique(owners, return_counts=True)[1]
     np.testing.assert_array_equal(counts.sum(axis=1), sizes - (sizes + 5) // 10)
     assert read_config(folder).dataset == f"file:{tmp_path / 'series.npz'}"
-    evaluate_run(folder, tmp_path / "export")
-    assert json.loads(Path("export/manifest.json").read_text())["class_names"] == ["still", "wave"]
+    result = evaluate_run(folder, tmp_path / "export")
+    assert result["client_names"] == ["ann", "bob", "cid", "dot", "eve"]
+    values = result["clients"]["accuracy"]
+    least = values.index(min(values))
+    assert f"(client {least}, {result['client_names'][least]})" in table(result)
+    manifest = json.loads(Path("export/manifest.json").read_text())
+    assert manifest["class_names"] == ["still", "wave"] and "client_names" not in manifest
     arrays = dict(np.load("series.npz"))
     np.savez("series.npz", **{**arrays, "label": np.char.add(arrays["label"], "!")})
     with pytest.raises(UserError, match="classes have other names than when the run began"):

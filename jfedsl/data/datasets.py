@@ -52,6 +52,8 @@ class Dataset(NamedTuple):
       notes: lines for the user on precision that inputs lost.
       class_values: the label of each class in the user's data, such as its name, `[classes]`; None
         where classes have only numbers.
+      client_values: the number or name of each client in the user's data, by `Split.owners`; None
+        where examples have no owners.
     """
 
     train: Split
@@ -61,6 +63,7 @@ class Dataset(NamedTuple):
     scale: Scale | None = None
     notes: tuple[str, ...] = ()
     class_values: np.ndarray | None = None
+    client_values: np.ndarray | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -183,6 +186,7 @@ def from_arrays(
         targets, named.train, named.test, examples, classes
     )
     owners = None if clients is None else arrays.owners(clients, len(train_targets))
+    client_values = None if clients is None else np.unique(np.asarray(clients))
     return Dataset(
         Split(inputs.train, train_targets, owners),
         Split(inputs.test, test_targets),
@@ -191,6 +195,7 @@ def from_arrays(
         scale=inputs.scale,
         notes=inputs.notes,
         class_values=named.values,
+        client_values=client_values,
     )
 
 

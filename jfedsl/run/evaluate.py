@@ -30,6 +30,7 @@ _MASKS = (
     "A client's model is the joined one, each parameter of client_masks.npz times its mask. A "
     "channel whose norm scale is masked is absent: statistics of its group are over the others."
 )
+_OF_CLIENTS = ("clients", "client_names", "joined")  # not in an export, which others may get
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -105,9 +106,9 @@ def assess(run: Run, split: str = "test") -> Result:
     Returns:
       Plain values: round, task, and columns as in metrics.csv, such as test_loss and
       test_accuracy; joined, the scores of the model without masks, see `scores.of_classes` and
-      `scores.of_numbers`; class_names, if there are names; and, where targets are classes, clients:
-      mean, standard deviation, least, greatest and the metric in client order. A client has None if
-      the split has no example of its classes.
+      `scores.of_numbers`; class_names and client_names, if there are such; and, where targets are
+      classes, clients: mean, standard deviation, least, greatest and the metric in client order. A
+      client has None if the split has no example of its classes.
 
     Raises:
       UserError: the run has no such split.
@@ -119,6 +120,8 @@ def assess(run: Run, split: str = "test") -> Result:
     result = {"round": int(state.round), "task": task.stored, **task.row_of(metrics)}
     names = list(experiment.class_names)
     result |= {"joined": scores.scores_of(run, test), **({"class_names": names} if names else {})}
+    if experiment.client_names:
+        result["client_names"] = list(experiment.client_names)
     if counts is None:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
@@ -263,7 +266,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "layers": whole,
         "meanings": meanings,
         "masks": _MASKS,
-        **{name: value for name, value in result.items() if name not in ("clients", "joined")},
+        **{name: value for name, value in result.items() if name not in _OF_CLIENTS},
     }
 
 
@@ -275,16 +278,19 @@ def table(result: Result) -> str:
     rows = [*zip(titles, values, strict=True), (f"{task.split} loss", result[task.loss])]
     lines = [f"after round {result['round']}", *(f"{f'{t} ':<28}{v:.4f}" for t, v in rows)]
     lines += scores.lines_of(result["joined"], result.get("class_names", ()), task.split)
-    return "\n".join([*lines, *(_of_clients(result["clients"], task) if task.of_classes else [])])
+    if task.of_classes:
+        lines += _of_clients(result["clients"], task, result.get("client_names", ()))
+    return "\n".join(lines)
 
 
-def _of_clients(clients: dict[str, Any], task: TaskRecord) -> list[str]:
+def _of_clients(clients: dict[str, Any], task: TaskRecord, names: Sequence[str]) -> list[str]:
     """Lines on what clients have on their own mixes of labels."""
     values = clients[task.metric]
     measured = [n for n, value in enumerate(values) if value is not None]
     lines = [f"over {len(measured)} of {len(values)} clients, each on its own mix of labels"]
     if measured:
-        least, greatest = (pick(measured, key=values.__getitem__) for pick in (min, max))
+        ends = [pick(measured, key=values.__getitem__) for pick in (min, max)]
+        least, greatest = (f"{n}, {names[n]}" if names else n for n in ends)
         lines += [
             f"{'  mean':<28}{clients['mean']:.4f}",
             f"{'  standard deviation':<28}{clients['standard_deviation']:.4f}",

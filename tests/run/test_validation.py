@@ -15,7 +15,7 @@ from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 from jfedsl.run.assemble.examples import subset_of
-from jfedsl.run.assemble.shares import examples_of_clients, held_out_notes
+from jfedsl.run.assemble.shares import examples_of_clients, notes_on_clients
 from jfedsl.run.early_stopping import EarlyStopping
 from jfedsl.run.evaluate import evaluate_run, table
 from jfedsl.run.load import load
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 def held(config: Config) -> tuple[Any, list[str]]:
     dataset = load_data("digits", "")
     result = examples_of_clients(config, dataset)
-    return result, held_out_notes(config, result)
+    return result, notes_on_clients(config, result, ())
 
 
 @pytest.mark.parametrize("partition", [name for name, kind in PARTITIONS.items() if not kind.owned])

@@ -47,8 +47,9 @@ from jfedsl.run.assemble.pruning import Flops, Pruning, build_pruner
 from jfedsl.run.assemble.radio import build_radio
 from jfedsl.run.assemble.shares import (
     class_counts,
+    client_names,
     examples_of_clients,
-    held_out_notes,
+    notes_on_clients,
     with_clients,
 )
 from jfedsl.run.assemble.task import task_of, with_targets
@@ -78,6 +79,7 @@ class Experiment(NamedTuple):
       image: a sample input as the first layer is given it, such as `[H, W, C]`.
       key: run key.
       initial: variables of the whole model before the first round.
+      client_names: of each client that the data names; empty where clients have only numbers.
       label_counts: examples of each class that each client has, int `[C, classes]`; None where
         targets are no classes.
       class_names: name of each class; empty where classes have only numbers.
@@ -96,6 +98,7 @@ class Experiment(NamedTuple):
     image: Array
     key: Array
     initial: Variables
+    client_names: tuple[str, ...]
     label_counts: np.ndarray | None
     class_names: tuple[str, ...]
     client_flops: Flops
@@ -177,7 +180,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
     model, cut = model_of(config, dataset)
-    held = examples_of_clients(config, dataset)
+    held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
     shares, population = algorithm.population(shares, asked)
@@ -220,6 +223,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         image=image,
         key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
         initial=initial,
+        client_names=names,
         label_counts=counts,
         class_names=whole.class_names,
         client_flops=pruning.flops,
@@ -230,7 +234,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             layout_of(config, spec, pooled=population != asked),
             *whole.notes,
             *lacking,
-            *held_out_notes(config, held),
+            *notes_on_clients(config, held, names),
             *pruning.notes,
             *open_end(config, spec),
             *plugins.notes(config.plugin),

@@ -9,7 +9,7 @@ from jfedsl.config import Config, shown
 from jfedsl.config.allowed import FROM_DATA
 from jfedsl.data import partition, sources
 from jfedsl.data.datasets import Dataset
-from jfedsl.data.labels import shortened
+from jfedsl.data.labels import are_plain, shortened
 from jfedsl.data.partition import PARTITIONS, Shares, ranges
 from jfedsl.data.validation import HeldOut, hold_out, needed
 from jfedsl.errors import UserError, flag_error
@@ -61,8 +61,22 @@ def examples_of_clients(config: Config, dataset: Dataset) -> HeldOut:
     return held
 
 
-def held_out_notes(config: Config, held: HeldOut) -> list[str]:
-    """How many examples are held out, and which clients hold out none; no note without any."""
+def client_names(config: Config, dataset: Dataset) -> tuple[str, ...]:
+    """The name of each client in the user's data; empty where clients have only numbers."""
+    values = dataset.client_values
+    if not PARTITIONS[config.partition].owned or values is None:
+        return ()
+    present = values[np.unique(_owners(config, dataset))]
+    return () if are_plain(present) else tuple(map(str, present))
+
+
+def notes_on_clients(config: Config, held: HeldOut, names: Sequence[str]) -> list[str]:
+    """Who the clients are, how many examples are held out, and which clients hold out none."""
+    notes = [f"clients 0 to {len(names) - 1}: {shortened(names)}"] if names else []
+    return notes + _held_out_notes(config, held)
+
+
+def _held_out_notes(config: Config, held: HeldOut) -> list[str]:
     if not held.validation.size:
         return []
     share = f"{config.validation_fraction:g} of each client's"

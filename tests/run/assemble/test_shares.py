@@ -12,15 +12,18 @@ from jfedsl.data.partition import PARTITIONS, Kind
 from jfedsl.errors import UserError
 from jfedsl.run.assemble.examples import subset_of
 from jfedsl.run.assemble.shares import (
+    client_names,
     examples_of_clients,
     notes_on_classes,
+    notes_on_clients,
     shares_of,
     with_clients,
 )
 
 OWNERS = np.array(["ann", "bob", "cid", "dot"])[np.random.default_rng(0).integers(0, 4, 200)]
 INPUTS = np.arange(400.0).reshape(200, 2)
-OWNED = from_arrays((INPUTS, np.arange(200) % 5), (INPUTS, np.arange(200) % 5), clients=OWNERS)
+LABELS = np.arange(200) % 5
+OWNED = from_arrays((INPUTS, LABELS), (INPUTS, LABELS), clients=OWNERS)
 
 
 def test_natural_clients_are_the_owners_and_stay_so_in_a_subset() -> None:
@@ -51,6 +54,20 @@ def test_natural_clients_are_counted_where_their_number_is_open() -> None:
         with_clients(dataclasses.replace(config, participants=5), OWNED)
     with pytest.raises(UserError, match="^--partition must be one of iid.*=digits"):
         with_clients(config, load("digits", ""))
+
+
+def test_clients_that_the_data_names_are_named() -> None:
+    config = plain(partition="natural", train_examples=120)
+    dataset = subset_of(config, OWNED)
+    names = client_names(config, dataset)
+    assert names == ("ann", "bob", "cid", "dot")
+    (note,) = notes_on_clients(config, examples_of_clients(config, dataset), names)
+    assert note == "clients 0 to 3: ann, bob, cid, dot"
+    some = dataset.train._replace(owners=np.array([3, 1])[np.arange(120) % 2])
+    assert client_names(config, dataset._replace(train=some)) == ("bob", "dot"), "those present"
+    assert client_names(plain(), OWNED) == (), "other clients than the data names"
+    numbered = from_arrays((INPUTS, LABELS), (INPUTS, LABELS), clients=np.arange(200) % 4)
+    assert client_names(config, numbered) == ()
 
 
 def own(rng: Any, labels: Any, clients: int) -> Any:
