@@ -36,7 +36,7 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
     data, key, state = experiment.data, experiment.key, experiment.init()
     run = experiment.rounds(ROUNDS).lower(data, key, state, ROUNDS).compile()
     state, record = run(data, key, state, ROUNDS)
-    evaluation = experiment.evaluate()(data, state, experiment.test)
+    evaluation = experiment.evaluate()(data, state, experiment.evaluated)
     integers = {f"{column}_bytes": counts for column, counts in record.sent.items()}
     integers |= {
         name: getattr(record, name) for name in ("participants", "took_part", "has_current_model")

@@ -1,6 +1,13 @@
 """Columns of tables: their numbers from a summary, and cells over seeds."""
 
-from jfedsl.studies.columns import mean_and_range, megabytes, megabytes_to_target, simulated
+from jfedsl.run.storage.task_record import CLASSIFICATION
+from jfedsl.studies.columns import (
+    mean_and_range,
+    megabytes,
+    megabytes_to_target,
+    metric_columns,
+    simulated,
+)
 
 SUMMARY = {
     "bytes": {"model_up": 2_500_000, "model_down": 1_000_000},
@@ -19,3 +26,12 @@ def test_columns_are_empty_where_a_run_has_no_number() -> None:
 def test_cells_count_the_seeds_that_have_a_number() -> None:
     assert mean_and_range([1200.0, 1300.0]) == "1,250 (1,200 to 1,300)"
     assert mean_and_range([None, 0.0]) == "0 (1 of 2)"
+
+
+def test_the_metric_of_a_study_is_that_of_the_validation_set_if_there_is_one() -> None:
+    task = CLASSIFICATION._replace(split="validation")
+    columns = metric_columns([task])
+    summary = {"final_validation_accuracy": 0.75, "final_accuracy": 0.5}
+    assert list(columns) == ["validation accuracy", "deployed"]
+    assert columns["validation accuracy"](summary) == 0.75
+    assert metric_columns([CLASSIFICATION])["test accuracy"](summary) == 0.5

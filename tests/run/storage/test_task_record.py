@@ -46,3 +46,14 @@ def test_the_deployed_value_is_that_under_the_masks_where_no_other_was_tested() 
     row = {"test_accuracy": 0.25, "test_accuracy_deployed": 0.5}
     assert CLASSIFICATION.deployed(row) == 0.5
     assert CLASSIFICATION.deployed({**row, "test_accuracy_deployed": None}) == 0.25
+
+
+def test_all_names_say_that_values_are_of_a_validation_set() -> None:
+    task = record_of(TASKS["classification"], "validation")
+    assert (task.tested, task.loss) == ("validation_accuracy", "validation_loss")
+    assert task.title == task.label == "validation accuracy"
+    assert [TaskRecord.final(c) for c in task.columns][0] == "final_validation_accuracy"
+    assert task.best_entry == "best_validation_accuracy"
+    assert read_record({"task": task.stored}) == task != CLASSIFICATION
+    assert (CLASSIFICATION.title, CLASSIFICATION.label) == ("test accuracy", "accuracy")
+    assert "split" not in CLASSIFICATION.stored, "as in files of earlier builds"
