@@ -41,9 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
     "fedsl": {},
     "channel": {
         "prune_kind": "channel", "prune_policy": "by_resource", "client_capacity": "0.25-1",
-        "clients": 6, "participants": None, "prune_ladder": (1.0, 0.5),
+        "clients": 6, "participants": None, "prune_ladder": (1.0, 0.5), "validation_fraction": 0.2,
     },
-    "fedavg": {"algorithm": "fedavg", "validation_fraction": 0.2},
+    "fedavg": {"algorithm": "fedavg"},
 }  # fmt: skip
 PACKED: dict[str, dict[str, Any]] = {
     "fedsl packed": {"collective_bits": 8},
