@@ -49,7 +49,7 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     shared, none = _shared(x.spec), jnp.zeros(clients.number.shape, jnp.int32)
     clients, batch = draw_batch(x, clients)
     clients, smashed, client_vjp = client_forward(x, clients, batch.inputs)
-    clients, up = send_up(x, clients, smashed)
+    clients, up = send_up(x, clients, smashed, batch.lengths)
     server, losses, cut_gradient = joint_step(x, server, up, batch.labels)
     sent, parts = {SMASHED.column: up.bytes}, []
     if shared:

@@ -26,7 +26,7 @@ def exchange(
     """
     clients, batch = draw_batch(x, clients)
     clients, smashed, client_vjp = client_forward(x, clients, batch.inputs)
-    clients, up = send_up(x, clients, smashed)
+    clients, up = send_up(x, clients, smashed, batch.lengths)
     server, losses, cut_gradient = server_step(x, server, up, batch.labels)
     clients, down = send_down(x, clients, cut_gradient, up.kept)
     clients = client_step(x, clients, client_vjp(up.vjp(down.values)))

@@ -38,7 +38,7 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     clients = client_step(x, clients, client_gradient + head_gradient)
 
     def upload(server: Server, clients: Client) -> tuple[Server, Client, Any]:
-        clients, up = send_up(x, clients, smashed)
+        clients, up = send_up(x, clients, smashed, batch.lengths)
         return joint_step(x, server, up, batch.labels)[0], clients, up.bytes
 
     def keep(server: Server, clients: Client) -> tuple[Server, Client, Any]:

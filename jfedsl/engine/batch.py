@@ -1,5 +1,6 @@
 """The next mini-batch of every client: drawn, gathered, augmented and normalised on the devices."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jfedsl.engine.examples import fetch
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.state import Client, Data, RunSpec
 from jfedsl.keys import Purpose, fold
+from jfedsl.models import layers
 from jfedsl.sharding.client_map import map_clients
 
 
@@ -19,10 +21,12 @@ class Batch(NamedTuple):
     Attributes:
       inputs: of the model, `[P, B, ...]`: float32, or int32 such as token ids.
       labels: targets, int32 `[P, B]` or float32 `[P, B, D]`.
+      lengths: positions of each input that are no padding, int32 `[P, B]`; None without padding.
     """
 
     inputs: Array
     labels: Array
+    lengths: Array | None
 
 
 def draw_batch(x: Exchange, clients: Client) -> tuple[Client, Batch]:
@@ -53,4 +57,5 @@ def next_batch(spec: RunSpec, data: Data, key: Array, ids: Array, batches_seen: 
     if spec.augment is not None:
         keys = jax.vmap(lambda n, d: fold(augmentation, n, d))(ids, batches_seen)
         inputs = jax.vmap(spec.augment)(keys, inputs)
-    return Batch(data.pixels.prepare(inputs), labels)
+    inputs = data.pixels.prepare(inputs)
+    return Batch(inputs, labels, jax.vmap(partial(layers.lengths_of, spec.model))(inputs))

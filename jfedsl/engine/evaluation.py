@@ -9,13 +9,14 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
-from jfedsl.compression.message import Mask, Message
+from jfedsl.compression.message import Message
 from jfedsl.data.datasets import Pixels
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State, with_data
+from jfedsl.engine.transmit import known_masks
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.pruning.auxiliary import of_first_layers
@@ -152,19 +153,20 @@ def class_sums(
       Sums of the losses, of the metric, and of that with the activation as deployed.
     """
 
-    def outputs_of(smashed: Array) -> Array:
+    def outputs_of(smashed: Array, lengths: Array | None) -> Array:
         rest, params, stats = spec.model[spec.cut :], server.params, server.stats
-        return layers.apply(rest, params, stats, smashed, False, spec.dtype)[0]
+        return layers.apply(rest, params, stats, smashed, False, spec.dtype, lengths)[0]
 
     def batch(one: TestSet) -> Array:
         images = pixels.prepare(one.images)
         smashed, _ = forward(client.params, client.stats, client.masks, images, False, spec.dtype)
-        outputs = outputs_of(smashed)
+        lengths = layers.lengths_of(spec.model, images)
+        outputs = outputs_of(smashed, lengths)
         losses = spec.task.loss(outputs, one.labels)
         metric = spec.task.metric.of(outputs, one.labels)
         deployed = metric
         if spec.deployed is not None:
-            received = outputs_of(_deployed(spec, key, client, smashed))
+            received = outputs_of(_deployed(spec, key, client, smashed, lengths), lengths)
             deployed = spec.task.metric.of(received, one.labels)
         return jnp.stack([by_class(spec, values, one) for values in (losses, metric, deployed)])
 
@@ -184,23 +186,23 @@ def mean_of_classes(spec: RunSpec, sums: Array, test: TestSet) -> Array:
     return jnp.sum(means, axis=-1) / jnp.sum(sizes > 0, dtype=jnp.float32)
 
 
-def _deployed(spec: RunSpec, key: Array, client: Client, smashed: Array) -> Array:
+def _deployed(
+    spec: RunSpec, key: Array, client: Client, smashed: Array, lengths: Array | None
+) -> Array:
     """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
     assert spec.deployed is not None
-    compressor, kept = (
-        spec.deployed.compressor(client.number),
-        spec.pruner.cut_channel_mask(client.masks),
-    )
-    masks = () if kept is None else (Mask(kept[(None,) * (smashed.ndim - 1)]),)
+    compressor = spec.deployed.compressor(client.number)
     deployed_key = fold(key, Purpose.DEPLOYED)
 
-    def send(example: Array) -> Array:
+    def send(example: Array, lengths: Array | None) -> Array:
+        masks = known_masks(spec, client, example, lengths)
         _, message = compressor.send(
             compressor.init(example), deployed_key, Message(example, masks)
         )
         return message.values
 
-    return jax.vmap(send)(smashed[:, None])[:, 0]
+    each = jax.tree.map(lambda rows: rows[:, None], (smashed, lengths))  # a message each
+    return jax.vmap(send)(*each)[:, 0]
 
 
 def by_class(spec: RunSpec, values: Array, batch: TestSet) -> Array:

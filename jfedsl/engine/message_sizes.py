@@ -10,7 +10,7 @@ from jax import Array, lax
 from jfedsl.compression.message import Message, message_bytes
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.engine.streams import CUT_GRADIENT, SMASHED
-from jfedsl.engine.traffic import label_bits, smashed_shape
+from jfedsl.engine.traffic import bits_beside, smashed_shape
 from jfedsl.engine.transmit import send_smashed
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -72,7 +72,7 @@ def send_noise(
 
 def up_bits(spec: RunSpec, message: Message) -> Array:
     """Bits of an activation with its labels, whole bytes, float32."""
-    return bits_of(message_bytes([message], label_bits(spec)))
+    return bits_of(message_bytes([message], bits_beside(spec, SMASHED)))
 
 
 def bits_of(count: Array) -> Array:

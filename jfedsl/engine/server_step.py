@@ -7,7 +7,7 @@ participant's own mean loss at what arrived from it, `[P, B, ...]`.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def joint_step(
     """
     spec = x.spec
     gradient, losses, cut_gradient, stats = _pass(
-        spec, server, received.values, labels, received.weights
+        spec, server, Examples(received.values, labels, received.lengths), received.weights
     )
     after = _stepped(spec, x.step, server, gradient, stats)
     if received.arrived is not None:
@@ -46,10 +46,24 @@ def joint_step(
     return spec.slots.replicate(after), losses, spec.slots.shard(cut_gradient)
 
 
+class Examples(NamedTuple):
+    """What the server trains on, of one or many clients with a leading axis.
+
+    Attributes:
+      smashed: activations `[B, ...]`.
+      labels: targets `[B, ...]`.
+      lengths: positions of each example that are no padding, `[B]`; None without padding.
+    """
+
+    smashed: Array
+    labels: Array
+    lengths: Array | None
+
+
 def _pass(
-    spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array
+    spec: RunSpec, server: Server, examples: Examples, weights: Array
 ) -> tuple[Any, Array, Array, Any]:
-    """`_gradients` of the activations in all slots, weighted by participant `[K]`.
+    """`_gradients` of the examples in all slots, weighted by participant `[K]`.
 
     Each device passes its own ones, and the gradients of the server's weights are summed up. Batch
     norm, however, needs them all at once, without the padding slots.
@@ -59,24 +73,26 @@ def _pass(
         spread = jax.shard_map(
             partial(_over_devices, spec),
             mesh=slots.mesh,
-            in_specs=(REPLICATED, SHARDED, SHARDED, SHARDED),
+            in_specs=(REPLICATED, SHARDED, SHARDED),
             out_specs=(REPLICATED, SHARDED, SHARDED, REPLICATED),
             check_vma=False,
         )
         if not slots.is_real.all():  # padding slots may hold anything
-            smashed = where_rows(jnp.asarray(slots.is_real), smashed, jnp.zeros_like(smashed))
-        return spread(server, smashed, labels, slots.weights(weights))
+            smashed, real = examples.smashed, jnp.asarray(slots.is_real)
+            zeros = jnp.zeros_like(smashed)
+            examples = examples._replace(smashed=where_rows(real, smashed, zeros))
+        return spread(server, examples, slots.weights(weights))
     if slots.is_real.all():
-        return _gradients(spec, server, smashed, labels, slots.to_slots(weights))
-    smashed, labels = slots.to_participants((smashed, labels))
-    gradient, losses, cut_gradient, stats = _gradients(spec, server, smashed, labels, weights)
+        return _gradients(spec, server, examples, slots.to_slots(weights))
+    examples = slots.to_participants(examples)
+    gradient, losses, cut_gradient, stats = _gradients(spec, server, examples, weights)
     return gradient, *slots.to_slots((losses, cut_gradient)), stats
 
 
 def _gradients(
-    spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array
+    spec: RunSpec, server: Server, examples: Examples, weights: Array
 ) -> tuple[Any, Array, Array, Any]:
-    """A pass of activations `[n, B, ...]` through the server's layers and back.
+    """A pass of examples `[n, B, ...]` through the server's layers and back.
 
     Returns:
       The gradient of the mean loss by weights `[n]`, each client's loss `[n]`, the gradients of
@@ -84,14 +100,15 @@ def _gradients(
     """
 
     def of_each(params: Any, smashed: Array) -> tuple[Array, Any]:
-        merged = smashed.reshape(-1, *smashed.shape[2:])
-        logits, stats = layers.apply(
-            spec.model[spec.cut :], params, server.stats, merged, True, spec.dtype
+        x, labels, lengths = jax.tree.map(
+            lambda rows: rows.reshape(-1, *rows.shape[2:]), examples._replace(smashed=smashed)
         )
-        losses = spec.task.loss(logits, labels.reshape(-1, *labels.shape[2:]))
-        return losses.reshape(labels.shape[:2]).mean(axis=1), stats
+        rest = spec.model[spec.cut :]
+        logits, stats = layers.apply(rest, params, server.stats, x, True, spec.dtype, lengths)
+        losses = spec.task.loss(logits, labels)
+        return losses.reshape(smashed.shape[:2]).mean(axis=1), stats
 
-    losses, back, stats = jax.vjp(of_each, server.params, smashed, has_aux=True)
+    losses, back, stats = jax.vjp(of_each, server.params, examples.smashed, has_aux=True)
     # One backward pass serves the server's weighted mean and every client's own loss. A weight of
     # 0 becomes one too small to be seen in a sum of float32, and large enough to divide by.
     weights = jnp.maximum(weights, _LEAST_WEIGHT)
@@ -105,10 +122,10 @@ def _gradients(
 
 
 def _over_devices(
-    spec: RunSpec, server: Server, smashed: Array, labels: Array, weights: Array
+    spec: RunSpec, server: Server, examples: Examples, weights: Array
 ) -> tuple[Any, Array, Array, Any]:
     """`_gradients`, with that of the parameters summed over devices."""
-    gradient, *per_client = _gradients(spec, server, smashed, labels, weights)
+    gradient, *per_client = _gradients(spec, server, examples, weights)
     return sum_devices(gradient), *per_client
 
 
@@ -120,12 +137,11 @@ def _stepped(spec: RunSpec, step: Array, server: Server, gradient: Any, stats: A
 
 
 def _alone(
-    spec: RunSpec, step: Array, server: Server, smashed: Array, labels: Array
+    spec: RunSpec, step: Array, server: Server, examples: Examples
 ) -> tuple[Server, Array, Array]:
-    """A step on one client's activation `[B, ...]`."""
-    gradient, losses, cut_gradient, stats = _gradients(
-        spec, server, smashed[None], labels[None], jnp.ones(1)
-    )
+    """A step on one client's examples `[B, ...]`."""
+    one = jax.tree.map(lambda rows: rows[None], examples)
+    gradient, losses, cut_gradient, stats = _gradients(spec, server, one, jnp.ones(1))
     return _stepped(spec, step, server, gradient, stats), losses[0], cut_gradient[0]
 
 
@@ -146,17 +162,18 @@ def step_in_turn(
     """Steps on one client's activation after the other, in random order."""
     spec, slots, order = x.spec, x.spec.slots, serving_order(x.spec, x.key)
     # There is one server: it serves every client, wherever the client's slot is.
-    smashed, labels = slots.to_participants((received.values, labels))
+    rows = slots.to_participants(Examples(received.values, labels, received.lengths))
 
     def one(server: Server, n: Array) -> tuple[Server, tuple[Array, Array]]:
-        after, loss, gradient = _alone(spec, x.step, server, smashed[n], labels[n])
+        examples = jax.tree.map(lambda row: row[n], rows)
+        after, loss, gradient = _alone(spec, x.step, server, examples)
         if received.arrived is not None:
             after = jax.tree.map(partial(jnp.where, received.arrived[n]), after, server)
         return after, (loss, gradient)
 
-    server, rows = lax.scan(one, server, order)
+    server, served = lax.scan(one, server, order)
     as_participants = jnp.argsort(order)
-    losses, cut_gradient = slots.to_slots(jax.tree.map(lambda r: r[as_participants], rows))
+    losses, cut_gradient = slots.to_slots(jax.tree.map(lambda r: r[as_participants], served))
     return server, losses, slots.shard(cut_gradient)
 
 
@@ -168,7 +185,8 @@ def step_copies(
     backend, clients = jax.default_backend(), labels.shape[0]
     chunk = default_chunk(backend, jax.tree.map(lambda w: w[0], server.params), clients)
     mapped = map_clients(partial(_alone, spec, x.step), min(chunk, spec.chunk), slots.mesh)
-    after, losses, cut_gradient = mapped(server, received.values, labels)
+    examples = Examples(received.values, labels, received.lengths)
+    after, losses, cut_gradient = mapped(server, examples)
     if received.arrived is not None:
         after = where_rows(slots.to_slots(received.arrived), after, server)
     return after, losses, slots.shard(cut_gradient)

@@ -62,6 +62,7 @@ class RunSpec(NamedTuple):
       client_optimizer: applied by every client to its own part.
       client_rate: its learning rate by the number of exchanges before this one.
       server_optimizer: applied to the server's part.
+      positions: T, of inputs that are padded sequences `[T, ...]`; None of others.
       classes: width of the outputs: how many classes, or numbers of a target.
       clients: C.
       participants: K.
@@ -100,6 +101,7 @@ class RunSpec(NamedTuple):
     client_optimizer: Optimizer
     client_rate: Schedule
     server_optimizer: Optimizer
+    positions: int | None
     classes: int
     clients: int
     participants: int

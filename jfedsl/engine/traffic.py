@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jfedsl.compression.message import FLOAT_BITS
+from jfedsl.compression.message import FLOAT_BITS, position_bits
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
@@ -15,11 +15,18 @@ from jfedsl.models import layers
 FLOAT_BYTES = FLOAT_BITS // 8
 
 
-def label_bits(spec: RunSpec) -> int:
-    """Bits of one mini-batch's targets: numbers of classes, or float32."""
-    if not spec.task.of_classes:
-        return spec.batch_size * spec.classes * FLOAT_BITS
-    return spec.batch_size * math.ceil(math.log2(spec.classes))
+def bits_beside(spec: RunSpec, stream: Stream) -> int:
+    """Bits that a message of activations carries beside them: targets, and lengths of sequences.
+
+    A target is the number of a class, or float32. A length is from 0 to the longest one.
+    """
+    if not stream.labels:
+        return 0
+    target = FLOAT_BITS * spec.classes
+    if spec.task.of_classes:
+        target = position_bits(spec.classes)
+    length = 0 if spec.positions is None else position_bits(spec.positions + 1)
+    return spec.batch_size * (target + length)
 
 
 def smashed_shape(
@@ -64,8 +71,8 @@ def uncompressed_bytes(
         if not stream.of_batch:
             return periods[stream.direction] * receivers * model
         messages = -(-rounds * spec.local_steps // stream.every(spec)) * receivers
-        labels = -(-label_bits(spec) // 8) if stream.labels else 0
-        return messages * (stream.rows(spec) * example * FLOAT_BYTES + labels)
+        beside = -(-bits_beside(spec, stream) // 8)
+        return messages * (stream.rows(spec) * example * FLOAT_BYTES + beside)
 
     sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]
     return {stream.column: total(stream) for stream in sent}

@@ -11,8 +11,9 @@ from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.state import Client, CompressorStates, RunSpec, present_weights
 from jfedsl.engine.streams import CUT_GRADIENT, SMASHED, Stream
-from jfedsl.engine.traffic import label_bits
+from jfedsl.engine.traffic import bits_beside
 from jfedsl.keys import fold
+from jfedsl.models.padding import is_position
 from jfedsl.sharding.slots import where_rows
 
 
@@ -25,6 +26,7 @@ class Uplink(NamedTuple):
       vjp: maps a gradient `[P, B, ...]` of `values` to that of what was sent: through dropout's
         mask and scale, straight through quantizers.
       bytes: int32 `[P]`.
+      lengths: positions of each example that are no padding, int32 `[P, B]`; None without padding.
       arrived: bool `[K]`, whose message reached the server in time; None: everyone's.
       weights: float32 `[K]`, of the participants whose message arrived, sum 1; all 0 without any.
     """
@@ -33,6 +35,7 @@ class Uplink(NamedTuple):
     kept: Array | None
     vjp: Any
     bytes: Array
+    lengths: Array | None
     arrived: Array | None
     weights: Array
 
@@ -49,21 +52,30 @@ class Downlink(NamedTuple):
 
 
 def send_up(
-    x: Exchange, clients: Client, activation: Array, stream: Stream = SMASHED
-) -> tuple[Client, Uplink]:
-    """Sends the participants' activations `[P, B, ...]`, with their labels, to the server.
+    x: Exchange, clients: Client, activation: Array, lengths: Array | None,
+    stream: Stream = SMASHED,
+) -> tuple[Client, Uplink]:  # fmt: skip
+    """Sends the participants' activations, with their labels, to the server.
 
     Compressors are many small operations, whose overhead in a loop over clients would exceed their
     work: they run for all clients at once.
+
+    Args:
+      x: the exchange.
+      clients: the participants, `[P, ...]`.
+      activation: `[P, B, ...]`.
+      lengths: positions of each example that are no padding, `[P, B]`; they are sent along, and
+        padding is not. None without padding.
+      stream: that the message belongs to.
 
     Returns:
       The participants with the new states of their compressors, and what arrived.
     """
     spec, slots = x.spec, x.spec.slots
     send = partial(send_smashed, spec, stream=stream)
-    states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys)
-    labels = label_bits(spec) if stream.labels else 0
-    sent = jax.vmap(lambda message: message_bytes([message], labels))(message)
+    states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys, lengths)
+    beside = bits_beside(spec, stream)
+    sent = jax.vmap(lambda message: message_bytes([message], beside))(message)
     arrived, values, weights = None, message.values, x.weights
     if x.availability is not None:
         assert spec.radio is not None
@@ -74,7 +86,8 @@ def send_up(
     def all_vjp(gradient: Array) -> Array:
         return jax.vmap(lambda one, g: one(g)[0])(vjp, gradient)
 
-    received = Uplink(slots.shard(values), message.kept, all_vjp, sent, arrived, weights)
+    values = slots.shard(values)
+    received = Uplink(values, message.kept, all_vjp, sent, lengths, arrived, weights)
     return clients.replace(compressor_states=states), received
 
 
@@ -83,7 +96,7 @@ def at_hand(x: Exchange, values: Array) -> Uplink:
     nothing = jnp.zeros(values.shape[0], jnp.int32)
     # Whole numbers have no gradient, which the server's step takes of all that it is given.
     values = values.astype(jnp.float32)
-    return Uplink(values, None, lambda gradient: gradient, nothing, None, x.weights)
+    return Uplink(values, None, lambda gradient: gradient, nothing, None, None, x.weights)
 
 
 def send_down(
@@ -135,23 +148,24 @@ def broadcast(x: Exchange, clients: Client, values: Array, stream: Stream) -> Do
 
 
 def send_smashed(
-    spec: RunSpec, client: Client, activation: Array, key: Array, stream: Stream = SMASHED
-) -> tuple[CompressorStates, Message, Any]:
-    """Sends one client's activation at the cut, without the channels that it does not have.
+    spec: RunSpec, client: Client, activation: Array, key: Array, lengths: Array | None = None,
+    stream: Stream = SMASHED,
+) -> tuple[CompressorStates, Message, Any]:  # fmt: skip
+    """Sends one client's activation at the cut, without padding and channels it does not have.
 
     Args:
       spec: functions and static numbers of the run.
       client: the client.
       activation: `[B, ...]`.
       key: of the client in this exchange.
+      lengths: positions of each example that are no padding, `[B]`; None without padding.
       stream: that it belongs to.
 
     Returns:
       The compressor states, what the server receives, and the function that maps a gradient of that
       to the activation's: through dropout's mask and scale, straight through quantizers.
     """
-    states, kept = client.compressor_states, spec.pruner.cut_channel_mask(client.masks)
-    masks = () if kept is None else (Mask(kept[(None,) * (activation.ndim - 1)]),)
+    states, masks = client.compressor_states, known_masks(spec, client, activation, lengths)
     compressor = spec.compressors[stream.name](client.number)
 
     def send(activation: Array) -> tuple[Array, tuple[Any, Message]]:
@@ -162,6 +176,23 @@ def send_smashed(
 
     _, vjp, (state, message) = jax.vjp(send, activation, has_aux=True)
     return {**states, stream.name: state}, message, vjp
+
+
+def known_masks(
+    spec: RunSpec, client: Client, activation: Array, lengths: Array | None
+) -> tuple[Mask, ...]:
+    """Masks of an activation `[B, ...]` that both ends know: without padding and pruned channels.
+
+    Args:
+      spec: functions and static numbers of the run.
+      client: the client.
+      activation: `[B, ...]`.
+      lengths: positions of each example that are no padding, `[B]`; None without padding.
+    """
+    channels = spec.pruner.cut_channel_mask(client.masks)
+    here = is_position(activation, lengths)
+    of_channels = None if channels is None else channels[(None,) * (activation.ndim - 1)]
+    return tuple(Mask(chosen) for chosen in (here, of_channels) if chosen is not None)
 
 
 def send_cut_gradient(

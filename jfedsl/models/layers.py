@@ -22,6 +22,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jfedsl.keys import fold
+from jfedsl.models.padding import without_padding
 from jfedsl.models.steps import Describe, Step, describe_module, function_steps
 
 Params = Any
@@ -70,12 +71,16 @@ class Layer(NamedTuple):
       init: `(key, x[B, ...]) -> (params, stats)`, each `{}` where the layer has none; or
         `(params, stats, frozen)`.
       apply: `(params, stats, x, train) -> (y, stats)`; `train` picks batch over running statistics.
-        A layer with frozen variables takes them as `frozen=`, see `with_frozen`.
+        A layer with frozen variables takes them as `frozen=`, see `with_frozen`; one that looks at
+        several positions of a sequence takes `lengths=`, int32 `[B]` or None.
       activation: applied to the output of `apply`; elementwise and nondecreasing. None for none.
       keeps_order: whether `apply` commutes with elementwise nondecreasing functions, as max-pooling
         does. An activation right before such a layer runs after it instead, on fewer entries.
       channels: the channels that can be removed; None where all have to stay.
-      integer_inputs: whether the layer takes int32 inputs, see `with_integer_inputs`.
+      integer_inputs: whether the layer takes int32 inputs, see `tokens.with_integer_inputs`.
+      lengths: of a first layer of padded sequences: from inputs `[B, T, ...]` to the number of
+        positions of each that are not padding, int32 `[B]`, see `tokens.padded`; None for others.
+      takes_lengths: whether `apply` takes `lengths=`.
       steps: describes what `apply` computes, for other programs; None where that is not known.
     """
 
@@ -86,6 +91,8 @@ class Layer(NamedTuple):
     keeps_order: bool = False
     channels: Channels | None = None
     integer_inputs: bool = False
+    lengths: Callable[[Array], Array] | None = None
+    takes_lengths: bool = False
     steps: Describe | None = None
 
 
@@ -99,7 +106,7 @@ def from_linen(
     width: str | None = None,
     groups: int = 1,
 ) -> Layer:
-    """Wraps a Flax linen module as a layer; its `__call__` may take `train`.
+    """Wraps a Flax linen module as a layer; its `__call__` may take `train` and `lengths`.
 
     >>> from_linen("embed", nn.Embed(1000, 32)).name
     'embed'
@@ -110,21 +117,20 @@ def from_linen(
         it only reads, and draws no random numbers, as Flax's dropout would.
       activation: elementwise and nondecreasing; runs after the module, or after pooling that
         follows it. Any other activation belongs into the module.
-      width: name of the module's field that holds its number of channels, if channels can be
-        removed: `features` of a convolution. Each channel must be computed in the same way
-        whatever that number is.
+      width: name of the module's field with its number of channels, such as `features`, if channels
+        can be removed. Each channel must be computed in the same way whatever that number is.
       groups: number of normalisation groups of these channels.
 
     Raises:
       ValueError: from `init`, where the module has other collections.
     """
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    taken = {"train", "lengths"} & inspect.signature(type(module).__call__).parameters.keys()
 
-    def options(train: bool) -> dict[str, Any]:
-        return {"train": train} if takes_train else {}
+    def options(**given: Any) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name in taken}
 
     def init(key: Array, x: Array) -> tuple[Any, ...]:
-        collections = {**module.init(key, x, **options(False))}
+        collections = {**module.init(key, x, **options(train=False, lengths=None))}
         held = tuple(collections.pop(kind, {}) for kind in ("params", "batch_stats", "frozen"))
         if collections:
             allowed = "modules may hold params, batch_stats and frozen"
@@ -132,15 +138,17 @@ def from_linen(
         return held if held[2] else held[:2]
 
     def apply(
-        params: Params, stats: Stats, x: Array, train: bool, frozen: Frozen = None
-    ) -> tuple[Array, Stats]:
+        params: Params, stats: Stats, x: Array, train: bool, frozen: Frozen = None,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Stats]:  # fmt: skip
+        given = options(train=train, lengths=lengths)
         variables = {"params": params, "batch_stats": stats, "frozen": frozen or {}}
         updated: Any = {"batch_stats": stats}
         y: Any
         if train and stats:
-            y, updated = module.apply(variables, x, mutable=["batch_stats"], **options(train))
+            y, updated = module.apply(variables, x, mutable=["batch_stats"], **given)
         else:
-            y = module.apply(variables, x, **options(train))
+            y = module.apply(variables, x, **given)
         return y, updated["batch_stats"]
 
     def resized(size: int) -> Layer:
@@ -148,7 +156,8 @@ def from_linen(
         return from_linen(name, module.clone(**changed), activation, width, groups)
 
     channels = None if width is None else Channels(getattr(module, width), groups, resized)
-    return Layer(name, init, apply, activation, channels=channels, steps=describe_module(module))
+    wrapped = Layer(name, init, apply, activation, takes_lengths="lengths" in taken)
+    return wrapped._replace(channels=channels, steps=describe_module(module))
 
 
 def from_function(
@@ -177,28 +186,6 @@ def from_function(
     )
 
 
-def with_integer_inputs(layer: Layer) -> Layer:
-    """The first layer of a model whose inputs are integers, such as token ids.
-
-    Inputs arrive as int32; as float32, which is exact up to 2^24 in magnitude, where only shapes
-    matter or clients have no layers. They are cast to int32 here.
-    """
-
-    def init(key: Array, x: Array) -> tuple[Any, ...]:
-        return layer.init(key, x.astype(jnp.int32))
-
-    def apply(
-        params: Params, stats: Stats, x: Array, train: bool, **frozen: Frozen
-    ) -> tuple[Array, Stats]:
-        return layer.apply(params, stats, x.astype(jnp.int32), train, **frozen)
-
-    channels = layer.channels
-    if channels is not None:
-        resized = channels.resized
-        channels = channels._replace(resized=lambda size: with_integer_inputs(resized(size)))
-    return layer._replace(init=init, apply=apply, channels=channels, integer_inputs=True)
-
-
 def init(model: Model, key: Array, x: Array) -> Variables:
     """Initial variables; layer i draws from fold_in(key, i), whatever the cut.
 
@@ -209,13 +196,14 @@ def init(model: Model, key: Array, x: Array) -> Variables:
 
     Raises:
       ValueError: two layers have the same name, or the output of a layer is empty, as of pooling on
-        a small image, or not an array.
+        a small image, or not an array, or has another number of padded positions than the input.
     """
     names = [layer.name for layer in model]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise ValueError(f"two layers are named {repeated[0]}")
     variables: list[Variables] = []
+    positions = None if lengths_of(model, x) is None else x.shape[1]
     for i, layer in enumerate(model):
         fresh = init_layer(layer, fold(key, i), x)
         variables.append(fresh)
@@ -223,6 +211,8 @@ def init(model: Model, key: Array, x: Array) -> Variables:
         if not isinstance(y, Array) or y.size == 0:
             output = list(y.shape) if isinstance(y, Array) else type(y).__name__
             raise ValueError(f"{layer.name} makes {output} of {list(x.shape)}")
+        if positions is not None and y.ndim > 2 and y.shape[1] != positions:
+            raise ValueError(f"{layer.name} makes {y.shape[1]} of {positions} padded positions")
         x = y
     whole = Variables(*zip(*variables, strict=True)) if variables else Variables((), ())
     return whole if any(whole.frozen) else whole._replace(frozen=())
@@ -251,12 +241,13 @@ def with_frozen(model: Model, frozen: Frozen) -> Model:
 
     A vmap of `apply` gives them no axis, as they are no argument of it. A compiled program should
     have them among its own arguments, or they are built into it. They replace those of before.
-
-    Args:
-      model: all layers, or some in a row.
-      frozen: of these layers, as `Variables` has them.
     """
     return tuple(bound(*pair) for pair in zip(model, frozen, strict=True)) if frozen else model
+
+
+def lengths_of(model: Model, inputs: Array) -> Array | None:
+    """Positions of inputs `[B, T, ...]` that are no padding, int32 `[B]`; None without padding."""
+    return model[0].lengths(inputs) if model and model[0].lengths is not None else None
 
 
 def apply(
@@ -266,8 +257,11 @@ def apply(
     x: Array,
     train: bool,
     dtype: DTypeLike = jnp.float32,
+    lengths: Array | None = None,
 ) -> tuple[Array, Stats]:
     """Runs the layers in order.
+
+    Every layer leaves 0 where sequences are padded; how much that is changes nothing else.
 
     Args:
       model: consecutive layers, with their frozen variables if they have any.
@@ -276,6 +270,8 @@ def apply(
       x: input `[B, ...]`, float32, or int32 for a first layer of whole numbers.
       train: whether normalisation uses the batch's statistics.
       dtype: that parameters and activations are rounded to, and products computed in.
+      lengths: of the sequences of `x`, int32 `[B]`; None where the first layer of the model, which
+        says them, is among these, or nothing is padded.
 
     Returns:
       The output `[B, ...]`, float32, and the new statistics.
@@ -284,17 +280,20 @@ def apply(
       ValueError: the last layer makes whole numbers, which have no gradient.
     """
     params = jax.tree.map(lambda w: w.astype(dtype), params)
+    lengths = lengths_of(model, x) if lengths is None else lengths
     # Integers are not rounded: bfloat16 would round token ids above 256.
     x = x.astype(dtype) if model and not model[0].integer_inputs else x
     updated, pending = [], None
     for layer, p, s in zip(model, params, stats, strict=True):
         # An activation waits until after pooling, which leaves it a fraction of the entries.
         if pending and (layer.activation or not layer.keeps_order):
-            x, pending = pending(x), None
-        x, s = layer.apply(p, s, x, train)
+            x, pending = without_padding(pending(x), lengths), None
+        given = {"lengths": lengths} if layer.takes_lengths else {}
+        x, s = layer.apply(p, s, x, train, **given)
+        x = without_padding(x, lengths)
         updated.append(s)
         pending = layer.activation or pending
-    x = pending(x) if pending else x
+    x = without_padding(pending(x), lengths) if pending else x
     if model and not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{model[-1].name} makes {x.dtype}, where real numbers are needed")
     return x.astype(jnp.float32), tuple(updated)

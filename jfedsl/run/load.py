@@ -11,7 +11,7 @@ import numpy as np
 from jfedsl.config import plugins
 from jfedsl.errors import UserError
 from jfedsl.files.paths import Name, local
-from jfedsl.models import layers
+from jfedsl.models import layers, tokens
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.run.restore import fitted, is_export, restore_run, whole_of
@@ -123,7 +123,7 @@ def _of_export(folder: Path) -> Trained:
         mean, std = [None if facts[k] is None else np.array(facts[k], np.float64) for k in _SCALE]
         model = MODELS[manifest["model"]].build(manifest["classes"], manifest["norm"])
         if facts.get("integer_inputs"):
-            model = (layers.with_integer_inputs(model[0]), *model[1:])
+            model = (tokens.with_integer_inputs(model[0]), *model[1:])
         key, zeros = jax.random.key(0), jnp.zeros((1, *shape))
         fresh = jax.eval_shape(lambda: layers.init(model, key, zeros))
         variables = fitted(export.read(folder), model, fresh)

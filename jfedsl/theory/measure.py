@@ -240,14 +240,9 @@ def _batch(spec: RunSpec, data: Data, number: Array, key: Array) -> tuple[Array,
 
 
 def _loss(
-    spec: RunSpec,
-    forward: ClientForward | None,
-    state: State,
-    client: Client,
-    params: Tree,
-    images: Array,
-    labels: Array,
-) -> Array:
+    spec: RunSpec, forward: ClientForward | None, state: State, client: Client, params: Tree,
+    images: Array, labels: Array,
+) -> Array:  # fmt: skip
     """One client's mean loss: by its forward with its masks, or by the dense layers if None."""
     cut, stats = spec.cut, state.server.stats
     if forward is None:
@@ -255,7 +250,8 @@ def _loss(
         logits, _ = layers.apply(spec.model, params, whole, images, True, spec.dtype)
     else:
         smashed, _ = forward(params[:cut], client.stats, client.masks, images, True, spec.dtype)
-        logits, _ = layers.apply(spec.model[cut:], params[cut:], stats, smashed, True, spec.dtype)
+        rest, lengths = spec.model[cut:], layers.lengths_of(spec.model, images)
+        logits, _ = layers.apply(rest, params[cut:], stats, smashed, True, spec.dtype, lengths)
     return jnp.mean(spec.task.loss(logits, labels))
 
 
@@ -275,12 +271,12 @@ def _compressed(
     key = fold(key, Purpose.EXCHANGE)
     activation, client_vjp, _ = forward_one(spec, forward, client, images, key)
     key = fold(key, client.number)
-    _, message, uplink_vjp = send_smashed(spec, client, activation, key)
+    rest, stats = spec.model[spec.cut :], state.server.stats
+    lengths = layers.lengths_of(spec.model, images)
+    _, message, uplink_vjp = send_smashed(spec, client, activation, key, lengths)
 
     def loss(params: Any, arrived: Array) -> Array:
-        logits, _ = layers.apply(
-            spec.model[spec.cut :], params, state.server.stats, arrived, True, spec.dtype
-        )
+        logits, _ = layers.apply(rest, params, stats, arrived, True, spec.dtype, lengths)
         return jnp.mean(spec.task.loss(logits, labels))
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)

@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.errors import FlaxError
 from jax import Array
 
-from jfedsl.models import blocks, layers
+from jfedsl.models import blocks, layers, tokens
 from jfedsl.models.cnn import cnn
 from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
@@ -318,7 +318,7 @@ def test_a_layer_with_integer_inputs_passes_frozen_variables_on() -> None:
             rows = self.variable("frozen", "rows", lambda: jnp.arange(6.0).reshape(3, 2))
             return rows.value[x]
 
-    model = (layers.with_integer_inputs(layers.from_linen("table", Table())),)
+    model = (tokens.with_integer_inputs(layers.from_linen("table", Table())),)
     x = jnp.array([[2.0], [0.0]])
     params, stats, frozen = layers.init(model, jax.random.key(0), x)
     y, _ = layers.apply(layers.with_frozen(model, frozen), params, stats, x, False)

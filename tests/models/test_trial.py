@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jfedsl.models import layers, trial
+from jfedsl.models import layers, tokens, trial
 from jfedsl.models.layers import Layer, from_function, from_linen
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, ModelEntry
@@ -102,7 +102,7 @@ def test_batch_norm_of_one_value_a_channel_is_found(
 
 
 def test_a_first_layer_gets_exact_integers_when_activations_are_bfloat16() -> None:
-    model = (layers.with_integer_inputs(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
+    model = (tokens.with_integer_inputs(from_linen("embed", nn.Embed(1000, 4))), FLAT, HEAD)
     ids = jnp.array([[999, 257], [3, 998]], jnp.float32)
     params, stats, _ = layers.init(model, jax.random.key(0), ids)
     expected = params[0]["embedding"][ids.astype(jnp.int32)].reshape(2, -1)
@@ -110,5 +110,5 @@ def test_a_first_layer_gets_exact_integers_when_activations_are_bfloat16() -> No
     assert jnp.array_equal(actual, expected.astype(jnp.bfloat16).astype(jnp.float32))
     assert jnp.array_equal(layers.apply((), (), (), ids, True, jnp.bfloat16)[0], ids)
     with pytest.raises(ValueError, match="whole makes int32, where real numbers are needed"):
-        layer = layers.with_integer_inputs(from_function("whole", lambda x: x))
+        layer = tokens.with_integer_inputs(from_function("whole", lambda x: x))
         layers.apply((layer,), ({},), ({},), ids, True)

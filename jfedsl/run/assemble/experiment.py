@@ -198,8 +198,11 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
     auxiliary = algorithm.auxiliary(options, dataset.classes)
     spec = _spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots)
+    if model[0].lengths is not None:
+        spec = spec._replace(positions=image.shape[0])
     spec = with_frozen(spec, initial.frozen)
-    spec = _with_auxiliary(spec._replace(options=options, auxiliary=auxiliary), key, initial, image)
+    spec = spec._replace(options=options, auxiliary=auxiliary)
+    spec = _with_auxiliary(spec, key, initial, image)
     algorithm.check(spec)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
     check_sizes(config, spec, client, image.shape)
@@ -272,6 +275,7 @@ def _spec_of(
         client_optimizer=client,
         client_rate=client_rate,
         server_optimizer=server,
+        positions=None,
         classes=classes,
         clients=config.clients,
         participants=config.participants or config.clients,

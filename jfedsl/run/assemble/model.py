@@ -10,7 +10,7 @@ from jfedsl.config import Config
 from jfedsl.data.datasets import Dataset
 from jfedsl.engine.initial import initial_variables
 from jfedsl.errors import UserError, flag_error, one_line
-from jfedsl.models import layers, trial
+from jfedsl.models import layers, tokens, trial
 from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
@@ -25,7 +25,7 @@ def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
     entry = MODELS[config.model]
     model = entry.build(dataset.classes, config.norm)
     if dataset.integer_inputs:
-        model = (layers.with_integer_inputs(model[0]), *model[1:])
+        model = (tokens.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
     try:
         index = cut_index(model, cut)
@@ -54,8 +54,9 @@ def initial_of(
     def run(variables: Variables) -> Array:
         (params, stats, frozen), x = variables, image[None]
         held = layers.with_frozen(model, frozen)
+        lengths = layers.lengths_of(held, x)
         x, _ = layers.apply(held[:cut], params[:cut], stats[:cut], x, True)
-        return layers.apply(held[cut:], params[cut:], stats[cut:], x, True)[0]
+        return layers.apply(held[cut:], params[cut:], stats[cut:], x, True, lengths=lengths)[0]
 
     try:
         initial = initial_variables(model, key, image)

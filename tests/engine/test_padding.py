@@ -1,0 +1,110 @@
+"""Sequences of unequal length: more padding changes no number, and is neither sent nor counted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import sequences
+from helpers import assert_close, assert_equal, plain, setup, slow
+
+from engine import reference
+from jfedsl.data.datasets import DATASETS
+from jfedsl.engine.exchange import ExchangeRecord
+from jfedsl.engine.traffic import uncompressed_bytes
+from jfedsl.errors import UserError
+from jfedsl.models.layers import from_function
+from jfedsl.models.registry import MODELS, ModelEntry
+from jfedsl.run.assemble import Experiment, build
+
+SHORT, LONG = sequences.LONGEST, sequences.LONGEST + 2  # lengths take 3 bits either way
+
+
+@pytest.fixture(autouse=True)
+def registered(tables: None) -> Iterator[None]:
+    """The model and the data set, its sequences of both shapes."""
+    MODELS["sequences"] = sequences.ENTRY
+    for positions in (SHORT, LONG):
+        DATASETS[f"ids{positions}"] = lambda _, n=positions: sequences.dataset(n)
+    yield
+
+
+def settings(positions: int, **changes: Any) -> dict[str, Any]:
+    return {"model": "sequences", "dataset": f"ids{positions}", **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prune_kind": "mask", "prune_rate": (0.3,)},
+        slow({"algorithm": "sfl_v1", "client_chunk": 1}),
+        slow({"algorithm": "sfl_v2", "server_order": "exchange"}),
+        slow({"algorithm": "sl"}),
+        slow({"algorithm": "broadcast", "network": "macro_cell", "outage_snr_db": 3.0}),
+        slow({"algorithm": "local_loss", "cut": "pool"}),
+        slow({"algorithm": "fedavg"}),
+        slow({"algorithm": "centralized"}),
+    ],
+)
+def test_more_padding_changes_no_number(changes: dict[str, Any]) -> None:
+    results = []
+    for positions in (SHORT, LONG):
+        experiment, state, run = setup(**settings(positions, **changes))
+        state, record = run(state)
+        tested = experiment.evaluate()(experiment.data, state, experiment.test)
+        results.append((state, record, tested))
+    (state, record, tested), (other, of_other, of_test) = results
+    assert_close((other, of_other.losses, of_test), (state, record.losses, tested), atol=1e-5)
+    assert_equal(of_other.sent, record.sent)
+
+
+def test_padding_is_not_sent_and_lengths_are() -> None:
+    experiment, state, run = setup(**settings(LONG))
+    record: ExchangeRecord = run(state)[1]
+    lengths, batch = sequences.ids(LONG)[1], experiment.spec.batch_size
+    beside = batch * (3 + 2)  # bits of a length, and of a label
+    for n, sent, returned in zip(
+        record.participants.tolist(), record.sent["smashed_up"][0],
+        record.sent["cut_gradient_down"][0], strict=True,
+    ):  # fmt: skip
+        inputs = np.asarray(reference.batch(experiment, n, 0)[0])
+        count = (inputs >= 0).sum()
+        assert count < inputs.size and lengths.max() == sequences.LONGEST
+        assert int(returned) == 4 * count * sequences.WIDTH
+        assert int(sent) == int(returned) + beside // 8
+    client = experiment.fresh()
+    dense = uncompressed_bytes(experiment.spec, client.params, client.stats, (LONG,), 1)
+    assert dense["smashed_up"] == 4 * (4 * batch * LONG * sequences.WIDTH + beside // 8)
+
+
+def test_quantizers_do_not_see_padding() -> None:
+    """The range of a bucket is that of what is sent, and 0 may be far from it."""
+    experiment, state, run = setup(**settings(LONG, smashed="uniform(16,1000)", clients=2))
+    exact, start, plain_run = setup(**settings(LONG, clients=2))
+    after, expected = run(state)[0], plain_run(start)[0]
+    assert_close(after.server.params, expected.server.params, rtol=1e-3, atol=1e-5)
+    assert experiment.spec.positions == exact.spec.positions == LONG
+
+
+def test_a_deployed_model_leaves_padding_out() -> None:
+    results = []
+    for positions in (SHORT, LONG):
+        experiment, state, _ = setup(**settings(positions, smashed="topk(0.5)"))
+        results.append(experiment.evaluate()(experiment.data, state, experiment.test))
+    assert_close(results[1].metric, results[0].metric)
+
+
+def test_a_layer_that_changes_the_number_of_positions_is_refused() -> None:
+    embed, *rest = sequences.model(3)
+    halved = (embed, from_function("halve", lambda x: x[:, ::2]), *rest)
+    MODELS["halved"] = ModelEntry(lambda classes, norm: halved, "embed")
+    with pytest.raises(UserError, match=f"halve makes 3 of {SHORT} padded positions"):
+        build(plain(**settings(SHORT) | {"model": "halved"}))
+
+
+def test_measured_constants_leave_padding_out() -> None:
+    measured = []
+    for positions in (SHORT, LONG):
+        e: Experiment = build(plain(**settings(positions, clients=2)))
+        measured.append(e.objective()(e.data, e.key, e.init()))
+    assert_close(measured[1], measured[0], rtol=1e-4)
