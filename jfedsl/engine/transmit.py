@@ -125,7 +125,7 @@ def send_down(
 
 
 def broadcast(x: Exchange, clients: Client, values: Array, stream: Stream) -> Downlink:
-    """Sends one message to all participants.
+    """Sends one message to all participants, padding and all: none knows the lengths of the others.
 
     Args:
       x: the exchange.
