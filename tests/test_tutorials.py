@@ -1,6 +1,7 @@
 """Tutorials: their notebooks are whole, what they name exists, and they run."""
 
 import re
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -26,9 +27,13 @@ def text(path: Path) -> str:
 
 
 def kinds(notebook: nbformat.NotebookNode) -> list[list[str]]:
-    """What each code cell has put out: streams by name, and forms of data."""
+    """What each code cell has put out: streams by name, and forms of data.
+
+    A stream may arrive in several parts, depending on time.
+    """
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [[o.get("name") or "/".join(sorted(o.data)) for o in cell.outputs] for cell in cells]
+    names = [[o.get("name") or "/".join(sorted(o.data)) for o in cell.outputs] for cell in cells]
+    return [[name for name, _ in groupby(of_cell)] for of_cell in names]
 
 
 by_name = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
