@@ -23,7 +23,7 @@ from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.examples import homes
-from jfedsl.engine.initial import auxiliary_variables, init, initial_client
+from jfedsl.engine.initial import init, initial_client
 from jfedsl.engine.rounds import RoundRecord, Rounds, compile_rounds
 from jfedsl.engine.state import (
     Client,
@@ -36,14 +36,18 @@ from jfedsl.engine.state import (
 from jfedsl.engine.task import Task
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.registry import MODELS
-from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.run.assemble.compressors import compressors_of, deployed_of
 from jfedsl.run.assemble.description import layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
-from jfedsl.run.assemble.pruning import Flops, Pruning, build_pruner
+from jfedsl.run.assemble.pruning import (
+    Flops,
+    Pruning,
+    build_pruner,
+    prune_around_auxiliary,
+)
 from jfedsl.run.assemble.radio import build_radio
 from jfedsl.run.assemble.shares import (
     class_counts,
@@ -202,7 +206,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         spec = spec._replace(positions=image.shape[0])
     spec = with_frozen(spec, initial.frozen)
     spec = spec._replace(options=options, auxiliary=auxiliary)
-    spec = _with_auxiliary(spec, key, initial, image)
+    spec = prune_around_auxiliary(spec, key, initial, image)
     algorithm.check(spec)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
     check_sizes(config, spec, client, image.shape)
@@ -243,14 +247,6 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             *plugins.notes(config.plugin),
         ],
     )
-
-
-def _with_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array) -> RunSpec:
-    """The run with a pruner that leaves the algorithm's auxiliary layers alone."""
-    if not spec.auxiliary:
-        return spec
-    extra = jax.eval_shape(partial(auxiliary_variables, spec), key, initial, image)
-    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, extra.params, extra.stats))
 
 
 def _spec_of(

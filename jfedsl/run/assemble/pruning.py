@@ -1,20 +1,25 @@
 """The pruner of a run."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jfedsl import per_client
 from jfedsl.config import Config, shown
+from jfedsl.engine.initial import auxiliary_variables
 from jfedsl.engine.participants import group_sizes
+from jfedsl.engine.state import RunSpec
 from jfedsl.errors import flag_error
 from jfedsl.models import layers
 from jfedsl.models.flops import product_flops
 from jfedsl.models.layers import Model, Variables
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, policy, pruner
+from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.pruning.channels import channel_pruner
 from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import Pruner
@@ -177,3 +182,11 @@ def _flops(model: Model, image: tuple[int, ...]) -> int:
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
     return sum(map(sum, product_flops(model, shapes, image)))
+
+
+def prune_around_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array) -> RunSpec:
+    """The run with a pruner that leaves the algorithm's auxiliary layers alone."""
+    if not spec.auxiliary:
+        return spec
+    extra = jax.eval_shape(partial(auxiliary_variables, spec), key, initial, image)
+    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, extra.params, extra.stats))
