@@ -16,6 +16,7 @@ from jfedsl.config import Config
 from jfedsl.files.program import this_program
 from jfedsl.planner.plan import Goal, conduct, make, source_of
 from jfedsl.planner.settings import axes
+from jfedsl.run.assemble.shares import counted
 from jfedsl.run.script import run
 
 _DEFAULT = "default the flag of the run."
@@ -54,6 +55,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 def main(config: Config, given: flags.FlagValues) -> None:
     """Makes the plan, prints it and writes its files."""
     goal = Goal(given.target, given.budget_seconds, given.budget_joules)
+    config = counted(config)
     lists = axes(config, {name: given[name].value for name in _LISTS})
     source, output = source_of(config, goal, given.constants, given.rounds_table, given.output)
     plan = make(config, lists, source, goal, given.tune_step_size)

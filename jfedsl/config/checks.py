@@ -51,8 +51,10 @@ def _counts(config: Any) -> None:
         raise flag_error("rounds", config.rounds, allowed)
     if config.clients == FROM_DATA:
         if config.partition not in PARTITIONS or not PARTITIONS[config.partition].owned:
-            allowed = f"{COUNT.text} with --partition={config.partition}"
-            raise flag_error("clients", config.clients, allowed)
+            raise UserError(
+                f"--partition={config.partition} needs --clients, {COUNT.text}: their number was "
+                "left to the data, as only --partition=natural allows"
+            )
         return
     if config.participants is not None and config.participants > config.clients:
         raise flag_error("participants", config.participants, f"at most --clients={config.clients}")

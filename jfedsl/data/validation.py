@@ -56,12 +56,13 @@ def held_count(examples: int, fraction: float) -> int:
 
 
 def needed(training: int, fraction: float) -> int:
-    """The fewest examples with which a client keeps `training` for training, and holds some out.
+    """The fewest examples of which a client keeps `training` for training.
 
-    >>> needed(16, 0.2)
-    20
+    >>> needed(16, 0.2), needed(16, 0.0)
+    (20, 16)
     """
-    examples = max(training, 2)
+    # The least with (1 - fraction) * examples > training - 0.5, as counts are rounded.
+    examples = max(training, int((training - 0.5) / (1 - fraction)))
     while examples - held_count(examples, fraction) < training:
         examples += 1
     return examples

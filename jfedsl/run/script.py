@@ -18,7 +18,6 @@ from jfedsl.config.flags import define_flags, from_flags, set_defaults
 from jfedsl.errors import Stopped, TrainingError, UserError, as_text, close_to, one_line
 from jfedsl.files.paths import path_error
 from jfedsl.files.program import this_program
-from jfedsl.run.assemble.shares import counted
 from jfedsl.run.presets import with_preset
 from jfedsl.run.processes.stopping import take_signals
 from jfedsl.run.sources import defaults, define_sources, free_flags, without_idle
@@ -77,8 +76,6 @@ def run(
 
     def configured(_: list[str]) -> None:
         config = without_idle(from_flags())
-        if not one_run:
-            config = counted(config)
         if one_run and flags.FLAGS["resume"].value:
             check(config, "resume")
         main(config)

@@ -12,6 +12,7 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import cut_name
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, flag_error
+from jfedsl.run.assemble.shares import counted
 from jfedsl.run.convergence import over_measured, shown, with_ratio
 from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
@@ -197,9 +198,8 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
         varied: {value: _bar(outcome) for value, outcome in values.items()}
         for varied, values in outcomes.items()
     }
-    title = (
-        f"{base.model} on {title_of(base.dataset)}, {base.clients} clients, {base.rounds} rounds"
-    )
+    clients = counted(base).clients
+    title = f"{base.model} on {title_of(base.dataset)}, {clients} clients, {base.rounds} rounds"
     save_each(bounds(panels, title), folder / "bound", base.figure_format)
     print(f"\n{text}")
 

@@ -10,6 +10,7 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import canonical
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import flag_error
+from jfedsl.run.assemble.shares import counted
 from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import STREAMS
@@ -66,6 +67,7 @@ def conduct(
     Raises:
       UserError: wrong settings, see `questions` and `run_configs`, or an unknown question.
     """
+    base = counted(base)  # partitions are compared with as many clients
     every = questions(base, cuts, rates)
     asked = _asked(every, only)
     names, settings = _distinct_settings(base, every)

@@ -12,6 +12,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.config.canonical import cut_name, idle
 from jfedsl.config.compressors import SHORTHANDS
+from jfedsl.data.validation import needed
 from jfedsl.errors import UserError, as_text, close_to, conflict, flag_error
 from jfedsl.models.registry import MODELS
 from jfedsl.studies.study import Changes
@@ -153,7 +154,8 @@ def _dirichlet(base: Config, alpha: float) -> Changes:
     as_base = all(getattr(base, name) == value for name, value in changes.items())
     if as_base or base.sampling != "epoch" or base.min_examples is not None:
         return changes
-    return {**changes, "min_examples": base.batch_size}  # otherwise some seeds are refused
+    least = needed(base.batch_size, base.validation_fraction)  # otherwise some seeds are refused
+    return {**changes, "min_examples": least}
 
 
 def default_cuts(base: Config) -> list[str]:

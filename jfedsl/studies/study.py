@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 
 from jfedsl.config import Config
+from jfedsl.config.allowed import FROM_DATA
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.files.program import other_program
+from jfedsl.run.assemble.shares import counted
 from jfedsl.run.finished import finished
 from jfedsl.run.plots.page import escaped
 from jfedsl.run.plots.spread import Curve, spread
@@ -67,6 +69,8 @@ def run_configs(
 ) -> dict[str, list[Config]]:
     """The configs of all runs: one for each setting and seed, each with a workdir.
 
+    Clients that a setting leaves to its data are counted.
+
     Args:
       base: the config that all settings change; its `workdir` is the folder of the study, in which
         every run has a folder.
@@ -88,13 +92,14 @@ def run_configs(
     if base.seed != Config.seed:
         raise UserError(f"--seed={base.seed} is for one run; set --seeds={base.seed}")
 
-    def run_config(name: str, changes: Changes, seed: int) -> Config:
+    def run_config(name: str, config: Config, seed: int) -> Config:
         folder = Path(base.workdir) / folder_name(name) / f"seed_{seed}"
-        return dataclasses.replace(base, **changes, seed=seed, workdir=str(folder))
+        return dataclasses.replace(config, seed=seed, workdir=str(folder))
 
+    whole = _all_counted([dataclasses.replace(base, **changes) for changes in settings.values()])
     configs = {
-        name: [run_config(name, changes, seed) for seed in seeds]
-        for name, changes in settings.items()
+        name: [run_config(name, config, seed) for seed in seeds]
+        for name, config in zip(settings, whole, strict=True)
     }
     folders = [config.workdir for of_setting in configs.values() for config in of_setting]
     shared = next((folder for folder in folders if folders.count(folder) > 1), None)
@@ -104,6 +109,21 @@ def run_configs(
             "seed once"
         )
     return configs
+
+
+def _all_counted(configs: Iterable[Config]) -> list[Config]:
+    """The configs with their numbers of clients; each data set is loaded once."""
+    numbers: dict[tuple[Any, ...], int] = {}
+
+    def with_number(config: Config) -> Config:
+        if config.clients != FROM_DATA:
+            return config
+        data = config.dataset, config.data_dir, config.train_examples
+        if data not in numbers:
+            numbers[data] = counted(config).clients
+        return dataclasses.replace(config, clients=numbers[data])
+
+    return [with_number(config) for config in configs]
 
 
 def folder_name(name: str) -> str:
@@ -246,5 +266,6 @@ def conduct(
 ) -> None:
     """Trains all settings with all seeds, then writes and prints the table; see `compare`."""
     outcomes = compare(base, settings, seeds, axes)
-    title = f"{base.model} on {title_of(base.dataset)}, {base.clients} clients"
+    clients = counted(base).clients
+    title = f"{base.model} on {title_of(base.dataset)}, {clients} clients"
     print(f"\n{report(base, outcomes, columns, title, axes)}")

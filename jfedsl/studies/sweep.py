@@ -103,11 +103,16 @@ def _check_flag(flag: str, name: str) -> None:
 
 
 def _config(base: Config, name: str, arguments: Sequence[str]) -> Config:
-    """The config that arguments make of the base; errors name the setting."""
+    """The config that arguments make of the base; errors name the setting.
+
+    The number of clients stays open where the base has the usual one: it depends on the partition.
+    """
     values = flags.FlagValues()
     define_flags(values)
     for field in dataclasses.fields(Config):
         values[field.name].value = getattr(base, field.name)
+    if base.clients == Config(partition=base.partition).clients:
+        values["clients"].value = None
     try:
         values(["sweep", *arguments])
         config = from_flags(values)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from jfedsl.data import validation
 from jfedsl.data.validation import held_count, hold_out, needed
 
 
@@ -41,10 +42,19 @@ def test_counts_are_rounded_and_leave_one() -> None:
     assert [held_count(n, 0.9) for n in (1, 2, 3)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.9])
-def test_needed_is_the_fewest_that_leave_a_batch(fraction: float) -> None:
-    least = needed(16, fraction)
-    assert least - held_count(least, fraction) >= 16 > least - 1 - held_count(least - 1, fraction)
+@given(training=st.integers(1, 100), fraction=st.floats(0, 0.9999999))
+@example(training=1, fraction=0.1)
+@example(training=16, fraction=0.99999)
+def test_needed_is_the_fewest_that_leave_a_batch(training: int, fraction: float) -> None:
+    least = needed(training, fraction)
+    assert least - held_count(least, fraction) == training
+    assert training == least or least - 1 - held_count(least - 1, fraction) < training
+
+
+def test_needed_counts_only_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(validation, "held_count", lambda n, f: counts.append(n) or held_count(n, f))
+    assert needed(16, 0.99999) == 1_550_000 + 1 and len(counts) < 5
 
 
 def test_an_example_of_several_clients_is_on_one_side_alone() -> None:

@@ -12,6 +12,7 @@ from helpers import assert_equal, plain
 from jfedsl.config import Config
 from jfedsl.data.datasets import load as load_data
 from jfedsl.data.partition import PARTITIONS
+from jfedsl.data.validation import hold_out
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 from jfedsl.run.assemble.examples import subset_of
@@ -105,10 +106,23 @@ def test_every_partition_has_a_validation_set(partition: str) -> None:
     assert not len(without.validation)
 
 
-def test_small_clients_keep_their_examples_and_are_named() -> None:
-    config = plain(partition="dirichlet", dirichlet_alpha=0.2, clients=40, sampling="replacement")
-    _, notes = held(dataclasses.replace(config, validation_fraction=0.05))
-    assert "too few examples to hold out one" in notes[1] and notes[1].startswith("clients ")
+@pytest.mark.parametrize(
+    ("without", "note"),
+    [
+        ([3], "client 3 is too small to hold out an example; it trains on all it has"),
+        (
+            [0, 3, 4],
+            "clients 0, 3-4 are too small to hold out an example; they train on all they have",
+        ),
+    ],
+)
+def test_small_clients_keep_their_examples_and_are_named(without: list[int], note: str) -> None:
+    sizes = [1 if n in without else 10 for n in range(5)]
+    shares = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    config = plain(validation_fraction=0.2)
+    result = hold_out(shares, config.validation_fraction, 0)
+    assert held_out_notes(config, result)[1:] == [note]
+    assert [len(result.shares[n]) for n in without] == [1] * len(without)
 
 
 @pytest.mark.parametrize(

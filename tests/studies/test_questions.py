@@ -12,7 +12,7 @@ from jfedsl.config import Config
 from jfedsl.data.datasets import load
 from jfedsl.errors import UserError
 from jfedsl.models.registry import MODELS
-from jfedsl.run.assemble.shares import shares_of
+from jfedsl.run.assemble.shares import examples_of_clients
 from jfedsl.studies.questions import default_cuts, questions, rates_of
 from studies.light import ROOT, flags_of, light
 
@@ -60,11 +60,15 @@ def test_every_model_can_be_studied_by_default(model: str):
     questions(base, cuts)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_client_has_a_batch_in_the_default_study(seed: int):
-    whole, base = load("digits", ""), Config(seed=seed)
+@pytest.mark.parametrize(
+    "changes", [{"seed": 0}, {"seed": 1}, {"seed": 2}, {"clients": 15, "validation_fraction": 0.2}]
+)
+def test_every_client_has_a_batch_in_the_default_study(changes: dict[str, Any]):
+    whole, base = load("digits", ""), Config(**changes)
     for changes in questions(base, default_cuts(base))["partition"].settings.values():
-        assert len(shares_of(dataclasses.replace(base, **changes), whole)) == base.clients
+        held = examples_of_clients(dataclasses.replace(base, **changes), whole)
+        assert len(held.shares) == base.clients
+        assert min(map(len, held.shares)) >= base.batch_size
 
 
 @pytest.mark.parametrize("name", ["paper_fashion", "paper_cifar10_vgg19"])

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import parse, plain
 
@@ -14,7 +15,7 @@ from jfedsl.errors import UserError
 from jfedsl.run.finished import finished
 from jfedsl.run.storage import workdir
 from jfedsl.studies import sweep
-from jfedsl.studies.study import seeds_of
+from jfedsl.studies.study import run_configs, seeds_of
 from jfedsl.studies.sweep import conduct, grid, shard_of
 
 TINY: dict[str, Any] = {"clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100}
@@ -148,6 +149,35 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path):
     assert bad["final_accuracy"] == ""
     assert conduct(config, settings, [0], (2, 2)) == 0, "the finished one"
     assert rows(tmp_path)[0]["state"] == bad["state"], "whoever writes the rows"
+
+
+def owned(folder: Path, owners: int) -> str:
+    """A file of examples of so many clients, as a data set."""
+    inputs, rng = np.zeros((8 * owners, 3)), np.random.default_rng(0)
+    inputs += rng.normal(size=inputs.shape)
+    arrays = {"features": inputs, "label": np.arange(len(inputs)) % 2}
+    np.savez(folder / f"{owners}.npz", **arrays, client=np.arange(len(inputs)) % owners)
+    return f"file:{folder / f'{owners}.npz'}"
+
+
+def test_every_setting_has_the_clients_of_its_data(tmp_path: Path):
+    few, many = owned(tmp_path, 3), owned(tmp_path, 4)
+    usual = {"clients": None, "train_examples": None, "batch_size": 2}
+    either = base(tmp_path / "either", **usual, dataset=few, sampling="replacement")
+    assert conduct(either, grid(either, [], ["partition=iid natural"]), [0], (1, 1)) == 0
+    assert [(row["state"], row["clients"]) for row in rows(tmp_path / "either")] == [
+        ("finished", "10"), ("finished", "3"),
+    ]  # fmt: skip
+    natural = base(tmp_path / "natural", **usual, partition="natural")
+    cases = ["iid: --partition=iid", "natural:", "five: --clients=5 --partition=iid"]
+    settings = grid(natural, cases, [f"dataset={few} {many}"])
+    configs = [config for (config,) in run_configs(natural, settings, [0]).values()]
+    assert [config.clients for config in configs] == [10, 10, 3, 4, 5, 5]
+    given = base(tmp_path, **{**usual, "clients": 20}, dataset=few)
+    settings = grid(given, [], ["partition=iid natural"])
+    assert [c.clients for (c,) in run_configs(given, settings, [0]).values()] == [20, 20], (
+        "as given"
+    )
 
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path):

@@ -52,7 +52,7 @@ def examples_of_clients(config: Config, dataset: Dataset) -> HeldOut:
     small = int(np.argmin([len(share) for share in held.shares]))
     count = len(held.shares[small])
     if config.sampling == "epoch" and count < config.batch_size:
-        least = needed(config.batch_size, fraction) if fraction else config.batch_size
+        least = needed(config.batch_size, fraction)
         more = f"; --min_examples={least} draws again" if _draws(config) else ""
         training = "training " if fraction else ""
         allowed = f"at most {count} (the {training}examples of client {small})"
@@ -83,8 +83,10 @@ def _held_out_notes(config: Config, held: HeldOut) -> list[str]:
     lines = [f"validation set: {len(held.validation)} training examples, {share}"]
     if held.without.size:
         which = ranges(held.without.tolist())
-        few = "have too few examples to hold out one and keep all for training"
-        lines.append(f"clients {which} {few}")
+        who, all_ = f"client {which} is", "it trains on all it has"
+        if len(held.without) > 1:
+            who, all_ = f"clients {which} are", "they train on all they have"
+        lines.append(f"{who} too small to hold out an example; {all_}")
     return lines
 
 
