@@ -25,20 +25,23 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
         "split",
         "test",
         ["test", "validation"],
-        "Examples that the accuracies are of; validation: those of --validation_fraction.",
+        "Examples that the accuracies are of; validation: those of --validation_fraction, and no "
+        "model is exported.",
         flag_values=values,
     )
 
 
 def main(given: flags.FlagValues) -> None:
-    """Prints the accuracies; writes them to a file, and the exported model."""
+    """Prints the accuracies; writes them to a file and, with the test set, exports the model."""
     if not given.workdir:
         raise flag_error("workdir", "", "the workdir of a run with a checkpoint")
     workdir = local("workdir", given.workdir)
     folder = local("export_dir", given.export_dir or workdir / "export")
     arguments = (given.data_dir, given.plugin, given.figure_format, given.split)
     result = evaluate_run(workdir, folder, *arguments)
-    print(f"{table(result)}\n\nmodel: {folder}/manifest.json and the files it lists")
+    print(table(result))
+    if given.split == "test":
+        print(f"\nmodel: {folder}/manifest.json and the files it lists")
 
 
 def start() -> None:

@@ -41,12 +41,13 @@ def evaluate_run(
 ) -> Result:  # fmt: skip
     """Assesses the newest checkpoint of a run, into its evaluation.json, and exports its model.
 
-    On the validation set, the results are in evaluation_validation.json. If the folder of the run
-    cannot be written, they go to the export.
+    On the validation set, the results are in evaluation_validation.json, and nothing is exported:
+    the manifest of an export has results of the test set. If the folder of the run cannot be
+    written, the results go to `export_dir`.
 
     Args:
       workdir: folder of the run; the run may still be training.
-      export_dir: folder for the model's files.
+      export_dir: folder for the model's files, with `split="test"`.
       data_dir: folder of the run's data set, if that has moved.
       plugin: plugins of the run that have moved.
       figure_format: formats of the picture `confusion`; empty for those of the run.
@@ -63,12 +64,14 @@ def evaluate_run(
     run = restore_run(workdir, data_dir, plugin)
     formats = given or run.config.figure_format
     result = assess(run, split)
-    export_model(run, result, export_dir)
+    if split == "test":
+        export_model(run, result, export_dir)
     try:
         _write(run, result, workdir, split, formats)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise flag_error("workdir", workdir, "a writable folder", reason=str(error)) from error
+        export_dir.mkdir(parents=True, exist_ok=True)
         _write(run, result, export_dir, split, formats)
     return result
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from jfedsl.config import Config
 from jfedsl.data.datasets import load as load_data
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.data.validation import hold_out
+from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.errors import UserError
-from jfedsl.run.assemble import build
+from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.assemble.examples import subset_of
 from jfedsl.run.assemble.shares import examples_of_clients, notes_on_clients
 from jfedsl.run.early_stopping import EarlyStopping
@@ -49,7 +51,9 @@ def test_a_run_is_judged_on_the_validation_set_and_tested_once(tmp_path: Path) -
     # The examples are those that no client trains on, and the test set is the usual one.
     on_test = evaluate_run(tmp_path / "run", tmp_path / "export")
     assert on_test["test_accuracy"] == summary["final_accuracy"] != final
+    exported = {file: file.read_bytes() for file in (tmp_path / "export").iterdir()}
     result = evaluate_run(tmp_path / "run", tmp_path / "export", split="validation")
+    assert exported == {file: file.read_bytes() for file in (tmp_path / "export").iterdir()}
     assert result["validation_accuracy"] == pytest.approx(final, abs=1e-8)
     dataset = subset_of(config, load_data("digits", ""))
     examples = dataset.train.at(examples_of_clients(config, dataset).validation)
@@ -69,6 +73,29 @@ def test_a_run_is_judged_on_the_validation_set_and_tested_once(tmp_path: Path) -
     ((recorded,), _) = find_runs([tmp_path])
     assert recorded.task.tested == "validation_accuracy"
     assert train(config) == summary, "the run is finished"
+
+
+class Counted:
+    """A jitted evaluation that notes how many examples each call of it has."""
+
+    def __init__(self, jitted: Any, noted: list[int]) -> None:
+        self.jitted, self.noted = jitted, noted
+
+    def __call__(self, data: Any, state: Any, test: TestSet) -> Any:
+        self.noted.append(int(test.valid.sum()))
+        return self.jitted(data, state, test)
+
+    def lower(self, *arguments: Any) -> Any:
+        return SimpleNamespace(compile=lambda: self)
+
+
+def test_the_test_set_is_evaluated_once_after_the_last_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, evaluate = list[int](), Experiment.evaluate
+    monkeypatch.setattr(Experiment, "evaluate", lambda self: Counted(evaluate(self), sizes))
+    train(plain(**SMALL, workdir=str(tmp_path / "run"), figure_format=("svg",)))
+    assert sizes == [100, 100, 100, 150], "examples of the validation set, and of the test set"
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -121,7 +148,7 @@ def test_small_clients_keep_their_examples_and_are_named(without: list[int], not
     shares = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     config = plain(validation_fraction=0.2)
     result = hold_out(shares, config.validation_fraction, 0)
-    assert held_out_notes(config, result)[1:] == [note]
+    assert notes_on_clients(config, result, ())[1:] == [note]
     assert [len(result.shares[n]) for n in without] == [1] * len(without)
 
 
@@ -149,7 +176,7 @@ def test_what_cannot_be_is_refused_in_one_line(changes: dict[str, Any], text: st
         held(plain(**changes))
 
 
-def test_a_run_without_a_validation_set_says_so(tmp_path: Path) -> None:
+def test_a_run_without_a_validation_set_is_judged_on_the_test_set() -> None:
     experiment = build(plain(train_examples=60))
     assert experiment.validation is None and experiment.evaluated is experiment.test
     assert experiment.record.stored == {
