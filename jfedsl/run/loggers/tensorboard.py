@@ -17,6 +17,7 @@ class TensorBoard(Hook):
         self._folder, self._round = start.folder / "tensorboard", start.round
         self._pending: list[Row] = []  # rows that are not among the events yet
         self._writer: Any = None
+        self._missing = False  # whether the library is
         if not self._folder.exists():
             self._round = 0
             task = start.experiment.record
@@ -38,20 +39,22 @@ class TensorBoard(Hook):
             self._writer.close()
 
     def _write(self) -> None:
-        if not self._pending or (self._writer is None and not self._open()):
+        rows, self._pending = self._pending, []
+        if rows and self._writer is None and not self._missing:
+            self._open()
+        if not rows or self._writer is None:
             return
-        for row in self._pending:
+        for row in rows:
             for column, value in known(row).items():
                 if column != "round":
                     self._writer.add_scalar(column, value, row["round"])
         self._writer.flush()
-        self._pending = []
 
-    def _open(self) -> bool:
-        """Opens the file; returns whether tensorboardX is installed."""
+    def _open(self) -> None:
+        """Opens the file, if tensorboardX is installed."""
         try:  # here, because the library imports PyTorch if it can, which takes over a second
             from tensorboardX import SummaryWriter
         except ImportError:
-            return False
-        self._writer = SummaryWriter(str(self._folder), purge_step=self._round + 1)
-        return True
+            self._missing = True
+        else:
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._round + 1)
