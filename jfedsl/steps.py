@@ -4,7 +4,7 @@
 >>> def exchange(x, server, clients):
 ...     clients, batch = steps.draw_batch(x, clients)
 ...     clients, smashed, client_vjp = steps.client_forward(x, clients, batch.inputs)
-...     clients, up = steps.send_up(x, clients, smashed)
+...     clients, up = steps.send_up(x, clients, smashed, batch.lengths)
 ...     server, losses, cut_gradient = steps.joint_step(x, server, up, batch.labels)
 ...     clients, down = steps.send_down(x, clients, cut_gradient, up.kept)
 ...     clients = steps.client_step(x, clients, client_vjp(up.vjp(down.values)))
