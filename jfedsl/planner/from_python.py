@@ -24,8 +24,8 @@ def plan(
     Examples:
       >>> from jfedsl import Config, Goal, plan
       >>> choices = {"periods": [1, 4], "bits": [4, 8]}
-      >>> found = plan(Config(), choices, Goal(seconds=60.0), "runs/measured")  # doctest: +SKIP
-      >>> found.choice.aggregate_every  # doctest: +SKIP
+      >>> result = plan(Config(), choices, Goal(seconds=60.0), "runs/measured")  # doctest: +SKIP
+      >>> result.choice.aggregate_every  # doctest: +SKIP
       4
 
     Args:
