@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that colours text and moves its cursor."""
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal that colours text and moves its cursor.
+
+    A program without a console has no standard streams: they are None.
+    """
+    if stream is None:
+        return False
     return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 

@@ -37,6 +37,15 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
 
 
+def test_the_guide_names_what_may_change_on_a_resume():
+    text = (ROOT / "docs/guides/runs.md").read_text()
+    (listed,) = re.findall(r"Only these settings may change: (.*?)\. Any other", text, re.DOTALL)
+    free = {
+        field.name for field in dataclasses.fields(Config) if field.metadata["may_change_on_resume"]
+    }
+    assert set(re.findall(r"`(\w+)`", listed)) == free - {"workdir"} | {"rounds"}
+
+
 @pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("block", CODE, ids=lambda block: block.name)
 def test_code_runs(block, tmp_path, monkeypatch, capsys):

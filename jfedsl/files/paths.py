@@ -1,6 +1,7 @@
 """Paths of files and folders that a user names."""
 
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def local(flag: str, folder: Name) -> Path:
     if b"\0" in b"".join(parts):
         raise flag_error(flag, text, "a path without a zero byte")
     return path
+
+
+def temporary(path: Path) -> Path:
+    """A hidden name beside a file, to write under before the file is replaced.
+
+    It is of this process: others, also on other machines, may write the same file.
+    """
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
 
 
 def path_error(flag: str, path: Path, allowed: str, reason: str = "") -> UserError:

@@ -44,6 +44,6 @@ def plan(
         if name not in AXES:
             raise flag_error("choices", name, f"by {', '.join(AXES)}", AXES)
     config = counted(config)
-    lists = axes(config, {name: [str(value) for value in of] for name, of in choices.items()})
+    lists = axes(config, {name: list(map(str, values)) for name, values in choices.items()})
     source, _ = source_of(config, goal, str(constants), str(rounds_table), ".")
     return make(config, lists, source, goal, tune_step_size)

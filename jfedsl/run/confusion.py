@@ -11,13 +11,16 @@ from jfedsl.engine.state import State
 from jfedsl.run.hooks import Hook, Point, RunStart
 from jfedsl.run.restore import Run
 from jfedsl.run.scores import MOST_CLASSES, confusion_of, predicted_of
+from jfedsl.run.storage.task_record import file_of
 
 
 class ConfusionPicture(Hook):
     """Draws the picture once a run is done; for the process that writes files.
 
-    It takes one pass of the joined model over the test set. In a run of several processes it draws
-    nothing, as one alone does not have the state; `evaluate_run` draws it from a checkpoint.
+    It takes one pass of the joined model over the examples that the run is judged on: the test set,
+    or the validation set where there is one, which leaves the test set unseen. In a run of several
+    processes it draws nothing, as one alone does not have the state; `evaluate_run` draws it from a
+    checkpoint.
     """
 
     def begin(self, start: RunStart) -> None:
@@ -41,8 +44,9 @@ class ConfusionPicture(Hook):
         drawn = spec.task.of_classes and spec.classes <= MOST_CLASSES
         if self._state is not None and drawn and jax.process_count() == 1:
             run = Run(self._config, self._experiment, self._state)
-            counts = confusion_of(*predicted_of(run, self._experiment.test), spec.classes)
-            draw(run, counts, self._folder, self._config.figure_format)
+            counts = confusion_of(*predicted_of(run, self._experiment.evaluated), spec.classes)
+            split = self._experiment.record.split
+            draw(run, counts, self._folder, self._config.figure_format, split)
         return entries
 
 
@@ -62,5 +66,4 @@ def draw(
 
     title = f"{split.capitalize()} examples, joined model after round {int(run.state.round)}"
     figure = classes.confusion(counts, title, run.experiment.class_names)
-    ending = "" if split == "test" else f"_{split}"
-    style.save_each(figure, folder / f"confusion{ending}", formats)
+    style.save_each(figure, folder / file_of("confusion", split), formats)

@@ -6,7 +6,6 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import period_of
 from jfedsl.errors import UserError, close_to
 from jfedsl.run.hooks import Hook, RunStart, Saved
-from jfedsl.run.storage.metrics import rows_before
 from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
 
 
@@ -66,13 +65,13 @@ class EarlyStopping(Hook):
         if saved is not None:
             self._best, self._since = saved["best"], saved["since"]
         else:
-            self.on_rows(rows_before(start.folder, start.round, self._task))
+            self.on_rows(start.rows)
 
     def of_run(self, config: Config, task: TaskRecord) -> None:
         """Takes what the hook depends on in a run."""
         self._task = task
 
-    def on_rows(self, rows: list[Row]) -> None:
+    def on_rows(self, rows: Sequence[Row]) -> None:
         """Counts the values of the metric.
 
         Raises:
@@ -100,9 +99,9 @@ class EarlyStopping(Hook):
 
     def end_reason(self) -> str:
         """Such as "no improvement of test_loss in 10 evaluations"."""
-        of = f" of {self._metric}" if self._metric else ""
+        metric = f" of {self._metric}" if self._metric else ""
         plural = "" if self._patience == 1 else "s"
-        return f"no improvement{of} in {self._patience} evaluation{plural}"
+        return f"no improvement{metric} in {self._patience} evaluation{plural}"
 
     def on_checkpoint(self) -> Saved:
         """The best value, and the number of values since."""
@@ -128,13 +127,13 @@ class StopAtTarget(Hook):
         if self._NAME in start.saved.values:
             self._best = start.saved.values[self._NAME]
         else:
-            self.on_rows(rows_before(start.folder, start.round, self._task))
+            self.on_rows(start.rows)
 
     def of_run(self, config: Config, task: TaskRecord) -> None:
         """Takes what the hook depends on in a run."""
         self._target, self._period, self._task = config.target_accuracy, period_of(config), task
 
-    def on_rows(self, rows: list[Row]) -> None:
+    def on_rows(self, rows: Sequence[Row]) -> None:
         """Looks at the rounds that were evaluated at the end of a period."""
         tested = [row for row in rows if row.get(self._task.tested) is not None]
         ends = [row for row in tested if row["round"] % self._period == 0]
@@ -169,5 +168,5 @@ def ended_by_flags(config: Config, rows: Sequence[Row], task: TaskRecord) -> boo
         return False
     for hook in hooks:
         hook.of_run(config, task)
-        hook.on_rows(list(rows))
+        hook.on_rows(rows)
     return any(hook.should_end() for hook in hooks)

@@ -22,7 +22,7 @@ from jfedsl.models.steps import MEANINGS
 from jfedsl.run import confusion, scores
 from jfedsl.run.restore import Run, restore_run, whole_of
 from jfedsl.run.storage import export
-from jfedsl.run.storage.task_record import TaskRecord, read_record, record_of
+from jfedsl.run.storage.task_record import TaskRecord, file_of, read_record, record_of
 from jfedsl.run.storage.workdir import write_atomically
 
 Result = dict[str, Any]
@@ -78,8 +78,8 @@ def evaluate_run(
 
 def _write(run: Run, result: Result, folder: Path, split: str, formats: Sequence[str]) -> None:
     """Writes a result and, where targets are classes, a picture of which are taken for which."""
-    ending = "" if split == "test" else f"_{split}"
-    write_atomically(folder / f"evaluation{ending}.json", json.dumps(result, indent=2) + "\n")
+    name = file_of("evaluation", split)
+    write_atomically(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
     if run.experiment.spec.task.of_classes:
         counts = np.array(result["joined"]["confusion"])
         confusion.draw(run, counts, folder, formats, split)
@@ -188,14 +188,10 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
     """
     spec, whole = run.experiment.spec, whole_of(run)
     cut = spec.cut
-    parts = (
-        Variables(*(kind[:cut] for kind in whole)),
-        Variables(*(kind[cut:] for kind in whole)),
-    )
     files: dict[str, export.Arrays] = {
         export.JOINED: export.named(spec.model, whole),
-        export.CLIENT: export.named(spec.model[:cut], parts[0]),
-        export.SERVER: export.named(spec.model[cut:], parts[1]),
+        export.CLIENT: export.named(spec.model[:cut], Variables(*(kind[:cut] for kind in whole))),
+        export.SERVER: export.named(spec.model[cut:], Variables(*(kind[cut:] for kind in whole))),
     }
     groups, model = client_accuracies.distinct_models(spec, run.state)
     first = np.concatenate(groups)

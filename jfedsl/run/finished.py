@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jfedsl.config import Config, plugins
+from jfedsl.config.loggers import NONE
 from jfedsl.errors import UserError
 from jfedsl.run.constants_recorder import MEASURED as MEASURED
 from jfedsl.run.early_stopping import ended_by_flags
@@ -16,7 +17,7 @@ from jfedsl.run.storage.workdir import differences, read_config, read_summary
 # Settings that may change on a resume, and with which there is more to compute.
 _COMPUTED = (
     "rounds", "eval_every", "target_accuracy", "measure_constants_every", "patience",
-    "stop_at_target", "loggers",
+    "stop_at_target",
 )  # fmt: skip
 
 
@@ -33,6 +34,8 @@ def finished(config: Config) -> dict[str, Any] | None:
     if plugins_changed(folder, plugins.checksums(config.plugin)):
         return None
     if any(getattr(old, name) != getattr(config, name) for name in _COMPUTED):
+        return None
+    if not {*config.loggers} <= {*old.loggers, *NONE}:  # a new logger gets the earlier rounds
         return None
     # A run that was killed before it wrote its summary may have left one of earlier settings.
     if summary.get("target_accuracy") != config.target_accuracy:

@@ -49,6 +49,8 @@ class RunStart(NamedTuple):
       round: completed rounds: 0, or those of the checkpoint that the run resumes from.
       state: the state after these rounds; its arrays are gone once the first call has begun.
       saved: what the hooks saved in that checkpoint; empty for a new run.
+      rows: rows of metrics.csv of the completed rounds, as `on_rows` gave them to the hooks that
+        were there then.
     """
 
     config: Config
@@ -57,6 +59,7 @@ class RunStart(NamedTuple):
     round: int
     state: State
     saved: Saved
+    rows: Sequence[Row] = ()
 
 
 class Point(NamedTuple):
@@ -126,6 +129,8 @@ class Hook:
     def on_rows(self, rows: list[Row]) -> None:
         """Called with rows of metrics.csv as soon as they are known; they are not to be changed.
 
+        Their numbers have the digits of the file, so that `begin` of a resumed run has the same.
+
         If a round makes a number that is not finite, the rows before it come here before the run
         fails, and no other moment follows but `close`.
         """
@@ -161,6 +166,9 @@ class Hook:
         `jfedsl.errors.Stopped`.
         """
         return None
+
+    def on_error(self, error: BaseException) -> None:
+        """Called before `close` if an error, or an interruption, ends the run."""
 
     def close(self) -> None:
         """Called once at the end, also of a run that failed; releases what `begin` opened."""

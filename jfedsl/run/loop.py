@@ -20,7 +20,7 @@ from jfedsl.run.processes.compilation import compiled
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.rows import Totals, first_not_finite_loss, rows_of
 from jfedsl.run.storage.checkpoint import RESERVED, Checkpoints
-from jfedsl.run.storage.metrics import Row
+from jfedsl.run.storage.metrics import Row, with_digits
 from jfedsl.run.storage.names import flatten, merged
 from jfedsl.run.storage.task_record import TaskRecord, record_of
 from jfedsl.wireless.cost import Cost
@@ -56,7 +56,8 @@ class Loop:
         bytes_, seconds = values.get("cumulative_bytes", 0), values.get("cumulative_seconds", 0.0)
         self._totals = Totals(bytes_, seconds)
         self._end_reason = ""
-        self._ended_early = bool(values.get(_ENDED_EARLY)) and self._should_end()
+        ended_early = values.get(_ENDED_EARLY) and start.round < start.config.rounds
+        self._ended_early = bool(ended_early) and self._should_end()
         self._rounds_a_call = 1  # until it is known how long a round takes
         self._finite = jax.jit(partial(finite, spec))
         self._to_checkpoint_layout = to_checkpoint_layout(spec)
@@ -173,8 +174,8 @@ class Loop:
             hook.announce(text)
 
     def _log(self, rows: list[Row], host_seconds: float = 0.0) -> list[Row]:
-        """Gives rows to the hooks, with the column `host_seconds`; returns these rows."""
-        rows = [{**row, "host_seconds": host_seconds} for row in rows]
+        """Gives rows to the hooks, as metrics.csv has them, with `host_seconds`; returns them."""
+        rows = [with_digits({**row, "host_seconds": host_seconds}) for row in rows]
         for hook in self._hooks:
             hook.on_rows(rows)
         return rows

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from jfedsl.run.processes.compilation import keep_programs
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.restore import prepared
 from jfedsl.run.standard_hooks import loggers_of, standard_hooks
-from jfedsl.run.storage import workdir
+from jfedsl.run.storage import ledger, workdir
 from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.fingerprints import agree, hold
 from jfedsl.run.storage.kept import CHECKPOINTS
+from jfedsl.run.storage.metrics import METRICS, Row, rows_in
 from jfedsl.run.summary import ended_text
 
 
@@ -49,7 +51,8 @@ def train(config: Config, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
 
     Raises:
       UserError: a setting is not allowed, or has no effect in a new run; no folder has been made or
-        changed.
+        changed. Only errors that come later leave a folder: a file of the run that is damaged, and
+        what `begin` of a hook or logger raises, such as of a service that can no longer be reached.
       TrainingError: a loss or a weight is not finite, or a checkpoint cannot be written.
       Stopped: a `KeyboardInterrupt`, after SIGINT, SIGTERM or SIGHUP. A checkpoint has been saved
         if any round was completed.
@@ -109,8 +112,9 @@ def _train_in(
         closing.callback(checkpoints.close)
         start = _start(config, experiment, folder, checkpoints)
         hooks = [*standard_hooks(start, stop), *hooks]
+        start = start._replace(rows=_rows_before(start))
         for hook in hooks:
-            closing.callback(hook.close)
+            closing.push(partial(_close, hook))
             hook.begin(start)
         loop = Loop(start, checkpoints, hooks)
         del start  # else its arrays would stay for the whole run
@@ -142,3 +146,26 @@ def _start(
     state = from_checkpoint_layout(experiment.spec, arrays)
     files = counters.pop("files")
     return RunStart(config, experiment, folder, round_, state, Saved(counters, files, more))
+
+
+def _rows_before(start: RunStart) -> list[Row]:
+    """Rows of metrics.csv of the completed rounds, in every process.
+
+    The first process reads them once the run logger has put the file in order; any other one might
+    look at it in between.
+
+    Raises:
+      UserError: the file is of another build.
+    """
+    if not start.round:
+        return []
+    path = start.folder / METRICS
+    text = ledger.read(path) if distributed.first() else ""
+    return rows_in(distributed.texts(text)[0], path, start.experiment.record)
+
+
+def _close(hook: Hook, kind: object, error: BaseException | None, trace: object) -> None:
+    """Closes a hook at the end of a run, or at the error that ends it."""
+    if error is not None:
+        hook.on_error(error)
+    hook.close()

@@ -16,7 +16,7 @@ from jfedsl.run.plots.page import escaped, page
 from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import STREAMS, summarise
-from jfedsl.run.storage.task_record import TaskRecord
+from jfedsl.run.storage.task_record import TaskRecord, file_of
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS, curves
 from jfedsl.studies.collect import (
@@ -49,7 +49,7 @@ PICTURES = {
     "labels": "Examples of each class that each client has",
     "timeline": "The last round on the simulated clock: who waits for whom",
     "masks": "What is pruned: how much of the masks stays, how much of each layer is kept",
-    "confusion": "Which classes of test examples are taken for which",
+    "confusion": "Which classes of examples are taken for which",
 }
 # What browsers show, the best first, and how such a file begins.
 _SHOWN = {"svg": b"<?xml ", "png": b"\x89PNG\r\n\x1a\n"}
@@ -127,7 +127,9 @@ def _one_by_one(
     for number, (setting, short) in enumerate(zip(settings, names, strict=True), 1):
         shown = []
         for stem, caption in PICTURES.items():
-            kind, picture = _picture(setting.runs[0].folder, stem)
+            # One of the test set may be there too: it is for whoever asks for it.
+            split = setting.runs[0].task.split if stem == "confusion" else "test"
+            kind, picture = _picture(setting.runs[0].folder, file_of(stem, split))
             if picture and picture not in pictures.values():
                 address = f"{FOLDER}/{number}_{stem}.{kind}"
                 pictures[address] = picture

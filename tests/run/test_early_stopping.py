@@ -86,6 +86,12 @@ def test_flags_end_a_run_and_the_same_command_leaves_it_ended(
     assert run.finished
     train(lasting(tmp_path / "other", **{**target, "rounds": summary["rounds"]}))
     assert len(settings_of(find_runs([tmp_path])[0])) == 2
+    # A logger less is nothing to do, and one more is.
+    assert already_done(dataclasses.replace(stopping, loggers="none")) == summary
+    assert already_done(dataclasses.replace(stopping, loggers="jsonl")) is None
+    # As many rounds as there are: nothing ended that run early.
+    exact = train(dataclasses.replace(stopping, rounds=summary["rounds"]))
+    assert exact["rounds"] == summary["rounds"] and exact["ended_early"] is None
     # Other flags have more to do: here a target that is further away.
     further = dataclasses.replace(stopping, target_accuracy=1.0, rounds=summary["rounds"] + 2)
     assert already_done(further) is None

@@ -13,6 +13,7 @@ from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.run.hooks import Hook, Saved
 from jfedsl.run.restore import restore_run
+from jfedsl.run.storage.metrics import known
 from jfedsl.run.training import train
 
 
@@ -59,6 +60,9 @@ class Diary(Hook):
 
     def interruption(self) -> None:
         self.moments.append("interruption?")
+
+    def on_error(self, error: BaseException) -> None:
+        self.moments.append(f"error: {error}")
 
     def close(self) -> None:
         self.moments.append("close")
@@ -129,6 +133,24 @@ class Count(Hook):
         return {**entries, "counted": self.bytes}
 
 
+class Rows(Hook):
+    """Keeps the rows before the start, and those after it."""
+
+    def begin(self, start: Any) -> None:
+        self.before, self.after = list(start.rows), list[Any]()
+
+    def on_rows(self, rows: list[Any]) -> None:
+        self.after += rows
+
+
+def test_a_resumed_run_has_the_rows_that_hooks_had_before(tmp_path: Path) -> None:
+    first, second = Rows(), Rows()
+    train(short(tmp_path, rounds=2, eval_every=1), [first])
+    train(short(tmp_path, rounds=3, eval_every=1), [second])
+    assert not first.before and [row["round"] for row in second.after] == [3]
+    assert [known(row) for row in second.before] == [known(row) for row in first.after]
+
+
 def test_what_a_hook_saves_comes_back_and_its_entries_are_in_the_summary(tmp_path: Path) -> None:
     one_each = {"eval_every": 1}
     straight, stopped = Count(), Count()
@@ -160,7 +182,9 @@ def test_hooks_that_save_under_one_name_are_refused(tmp_path: Path, names: tuple
     match = f"two parts of a run save '{names[0]}' in a checkpoint: .* and Saves; leave one out"
     with pytest.raises(UserError, match=match):
         train(short(tmp_path), [*map(Saves, names), diary])
-    assert diary.moments == [f"begin at 0 in {tmp_path.name}", "checkpoint", "close"]
+    began, checkpoint, error, close = diary.moments
+    assert (began, checkpoint) == (f"begin at 0 in {tmp_path.name}", "checkpoint")
+    assert error.startswith("error: two parts") and close == "close"
 
 
 def test_a_hook_that_interrupts_leaves_a_checkpoint(tmp_path: Path) -> None:
@@ -189,4 +213,5 @@ def test_every_hook_is_closed_though_one_fails(tmp_path: Path) -> None:
     first, second = Diary(), Diary()
     with pytest.raises(RuntimeError, match="no luck"):
         train(short(tmp_path), [first, Fails(), second])
-    assert first.moments == ["begin at 0 in " + tmp_path.name, "close"] and not second.moments
+    assert first.moments == [f"begin at 0 in {tmp_path.name}", "error: no luck", "close"]
+    assert not second.moments

@@ -30,6 +30,12 @@ def test_lines_name_round_loss_and_the_last_accuracy(capsys):
     assert lines[2].startswith("round 5/6: loss 0.2500, accuracy 0.7500, ")
 
 
+def test_without_a_console_there_are_lines(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    show("auto")
+    assert capsys.readouterr().out.startswith("compiling\nround 4/6")
+
+
 def test_time_left_leaves_out_what_came_before_the_start(capsys, monkeypatch):
     now = iter([500.0, 507.0])  # 7 s for one round, after 500 that compiled and did two
     monkeypatch.setattr("jfedsl.run.progress.time.monotonic", lambda: next(now))

@@ -662,9 +662,10 @@ def test_the_picture_of_confusion_is_that_of_the_trained_model(tmp_path, monkeyp
     monkeypatch.setattr(confusion, "draw", lambda run, counts, *_: drawn.append(counts))
     monkeypatch.setattr(standard_hooks, "ConfusionPicture", confusion.ConfusionPicture)
     train(small(tmp_path, rounds=2))
-    train(small(tmp_path, rounds=2, loggers="none"))  # opened again, with nothing left to train
+    train(small(tmp_path, rounds=2, loggers="jsonl"))  # opened again, with nothing left to train
     np.testing.assert_array_equal(*drawn)
-    np.testing.assert_array_equal(drawn[0], scores_of(restore_run(tmp_path))["confusion"])
+    run = restore_run(tmp_path)
+    np.testing.assert_array_equal(drawn[0], scores_of(run, run.experiment.test)["confusion"])
     assert drawn[0].sum() == 360
 
 

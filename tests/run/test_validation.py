@@ -16,6 +16,7 @@ from jfedsl.data.partition import PARTITIONS
 from jfedsl.data.validation import hold_out
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.errors import UserError
+from jfedsl.run import confusion, standard_hooks
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.assemble.examples import subset_of
 from jfedsl.run.assemble.shares import examples_of_clients, notes_on_clients
@@ -25,7 +26,7 @@ from jfedsl.run.load import load
 from jfedsl.run.restore import restore_run
 from jfedsl.run.summary import table as end_table
 from jfedsl.run.training import train
-from jfedsl.studies import study
+from jfedsl.studies import report, study
 from jfedsl.studies.collect import find_runs
 
 SMALL: dict[str, Any] = {
@@ -34,15 +35,20 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_run_is_judged_on_the_validation_set_and_tested_once(tmp_path: Path) -> None:
+def test_a_run_is_judged_on_the_validation_set_and_tested_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard_hooks, "ConfusionPicture", confusion.ConfusionPicture)
     config = plain(**SMALL, workdir=str(tmp_path / "run"), target_accuracy=0.3)
     stop = EarlyStopping(patience=3)
     summary = train(config, [stop])
+    pictures = [path.name for path in (tmp_path / "run").glob("confusion*")]
+    assert pictures == ["confusion_validation.png"]
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert not [column for column in rows[0] if column.startswith("test")]
     values = [float(row["validation_accuracy"]) for row in rows]
     best = stop.on_checkpoint().values["early stopping on validation_accuracy"]["best"]
-    assert best == pytest.approx(max(values), abs=1e-8)
+    assert best == max(values), "with the digits of the file"
     final = summary["final_validation_accuracy"]
     assert (final, summary["best_validation_accuracy"]) == (values[-1], max(values))
     assert "best_accuracy" not in summary and summary["rounds_to_target"] == 1 + next(
@@ -60,7 +66,13 @@ def test_a_run_is_judged_on_the_validation_set_and_tested_once(tmp_path: Path) -
     predicted = load(tmp_path / "run").predict(examples.images)
     assert (predicted == examples.labels).mean() == pytest.approx(final, abs=1e-6)
     assert f"validation accuracy         {final:.4f}" in table(result)
-    assert (tmp_path / "run" / "confusion_validation.png").exists()
+    shown, on_test_set = (
+        (tmp_path / "run" / f"{name}.png").read_bytes()
+        for name in ("confusion_validation", "confusion")
+    )
+    report.write([tmp_path / "run"], tmp_path / "report", "title", None)
+    (in_report,) = (tmp_path / "report" / "pictures").glob("*confusion*")
+    assert in_report.read_bytes() == shown != on_test_set
     experiment = restore_run(tmp_path / "run").experiment
     assert experiment.validation is not None
     counts = int(experiment.validation.valid.sum()), int(experiment.data.partition.sizes.sum())

@@ -4,7 +4,7 @@ import json
 import math
 
 from jfedsl.run.hooks import Hook, RunStart
-from jfedsl.run.storage.metrics import METRICS, Row, as_written, columns_in, known, rows_before
+from jfedsl.run.storage.metrics import METRICS, Row, as_written, columns_in, known
 from jfedsl.run.storage.workdir import write_atomically
 
 FILE = "metrics.jsonl"
@@ -21,8 +21,7 @@ class JsonLines(Hook):
         """Writes the rounds before the start."""
         self._path = start.folder / FILE
         self._columns = columns_in(start.folder / METRICS)
-        rows = rows_before(start.folder, start.round, start.experiment.record)
-        write_atomically(self._path, _lines(as_written(rows, self._columns)))
+        write_atomically(self._path, _lines(as_written(start.rows, self._columns)))
 
     def on_rows(self, rows: list[Row]) -> None:
         """Adds rounds."""

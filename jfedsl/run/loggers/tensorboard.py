@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from jfedsl.run.hooks import Hook, Point, RunStart
-from jfedsl.run.storage.metrics import Row, known, rows_before
+from jfedsl.run.hooks import Hook, Point, RunStart, Saved
+from jfedsl.run.storage.metrics import Row, known
+
+_SENT = "round in tensorboard"  # in a checkpoint: the last one among the events
 
 
 class TensorBoard(Hook):
@@ -13,15 +15,12 @@ class TensorBoard(Hook):
     """
 
     def begin(self, start: RunStart) -> None:
-        """Takes the folder; a run that had no events yet gets those of its first rounds too."""
-        self._folder, self._round = start.folder / "tensorboard", start.round
-        self._pending: list[Row] = []  # rows that are not among the events yet
+        """Takes the folder, and the rounds before the start that are not among its events."""
+        self._folder = start.folder / "tensorboard"
+        self._sent = start.saved.values.get(_SENT, 0) if self._folder.exists() else 0
+        self._pending = list(start.rows[self._sent :])
         self._writer: Any = None
         self._missing = False  # whether the library is
-        if not self._folder.exists():
-            self._round = 0
-            task = start.experiment.record
-            self._pending = rows_before(start.folder, start.round, task)
 
     def on_rows(self, rows: list[Row]) -> None:
         """Keeps rows until the call is over."""
@@ -31,6 +30,10 @@ class TensorBoard(Hook):
         """Writes events; waits for the first rounds, because the library takes long to import."""
         if point.rows:
             self._write()
+
+    def on_checkpoint(self) -> Saved:
+        """The last round among the events."""
+        return Saved({_SENT: self._sent})
 
     def close(self) -> None:
         """Writes the events that are left, and ends them."""
@@ -49,6 +52,7 @@ class TensorBoard(Hook):
                 if column != "round":
                     self._writer.add_scalar(column, value, row["round"])
         self._writer.flush()
+        self._sent = rows[-1]["round"]
 
     def _open(self) -> None:
         """Opens the file, if tensorboardX is installed."""
@@ -57,4 +61,4 @@ class TensorBoard(Hook):
         except ImportError:
             self._missing = True
         else:
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._round + 1)
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._sent + 1)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 from jfedsl.errors import UserError, one_line
-from jfedsl.files.paths import Name, local
+from jfedsl.files.paths import Name, local, temporary
 
 # Colours of Okabe and Ito, which colour-blind people can tell apart: "Color Universal Design",
 # 2008, https://jfly.uni-koeln.de/color/. Yellow is last: a thin line of it is hard to see on white.
@@ -143,12 +143,12 @@ def save(figure: Figure, path: Name) -> None:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in _UNDATED:
         raise UserError(f"a picture must end in .png, .pdf or .svg, not {path}")
-    temporary = path.with_name(f".{path.name}")
+    part = temporary(path)
     with style(), warnings.catch_warnings():
         # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(temporary, format=kind, metadata=_UNDATED[kind])
-    temporary.replace(path)
+        figure.savefig(part, format=kind, metadata=_UNDATED[kind])
+    part.replace(path)
 
 
 def save_each(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:

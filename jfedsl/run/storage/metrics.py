@@ -98,9 +98,14 @@ class Metrics:
         return self._ledger.seal()
 
 
-def as_written(rows: list[Row], columns: Sequence[str]) -> list[Row]:
+def as_written(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
     """Rows as they are read back from a file with these columns: in its order, with its digits."""
     return _parsed(_lines([columns, *_cells(rows, columns)]))
+
+
+def with_digits(row: Row) -> Row:
+    """A row with the numbers that are read back from a file, so that a resumed run has the same."""
+    return {name: float(_text(v)) if isinstance(v, float) else v for name, v in row.items()}
 
 
 def known(row: Row) -> Row:
@@ -117,7 +122,7 @@ def columns_in(path: Path) -> list[str]:
     return next(csv.reader(ledger.read(path).splitlines()))
 
 
-def _cells(rows: list[Row], columns: Sequence[str]) -> list[list[Any]]:
+def _cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Any]]:
     return [[row.get(column) for column in columns] for row in rows]
 
 
@@ -125,9 +130,12 @@ def _lines(records: Iterable[Iterable[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     for values in records:
-        # Nine digits tell any two float32 apart.
-        writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in values])
+        writer.writerow([_text(v) if isinstance(v, float) else v for v in values])
     return buffer.getvalue()
+
+
+def _text(value: float) -> str:
+    return f"{value:.9g}"  # nine digits tell any two float32 apart
 
 
 def read(path: Name, task: TaskRecord = CLASSIFICATION) -> list[Row]:
@@ -141,7 +149,15 @@ def read(path: Name, task: TaskRecord = CLASSIFICATION) -> list[Row]:
       UserError: the file is damaged, or is not the metrics of a run.
     """
     path = local("metrics", path)
-    text = ledger.read(path)
+    return rows_in(ledger.read(path), path, task)
+
+
+def rows_in(text: str, path: Path, task: TaskRecord) -> list[Row]:
+    """The rows in the text of a metrics file, as `read`.
+
+    Raises:
+      UserError: it is not the metrics of a run.
+    """
     try:
         # Earlier builds did not test the model as it is deployed.
         rows = [{task.columns[2]: None, **row} for row in _parsed(text)]
@@ -151,20 +167,6 @@ def read(path: Name, task: TaskRecord = CLASSIFICATION) -> list[Row]:
     if [row["round"] for row in rows] != list(range(1, len(rows) + 1)):
         raise UserError(f"{path}: not the rows of rounds 1 to {len(rows)}; put the file back")
     return rows
-
-
-def rows_before(folder: Path, round_: int, task: TaskRecord) -> list[Row]:
-    """The rows of the first rounds of a run, with which hooks go on that were not there then.
-
-    Args:
-      folder: of the run.
-      round_: completed rounds; a process that writes the file may still have to cut off others.
-      task: what the run is judged by.
-
-    Raises:
-      UserError: as `read`.
-    """
-    return read(folder / METRICS, task)[:round_] if round_ else []
 
 
 def _parsed(text: str) -> list[Row]:

@@ -91,6 +91,11 @@ class TaskRecord(NamedTuple):
         return value >= target if self.higher_is_better else value <= target
 
 
+def file_of(name: str, split: str) -> str:
+    """The name of a file about a split, such as `confusion_validation`; plain for the test set."""
+    return name if split == "test" else f"{name}_{split}"
+
+
 CLASSIFICATION = TaskRecord("accuracy", higher_is_better=True, of_classes=True)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import json
 import os
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from jfedsl.data.sources import title as title_of
 from jfedsl.errors import BusyError, UserError, flag_error
 from jfedsl.files import seals
 from jfedsl.files.locks import lock, warn
-from jfedsl.files.paths import Name, local
+from jfedsl.files.paths import Name, local, temporary
 from jfedsl.files.signed import parsed, signed, verified
 from jfedsl.run.storage import kept
 
@@ -237,10 +236,9 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file; a reader, or a kill, finds the old text or the new one, whole."""
-    # The name is unique: processes on other machines may write the same file.
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-    with open(temporary, "w") as file:
+    part = temporary(path)
+    with open(part, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(part, path)

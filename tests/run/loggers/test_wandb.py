@@ -43,6 +43,16 @@ class Library(ModuleType):
         self.logged: list[tuple[int, dict[str, Any]]] = []
         self.exits: list[int] = []
         self.failure = ""
+        self.unknown = ""  # why there is no account
+        self.mode = "online"
+        self.starting_step = 0
+
+    def setup(self) -> SimpleNamespace:
+        return SimpleNamespace(settings=SimpleNamespace(mode=self.mode))
+
+    def login(self) -> None:
+        if self.unknown:
+            raise self.errors.Error(self.unknown)
 
     def Settings(self, **settings: Any) -> dict[str, Any]:
         return settings
@@ -57,7 +67,8 @@ class Library(ModuleType):
     def define_metric(self, name: str, summary: str) -> None:
         self.summary = (name, summary)
 
-    def log(self, values: dict[str, Any], step: int) -> None:
+    def log(self, values: dict[str, Any], step: int, commit: bool) -> None:
+        assert commit, "a kill would lose the last row"
         self.logged.append((step, values))
 
     def finish(self, exit_code: int) -> None:
@@ -90,6 +101,39 @@ def test_a_resumed_run_continues_its_run_there(tmp_path: Path, library: Library)
     losses = [row["train_loss"] for row in read(tmp_path / "metrics.csv")]
     assert [values["train_loss"] for _, values in library.logged] == pytest.approx(losses)
     assert "round" not in library.logged[0][1]
+
+
+def test_rounds_that_were_not_sent_are_sent_later(tmp_path: Path, library: Library) -> None:
+    train(short(tmp_path / "run", rounds=1, loggers="none"))
+    (tmp_path / "run" / "wandb").mkdir()
+    (tmp_path / "run" / "wandb" / "run_id").write_text("made")  # and then came a kill
+    train(short(tmp_path / "run"))
+    assert [step for step, _ in library.logged] == [1, 2]
+    train(short(tmp_path / "run", rounds=3, loggers="none"))
+    library.logged, library.starting_step = [], 2  # W&B has round 1 alone
+    train(short(tmp_path / "run", rounds=4))
+    assert [step for step, _ in library.logged] == [2, 3, 4]
+
+
+def test_a_run_inside_of_the_handling_of_an_error_has_not_failed(
+    tmp_path: Path, library: Library
+) -> None:
+    try:
+        raise ValueError
+    except ValueError:
+        train(short(tmp_path, rounds=1))
+    assert library.exits == [0]
+
+
+def test_an_unknown_account_is_an_error_before_a_folder_is_made(
+    tmp_path: Path, library: Library
+) -> None:
+    library.unknown = "No API key configured."
+    with pytest.raises(UserError, match="--loggers=wandb: No API key configured.; WANDB_MODE=offl"):
+        train(short(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    library.mode = "offline"
+    train(short(tmp_path / "run", rounds=1))
 
 
 def test_errors_of_the_library_and_of_the_run(tmp_path: Path, library: Library) -> None:

@@ -1,6 +1,8 @@
 """One style inside of its context alone; files without dates, whole, in every format."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -51,6 +53,23 @@ def test_titles_wrap_and_are_drawn_as_they_are() -> None:
     assert len(lines) > 1 and r"\$title\$" in lines[0]
     figure.draw_without_rendering()
     assert figure._suptitle.get_window_extent().width <= figure.bbox.width
+
+
+def test_two_that_write_one_picture_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, path = Figure.savefig, tmp_path / "it.png"
+
+    def with_another(self: Figure, *args: Any, **kwargs: Any) -> None:
+        draw(self, *args, **kwargs)
+        with monkeypatch.context() as patch:
+            patch.setattr(Figure, "savefig", draw)
+            patch.setattr(os, "getpid", lambda: 1)
+            save(picture(), path)
+
+    monkeypatch.setattr(Figure, "savefig", with_another)
+    save(picture("a title"), path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_endings_are_refused(tmp_path: Path) -> None:
