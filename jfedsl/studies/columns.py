@@ -1,6 +1,7 @@
 """Columns of a study's table, and what a cell says of the seeds of a setting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,24 @@ def metric_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
     Args:
       tasks: of the runs, each once; a run has none of the columns of another metric.
     """
-
-    def final(column: str) -> Column:
-        return lambda summary: summary.get(TaskRecord.final(column))
-
     columns: dict[str, Column] = {}
     for task in tasks:
         suffix = "" if len(tasks) == 1 else f" {task.label}"
-        columns[task.title] = final(task.tested)
-        columns[f"deployed{suffix}"] = final(task.columns[2])
+        columns[task.title] = partial(_entry, TaskRecord.final(task.tested))
+        columns[f"deployed{suffix}"] = partial(_entry, TaskRecord.final(task.columns[2]))
     return columns
+
+
+def test_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
+    """Columns of the test set, by their titles, for tasks that are judged on a validation set."""
+    tests = [task._replace(split="test") for task in tasks if task.split != "test"]
+    entries = {test.title: TaskRecord.final(test.tested) for test in tests}
+    return {title: partial(_entry, entry) for title, entry in entries.items()}
+
+
+def _entry(name: str, summary: Mapping[str, Any]) -> float | None:
+    value: float | None = summary.get(name)
+    return value
 
 
 def megabytes(*streams: str) -> Column:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import STREAMS, summarise
 from jfedsl.run.storage.task_record import TaskRecord, file_of
-from jfedsl.run.storage.workdir import write_atomically
+from jfedsl.run.storage.workdir import read_summary, write_atomically
 from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS, curves
 from jfedsl.studies.collect import (
     NOT_OF_SETTING,
@@ -34,6 +35,7 @@ from jfedsl.studies.columns import (
     megabytes_to_target,
     metric_columns,
     simulated,
+    test_columns,
 )
 from jfedsl.studies.key import cell, key_table, samples, short_names
 
@@ -62,10 +64,19 @@ def _table(
     titles = ["setting", "seeds", *columns]
     lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
     for (_, _, runs), first in zip(settings, cells, strict=True):
-        summaries = [summarise(r.rows, target, period_of(r.config), r.task) for r in runs]
+        summaries = [_summary(run, target) for run in runs]
         values = [mean_and_range([column(s) for s in summaries]) for column in columns.values()]
         lines.append(f"| {first} | {len(runs)} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def _summary(run: RecordedRun, target: float) -> dict[str, Any]:
+    """A run summarised for a target; with its final test, which its rows lack, if it has ended."""
+    written = read_summary(run.folder) or {}
+    ended = written.get("rounds") == run.rows[-1]["round"]
+    names = map(TaskRecord.final, run.task._replace(split="test").columns)
+    test = {name: written.get(name) for name in names} if ended else {}
+    return {**test, **summarise(run.rows, target, period_of(run.config), run.task)}
 
 
 def _tables(
@@ -74,6 +85,7 @@ def _tables(
     reached: dict[str, Column] = {
         **metric_columns([task]),
         "best": lambda s: s[task.best_entry],
+        **test_columns([task]),
         "rounds": lambda s: s["rounds_to_target"],
         "megabytes": megabytes_to_target,
         "simulated seconds": simulated("seconds_to_target"),

@@ -25,7 +25,7 @@ from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_reco
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.axes import MEGABYTES, ROUND, Axes, curves
-from jfedsl.studies.columns import Column, mean_and_range, metric_columns
+from jfedsl.studies.columns import Column, mean_and_range, metric_columns, test_columns
 
 Changes = Mapping[str, Any]  # fields of a config and their new values
 
@@ -212,14 +212,16 @@ def tested(summary: Mapping[str, Any]) -> str:
 def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
     """A Markdown table with a row for each setting: means over seeds, with their ranges.
 
-    Its first columns are the test metric of the merged model and `deployed`, its metric when
-    compressors act on the activation at inference.
+    Its first columns are the metric of the merged model and `deployed`, its metric when compressors
+    act on the activation at inference. With a validation set these are of it, and the metric on
+    the test set follows.
 
     Args:
       outcomes: of the settings.
       columns: further columns by their titles.
     """
-    columns = {**metric_columns(_all_tasks(outcomes)), **columns}
+    tasks = _all_tasks(outcomes)
+    columns = {**metric_columns(tasks), **test_columns(tasks), **columns}
     lines = [
         " | ".join(["| setting", *columns]) + " |",
         "| --- " * (1 + len(columns)) + "|",

@@ -220,7 +220,8 @@ def write_results(base: Config, runs: Sequence[tuple[str, Config]]) -> None:
     buffer = io.StringIO()
     varied = sorted({f for _, c in runs for f in _differing(base, c)} - set(_FIXED))
     summaries = [finished(config) for _, config in runs]
-    metrics = [name for task in tasks_of(summaries) for name in _metric_entries(task)]
+    tasks = tasks_of(summaries)
+    metrics = dict.fromkeys(name for task in tasks for name in _metric_entries(task))
     columns = [
         "setting", "seed", *varied, "state", "rounds_done", *metrics,
         *_TO_TARGET, *(f"{stream}_bytes" for stream in STREAMS), *_CLOCK, "host_seconds", "folder",
@@ -244,9 +245,12 @@ def _differing(base: Config, config: Config) -> list[str]:
 
 
 def _metric_entries(task: TaskRecord) -> tuple[str, ...]:
-    """Entries of a summary that are columns, such as `final_accuracy`."""
-    tested, _, deployed = task.columns
-    return TaskRecord.final(tested), TaskRecord.final(deployed), task.best_entry
+    """Entries of a summary that are columns, such as `final_accuracy`.
+
+    Those of the test set follow, which are others where runs are judged on a validation set.
+    """
+    own, test = ((t.columns[0], t.columns[2]) for t in (task, task._replace(split="test")))
+    return *map(TaskRecord.final, own), task.best_entry, *map(TaskRecord.final, test)
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:

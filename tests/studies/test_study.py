@@ -1,5 +1,6 @@
 """Settings compared over seeds: each run once, a table and a figure, also after divergence."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from helpers import plain
 from jfedsl.errors import UserError
 from jfedsl.run.storage.metrics import Row
 from jfedsl.studies.axes import ROUND, curves
-from jfedsl.studies.columns import megabytes
-from jfedsl.studies.study import Changes, compare, report, run_configs
+from jfedsl.studies.columns import mean_and_range, megabytes
+from jfedsl.studies.report import write as report_of
+from jfedsl.studies.study import Changes, compare, report, run_configs, table
+from jfedsl.studies.sweep import conduct
 
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
@@ -35,6 +38,28 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     again = compare(base, {"dense": {}}, (0,))
     assert again[0].summaries[0]["host_seconds"] == outcomes[0].summaries[0]["host_seconds"]
     assert sorted(tmp_path.rglob("checkpoints/*/counters")) == checkpoints, "nothing ran again"
+
+
+def test_with_a_validation_set_tables_have_the_test_too(tmp_path: Path) -> None:
+    base = plain(rounds=2, clients=2, validation_fraction=0.2, workdir=str(tmp_path / "study"))
+    (outcome,) = compare(base, {"dense": {}}, (0, 1))
+    head, _, row = table([outcome], {}).splitlines()
+    assert head == "| setting | validation accuracy | deployed | test accuracy |"
+    known = [summary for summary in outcome.summaries if summary]
+    values, judged = (
+        mean_and_range([summary[name] for summary in known])
+        for name in ("final_accuracy", "final_validation_accuracy")
+    )
+    assert row == f"| dense | {judged} | {judged} | {values} |" and values != judged
+    _, text = report_of([tmp_path / "study"], tmp_path / "report", "title", None)
+    lines = text.read_text().splitlines()
+    titles = next(line for line in lines if "| test accuracy |" in line).split(" | ")
+    cells = lines[lines.index(" | ".join(titles)) + 2].split(" | ")
+    assert cells[titles.index("test accuracy")] == values
+    conduct(base, {"dense": {}, "batch_size=4": {"batch_size": 4}}, [0, 1], (1, 2))
+    first, *_ = csv.DictReader((tmp_path / "study" / "results.csv").read_text().splitlines())
+    for name in ("final_accuracy", "final_validation_accuracy", "best_validation_accuracy"):
+        assert float(first[name]) == known[0][name]
 
 
 def test_a_study_needs_a_folder() -> None:
