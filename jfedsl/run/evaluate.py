@@ -121,10 +121,8 @@ def assess(run: Run, split: str = "test") -> Result:
     metrics = jax.device_get(experiment.evaluate()(data, state, test))
     task, counts = record_of(spec.task, split), experiment.label_counts
     result = {"round": int(state.round), "task": task.stored, **task.row_of(metrics)}
-    names = list(experiment.class_names)
-    result |= {"joined": scores.scores_of(run, test), **({"class_names": names} if names else {})}
-    if experiment.client_names:
-        result["client_names"] = list(experiment.client_names)
+    names = {kind: list(getattr(experiment, kind)) for kind in ("class_names", "client_names")}
+    result |= {"joined": scores.scores_of(run, test), **{k: v for k, v in names.items() if v}}
     if counts is None:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
@@ -272,8 +270,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
 def table(result: Result) -> str:
     """A short table of the result of `assess`."""
     task = read_record(result)
-    titles = (task.title, "without masks", "deployed")
-    values = [result[column] for column in task.columns]
+    titles, values = (task.title, "without masks", "deployed"), [result[c] for c in task.columns]
     rows = [*zip(titles, values, strict=True), (f"{task.split} loss", result[task.loss])]
     lines = [f"after round {result['round']}", *(f"{f'{t} ':<28}{v:.4f}" for t, v in rows)]
     lines += scores.lines_of(result["joined"], result.get("class_names", ()), task.split)
