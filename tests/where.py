@@ -87,6 +87,7 @@ ELSEWHERE = {
     "nn/conv_forms": "nn/test_convolution",
     "nn/pooling": "nn/test_convolution",
     "nn/lax_only": "models/test_flops",
+    "planner/notes": "planner/test_plan",
     "planner/estimates": "planner/test_predictions",
     "planner/expected": "planner/test_predictions",
     "planner/from_python": "planner/test_plan",

@@ -1,4 +1,4 @@
-"""The knobs of data and of how it is divided over clients, a part of `Config`."""
+"""The settings of data and of how it is divided over clients, a part of `Config`."""
 
 import dataclasses
 

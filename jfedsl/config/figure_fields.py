@@ -1,4 +1,4 @@
-"""The knobs of pictures, a part of `Config`."""
+"""The settings of pictures, a part of `Config`."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The knobs of pruning, a part of `Config`."""
+"""The settings of pruning, a part of `Config`."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The knobs of what a run shows and writes, and of when it ends, a part of `Config`."""
+"""The settings of what a run shows and writes, and of when it ends, a part of `Config`."""
 
 import dataclasses
 

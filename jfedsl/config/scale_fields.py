@@ -1,4 +1,4 @@
-"""The knobs of where and how a run is computed, a part of `Config`."""
+"""The settings of where and how a run is computed, a part of `Config`."""
 
 import dataclasses
 import re

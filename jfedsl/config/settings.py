@@ -1,4 +1,4 @@
-"""Every knob of a run: its default, unit and check; to and from JSON."""
+"""Every setting of a run: its default, unit and check; to and from JSON."""
 
 import dataclasses
 import json

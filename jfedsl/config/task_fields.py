@@ -1,4 +1,4 @@
-"""The knobs of what a run is trained for, a part of `Config`."""
+"""The settings of what a run is trained for, a part of `Config`."""
 
 import dataclasses
 import math

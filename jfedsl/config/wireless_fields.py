@@ -1,4 +1,4 @@
-"""The knobs of the radio network, a part of `Config`."""
+"""The settings of the radio network, a part of `Config`."""
 
 import dataclasses
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfedsl.config import Config, shown
+from jfedsl.config import Config
 from jfedsl.config.canonical import effective
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error, no_effect
@@ -15,10 +15,11 @@ from jfedsl.files.paths import Name, local
 from jfedsl.files.program import other_program
 from jfedsl.planner import predictions, settings
 from jfedsl.planner.estimates import Estimates, RoundCosts, estimate
+from jfedsl.planner.notes import notes_of
 from jfedsl.planner.predictions import MAX_STEPS, Predictions
 from jfedsl.planner.settings import Changes, config_grid, describe
 from jfedsl.planner.source import MeasuredRun, measured_run, predicted_effects
-from jfedsl.run.convergence import scope, setting_of, step_size
+from jfedsl.run.convergence import setting_of, step_size
 from jfedsl.run.plots import pareto
 from jfedsl.run.plots.pareto import Panel
 from jfedsl.run.plots.style import save_each
@@ -30,12 +31,6 @@ from jfedsl.theory.bound import Constants, Effects, Setting, best_step_size, bou
 _CHOSEN = (
     "cut", "aggregate_every", "prune_kind", "prune_rate", "cut_gradient_bits",
     "client_gradient_bits", "dropout_rate", "allocation", "rounds",
-)  # fmt: skip
-# Flags that the bound's constants depend on.
-_CONSTANTS_DEPEND_ON = (
-    "batch_size", "clients", "participants", "partition", "dirichlet_alpha", "quantity_alpha",
-    "classes_per_client", "min_examples", "train_examples", "aggregation", "optimizer", "momentum",
-    "sampling", "validation_fraction",
 )  # fmt: skip
 
 
@@ -221,7 +216,7 @@ def make(
         allowed = settings.check_budgets(configs, needs, "the goal")
     chosen = predictions.best(predicted.seconds if fastest else predicted.bound, allowed)
     assert chosen is not None  # otherwise an error was raised
-    notes = _notes(configs, estimated, predicted, chosen, source)
+    notes = notes_of(configs, estimated, predicted, chosen, source)
     panels = _panels(costs, predicted, fastest)
     return Plan(configs, estimated, predicted, chosen, notes, panels)
 
@@ -235,35 +230,6 @@ def _panels(costs: RoundCosts, predicted: Predictions, fastest: bool) -> list[Pa
         return [Panel(seconds_a_round, rounds), Panel(seconds, joules)]
     reached = ("bound on the squared gradient norm", predicted.bound)
     return [Panel(seconds_a_round, reached), Panel(joules, reached)]
-
-
-def _notes(
-    configs: list[Config], estimated: Estimates, predicted: Predictions, chosen: int,
-    source: MeasuredRun | Path,
-) -> list[str]:  # fmt: skip
-    """Which settings were left out and why, and what of the choice the theorem does not cover."""
-    errors = estimated.errors
-    notes = [f"left out, {describe(configs[i])}: {error}" for i, error in errors.items()]
-    if isinstance(source, Path):
-        missing = [i for i, r in enumerate(predicted.rounds) if np.isinf(r) and i not in errors]
-        return notes + [f"left out, {describe(configs[i])}: not in {source}" for i in missing]
-    config, run = configs[chosen], source.config
-    beyond = scope(config)
-    for name in ("outage_snr_db", "deadline_s"):
-        if (value := getattr(config, name)) is not None:
-            beyond.append(f"{name}={value} (the bound assumes that no participant fails)")
-    if config.expressions["smashed"] != run.expressions["smashed"] and config.smashed_bits:
-        beyond.append(f"smashed_bits={config.smashed_bits} (its error is taken to be the run's)")
-    smoothness = float(predicted.step_size[chosen]) * float(np.asarray(source.constants.beta))
-    if smoothness > 1 + 1e-5:
-        beyond.append(f"gamma * beta = {smoothness:.3g} (above 1)")
-    for name in _CONSTANTS_DEPEND_ON:
-        here, there = getattr(config, name), getattr(run, name)
-        if here != there:
-            beyond.append(f"{name}={shown(here)} ({shown(there)} where constants were measured)")
-    if beyond:
-        notes.append(f"a heuristic here, beyond the theorem: {', '.join(beyond)}")
-    return notes
 
 
 def conduct(plan: Plan, output: Name, command: str) -> None:

@@ -1,4 +1,4 @@
-"""Every knob: flags, JSON, and one clear line for every wrong value."""
+"""Every setting: flags, JSON, and one clear line for every wrong value."""
 
 import dataclasses
 import json
