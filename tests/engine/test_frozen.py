@@ -72,7 +72,8 @@ def test_a_model_trains_as_with_constants_in_its_code(model: str, changes: dict[
     (state, record), (expected, of_expected) = rounds(experiment), rounds(constants)
     assert_close((state, record.losses), (expected, of_expected.losses), rtol=1e-4, atol=1e-5)
     assert_equal(record.sent, of_expected.sent)
-    assert differs(state.server.params, experiment.init().server.params)
+    parts = [(s.server.params, s.clients.params) for s in (state, experiment.init())]
+    assert differs(*parts)
     assert_equal(experiment.data.frozen, before)
     computed, other = (
         e.evaluate()(e.data, s, e.test) for e, s in ((experiment, state), (constants, expected))
