@@ -50,7 +50,7 @@ def test_presets_run(preset, tmp_path, generated):
     ("name", "setting"),
     [
         slow("pruning", "channel 0.25"),
-        ("compression", "1/8 top-k, 8 bit"),
+        slow("compression", "1/8 top-k, 8 bit"),
     ],
 )
 def test_studies_compare_their_settings(name, setting, tmp_path, generated, capsys, monkeypatch):

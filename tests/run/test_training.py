@@ -162,6 +162,7 @@ def test_a_run_with_moving_channels_continues_to_the_same_bits(tmp_path):
     np.testing.assert_allclose(kept, [1] * 2 + [1.75 / 3] * 8, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rates_become_rungs_and_the_log_says_so(tmp_path, capsys):
     changes = {**MOVING, "prune_rate": (0.45,), "prune_ramp_rounds": 0, "rounds": 1}
     train(small(tmp_path / "rungs", **changes, progress="lines"))

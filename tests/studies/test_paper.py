@@ -24,6 +24,7 @@ def test_cuts_are_checked_before_anything_is_trained(tmp_path: Path, cuts: list[
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # runs are trained once: tests/studies/test_study.py
 def test_shared_runs_are_trained_once_and_every_question_leaves_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
