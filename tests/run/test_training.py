@@ -63,6 +63,12 @@ def small(workdir, **changes) -> Config:
     return plain(**{**SMALL, "workdir": str(workdir), **changes})
 
 
+def quick(workdir, **changes) -> Config:
+    """As many rounds without network, pruning and compressors, whose programs are smaller."""
+    kept = ("rounds", "local_steps", "aggregate_every", "eval_every", "checkpoint_every")
+    return plain(**{name: SMALL[name] for name in kept} | {"workdir": str(workdir)} | changes)
+
+
 def metrics(workdir, drop=("host_seconds",)):
     with open(workdir / "metrics.csv", newline="") as file:
         return [{k: v for k, v in row.items() if k not in drop} for row in csv.DictReader(file)]
@@ -449,7 +455,7 @@ def vectors(monkeypatch):
 
 
 def test_vectors_train_a_model_of_the_zoo(vectors, tmp_path, monkeypatch):
-    config = small(tmp_path / "run", dataset="vectors", participants=None, rounds=20)
+    config = quick(tmp_path / "run", dataset="vectors", participants=None, rounds=20)
     summary = train(config)
     assert summary["final_accuracy"] > 0.9
     assert Config.from_json((tmp_path / "run" / "config.json").read_text()) == config
@@ -730,10 +736,10 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, 
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
     changes = {"rounds": 2, "checkpoint_every": 1, "progress": "none"}
     with pytest.raises(TrainingError, match=r"checkpoints/2 cannot be written \(.* No space left"):
-        train(small(tmp_path / "run", **changes))
+        train(quick(tmp_path / "run", **changes))
     assert capfd.readouterr().err == ""
     monkeypatch.undo()
-    train(small(tmp_path / "run", **changes))
+    train(quick(tmp_path / "run", **changes))
     assert [int(row["round"]) for row in metrics(tmp_path / "run")] == [1, 2]
 
 
@@ -747,7 +753,7 @@ def test_a_terminal_that_is_gone_takes_no_rounds_with_it(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Progress, "update", gone)
     with pytest.raises(Stopped if hung_up else OSError) as raised:
-        train(small(tmp_path, checkpoint_every=100))
+        train(quick(tmp_path, checkpoint_every=100))
     assert getattr(raised.value, "number", None) == (signal.SIGHUP if hung_up else None)
     (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved == len(metrics(tmp_path)) >= 3
@@ -762,10 +768,10 @@ def test_an_interruption_waits_for_the_save(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(small(tmp_path / "run", rounds=3))
+        train(quick(tmp_path / "run", rounds=3))
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        train(small(tmp_path / "deaf", rounds=3))
+        train(quick(tmp_path / "deaf", rounds=3))
     finally:
         signal.signal(signal.SIGINT, before)
