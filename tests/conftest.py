@@ -84,6 +84,13 @@ def no_key_used_twice(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def caches_of_one_file() -> Iterator[None]:
+    """JAX forgets traces and programs after each file: with those of all, it traces slower."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def blank_pictures() -> Iterator[None]:
     """Figures are built but not drawn, and the picture that needs a pass over the test set is not.
