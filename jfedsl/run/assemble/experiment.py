@@ -201,9 +201,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     slots = assign_slots(pruning.group_sizes, mesh)
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
     auxiliary = algorithm.auxiliary(options, dataset.classes)
-    spec = _spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots)
-    if model[0].lengths is not None:
-        spec = spec._replace(positions=image.shape[0])
+    spec = _spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots, image)
     spec = with_frozen(spec, initial.frozen)
     spec = spec._replace(options=options, auxiliary=auxiliary)
     spec = prune_around_auxiliary(spec, key, initial, image)
@@ -251,7 +249,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
 
 def _spec_of(
     config: Config, model: Model, cut: int, initial: Variables, classes: int, task: Task,
-    pruning: Pruning, slots: SlotLayout,
+    pruning: Pruning, slots: SlotLayout, image: Array,
 ) -> RunSpec:  # fmt: skip
     exchanges = config.rounds * config.local_steps
     client_rate, server_rate = (
@@ -271,7 +269,7 @@ def _spec_of(
         client_optimizer=client,
         client_rate=client_rate,
         server_optimizer=server,
-        positions=None,
+        positions=None if model[0].lengths is None else image.shape[0],
         classes=classes,
         clients=config.clients,
         participants=config.participants or config.clients,
