@@ -78,6 +78,7 @@ ELSEWHERE = {
     "models/cut": "models/test_layers",
     "models/mlp": "models/test_zoo",
     "models/padding": "engine/test_padding",
+    "models/pretrained/contents": "models/pretrained/test_checkpoint",
     "models/registry": "models/test_zoo",
     "models/resnet": "models/test_zoo",
     "models/small": "models/test_zoo",

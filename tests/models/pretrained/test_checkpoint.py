@@ -1,0 +1,32 @@
+"""A pretrained model from wherever it is; packages that are missing."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jfedsl.errors import UserError
+from jfedsl.models.pretrained.checkpoint import CheckpointError, open_checkpoint
+from models.pretrained.files import drawn, write_folder
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "m", {"model_type": "vit"}, {"vit.cls_token": drawn(1, 1, 4)})
+    read = open_checkpoint(str(tmp_path / "m")).read("cls_token")
+    np.testing.assert_array_equal(read, drawn(1, 1, 4))
+
+
+def test_places_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="^there is no such folder$"):
+        open_checkpoint(str(tmp_path / "m"))
+    with pytest.raises(UserError, match="^--pretrained must be a folder .* this is a URL$"):
+        open_checkpoint("https://example.org/model")
+
+
+def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, {"model_type": "bert"}, {"a": drawn(2)})
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    message = r"^the package safetensors is needed: pip install 'jfedsl\[finetune\]'$"
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(tmp_path))
