@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jfedsl.compression.registry import COMPRESSORS
     from jfedsl.config import Config
     from jfedsl.config.loggers import LOGGERS
-    from jfedsl.data.datasets import DATASETS, from_arrays
+    from jfedsl.data.datasets import DATASETS, from_arrays, from_texts
     from jfedsl.data.partition import PARTITIONS
     from jfedsl.engine.algorithm import Algorithm
     from jfedsl.engine.task import LOSSES, METRICS, TASKS
@@ -56,6 +56,7 @@ __all__ = [
     "from_arrays",
     "from_function",
     "from_linen",
+    "from_texts",
     "load",
     "plan",
     "train",
@@ -84,6 +85,7 @@ _MODULES = {
     "from_arrays": "data.datasets",
     "from_function": "models.layers",
     "from_linen": "models.layers",
+    "from_texts": "data.datasets",
     "load": "run.load",
     "plan": "planner.from_python",
     "train": "run.training",

@@ -20,6 +20,15 @@ def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
     return _printable(re.sub(r"\s*[\r\n]\s*", " ", _cut(text.strip(), longest)))
 
 
+def line_of(error: BaseException, longest: int = _LONGEST_LINE) -> str:
+    """The text of an error on one line, or its type if it has no text.
+
+    >>> line_of(OSError(28, "No space left on device")), line_of(ValueError())
+    ('[Errno 28] No space left on device', 'ValueError')
+    """
+    return one_line(str(error), longest) or type(error).__name__
+
+
 def as_text(value: Any) -> str:
     r"""The text of a value in a message: line breaks are escaped, and a long middle is left out.
 

@@ -47,6 +47,8 @@ ELSEWHERE = {
     "config/wireless_fields": "config/test_settings",
     "data/builders": "data/test_preparation",
     "data/tables": "data/test_files",
+    "data/pixels": "data/test_datasets",
+    "data/published": "data/test_preparation",
     "data/digits": "data/test_datasets",
     "data/stored": "data/test_datasets",
     "engine/algorithm": "config/test_canonical",

@@ -1,4 +1,4 @@
-"""Prepares an image set for training, from a download, local files, or Debian's package.
+"""Prepares a data set for training, from a download, files of the machine or of your own.
 
 jfedsl prepare-data --dataset=fashion_mnist
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jfedsl.data.preparation import NAMES, prepare, restore_debian
+from jfedsl.data.preparation import NAMES, prepare
+from jfedsl.data.published import restore_debian
 from jfedsl.errors import flag_error, no_effect
 from jfedsl.files.paths import local
 from jfedsl.files.program import other_program
@@ -21,7 +22,11 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string("dataset", "", f"Data set. Allowed: one of {', '.join(NAMES)}.", values)
     flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.", values)
     flags.DEFINE_string(
-        "manual_dir", None, "Folder of the published files, used instead of a download.", values
+        "manual_dir",
+        None,
+        "Folder of the published files, used instead of a download; of debian_packages, folder of "
+        "the lists of apt. Default: those of this machine.",
+        values,
     )
     flags.DEFINE_boolean(
         "debian",

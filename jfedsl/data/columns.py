@@ -1,12 +1,12 @@
 """Examples as a file holds them, with labels of any kind, and the data set that they make."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jfedsl.data.arrays import ArrayError
-from jfedsl.data.datasets import Dataset, from_arrays
+from jfedsl.data.datasets import Dataset, from_arrays, from_texts
 from jfedsl.data.labels import are_plain, numbered, shortened
 
 _TENTH = 10  # one of so many examples is tested where a file marks none
@@ -17,7 +17,7 @@ class Columns(NamedTuple):
     """Examples as a file holds them.
 
     Attributes:
-      features: inputs, real numbers `[N, ..., C]`.
+      features: inputs, real numbers `[N, ..., C]`, or texts, objects `[N]`.
       label: label of each example `[N]`: text, whole numbers or bools are classes; floats `[N]` or
         `[N, D]` are targets of a regression.
       client: number or name of the client of each example, `[N]`; None where not known.
@@ -109,23 +109,25 @@ def dataset_of(train: Columns, test: Columns | None) -> Dataset:
         check(test)
         _check_clients(train, test)
     if train.label.dtype.kind == "f":
-        client, normalise = train.client, train.normalise
-        examples = (train.features, train.label), (test.features, test.label)
-        return from_arrays(*examples, clients=client, normalise=normalise, targets="numbers")
+        return _made(train, train.label, test, test.label, targets="numbers")
     if train.class_names is not None:
         values, numbers = np.array(train.class_names), [train.label, test.label]
     else:
         values, *numbers = numbered(train.label, test.label)
-    dataset = from_arrays(
-        (train.features, numbers[0]),
-        (test.features, numbers[1]),
-        classes=len(values),
-        clients=train.client,
-        normalise=train.normalise,
-    )
-    if not train.normalise:
+    dataset = _made(train, numbers[0], test, numbers[1], classes=len(values))
+    if dataset.integer_inputs:
         dataset = dataset._replace(notes=(*dataset.notes, _AS_THEY_ARE))
     return dataset if are_plain(values) else dataset._replace(class_values=values)
+
+
+def _made(
+    train: Columns, labels: np.ndarray, test: Columns, test_labels: np.ndarray, **options: Any
+) -> Dataset:
+    """The data set of both splits' inputs, and of their labels as numbers."""
+    splits, clients = ((train.features, labels), (test.features, test_labels)), train.client
+    if train.features.dtype == object:
+        return from_texts(*splits, clients=clients, **options)
+    return from_arrays(*splits, clients=clients, normalise=train.normalise, **options)
 
 
 def fixed_tenth(label: np.ndarray, client: np.ndarray | None) -> np.ndarray:

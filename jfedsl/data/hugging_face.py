@@ -18,8 +18,9 @@ def load(folder: Path) -> Dataset:
     """The data set in a folder of `save_to_disk`, with splits train and test or with one split.
 
     Args:
-      folder: of a set with a column `label`, and features as images, in one column of lists, or in
-        columns of numbers; `client` is optional, and so is `split` in a set of one split.
+      folder: of a set with a column `label`, and features as images, in one column of lists, in
+        columns of numbers, or as texts in a column `text`; `client` is optional, and so is `split`
+        in a set of one split.
 
     Raises:
       ArrayError: the extra is missing, or the folder cannot be read or used.

@@ -1,69 +1,55 @@
-"""Preparation of image sets with TensorFlow Datasets (TFDS), without TensorFlow.
+"""Preparation of data sets: what a machine downloads or has is written once, and read by every run.
 
-Checksums are verified. TFDS writes into a temporary folder and renames it at the end, so that a
-failed or killed preparation never looks like a prepared set; the next one removes its leftovers.
+Image sets are made of their published files, with TensorFlow Datasets (TFDS) but without
+TensorFlow; the packages of Debian are made of the lists of apt. A set is written into a temporary
+folder that is renamed at the end, so that a failed or killed preparation never looks like a
+prepared set; the next one removes its leftovers.
 """
 
 import contextlib
-import hashlib
-import http.client
 import io
-import os
 import shlex
-import shutil
-import struct
 import sys
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jfedsl.errors import UserError, flag_error, one_line
+from jfedsl.data import published
+from jfedsl.data.text import apt_lists, debian
+from jfedsl.errors import UserError, flag_error, line_of
 from jfedsl.files.locks import lock, warn
-from jfedsl.files.paths import Name, local
+from jfedsl.files.paths import Name, clear_unfinished, local
 from jfedsl.files.program import other_program
-from jfedsl.terminal import download_bar
 
-NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100")
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-
-_TIMEOUT = 10.0  # seconds that a server may be silent
+IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+NAMES = (*IMAGE_SETS, debian.NAME)
 
 
-class RawFile(NamedTuple):
-    """A published file of a data set, as TFDS has registered it.
+class Recipe(NamedTuple):
+    """How a set is prepared.
 
     Attributes:
-      name: of the file.
-      url: where it is downloaded from.
-      sha256: checksum in hexadecimal digits.
+      version: of the set by its name, the last part of the name of its folder.
+      place: folder of the machine with the raw files; None where they are downloaded.
+      check: `(name, raw)` raises UserError unless the folder `raw` has the raw files.
+      build: `(name, folder, raw)` writes the prepared set into `folder` from the files in `raw`.
     """
 
-    name: str
-    url: str
-    sha256: str
-
-
-def raw_files(name: str) -> list[RawFile]:
-    """The published files of the set `name`."""
-    from jfedsl.data.builders import BUILDERS
-
-    infos = BUILDERS[name].url_infos
-    return [RawFile(info.filename, url, info.checksum) for url, info in infos.items()]
+    version: Callable[[str], str]
+    place: Path | None
+    check: Callable[[str, Path], None]
+    build: Callable[[str, Path, Path], None]
 
 
 def prepared_folder(name: str, data_dir: Name) -> Path:
     """The folder of the prepared set `name` in `data_dir`, which need not exist."""
-    from jfedsl.data.builders import BUILDERS
-
-    return local("data_dir", data_dir) / name / str(BUILDERS[name].VERSION)
+    return local("data_dir", data_dir) / name / _RECIPES[name].version(name)
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `folder` holds a set in the format that can be read without TensorFlow."""
-    return (folder / "dataset_info.json").is_file() and any(folder.glob("*.array_record*"))
+    """Whether `folder` holds a set in a format that is read without TensorFlow."""
+    images = (folder / "dataset_info.json").is_file() and any(folder.glob("*.array_record*"))
+    return images or (folder / debian.FILE).is_file()
 
 
 def command(name: str, data_dir: Name) -> str:
@@ -78,7 +64,8 @@ def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:
     Args:
       name: one of `NAMES`.
       data_dir: folder of prepared sets; downloaded files are kept in its folder `downloads`.
-      manual_dir: folder of the published files; None to download them.
+      manual_dir: folder of the raw files; None to download them or, of the packages of Debian, for
+        the lists that apt has on this machine.
 
     Returns:
       The folder of the prepared set.
@@ -88,28 +75,32 @@ def prepare(name: str, data_dir: Name, manual_dir: Name | None = None) -> Path:
     """
     if name not in NAMES:
         raise flag_error("dataset", name, f"one of {', '.join(NAMES)}", NAMES)
-    data_dir, folder = local("data_dir", data_dir), prepared_folder(name, data_dir)
+    data_dir, folder, recipe = (
+        local("data_dir", data_dir),
+        prepared_folder(name, data_dir),
+        _RECIPES[name],
+    )
     if is_prepared(folder):
         return folder
-    raw = data_dir / "downloads" / name
-    if manual_dir is not None:
-        raw = local("manual_dir", manual_dir)
-        _check_manual(name, raw)
+    raw = recipe.place if manual_dir is None else local("manual_dir", manual_dir)
+    if raw is not None:
+        recipe.check(name, raw)
     with _locked(name, data_dir):
         if is_prepared(folder):  # by another process in the meantime
             return folder
         if folder.exists():
             raise UserError(
-                f"{folder}: incomplete, or not in array_record format; delete this folder and run "
-                "the same again, or choose another --data_dir"
+                f"{folder}: incomplete, or in another format; delete this folder and run the same "
+                "again, or choose another --data_dir"
             )
-        if manual_dir is None:
-            _download(name, raw)
-        _clear(folder.parent)
+        if raw is None:
+            raw = data_dir / "downloads" / name
+            published.download(name, raw)
+        clear_unfinished(folder.parent)
         try:
-            _build(name, data_dir, raw)
+            recipe.build(name, folder, raw)
         except (OSError, RuntimeError) as error:  # of array_record on a full disk, RuntimeError
-            raise UserError(f"{folder}: not prepared: {_line(error)}") from error
+            raise UserError(f"{folder}: not prepared: {line_of(error)}") from error
     return folder
 
 
@@ -124,7 +115,8 @@ def _locked(name: str, data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True)
         file = open(data_dir / f".{name}.lock", "a")
     except OSError as error:
-        raise flag_error("data_dir", data_dir, "a writable folder", reason=_line(error)) from error
+        allowed, reason = "a writable folder", line_of(error)
+        raise flag_error("data_dir", data_dir, allowed, reason=reason) from error
     with file:
         try:
             has_locks = lock(file.fileno())
@@ -136,21 +128,21 @@ def _locked(name: str, data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _clear(folder: Path) -> None:
-    """Removes the unfinished folders that a killed preparation left."""
-    for leftover in folder.glob("incomplete.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _registered_version(name: str) -> str:
+    from jfedsl.data.builders import BUILDERS
+
+    return str(BUILDERS[name].VERSION)
 
 
-def _build(name: str, data_dir: Path, raw: Path) -> None:
-    """Writes the prepared set from the published files in `raw`."""
+def _build_images(name: str, folder: Path, raw: Path) -> None:
+    """Writes the prepared set from the published files in `raw`; TFDS renames the folder."""
     import tensorflow_datasets as tfds
 
     from jfedsl.data.builders import BUILDERS
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    builder = BUILDERS[name](data_dir=data_dir, file_format="array_record")
+    builder = BUILDERS[name](data_dir=folder.parents[1], file_format="array_record")
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints unknown sizes
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(
@@ -159,124 +151,13 @@ def _build(name: str, data_dir: Path, raw: Path) -> None:
         )
 
 
-def _check_manual(name: str, folder: Path) -> None:
-    """Raises UserError unless `folder` holds every published file of the set, undamaged."""
-    files = raw_files(name)
-    for file in files:
-        path = folder / file.name
-        if not path.is_file():
-            names = ", ".join(f.name for f in files)
-            raise UserError(
-                f"--manual_dir={folder} has no file {file.name} (from {file.url}); "
-                f"it must be a folder with {names}"
-            )
-        if not _is_whole(path, file):
-            raise UserError(
-                f"{path}: damaged, cut short or another file: its SHA-256 is not {file.sha256}; "
-                f"get it again from {file.url}"
-            )
-
-
-def _is_whole(path: Path, file: RawFile) -> bool:
-    """Whether the file at `path` has the registered checksum."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {_line(error)}") from error
-
-
-def _download(name: str, folder: Path) -> None:
-    """Downloads into `folder` the published files that are missing there or damaged."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {_line(error)}") from error
-    _clear(folder)
-    for file in raw_files(name):
-        path = folder / file.name
-        if path.is_file() and _is_whole(path, file):
-            continue
-        try:
-            with tempfile.TemporaryDirectory(prefix="incomplete.", dir=folder) as temporary:
-                part = Path(temporary) / file.name
-                _fetch(file.url, part)
-                if not _is_whole(part, file):
-                    raise UserError(_offline(name, file, "what came is damaged or another file"))
-                os.replace(part, path)
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(_offline(name, file, _line(error))) from error
-
-
-def _offline(name: str, file: RawFile, reason: str) -> str:
-    """The error for a file that cannot be downloaded: the reason, and what to do instead."""
-    names = ", ".join(f.name for f in raw_files(name))
-    debian = ", or add --debian" if name == "fashion_mnist" else ""
-    return (
-        f"{file.url}: not downloaded: {reason}; "
-        f"else put {names} in a folder and add --manual_dir=FOLDER{debian}"
-    )
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Downloads `url` to `path`, with a progress bar on a terminal.
-
-    The download of TFDS has no timeout and retries for minutes without a network.
-    """
-    try:
-        connection = urllib.request.urlopen(url, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()  # the error keeps the connection open
-        raise
-    with connection as response, path.open("wb") as file:
-        total = int(response.headers.get("Content-Length", 0)) or None
-        with download_bar(path.name, total) as advance:
-            while block := response.read(1 << 20):
-                file.write(block)
-                advance(len(block))
-
-
-def restore_debian(folder: Path, source: Path = DEBIAN_FOLDER) -> None:
-    """Restores the published files of Fashion-MNIST from Debian's package into `folder`.
-
-    The package dataset-fashion-mnist strips name and time from the gzip header (RFC 1952), so that
-    checksums differ from the registered ones.
-
-    Args:
-      folder: where the files are written.
-      source: folder of the package's files.
-
-    Raises:
-      UserError: the package is not installed or has other files, or `folder` cannot be written.
-    """
-    for file in raw_files("fashion_mnist"):
-        path = source / file.name
-        try:
-            stripped = path.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{path}: {_line(error)}; install Debian's package: "
-                "apt-get install dataset-fashion-mnist"
-            ) from error
-        restored = folder / file.name
-        try:
-            restored.write_bytes(_original_header(file.name) + stripped[10:])
-        except OSError as error:
-            raise UserError(f"{restored}: not written: {_line(error)}") from error
-        if not _is_whole(restored, file):
-            raise UserError(
-                f"{path}: damaged, or another version than the one known; install Debian's "
-                "package anew: apt-get install --reinstall dataset-fashion-mnist"
-            )
-
-
-def _original_header(name: str) -> bytes:
-    """The gzip header that the authors of Fashion-MNIST published: with file name and time."""
-    seconds = 1504176606 if name.startswith("train-") else 1504176627
-    fixed = struct.pack("<4BI2B", 0x1F, 0x8B, 8, 8, seconds, 0, 3)
-    return fixed + name.removesuffix(".gz").encode() + b"\0"
-
-
-def _line(error: Exception) -> str:
-    """The text of an error on one line, or its type if it has no text."""
-    return one_line(str(error)) or type(error).__name__
+_IMAGES = Recipe(_registered_version, None, published.check_given, _build_images)
+_RECIPES = {
+    **dict.fromkeys(IMAGE_SETS, _IMAGES),
+    debian.NAME: Recipe(
+        lambda _: debian.VERSION,
+        apt_lists.FOLDER,
+        lambda _, raw: apt_lists.check(raw),
+        lambda _, folder, raw: debian.build(folder, raw),
+    ),
+}

@@ -39,7 +39,7 @@ def load(name: str, data_dir: str, lazily: bool = False) -> Dataset:
     Args:
       name: a key of `DATASETS`, or one of `FORMS`.
       data_dir: folder of prepared sets, in which a file or folder that has moved is looked for.
-      lazily: whether training images of the sets of `preparation.NAMES` stay on disk.
+      lazily: whether training images of the sets of `preparation.IMAGE_SETS` stay on disk.
 
     Raises:
       UserError: the set cannot be read or used; the text says why.

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+_PIECE = 2048  # images read at once
+
 
 class StoredImages:
     """Images uint8 `[N, H, W, C]` of a prepared split on disk; indexing reads and decodes rows.
@@ -36,3 +38,21 @@ def decode(files: Sequence[bytes]) -> np.ndarray:
     from PIL import Image  # not needed for the default data set
 
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
+
+
+def read(source: Any, lazily: bool) -> tuple[np.ndarray | StoredImages, np.ndarray]:
+    """Images `[N, H, W, C]` and labels int32 `[N]` of a TFDS data source.
+
+    Images are decoded now or, if `lazily`, when they are indexed.
+    """
+    images, labels = [], []
+    for first in range(0, len(source), _PIECE):
+        examples = source.__getitems__(range(first, min(first + _PIECE, len(source))))
+        labels += [example["label"] for example in examples]
+        if not lazily:
+            images.append(decode([example["image"] for example in examples]))
+    all_labels = np.array(labels, np.int32)
+    if lazily:
+        return StoredImages(source, np.arange(len(source))), all_labels
+    shape = source.dataset_info.features["image"].shape
+    return np.concatenate(images).reshape(-1, *shape), all_labels

@@ -6,7 +6,9 @@ import numpy as np
 
 from jfedsl.data.arrays import ArrayError
 from jfedsl.data.columns import Columns, by_marks, missing_error
+from jfedsl.data.labels import shortened
 
+TEXT = "text"
 _NOT_FEATURES = ("label", "client", "split")
 _SHOWN = 30  # characters of a value in an error
 
@@ -16,7 +18,7 @@ def of_table(table: Any, class_names: Any = None) -> tuple[Columns, Columns | No
 
     Columns of numbers are features `[N, C]`, in the order of the table. One column of lists of
     equal lengths instead is features `[N, ...]`; whole numbers in it, such as token ids, are left
-    as they are.
+    as they are. A column `text` instead has the texts of a text data set.
 
     Args:
       table: a `pyarrow.Table` with a column `label`, and maybe `client` and `split`.
@@ -37,12 +39,37 @@ def of_table(table: Any, class_names: Any = None) -> tuple[Columns, Columns | No
     features = [name for name in names if name not in _NOT_FEATURES]
     if not features:
         raise ArrayError("a column of features is needed beside label, client and split")
-    lists = len(features) == 1 and _is_list(table[features[0]].type)
-    inputs = nested(table[features[0]]) if lists else _matrix(table, features)
+    inputs, normalise = _inputs(table, features)
     label, client, split = (_values(table[n]) if n in names else None for n in _NOT_FEATURES)
     assert label is not None
-    normalise = not lists or inputs.dtype == np.uint8 or inputs.dtype.kind == "f"
     return by_marks(Columns(inputs, label, client, class_names, normalise), split)
+
+
+def _inputs(table: Any, features: list[str]) -> tuple[np.ndarray, bool]:
+    """Inputs of the examples, and whether a run normalises them."""
+    if TEXT in features:
+        return _texts(table, features), False
+    if len(features) > 1 or not _is_list(table[features[0]].type):
+        return _matrix(table, features), True
+    lists = nested(table[features[0]])
+    return lists, lists.dtype == np.uint8 or lists.dtype.kind == "f"
+
+
+def _texts(table: Any, features: list[str]) -> np.ndarray:
+    """The column of texts as objects `[N]`."""
+    import pyarrow as pa
+
+    others = [name for name in features if name != TEXT]
+    if others:
+        raise ArrayError(
+            f"with a column {TEXT}, only label, client and split are allowed, not "
+            f"{shortened(others)}; leave them out, or give {TEXT} another name"
+        )
+    column = table[TEXT]
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ArrayError(f"column {TEXT}: texts are allowed, not {column.type}")
+    return np.array(column.to_pylist(), object)
 
 
 def _check_missing(table: Any) -> None:

@@ -10,7 +10,7 @@ from flax import struct
 from jax import Array, lax
 
 from jfedsl.compression.message import Message
-from jfedsl.data.datasets import Pixels
+from jfedsl.data.pixels import Pixels
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from optax import Schedule
 
 from jfedsl.data.augment import Augmentation
-from jfedsl.data.datasets import Pixels
 from jfedsl.data.partition import Partition
+from jfedsl.data.pixels import Pixels
 from jfedsl.engine.optimizers import Optimizer
 from jfedsl.engine.task import Task
 from jfedsl.models import layers

@@ -3,11 +3,13 @@
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 
 from jfedsl.errors import UserError, close_to, flag_error
 
 Name = str | os.PathLike[str]
+UNFINISHED = "incomplete."  # begins the names of folders that are not complete yet
 
 _LONGEST_NAME, _LONGEST_PATH = (
     255,
@@ -51,6 +53,12 @@ def temporary(path: Path) -> Path:
     It is of this process: others, also on other machines, may write the same file.
     """
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes the folders `incomplete.*` that a killed program left in a folder."""
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def path_error(flag: str, path: Path, allowed: str, reason: str = "") -> UserError:

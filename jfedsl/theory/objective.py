@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.data.datasets import Pixels
+from jfedsl.data.pixels import Pixels
 from jfedsl.engine.state import Data, RunSpec, weights
 from jfedsl.models import layers
 from jfedsl.models.layers import Params, Stats

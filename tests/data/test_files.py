@@ -81,6 +81,15 @@ def test_whole_numbers_in_columns_are_normalised_and_categories_are_text(tmp_pat
     assert data.class_names == ("no", "yes")
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_of_texts_makes_a_text_data_set(tmp_path: Path, kind: str) -> None:
+    texts = np.array([f"{n}" if n % 2 else f'line {n}\nnext, "line"' for n in range(40)])
+    data = load(write(tmp_path, kind, text=texts, label=NAMES, client=OWNERS, split=SPLIT))
+    assert data.of_texts and data.notes == () and data.class_names == ("no", "yes")
+    np.testing.assert_array_equal(data.train.images, texts[:32])
+    np.testing.assert_array_equal(data.train.owners, np.arange(32) % 4)
+
+
 def replaced(name: str, row: int, value: Any) -> dict[str, list[Any]]:
     columns = {key: list(map(str, column)) for key, column in COLUMNS.items()}
     columns[name][row] = value
@@ -97,6 +106,12 @@ def replaced(name: str, row: int, value: Any) -> dict[str, list[Any]]:
         ("csv", {"label": NAMES}, "^a column of features is needed"),
         ("parquet", {"a": [[1.0]] * 39 + [[1.0, 2.0]], "label": NAMES}, "not of 1 to 2 entries"),
         ("parquet", {"a": [None, *X[1:, 0]], "label": NAMES}, "missing value in row 1 of column a"),
+        (
+            "csv",
+            {"a": X[:, 0], "text": NAMES, "label": NAMES},
+            "^with a column text, only .* not a;",
+        ),
+        ("parquet", {"text": OWNERS, "label": NAMES}, "column text: texts are allowed, not int64"),
         ("npz", {"features": X}, "arrays features, label, client, split are allowed; there is no"),
         ("npz", {"features": X, "label": NAMES, "x": X}, "are allowed; not x"),
         ("npz", {"features": X, "label": NAMES.astype(object)}, "label: an array of Python object"),

@@ -53,6 +53,20 @@ def test_tokens_and_clients_in_one_split(tmp_path: Path) -> None:
 
 
 @needs_extra
+def test_texts_in_one_split(tmp_path: Path) -> None:
+    import datasets
+
+    texts = [f"text {n}" for n in range(30)]
+    kinds = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    columns = {"text": texts, "label": LABELS.tolist()}
+    saved = datasets.Dataset.from_dict(columns, datasets.Features(kinds))
+    saved.save_to_disk(str(tmp_path / "saved"))
+    data = load(tmp_path / "saved")
+    assert data.of_texts and data.class_names == ("a", "b", "c")
+    assert sorted([*data.train.images, *data.test.images]) == sorted(texts)
+
+
+@needs_extra
 def test_a_folder_of_something_else_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ArrayError, match="there is no such folder"):
         load(tmp_path / "none")

@@ -21,9 +21,10 @@ import tensorflow_datasets as tfds
 from helpers import slow
 from PIL import Image
 
-from jfedsl.data import datasets, preparation
+from jfedsl.data import datasets, preparation, published
 from jfedsl.data.builders import BUILDERS
-from jfedsl.data.preparation import DEBIAN_FOLDER, NAMES, prepare, restore_debian
+from jfedsl.data.preparation import IMAGE_SETS, prepare
+from jfedsl.data.published import DEBIAN_FOLDER, restore_debian
 from jfedsl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def loading_error(name: str, data_dir: Path) -> str:
     return one_line(error)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGE_SETS)
 def test_the_prepared_set_has_the_examples_of_the_raw_files(
     name: str, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +107,7 @@ def test_the_prepared_set_has_the_examples_of_the_raw_files(
     check_same(data, expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGE_SETS)
 def test_tfds_reads_the_prepared_set_as_the_registered_one(
     name: str, raw: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +126,7 @@ def test_tfds_reads_the_prepared_set_as_the_registered_one(
 
 
 def test_addresses_and_checksums_are_the_registered_ones() -> None:
-    for name in NAMES:
+    for name in IMAGE_SETS:
         assert BUILDERS[name].url_infos == tfds.builder_cls(name).url_infos
         assert tfds.builder_cls(name) is not BUILDERS[name]
 
@@ -177,7 +178,8 @@ def test_the_error_for_a_wrong_manual_dir_names_a_missing_file(
 
 
 def test_the_error_for_an_unknown_name_lists_the_names(data_dir: Path) -> None:
-    text = "--dataset must be one of mnist, fashion_mnist, cifar10, cifar100, not svhn"
+    names = "mnist, fashion_mnist, cifar10, cifar100, debian_packages"
+    text = f"--dataset must be one of {names}, not svhn"
     assert preparation_error("svhn", data_dir) == text
 
 
@@ -405,7 +407,7 @@ debian = pytest.mark.skipif(
 @debian
 def test_files_restored_from_debian_have_the_registered_checksums(tmp_path: Path) -> None:
     restore_debian(tmp_path)
-    for file in preparation.raw_files("fashion_mnist"):
+    for file in published.raw_files("fashion_mnist"):
         original = (DEBIAN_FOLDER / file.name).read_bytes()
         assert gzip.decompress((tmp_path / file.name).read_bytes()) == gzip.decompress(original)
         info = tfds.builder_cls("fashion_mnist").url_infos[file.url]

@@ -3,8 +3,9 @@
 import jax
 
 from jfedsl.config import Config
-from jfedsl.data import datasets
-from jfedsl.data.datasets import Dataset, Pixels, Split
+from jfedsl.data import datasets, pixels
+from jfedsl.data.datasets import Dataset, Split
+from jfedsl.data.pixels import Pixels
 from jfedsl.data.stored import StoredImages
 from jfedsl.engine.evaluation_set import TestSet, fold_test_set, test_spec
 from jfedsl.errors import flag_error
@@ -18,9 +19,9 @@ def pixels_of(dataset: Dataset) -> Pixels:
     if not dataset.normalise:
         return Pixels(None, None)
     if not isinstance(images, StoredImages):
-        return datasets.pixel_statistics(images)
-    sums = datasets.pixel_sums(images, jax.process_index(), jax.process_count())
-    return datasets.from_sums(distributed.total(sums), images)
+        return pixels.pixel_statistics(images)
+    sums = pixels.pixel_sums(images, jax.process_index(), jax.process_count())
+    return pixels.from_sums(distributed.total(sums), images)
 
 
 def check_augment(config: Config, dataset: Dataset) -> None:
