@@ -81,6 +81,7 @@ ELSEWHERE = {
     "models/mlp": "models/test_zoo",
     "models/padding": "engine/test_padding",
     "models/pretrained/contents": "models/pretrained/test_checkpoint",
+    "models/pretrained/gguf_layouts": "models/pretrained/test_gguf",
     "models/registry": "models/test_zoo",
     "models/resnet": "models/test_zoo",
     "models/small": "models/test_zoo",

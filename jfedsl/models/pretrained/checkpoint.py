@@ -1,23 +1,27 @@
 """Opens a pretrained model from wherever it is."""
 
 from jfedsl.files.paths import local
-from jfedsl.models.pretrained import folder
+from jfedsl.models.pretrained import folder, gguf
 from jfedsl.models.pretrained.contents import Checkpoint, CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "open_checkpoint"]
 
 
 def open_checkpoint(place: str) -> Checkpoint:
-    """The pretrained model in a folder of the Hugging Face layout.
+    """The pretrained model in a folder or file.
 
     Args:
-      place: path of the folder.
+      place: path of a folder of the Hugging Face layout, or of a .gguf file.
 
     Raises:
       CheckpointError: it cannot be read; the text, to follow "--pretrained=PLACE: ", says why.
       UserError: the place cannot be a path.
     """
     path = local("pretrained", place)
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        return gguf.load(path)
     if path.is_dir():
         return folder.load(path)
+    if path.exists():
+        raise CheckpointError("a folder with config.json or a .gguf file is allowed")
     raise CheckpointError("there is no such folder")
