@@ -54,6 +54,34 @@ def adapted(classes: int, norm: str = "none", dtype: Any = jnp.float32) -> Model
     return blocks.flatten(), *adapters, blocks.logits(classes)
 
 
+class Held(nn.Module):
+    """x W with W frozen."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Of `x[B, D]`."""
+
+        def fresh() -> Array:
+            shape = (x.shape[-1], self.features)
+            return nn.initializers.lecun_normal()(self.make_rng("params"), shape)
+
+        return x @ self.variable("frozen", "kernel", fresh).value
+
+
+def held(widths: tuple[int, ...], frozen: int, classes: int = 10) -> Model:
+    """Layers of which the first few have no parameters but frozen kernels, and a head."""
+    hidden = (
+        layers.from_linen(
+            f"held{n}", Held(width) if n <= frozen else nn.Dense(width, use_bias=False), nn.relu
+        )
+        for n, width in enumerate(widths, 1)
+    )
+    head = layers.from_linen("head", nn.Dense(classes, use_bias=False))
+    return blocks.flatten(), *hidden, head
+
+
 def with_constants(model: Model, frozen: Frozen) -> Model:
     """The model with its frozen variables written into its code: it has none any more."""
 

@@ -1,52 +1,53 @@
 """FLOPs of the layers of a model, from shapes alone."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
 from jfedsl.models import layers
 from jfedsl.models.layers import Layer, Model, Params, Variables
+from jfedsl.models.products import products
 from jfedsl.nn.lax_only import lax_only
 
 
 def product_flops(
-    model: Model, variables: Variables, image: tuple[int, ...]
+    model: Model, variables: Variables, image: tuple[int, ...], trained_input: bool = False
 ) -> list[tuple[int, int]]:
-    """FLOPs of the convolutions and dense layers for one example, in each layer.
+    """FLOPs of the products of each layer for one example: dense, convolution, attention.
 
-    A multiply-add is 2 FLOPs. All taps of a convolution count, those on padding too. Other
-    operations, such as normalisation, do not count.
+    A multiply-add is 2 FLOPs. All taps of a convolution count, those on padding too, and so do
+    padded positions of sequences. Other operations, such as normalisation, do not count.
 
     Args:
       model: all layers of a model, or its first few.
       variables: of these layers, arrays or shapes.
       image: shape of one input.
+      trained_input: whether the backward pass needs the gradient by the input.
 
     Returns:
-      (forward, backward) FLOPs of each layer. The backward pass takes as many as the forward pass
-      for the gradient by the weights, and as many again for the gradient by the input, which the
-      first layer with weights does not need.
+      (forward, backward) FLOPs of each layer. In the backward pass a product counts once for each
+      of its operands that depends on parameters, of its own layer or of an earlier one. Frozen
+      variables and inputs without a gradient, such as images and token ids, cost nothing there.
     """
-    forward = []
-    x = jax.ShapeDtypeStruct((1, *image), "float32")
-    for layer, variables_of_layer in layers.by_layer(model, variables):
+    flops = []
+    x, needs_input_gradient = jax.ShapeDtypeStruct((1, *image), "float32"), trained_input
+    for layer, held in layers.by_layer(model, variables):
 
         def run(held: Variables, x: Array, layer: Layer = layer) -> Array:
-            apply = layers.bound(layer, held.frozen).apply
-            return apply(held.params, held.stats, x, False)[0]
+            return layers.bound(layer, held.frozen).apply(held.params, held.stats, x, True)[0]
 
-        module_flops: list[int] = []
-        with nn.intercept_methods(_count_into(module_flops)):
-            x = jax.eval_shape(run, variables_of_layer, x)
-        forward.append(sum(module_flops))
-    first = next((i for i, flops in enumerate(forward) if flops), 0)
-    return [(flops, flops if i == first else 2 * flops) for i, flops in enumerate(forward)]
+        with lax_only():
+            program, y = jax.make_jaxpr(run, return_shape=True)(held, x)
+        trained, *others = (len(jax.tree.leaves(part)) for part in held)
+        flags = [True] * trained + [False] * sum(others) + [needs_input_gradient]
+        counted = products(program.jaxpr, flags)
+        flops.append((counted.forward, counted.backward))
+        x, (needs_input_gradient,) = y, counted.needs_gradient
+    return flops
 
 
 def layer_flops(
@@ -55,7 +56,8 @@ def layer_flops(
     """FLOPs of each layer on one batch, as XLA's cost analysis counts them for lax operations.
 
     A multiply-add is 2 FLOPs. Of a convolution only taps inside of the image count. Elementwise
-    arithmetic counts one FLOP an entry. Nothing is run or compiled: each layer is lowered alone.
+    arithmetic counts one FLOP an entry. Padded positions of sequences count. Nothing is run or
+    compiled: each layer is lowered alone.
 
     Args:
       model: consecutive layers.
@@ -64,7 +66,9 @@ def layer_flops(
       trained_input: whether the backward pass needs the gradient by `x`.
 
     Returns:
-      float64 `[L, 2]`, the forward and the backward pass of each layer.
+      float64 `[L, 2]`, the forward and the backward pass of each layer. The backward pass computes
+      gradients by `params` and, where an earlier layer has any, by the layer's input; it is 0 of
+      a layer that needs neither.
     """
     flops = []
     needs_input_gradient = trained_input
@@ -102,18 +106,3 @@ def layer_flops(
 def _lowered_flops(function: Callable[..., Any], *arguments: Any) -> float:
     costs = jax.jit(function).lower(*arguments).cost_analysis() or {}
     return max(0.0, float(costs.get("flops", 0.0)))
-
-
-def _count_into(module_flops: list[int]) -> Any:
-    """An interceptor that appends the forward FLOPs of each convolution and dense module."""
-
-    def intercept(
-        run: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        y = run(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
-            kernel = context.module.variables["params"]["kernel"]
-            module_flops.append(2 * kernel.size * math.prod(y.shape[1:-1]))
-        return y
-
-    return intercept

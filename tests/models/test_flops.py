@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adapters import WIDTHS, Adapted, adapted
+from adapters import WIDTHS, Adapted, adapted, held
 from flax import linen as nn
 from helpers import slow
 
@@ -44,6 +44,29 @@ def test_a_strided_block_with_a_shortcut() -> None:
 def test_the_published_flops_of_resnet18_for_small_images() -> None:
     # 0.56 billion multiply-adds.
     assert round(sum(f for f, _ in flops(resnet18(10, "group"), (32, 32, 3))) / 2e9, 2) == 0.56
+
+
+def test_frozen_kernels_have_no_gradient_and_pass_one_on_where_an_earlier_layer_is_trained() -> (
+    None
+):
+    counted, rank = flops(adapted(10)[:3], (8, 8, 1)), Adapted.rank
+    assert counted[0] == (0, 0)
+    for (forward, backward), ins, outs in zip(
+        counted[1:], (64, WIDTHS[0]), WIDTHS[:2], strict=True
+    ):
+        frozen, down, up = 2 * ins * outs, 2 * ins * rank, 2 * rank * outs
+        assert forward == frozen + down + up
+        first = ins == 64
+        assert backward == (down + 2 * up if first else frozen + 2 * (down + up))
+
+
+def test_layers_without_parameters_before_a_trained_one_have_no_backward_pass() -> None:
+    model, image = held((7, 6), frozen=1)[1:], (5,)
+    shapes = shapes_of(model, (1, *image))
+    assert product_flops(model, shapes, image) == [(70, 0), (84, 84), (120, 240)]
+    assert product_flops(model, shapes, image, True) == [(70, 70), (84, 168), (120, 240)]
+    by_xla = counted_of(model, shapes, (1, *image), False)
+    assert by_xla[0, 1] == 0 < by_xla[0, 0] and by_xla[1, 1] >= 84
 
 
 # layer_flops, which counts as XLA does.
