@@ -1,17 +1,18 @@
 """Opens a pretrained model from wherever it is."""
 
 from jfedsl.files.paths import local
-from jfedsl.models.pretrained import folder, gguf
+from jfedsl.models.pretrained import folder, gguf, hub
 from jfedsl.models.pretrained.contents import Checkpoint, CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "open_checkpoint"]
 
 
 def open_checkpoint(place: str) -> Checkpoint:
-    """The pretrained model in a folder or file.
+    """The pretrained model in a folder or file, or on the Hugging Face hub.
 
     Args:
-      place: path of a folder of the Hugging Face layout, or of a .gguf file.
+      place: path of a folder of the Hugging Face layout, or of a .gguf file. If there is no such
+        folder, "organisation/model" is a name on the hub.
 
     Raises:
       CheckpointError: it cannot be read; the text, to follow "--pretrained=PLACE: ", says why.
@@ -24,4 +25,6 @@ def open_checkpoint(place: str) -> Checkpoint:
         return folder.load(path)
     if path.exists():
         raise CheckpointError("a folder with config.json or a .gguf file is allowed")
+    if hub.is_name(place):
+        return folder.load(hub.fetch(place))
     raise CheckpointError("there is no such folder")
