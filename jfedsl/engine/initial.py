@@ -1,5 +1,6 @@
 """The state before the first round."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,15 +17,40 @@ from jfedsl.models.layers import Model, Variables
 
 
 def initial_variables(model: Model, key: Array, image: Array) -> Variables:
-    """Fresh parameters and statistics of the whole model; they do not depend on the cut.
+    """Variables of the whole model before the first round; they do not depend on the cut.
 
     Args:
-      model: all layers.
+      model: all layers. What one of them starts with, such as pretrained values, is not drawn.
       key: run key.
       image: a normalised sample input; only its shape and dtype matter.
+
+    Raises:
+      ValueError: the model cannot take such inputs, or cannot start with its values.
     """
-    key = fold(key, Purpose.INITIAL_WEIGHTS)
-    return jax.jit(lambda k, x: layers.init(model, k, x))(key, image[None])
+    key, inputs = fold(key, Purpose.INITIAL_WEIGHTS), image[None]
+    shapes = jax.eval_shape(partial(layers.init, model), key, inputs)
+    given = [
+        jax.tree.map(lambda _: None, held) if layer.start is None else layer.start(held)
+        for layer, held in layers.by_layer(model, shapes)
+    ]
+
+    def drawn(key: Array, inputs: Array) -> list[Any]:
+        """What is not given, None in the place of the rest, so that the rest is not computed."""
+        fresh = layers.by_layer(model, layers.init(model, key, inputs))
+        return [
+            jax.tree.map(lambda w, value: w if value is None else None, held, values)
+            for (_, held), values in zip(fresh, given, strict=True)
+        ]
+
+    def is_leaf(value: Any) -> bool:
+        return value is None
+
+    made = jax.tree.map(
+        lambda w, value: w if value is None else value,
+        jax.jit(drawn)(key, inputs), given, is_leaf=is_leaf,
+    )  # fmt: skip
+    whole = Variables(*zip(*made, strict=True))
+    return whole if any(whole.frozen) else whole._replace(frozen=())
 
 
 def initial_client(spec: RunSpec, key: Array, start: Variables, image: Array) -> Client:

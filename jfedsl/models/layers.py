@@ -81,6 +81,8 @@ class Layer(NamedTuple):
       lengths: of a first layer of padded sequences: from inputs `[B, T, ...]` to the number of
         positions of each that are not padding, int32 `[B]`, see `tokens.padded`; None for others.
       takes_lengths: whether `apply` takes `lengths=`.
+      start: from the shapes of its variables to the values they start with, such as those of a
+        pretrained model; None in the place of those that `init` draws. None: all are drawn.
       steps: describes what `apply` computes, for other programs; None where that is not known.
     """
 
@@ -93,6 +95,7 @@ class Layer(NamedTuple):
     integer_inputs: bool = False
     lengths: Callable[[Array], Array] | None = None
     takes_lengths: bool = False
+    start: Callable[[Variables], Variables] | None = None
     steps: Describe | None = None
 
 
@@ -251,22 +254,16 @@ def lengths_of(model: Model, inputs: Array) -> Array | None:
 
 
 def apply(
-    model: Model,
-    params: Params,
-    stats: Stats,
-    x: Array,
-    train: bool,
-    dtype: DTypeLike = jnp.float32,
-    lengths: Array | None = None,
-) -> tuple[Array, Stats]:
+    model: Model, params: Params, stats: Stats, x: Array, train: bool,
+    dtype: DTypeLike = jnp.float32, lengths: Array | None = None,
+) -> tuple[Array, Stats]:  # fmt: skip
     """Runs the layers in order.
 
     Every layer leaves 0 where sequences are padded; how much that is changes nothing else.
 
     Args:
       model: consecutive layers, with their frozen variables if they have any.
-      params: parameters of each layer, float32.
-      stats: normalisation statistics of each layer, float32; never rounded to `dtype`.
+      params: parameters of each layer, float32; `stats`, never rounded to `dtype`, likewise.
       x: input `[B, ...]`, float32, or int32 for a first layer of whole numbers.
       train: whether normalisation uses the batch's statistics.
       dtype: that parameters and activations are rounded to, and products computed in.
@@ -291,6 +288,8 @@ def apply(
         given = {"lengths": lengths} if layer.takes_lengths else {}
         x, s = layer.apply(p, s, x, train, **given)
         x = without_padding(x, lengths)
+        if layer.integer_inputs and jnp.issubdtype(x.dtype, jnp.floating):
+            x = x.astype(dtype)  # of a frozen table, which is as it is stored
         updated.append(s)
         pending = layer.activation or pending
     x = without_padding(pending(x), lengths) if pending else x

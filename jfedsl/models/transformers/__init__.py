@@ -1,0 +1,1 @@
+"""Transformers as layer tuples: encoders and decoders whose every block can be the cut."""
