@@ -14,6 +14,7 @@ from jfedsl.errors import UserError, no_effect
 from jfedsl.files.paths import Name
 from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
+from jfedsl.models.transformers.model import DEFAULT_CUT
 
 
 def cut_name(config: Config) -> str:
@@ -22,6 +23,8 @@ def cut_name(config: Config) -> str:
     Raises:
       UserError: the model has no such cut.
     """
+    if config.pretrained:
+        return _cut_of_blocks(config.cut)
     entry = MODELS[config.model]
     cut = entry.default_cut if config.cut is None else config.cut
     model = entry.build(2, config.norm)
@@ -29,6 +32,15 @@ def cut_name(config: Config) -> str:
         return model[cut_index(model, cut) - 1].name
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
+
+
+def _cut_of_blocks(cut: str | None) -> str:
+    """The last client-side layer of a transformer, whose files need not be here."""
+    if cut is None:
+        return DEFAULT_CUT
+    if not cut.isdecimal():
+        return cut
+    return "embed" if int(cut) == 1 else f"block{int(cut) - 1}"
 
 
 def period_of(config: Config) -> int:
@@ -49,7 +61,7 @@ def canonical(config: Config) -> dict[str, str]:
     values: dict[str, Any] = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     values |= {"prune_kind": config.pruning, **config.expressions}
     left_out = {*compressors.shorthands(), "quantizer", "bucket_size", *idle(config)}
-    if "cut" not in left_out and config.model in MODELS:
+    if "cut" not in left_out and (config.model in MODELS or config.pretrained):
         values["cut"] = cut_name(config)
     for name in left_out:
         values.pop(name, None)  # options of a plugin's algorithm are no fields

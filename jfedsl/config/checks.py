@@ -8,7 +8,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
 from jfedsl.compression.properties import has_memory
 from jfedsl.compression.registry import LEAST_BITS
-from jfedsl.config import compressors
+from jfedsl.config import adapters, compressors
 from jfedsl.config.allowed import CAPACITY, COUNT, FROM_DATA, MOST
 from jfedsl.config.idle import of_algorithm
 from jfedsl.config.scale_fields import BY_CLUSTER
@@ -34,6 +34,7 @@ def together(config: Any) -> None:
     _algorithm(config)
     _pruning(config)
     _compressors(config)
+    _finetuning(config)
     _network(config)
     _scale(config)
 
@@ -123,6 +124,30 @@ def _compressors(config: Any) -> None:
             raise flag_error(name, getattr(config, name), allowed)
     for flag, expression in config.expressions.items():
         compressors.read(flag, expression, config.clients)
+
+
+def _finetuning(config: Any) -> None:
+    flag = "adapter" if config.client_adapter is None else "client_adapter"
+    text = getattr(config, flag)
+    of_client, of_server = adapters.parse(text), adapters.parse(config.adapter)
+    assert of_client is not None and of_server is not None  # each has been checked alone
+    if config.clients and not of_client.ranks.suits(config.clients):
+        allowed = f"one rank, --clients={config.clients} ranks or a range"
+        raise flag_error(flag, text, allowed)
+    if flag == "client_adapter" and len(of_server.ranks.values) > 1:
+        raise flag_error("adapter", config.adapter, "one rank for the server with --client_adapter")
+    if not adapters.has_adapters(config):
+        return
+    if config.prune_kind not in (None, "none"):
+        reason = f"adapters have no kernels to prune; smaller ranks, as in {_SMALLER}, prune them"
+        raise flag_error("prune_kind", config.prune_kind, "none with --adapter", reason=reason)
+    if config.adapter_averaging in ("stack", "svd") and config.client_optimizer_state != "reset":
+        # The factors that clients go on with are new ones: moments of the old ones mean nothing.
+        allowed = f"reset with --adapter_averaging={config.adapter_averaging}"
+        raise flag_error("client_optimizer_state", config.client_optimizer_state, allowed)
+
+
+_SMALLER = "--client_adapter=lora(rank=2)"
 
 
 def _network(config: Any) -> None:

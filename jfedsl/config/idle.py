@@ -5,7 +5,9 @@ from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import compressors
+from jfedsl.config.adapters import has_adapters
 from jfedsl.config.algorithm_fields import STREAMS
+from jfedsl.config.finetune_fields import FinetuneFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
@@ -32,6 +34,7 @@ def idle(config: Any) -> dict[str, str]:
     # A user's own model may have batch norm whatever --norm is.
     if config.norm != "batch" and config.model in MODELS and MODELS[config.model].checked:
         reasons["batch_norm_statistics"] = f"with --norm={config.norm}"
+    reasons |= _of_finetuning(config)
     if config.participants in (None, config.clients) and config.client_state != "stateless":
         reasons["client_state"] = "where all clients take part"  # no client is at rest
     if not config.coordinator:
@@ -71,6 +74,18 @@ def _quantizes(config: Any) -> bool:
         for flag in STREAMS
     )
     return any("?(" in expression for expression in expressions)
+
+
+def _of_finetuning(config: Any) -> dict[str, str]:
+    if not config.pretrained:
+        names = (field.name for field in dataclasses.fields(FinetuneFields))
+        return {name: "without --pretrained" for name in names if name != "pretrained"}
+    reasons = dict.fromkeys(("model", "norm", "batch_norm_statistics"), "with --pretrained")
+    if not has_adapters(config):
+        reasons["adapter_averaging"] = "where clients train all weights"
+        if config.adapter == "full":
+            reasons["base"] = "with --adapter=full"
+    return reasons
 
 
 def _of_pruning(config: Any) -> dict[str, str]:

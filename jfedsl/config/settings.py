@@ -8,6 +8,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import checks, compressors, plugins, values
+from jfedsl.config.adapters import has_adapters
 from jfedsl.config.algorithm_fields import STREAMS, AlgorithmFields
 from jfedsl.config.allowed import (  # fmt: skip
     BITS,
@@ -23,6 +24,7 @@ from jfedsl.config.allowed import (  # fmt: skip
 )
 from jfedsl.config.data_fields import CLIENTS, DataFields
 from jfedsl.config.figure_fields import FigureFields
+from jfedsl.config.finetune_fields import FinetuneFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.run_fields import RunFields
 from jfedsl.config.scale_fields import ScaleFields
@@ -34,7 +36,7 @@ from jfedsl.data.partition import PARTITIONS
 from jfedsl.engine.optimizers import OPTIMIZERS, SCHEDULES
 from jfedsl.engine.state import AGGREGATIONS, CLIENT_OPTIMIZER_STATES, STATISTICS
 from jfedsl.errors import UserError, close_to, flag_error
-from jfedsl.files.paths import Name, local
+from jfedsl.files.paths import Name, absolute_if_here, local
 from jfedsl.models.blocks import NORMS
 from jfedsl.models.registry import MODELS
 
@@ -46,7 +48,7 @@ Shorthand = str | float | None
 @dataclasses.dataclass(frozen=True)
 class Config(
     DataFields, AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields,
-    FigureFields, RunFields,
+    FinetuneFields, FigureFields, RunFields,
 ):  # fmt: skip
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
@@ -195,6 +197,8 @@ class Config(
                 value = str(local(field.name, value))
             if field.name == "dataset":
                 value = sources.absolute(str(value))
+            if field.name == "pretrained":
+                value = absolute_if_here("pretrained", str(value))
             if not allowed.test(value):
                 text = values.shown(value) if kind.several else value
                 raise flag_error(field.name, text, allowed.text, allowed.names)
@@ -212,7 +216,8 @@ class Config(
     @property
     def pruning(self) -> str:
         """What is pruned, one of `PRUNE_KINDS`."""
-        return self.prune_kind or ("mask" if self.compress_by_default else "none")
+        by_default = self.compress_by_default and not has_adapters(self)
+        return self.prune_kind or ("mask" if by_default else "none")
 
     @property
     def expressions(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from jfedsl.config import Config
 from jfedsl.config.algorithm_fields import STREAMS, AlgorithmFields
 from jfedsl.config.compressors import flags as compressor_flags
 from jfedsl.config.data_fields import DataFields
+from jfedsl.config.finetune_fields import FinetuneFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
@@ -36,6 +37,7 @@ def flags_by_topic() -> dict[str, tuple[str, ...]]:
         "data": _names(DataFields),
         "task": _names(TaskFields),
         "model and cut": ("model", "norm", "cut", "init_from"),
+        "fine-tuning": _names(FinetuneFields),
         "pruning": _names(PruningFields),
         "compression": compression,
         "training": (*_TRAINING, *options),

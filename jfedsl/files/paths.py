@@ -47,6 +47,20 @@ def local(flag: str, folder: Name) -> Path:
     return path
 
 
+def absolute_if_here(flag: str, name: Name) -> str:
+    """The absolute path of a file or folder on this machine; any other text as it is.
+
+    Args:
+      flag: name of the flag that was given, for errors.
+      name: of a file or folder, or else of something on the net.
+
+    Raises:
+      UserError: as `local`.
+    """
+    path = local(flag, name)
+    return os.path.abspath(path) if os.fspath(name) and path.exists() else os.fspath(name)
+
+
 def temporary(path: Path) -> Path:
     """A hidden name beside a file, to write under before the file is replaced.
 

@@ -263,7 +263,8 @@ def apply(
 
     Args:
       model: consecutive layers, with their frozen variables if they have any.
-      params: parameters of each layer, float32; `stats`, never rounded to `dtype`, likewise.
+      params: parameters of each layer, float32.
+      stats: normalisation statistics of each layer, float32; never rounded to `dtype`.
       x: input `[B, ...]`, float32, or int32 for a first layer of whole numbers.
       train: whether normalisation uses the batch's statistics.
       dtype: that parameters and activations are rounded to, and products computed in.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 # Short names of the projections of a block: attention, then the two or three of the MLP.
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+ALL = "all"  # in the place of their names
 KINDS = ("none", "full", "lora")
 
 
@@ -39,7 +40,7 @@ class Adapter(NamedTuple):
         classes is trained in any case.
       rank: r, the rank of every adapter.
       alpha: the product of an adapter's factors is multiplied by alpha / r.
-      on: names of the projections with an adapter, among `PROJECTIONS`.
+      on: names of the projections with an adapter, among `PROJECTIONS`, or `ALL`.
       norms: whether scales and biases of normalisation are trained beside adapters.
       storage: of frozen weights, one of `weight_only.STORAGES`.
       fixed_a: whether the first factor of every adapter is frozen, as drawn.
@@ -57,7 +58,8 @@ class Adapter(NamedTuple):
         """How the projection of this name is stored and trained; `""` for one without adapters."""
         if self.kind == "full":
             return Form()
-        rank = self.rank if self.kind == "lora" and name in self.on else 0
+        has_adapter = name != "" and (name in self.on or self.on == (ALL,))
+        rank = self.rank if self.kind == "lora" and has_adapter else 0
         return Form(False, self.storage, rank, self.alpha, self.fixed_a)
 
     @property

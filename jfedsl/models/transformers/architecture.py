@@ -1,4 +1,4 @@
-"""What an architecture file says of its model: parts that become layers once an adapter is given."""
+"""What an architecture file says of its model: parts that an adapter makes layers of."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

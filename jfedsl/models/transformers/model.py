@@ -14,19 +14,13 @@ from jfedsl.models.transformers.architecture import Architecture, Part
 from jfedsl.models.transformers.embeddings import Pool
 from jfedsl.models.transformers.values import Held, Read, starting_values
 
+DEFAULT_CUT = "block2"
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
     "bert": bert.architecture,
     "gpt2": gpt2.architecture,
     "llama": llama.architecture,
     "vit": vit.architecture,
 }
-
-
-def layer_names(architecture: Architecture, classes: int | None) -> list[str]:
-    """Names of the layers of the model, in order; arguments as for `transformer`."""
-    return [part.name for part in _parts(architecture, classes is None)] + (
-        [] if classes is None else ["pool", "head"]
-    )
 
 
 def transformer(

@@ -16,7 +16,7 @@ _WEIGHTS = ("kernel", "embedding", "scale")
 
 # One tensor of a pretrained model by its name, float32.
 Read = Callable[[str], np.ndarray]
-# What is held already, by the tensor's name and how it is stored: a table at both ends is held once.
+# Tables by tensor and dtype: one that is used at both ends of the model is held once.
 Held = dict[tuple[str, ...], dict[str, Any]]
 
 

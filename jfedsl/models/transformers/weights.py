@@ -59,7 +59,7 @@ class Projection(nn.Module):
         if self.use_bias:
             shape = (self.features,)
             bias = weight(self, form.trained, "bias", nn.initializers.zeros, shape)
-            y = y + bias.astype(x.dtype)
+            y = y + _spread(bias, y)
         if not form.rank:
             return y
         draw = nn.initializers.he_uniform()  # as peft draws it
@@ -138,8 +138,8 @@ class Embedding(nn.Module):
             return jnp.take(whole, ids, axis=0, mode="clip").astype(dtype)
         # Only the rows that are asked for are decoded.
         codes, scales = stored(self, "embedding", *shape, form.storage)
-        rows = (jnp.take(array, ids, axis=0, mode="clip") for array in (codes, scales))
-        return decode(*rows, self.width, dtype)
+        codes, scales = (jnp.take(x, ids, axis=0, mode="clip") for x in (codes, scales))
+        return decode(codes, scales, self.width, dtype)
 
 
 class LayerNorm(nn.Module):
@@ -163,7 +163,7 @@ class LayerNorm(nn.Module):
         centred -= jnp.mean(centred, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         y = centred * jnp.reciprocal(jnp.sqrt(variance + self.epsilon))
-        return (y * scale + bias).astype(x.dtype)
+        return (y * _spread(scale, y) + _spread(bias, y)).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -184,4 +184,9 @@ class RMSNorm(nn.Module):
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         y = wide * jnp.reciprocal(jnp.sqrt(mean_square + self.epsilon))
-        return (y * scale).astype(x.dtype)
+        return (y * _spread(scale, y)).astype(x.dtype)
+
+
+def _spread(vector: Array, x: Array) -> Array:
+    """A vector `[D]` in the rank and dtype of `x[..., D]`."""
+    return vector.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype)

@@ -42,6 +42,7 @@ from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, s
 from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
+from jfedsl.run.assemble.pretrained import checkpoint_of
 from jfedsl.run.assemble.pruning import (
     Flops,
     Pruning,
@@ -183,7 +184,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    model, cut = model_of(config, dataset)
+    model, cut = model_of(config, dataset, checkpoint_of(config))
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
@@ -194,7 +195,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
     initial = initial_of(config, model, cut, key, image, dataset)
     marks = fingerprint_of(config, whole, held, task, initial.frozen, model)
-    if not MODELS[config.model].checked:
+    if not config.pretrained and not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape)

@@ -13,15 +13,24 @@ from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.models import layers, tokens, trial
 from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
+from jfedsl.models.pretrained.checkpoint import Checkpoint
 from jfedsl.models.registry import MODELS
+from jfedsl.run.assemble.pretrained import pretrained_model
 
 
-def model_of(config: Config, dataset: Dataset) -> tuple[Model, int]:
+def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> tuple[Model, int]:
     """The layers of a run, and how many of them are the clients'.
 
+    Args:
+      config: all settings of the run.
+      dataset: all examples of the run.
+      checkpoint: the pretrained model, None without one.
+
     Raises:
-      UserError: the model has no such cut.
+      UserError: the model has no such cut, or a pretrained one does not suit the data.
     """
+    if checkpoint is not None:
+        return pretrained_model(config, checkpoint, dataset)
     entry = MODELS[config.model]
     model = entry.build(dataset.classes, config.norm)
     if dataset.integer_inputs:
@@ -80,7 +89,8 @@ def _unsuited(config: Config, image: Array, dataset: Dataset, error: Exception) 
     if "must be an integer" in reason and not dataset.integer_inputs:  # as nn.Embed says
         reason += f"; {_AS_THEY_ARE}"
     allowed = f"a model for inputs {list(image.shape)}"
-    return flag_error("model", config.model, allowed, reason=reason)
+    flag = "pretrained" if config.pretrained else "model"
+    return flag_error(flag, getattr(config, flag), allowed, reason=reason)
 
 
 def check_examples(

@@ -1,0 +1,126 @@
+"""What `--adapter` and `--client_adapter` say, such as `lora(rank=8,alpha=16,on=q+v)`."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfedsl import per_client
+from jfedsl.config.allowed import Allowed
+from jfedsl.models.transformers.adapter import ALL, PROJECTIONS, Adapter
+from jfedsl.per_client import PerClient
+
+AVERAGINGS = ("avg", "freeze", "stack", "svd")
+_MOST_RANK = 4096
+_DEFAULTS = {"rank": "8", "alpha": "", "on": "q+v", "norms": "no"}
+
+
+class AdapterText(NamedTuple):
+    """An adapter as a flag says it.
+
+    Attributes:
+      kind: one of `adapter.KINDS`.
+      ranks: r of one client or of all.
+      alpha: the product of the factors is multiplied by alpha / r, with r the largest rank.
+      on: names of the projections, or `ALL`.
+      norms: whether normalisation is trained too.
+    """
+
+    kind: str
+    ranks: PerClient = PerClient((0.0,))
+    alpha: float = 1.0
+    on: tuple[str, ...] = ()
+    norms: bool = False
+
+
+def parse(text: str) -> AdapterText | None:
+    """What a text says; None for one that is no adapter.
+
+    >>> parse("lora(rank=4)")
+    AdapterText(kind='lora', ranks=PerClient(values=(4.0,), is_range=False), alpha=8.0, \
+on=('q', 'v'), norms=False)
+    >>> parse("lora(8,on=all)").on
+    ('all',)
+    """
+    if text in ("none", "full"):
+        return AdapterText(text)
+    called = re.fullmatch(r"\s*lora\s*(?:\((.*)\))?\s*", text)
+    if called is None:
+        return None
+    arguments = _arguments(called[1] or "")
+    if arguments is None:
+        return None
+    ranks = per_client.parse(arguments["rank"].strip("[] "))
+    on = tuple(name.strip() for name in arguments["on"].split("+"))
+    norms = {"yes": True, "no": False}.get(arguments["norms"])
+    if ranks is None or norms is None or not _suit(ranks, on):
+        return None
+    alpha = per_client.parse(arguments["alpha"] or str(2 * max(ranks.values)))
+    if alpha is None or len(alpha.values) != 1 or not 0 < alpha.values[0] < float("inf"):
+        return None
+    return AdapterText("lora", ranks, alpha.values[0], on, norms)
+
+
+def _arguments(text: str) -> dict[str, str] | None:
+    """Arguments by name, those that are not given as in `_DEFAULTS`."""
+    given: dict[str, str] = {}
+    pieces = re.split(r",(?![^\[]*\])", text) if text.strip() else []
+    for position, piece in enumerate(pieces):
+        name, equals, value = (part.strip() for part in piece.partition("="))
+        if not equals:
+            if position >= len(_DEFAULTS):
+                return None
+            name, value = list(_DEFAULTS)[position], name
+        if name not in _DEFAULTS or name in given or not value:
+            return None
+        given[name] = value
+    return _DEFAULTS | given
+
+
+def _suit(ranks: PerClient, on: tuple[str, ...]) -> bool:
+    whole = all(value == int(value) and 0 <= value <= _MOST_RANK for value in ranks.values)
+    named = set(on) <= set(PROJECTIONS) and len(set(on)) == len(on)
+    return whole and (named or on == (ALL,))
+
+
+ADAPTER = Allowed(
+    "full, none or lora(rank=8,alpha=16,on=q+v,norms=no), with ranks from 0 to "
+    f"{_MOST_RANK} (one, [4,8,8] for each client, or a range 2-8) on "
+    f"{'+'.join(PROJECTIONS)}, or {ALL}",
+    lambda text: parse(text) is not None,
+)
+
+
+class Adapters(NamedTuple):
+    """What is trained of a pretrained model.
+
+    Attributes:
+      client: of the layers before the cut, with the largest rank that any client has.
+      server: of the layers after it.
+      ranks: of each client, int `[C]`.
+    """
+
+    client: Adapter
+    server: Adapter
+    ranks: np.ndarray
+
+
+def adapters_of(config: Any) -> Adapters:
+    """What is trained on either side, as the flags of a config say it."""
+    of_server = parse(config.adapter)
+    of_client = of_server if config.client_adapter is None else parse(config.client_adapter)
+    assert of_server is not None and of_client is not None  # the config has checked them
+    ranks = np.rint(of_client.ranks.spread(config.clients, config.seed)).astype(int)
+    return Adapters(_adapter(config, of_client), _adapter(config, of_server), ranks)
+
+
+def has_adapters(config: Any) -> bool:
+    """Whether clients' layers are those of a pretrained model whose kernels are frozen."""
+    text = config.adapter if config.client_adapter is None else config.client_adapter
+    return bool(config.pretrained) and text != "full"
+
+
+def _adapter(config: Any, text: AdapterText) -> Adapter:
+    rank = int(max(text.ranks.values))
+    fixed = config.adapter_averaging == "freeze"
+    return Adapter(text.kind, rank, text.alpha, text.on, text.norms, config.base, fixed)

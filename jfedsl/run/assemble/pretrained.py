@@ -1,0 +1,106 @@
+"""The layers of a run that fine-tunes a pretrained model, once it suits data, cut and adapters."""
+
+import numpy as np
+
+from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.config import Config
+from jfedsl.config.adapters import adapters_of, parse
+from jfedsl.data.datasets import Dataset
+from jfedsl.errors import UserError, flag_error
+from jfedsl.models.cut import cut_index
+from jfedsl.models.layers import Model
+from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from jfedsl.models.transformers.adapter import ALL
+from jfedsl.models.transformers.architecture import Architecture
+from jfedsl.models.transformers.model import ARCHITECTURES, DEFAULT_CUT, transformer
+
+
+def checkpoint_of(config: Config) -> Checkpoint | None:
+    """The pretrained model that a config names; None if it names none.
+
+    Raises:
+      UserError: it cannot be read; the text says why and what to do.
+    """
+    if not config.pretrained:
+        return None
+    try:
+        return open_checkpoint(config.pretrained)
+    except CheckpointError as error:
+        raise UserError(f"--pretrained={config.pretrained}: {error}") from error
+
+
+def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -> tuple[Model, int]:
+    """The layers of a run, and how many of them are the clients'.
+
+    Args:
+      config: all settings of the run.
+      checkpoint: the pretrained model.
+      dataset: all examples of the run, texts as token ids.
+
+    Raises:
+      UserError: the model has no such cut or projection, or does not suit the data or the task.
+    """
+    architecture = _architecture(config, checkpoint)
+    _check_projections(config, architecture)
+    _check_data(config, architecture, dataset)
+    classes = None if config.task == "next_token" else dataset.classes
+    adapters = adapters_of(config)
+    read = checkpoint.read if checkpoint.names else None
+
+    def layers(cut: int) -> Model:
+        sides = (adapters.client, adapters.server)
+        return transformer(architecture, classes, *sides, cut, read)
+
+    algorithm = ALGORITHMS[config.algorithm]
+    try:
+        names = layers(0)
+        index = cut_index(names, config.cut or DEFAULT_CUT)
+        held = algorithm.client_layers(len(names), index)
+    except ValueError as error:
+        raise UserError(f"--cut must be {error}") from None
+    return layers(held), held
+
+
+def _architecture(config: Config, checkpoint: Checkpoint) -> Architecture:
+    try:
+        made = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
+    except KeyError as error:
+        raise UserError(f"--pretrained={config.pretrained}: config.json lacks {error}") from error
+    except ValueError as error:
+        raise UserError(f"--pretrained={config.pretrained}: {error}") from error
+    if config.task == "next_token" and made.logits is None:
+        allowed = f"classification with an encoder of {checkpoint.architecture}'s kind"
+        raise flag_error("task", config.task, allowed)
+    return made
+
+
+def _check_projections(config: Config, architecture: Architecture) -> None:
+    """Refuses an adapter on a projection that the blocks do not have."""
+    names, architecture_name = architecture.shape.projections, f"--pretrained={config.pretrained}"
+    for flag in ("adapter", "client_adapter"):
+        adapter = parse(getattr(config, flag) or "none")
+        assert adapter is not None  # the config has checked it
+        lacking = [name for name in adapter.on if name not in (ALL, *names)]
+        if lacking:
+            allowed = f"on {'+'.join(names)} or {ALL} with {architecture_name}"
+            reason = f"there is no projection {lacking[0]}"
+            raise flag_error(flag, getattr(config, flag), allowed, reason=reason)
+
+
+def _check_data(config: Config, architecture: Architecture, dataset: Dataset) -> None:
+    """Refuses inputs that the first layer cannot take."""
+    inputs, place = dataset.train.images, f"--pretrained={config.pretrained}"
+    if not architecture.vocabulary:
+        if dataset.integer_inputs:
+            raise UserError(f"{place} takes images, and --dataset={config.dataset} has token ids")
+        return
+    if not dataset.integer_inputs or inputs.ndim != 2:
+        reason = f"--dataset={config.dataset} has inputs {list(inputs.shape[1:])}"
+        raise UserError(f"{place} takes texts or token ids [T], and {reason}")
+    if inputs.shape[1] > architecture.positions:
+        allowed = f"at most {architecture.positions}, the positions of {place}"
+        raise flag_error("tokens", inputs.shape[1], allowed)
+    largest = max(int(np.max(split.images)) for split in (dataset.train, dataset.test))
+    if largest >= architecture.vocabulary:
+        reason = f"--dataset={config.dataset} has ids up to {largest}"
+        raise UserError(f"{place} has {architecture.vocabulary} token ids from 0, and {reason}")
