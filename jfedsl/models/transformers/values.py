@@ -9,6 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jfedsl.models.layers import Variables
+from jfedsl.models.pretrained.contents import CheckpointError
 from jfedsl.models.transformers.architecture import Source
 from jfedsl.nn.weight_only import encode
 
@@ -32,7 +33,7 @@ def starting_values(
       shapes: of the layer's variables.
 
     Raises:
-      ValueError: a tensor is missing or has another shape.
+      CheckpointError: a tensor is missing or has another shape.
     """
     kinds = {kind: getattr(shapes, kind) for kind in Variables._fields}
     wanted: dict[str, dict[str, Any]] = {}
@@ -48,7 +49,7 @@ def starting_values(
         if value is not None and value.shape != shape.shape:
             name = ".".join(path[1:])
             sizes = f"{list(value.shape)} in the pretrained model and {list(shape.shape)} here"
-            raise ValueError(f"{name} is {sizes}")
+            raise CheckpointError(f"{name} is {sizes}")
         return value
 
     filled = {path: of(path, shape) for path, shape in flatten_dict(kinds).items()}

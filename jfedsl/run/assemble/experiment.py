@@ -16,9 +16,8 @@ from jfedsl.config import Config, plugins
 from jfedsl.config.canonical import effective
 from jfedsl.data import partition, sources
 from jfedsl.data.arrays import Scale
-from jfedsl.data.augment import AUGMENTATIONS
 from jfedsl.data.fingerprint import Fingerprint
-from jfedsl.engine import evaluation, optimizers
+from jfedsl.engine import evaluation
 from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
 from jfedsl.engine.evaluation_set import TestSet
@@ -33,10 +32,8 @@ from jfedsl.engine.state import (
     with_data,
     with_frozen,
 )
-from jfedsl.engine.task import Task
-from jfedsl.models.layers import Model, Variables
+from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
-from jfedsl.run.assemble.compressors import compressors_of, deployed_of
 from jfedsl.run.assemble.description import layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
@@ -45,7 +42,6 @@ from jfedsl.run.assemble.model import check_examples, initial_of, model_of
 from jfedsl.run.assemble.pretrained import checkpoint_of
 from jfedsl.run.assemble.pruning import (
     Flops,
-    Pruning,
     build_pruner,
     prune_around_auxiliary,
 )
@@ -57,11 +53,11 @@ from jfedsl.run.assemble.shares import (
     notes_on_clients,
     with_clients,
 )
+from jfedsl.run.assemble.spec import spec_of
 from jfedsl.run.assemble.task import task_of, with_targets
 from jfedsl.run.processes.distributed import start_devices
 from jfedsl.run.storage.task_record import TaskRecord, record_of
-from jfedsl.sharding.client_map import default_chunk
-from jfedsl.sharding.slots import SHARDED, SlotLayout, assign_slots, put
+from jfedsl.sharding.slots import SHARDED, assign_slots, put
 from jfedsl.theory.estimates import without_nan
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
@@ -202,7 +198,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     slots = assign_slots(pruning.group_sizes, mesh)
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
     auxiliary = algorithm.auxiliary(options, dataset.classes)
-    spec = _spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots, image)
+    spec = spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots, image)
     spec = with_frozen(spec, initial.frozen)
     spec = spec._replace(options=options, auxiliary=auxiliary)
     spec = prune_around_auxiliary(spec, key, initial, image)
@@ -245,55 +241,4 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             *open_end(config, spec),
             *plugins.notes(config.plugin),
         ],
-    )
-
-
-def _spec_of(
-    config: Config, model: Model, cut: int, initial: Variables, classes: int, task: Task,
-    pruning: Pruning, slots: SlotLayout, image: Array,
-) -> RunSpec:  # fmt: skip
-    exchanges = config.rounds * config.local_steps
-    client_rate, server_rate = (
-        optimizers.schedule(config.learning_rate_schedule, peak, exchanges)
-        for peak in (config.client_learning_rate, config.server_learning_rate)
-    )
-    client, server = (
-        optimizers.build(config.optimizer, rate, config.momentum, config.weight_decay)
-        for rate in (client_rate, server_rate)
-    )
-    return RunSpec(
-        model=model,
-        cut=cut,
-        compressors=compressors_of(config),
-        deployed=deployed_of(config) if 0 < cut < len(model) else None,
-        pruner=pruning.pruner,
-        client_optimizer=client,
-        client_rate=client_rate,
-        server_optimizer=server,
-        positions=None if model[0].lengths is None else image.shape[0],
-        classes=classes,
-        clients=config.clients,
-        participants=config.participants or config.clients,
-        group_sizes=pruning.group_sizes,
-        local_steps=config.local_steps,
-        aggregate_every=config.aggregate_every,
-        batch_size=config.batch_size,
-        sampling=config.sampling,
-        aggregation=config.aggregation,
-        statistics=config.batch_norm_statistics,
-        client_optimizer_state=config.client_optimizer_state,
-        client_state=config.client_state,
-        collective_bits=config.collective_bits,
-        slots=slots,
-        chunk=config.client_chunk
-        or default_chunk(jax.default_backend(), initial.params[:cut], config.clients),
-        augment=AUGMENTATIONS[config.augment],
-        dtype=jnp.dtype(config.compute_dtype),
-        integers=config.client_backward == "int8",
-        remat=config.remat_clients,
-        algorithm=ALGORITHMS[config.algorithm],
-        options={},
-        auxiliary=(),
-        task=task,
-        radio=None,
     )

@@ -13,7 +13,7 @@ from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.models import layers, tokens, trial
 from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
-from jfedsl.models.pretrained.checkpoint import Checkpoint
+from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble.pretrained import pretrained_model
 
@@ -70,6 +70,8 @@ def initial_of(
     try:
         initial = initial_variables(model, key, image)
         outputs = jax.eval_shape(run, initial)
+    except CheckpointError as error:
+        raise UserError(f"--pretrained={config.pretrained}: {error}") from error
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
     if outputs.shape != (1, dataset.classes):

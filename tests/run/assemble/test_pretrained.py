@@ -1,0 +1,137 @@
+"""Runs of pretrained transformers: what they compute at every cut, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_close, plain, setup, slow
+from models.transformers import reference
+
+from jfedsl.config import Config
+from jfedsl.data.datasets import DATASETS, from_arrays
+from jfedsl.engine.averaging import joined
+from jfedsl.errors import UserError
+from jfedsl.run.assemble import build
+
+POSITIONS, TEXTS = 6, 64
+
+
+def ids(vocabulary: int = 30) -> Any:
+    """Texts of 2 to 6 ids, the first of which tells the class."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, vocabulary, (TEXTS, POSITIONS))
+    x[np.arange(POSITIONS) >= rng.integers(2, POSITIONS + 1, TEXTS)[:, None]] = -1
+    y = x[:, 0] % 3
+    return from_arrays((x[:48], y[:48]), (x[48:], y[48:]), normalise=False)
+
+
+@pytest.fixture(autouse=True)
+def registered(tables: None) -> Iterator[None]:
+    DATASETS["ids"] = lambda _: ids()
+    yield
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """A run of the tiny BERT on two clients."""
+    given = {"dataset": "ids", "pretrained": str(reference.GOLDEN / "bert"), "clients": 2}
+    given |= {"client_learning_rate": 0.5, "server_learning_rate": 0.5, "norm": "group"}
+    return {**given, **changes}
+
+
+CUTS = ("embed", "block1", "block2", "block3", "pool")
+
+
+@pytest.mark.parametrize(
+    ("cuts", "changes"),
+    [
+        (("block1", "block3"), {"adapter": "lora(rank=2,on=all,norms=yes)"}),
+        slow(CUTS, {"adapter": "lora(rank=2)"}),
+        slow(CUTS, {"adapter": "full"}),
+        slow(CUTS[1:3], {"adapter": "lora(2)", "base": "int8"}),
+        slow(CUTS[1:3], {"adapter": "lora(2)", "pretrained": str(reference.GOLDEN / "llama")}),
+    ],
+)
+def test_a_step_is_the_same_at_every_cut(cuts: tuple[str, ...], changes: dict[str, Any]) -> None:
+    """With one client and nothing compressed, cutting changes nothing."""
+    results = []
+    for cut in cuts:
+        experiment, state, run = setup(**settings(clients=1, cut=cut, **changes))
+        state, record = run(state)
+        params = joined(experiment.spec, experiment.data.partition, state).params
+        results.append((params, record.losses))
+        start = experiment.initial.params
+        moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), params, start)
+        assert max(jax.tree.leaves(moved)) > 1e-3
+    for result in results[1:]:
+        assert_close(result, results[0], atol=1e-5)
+
+
+def test_frozen_weights_are_neither_sent_nor_stepped_and_clients_share_them() -> None:
+    experiment, state, run = setup(**settings(adapter="lora(rank=2,on=q)", cut="block2"))
+    state, record = run(state)
+    adapters = 2 * 2 * (16 * 2 + 2 * 16)  # blocks, factors
+    assert sum(w.size for w in jax.tree.leaves(experiment.fresh().params)) == adapters // 2
+    np.testing.assert_array_equal(record.sent["model_up"], [4 * adapters // 2] * 2)
+    table = experiment.data.frozen[0]["tokens"]["embedding"]
+    assert table.shape == (30, 16)  # no axis of clients
+    frozen = sum(w.size for w in jax.tree.leaves(experiment.data.frozen))
+    assert frozen > 4 * adapters
+
+
+def wrong(folder: Path, **changes: Any) -> str:
+    """A copy of the tiny BERT with other entries of its config."""
+    shutil.copytree(reference.GOLDEN / "bert", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapter": "lora(rank=x)"}, "--adapter must be full, none or lora("),
+        ({"adapter": "lora(on=query)"}, "on q+k+v+o+gate+up+down, or all, not lora(on=query)"),
+        ({"adapter": "lora(on=gate)"}, "--adapter must be on q+k+v+o+up+down or all with"),
+        ({"cut": "block4"}, "--cut must be one of embed, block1, block2, block3, pool"),
+        ({"prune_kind": "mask"}, "--prune_kind must be none with --adapter"),
+        ({"client_adapter": "lora([2,4,8])"}, "--client_adapter must be one rank, --clients=2"),
+        ({"dataset": "digits"}, "takes texts or token ids [T], and --dataset=digits has inputs"),
+        ({"pretrained": "nowhere"}, "--pretrained=nowhere: there is no"),
+        ({"adapter_averaging": "svd"}, "--client_optimizer_state must be reset with"),
+    ],
+)
+def test_one_line_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build(plain(**settings(**changes)))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_that_does_not_suit_is_refused_with_one_line(tmp_path: Path) -> None:
+    other_width = wrong(tmp_path / "width", intermediate_size=20)
+    few_tokens = wrong(tmp_path / "tokens", vocab_size=8)
+    few_positions = wrong(tmp_path / "positions", max_position_embeddings=4)
+    relative = wrong(tmp_path / "relative", position_embedding_type="relative_key")
+    for folder, message in (
+        (other_width, "kernel is [24, 16] in the pretrained model and [20, 16] here"),
+        (few_tokens, "has 8 token ids from 0, and --dataset=ids has ids up to 29"),
+        (few_positions, "must be at most 4, the positions of"),
+        (relative, "position_embedding_type is absolute, not relative_key"),
+    ):
+        with pytest.raises(UserError) as error:
+            build(plain(**settings(pretrained=folder)))
+        assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_without_effect_are_refused() -> None:
+    from jfedsl.config.canonical import refuse_idle
+
+    with pytest.raises(UserError, match="--adapter=full has no effect without --pretrained"):
+        refuse_idle([Config(adapter="full")])
+    given = Config(pretrained=str(reference.GOLDEN / "bert"), model="mlp")
+    with pytest.raises(UserError, match="--model=mlp has no effect with --pretrained"):
+        refuse_idle([given])
