@@ -55,6 +55,7 @@ from jfedsl.run.assemble.shares import (
 )
 from jfedsl.run.assemble.spec import spec_of
 from jfedsl.run.assemble.task import task_of, with_targets
+from jfedsl.run.assemble.texts import with_tokens
 from jfedsl.run.processes.distributed import start_devices
 from jfedsl.run.storage.task_record import TaskRecord, record_of
 from jfedsl.sharding.slots import SHARDED, assign_slots, put
@@ -172,6 +173,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = dataclasses.replace(effective(config), collective_bits=config.collective_bits)
     several = mesh is not None and mesh.shape["process"] > 1
     whole = sources.load(config.dataset, config.data_dir, lazily=several)
+    whole = with_tokens(config, whole, tokenizer=None)
     task = task_of(config, whole)
     whole = with_targets(whole, task)
     check_augment(config, whole)
