@@ -23,7 +23,7 @@ PATH = re.compile(r"(?<![\w./-])(?:jfedsl|tests|benchmarks|experiments|docs)/[\w
 DOTTED = re.compile(r"(?<![\w./-])jfedsl(?:\.\w+)+")
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 # Of pytest, absl, mkdocs, XLA and SLURM; `--flag` stands for one.
-FOREIGN = {"array", "flag", "gpus", "help", "hypothesis", "nodes", "ntasks", "wrap"}
+FOREIGN = {"array", "flag", "gpus", "help", "hypothesis", "no", "nodes", "ntasks", "wrap"}
 FOREIGN |= {"strict", "xla_force_host_platform_device_count"}
 
 

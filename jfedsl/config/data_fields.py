@@ -29,9 +29,6 @@ class DataFields:
         "none", "Random changes of training images: crops of the image padded by 4, and flips.",
         OneOf(AUGMENTATIONS),
     )  # fmt: skip
-    tokens: int = setting(
-        64, "Positions of an example of a text data set; longer texts are cut off.", COUNT
-    )
     clients: int = setting(
         None, f"Clients in all. Default {CLIENTS}; with --partition=natural as many as the data "
         "has.", CLIENT_COUNT,

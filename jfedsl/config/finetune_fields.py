@@ -3,7 +3,7 @@
 import dataclasses
 
 from jfedsl.config.adapters import ADAPTER, AVERAGINGS
-from jfedsl.config.allowed import OneOf, setting
+from jfedsl.config.allowed import COUNT, OneOf, setting
 from jfedsl.nn.weight_only import STORAGES
 
 
@@ -15,6 +15,10 @@ class FinetuneFields:
         "", "Pretrained transformer to train in place of --model: a folder of Hugging Face's "
         "layout, a .gguf file, or a name on its hub. A folder with config.json alone is a model of "
         "that shape with random weights.", may_change_on_resume=True,
+    )  # fmt: skip
+    tokens: int = setting(
+        64, "Positions of an example of a text data set, special tokens included. Longer texts are "
+        "cut off; --task=next_token divides them into several examples.", COUNT,
     )  # fmt: skip
     adapter: str = setting(
         "lora(rank=8)", "What is trained of --pretrained: all weights (full), low-rank adapters "

@@ -173,7 +173,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = dataclasses.replace(effective(config), collective_bits=config.collective_bits)
     several = mesh is not None and mesh.shape["process"] > 1
     whole = sources.load(config.dataset, config.data_dir, lazily=several)
-    whole = with_tokens(config, whole, tokenizer=None)
+    checkpoint = checkpoint_of(config)
+    whole = with_tokens(config, whole, checkpoint)
     task = task_of(config, whole)
     whole = with_targets(whole, task)
     check_augment(config, whole)
@@ -182,7 +183,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    model, cut = model_of(config, dataset, checkpoint_of(config))
+    model, cut = model_of(config, dataset, checkpoint)
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)

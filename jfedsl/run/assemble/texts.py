@@ -6,20 +6,18 @@ from jfedsl.data.datasets import Dataset
 from jfedsl.data.text.tokens import tokenized
 from jfedsl.errors import UserError
 from jfedsl.files.paths import local
+from jfedsl.models.pretrained.checkpoint import Checkpoint
 
 _FOLDER = "tokens"  # in the folder of data sets
 
 
-def with_tokens(
-    config: Config, dataset: Dataset, tokenizer: str | None, chunks: bool = False
-) -> Dataset:
+def with_tokens(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> Dataset:
     """The data set with token ids in the place of texts, if it has texts.
 
     Args:
       config: its `tokens` are the positions of an example.
       dataset: as it is loaded.
-      tokenizer: text of the `tokenizer.json` of the model; None if it has none.
-      chunks: as for `tokenized`.
+      checkpoint: the pretrained model, whose tokenizer it is; None without one.
 
     Raises:
       UserError: there is no tokenizer, or the texts cannot be tokenized.
@@ -27,10 +25,13 @@ def with_tokens(
     if not dataset.of_texts:
         return dataset
     name = f"--dataset={config.dataset}"
-    if tokenizer is None:
+    if checkpoint is None:
         raise UserError(f"{name} holds texts; --pretrained=FOLDER names a model with a tokenizer")
-    folder = local("data_dir", config.data_dir) / _FOLDER
+    if checkpoint.tokenizer is None:
+        place = f"--pretrained={config.pretrained}"
+        raise UserError(f"{place} has no tokenizer.json, and {name} holds texts")
+    folder, chunks = local("data_dir", config.data_dir) / _FOLDER, config.task == "next_token"
     try:
-        return tokenized(dataset, tokenizer, config.tokens, folder, chunks)
+        return tokenized(dataset, checkpoint.tokenizer, config.tokens, folder, chunks)
     except ArrayError as error:
         raise UserError(f"{name}: {error}") from error

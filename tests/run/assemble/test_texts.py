@@ -1,6 +1,8 @@
 """Texts in a run: tokenized before anything else sees them."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,21 +11,36 @@ import tokenizers_made
 from jfedsl import DATASETS, Config, build, from_arrays, from_texts
 from jfedsl.data.fingerprint import fingerprint
 from jfedsl.errors import UserError
+from jfedsl.models.pretrained.checkpoint import Checkpoint
 from jfedsl.run.assemble.texts import with_tokens
 
+
+def checkpoint(tokenizer: str | None) -> Checkpoint:
+    return Checkpoint("bert", {}, frozenset(), lambda name: np.zeros(0), tokenizer)
+
+
+WORDPIECE = checkpoint(tokenizers_made.wordpiece())
 DATA = from_texts((["good text", "bad"], [1, 0]), (["a text"], [1]), clients=["ann", "bob"])
 
 
 def test_texts_become_ids_that_are_kept_in_the_folder_of_data_sets(tmp_path: Path) -> None:
     config = Config(data_dir=str(tmp_path), tokens=4)
-    data = with_tokens(config, DATA, tokenizers_made.wordpiece())
+    data = with_tokens(config, DATA, WORDPIECE)
     assert data.train.images.tolist() == [[2, 6, 7, 3], [2, 5, 3, -1]]
     assert len(list((tmp_path / "tokens").iterdir())) == 1
     marks = fingerprint(data, [np.array([0]), np.array([1])], {}, {}, {})
     assert marks["train"]["inputs"] == "int32 [4]"
     assert marks["train"]["input_checksum"] != marks["test"]["input_checksum"]
-    windows = with_tokens(config, DATA, tokenizers_made.bytewise(), chunks=True)
-    assert windows.train.images.shape == (3, 4)
+
+
+@pytest.mark.parametrize("task", ["classification", "next_token"])
+def test_the_next_token_is_predicted_in_windows(tmp_path: Path, task: str) -> None:
+    config: Any = SimpleNamespace(dataset="mine", data_dir=str(tmp_path), tokens=3, task=task)
+    data = with_tokens(config, DATA, WORDPIECE)
+    windows = [[2, 6, 7], [2, 5, 3]]  # and [SEP] of the first text alone
+    cut_off = [[2, 6, 3], [2, 5, 3]]
+    assert data.train.images.tolist() == (windows if task == "next_token" else cut_off)
+    assert (data.train.byte_counts is not None) == (task == "next_token")
 
 
 def test_other_data_sets_are_left_alone() -> None:
@@ -38,5 +55,8 @@ def test_without_a_tokenizer_a_line_says_what_names_one(tmp_path: Path) -> None:
         build(Config(dataset="mine", clients=2))
     given = "--dataset=mine holds texts; --pretrained=FOLDER names a model with a tokenizer"
     assert str(error.value) == given
+    config = Config(dataset="mine", data_dir=str(tmp_path), pretrained=str(tmp_path))
     with pytest.raises(UserError, match="--dataset=mine: the tokenizer cannot be read: "):
-        with_tokens(Config(dataset="mine", data_dir=str(tmp_path)), DATA, "{}")
+        with_tokens(config, DATA, checkpoint("{}"))
+    with pytest.raises(UserError, match=f"^--pretrained={tmp_path} has no tokenizer.json, and --d"):
+        with_tokens(config, DATA, checkpoint(None))
