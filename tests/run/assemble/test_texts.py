@@ -1,5 +1,6 @@
 """Texts in a run: tokenized before anything else sees them."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,3 +61,25 @@ def test_without_a_tokenizer_a_line_says_what_names_one(tmp_path: Path) -> None:
         with_tokens(config, DATA, checkpoint("{}"))
     with pytest.raises(UserError, match=f"^--pretrained={tmp_path} has no tokenizer.json, and --d"):
         with_tokens(config, DATA, checkpoint(None))
+
+
+def test_a_run_sees_token_ids(tmp_path: Path) -> None:
+    sizes = {
+        "model_type": "bert", "vocab_size": len(tokenizers_made.WORDS), "hidden_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "max_position_embeddings": 6, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    (tmp_path / "tokenizer.json").write_text(tokenizers_made.wordpiece())
+    rows = "".join(f"very good text {n},yes,ann\nbad,no,bob\n" for n in range(20))
+    (tmp_path / "mine.csv").write_text(f"text,label,client\n{rows}")
+    config = Config(
+        dataset=f"file:{tmp_path / 'mine.csv'}", data_dir=str(tmp_path), partition="natural",
+        pretrained=str(tmp_path), tokens=6, prune_kind="none", batch_size=2, cut="embed",
+    )  # fmt: skip
+    experiment = build(config)
+    assert experiment.client_names == ("ann", "bob") and experiment.class_names == ("no", "yes")
+    ids = np.asarray(experiment.data.images)
+    assert ids.shape == (36, 6) and set(map(tuple, ids[18:].tolist())) == {(2, 5, 3, -1, -1, -1)}
+    assert "int32 [6]" in experiment.fingerprint["train"]["inputs"]
