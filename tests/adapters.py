@@ -67,7 +67,7 @@ class Held(nn.Module):
             shape = (x.shape[-1], self.features)
             return nn.initializers.lecun_normal()(self.make_rng("params"), shape)
 
-        return x @ self.variable("frozen", "kernel", fresh).value
+        return x @ self.variable("frozen", "kernel", fresh).value.astype(x.dtype)
 
 
 def held(widths: tuple[int, ...], frozen: int, classes: int = 10) -> Model:

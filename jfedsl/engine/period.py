@@ -285,7 +285,8 @@ def _side_messages(spec: RunSpec, client: Client) -> list[Message]:
     messages = []
     if spec.statistics == "aggregate":
         messages += _messages(client.stats, spec.pruner.kept(client.masks).stats)
-    if spec.client_optimizer_state == "average":
+    # Step counters alone are worth nothing.
+    if jax.tree.leaves(client.params) and spec.client_optimizer_state == "average":
         messages += _optimizer_messages(spec, client)
     return messages
 

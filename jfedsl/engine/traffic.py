@@ -29,6 +29,15 @@ def bits_beside(spec: RunSpec, stream: Stream) -> int:
     return spec.batch_size * (target + length)
 
 
+def is_sent(stream: Stream, params: Any) -> bool:
+    """Whether clients with these parameters, arrays or shapes, send or receive a stream.
+
+    What comes down in an exchange is for a client's step: without parameters it takes none.
+    """
+    for_a_step = stream.of_batch and stream.direction == DOWN
+    return not for_a_step or bool(jax.tree.leaves(params))
+
+
 def smashed_shape(
     spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...]
 ) -> jax.ShapeDtypeStruct:
@@ -67,6 +76,8 @@ def uncompressed_bytes(
     periods = {UP: rounds // spec.aggregate_every, DOWN: -(-rounds // spec.aggregate_every)}
 
     def total(stream: Stream) -> int:
+        if not is_sent(stream, params):
+            return 0
         receivers = 1 if stream.broadcast else spec.participants
         if not stream.of_batch:
             return periods[stream.direction] * receivers * model
@@ -81,7 +92,7 @@ def uncompressed_bytes(
 def _model_entries(spec: RunSpec, params: Any, stats: Any) -> int:
     """Numbers that travel with the model of a client: weights, and what else is averaged."""
     entries = _entries(params)
-    if spec.client_optimizer_state == "average":
+    if entries and spec.client_optimizer_state == "average":
         optimizer = spec.client_optimizer
         state = jax.eval_shape(optimizer.init, params)
         sizes = jax.tree.map(lambda w: w.size, params)

@@ -11,7 +11,7 @@ from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.state import Client, CompressorStates, RunSpec, present_weights
 from jfedsl.engine.streams import CUT_GRADIENT, SMASHED, Stream
-from jfedsl.engine.traffic import bits_beside
+from jfedsl.engine.traffic import bits_beside, is_sent
 from jfedsl.keys import fold
 from jfedsl.models.padding import is_position
 from jfedsl.sharding.slots import where_rows
@@ -116,8 +116,11 @@ def send_down(
       stream: that it belongs to.
 
     Returns:
-      The participants with the new states of the compressors, and what they received.
+      The participants with the new states of the compressors, and what they received: without
+      parameters nothing, in 0 bytes, and `values` is the gradient as it is, which nobody uses.
     """
+    if not is_sent(stream, clients.params):
+        return clients, Downlink(gradient, jnp.zeros(clients.number.shape, jnp.int32))
     send = partial(send_cut_gradient, x.spec, stream=stream)
     states, message = jax.vmap(send)(clients, gradient, kept, x.client_keys)
     sent = jax.vmap(lambda message: message_bytes([message]))(message)
@@ -134,15 +137,16 @@ def broadcast(x: Exchange, clients: Client, values: Array, stream: Stream) -> Do
       stream: that it belongs to; its compressor is the same for all clients and has no memory.
 
     Returns:
-      What the participants received; `bytes` is the size of the one message at every participant.
+      What the participants received; `bytes` is the size of the one message at every participant,
+      0 where these have no parameters to step on.
     """
     key = fold(x.key, x.spec.clients)  # no client has this number: all draw the same
     compressor = x.spec.compressors[stream.name](0)
     _, message = compressor.send(compressor.init(values), fold(key, stream.stage), Message(values))
     count = clients.number.size
+    sent = message_bytes([message]) if is_sent(stream, clients.params) else jnp.int32(0)
     everywhere = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)),
-        (message.values, message_bytes([message])),
+        lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), (message.values, sent)
     )
     return Downlink(*x.spec.slots.shard(everywhere))
 

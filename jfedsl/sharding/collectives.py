@@ -67,6 +67,8 @@ def weighted_sum(mesh: Mesh, bits: int, key: Array, weights: Array, rows: Any) -
     Returns:
       Tree of float32 `[...]`, replicated on all devices.
     """
+    if not jax.tree.leaves(rows):
+        return rows
     processes, devices = mesh.devices.shape
 
     def sum_on_device(weights: Array, rows: Any, key: Array) -> Any:

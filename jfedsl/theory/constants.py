@@ -16,7 +16,7 @@ from jax import Array, lax
 from jfedsl.keys import fold
 from jfedsl.theory import estimates
 from jfedsl.theory.estimates import Estimate, exact
-from jfedsl.theory.trees import inner
+from jfedsl.theory.trees import inner_by_layer
 
 _ROUNDING = 1e-5
 Tree = tuple[Any, ...]  # one entry for each layer of the whole model
@@ -154,7 +154,12 @@ def estimate(
 
     products = lax.map(of_pair, jnp.arange(pairs))
     participants = sum(len(group.weights) for group in groups)
-    weight, moment = _squares(mean, mean), jnp.sum(products["moment"][:, :cut], axis=1)
+    weight, moment = inner_by_layer(mean, mean), jnp.sum(products["moment"][:, :cut], axis=1)
+
+    def if_trained(relative: Estimate) -> Estimate:
+        """An effect relative to the clients' weights or gradients; 0 where they have none."""
+        return relative if jax.tree.leaves(mean[:cut]) else exact(jnp.zeros(()))
+
     coverage = jnp.min(
         jnp.stack([jnp.min(jnp.where(x > 0, x, 1.0)) for x in jax.tree.leaves(known.share)])
     )
@@ -169,10 +174,10 @@ def estimate(
         expected=estimates.mean(products["expected"]),
         weight=exact(weight),
         dissimilarity=estimates.mean(spread),
-        rho=exact(known.pruned / jnp.sum(weight[:cut])),
-        phi=estimates.ratio(products["masked"], moment),
-        chi=estimates.ratio(products["disparity"], moment),
-        q=estimates.ratio(products["quantization"], moment),
+        rho=if_trained(exact(known.pruned / jnp.sum(weight[:cut]))),
+        phi=if_trained(estimates.ratio(products["masked"], moment)),
+        chi=if_trained(estimates.ratio(products["disparity"], moment)),
+        q=if_trained(estimates.ratio(products["quantization"], moment)),
         eps_d=estimates.mean(products["dropout"]),
         coverage=exact(coverage),
     )
@@ -189,8 +194,8 @@ def _known(groups: Sequence[Group], mean: Tree) -> _Known:
             moved = _where(kept, jax.tree.map(jnp.subtract, mean, group.weight(member)))
             return _Known(
                 jax.tree.map(lambda s, m: s + jnp.where(m, weight, 0.0), total.share, kept),
-                total.pruned + weight * jnp.sum(_squares(lacking, lacking)),
-                total.distance + weight * jnp.sum(_squares(moved, moved)),
+                total.pruned + weight * jnp.sum(inner_by_layer(lacking, lacking)),
+                total.distance + weight * jnp.sum(inner_by_layer(moved, moved)),
             ), None
 
         total, _ = lax.scan(add, total, (group.members, group.weights))
@@ -244,11 +249,11 @@ def _member_squares(draws: list[Draw], kept: Tree) -> _Squares:
         _where(kept, jax.tree.map(jnp.subtract, draw.quantized, draw.compressed)) for draw in draws
     ]
     return _Squares(
-        variance=_squares(difference, difference) / 2,
-        moment=(_squares(first, first) + _squares(second, second)) / 2,
-        expected=_squares(first, second),
-        quantization=sum((_squares(e, e) / 2 for e in errors), jnp.zeros(())),
-        at_mean=_squares(draws[0].at_mean, draws[1].at_mean),
+        variance=inner_by_layer(difference, difference) / 2,
+        moment=(inner_by_layer(first, first) + inner_by_layer(second, second)) / 2,
+        expected=inner_by_layer(first, second),
+        quantization=sum((inner_by_layer(e, e) / 2 for e in errors), jnp.zeros(())),
+        at_mean=inner_by_layer(draws[0].at_mean, draws[1].at_mean),
     )
 
 
@@ -261,7 +266,7 @@ def _products(means: list[_Means], squares: _Squares, known: _Known, cut: int) -
 
     def square(tree_of: Callable[[_Means], Tree]) -> Array:
         """The squared norm of an expectation, from independent draws of it."""
-        return jnp.sum(_squares(tree_of(means[0]), tree_of(means[1])))
+        return jnp.sum(inner_by_layer(tree_of(means[0]), tree_of(means[1])))
 
     def masked(draw: _Means) -> Tree:
         """The gradient on entries that nobody keeps."""
@@ -289,11 +294,6 @@ def _products(means: list[_Means], squares: _Squares, known: _Known, cut: int) -
         "expected": squares.expected,
         "quantization": jnp.sum(squares.quantization[:cut]),
     }
-
-
-def _squares(a: Tree, b: Tree) -> Array:
-    """The inner products of the layers of two trees, `[L]`."""
-    return jnp.stack([inner(*pair) for pair in zip(a, b, strict=True)])
 
 
 def _where(kept: Tree, tree: Tree) -> Tree:

@@ -13,6 +13,11 @@ def inner(a: Any, b: Any) -> Array:
     return sum(jax.tree.leaves(products), jnp.zeros(()))
 
 
+def inner_by_layer(a: tuple[Any, ...], b: tuple[Any, ...]) -> Array:
+    """The inner products of the layers of two trees, `[L]`."""
+    return jnp.stack([inner(*pair) for pair in zip(a, b, strict=True)])
+
+
 def norm(tree: Any) -> Array:
     """The Euclidean norm of a tree."""
     return jnp.sqrt(inner(tree, tree))

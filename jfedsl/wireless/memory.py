@@ -29,9 +29,11 @@ class Memory(NamedTuple):
       gradients: gradients of the weights, float32.
       optimizer: state of the optimizer.
       batch: inputs of one batch.
-      residuals: arrays that the forward pass computes and the backward pass reads.
+      residuals: arrays that the forward pass computes and the backward pass reads. Of layers before
+        the first one with parameters it reads none.
       cut_gradient: gradient of the activations at the cut, float32. The activations take as much at
-        the end of the forward pass, and are freed before the gradient arrives.
+        the end of the forward pass, and are freed before the gradient arrives. A client without
+        parameters has no backward pass: this is then its activations alone.
     """
 
     parameters: int

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from adapters import INPUTS, WIDTHS, adapted
+from adapters import INPUTS, WIDTHS, adapted, held
+from flax import linen as nn
 
-from jfedsl.models import layers
+from jfedsl.models import blocks, layers
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.mlp import mlp
 from jfedsl.models.resnet import resnet18
@@ -132,3 +133,24 @@ def test_frozen_variables_lie_in_memory_as_they_are_and_have_no_gradient_or_mome
     # What the backward pass reads of another type is a copy: here of the second kernel alone.
     copied = 0 if dtype == "float32" else 4 * WIDTHS[0] * WIDTHS[1]
     assert lean.residuals == full.residuals + copied
+
+
+def test_layers_without_parameters_need_memory_for_a_forward_pass_alone() -> None:
+    model = held((7, 6, 5), frozen=2)
+    kernels, batch = 4 * (64 * 7 + 7 * 6), 4 * BATCH * 64
+    assert memory(model[:3], (8, 8, 1)) == (kernels, 0, 4, batch, 0, 4 * BATCH * 6)
+    # The layer after them needs its input and the signs of its activation.
+    residuals = memory(model[:4], (8, 8, 1)).residuals
+    assert residuals == BATCH * (4 * 6 + 5)
+
+
+def test_packed_frozen_variables_take_the_bytes_that_they_have() -> None:
+    class Packed(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            codes = self.variable("frozen", "codes", lambda: jnp.zeros((64, 20), jnp.uint8)).value
+            pairs = jnp.stack([codes & 15, codes >> 4], axis=-1).reshape(64, 40)
+            return x @ pairs.astype(x.dtype)
+
+    counted = memory((blocks.flatten(), layers.from_linen("packed", Packed())), (8, 8, 1))
+    assert (counted.parameters, counted.residuals) == (64 * 20, 0)

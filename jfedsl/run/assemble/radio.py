@@ -74,9 +74,10 @@ def _flop_counts(
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
     shapes = _shapes(spec.model[: spec.cut], x)
     smashed = smashed_shape(spec, shapes.params, shapes.stats, image)
-    beside = _flops(spec.auxiliary, smashed, True)
+    trained = bool(jax.tree.leaves(shapes.params))  # or nothing needs the gradient at the cut
+    beside = _flops(spec.auxiliary, smashed, trained)
     each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
-    server = _flops(spec.model[spec.cut :], smashed, spec.cut > 0)
+    server = _flops(spec.model[spec.cut :], smashed, trained)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     return FlopCounts(
         jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
