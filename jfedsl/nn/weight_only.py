@@ -4,6 +4,9 @@ Rows are divided into groups of neighbours. A group has the scale of its largest
 entries are rounded to the nearest multiple. Two int4 codes share a byte.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -63,3 +66,46 @@ def decode(codes: Array, scales: Array, width: int, dtype: DTypeLike = jnp.float
         codes = halves.reshape(*codes.shape[:-1], -1)[..., :width]
     grouped = codes.reshape(*scales.shape, width // scales.shape[-1])
     return (grouped.astype(jnp.float32) * scales[..., None]).reshape(codes.shape).astype(dtype)
+
+
+def product(x: Array, stored: tuple[Array, ...], by_column: bool) -> Array:
+    """`x[..., N]` times a frozen matrix `[N, R]`, which has no gradient.
+
+    The backward pass decodes the matrix again. It keeps the stored arrays, which are there anyway,
+    and no copy of the matrix in the dtype of `x`.
+
+    Args:
+      x: float.
+      stored: codes and scales of the rows `[R, N]`, see `encode`; or one array, the matrix itself.
+      by_column: whether one array is `[N, R]`; else it is `[R, N]`.
+    """
+    return _product(x, stored, by_column, x.shape[-1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x: Array, stored: tuple[Array, ...], by_column: bool, width: int) -> Array:
+    return x @ _matrix(stored, by_column, width, x.dtype)
+
+
+def _matrix(stored: tuple[Array, ...], by_column: bool, width: int, dtype: DTypeLike) -> Array:
+    """The matrix `[N, R]`."""
+    if len(stored) > 1:
+        codes, scales = stored
+        return decode(codes, scales, width, dtype).T
+    matrix = stored[0].astype(dtype)
+    return matrix if by_column else matrix.T
+
+
+def _forward(
+    x: Array, stored: tuple[Array, ...], by_column: bool, width: int
+) -> tuple[Array, tuple[Array, ...]]:
+    return _product(x, stored, by_column, width), stored
+
+
+def _backward(
+    by_column: bool, width: int, stored: tuple[Array, ...], gradient: Array
+) -> tuple[Array, None]:
+    return gradient @ _matrix(stored, by_column, width, gradient.dtype).T, None
+
+
+_product.defvjp(_forward, _backward)

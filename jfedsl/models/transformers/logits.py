@@ -4,7 +4,7 @@ from flax import linen as nn
 from jax import Array
 
 from jfedsl.models.transformers.adapter import Adapter
-from jfedsl.models.transformers.weights import table
+from jfedsl.models.transformers.weights import product
 
 
 class Logits(nn.Module):
@@ -22,4 +22,4 @@ class Logits(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Of `x[B, T, D]`: `[B, T, vocabulary]`."""
         shape = (self.vocabulary, x.shape[-1])
-        return x @ table(self, "embedding", shape, self.adapter.form(""), by_column=False, x=x).T
+        return product(self, "embedding", shape, self.adapter.form(""), by_column=False, x=x)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 
 from jfedsl.models.transformers.adapter import Form
+from jfedsl.nn import weight_only
 from jfedsl.nn.weight_only import decode, group_size
 
 _DEVIATION = 0.02  # of random initial weights, as the authors of BERT and GPT-2 have it
@@ -55,7 +56,7 @@ class Projection(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Of `x[..., D]`: `[..., features]`."""
         form, width = self.form, x.shape[-1]
-        y = x @ table(self, "kernel", (width, self.features), form, by_column=True, x=x)
+        y = product(self, "kernel", (width, self.features), form, by_column=True, x=x)
         if self.use_bias:
             shape = (self.features,)
             bias = weight(self, form.trained, "bias", nn.initializers.zeros, shape)
@@ -70,26 +71,32 @@ class Projection(nn.Module):
         return y + scale * ((x @ a.astype(x.dtype)) @ b)
 
 
-def table(
+def product(
     module: nn.Module, name: str, shape: tuple[int, int], form: Form, by_column: bool, x: Array
 ) -> Array:
-    """A matrix of a module in the dtype of `x`, decoded if it is stored in few bits.
+    """`x` times a matrix of a module, in the dtype of `x`, decoded if it is stored in few bits.
 
     Args:
       module: inside of its `__call__`.
       name: of the matrix where it is stored as it is; else `_codes` and `_scales` are added.
       shape: of the matrix.
       form: how it is stored and trained.
-      by_column: whether columns are divided into groups, not rows. They are stored as rows.
-      x: what it is used with.
+      by_column: whether the matrix is a kernel `[D, R]`; else it is a table `[R, D]`, of which each
+        row is multiplied. Codes are always of the rows of a table.
+      x: `[..., D]`.
+
+    Returns:
+      `[..., R]`.
     """
-    if form.trained or form.storage in ("float32", "bfloat16"):
-        dtype = jnp.float32 if form.trained else jnp.dtype(form.storage)
-        normal = nn.initializers.normal(_DEVIATION)
-        return weight(module, form.trained, name, normal, shape, dtype).astype(x.dtype)
+    normal = nn.initializers.normal(_DEVIATION)
+    if form.trained:
+        matrix = weight(module, True, name, normal, shape).astype(x.dtype)
+        return x @ (matrix if by_column else matrix.T)
+    if form.storage in ("float32", "bfloat16"):
+        matrix = weight(module, False, name, normal, shape, jnp.dtype(form.storage))
+        return weight_only.product(x, (matrix,), by_column)
     rows, width = shape[::-1] if by_column else shape
-    matrix = decode(*stored(module, name, rows, width, form.storage), width, x.dtype)
-    return matrix.T if by_column else matrix
+    return weight_only.product(x, stored(module, name, rows, width, form.storage), by_column)
 
 
 def stored(
