@@ -28,6 +28,7 @@ class Purpose(enum.IntEnum):
     COLLECTIVE = 12
     DEPLOYED = 13
     AUXILIARY = 14
+    ADAPTERS = 15
 
 
 class Stage(enum.IntEnum):

@@ -141,10 +141,34 @@ def _finetuning(config: Any) -> None:
     if config.prune_kind not in (None, "none"):
         reason = f"adapters have no kernels to prune; smaller ranks, as in {_SMALLER}, prune them"
         raise flag_error("prune_kind", config.prune_kind, "none with --adapter", reason=reason)
+    averages = "aggregation" not in of_algorithm(config)
+    if not averages and len(set(of_client.ranks.values)) > 1:
+        raise flag_error(flag, text, f"one rank with --algorithm={config.algorithm}")
+    if averages and of_client.kind == "lora":
+        _averaging(config)
+
+
+def _averaging(config: Any) -> None:
+    """Refuses what averages of products of adapters cannot go with."""
     if config.adapter_averaging in ("stack", "svd") and config.client_optimizer_state != "reset":
         # The factors that clients go on with are new ones: moments of the old ones mean nothing.
         allowed = f"reset with --adapter_averaging={config.adapter_averaging}"
         raise flag_error("client_optimizer_state", config.client_optimizer_state, allowed)
+    if config.adapter_averaging != "stack":
+        return
+    some = config.participants not in (None, config.clients)
+    for name, wrong, allowed in (
+        # A client that was away would need the products of every period since.
+        ("participants", some, "all clients"),
+        ("outage_snr_db", config.outage_snr_db is not None, "left out"),
+        ("base", config.base != "float32", "float32: products are added to kernels,"),
+        ("model_down", config.expressions["model_down"] != "none", "none"),
+        ("measure_constants_every", config.measure_constants_every is not None, "left out"),
+    ):
+        if wrong:
+            raise flag_error(
+                name, getattr(config, name), f"{allowed} with --adapter_averaging=stack"
+            )
 
 
 _SMALLER = "--client_adapter=lora(rank=2)"

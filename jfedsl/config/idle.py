@@ -5,7 +5,6 @@ from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import compressors
-from jfedsl.config.adapters import has_adapters
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.finetune_fields import FinetuneFields
 from jfedsl.config.pruning_fields import PruningFields
@@ -81,8 +80,9 @@ def _of_finetuning(config: Any) -> dict[str, str]:
         names = (field.name for field in dataclasses.fields(FinetuneFields))
         return {name: "without --pretrained" for name in names if name != "pretrained"}
     reasons = dict.fromkeys(("model", "norm", "batch_norm_statistics"), "with --pretrained")
-    if not has_adapters(config):
-        reasons["adapter_averaging"] = "where clients train all weights"
+    adapter = config.adapter if config.client_adapter is None else config.client_adapter
+    if not adapter.strip().startswith("lora"):
+        reasons["adapter_averaging"] = "where clients have no lora(...)"
         if config.adapter == "full":
             reasons["base"] = "with --adapter=full"
     return reasons

@@ -9,6 +9,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jfedsl.data.partition import Partition
+from jfedsl.engine.adapter_averaging import (
+    AdapterRule,
+    begun_anew,
+    relative_error,
+    with_products,
+    with_truncated_products,
+    zero_padded,
+)
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.state import Aggregator, Client, RunSpec, State, present_weights, weights
 from jfedsl.models.layers import Variables
@@ -54,9 +62,11 @@ def merge(
       params: the mean of the models, where it is known already.
     """
     kept, mesh = kept_by(spec, clients), spec.slots.mesh
-    if params is None:
-        params = _mean_params(spec, before, clients, weights, kept)
-    after = before.replace(params=params)
+    if params is None and spec.adapters is not None:
+        after = _with_adapters(spec, spec.adapters, before, clients, weights, kept)
+    else:
+        mean = _mean_params(spec, before, clients, weights, kept) if params is None else params
+        after = before.replace(params=mean)
     if spec.statistics == "aggregate":
         stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh)
         after = after.replace(stats=stats)
@@ -68,12 +78,35 @@ def merge(
 def _mean_params(
     spec: RunSpec, before: Aggregator, clients: Client, weights: Array, kept: Kept
 ) -> Any:
-    params = clients.params
-    if clients.received is not None:
-        params = jax.tree.map(
-            lambda w, m, r: w[None] + (m - r), before.params, params, clients.received
-        )
+    params = _sent_params(before, clients)
     return weighted_mean(params, weights, kept.params, before.params, spec.slots.mesh)
+
+
+def _sent_params(before: Aggregator, clients: Client) -> Any:
+    """What the aggregator averages of clients, `[P, ...]`."""
+    if clients.received is None:
+        return clients.params
+    return jax.tree.map(
+        lambda w, m, r: w[None] + (m - r), before.params, clients.params, clients.received
+    )
+
+
+def _with_adapters(
+    spec: RunSpec, rule: AdapterRule, before: Aggregator, clients: Client, weights: Array,
+    kept: Kept,
+) -> Aggregator:  # fmt: skip
+    """The aggregator with the mean of models that have low-rank adapters; see `merge`."""
+    rows = zero_padded(_sent_params(before, clients), kept.params)
+    mean = weighted_mean(rows, weights, None, before.params, spec.slots.mesh)
+    if rule.kind == "stack":
+        kernels = with_products(before.kernels, rows, weights, rule.scale)
+        return before.replace(params=begun_anew(mean, before.params), kernels=kernels)
+    if rule.kind == "svd":
+        mean = with_truncated_products(mean, before.params, rows, weights)
+    after = before.replace(params=mean)
+    if rule.reports_error:
+        after = after.replace(adapter_error=relative_error(mean, rows, kept.params, weights))
+    return after
 
 
 def merging_weights(spec: RunSpec, partition: Partition, state: State) -> tuple[Array, Array]:
@@ -104,7 +137,17 @@ def merge_participants(
         between = state.round % spec.aggregate_every == 0
         held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
         clients = clients.replace(received=held)
-    return clients, share, merge(spec, state.aggregator, clients, present)
+    if spec.adapters is None:
+        return clients, share, merge(spec, state.aggregator, clients, present)
+    # Between two periods participants hold the factors that the average made, each of its rank.
+    # Their average would not be these factors again.
+    merged = jax.lax.cond(
+        state.round % spec.aggregate_every == 0,
+        lambda before, clients, present: before,
+        partial(merge, spec),
+        state.aggregator, clients, present,
+    )  # fmt: skip
+    return clients, share, merged
 
 
 def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:

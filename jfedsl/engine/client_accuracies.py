@@ -65,8 +65,8 @@ def class_accuracies(
     Returns:
       float32 `[V, classes]`, infinite for a class without test examples.
     """
-    spec = with_data(spec, data)
     _, _, merged = merge_participants(spec, data.partition, state)
+    spec = with_data(spec, data, merged)
     server = spec.algorithm.server_of(spec, data.partition, state)
     examples = class_sizes(spec, test)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jfedsl.engine.adapter_averaging import adapted_kernels
 from jfedsl.engine.client_memory import first_memory, fresh_client
 from jfedsl.engine.participants import first_participants
 from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State
@@ -109,9 +110,22 @@ def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
     return State(
         round=zero,
         server=spec.algorithm.init_server(spec, server),
-        aggregator=Aggregator(fresh.params, fresh.stats, shared, pruning, trained),
+        aggregator=Aggregator(
+            fresh.params, fresh.stats, shared, pruning, trained, **_of_adapters(spec, start)
+        ),
         clients=slots.shard(clients),
         memory=first_memory(spec, fresh),
         participants=ids,
         has_current_model=jnp.ones(spec.participants, bool),
     )
+
+
+def _of_adapters(spec: RunSpec, start: Variables) -> dict[str, Any]:
+    """What the aggregator keeps of clients' adapters beside their factors."""
+    rule = spec.adapters
+    if rule is None:
+        return {}
+    if rule.kind == "stack":
+        cut = spec.cut
+        return {"kernels": adapted_kernels(start.params[:cut], start.frozen[:cut])}
+    return {"adapter_error": jnp.zeros(())} if rule.reports_error else {}

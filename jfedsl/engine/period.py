@@ -6,19 +6,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jfedsl.compression.compressor import send_tree
 from jfedsl.compression.message import FLOAT_BITS, Message, kept_only, message_bytes
 from jfedsl.data.partition import Partition
-from jfedsl.engine.averaging import kept_by, merge, moment_masks
+from jfedsl.engine.adapter_averaging import (
+    AdapterRule,
+    drawn_anew,
+    stacked_entries,
+    without_adapters,
+)
+from jfedsl.engine.averaging import merge, moment_masks
 from jfedsl.engine.client_memory import swap_participants
 from jfedsl.engine.masks import masks_of, overlap
+from jfedsl.engine.packed_average import merge_packed
 from jfedsl.engine.participants import period_start
 from jfedsl.engine.state import Aggregator, Client, RunSpec, State, copies, present_weights, weights
 from jfedsl.keys import Purpose, fold
-from jfedsl.sharding.collectives import weighted_sum
 from jfedsl.sharding.slots import where_rows
 
 Draw = Callable[[RunSpec, Array, State], State]
@@ -109,7 +114,7 @@ def end_period(
         masks = where_rows(at(there), masks, jax.tree.map(jnp.zeros_like, masks))
     packed = None
     if slots.processes > 1 and spec.collective_bits != FLOAT_BITS:
-        packed = _merge_packed(spec, key, state, sent, share)
+        packed = merge_packed(spec, key, state, sent, share)
     aggregator = merge(spec, before, sent, slots.weights(share), packed)
     if before.pruning.score_state is not None:
         # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
@@ -121,6 +126,9 @@ def end_period(
         before.pruning, before.params, aggregator.params, kept, _rates(spec, state.round)
     )
     aggregator = aggregator.replace(pruning=pruning)
+    if spec.adapters is not None and spec.adapters.kind == "stack":
+        anew = drawn_anew(aggregator.params, fold(key, Purpose.ADAPTERS, state.round))
+        aggregator = aggregator.replace(params=anew)
     state = state.replace(aggregator=aggregator, clients=sent)
     # The next period's masks have its rates.
     following = partial(masks_of, spec, key, state.replace(round=state.round + 1))
@@ -143,44 +151,6 @@ def _rates(spec: RunSpec, last: Array) -> Array:
     steps = spec.local_steps * spec.aggregate_every
     first = period_start(spec, last) * spec.local_steps
     return jnp.sum(jax.vmap(spec.client_rate)(first + jnp.arange(steps, dtype=jnp.int32)))
-
-
-def _merge_packed(spec: RunSpec, key: Array, state: State, clients: Client, share: Array) -> Any:
-    """The mean of `merge`, with less on the way between processes.
-
-    What crosses is the sum of clients' changes of the model. Every process knows who kept a weight,
-    as masks follow from the model; only if everyone draws its own it is summed up, as float32.
-
-    Args:
-      spec: functions and static numbers of the run.
-      key: run key.
-      state: at the end of a period.
-      clients: participants as the aggregator sees them, `[P, ...]`.
-      share: their weights, `[K]`.
-    """
-    slots, before = spec.slots, state.aggregator.params
-    weights, kept = slots.weights(share), kept_by(spec, clients).params
-    base = jax.tree.map(lambda w: w[None], before)
-    if clients.received is not None:
-        base = clients.received
-    changes = jax.tree.map(jnp.subtract, clients.params, base)
-    if kept is not None:
-        changes = jax.tree.map(lambda m, x: jnp.where(m, x, 0.0), kept, changes)
-    collective_key = fold(key, Purpose.COLLECTIVE, state.round)
-    assert slots.mesh is not None
-    total = weighted_sum(slots.mesh, spec.collective_bits, collective_key, weights, changes)
-    if kept is None:
-        whole = jnp.sum(share)
-        return jax.tree.map(lambda w, x: w + x / jnp.where(whole > 0, whole, 1.0), before, total)
-    if spec.pruner.mask_group is not None:
-        _, first, member = np.unique(spec.pruner.mask_group, return_index=True, return_inverse=True)
-        masks = jax.vmap(lambda n: masks_of(spec, key, state, n))(first)
-        kept = jax.vmap(lambda m: spec.pruner.kept(m).params)(masks)
-        weights = jnp.zeros(first.size).at[jnp.asarray(member)[state.participants]].add(share)
-    held = jax.tree.map(lambda m: jnp.tensordot(weights, m.astype(jnp.float32), 1), kept)
-    return jax.tree.map(
-        lambda w, x, h: w + jnp.where(h > 0, x / jnp.where(h > 0, h, 1.0), 0.0), before, total, held
-    )
 
 
 def hold_model(spec: RunSpec, state: State) -> Client:
@@ -215,6 +185,8 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
       client: with the aggregator's model and new masks.
     """
     whole = _model_bytes(spec, client, with_masks=True)
+    if spec.adapters is not None and spec.adapters.kind == "stack":
+        whole = jnp.where(round_ > 0, _stack_bytes(spec, spec.adapters, client), whole)
     if spec.compressors.get("model_down") is None:
         return client, whole
     kept = spec.pruner.kept(client.masks).params
@@ -272,6 +244,16 @@ def _model_bytes(spec: RunSpec, client: Client, with_masks: bool) -> Array:
     kept = spec.pruner.kept(client.masks).params
     messages = _messages(client.params, kept) + _side_messages(spec, client)
     return message_bytes(messages, spec.pruner.mask_bits(client.masks) if with_masks else 0)
+
+
+def _stack_bytes(spec: RunSpec, rule: AdapterRule, client: Client) -> Array:
+    """Bytes of the factors of all clients and of one client's other weights, int32.
+
+    New adapters are drawn from a common seed.
+    """
+    others = jax.tree.leaves(without_adapters(client.params))
+    messages = [Message(leaf) for leaf in others] + _side_messages(spec, client)
+    return message_bytes(messages, FLOAT_BITS * stacked_entries(rule, client.params))
 
 
 def _messages(tree: Any, kept: Any) -> list[Message]:

@@ -15,6 +15,7 @@ from optax import Schedule
 from jfedsl.data.augment import Augmentation
 from jfedsl.data.partition import Partition
 from jfedsl.data.pixels import Pixels
+from jfedsl.engine.adapter_averaging import AdapterRule, with_kernels
 from jfedsl.engine.optimizers import Optimizer
 from jfedsl.engine.task import Task
 from jfedsl.models import layers
@@ -59,6 +60,7 @@ class RunSpec(NamedTuple):
       compressors: of every stream.
       deployed: what the activation passes at inference; None: nothing changes it.
       pruner: of the client-side model.
+      adapters: how clients' low-rank adapters are averaged; None where they have none.
       client_optimizer: applied by every client to its own part.
       client_rate: its learning rate by the number of exchanges before this one.
       server_optimizer: applied to the server's part.
@@ -98,6 +100,7 @@ class RunSpec(NamedTuple):
     compressors: Compressors
     deployed: Deployed | None
     pruner: Pruner
+    adapters: AdapterRule | None
     client_optimizer: Optimizer
     client_rate: Schedule
     server_optimizer: Optimizer
@@ -205,6 +208,10 @@ class Aggregator(struct.PyTreeNode):
       optimizer: averaged optimizer state; None unless clients average theirs.
       pruning: `PruningState` as of the last aggregation.
       trained: the one that the masks of the last round come from, without scores.
+      kernels: frozen kernels of the client side that products of adapters were added to, by path;
+        None unless adapters are stacked.
+      adapter_error: of the last average, see `adapter_averaging.relative_error`, float32; None
+        where it is 0 by construction.
     """
 
     params: Any
@@ -212,6 +219,8 @@ class Aggregator(struct.PyTreeNode):
     optimizer: Any
     pruning: Any
     trained: Any
+    kernels: Any = None
+    adapter_error: Any = None
 
 
 class State(struct.PyTreeNode):
@@ -239,12 +248,13 @@ class State(struct.PyTreeNode):
     has_current_model: Array
 
 
-def with_data(spec: RunSpec, data: Data) -> RunSpec:
+def with_data(spec: RunSpec, data: Data, aggregator: Aggregator | None = None) -> RunSpec:
     """The run with what lies with the data, so that no program has it built in.
 
-    This is the network's deployment and the frozen variables.
+    This is the network's deployment and the frozen variables, with the aggregator's kernels.
     """
-    spec = with_frozen(spec, data.frozen)
+    kernels = None if aggregator is None else aggregator.kernels
+    spec = with_frozen(spec, with_kernels(data.frozen, kernels))
     if spec.radio is None or data.deployment is None:
         return spec
     return spec._replace(radio=spec.radio._replace(deployment=data.deployment))

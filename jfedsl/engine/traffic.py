@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jfedsl.compression.message import FLOAT_BITS, position_bits
+from jfedsl.engine.adapter_averaging import stacked_entries, without_adapters
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
@@ -72,6 +73,10 @@ def uncompressed_bytes(
       Bytes by the column of each stream.
     """
     model = _model_entries(spec, params, stats) * FLOAT_BYTES
+    later_down = model
+    if spec.adapters is not None and spec.adapters.kind == "stack":
+        others = _model_entries(spec, without_adapters(params), stats)
+        later_down = (others + stacked_entries(spec.adapters, params)) * FLOAT_BYTES
     example = math.prod(smashed_shape(spec, params, stats, image).shape) // spec.batch_size
     periods = {UP: rounds // spec.aggregate_every, DOWN: -(-rounds // spec.aggregate_every)}
 
@@ -80,7 +85,9 @@ def uncompressed_bytes(
             return 0
         receivers = 1 if stream.broadcast else spec.participants
         if not stream.of_batch:
-            return periods[stream.direction] * receivers * model
+            count = periods[stream.direction]
+            later = later_down if stream.direction == DOWN else model
+            return receivers * (min(count, 1) * model + max(count - 1, 0) * later)
         messages = -(-rounds * spec.local_steps // stream.every(spec)) * receivers
         beside = -(-bits_beside(spec, stream) // 8)
         return messages * (stream.rows(spec) * example * FLOAT_BYTES + beside)

@@ -95,7 +95,7 @@ def weight_pruner(
 
 
 def prunable(params: Params, model_layers: int | None = None) -> Any:
-    """Which leaves may be pruned: kernels, but none of the model's last layer.
+    """Which leaves may be pruned: kernels and factors of adapters, but none of the last layer.
 
     Args:
       params: parameters of the first layers of a model.
@@ -107,7 +107,8 @@ def prunable(params: Params, model_layers: int | None = None) -> Any:
 
     def one(path: Sequence[Any], leaf: Array) -> bool:
         last = model_layers is not None and path[0].idx == model_layers - 1
-        return path[-1] == jax.tree_util.DictKey("kernel") and leaf.ndim > 1 and not last
+        name = getattr(path[-1], "key", None)
+        return name in ("kernel", "lora_a", "lora_b") and leaf.ndim > 1 and not last
 
     return jax.tree_util.tree_map_with_path(one, params)
 

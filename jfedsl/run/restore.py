@@ -4,14 +4,16 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jfedsl.config import Config
-from jfedsl.engine.averaging import joined
+from jfedsl.data.partition import Partition
+from jfedsl.engine.adapter_averaging import with_kernels
+from jfedsl.engine.averaging import joined, merge_participants
 from jfedsl.engine.checkpoint_layout import from_checkpoint_layout
 from jfedsl.engine.state import State
 from jfedsl.errors import UserError, flag_error
@@ -104,9 +106,15 @@ def is_export(folder: Path) -> bool:
 
 def whole_of(run: Run) -> Variables:
     """The joined dense model of a run: all layers."""
-    spec, where = run.experiment.spec, run.experiment.data.partition
-    trained = jax.jit(lambda partition, state: joined(spec, partition, state))(where, run.state)
-    return trained._replace(frozen=run.experiment.data.frozen)
+    spec, data = run.experiment.spec, run.experiment.data
+
+    @jax.jit
+    def trained(partition: Partition, state: State) -> tuple[Variables, Any]:
+        merged = merge_participants(spec, partition, state)[2]
+        return joined(spec, partition, state), merged.kernels
+
+    whole, kernels = trained(data.partition, run.state)
+    return whole._replace(frozen=with_kernels(data.frozen, kernels))
 
 
 def _trained(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables:

@@ -135,7 +135,7 @@ class Experiment(NamedTuple):
         """The compiled function that runs up to `capacity` rounds."""
 
         def one(data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
-            spec = with_data(self.spec, data)
+            spec = with_data(self.spec, data, state.aggregator)
             state, record = spec.algorithm.run_round(spec, data, key, state)
             return lay_out(spec, state), spec.slots.replicate(record)
 
@@ -183,7 +183,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    model, cut = model_of(config, dataset, checkpoint)
+    model, cut, adapters = model_of(config, dataset, checkpoint)
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
@@ -197,13 +197,14 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     if not config.pretrained and not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
-    pruning = build_pruner(config, model, cut, initial, image.shape)
+    pruning = build_pruner(config, model, cut, initial, image.shape, adapters)
     slots = assign_slots(pruning.group_sizes, mesh)
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
     auxiliary = algorithm.auxiliary(options, dataset.classes)
     spec = spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots, image)
     spec = with_frozen(spec, initial.frozen)
-    spec = spec._replace(options=options, auxiliary=auxiliary)
+    rule = adapters and adapters.rule
+    spec = spec._replace(options=options, auxiliary=auxiliary, adapters=rule)
     spec = prune_around_auxiliary(spec, key, initial, image)
     algorithm.check(spec)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)

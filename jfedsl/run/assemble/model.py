@@ -15,10 +15,10 @@ from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError
 from jfedsl.models.registry import MODELS
-from jfedsl.run.assemble.pretrained import pretrained_model
+from jfedsl.run.assemble.pretrained import Layers, pretrained_model
 
 
-def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> tuple[Model, int]:
+def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> Layers:
     """The layers of a run, and how many of them are the clients'.
 
     Args:
@@ -38,7 +38,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
     cut = entry.default_cut if config.cut is None else config.cut
     try:
         index = cut_index(model, cut)
-        return model, ALGORITHMS[config.algorithm].client_layers(len(model), index)
+        return Layers(model, ALGORITHMS[config.algorithm].client_layers(len(model), index))
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
 

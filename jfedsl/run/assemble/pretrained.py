@@ -1,18 +1,50 @@
 """The layers of a run that fine-tunes a pretrained model, once it suits data, cut and adapters."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
-from jfedsl.config.adapters import adapters_of, parse
+from jfedsl.config.adapters import Adapters, adapters_of, parse
 from jfedsl.data.datasets import Dataset
+from jfedsl.engine.adapter_averaging import AdapterRule
 from jfedsl.errors import UserError, flag_error
 from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from jfedsl.models.transformers.adapter import ALL
+from jfedsl.models.transformers.adapter import ALL, Adapter
 from jfedsl.models.transformers.architecture import Architecture
 from jfedsl.models.transformers.model import ARCHITECTURES, DEFAULT_CUT, transformer
+
+
+class ClientAdapters(NamedTuple):
+    """The low-rank adapters of clients.
+
+    Attributes:
+      rule: how they are averaged.
+      ranks: of each client, int `[C]`.
+      side: `rank -> ` the client-side layers with adapters of that rank.
+    """
+
+    rule: AdapterRule
+    ranks: np.ndarray
+    side: Callable[[int], Model]
+
+
+class Layers(NamedTuple):
+    """The layers of a run.
+
+    Attributes:
+      model: all layers.
+      cut: how many of them are the clients'.
+      adapters: of clients; None where they have none.
+    """
+
+    model: Model
+    cut: int
+    adapters: ClientAdapters | None = None
 
 
 def checkpoint_of(config: Config) -> Checkpoint | None:
@@ -29,8 +61,8 @@ def checkpoint_of(config: Config) -> Checkpoint | None:
         raise UserError(f"--pretrained={config.pretrained}: {error}") from error
 
 
-def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -> tuple[Model, int]:
-    """The layers of a run, and how many of them are the clients'.
+def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -> Layers:
+    """The layers of a run that trains a pretrained model.
 
     Args:
       config: all settings of the run.
@@ -47,18 +79,34 @@ def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -
     adapters = adapters_of(config)
     read = checkpoint.read if checkpoint.names else None
 
-    def layers(cut: int) -> Model:
-        sides = (adapters.client, adapters.server)
-        return transformer(architecture, classes, *sides, cut, read)
+    def layers(cut: int, client: Adapter = adapters.client) -> Model:
+        return transformer(architecture, classes, client, adapters.server, cut, read)
 
-    algorithm = ALGORITHMS[config.algorithm]
     try:
         names = layers(0)
         index = cut_index(names, config.cut or DEFAULT_CUT)
-        held = algorithm.client_layers(len(names), index)
+        cut = ALGORITHMS[config.algorithm].client_layers(len(names), index)
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
-    return layers(held), held
+    return Layers(layers(cut), cut, _client_adapters(config, adapters, layers, cut))
+
+
+def _client_adapters(
+    config: Config, adapters: Adapters, layers: Callable[[int, Adapter], Model], cut: int
+) -> ClientAdapters | None:
+    """What differs between the adapters of clients, and how they are averaged."""
+    largest = adapters.client
+    if largest.kind != "lora" or not largest.rank or cut < 2:  # no block is a client's
+        return None
+
+    def side(rank: int) -> Model:
+        # All products have the scale alpha / R, so that factors of different ranks go together.
+        scale = largest.alpha / largest.rank
+        return layers(cut, largest._replace(rank=rank, alpha=scale * rank))[:cut]
+
+    scale, total = largest.alpha / largest.rank, int(adapters.ranks.sum())
+    rule = AdapterRule(config.adapter_averaging, scale, total)
+    return ClientAdapters(rule, adapters.ranks, side)
 
 
 def _architecture(config: Config, checkpoint: Checkpoint) -> Architecture:

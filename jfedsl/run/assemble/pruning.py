@@ -16,9 +16,10 @@ from jfedsl.engine.state import RunSpec
 from jfedsl.errors import flag_error
 from jfedsl.models import layers
 from jfedsl.models.flops import product_flops
-from jfedsl.models.layers import Model, Variables
+from jfedsl.models.layers import Model, Params, Variables
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, policy, pruner
+from jfedsl.pruning.adapter_ranks import rank_pruner
 from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.pruning.channels import channel_pruner
 from jfedsl.pruning.plan import Plan, trace
@@ -26,6 +27,7 @@ from jfedsl.pruning.pruner import Pruner
 from jfedsl.pruning.scores import SCORES
 from jfedsl.pruning.weights import prunable, weight_pruner
 from jfedsl.run.assemble.hardware import hardware_of
+from jfedsl.run.assemble.pretrained import ClientAdapters
 from jfedsl.run.storage.names import flatten
 
 
@@ -60,8 +62,9 @@ class Pruning(NamedTuple):
 
 
 def build_pruner(
-    config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...]
-) -> Pruning:
+    config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...],
+    adapters: ClientAdapters | None,
+) -> Pruning:  # fmt: skip
     """The pruner of the client-side layers that a config asks for.
 
     Args:
@@ -70,10 +73,13 @@ def build_pruner(
       cut: how many of them are the clients'.
       initial: variables of the whole model.
       image: shape of an input.
+      adapters: of clients; None where they have none.
 
     Raises:
       UserError: a ladder, rates or participants that cannot work.
     """
+    if adapters is not None and len(set(adapters.ranks.tolist())) > 1:
+        return _ranks(config, adapters, initial.params[:cut], image)
     side = model[:cut]
     if config.pruning == "channel":
         _check_frozen(config, side, initial)
@@ -153,14 +159,34 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         plan, rates.tolist(), ladder, SCORES[config.prune_score], config.prune_ramp_rounds,
         config.aggregate_every,
     )  # fmt: skip
-    participants = config.participants or config.clients
-    try:
-        sizes = group_sizes([len(members) for members in made.groups], participants)
-    except ValueError:
-        allowed = f"at least {len(made.groups)} (one for each width that clients have)"
-        raise flag_error("participants", participants, allowed) from None
+    sizes = _group_sizes(config, made, "width")
     flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
     return Pruning(made, sizes, flops, sides, notes + ladders.rung_lines(rates, ladder))
+
+
+def _ranks(
+    config: Config, adapters: ClientAdapters, shapes: Params, image: tuple[int, ...]
+) -> Pruning:
+    """Adapters whose ranks differ between clients."""
+    ranks = sorted(set(adapters.ranks.tolist()))
+    sides = tuple(adapters.side(rank) for rank in ranks)
+    made = rank_pruner(sides, ranks, adapters.ranks, shapes)
+    each = np.array([_flops(side, image) for side in sides])
+    flops = Flops(int(each[-1]), float(np.mean(each[np.searchsorted(ranks, adapters.ranks)])))
+    counts = (int(np.sum(adapters.ranks == rank)) for rank in ranks)
+    pairs = (f"{count} of rank {rank}" for rank, count in zip(ranks, counts, strict=True))
+    note = f"adapters of clients: {', '.join(pairs)}"
+    return Pruning(made, _group_sizes(config, made, "rank"), flops, sides, [note])
+
+
+def _group_sizes(config: Config, made: Pruner, what: str) -> tuple[int, ...]:
+    """How many participants are of each group of clients of one width, or one rank."""
+    participants = config.participants or config.clients
+    try:
+        return group_sizes([len(members) for members in made.groups], participants)
+    except ValueError:
+        allowed = f"at least {len(made.groups)} (one for each {what} that clients have)"
+        raise flag_error("participants", participants, allowed) from None
 
 
 def _requested(config: Config) -> np.ndarray:

@@ -21,7 +21,7 @@ def spec_of(
     config: Config, model: Model, cut: int, initial: Variables, classes: int, task: Task,
     pruning: Pruning, slots: SlotLayout, image: Array,
 ) -> RunSpec:  # fmt: skip
-    """What a run is, but for its network, auxiliary layers and the options of its algorithm.
+    """What a run is, but for its network, adapters, auxiliary layers and its algorithm's options.
 
     Args:
       config: all settings of the run.
@@ -49,6 +49,7 @@ def spec_of(
         compressors=compressors_of(config),
         deployed=deployed_of(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,
+        adapters=None,
         client_optimizer=client,
         client_rate=client_rate,
         server_optimizer=server,
