@@ -5,6 +5,8 @@ order. A turn is a FedSL period of one participant: it receives the weights as t
 them, exchanges alone, with the band to itself, and sends them on by way of the aggregator.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -52,7 +54,9 @@ def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
 
 def _round_of(turns: RoundRecord) -> RoundRecord:
     """The records of the turns `[K, ...]` of one participant each as one of a round."""
-    means = {name: jnp.mean(getattr(turns, name), axis=0) for name in OF_A_ROUND}
+    means = {
+        name: jax.tree.map(partial(jnp.mean, axis=0), getattr(turns, name)) for name in OF_A_ROUND
+    }
     # Axes [K, ..., 1] become [..., K].
     by_participant = jax.tree.map(
         lambda x: jnp.moveaxis(x[..., 0], 0, -1), turns.replace(**dict.fromkeys(OF_A_ROUND))

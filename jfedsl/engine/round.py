@@ -76,6 +76,7 @@ def run_round(
         pruned_fraction=jnp.mean(lacking),
         kept_fractions=jnp.mean(kept, axis=0),
         mask_overlap=jnp.mean(overlap),
+        adapter_error=_adapter_error(state, (number + 1) % every == 0),
     )
     return state.replace(round=number + 1), record
 
@@ -133,6 +134,12 @@ def _mean_loss(
     present = jax.vmap(partial(present_weights, share))(took_part)
     exchanges_with_any = jnp.sum(jnp.any(took_part, axis=1), dtype=jnp.float32)
     return jnp.sum(present * losses) / jnp.maximum(1, exchanges_with_any)
+
+
+def _adapter_error(state: State, is_end: Array) -> Array | None:
+    """The error of the average that ended a period; -1 in other rounds; None where it is 0."""
+    error = state.aggregator.adapter_error
+    return None if error is None else jnp.where(is_end, error, -1.0)
 
 
 def _nothing(spec: RunSpec) -> Array:

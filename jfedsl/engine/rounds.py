@@ -31,6 +31,8 @@ class RoundRecord(struct.PyTreeNode):
       kept_fractions: float32, one for each of the pruner's names, mean over participants.
       mask_overlap: float32, how much of a participant's masks stays at the end of a period, mean
         over participants; -1 in other rounds.
+      adapter_error: float32, of the average of adapters at the end of a period, see
+        `adapter_averaging.relative_error`; -1 in other rounds. None where it is always 0.
     """
 
     train_loss: Array
@@ -43,10 +45,11 @@ class RoundRecord(struct.PyTreeNode):
     pruned_fraction: Array
     kept_fractions: Array
     mask_overlap: Array
+    adapter_error: Array | None = None
 
 
 # Fields that are not by participant.
-OF_A_ROUND = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap")
+OF_A_ROUND = ("train_loss", "pruned_fraction", "kept_fractions", "mask_overlap", "adapter_error")
 Round = Callable[[Data, Array, State], tuple[State, RoundRecord]]
 Rounds = Callable[[Data, Array, State, Any], tuple[State, RoundRecord]]
 

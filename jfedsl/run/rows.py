@@ -7,7 +7,7 @@ import numpy as np
 from jfedsl.engine.rounds import RoundRecord, sent_bytes
 from jfedsl.engine.state import RunSpec
 from jfedsl.run.clock import columns
-from jfedsl.run.storage.metrics import KEPT, STREAMS, Row
+from jfedsl.run.storage.metrics import ADAPTER_ERROR, KEPT, STREAMS, Row
 from jfedsl.wireless.cost import Cost
 
 _NOTHING_SENT = dict.fromkeys(STREAMS, 0)
@@ -85,5 +85,14 @@ def _row(
         "participants": record.participants.shape[1],
         "pruned_fraction": float(record.pruned_fraction[i]),
         "mask_overlap": overlap if pruned and overlap >= 0 else None,
+        **_adapter_error(record, i),
         **{f"{KEPT}{name}": fraction for name, fraction in kept},
     }
+
+
+def _adapter_error(record: RoundRecord, i: int) -> Row:
+    """The column of the error of averages of adapters, where there is one."""
+    if record.adapter_error is None:
+        return {}
+    error = float(record.adapter_error[i])
+    return {ADAPTER_ERROR: error if error >= 0 else None}

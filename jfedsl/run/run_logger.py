@@ -33,7 +33,8 @@ class RunLogger(Hook):
         streams = [s.column for s in spec.algorithm.streams if s.direction != LOCAL]
         names, path = spec.pruner.names, start.folder / METRICS
         self._task = start.experiment.record
-        self._metrics = Metrics(path, names, simulated, seal, streams, self._task)
+        adapters = spec.adapters is not None and spec.adapters.reports_error
+        self._metrics = Metrics(path, names, simulated, seal, streams, self._task, adapters)
         self._last: Last | None = from_plain(start.saved.values.get(_LAST))
 
     def on_rows(self, rows: list[Row]) -> None:

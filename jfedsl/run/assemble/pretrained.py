@@ -96,7 +96,9 @@ def _client_adapters(
 ) -> ClientAdapters | None:
     """What differs between the adapters of clients, and how they are averaged."""
     largest = adapters.client
-    if largest.kind != "lora" or not largest.rank or cut < 2:  # no block is a client's
+    averaged = "aggregation" in ALGORITHMS[config.algorithm].uses
+    has_any = largest.kind == "lora" and largest.rank > 0 and cut > 1  # the embedding has none
+    if not averaged or not has_any:
         return None
 
     def side(rank: int) -> Model:

@@ -42,6 +42,7 @@ SIMULATED = (
     "lost_fraction",
 )
 KEPT = "kept_"  # begins the columns of pruned layers or leaves: the mean fraction kept
+ADAPTER_ERROR = "adapter_error"  # of averages of low-rank adapters, where it is not 0
 # Streams that every metrics.csv has, 0 where an algorithm sends none; others follow them.
 STREAMS = tuple(stream.column for stream in SPLIT_STREAMS if stream.direction != LOCAL)
 
@@ -62,6 +63,7 @@ class Metrics:
         seal: ledger.Seal | None = None,
         streams: Sequence[str] = STREAMS,
         task: TaskRecord = CLASSIFICATION,
+        adapters: bool = False,
     ) -> None:
         """Opens the file; rows past the seal, whole or torn, are cut off.
 
@@ -72,6 +74,7 @@ class Metrics:
           seal: seal of the file in the checkpoint to resume from; None starts a new file.
           streams: columns of the streams that the algorithm sends.
           task: what the run is judged by.
+          adapters: whether averages of adapters have an error.
 
         Raises:
           UserError: the file is damaged, and the checkpoint has no copy of it.
@@ -80,6 +83,7 @@ class Metrics:
             *columns_of(task),
             *(f"{stream}_bytes" for stream in streams if stream not in STREAMS),
             *(SIMULATED if simulated else ()),
+            *((ADAPTER_ERROR,) if adapters else ()),
             *(f"{KEPT}{name}" for name in pruned),
         )
         self._ledger = ledger.Ledger(path, _lines([columns]), seal)

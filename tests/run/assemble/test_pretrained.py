@@ -1,5 +1,7 @@
 """Runs of pretrained transformers: what they compute at every cut, and what is refused."""
 
+import csv
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.averaging import joined
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
+from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.training import train
 
 POSITIONS, TEXTS = 6, 64
 
@@ -39,7 +43,8 @@ def registered(tables: None) -> Iterator[None]:
 def settings(**changes: Any) -> dict[str, Any]:
     """A run of the tiny BERT on two clients."""
     given = {"dataset": "ids", "pretrained": str(reference.GOLDEN / "bert"), "clients": 2}
-    given |= {"client_learning_rate": 0.5, "server_learning_rate": 0.5, "norm": "group"}
+    given |= {"client_learning_rate": 0.5, "server_learning_rate": 0.5}
+    given |= {"model": Config.model, "norm": Config.norm}
     return {**given, **changes}
 
 
@@ -135,3 +140,38 @@ def test_settings_without_effect_are_refused() -> None:
     given = Config(pretrained=str(reference.GOLDEN / "bert"), model="mlp")
     with pytest.raises(UserError, match="--model=mlp has no effect with --pretrained"):
         refuse_idle([given])
+
+
+@pytest.mark.parametrize(
+    "averaging", [{"adapter_averaging": "stack"}, slow({"adapter_averaging": "svd"})]
+)
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
+    averaging: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {**averaging, "client_adapter": "lora([2,3])", "client_optimizer_state": "reset"}
+    changes |= {"rounds": 3, "eval_every": 1, "momentum": 0.9, "loggers": ("none",)}
+    config = plain(**settings(**changes))
+    whole = train(dataclasses.replace(config, workdir=str(tmp_path / "whole")))
+    parts = dataclasses.replace(config, workdir=str(tmp_path / "parts"))
+    train(dataclasses.replace(parts, rounds=1))
+    train(parts)
+    metrics = [
+        [{k: v for k, v in row.items() if k != "host_seconds"} for row in rows_of(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert metrics[0] == metrics[1] and len(metrics[0]) == 3
+    assert whole is not None
+    errors = [row.get("adapter_error") for row in metrics[0]]
+    assert errors == [None] * 3 if "stack" in averaging.values() else all(errors)
+    # An evaluation later has the kernels to which products were added.
+    tested = evaluate_run(tmp_path / "whole", tmp_path / "export")
+    assert tested["test_loss"] == pytest.approx(float(metrics[0][-1]["test_loss"]), rel=1e-4)
+    # By the model without ranks, as a picture or another program would use it.
+    dense = float(metrics[0][-1]["test_accuracy_dense"])
+    confusion = np.asarray(tested["joined"]["confusion"])
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(dense)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
