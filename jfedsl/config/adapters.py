@@ -1,6 +1,7 @@
 """What `--adapter` and `--client_adapter` say, such as `lora(rank=8,alpha=16,on=q+v)`."""
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from jfedsl.per_client import PerClient
 
 AVERAGINGS = ("avg", "freeze", "stack", "svd")
 _MOST_RANK = 4096
-_DEFAULTS = {"rank": "8", "alpha": "", "on": "q+v", "norms": "no"}
+SPREADS = ("even", "by_resource")  # of a range of ranks over clients
+_DEFAULTS = {"rank": "8", "alpha": "", "on": "q+v", "norms": "no", "spread": SPREADS[0]}
 
 
 class AdapterText(NamedTuple):
@@ -24,6 +26,7 @@ class AdapterText(NamedTuple):
       alpha: the product of the factors is multiplied by alpha / r, with r the largest rank.
       on: names of the projections, or `ALL`.
       norms: whether normalisation is trained too.
+      spread: one of `SPREADS`: a range over clients in a random order, or by what they can compute.
     """
 
     kind: str
@@ -31,6 +34,7 @@ class AdapterText(NamedTuple):
     alpha: float = 1.0
     on: tuple[str, ...] = ()
     norms: bool = False
+    spread: str = SPREADS[0]
 
 
 def parse(text: str) -> AdapterText | None:
@@ -38,7 +42,7 @@ def parse(text: str) -> AdapterText | None:
 
     >>> parse("lora(rank=4)")
     AdapterText(kind='lora', ranks=PerClient(values=(4.0,), is_range=False), alpha=8.0, \
-on=('q', 'v'), norms=False)
+on=('q', 'v'), norms=False, spread='even')
     >>> parse("lora(8,on=all)").on
     ('all',)
     """
@@ -55,10 +59,13 @@ on=('q', 'v'), norms=False)
     norms = {"yes": True, "no": False}.get(arguments["norms"])
     if ranks is None or norms is None or not _suit(ranks, on):
         return None
+    spread = arguments["spread"]
+    if spread not in SPREADS or (spread != SPREADS[0] and not ranks.is_range):
+        return None
     alpha = per_client.parse(arguments["alpha"] or str(2 * max(ranks.values)))
     if alpha is None or len(alpha.values) != 1 or not 0 < alpha.values[0] < float("inf"):
         return None
-    return AdapterText("lora", ranks, alpha.values[0], on, norms)
+    return AdapterText("lora", ranks, alpha.values[0], on, norms, spread)
 
 
 def _arguments(text: str) -> dict[str, str] | None:
@@ -85,8 +92,8 @@ def _suit(ranks: PerClient, on: tuple[str, ...]) -> bool:
 
 ADAPTER = Allowed(
     "full, none or lora(rank=8,alpha=16,on=q+v,norms=no), with ranks from 0 to "
-    f"{_MOST_RANK} (one, [4,8,8] for each client, or a range 2-8) on "
-    f"{'+'.join(PROJECTIONS)}, or {ALL}",
+    f"{_MOST_RANK} (one, [4,8,8] for each client, or a range 2-8, with spread=by_resource by "
+    f"what clients can compute) on {'+'.join(PROJECTIONS)}, or {ALL}",
     lambda text: parse(text) is not None,
 )
 
@@ -97,12 +104,10 @@ class Adapters(NamedTuple):
     Attributes:
       client: of the layers before the cut, with the largest rank that any client has.
       server: of the layers after it.
-      ranks: of each client, int `[C]`.
     """
 
     client: Adapter
     server: Adapter
-    ranks: np.ndarray
 
 
 def adapters_of(config: Any) -> Adapters:
@@ -110,14 +115,35 @@ def adapters_of(config: Any) -> Adapters:
     of_server = parse(config.adapter)
     of_client = of_server if config.client_adapter is None else parse(config.client_adapter)
     assert of_server is not None and of_client is not None  # the config has checked them
-    ranks = np.rint(of_client.ranks.spread(config.clients, config.seed)).astype(int)
-    return Adapters(_adapter(config, of_client), _adapter(config, of_server), ranks)
+    return Adapters(_adapter(config, of_client), _adapter(config, of_server))
+
+
+def client_ranks(config: Any, capacities: Callable[[], np.ndarray]) -> np.ndarray:
+    """The rank of each client's adapters, int `[C]`, where clients have `lora(...)`.
+
+    Args:
+      config: all settings of the run.
+      capacities: makes what each client can compute relative to the others, in (0, 1], `[C]`; only
+        for ranks by resource.
+    """
+    text = parse(config.adapter if config.client_adapter is None else config.client_adapter)
+    assert text is not None  # the config has checked it
+    if text.spread == "even":
+        return np.rint(text.ranks.spread(config.clients, config.seed)).astype(int)
+    least, most = text.ranks.values
+    return np.rint(least + (most - least) * capacities()).astype(int)
 
 
 def has_adapters(config: Any) -> bool:
     """Whether clients' layers are those of a pretrained model whose kernels are frozen."""
     text = config.adapter if config.client_adapter is None else config.client_adapter
     return bool(config.pretrained) and text != "full"
+
+
+def by_resource(config: Any) -> bool:
+    """Whether the ranks of clients' adapters depend on what they can compute."""
+    text = parse(config.adapter if config.client_adapter is None else config.client_adapter)
+    return bool(config.pretrained) and text is not None and text.spread == "by_resource"
 
 
 def _adapter(config: Any, text: AdapterText) -> Adapter:

@@ -106,10 +106,13 @@ def _pruning(config: Any) -> None:
         allowed = f"one rate or --clients={config.clients} rates"
         text = ",".join(f"{rate:g}" for rate in rates)
         raise flag_error("prune_rate", text, allowed, reason=f"these are {len(rates)}")
-    if config.prune_policy == "by_resource" and not capacity and config.network == "none":
-        because = "with --prune_policy=by_resource and --network=none"
+    by_resource, needed = "--prune_policy=by_resource", config.prune_policy == "by_resource"
+    if adapters.by_resource(config):
+        by_resource, needed = "spread=by_resource", True
+    if needed and not capacity and config.network == "none":
+        because = f"with {by_resource} and --network=none"
         raise flag_error("client_capacity", "", f"{CAPACITY.text} {because}")
-    if config.prune_policy == "uniform" and capacity:
+    if not needed and capacity:
         raise no_effect("client_capacity", capacity, "with --prune_policy=uniform")
     if config.prune_policy == "by_resource" and config.pruning == "none":
         raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")

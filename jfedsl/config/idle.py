@@ -5,6 +5,7 @@ from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import compressors
+from jfedsl.config.adapters import by_resource
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.finetune_fields import FinetuneFields
 from jfedsl.config.pruning_fields import PruningFields
@@ -26,6 +27,8 @@ def idle(config: Any) -> dict[str, str]:
         options -= {None, PARTITIONS[config.partition].option}
         reasons |= {str(name): f"with --partition={config.partition}" for name in options}
     reasons |= _of_pruning(config)
+    if by_resource(config):
+        reasons.pop("client_capacity", None)
     if config.optimizer != "sgd":
         reasons["momentum"] = f"with --optimizer={config.optimizer}"
     elif config.momentum == 0:  # SGD then keeps nothing

@@ -74,3 +74,13 @@ def _by_class(config: Config) -> Hardware:
     order = np.random.default_rng((config.seed, config.clients)).permutation(len(rows))
     numbers = np.array(rows, np.float64)[order]
     return Hardware(*numbers.T)
+
+
+def capacities_of(config: Config) -> np.ndarray:
+    """Relative compute of every client: as given, or that of its device over the fastest's."""
+    if not config.client_capacity:
+        flops = hardware_of(config).flops
+        return flops / flops.max()
+    numbers = per_client.parse(config.client_capacity)
+    assert numbers is not None  # the config has checked it
+    return numbers.spread(config.clients, config.seed)

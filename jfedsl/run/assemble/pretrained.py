@@ -1,13 +1,14 @@
 """The layers of a run that fine-tunes a pretrained model, once it suits data, cut and adapters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
-from jfedsl.config.adapters import Adapters, adapters_of, parse
+from jfedsl.config.adapters import Adapters, adapters_of, client_ranks, parse
 from jfedsl.data.datasets import Dataset
 from jfedsl.engine.adapter_averaging import AdapterRule
 from jfedsl.errors import UserError, flag_error
@@ -17,6 +18,7 @@ from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError, ope
 from jfedsl.models.transformers.adapter import ALL, Adapter
 from jfedsl.models.transformers.architecture import Architecture
 from jfedsl.models.transformers.model import ARCHITECTURES, DEFAULT_CUT, transformer
+from jfedsl.run.assemble.hardware import capacities_of
 
 
 class ClientAdapters(NamedTuple):
@@ -106,9 +108,10 @@ def _client_adapters(
         scale = largest.alpha / largest.rank
         return layers(cut, largest._replace(rank=rank, alpha=scale * rank))[:cut]
 
-    scale, total = largest.alpha / largest.rank, int(adapters.ranks.sum())
-    rule = AdapterRule(config.adapter_averaging, scale, total)
-    return ClientAdapters(rule, adapters.ranks, side)
+    ranks = client_ranks(config, partial(capacities_of, config))
+    scale = largest.alpha / largest.rank
+    rule = AdapterRule(config.adapter_averaging, scale, int(ranks.sum()))
+    return ClientAdapters(rule, ranks, side)
 
 
 def _architecture(config: Config, checkpoint: Checkpoint) -> Architecture:

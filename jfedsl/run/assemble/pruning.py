@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.engine.initial import auxiliary_variables
 from jfedsl.engine.participants import group_sizes
@@ -26,7 +25,7 @@ from jfedsl.pruning.plan import Plan, trace
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.pruning.scores import SCORES
 from jfedsl.pruning.weights import prunable, weight_pruner
-from jfedsl.run.assemble.hardware import hardware_of
+from jfedsl.run.assemble.hardware import capacities_of
 from jfedsl.run.assemble.pretrained import ClientAdapters
 from jfedsl.run.storage.names import flatten
 
@@ -93,7 +92,7 @@ def build_pruner(
     if config.pruning == "mask" and names:
         rates = _requested(config)
         if config.prune_policy == "by_resource":
-            rates = 1.0 - _capacities(config)
+            rates = 1.0 - capacities_of(config)
         flags = prunable(initial.params[:cut], len(model))
         made = weight_pruner(
             side, flags, names, rates.tolist(), SCORES[config.prune_score], config.prune_scope,
@@ -148,7 +147,7 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
     each = np.array([_flops(side, image) for side in sides])
     rates, notes = _requested(config), []
     if config.prune_policy == "by_resource":
-        capacities = _capacities(config)
+        capacities = capacities_of(config)
         rates = policy.rates_within(capacities, ladder, (each / dense).tolist())
         slow, least = int(np.sum(capacities < each.min() / dense)), each.min() / dense
         if slow:
@@ -191,16 +190,6 @@ def _group_sizes(config: Config, made: Pruner, what: str) -> tuple[int, ...]:
 
 def _requested(config: Config) -> np.ndarray:
     return np.broadcast_to(np.asarray(config.prune_rate, np.float64), config.clients)
-
-
-def _capacities(config: Config) -> np.ndarray:
-    """Relative compute of every client: as given, or that of its device over the fastest's."""
-    if not config.client_capacity:
-        flops = hardware_of(config).flops
-        return flops / flops.max()
-    numbers = per_client.parse(config.client_capacity)
-    assert numbers is not None  # the config has checked it
-    return numbers.spread(config.clients, config.seed)
 
 
 def _flops(model: Model, image: tuple[int, ...]) -> int:

@@ -88,6 +88,14 @@ def test_frozen_weights_are_neither_sent_nor_stepped_and_clients_share_them() ->
     assert frozen > 4 * adapters
 
 
+def test_ranks_follow_what_clients_can_compute() -> None:
+    ranks = {"client_adapter": "lora(2-6,spread=by_resource)", "client_capacity": "0.25,1,0.5"}
+    experiment = build(plain(**settings(clients=3, **ranks)))
+    assert "adapters of clients: 1 of rank 3, 1 of rank 4, 1 of rank 6" in experiment.notes
+    assert [len(group) for group in experiment.spec.pruner.groups] == [1, 1, 1]
+    assert [group[0] for group in experiment.spec.pruner.groups] == [0, 2, 1]
+
+
 def wrong(folder: Path, **changes: Any) -> str:
     """A copy of the tiny BERT with other entries of its config."""
     shutil.copytree(reference.GOLDEN / "bert", folder)
@@ -105,6 +113,8 @@ def wrong(folder: Path, **changes: Any) -> str:
         ({"cut": "block4"}, "--cut must be one of embed, block1, block2, block3, pool"),
         ({"prune_kind": "mask"}, "--prune_kind must be none with --adapter"),
         ({"client_adapter": "lora([2,4,8])"}, "--client_adapter must be one rank, --clients=2"),
+        ({"adapter": "lora(4,spread=by_resource)"}, "--adapter must be full, none or lora("),
+        ({"adapter": "lora(2-4,spread=by_resource)"}, "--client_capacity must be relative compute"),
         ({"dataset": "digits"}, "takes texts or token ids [T], and --dataset=digits has inputs"),
         ({"pretrained": "nowhere"}, "--pretrained=nowhere: there is no"),
         ({"adapter_averaging": "svd"}, "--client_optimizer_state must be reset with"),
