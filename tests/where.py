@@ -45,6 +45,7 @@ ELSEWHERE = {
     "config/scale_fields": "config/test_settings",
     "config/topics": "run/test_usage",
     "config/task_fields": "run/assemble/test_task",
+    "config/titles": "run/storage/test_workdir",
     "config/values": "config/test_settings",
     "config/wireless_fields": "config/test_settings",
     "data/builders": "data/test_preparation",

@@ -13,8 +13,9 @@ class FinetuneFields:
 
     pretrained: str = setting(
         "", "Pretrained transformer to train in place of --model: a folder of Hugging Face's "
-        "layout, a .gguf file, or a name on its hub. A folder with config.json alone is a model of "
-        "that shape with random weights.", may_change_on_resume=True,
+        "layout, a .gguf file, package:NAME for the model in a Python package, or a name on the "
+        "hub. A folder with config.json alone is a model of that shape with random weights.",
+        may_change_on_resume=True,
     )  # fmt: skip
     tokens: int = setting(
         64, "Positions of an example of a text data set, special tokens included. Longer texts are "

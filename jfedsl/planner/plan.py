@@ -9,6 +9,7 @@ import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import effective
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
@@ -259,7 +260,7 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "plan.md", text + "\n")
     write_atomically(output / "plan.flags", settings.flag_file(config, _CHOSEN, [command, facts]))
-    what = f"{config.model} on {title_of(config.dataset)}, {config.clients} clients"
+    what = f"{model_title(config)} on {title_of(config.dataset)}, {config.clients} clients"
     figure = pareto.trade(panels, chosen, f"{what}, {config.network}")
     save_each(figure, output / "pareto", config.figure_format)
     train = shlex.join([*other_program("train"), f"--flagfile={output / 'plan.flags'}"])

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jfedsl.config.figure_fields import formats_of
+from jfedsl.config.titles import model_title
 from jfedsl.engine import client_accuracies
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.evaluation_set import TestSet
@@ -245,7 +246,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
     whole = describe(spec.model, experiment.image[None])
     meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
     return {
-        "model": config.model,
+        "model": model_title(config),
         "norm": config.norm,
         "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
         "client_layers": [layer.name for layer in spec.model[: spec.cut]],

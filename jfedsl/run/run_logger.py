@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.engine.streams import LOCAL
 from jfedsl.engine.traffic import uncompressed_bytes
@@ -75,7 +76,7 @@ class RunLogger(Hook):
         summary["environment"] = environment()
         workdir.write_summary(self._folder, summary)
         self._draw_labels()
-        title = f"{config.algorithm}, {config.model} on {self._clients()}"
+        title = f"{config.algorithm}, {model_title(config)} on {self._clients()}"
         figures = {
             "curves": curves.curves(rows, config.target_accuracy, title, self._task),
             "traffic": curves.traffic(rows, title),

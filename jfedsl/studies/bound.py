@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import cut_name
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, flag_error
 from jfedsl.run.assemble.shares import counted
@@ -199,7 +200,9 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
         for varied, values in outcomes.items()
     }
     clients = counted(base).clients
-    title = f"{base.model} on {title_of(base.dataset)}, {clients} clients, {base.rounds} rounds"
+    title = (
+        f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients, {base.rounds} rounds"
+    )
     save_each(bounds(panels, title), folder / "bound", base.figure_format)
     print(f"\n{text}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import canonical
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import flag_error
 from jfedsl.run.assemble.shares import counted
@@ -129,7 +130,7 @@ def _write(
 ) -> str:
     """Writes the figure and the CSV file of a question; returns its table as Markdown."""
     curves = {o.name: o.curves for o in outcomes}
-    caption = f"{title}: {base.model} on {title_of(base.dataset)}, {base.clients} clients"
+    caption = f"{title}: {model_title(base)} on {title_of(base.dataset)}, {base.clients} clients"
     figure = spread(curves, [axis.label for axis in AXES], caption, metric_of(outcomes))
     save_each(figure, Path(base.workdir, name), base.figure_format)
     buffer = io.StringIO()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from jfedsl.config import Config, shown
 from jfedsl.config.algorithm_fields import STREAMS as STREAM_FLAGS
 from jfedsl.config.canonical import canonical, period_of
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local
@@ -155,7 +156,7 @@ def _about(setting: Setting, short: str) -> list[str]:
     """What a setting is: its name, if that says more than its flags, model, data, seeds, flags."""
     name, flags, runs = setting
     config, seeds = runs[0].config, ", ".join(str(run.config.seed) for run in runs)
-    about = f"{config.model} on {title_of(config.dataset)}, seeds {seeds}"
+    about = f"{model_title(config)} on {title_of(config.dataset)}, seeds {seeds}"
     told = name in (short, flag_text(flags))
     text = escaped(f"{about}{': ' if flags else ''}{flag_text(flags)}")
     return [text] if told else [escaped(name), text]

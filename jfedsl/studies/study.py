@@ -12,6 +12,7 @@ import jax
 
 from jfedsl.config import Config
 from jfedsl.config.allowed import FROM_DATA
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.files.program import other_program
@@ -269,5 +270,5 @@ def conduct(
     """Trains all settings with all seeds, then writes and prints the table; see `compare`."""
     outcomes = compare(base, settings, seeds, axes)
     clients = counted(base).clients
-    title = f"{base.model} on {title_of(base.dataset)}, {clients} clients"
+    title = f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients"
     print(f"\n{report(base, outcomes, columns, title, axes)}")

@@ -13,6 +13,7 @@ from typing import Any
 from jfedsl.config import Config, compressors, shown
 from jfedsl.config.allowed import FROM_DATA
 from jfedsl.config.canonical import recorded
+from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import BusyError, UserError, flag_error
 from jfedsl.files import seals
@@ -210,7 +211,7 @@ def record(config: Config, path: Path) -> None:
 def _dated(config: Config) -> Path:
     """Makes a new folder under runs/, named by date, time, data set and model."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    name = f"{stamp}_{title_of(config.dataset)}_{config.model}"
+    name = f"{stamp}_{title_of(config.dataset)}_{model_title(config)}"
     for attempt in range(1, 1000):
         path = Path("runs", name if attempt == 1 else f"{name}_{attempt}").absolute()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,9 @@ def test_dated_folders_never_clash(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = {workdir._dated(Config()) for _ in range(5)}
     assert len(made) == 5 and all(path.parent == tmp_path / "runs" for path in made)
+    assert all("_digits_cnn" in path.name for path in made)
+    tuned = workdir._dated(Config(pretrained="package:a_package"))
+    assert tuned.name.endswith("_digits_a_package")
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
