@@ -145,7 +145,7 @@ class Rival:
     """Training in the faster of two memory formats, after a warm-up."""
 
     def __init__(self, kind: type[SplitFed] | type[FedAvg], shapes: Shapes) -> None:
-        before = _peak_bytes()
+        before = peak_bytes()
         formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
         works = {name: kind(shapes, layout) for name, layout in formats.items()}
         seconds = {}
@@ -158,8 +158,8 @@ class Rival:
             "framework": "torch",
             "memory_format": best,
             "compile_seconds": 0.0,
-            "matmul_peak_flops": _matmul_peak(),
-            "peak_memory_bytes": _peak_bytes() - before,
+            "matmul_peak_flops": matmul_peak(),
+            "peak_memory_bytes": peak_bytes() - before,
             "device_kind": torch.cuda.get_device_name() if _DEVICE.type == "cuda" else "cpu",
             "versions": {"torch": torch.__version__},
         }
@@ -168,30 +168,30 @@ class Rival:
         """Seconds of one call."""
         began = time.perf_counter()
         self._work.run()
-        _wait()
+        wait()
         return time.perf_counter() - began
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The most memory of the device that the process has had so far."""
     if _DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _wait() -> None:
+def wait() -> None:
     """Waits until the device has finished."""
     if _DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _matmul_peak() -> float:
+def matmul_peak() -> float:
     """FLOP/s of the fastest of six products of large square matrices."""
     size = 8192 if _DEVICE.type == "cuda" else 2048
     a, times = torch.randn(size, size, device=_DEVICE), []
     for _ in range(6):
         began = time.perf_counter()
         torch.mm(a, a)
-        _wait()
+        wait()
         times.append(time.perf_counter() - began)
     return 2 * size**3 / min(times)

@@ -102,7 +102,7 @@ class CompiledRound:
             "framework": "jfedsl",
             "client_chunk": chunk_of(experiment.spec, options.clients),
             "compile_seconds": seconds,
-            "matmul_peak_flops": _matmul_peak(options.compute_dtype),
+            "matmul_peak_flops": matmul_peak(options.compute_dtype),
             "peak_memory_bytes": memory.argument_size_in_bytes
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
@@ -138,7 +138,7 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _matmul_peak(dtype: str) -> float:
+def matmul_peak(dtype: str) -> float:
     """FLOP/s of the fastest of five products of square matrices that are large for the device."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     product, a = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
