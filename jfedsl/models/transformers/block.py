@@ -5,7 +5,6 @@ Vaswani et al. 2017, arXiv 1706.03762; grouped queries: arXiv 2305.13245; gated 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,15 +14,16 @@ from jax import Array
 
 from jfedsl.models.transformers.adapter import Adapter
 from jfedsl.models.transformers.weights import LayerNorm, Projection, RMSNorm
+from jfedsl.nn import activations
 from jfedsl.nn.rotary import rotate
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
+    "gelu": activations.gelu,
+    "gelu_new": activations.gelu_tanh,
+    "gelu_pytorch_tanh": activations.gelu_tanh,
     "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
+    "silu": activations.silu,
+    "swish": activations.silu,
 }
 
 
