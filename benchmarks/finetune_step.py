@@ -9,10 +9,12 @@ exchange is one step of all clients and of the server on `--examples` texts, not
 Every measurement runs in a separate process; they run in turn. Before anything is timed, the losses
 of the first exchanges have to be those of the rival, which starts from the same weights.
 
-FLOPs are those of products, forward and for the gradients that are needed; the peak is that of
-products of large matrices in the same process. Memory is what XLA plans for the compiled exchange,
-and for PyTorch the growth of the resident set. `beside the base` are all arrays of the run but its
-frozen weights: a second copy of these would show there. Prints a table and one JSON line each.
+FLOPs are those of products, forward and for the gradients that are needed. The peak is that of
+products of large matrices, measured in the same process after every exchange, as the speed of a
+shared machine changes. Times and fractions of the peak are medians. Memory is what XLA plans for
+the compiled exchange, and for PyTorch the growth of the resident set. `beside it` are all arrays of
+the run but its frozen weights: a second copy of these would show there. Prints a table and one JSON
+line each.
 """
 
 import functools
@@ -67,7 +69,7 @@ def measure(every: Sequence[Options], rival: bool, repeats: int) -> list[dict[st
     lines: list[dict[str, Any]] = []
     for n, result in enumerate(alternate(makers, repeats)):
         options = every[n // 2 if rival else n]
-        times, peak = result.pop("times"), result.pop("matmul_peak_flops")
+        times, peaks = result.pop("times"), result.pop("matmul_peaks")[1:]  # the first is untimed
         seconds = statistics.median(times)
         flops = result.get("exchange_flops") or lines[-1]["exchange_flops"]
         sizes = {name: value for name, value in options._asdict().items() if name != "folder"}
@@ -76,8 +78,10 @@ def measure(every: Sequence[Options], rival: bool, repeats: int) -> list[dict[st
             "seconds_per_exchange": seconds,
             "least_and_greatest": [min(times), max(times)],
             "gflops_per_second": flops / seconds / 1e9,
-            "matmul_peak_gflops_per_second": peak / 1e9,
-            "fraction_of_matmul_peak": flops / seconds / peak,
+            "matmul_peak_gflops_per_second": statistics.median(peaks) / 1e9,
+            "fraction_of_matmul_peak": statistics.median(
+                flops / time / peak for time, peak in zip(times, peaks, strict=True)
+            ),
         }
         lines.append({**sizes, **result, **rates})
     return lines
