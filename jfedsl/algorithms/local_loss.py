@@ -23,6 +23,7 @@ from jfedsl.engine.server_step import joint_step
 from jfedsl.engine.state import Client, Server
 from jfedsl.engine.streams import CLIENT_GRADIENT, MODEL_DOWN, MODEL_UP, SMASHED
 from jfedsl.engine.transmit import send_up
+from jfedsl.errors import flag_error
 from jfedsl.models import blocks
 from jfedsl.models.layers import Model
 
@@ -49,15 +50,21 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     return Outcome(server, clients, losses, x.has_current_model(), {SMASHED.column: sent})
 
 
-def _head(options: Mapping[str, Any], classes: int) -> Model:
-    """The layers of the head that `--aux` names, on the activation at the cut `[B, ...]`."""
+def _head(options: Mapping[str, Any], classes: int, of_tokens: bool) -> Model:
+    """The layers of the head that `--aux` names, on the activation at the cut `[B, ...]`.
+
+    Raises:
+      UserError: it makes no outputs for each position, which the task needs.
+    """
     hidden = _HIDDEN.fullmatch(options["aux"])
-    last = blocks.logits(classes)
+    last, before = blocks.logits(classes), () if of_tokens else (blocks.flatten(),)
     if options["aux"] == "conv":
+        if of_tokens:
+            raise flag_error("aux", "conv", "linear or mlp(UNITS) where tokens are predicted")
         return blocks.convolution("aux_conv", 32, "none"), blocks.average("aux_mean"), last
     if hidden:
-        return blocks.flatten(), blocks.dense("aux_dense", int(hidden[1]), "none"), last
-    return blocks.flatten(), last
+        return *before, blocks.dense("aux_dense", int(hidden[1]), "none"), last
+    return *before, last
 
 
 AUX = Option(

@@ -13,16 +13,17 @@ class TaskFields:
 
     task: str | None = setting(
         None, "What the model is trained for. Default by the data set: classification of labels "
-        "that are whole numbers, regression of real numbers.", OneOf(TASKS),
+        "that are whole numbers, regression of real numbers. next_token predicts the next token of "
+        "token ids.", OneOf(TASKS),
     )  # fmt: skip
     loss: str | None = setting(
         None, "Loss; default that of the task: cross_entropy of classification, squared_error of "
-        "regression.", OneOf(LOSSES),
+        "regression, token_cross_entropy of next_token.", OneOf(LOSSES),
     )  # fmt: skip
     metric: str | None = setting(
         None, "Measure of success; default that of the task: accuracy of classification, "
-        "mean_absolute_error of regression. balanced_accuracy gives each class the same "
-        "weight.", OneOf(METRICS),
+        "mean_absolute_error of regression, perplexity of next_token. balanced_accuracy gives "
+        "each class the same weight.", OneOf(METRICS),
     )  # fmt: skip
     target_accuracy: float = setting(
         0.95, "Target of the metric as deployed, to report rounds and bytes to: an accuracy in "

@@ -25,25 +25,31 @@ class Split(NamedTuple):
     Attributes:
       images: inputs: uint8 `[N, H, W, C]`, or uint8, float32 or int32 `[N, ...]`; a NumPy array, or
         `StoredImages`. Texts are objects `[N]` until they are tokenized.
-      labels: targets: classes int32 `[N]`, or real numbers float32 `[N, D]`.
+      labels: classes int32 `[N]`, or real numbers float32 `[N, D]`.
       owners: numbers of the clients that the examples belong to, `[N]`; None where not known.
       byte_counts: bytes of text, in UTF-8, that the tokens after the first of each example stand
         for, int32 `[N]`; None where inputs are no pieces of texts.
+      next_ids: the token after each one, int32 `[N, T]`, -1 where there is none; None unless it is
+        to be predicted.
     """
 
     images: Any
     labels: np.ndarray
     owners: np.ndarray | None = None
     byte_counts: np.ndarray | None = None
+    next_ids: np.ndarray | None = None
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What is predicted: the next tokens if there are such, else the labels."""
+        return self.labels if self.next_ids is None else self.next_ids
 
     def at(self, positions: np.ndarray) -> "Split":
         """The examples at these positions."""
         is_stored = isinstance(self.images, StoredImages)
         images = self.images.at(positions) if is_stored else self.images[positions]
-        owners, byte_counts = (
-            None if array is None else array[positions] for array in (self.owners, self.byte_counts)
-        )
-        return Split(images, self.labels[positions], owners, byte_counts)
+        rest = (None if array is None else array[positions] for array in self[2:])
+        return Split(images, self.labels[positions], *rest)
 
 
 class Dataset(NamedTuple):
@@ -60,6 +66,7 @@ class Dataset(NamedTuple):
         where classes have only numbers.
       client_values: the number or name of each client in the user's data, by `Split.owners`; None
         where examples have no owners.
+      token_ids: one more than the largest token id, where the next token is predicted; else None.
     """
 
     train: Split
@@ -70,6 +77,12 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...] = ()
     class_values: np.ndarray | None = None
     client_values: np.ndarray | None = None
+    token_ids: int | None = None
+
+    @property
+    def outputs(self) -> int:
+        """How wide the outputs of a model have to be."""
+        return self.classes if self.token_ids is None else self.token_ids
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -78,7 +91,7 @@ class Dataset(NamedTuple):
 
     @property
     def of_classes(self) -> bool:
-        """Whether targets are classes; else they are real numbers."""
+        """Whether labels are classes; else they are real numbers."""
         return self.train.labels.dtype.kind in "iu"
 
     @property

@@ -115,8 +115,9 @@ class Algorithm(NamedTuple):
       one_at_a_time: `config -> flags` that make participants compute one at a time, so that more
         devices do not help; `()` if participants compute in parallel.
       client_layers: `(layers, cut) -> number of layers that clients hold`.
-      auxiliary: `(options, classes) -> layers` that clients train beside their part of the model:
-        averaged and sent with it, never pruned, not part of the trained model.
+      auxiliary: `(options, classes, of_tokens) -> layers` that clients train beside their part of
+        the model: averaged and sent with it, never pruned, not part of the trained model. With
+        `of_tokens` they make logits of the `classes` token ids at every position.
       population: `(shares, population) -> (shares, population)` that the algorithm trains with.
       server_batch: `participants -> n`: how many clients' activations the server normalises as one
         batch.
@@ -137,7 +138,7 @@ class Algorithm(NamedTuple):
     compress_by_default: bool = False
     one_at_a_time: Callable[[Any], tuple[str, ...]] = lambda config: ()
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
-    auxiliary: Callable[[Mapping[str, Any], int], Model] = lambda options, classes: ()
+    auxiliary: Callable[[Mapping[str, Any], int, bool], Model] = lambda options, classes, tokens: ()
     population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given
     server_batch: Callable[[int], int] = lambda participants: 1
     init_server: Callable[[RunSpec, Server], Server] = lambda spec, server: server

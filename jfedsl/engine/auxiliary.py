@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jfedsl.engine.exchange import Exchange
@@ -31,7 +30,7 @@ def auxiliary_losses(
 
     def loss(params: Any, stats: Any, smashed: Array, labels: Array) -> Array:
         outputs, _ = layers.apply(spec.auxiliary, params, stats, smashed, True, spec.dtype)
-        return jnp.mean(spec.task.loss(outputs, labels))
+        return spec.task.mean_loss(outputs, labels)
 
     gradients = jax.value_and_grad(loss, argnums=(0, 2))
     params, stats = clients.params[spec.cut :], clients.stats[spec.cut :]

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
     Attributes:
       inputs: of the model, `[P, B, ...]`: float32, or int32 such as token ids.
-      labels: targets, int32 `[P, B]` or float32 `[P, B, D]`.
+      labels: targets, int32 `[P, B]`, float32 `[P, B, D]`, or int32 `[P, B, T]` of next tokens.
       lengths: positions of each input that are no padding, int32 `[P, B]`; None without padding.
     """
 

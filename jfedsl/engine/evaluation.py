@@ -25,7 +25,7 @@ from jfedsl.sharding.slots import assign_slots
 
 
 class Evaluation(struct.PyTreeNode):
-    """Means over the test examples, float32 scalars.
+    """Means over the test examples, float32 scalars; over tokens where these are predicted.
 
     Attributes:
       loss: of the task, under the masks; the activation passes the cut as it is.
@@ -69,10 +69,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         stats = client.stats if local_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
         sums = class_sums(spec, key, data.pixels, forward, client, server, test)
-        means = jnp.sum(sums, axis=1) / jnp.sum(test.valid, dtype=jnp.float32)
-        if spec.task.metric.by_class:
-            means = means.at[1:].set(mean_of_classes(spec, sums[1:], test))
-        return means
+        return _means(spec, sums, test)
 
     def mean(forward: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
         rows = lax.map(partial(rates, forward, spec=spec), clients)
@@ -96,7 +93,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
 
     if not spec.pruner.names and spec.deployed is not None:
         loss, metric, deployed = tested()
-        return Evaluation(loss, metric, metric, deployed)
+        return _reported(spec, loss, metric, metric, deployed)
     dense, plain = (
         of_first_layers(dense_forward(spec.model[: spec.cut]), spec.cut),
         spec._replace(deployed=None),
@@ -106,9 +103,35 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     else:
         unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
     if not spec.pruner.names:
-        return Evaluation(unpruned[0], unpruned[1], unpruned[1], unpruned[1])
+        return _reported(spec, unpruned[0], unpruned[1], unpruned[1], unpruned[1])
     loss, metric, deployed = tested()
-    return Evaluation(loss, metric, unpruned[1], deployed)
+    return _reported(spec, loss, metric, unpruned[1], deployed)
+
+
+def _means(spec: RunSpec, sums: Array, test: TestSet) -> Array:
+    """Means `[3]` of losses and metrics from the sums of `class_sums`."""
+    metric = spec.task.metric
+    means = jnp.sum(sums, axis=1) / _total(spec, test)
+    if metric.by_class:
+        means = means.at[1:].set(mean_of_classes(spec, sums[1:], test))
+    if metric.by_bytes:
+        assert test.byte_counts is not None
+        text = jnp.sum(test.byte_counts.astype(jnp.float32))
+        means = means.at[1:].set(jnp.sum(sums[1:], axis=1) / text)
+    return means
+
+
+def _total(spec: RunSpec, test: TestSet) -> Array:
+    """Test examples, or predicted tokens where these are predicted, a float32 scalar."""
+    if spec.task.of_tokens:
+        return jnp.sum(class_sizes(spec, test))
+    return jnp.sum(test.valid, dtype=jnp.float32)
+
+
+def _reported(spec: RunSpec, loss: Array, *metrics: Array) -> Evaluation:
+    """The evaluation, from the mean loss and the three means of the metric."""
+    of_mean = spec.task.metric.of_mean
+    return Evaluation(loss, *(metrics if of_mean is None else map(of_mean, metrics)))
 
 
 def _variant(spec: RunSpec) -> np.ndarray | None:
@@ -174,7 +197,10 @@ def class_sums(
 
 
 def class_sizes(spec: RunSpec, test: TestSet) -> Array:
-    """Test examples of each class, float32 `[classes]`; `[1]` without classes."""
+    """Test examples of each class, float32 `[classes]`; `[1]` without classes.
+
+    The number of predicted tokens where tokens are predicted.
+    """
     batches = lax.map(lambda one: by_class(spec, jnp.ones(one.valid.shape), one), test)
     return jnp.sum(batches, axis=0)
 
@@ -208,8 +234,11 @@ def _deployed(
 def by_class(spec: RunSpec, values: Array, batch: TestSet) -> Array:
     """Sums `values[E]` of the examples of a batch over those of each class, `[classes]`.
 
-    Where targets are no classes, over all examples, `[1]`.
+    Where targets are no classes, over all examples, `[1]`. A value of predicted tokens is their
+    mean, and counts once for each.
     """
+    weights = spec.task.weights(batch.labels)
+    values = values if weights is None else weights * values
     if not spec.task.of_classes:
         return jnp.sum(jnp.where(batch.valid, values, 0.0), keepdims=True)
     member = batch.labels[None, :] == jnp.arange(spec.classes)[:, None]

@@ -15,8 +15,9 @@ class TestSet(struct.PyTreeNode):
 
     Attributes:
       images: as in `Split`, `[M, E, ...]`.
-      labels: targets as in `Split`, `[M, E]` or `[M, E, D]`.
+      labels: targets as in `Split`, `[M, E]`, `[M, E, D]` or `[M, E, T]`.
       valid: bool `[M, E]`, False on padding.
+      byte_counts: as in `Split`, int32 `[M, E]`, 0 on padding; None where that has none.
     """
 
     __test__ = False  # not a test class
@@ -24,15 +25,19 @@ class TestSet(struct.PyTreeNode):
     images: Array
     labels: Array
     valid: Array
+    byte_counts: Array | None = None
 
 
-def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
+def fold_test_set(
+    images: Any, labels: Any, batch_size: int, byte_counts: np.ndarray | None = None
+) -> TestSet:
     """Folds NumPy `images[N, ...]` and `labels[N, ...]` into batches of at most `batch_size`.
 
     Args:
       images: as in `Split`.
       labels: likewise.
       batch_size: at most so many examples together.
+      byte_counts: as in `Split`.
 
     Returns:
       Arrays of the host still: nothing is compiled for this.
@@ -46,7 +51,8 @@ def fold_test_set(images: Any, labels: Any, batch_size: int) -> TestSet:
         return padded.reshape(batches, batch_size, *x.shape[1:])
 
     valid: Any = np.arange(batches * batch_size) < len(labels)
-    return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size))
+    counts = None if byte_counts is None else fold(byte_counts)
+    return TestSet(fold(images), fold(labels), valid.reshape(batches, batch_size), counts)
 
 
 def test_spec(test: TestSet, slots: SlotLayout) -> PartitionSpec:

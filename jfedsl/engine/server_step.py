@@ -106,7 +106,7 @@ def _gradients(
         rest = spec.model[spec.cut :]
         logits, stats = layers.apply(rest, params, server.stats, x, True, spec.dtype, lengths)
         losses = spec.task.loss(logits, labels)
-        return losses.reshape(smashed.shape[:2]).mean(axis=1), stats
+        return spec.task.mean(losses.reshape(smashed.shape[:2]), examples.labels), stats
 
     losses, back, stats = jax.vjp(of_each, server.params, examples.smashed, has_aux=True)
     # One backward pass serves the server's weighted mean and every client's own loss. A weight of
@@ -198,9 +198,5 @@ def whole_model_losses(x: Exchange, logits: Array, labels: Array) -> tuple[Array
     Returns:
       Each client's mean loss `[P]`, and its gradient at the outputs, `[P, B, ...]`.
     """
-
-    def loss(outputs: Array, labels: Array) -> Array:
-        return jnp.mean(x.spec.task.loss(outputs, labels))
-
-    losses, gradient = jax.vmap(jax.value_and_grad(loss))(logits, labels)
+    losses, gradient = jax.vmap(jax.value_and_grad(x.spec.task.mean_loss))(logits, labels)
     return losses, x.spec.slots.shard(gradient)

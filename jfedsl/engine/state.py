@@ -65,7 +65,7 @@ class RunSpec(NamedTuple):
       client_rate: its learning rate by the number of exchanges before this one.
       server_optimizer: applied to the server's part.
       positions: T, of inputs that are padded sequences `[T, ...]`; None of others.
-      classes: width of the outputs: how many classes, or numbers of a target.
+      classes: width of the outputs: how many classes, numbers of a target, or token ids.
       clients: C.
       participants: K.
       group_sizes: how many of them are of each of the pruner's groups.
@@ -151,7 +151,8 @@ class Data(NamedTuple):
 
     Attributes:
       images: training inputs `[N, ...]`, in the order of the partition.
-      labels: targets likewise: classes int32 `[N]`, or real numbers float32 `[N, D]`.
+      labels: targets likewise: classes int32 `[N]`, real numbers float32 `[N, D]`, or ids of the
+        next tokens int32 `[N, T]`, -1 where there is none.
       pixels: to normalise inputs with.
       partition: which examples each client has.
       deployment: what of the radio depends on the seed, None without one.

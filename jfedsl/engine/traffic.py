@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jfedsl.compression.message import FLOAT_BITS, position_bits
 from jfedsl.engine.adapter_averaging import stacked_entries, without_adapters
@@ -16,17 +17,29 @@ from jfedsl.models import layers
 FLOAT_BYTES = FLOAT_BITS // 8
 
 
-def bits_beside(spec: RunSpec, stream: Stream) -> int:
+def bits_beside(spec: RunSpec, stream: Stream, lengths: Array | None = None) -> int | Array:
     """Bits that a message of activations carries beside them: targets, and lengths of sequences.
 
-    A target is the number of a class, or float32. A length is from 0 to the longest one.
+    A target is the number of a class, float32, or a token id. A length is from 0 to the longest
+    one. A sequence of L tokens has L - 1 ids to predict.
+
+    Args:
+      spec: functions and static numbers of the run.
+      stream: that the message belongs to.
+      lengths: positions of each example that are no padding, `[B]`; None: all.
     """
     if not stream.labels:
         return 0
+    length = 0 if spec.positions is None else position_bits(spec.positions + 1)
+    if spec.task.of_tokens:
+        assert spec.positions is not None
+        tokens: int | Array = spec.batch_size * (spec.positions - 1)
+        if lengths is not None:
+            tokens = jnp.sum(jnp.maximum(lengths - 1, 0))
+        return tokens * position_bits(spec.classes) + spec.batch_size * length
     target = FLOAT_BITS * spec.classes
     if spec.task.of_classes:
         target = position_bits(spec.classes)
-    length = 0 if spec.positions is None else position_bits(spec.positions + 1)
     return spec.batch_size * (target + length)
 
 
@@ -89,7 +102,7 @@ def uncompressed_bytes(
             later = later_down if stream.direction == DOWN else model
             return receivers * (min(count, 1) * model + max(count - 1, 0) * later)
         messages = -(-rounds * spec.local_steps // stream.every(spec)) * receivers
-        beside = -(-bits_beside(spec, stream) // 8)
+        beside = -(-int(bits_beside(spec, stream)) // 8)
         return messages * (stream.rows(spec) * example * FLOAT_BYTES + beside)
 
     sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]

@@ -74,8 +74,11 @@ def send_up(
     spec, slots = x.spec, x.spec.slots
     send = partial(send_smashed, spec, stream=stream)
     states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys, lengths)
-    beside = bits_beside(spec, stream)
-    sent = jax.vmap(lambda message: message_bytes([message], beside))(message)
+
+    def size(message: Message, lengths: Array | None) -> Array:
+        return message_bytes([message], bits_beside(spec, stream, lengths))
+
+    sent = jax.vmap(size)(message, lengths)
     arrived, values, weights = None, message.values, x.weights
     if x.availability is not None:
         assert spec.radio is not None

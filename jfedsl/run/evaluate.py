@@ -109,10 +109,10 @@ def assess(run: Run, split: str = "test") -> Result:
 
     Returns:
       Plain values: round, task, and columns as in metrics.csv, such as test_loss and
-      test_accuracy; joined, the scores of the model without masks, see `scores.of_classes` and
-      `scores.of_numbers`; class_names and client_names, if there are such; and, where targets are
-      classes, clients: mean, standard deviation, least, greatest and the metric in client order. A
-      client has None if the split has no example of its classes.
+      test_accuracy; joined, the scores of the model without masks, see `scores.of_classes`,
+      `scores.of_numbers` and `scores.of_tokens`; class_names and client_names, if there are such;
+      and, where targets are classes, clients: mean, standard deviation, least, greatest and the
+      metric in client order. A client has None if the split has no example of its classes.
 
     Raises:
       UserError: the run has no such split.
@@ -124,7 +124,7 @@ def assess(run: Run, split: str = "test") -> Result:
     result = {"round": int(state.round), "task": task.stored, **task.row_of(metrics)}
     names = {kind: list(getattr(experiment, kind)) for kind in ("class_names", "client_names")}
     result |= {"joined": scores.scores_of(run, test), **{k: v for k, v in names.items() if v}}
-    if counts is None:
+    if counts is None or not spec.task.of_classes:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
     measure = jax.jit(

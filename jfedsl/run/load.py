@@ -31,7 +31,8 @@ class Trained(NamedTuple):
       shape: shape of one input, without the axis of examples.
       mean: `[C]`, subtracted along the last axis; None if inputs are not normalised.
       std: `[C]`, by which inputs are divided then; None if they are not normalised.
-      of_classes: whether outputs are logits of classes; else they are real numbers.
+      of_classes: whether outputs are logits, of classes or of the next token at each position
+        `[N, T, V]`; else they are real numbers.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class Trained(NamedTuple):
     def predict(self, x: Any) -> np.ndarray:
         """Class of each input, int `[N]`, or its real numbers, float32 `[N, D]`.
 
+        Where tokens are predicted, the next one of each, int `[N, T]`; at padding it means nothing.
         `x` is as for `logits`.
         """
         outputs = self.logits(x)
@@ -107,7 +109,8 @@ def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Train
         scale = run.experiment.scale or run.experiment.data.pixels
         mean, std = (None if x is None else np.asarray(x) for x in (scale.mean, scale.std))
         spec, shape = run.experiment.spec, run.experiment.image.shape
-        return Trained(spec.model, whole_of(run), shape, mean, std, spec.task.of_classes)
+        of_classes = spec.task.of_classes or spec.task.of_tokens
+        return Trained(spec.model, whole_of(run), shape, mean, std, of_classes)
     plugins.load(plugins.absolute(plugin))
     return _of_export(folder)
 
@@ -127,7 +130,8 @@ def _of_export(folder: Path) -> Trained:
         key, zeros = jax.random.key(0), jnp.zeros((1, *shape))
         fresh = jax.eval_shape(lambda: layers.init(model, key, zeros))
         variables = fitted(export.read(folder), model, fresh)
-        return Trained(model, variables, shape, mean, std, read_record(manifest).of_classes)
+        task = read_record(manifest)
+        return Trained(model, variables, shape, mean, std, task.of_classes or task.of_tokens)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

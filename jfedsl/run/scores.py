@@ -1,7 +1,7 @@
-"""Scores of a run's joined model, class by class, or of real targets."""
+"""Scores of a run's joined model, class by class, of real targets, or of predicted tokens."""
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.engine.evaluation_set import TestSet
+from jfedsl.engine.task import NO_TOKEN, perplexity, token_accuracy, token_cross_entropy
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables
 from jfedsl.run.restore import Run, whole_of
@@ -19,14 +20,14 @@ _MOST_LISTED = 20  # classes in a table
 
 
 def outputs_of(
-    run: Run, test: TestSet, of: Callable[[Array], Array] = lambda outputs: outputs
+    run: Run, test: TestSet, of: Callable[[Array, Array], Array] = lambda outputs, targets: outputs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of the joined model without masks, and targets.
 
     Args:
       run: at a checkpoint.
       test: examples.
-      of: what to return of outputs `[B, D]`, with the same first axis.
+      of: what to return of outputs `[B, D]` and their targets, with the same first axis.
 
     Returns:
       float32 `[N, D]`; and classes int32 `[N]` or real numbers float32 `[N, D]`, of the N examples.
@@ -34,24 +35,24 @@ def outputs_of(
     spec, pixels = run.experiment.spec, run.experiment.data.pixels
 
     @jax.jit  # arrays are arguments, so that none is built into the program
-    def run_model(variables: Variables, images: Array) -> Array:
+    def run_model(variables: Variables, test: TestSet) -> Array:
         model = layers.with_frozen(spec.model, variables.frozen)
 
-        def batch(images: Array) -> Array:
-            x = pixels.prepare(images)
+        def batch(one: TestSet) -> Array:
+            x = pixels.prepare(one.images)
             params, stats = variables.params, variables.stats
-            return of(layers.apply(model, params, stats, x, False, spec.dtype)[0])
+            return of(layers.apply(model, params, stats, x, False, spec.dtype)[0], one.labels)
 
-        return lax.map(batch, images)
+        return lax.map(batch, test)
 
-    outputs = np.asarray(run_model(whole_of(run), test.images))
+    outputs = np.asarray(run_model(whole_of(run), test))
     valid = np.asarray(test.valid)
     return outputs[valid], np.asarray(test.labels)[valid]
 
 
 def predicted_of(run: Run, test: TestSet) -> tuple[np.ndarray, np.ndarray]:
     """Classes that the joined model without masks predicts, and true classes, int32 `[N]` each."""
-    return outputs_of(run, test, partial(jnp.argmax, axis=-1))
+    return outputs_of(run, test, lambda outputs, targets: jnp.argmax(outputs, axis=-1))
 
 
 def confusion_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -110,9 +111,38 @@ def of_numbers(outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     return {"mean_squared_error": float(np.mean(np.square(outputs - targets))), "r2": r2}
 
 
+def of_tokens(run: Run, test: TestSet) -> dict[str, Any]:
+    """Scores of predicted tokens.
+
+    Returns:
+      Plain values: predicted_tokens, their number; token_accuracy, the share of them with the
+      greatest logit; perplexity; and bits_per_byte, None where the data set does not say how many
+      bytes tokens stand for.
+    """
+
+    def of(outputs: Array, targets: Array) -> Array:
+        values = token_accuracy(outputs, targets), token_cross_entropy(outputs, targets)
+        return jnp.stack(values, axis=-1)
+
+    means, targets = outputs_of(run, test, of)
+    counts = np.sum(targets != NO_TOKEN, axis=1)
+    right, nats = counts @ means.astype(np.float64)
+    tokens = int(counts.sum())
+    text = None if test.byte_counts is None else int(np.sum(test.byte_counts))
+    return {
+        "predicted_tokens": tokens,
+        "token_accuracy": float(right / tokens),
+        "perplexity": float(perplexity(jnp.float32(nats / tokens))),
+        "bits_per_byte": None if text is None else float(nats / math.log(2) / text),
+    }
+
+
 def scores_of(run: Run, test: TestSet) -> dict[str, Any]:
     """The scores of a run's joined model without masks on examples, by the kind of its task."""
-    if not run.experiment.spec.task.of_classes:
+    task = run.experiment.spec.task
+    if task.of_tokens:
+        return of_tokens(run, test)
+    if not task.of_classes:
         return of_numbers(*outputs_of(run, test))
     return of_classes(*predicted_of(run, test), run.experiment.spec.classes)
 
@@ -121,10 +151,17 @@ def lines_of(scores: dict[str, Any], names: Sequence[str], split: str = "test") 
     """Lines of a table.
 
     Args:
-      scores: of `of_classes` or `of_numbers`.
+      scores: of `of_classes`, `of_numbers` or `of_tokens`.
       names: name of each class; empty for their numbers.
       split: that they are of.
     """
+    if "perplexity" in scores:
+        known = {name: value for name, value in scores.items() if value is not None}
+        digits = {
+            name: ",.4f" if isinstance(value, float) else "," for name, value in known.items()
+        }
+        words = {name: f"  {name.replace('_', ' ')}" for name in known}
+        return ["joined model", *(f"{words[n]:<28}{v:{digits[n]}}" for n, v in known.items())]
     if "confusion" not in scores:
         r2 = "unknown" if scores["r2"] is None else f"{scores['r2']:.4f}"
         error = f"{scores['mean_squared_error']:.4f}"

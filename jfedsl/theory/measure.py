@@ -252,7 +252,7 @@ def _loss(
         smashed, _ = forward(params[:cut], client.stats, client.masks, images, True, spec.dtype)
         rest, lengths = spec.model[cut:], layers.lengths_of(spec.model, images)
         logits, _ = layers.apply(rest, params[cut:], stats, smashed, True, spec.dtype, lengths)
-    return jnp.mean(spec.task.loss(logits, labels))
+    return spec.task.mean_loss(logits, labels)
 
 
 def _compressed(
@@ -277,7 +277,7 @@ def _compressed(
 
     def loss(params: Any, arrived: Array) -> Array:
         logits, _ = layers.apply(rest, params, stats, arrived, True, spec.dtype, lengths)
-        return jnp.mean(spec.task.loss(logits, labels))
+        return spec.task.mean_loss(logits, labels)
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
     _, returned = send_cut_gradient(spec, client, at_cut, message.kept, key)

@@ -28,19 +28,28 @@ class Examples(NamedTuple):
 def all_examples(spec: RunSpec, data: Data, block: int) -> Examples:
     """All examples: f weighs clients as aggregation does, and the examples of a client equally.
 
+    Where tokens are predicted, it weighs the tokens of a client equally.
+
     Args:
       spec: specification of the run.
       data: training data with its partition.
       block: E, the number of examples computed at once.
     """
     part, positions = data.partition, jnp.arange(len(data.labels), dtype=jnp.int32)
-    shares = weights(spec, part, jnp.arange(spec.clients)) / part.sizes.astype(jnp.float32)
+    counts, shares = spec.task.weights(data.labels), weights(spec, part, jnp.arange(spec.clients))
+    if counts is None:
+        shares /= part.sizes.astype(jnp.float32)
     order = jnp.argsort(part.starts)
     owner = order[jnp.searchsorted(part.starts[order], positions, side="right") - 1]
     owned = (
         positions < part.starts[owner] + part.sizes[owner]
     )  # the others pad the shard of a device
-    return _fold(positions, jnp.where(owned, shares[owner], 0.0), block)
+    each = shares[owner]
+    if counts is not None:
+        counts = jnp.where(owned, counts, 0.0)
+        totals = jax.ops.segment_sum(counts, owner, spec.clients)
+        each *= counts / jnp.maximum(totals, 1)[owner]
+    return _fold(positions, jnp.where(owned, each, 0.0), block)
 
 
 def some_examples(examples: Examples, key: Array, count: int, block: int) -> Examples:

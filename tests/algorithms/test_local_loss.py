@@ -20,7 +20,7 @@ def test_with_the_servers_part_as_head_a_client_steps_as_in_splitfed(
     monkeypatch: pytest.MonkeyPatch, upload_every: int
 ) -> None:
     server_part = MODELS["mlp"].build(10, "none")[2:]
-    twin = ALGORITHMS["local_loss"]._replace(auxiliary=lambda options, classes: server_part)
+    twin = ALGORITHMS["local_loss"]._replace(auxiliary=lambda options, classes, tokens: server_part)
     monkeypatch.setitem(ALGORITHMS, "local_loss", twin)
     same = {"cut": "dense1", "aggregate_every": 3}
     e, state, run = setup(algorithm="local_loss", upload_every=upload_every, **same)

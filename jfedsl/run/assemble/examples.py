@@ -59,6 +59,7 @@ def subset_of(config: Config, dataset: Dataset) -> Dataset:
 
 def on_devices(config: Config, split: Split, slots: SlotLayout) -> TestSet:
     """The examples of a split in batches, spread over devices as far as batches can be shared."""
-    test = fold_test_set(split.images[:], split.labels, config.eval_batch_size)
+    inputs, size = split.images[:], config.eval_batch_size
+    test = fold_test_set(inputs, split.targets, size, split.byte_counts)
     placed: TestSet = put(slots.mesh, test, test_spec(test, slots))
     return placed

@@ -83,7 +83,7 @@ class Experiment(NamedTuple):
       initial: variables of the whole model before the first round.
       client_names: of each client that the data names; empty where clients have only numbers.
       label_counts: examples of each class that each client has, int `[C, classes]`; None where
-        targets are no classes.
+        the data has no classes.
       class_names: name of each class; empty where classes have only numbers.
       client_flops: of a client's products.
       scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
@@ -192,7 +192,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         # Nothing per client is left to say of other clients than were asked for.
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
     key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
-    initial = initial_of(config, model, cut, key, image, dataset)
+    initial, width = initial_of(config, model, cut, key, image, dataset)
     marks = fingerprint_of(config, whole, held, task, initial.frozen, model)
     if not config.pretrained and not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
@@ -200,8 +200,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     pruning = build_pruner(config, model, cut, initial, image.shape, adapters)
     slots = assign_slots(pruning.group_sizes, mesh)
     options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
-    auxiliary = algorithm.auxiliary(options, dataset.classes)
-    spec = spec_of(config, model, cut, initial, dataset.classes, task, pruning, slots, image)
+    auxiliary = algorithm.auxiliary(options, width, task.of_tokens)
+    spec = spec_of(config, model, cut, initial, width, task, pruning, slots, image)
     spec = with_frozen(spec, initial.frozen)
     rule = adapters and adapters.rule
     spec = spec._replace(options=options, auxiliary=auxiliary, adapters=rule)
@@ -214,7 +214,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     deployment = None if radio is None else radio.deployment
     order, where = partition.pack(shares, homes(spec), slots.devices)
     split = dataset.train.at(order)
-    images, labels = put(mesh, (split.images, split.labels), SHARDED)
+    images, labels = put(mesh, (split.images, split.targets), SHARDED)
     pixels, where, deployment, image, initial = put(
         mesh, (pixels, where, deployment, image, initial)
     )

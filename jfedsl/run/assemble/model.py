@@ -32,7 +32,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
     if checkpoint is not None:
         return pretrained_model(config, checkpoint, dataset)
     entry = MODELS[config.model]
-    model = entry.build(dataset.classes, config.norm)
+    model = entry.build(dataset.outputs, config.norm)
     if dataset.integer_inputs:
         model = (tokens.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
@@ -45,7 +45,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
 
 def initial_of(
     config: Config, model: Model, cut: int, key: Array, image: Array, dataset: Dataset
-) -> Variables:
+) -> tuple[Variables, int]:
     """Initial variables, if the model can take such inputs and its outputs suit the targets.
 
     Args:
@@ -55,6 +55,9 @@ def initial_of(
       key: run key.
       image: a sample input as the first layer is given it.
       dataset: all examples of the run.
+
+    Returns:
+      The variables, and the width of the outputs: how many classes, numbers or token ids.
 
     Raises:
       UserError: names the model or the batch size and what is wrong with it.
@@ -74,13 +77,30 @@ def initial_of(
         raise UserError(f"--pretrained={config.pretrained}: {error}") from error
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
-    if outputs.shape != (1, dataset.classes):
-        allowed = f"a model whose outputs have the shape [B, {dataset.classes}]"
-        reason = f"those of this one have {list(outputs.shape)}"
-        raise flag_error("model", config.model, allowed, reason=reason)
+    _check_outputs(config, model, outputs.shape, dataset)
     if jax.tree.leaves(initial.stats):
         _check_batches(config, model, cut, initial, image.shape)
-    return initial
+    return initial, outputs.shape[-1]
+
+
+def _check_outputs(config: Config, model: Model, shape: tuple[int, ...], dataset: Dataset) -> None:
+    """Refuses a model whose outputs `[1, ...]` are not those of the targets."""
+    width, reason = dataset.outputs, f"those of this one have {list(shape)}"
+    if dataset.token_ids is None:
+        suits, allowed = shape == (1, width), f"[B, {width}]"
+    else:
+        positions = dataset.train.images.shape[1]
+        suits = len(shape) == 3 and shape[1] == positions and shape[2] >= width
+        allowed = f"[B, {positions}, {width} or more] with --task={config.task}"
+    flag = "pretrained" if config.pretrained else "model"
+    if not suits:
+        allowed = f"a model whose outputs have the shape {allowed}"
+        raise flag_error(flag, getattr(config, flag), allowed, reason=reason)
+    if dataset.token_ids is not None and model[0].lengths is None:
+        allowed = "a model for padded sequences"
+        how = "models.tokens.padded(...) makes its first layer give them"
+        reason = f"--task={config.task} needs the lengths of texts; {how}"
+        raise flag_error(flag, getattr(config, flag), allowed, reason=reason)
 
 
 _AS_THEY_ARE = "a data set of from_arrays(..., normalise=False) leaves whole numbers as they are"

@@ -74,10 +74,11 @@ def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -
     Raises:
       UserError: the model has no such cut or projection, or does not suit the data or the task.
     """
-    architecture = _architecture(config, checkpoint)
+    predicts_tokens = dataset.token_ids is not None
+    architecture = _architecture(config, checkpoint, predicts_tokens)
     _check_projections(config, architecture)
     _check_data(config, architecture, dataset)
-    classes = None if config.task == "next_token" else dataset.classes
+    classes = None if predicts_tokens else dataset.classes
     adapters = adapters_of(config)
     read = checkpoint.read if checkpoint.names else None
 
@@ -114,14 +115,14 @@ def _client_adapters(
     return ClientAdapters(rule, ranks, side)
 
 
-def _architecture(config: Config, checkpoint: Checkpoint) -> Architecture:
+def _architecture(config: Config, checkpoint: Checkpoint, predicts_tokens: bool) -> Architecture:
     try:
         made = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
     except KeyError as error:
         raise UserError(f"--pretrained={config.pretrained}: config.json lacks {error}") from error
     except ValueError as error:
         raise UserError(f"--pretrained={config.pretrained}: {error}") from error
-    if config.task == "next_token" and made.logits is None:
+    if predicts_tokens and made.logits is None:
         allowed = f"classification with an encoder of {checkpoint.architecture}'s kind"
         raise flag_error("task", config.task, allowed)
     return made

@@ -9,7 +9,7 @@ import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.data.datasets import Dataset, Split
-from jfedsl.engine.task import LOSSES, METRICS, TASKS, OfExamples, Task, default_task
+from jfedsl.engine.task import LOSSES, METRICS, NO_TOKEN, TASKS, OfExamples, Task, default_task
 from jfedsl.errors import flag_error, one_line
 
 
@@ -22,16 +22,22 @@ def task_of(config: Config, dataset: Dataset) -> Task:
     """
     name = config.task or default_task(dataset.of_classes)
     task = TASKS[name]
-    if task.of_classes and not dataset.of_classes:
+    if task.of_tokens:
+        _check_tokens(config, dataset)
+    elif task.of_classes and not dataset.of_classes:
         reason = "targets of the data set are real numbers"
         raise flag_error("task", name, _suited(of_classes=False), reason=reason)
-    if not task.of_classes and _has_texts(dataset):
+    elif not task.of_classes and _has_texts(dataset):
         reason = "labels of the data set are texts"
         raise flag_error("task", name, _suited(of_classes=True), reason=reason)
     if config.loss is not None:
         task = task._replace(loss=LOSSES[config.loss])
     if config.metric is not None:
         task = task._replace(metric=METRICS[config.metric])
+    splits = dataset.train, dataset.test
+    if task.metric.by_bytes and any(split.byte_counts is None for split in splits):
+        reason = f"--dataset={config.dataset} does not say how many bytes of text tokens stand for"
+        raise flag_error("metric", task.metric.name, "another metric", reason=reason)
     width = _width(task, dataset)
     cause = f"--task={name}"
     _check("loss" if config.loss else "task", config.loss or name, task.loss, task, width, cause)
@@ -46,6 +52,22 @@ def task_of(config: Config, dataset: Dataset) -> Task:
     return task
 
 
+def _check_tokens(config: Config, dataset: Dataset) -> None:
+    """Refuses inputs that are no token ids, of which the next ones could be predicted."""
+    allowed = f"one of {', '.join(name for name, task in TASKS.items() if not task.of_tokens)}"
+    for name, split in (("training", dataset.train), ("test", dataset.test)):
+        ids = split.images
+        reason = ""
+        if not dataset.integer_inputs or ids.ndim != 2:
+            reason = f"inputs of --dataset={config.dataset} are no token ids [T]"
+        elif (ids < NO_TOKEN).any() or ((ids[:, :-1] == NO_TOKEN) & (ids[:, 1:] >= 0)).any():
+            reason = f"{name} inputs need ids from 0, and -1 only as padding at their ends"
+        elif not (ids[:, 1:] >= 0).any():
+            reason = f"no {name} example has two tokens, of which the second is predicted"
+        if reason:
+            raise flag_error("task", config.task, allowed, reason=reason)
+
+
 def _has_texts(dataset: Dataset) -> bool:
     """Whether labels are texts, which stand for no numbers."""
     return dataset.class_values is not None and dataset.class_values.dtype.kind == "U"
@@ -53,7 +75,8 @@ def _has_texts(dataset: Dataset) -> bool:
 
 def _suited(of_classes: bool) -> str:
     """The tasks of classes, or those of real numbers, as an error names them."""
-    names = (name for name, task in TASKS.items() if task.of_classes == of_classes)
+    kinds = {name: task for name, task in TASKS.items() if not task.of_tokens}
+    names = (name for name, task in kinds.items() if task.of_classes == of_classes)
     return f"one of {', '.join(names)}"
 
 
@@ -63,9 +86,18 @@ def _width(task: Task, dataset: Dataset) -> int:
 
 
 def with_targets(dataset: Dataset, task: Task) -> Dataset:
-    """The data set with targets as the task needs them: int32 `[N]`, or float32 `[N, D]`."""
+    """The data set with targets as the task needs them.
+
+    Classes stay int32 `[N]`; real numbers become float32 `[N, D]`. Next tokens are added to
+    labels, which partitions go by: of each token the next one, int32 `[N, T]`, and -1 where there
+    is none.
+    """
     if task.of_classes:
         return dataset
+    if task.of_tokens:
+        splits = _with_next_ids(dataset.train), _with_next_ids(dataset.test)
+        largest = max(int(split.images.max()) for split in splits)
+        return dataset._replace(train=splits[0], test=splits[1], token_ids=largest + 1)
 
     values = dataset.class_values
 
@@ -82,14 +114,25 @@ def with_targets(dataset: Dataset, task: Task) -> Dataset:
     )
 
 
+def _with_next_ids(split: Split) -> Split:
+    none = np.full((len(split.images), 1), NO_TOKEN, np.int32)
+    following = np.concatenate([split.images[:, 1:], none], axis=1, dtype=np.int32)
+    return split._replace(next_ids=following)
+
+
 def _check(flag: str, name: str, function: OfExamples, task: Task, width: int, cause: str) -> None:
     """Refuses a function that does not make one float32 of each example, by shapes alone."""
     examples = width + 1  # so that no axis passes for another
     outputs = jax.ShapeDtypeStruct((examples, width), jnp.float32)
     targets: Any = jax.ShapeDtypeStruct((examples, width), jnp.float32)
     kind = f"float32 [B, {width}]"
+    shape = f"[B, {width}]"
     if task.of_classes:
         targets, kind = jax.ShapeDtypeStruct((examples,), jnp.int32), "int32 [B]"
+    if task.of_tokens:
+        outputs = jax.ShapeDtypeStruct((examples, examples + 1, width), jnp.float32)
+        targets = jax.ShapeDtypeStruct(outputs.shape[:2], jnp.int32)
+        shape, kind = "[B, T, V]", "int32 [B, T]"
     try:
         made = jax.eval_shape(function, outputs, targets)
         what = f"makes {made.dtype} {list(made.shape)} of {examples} examples"
@@ -98,7 +141,7 @@ def _check(flag: str, name: str, function: OfExamples, task: Task, width: int, c
         what = f"fails: {type(error).__name__}: {one_line(str(error), _MOST_REASON)}"
         suits = False
     if not suits:
-        makes = f"float32 [B] of outputs float32 [B, {width}] and targets {kind}"
+        makes = f"float32 [B] of outputs float32 {shape} and targets {kind}"
         allowed = f"one that makes {makes} with {cause}"
         raise flag_error(flag, name, allowed, reason=f"this one {what}")
 

@@ -4,6 +4,7 @@ from jfedsl.config import Config
 from jfedsl.data.arrays import ArrayError
 from jfedsl.data.datasets import Dataset
 from jfedsl.data.text.tokens import tokenized
+from jfedsl.engine.task import TASKS
 from jfedsl.errors import UserError
 from jfedsl.files.paths import local
 from jfedsl.models.pretrained.checkpoint import Checkpoint
@@ -30,7 +31,8 @@ def with_tokens(config: Config, dataset: Dataset, checkpoint: Checkpoint | None)
     if checkpoint.tokenizer is None:
         place = f"--pretrained={config.pretrained}"
         raise UserError(f"{place} has no tokenizer.json, and {name} holds texts")
-    folder, chunks = local("data_dir", config.data_dir) / _FOLDER, config.task == "next_token"
+    folder = local("data_dir", config.data_dir) / _FOLDER
+    chunks = config.task is not None and TASKS[config.task].of_tokens
     try:
         return tokenized(dataset, checkpoint.tokenizer, config.tokens, folder, chunks)
     except ArrayError as error:

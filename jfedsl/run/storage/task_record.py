@@ -15,14 +15,16 @@ class TaskRecord(NamedTuple):
     Attributes:
       metric: name of the measure of success.
       higher_is_better: whether a greater value of it is a better one.
-      of_classes: whether targets are classes.
+      of_classes: whether targets are the classes of examples.
       split: the examples that it is judged on: test, or validation where some are held out.
+      of_tokens: whether the next tokens of examples are predicted.
     """
 
     metric: str
     higher_is_better: bool
     of_classes: bool
     split: str = "test"
+    of_tokens: bool = False
 
     @property
     def label(self) -> str:
@@ -67,8 +69,9 @@ class TaskRecord(NamedTuple):
 
     @property
     def stored(self) -> dict[str, Any]:
-        """As files have it: the split only where it is not the test set, as in earlier builds."""
-        return {k: v for k, v in self._asdict().items() if (k, v) != ("split", "test")}
+        """As files have it: without defaults, as in earlier builds."""
+        defaults = self._field_defaults
+        return {k: v for k, v in self._asdict().items() if v != defaults.get(k)}
 
     def row_of(self, result: Evaluation) -> Row:
         """The columns of a round that is evaluated, from the evaluation on the host."""
@@ -101,7 +104,8 @@ CLASSIFICATION = TaskRecord("accuracy", higher_is_better=True, of_classes=True)
 
 def record_of(task: Task, split: str = "test") -> TaskRecord:
     """What files say of a task that is judged on a split."""
-    return TaskRecord(task.metric.name, task.metric.higher_is_better, task.of_classes, split)
+    metric = task.metric
+    return TaskRecord(metric.name, metric.higher_is_better, task.of_classes, split, task.of_tokens)
 
 
 def read_record(summary: Mapping[str, Any]) -> TaskRecord:
