@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import sequences
 from helpers import assert_close, assert_equal, plain, setup, slow
+from models.transformers import reference
 from next_tokens import bytes_of, cross_entropies
 
+from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.batch import next_batch
 from jfedsl.engine.state import weights
@@ -206,6 +208,22 @@ def test_a_run_logs_resumes_and_answers(tmp_path: Path) -> None:
         right = load(tmp_path / folder).predict(ids)[:, :-1] == following
         accuracy = right[following >= 0].mean()
         assert joined["token_accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_decoders_give_logits_of_their_whole_vocabulary(kind: str) -> None:
+    folder = str(reference.GOLDEN / kind)
+    changes = {"pretrained": folder, "adapter": "lora(rank=2)", "model": Config.model}
+    experiment, state, run = setup(**settings(norm=Config.norm, **changes))
+    state, record = run(state)
+    assert experiment.spec.classes == 30 > next_tokens.IDS and (record.losses > 0).all()
+    result = experiment.evaluate()(experiment.data, state, experiment.test)
+    model = layers.with_frozen(experiment.spec.model, experiment.data.frozen)
+    params, ids = state.aggregator.params + state.server.params, DATA.test.images
+    logits, _ = layers.apply(model, params, ({},) * len(params), jnp.asarray(ids), False)
+    sums, counts = cross_entropies(logits, ids)
+    np.testing.assert_allclose(result.metric, np.exp(sums.sum() / counts.sum()), rtol=1e-4)
 
 
 def _unpadded(ids: int, norm: str) -> layers.Model:
