@@ -29,7 +29,7 @@ class Evaluation(struct.PyTreeNode):
 
     Attributes:
       loss: of the task, under the masks; the activation passes the cut as it is.
-      metric: of the task, likewise; `Metric.of_mean` is applied to the mean over all that is tested.
+      metric: of the task, likewise; what `Metric.of_mean` makes of the mean.
       metric_dense: without masks.
       metric_deployed: under the masks, the activation passing its compressors in their
         deterministic form, one example a message: what the split model does in use.
