@@ -14,12 +14,13 @@ import next_tokens
 import numpy as np
 import pytest
 import sequences
+import tokenizers_made
 from helpers import assert_close, assert_equal, plain, setup, slow
 from models.transformers import reference
 from next_tokens import bytes_of, cross_entropies
 
 from jfedsl.config import Config
-from jfedsl.data.datasets import DATASETS, from_arrays
+from jfedsl.data.datasets import DATASETS, from_arrays, from_texts
 from jfedsl.engine.batch import next_batch
 from jfedsl.engine.state import weights
 from jfedsl.engine.traffic import uncompressed_bytes
@@ -224,6 +225,24 @@ def test_decoders_give_logits_of_their_whole_vocabulary(kind: str) -> None:
     logits, _ = layers.apply(model, params, ({},) * len(params), jnp.asarray(ids), False)
     sums, counts = cross_entropies(logits, ids)
     np.testing.assert_allclose(result.metric, np.exp(sums.sum() / counts.sum()), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_text_of_bytes_has_as_many_tokens_as_bytes(tmp_path: Path) -> None:
+    sizes = json.loads((reference.GOLDEN / "gpt2" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"vocab_size": 256}))
+    (tmp_path / "tokenizer.json").write_text(tokenizers_made.bytewise())
+    texts = [f"text {n}" + " more" * (n % 4) for n in range(40)]
+    split = texts, [n % 2 for n in range(40)]
+    DATASETS["texts"] = lambda _: from_texts(split, split)
+    folder = {"pretrained": str(tmp_path), "data_dir": str(tmp_path), "tokens": 6}
+    names = {"dataset": "texts", "metric": "bits_per_byte", "model": Config.model}
+    experiment, state, run = setup(**settings(norm=Config.norm, **folder) | names)
+    state, _ = run(state)
+    tested = experiment.evaluate()(experiment.data, state, experiment.test)
+    np.testing.assert_allclose(tested.metric, tested.loss / np.log(2), rtol=1e-5)
+    counts = np.asarray(experiment.test.byte_counts)
+    assert counts.sum() == sum(len(text) - len(range(0, len(text), 6)) for text in texts)
 
 
 def _unpadded(ids: int, norm: str) -> layers.Model:
