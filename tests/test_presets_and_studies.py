@@ -4,21 +4,25 @@ import re
 from pathlib import Path
 
 import pytest
+import stand_ins
 from helpers import given, parse, script, slow
 
+from jfedsl.data.datasets import DATASETS
 from jfedsl.errors import UserError
 from jfedsl.run.storage import metrics
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
+NOT_MEASURED = {"cifar10_vgg19", "debian_minilm", "smollm2_text", "vit_fashion"}
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_open_with_their_command_and_what_it_gives(preset):
     first, *rest = preset.read_text().splitlines()
-    assert first == f"# python experiments/train.py --flagfile=experiments/presets/{preset.name}"
+    command = f"# python experiments/train.py --flagfile=experiments/presets/{preset.name}"
+    assert first.removesuffix(" --pretrained=FOLDER") == command
     comment = " ".join(line.removeprefix("# ") for line in rest if line.startswith("#"))
-    if preset.stem == "cifar10_vgg19":
+    if preset.stem in NOT_MEASURED:
         assert "Accuracy and minutes are not measured" in comment
         return
     pattern = r"accuracy 0\.\d+ \((0\.\d+) to 0\.\d+ over seeds 0, 1, 2\); .*?(\d+) (s|min) on"
@@ -26,20 +30,30 @@ def test_presets_open_with_their_command_and_what_it_gives(preset):
     assert match, comment
     if preset.stem == "fashion_mnist_cnn":
         assert float(match[1]) >= 0.88 and int(match[2]) <= 10 and match[3] == "min"
+    if preset.stem == "bbc_minilm":
+        assert float(match[1]) >= 0.95 and int(match[2]) <= 5 and match[3] == "min"
 
 
 # The others take long to compile; CI runs fashion_mnist_cnn as a command.
 QUICK = {"digits_uncompressed"}
 MARKED = [path if path.stem in QUICK else slow(path) for path in PRESETS]
+# Kinds of the tiny models that take the places of pretrained ones.
+KINDS = {"bbc_minilm": "bert", "debian_minilm": "bert", "smollm2_text": "llama"}
+KINDS |= {"vit_fashion": "vit"}
 
 
-@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.usefixtures("standard_promotion", "tables")
 @pytest.mark.parametrize("preset", MARKED, ids=[path.stem for path in PRESETS])
 def test_presets_run(preset, tmp_path, generated):
     few = [
         "--rounds=2", "--local_steps=1", "--batch_size=2", "--aggregate_every=1", "--eval_every=2",
         "--progress=none", f"--workdir={tmp_path / 'run'}", f"--data_dir={generated}",
     ]  # fmt: skip
+    if preset.stem in KINDS:
+        DATASETS.update(bbc_news=stand_ins.texts, debian_packages=stand_ins.texts)
+        (tmp_path / "model").mkdir()
+        place = stand_ins.write_model(tmp_path / "model", KINDS[preset.stem])
+        few += [f"--pretrained={place}", "--tokens=6", "--cut=block1"]
     script("train").main(parse([f"--flagfile={preset}", *few]))
     rows = metrics.read(tmp_path / "run" / "metrics.csv")
     assert [row["round"] for row in rows] == [1, 2]
