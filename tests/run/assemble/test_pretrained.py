@@ -5,19 +5,27 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close, plain, setup, slow
 from models.transformers import reference
 
+from jfedsl.compression import packing
+from jfedsl.compression.message import Message, kept_only
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.averaging import joined
+from jfedsl.engine.batch import next_batch
+from jfedsl.engine.client_step import forward_one
+from jfedsl.engine.transmit import send_smashed
 from jfedsl.errors import UserError
+from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.run.assemble import build
 from jfedsl.run.evaluate import evaluate_run
 from jfedsl.run.training import train
@@ -185,3 +193,39 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_counted_bytes_are_those_of_the_real_messages() -> None:
+    """With padding, lengths, classes, dropout and quantizers, and adapters of different ranks."""
+    compressed = {"smashed": "dropout(0.3)|uniform(4)", "cut_gradient": "uniform(8)"}
+    ranks = {"client_adapter": "lora([1,2])", "aggregate_every": 1}
+    experiment, state, run = setup(**settings(**compressed, **ranks))
+    spec, data, key = experiment.spec, experiment.data, experiment.key
+    batch = next_batch(spec, data, key, state.clients.number, state.clients.batches_seen)
+    exchange_key = fold(key, Purpose.EXCHANGE, 0, 0)
+    _, record = run(state)
+    for position, number in enumerate(np.asarray(state.clients.number)):
+        client = jax.tree.map(lambda x, n=position: x[n], state.clients)
+        inputs, lengths = batch.inputs[position], batch.lengths[position]
+        activation = forward_one(
+            spec, spec.pruner.forwards[position], client, inputs, exchange_key
+        )[0]
+        _, message, _ = jax.jit(partial(send_smashed, spec))(
+            client, activation, fold(exchange_key, number), lengths
+        )
+        beside = [
+            packing.labels_field(np.asarray(batch.labels[position]), spec.classes),
+            packing.labels_field(np.asarray(lengths), POSITIONS + 1),
+        ]
+        assert len(packing.pack([message], beside)) == record.sent["smashed_up"][0, position]
+        gradient = kept_only(jnp.ones(activation.shape), message.kept)
+        answer = spec.compressors["cut_gradient"](number).send(
+            client.compressor_states["cut_gradient"],
+            fold(exchange_key, number, Stage.CUT_GRADIENT),
+            gradient,
+        )[1]
+        assert len(packing.pack([answer])) == record.sent["cut_gradient_down"][0, position]
+        kept = spec.pruner.kept(client.masks).params
+        model = jax.tree.map(kept_only, client.params, kept)
+        messages = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, Message))
+        assert len(packing.pack(messages)) == record.sent["model_up"][position]
