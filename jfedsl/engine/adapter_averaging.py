@@ -78,15 +78,19 @@ def stacked(factors: Factors, weights: Array) -> Factors:
 def decomposed(factors: Factors) -> tuple[Array, Array, Array]:
     """The singular value decomposition of a product, U `[in, k]`, S `[k]` and V `[k, out]`.
 
-    Where the inner size is the smallest, of a small matrix between two orthogonal ones.
+    Where the inner size is the smallest, of a small matrix between two orthogonal ones. The largest
+    entry of each column of U is positive, so that rounding does not choose the signs.
     """
     a, b = factors
     if a.shape[1] >= min(a.shape[0], b.shape[1]):
         u, s, v = jnp.linalg.svd(a @ b, full_matrices=False)
-        return u, s, v
-    (q_a, r_a), (q_b, r_b) = jnp.linalg.qr(a), jnp.linalg.qr(b.T)
-    u, s, v = jnp.linalg.svd(r_a @ r_b.T, full_matrices=False)
-    return q_a @ u, s, v @ q_b.T
+    else:
+        (q_a, r_a), (q_b, r_b) = jnp.linalg.qr(a), jnp.linalg.qr(b.T)
+        u, s, v = jnp.linalg.svd(r_a @ r_b.T, full_matrices=False)
+        u, v = q_a @ u, v @ q_b.T
+    largest = jnp.argmax(jnp.abs(u), axis=0)
+    signs = jnp.where(u[largest, jnp.arange(s.size)] < 0, -1.0, 1.0)
+    return u * signs[None], s, v * signs[:, None]
 
 
 def truncated(factors: Factors, before: Factors) -> Factors:
