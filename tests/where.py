@@ -15,6 +15,7 @@ ELSEWHERE = {
     "commands/compression_study": "test_presets_and_studies",
     "commands/doctor": "commands/test_checks",
     "commands/evaluate": "test_experiments",
+    "commands/finetuning_study": "test_presets_and_studies",
     "commands/latency_study": "test_presets_and_studies",
     "commands/measure_constants": "run/test_convergence",
     "commands/of_run": "test_experiments",

@@ -40,6 +40,7 @@ COMMANDS = {
 STUDIES = {
     "bound": Command("bound_study", "The convergence bound beside measured gradient norms."),
     "compression": Command("compression_study", "Compressors of the cut at equal bytes."),
+    "finetuning": Command("finetuning_study", "Ways to fine-tune a pretrained transformer."),
     "latency": Command("latency_study", "Accuracy beside simulated seconds and joules."),
     "paper": Command("paper_study", "Pruning, bits, dropout, cut, period, ablation, rivals."),
     "pruning": Command("pruning_study", "Prune rates, of weights and of channels."),

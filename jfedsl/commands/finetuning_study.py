@@ -1,0 +1,84 @@
+"""Compares accuracy with bytes and simulated seconds of ways to fine-tune a pretrained transformer.
+
+jfedsl study finetuning --preset=finetuning
+
+All weights or adapters of several ranks, frozen clients, compressors at the cut, cuts, averages of
+adapters, and rivals without a cut; some of them on other partitions. Writes a table and a figure
+into --workdir. The same command resumes an interrupted study.
+"""
+
+from absl import flags
+
+from jfedsl.config import Config
+from jfedsl.errors import flag_error
+from jfedsl.run.script import run
+from jfedsl.run.storage.metrics import STREAMS
+from jfedsl.studies.axes import MEGABYTES, SECONDS
+from jfedsl.studies.columns import Column, megabytes, simulated
+from jfedsl.studies.study import Changes, conduct, seeds_of
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of its own."""
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.", values)
+
+
+_RESET: Changes = {"client_optimizer_state": "reset"}
+_LIGHT: Changes = {"smashed": "dropout(0.2)|uniform(4)", "cut_gradient": "uniform(4)"}
+_METHODS: dict[str, Changes] = {
+    "LoRA 8": {},
+    "frozen clients": {"client_adapter": "none"},
+    "LoRA 8, light": _LIGHT,
+    "FedAvg": {"algorithm": "fedavg", "cut": None},
+}
+_PARTITIONS: dict[str, Changes] = {
+    "IID": {"partition": "iid", "dirichlet_alpha": Config.dirichlet_alpha},
+    "Dirichlet 0.1": {"partition": "dirichlet", "dirichlet_alpha": 0.1},
+}
+SETTINGS: dict[str, Changes] = {
+    "all weights": {"adapter": "full"},
+    **{f"LoRA {rank}": {"adapter": f"lora(rank={rank})"} for rank in (1, 2, 4, 8, 16)},
+    "LoRA 2 to 8, factors": {"client_adapter": "lora(rank=2-8)"},
+    "LoRA 2 to 8, svd": {
+        "client_adapter": "lora(rank=2-8)", "adapter_averaging": "svd", **_RESET,
+    },
+    "LoRA 2 to 8, stacked": {
+        "client_adapter": "lora(rank=2-8)", "adapter_averaging": "stack", **_RESET,
+    },
+    "LoRA 8, fixed A": {"adapter_averaging": "freeze"},
+    "frozen clients": _METHODS["frozen clients"],
+    "8 bit": {"smashed": "uniform(8)", "cut_gradient": "uniform(8)"},
+    "4 bit": {"smashed": "uniform(4)", "cut_gradient": "uniform(4)"},
+    "dropout 0.5": {"smashed": "dropout(0.5)"},
+    "LoRA 8, light": _LIGHT,
+    "frozen clients, 4 bit": {"client_adapter": "none", "smashed": "uniform(4)"},
+    **{f"cut after block {n}": {"cut": f"block{n}"} for n in (1, 3, 4, 5)},
+    "FedAvg": _METHODS["FedAvg"],
+    "centralized": {"algorithm": "centralized", "cut": None},
+    **{
+        f"{name}, {partition}": {**changes, **of_partition}
+        for partition, of_partition in _PARTITIONS.items()
+        for name, changes in _METHODS.items()
+    },
+}  # fmt: skip
+COLUMNS: dict[str, Column] = {
+    "MB sent": megabytes(*STREAMS),
+    "MB at the cut": megabytes("smashed_up", "cut_gradient_down"),
+    "seconds": simulated("seconds"),
+    "seconds to target": simulated("seconds_to_target"),
+    "joules": simulated("energy_joules"),
+}
+
+
+def main(config: Config, given: flags.FlagValues) -> None:
+    """Trains all settings and prints the table."""
+    if not config.pretrained:
+        raise flag_error("pretrained", "", "a pretrained model")
+    if config.network == "none":
+        raise flag_error("network", "none", "a network", reason="without one nothing takes time")
+    conduct(config, SETTINGS, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS))
+
+
+def start() -> None:
+    """Runs it on the command line."""
+    run(lambda config: main(config, flags.FLAGS), False, define, __doc__)
