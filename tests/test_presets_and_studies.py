@@ -1,5 +1,6 @@
 """Presets and studies: they say what they give, and run."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import stand_ins
 from helpers import given, parse, script, slow
 
+from jfedsl.config.canonical import canonical
 from jfedsl.data.datasets import DATASETS
 from jfedsl.errors import UserError
 from jfedsl.run.storage import metrics
@@ -82,6 +84,39 @@ def test_studies_compare_their_settings(name, setting, tmp_path, generated, caps
     study.main(config, given(study, "--seeds=3"))
     assert f"| {setting} | 0." in capsys.readouterr().out
     assert len(list((tmp_path / "study").glob("*/seed_3/summary.json"))) == 1
+
+
+@pytest.mark.usefixtures("standard_promotion", "tables")
+def test_the_settings_of_the_study_of_fine_tuning_all_make_a_config(tmp_path):
+    DATASETS.update(bbc_news=stand_ins.texts)
+    study, config = script("finetuning_study"), finetuning(tmp_path)
+    with pytest.raises(UserError, match="--network"):
+        study.main(dataclasses.replace(config, network="none"), given(study, "--seeds=3"))
+    made = [canonical(dataclasses.replace(config, **c)) for c in study.SETTINGS.values()]
+    assert len({tuple(sorted(values.items())) for values in made}) == len(made)  # no two the same
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion", "tables")
+def test_the_study_of_fine_tuning_compares_ranks(tmp_path, capsys, monkeypatch):
+    DATASETS.update(bbc_news=stand_ins.texts)
+    study, config = script("finetuning_study"), finetuning(tmp_path)
+    name = "LoRA 2 to 8, stacked"
+    monkeypatch.setattr(study, "SETTINGS", {name: study.SETTINGS[name]})
+    study.main(config, given(study, "--seeds=3"))
+    assert f"| {name} | 0." in capsys.readouterr().out
+
+
+def finetuning(folder):
+    """The config of the study of fine-tuning, with a tiny model and few exchanges."""
+    preset = ROOT / "experiments" / "studies" / "finetuning.flags"
+    first = f"# python experiments/finetuning_study.py --flagfile={preset.relative_to(ROOT)}"
+    assert preset.read_text().splitlines()[0] == first
+    (folder / "model").mkdir()
+    place = stand_ins.write_model(folder / "model", "bert")
+    few = [f"--pretrained={place}", "--tokens=6", "--cut=block1", "--rounds=1", "--local_steps=1"]
+    few += ["--progress=none", f"--workdir={folder / 'study'}", f"--data_dir={folder}"]
+    return parse([f"--flagfile={preset}", *few])
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -54,7 +54,7 @@ SETTINGS: dict[str, Changes] = {
     "frozen clients, 4 bit": {"client_adapter": "none", "smashed": "uniform(4)"},
     **{f"cut after block {n}": {"cut": f"block{n}"} for n in (1, 3, 4, 5)},
     "FedAvg": _METHODS["FedAvg"],
-    "centralized": {"algorithm": "centralized", "cut": None},
+    "centralized": {"algorithm": "centralized", "cut": None, "device_classes": ""},
     **{
         f"{name}, {partition}": {**changes, **of_partition}
         for partition, of_partition in _PARTITIONS.items()
