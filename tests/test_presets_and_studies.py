@@ -92,7 +92,9 @@ def test_the_settings_of_the_study_of_fine_tuning_all_make_a_config(tmp_path):
     study, config = script("finetuning_study"), finetuning(tmp_path)
     with pytest.raises(UserError, match="--network"):
         study.main(dataclasses.replace(config, network="none"), given(study, "--seeds=3"))
-    made = [canonical(dataclasses.replace(config, **c)) for c in study.SETTINGS.values()]
+    rivals = [study._rival("fedavg"), study._rival("centralized")]
+    every = [*study.SETTINGS.values(), *rivals]
+    made = [canonical(dataclasses.replace(config, **changes)) for changes in every]
     assert len({tuple(sorted(values.items())) for values in made}) == len(made)  # no two the same
 
 
@@ -114,8 +116,8 @@ def finetuning(folder):
     assert preset.read_text().splitlines()[0] == first
     (folder / "model").mkdir()
     place = stand_ins.write_model(folder / "model", "bert")
-    few = [f"--pretrained={place}", "--tokens=6", "--cut=block1", "--rounds=1", "--local_steps=1"]
-    few += ["--progress=none", f"--workdir={folder / 'study'}", f"--data_dir={folder}"]
+    few = [f"--pretrained={place}", "--tokens=6", "--cut=block2", "--rounds=1", "--local_steps=1"]
+    few += ["--rivals=", "--progress=none", f"--workdir={folder / 'study'}", f"--data_dir={folder}"]
     return parse([f"--flagfile={preset}", *few])
 
 

@@ -9,7 +9,10 @@ into --workdir. The same command resumes an interrupted study.
 
 from absl import flags
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
+from jfedsl.config.allowed import OneOf
+from jfedsl.config.checks import MUST_APPLY
 from jfedsl.errors import flag_error
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
@@ -21,6 +24,7 @@ from jfedsl.studies.study import Changes, conduct, seeds_of
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of its own."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.", values)
+    flags.DEFINE_list("rivals", [], "Algorithms without a cut to compare with.", values)
 
 
 _RESET: Changes = {"client_optimizer_state": "reset"}
@@ -29,7 +33,6 @@ _METHODS: dict[str, Changes] = {
     "LoRA 8": {},
     "frozen clients": {"client_adapter": "none"},
     "LoRA 8, light": _LIGHT,
-    "FedAvg": {"algorithm": "fedavg", "cut": None},
 }
 _PARTITIONS: dict[str, Changes] = {
     "IID": {"partition": "iid", "dirichlet_alpha": Config.dirichlet_alpha},
@@ -53,14 +56,22 @@ SETTINGS: dict[str, Changes] = {
     "LoRA 8, light": _LIGHT,
     "frozen clients, 4 bit": {"client_adapter": "none", "smashed": "uniform(4)"},
     **{f"cut after block {n}": {"cut": f"block{n}"} for n in (1, 3, 4, 5)},
-    "FedAvg": _METHODS["FedAvg"],
-    "centralized": {"algorithm": "centralized", "cut": None, "device_classes": ""},
     **{
         f"{name}, {partition}": {**changes, **of_partition}
         for partition, of_partition in _PARTITIONS.items()
         for name, changes in _METHODS.items()
     },
 }  # fmt: skip
+
+
+def _rival(name: str) -> Changes:
+    """An algorithm, without the settings that it refuses."""
+    if name not in ALGORITHMS:
+        raise flag_error("rivals", name, OneOf(ALGORITHMS).text, ALGORITHMS)
+    refused = [flag for flag in MUST_APPLY if flag not in ALGORITHMS[name].uses]
+    return {"algorithm": name, **{flag: getattr(Config, flag) for flag in refused}}
+
+
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "MB at the cut": megabytes("smashed_up", "cut_gradient_down"),
@@ -76,7 +87,11 @@ def main(config: Config, given: flags.FlagValues) -> None:
         raise flag_error("pretrained", "", "a pretrained model")
     if config.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
-    conduct(config, SETTINGS, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS))
+    rivals = {name: _rival(name) for name in given.rivals}
+    settings = SETTINGS | rivals
+    for partition, of_partition in _PARTITIONS.items():
+        settings |= {f"{name}, {partition}": {**c, **of_partition} for name, c in rivals.items()}
+    conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS))
 
 
 def start() -> None:
