@@ -105,7 +105,7 @@ def test_the_study_of_fine_tuning_compares_ranks(tmp_path, capsys, monkeypatch):
     study, config = script("finetuning_study"), finetuning(tmp_path)
     name = "LoRA 2 to 8, stacked"
     monkeypatch.setattr(study, "SETTINGS", {name: study.SETTINGS[name]})
-    study.main(config, given(study, "--seeds=3"))
+    study.main(config, given(study, "--seeds=3", "--rivals="))
     assert f"| {name} | 0." in capsys.readouterr().out
 
 
@@ -117,7 +117,7 @@ def finetuning(folder):
     (folder / "model").mkdir()
     place = stand_ins.write_model(folder / "model", "bert")
     few = [f"--pretrained={place}", "--tokens=6", "--cut=block2", "--rounds=1", "--local_steps=1"]
-    few += ["--rivals=", "--progress=none", f"--workdir={folder / 'study'}", f"--data_dir={folder}"]
+    few += ["--progress=none", f"--workdir={folder / 'study'}", f"--data_dir={folder}"]
     return parse([f"--flagfile={preset}", *few])
 
 

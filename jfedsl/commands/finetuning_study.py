@@ -24,7 +24,8 @@ from jfedsl.studies.study import Changes, conduct, seeds_of
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of its own."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.", values)
-    flags.DEFINE_list("rivals", [], "Algorithms without a cut to compare with.", values)
+    rivals = "fedavg,centralized"
+    flags.DEFINE_list("rivals", rivals, "Algorithms without a cut to compare with.", values)
 
 
 _RESET: Changes = {"client_optimizer_state": "reset"}

@@ -62,7 +62,7 @@ on=('q', 'v'), norms=False, spread='even')
     spread = arguments["spread"]
     if spread not in SPREADS or (spread != SPREADS[0] and not ranks.is_range):
         return None
-    alpha = per_client.parse(arguments["alpha"] or str(2 * max(ranks.values)))
+    alpha = per_client.parse(arguments["alpha"] or str(2 * max(1.0, *ranks.values)))
     if alpha is None or len(alpha.values) != 1 or not 0 < alpha.values[0] < float("inf"):
         return None
     return AdapterText("lora", ranks, alpha.values[0], on, norms, spread)

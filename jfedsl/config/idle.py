@@ -82,7 +82,9 @@ def _of_finetuning(config: Any) -> dict[str, str]:
     if not config.pretrained:
         names = (field.name for field in dataclasses.fields(FinetuneFields))
         return {name: "without --pretrained" for name in names if name != "pretrained"}
-    reasons = dict.fromkeys(("model", "norm", "batch_norm_statistics"), "with --pretrained")
+    # The products of a transformer's layers are not those of Flax's modules, which int8 replaces.
+    unused = ("model", "norm", "batch_norm_statistics", "client_backward")
+    reasons = dict.fromkeys(unused, "with --pretrained")
     adapter = config.adapter if config.client_adapter is None else config.client_adapter
     if not adapter.strip().startswith("lora"):
         reasons["adapter_averaging"] = "where clients have no lora(...)"

@@ -57,9 +57,7 @@ def test_in_training_the_key_is_that_of_client_and_batch(monkeypatch: pytest.Mon
         jax.debug.callback(lambda data: keys.append(tuple(data)), jax.random.key_data(key))
         return crop_flip(key, images)
 
-    monkeypatch.setattr(
-        "jfedsl.run.assemble.experiment.AUGMENTATIONS", {"none": None, "crop_flip": spy}
-    )
+    monkeypatch.setattr("jfedsl.run.assemble.spec.AUGMENTATIONS", {"none": None, "crop_flip": spy})
     experiment, state, run = setup(augment="crop_flip", clients=3, local_steps=2)
     for _ in range(2):
         state, _ = run(state)

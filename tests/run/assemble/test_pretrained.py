@@ -19,6 +19,7 @@ from models.transformers import reference
 from jfedsl.compression import packing
 from jfedsl.compression.message import Message, kept_only
 from jfedsl.config import Config
+from jfedsl.config.adapters import parse
 from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.averaging import joined
 from jfedsl.engine.batch import next_batch
@@ -158,6 +159,9 @@ def test_settings_without_effect_are_refused() -> None:
     given = Config(pretrained=str(reference.GOLDEN / "bert"), model="mlp")
     with pytest.raises(UserError, match="--model=mlp has no effect with --pretrained"):
         refuse_idle([given])
+    with pytest.raises(UserError, match="--client_backward=int8 has no effect with --pretrained"):
+        refuse_idle([dataclasses.replace(given, model="cnn", client_backward="int8")])
+    assert parse("lora(rank=0)") is not None
 
 
 @pytest.mark.parametrize(
