@@ -54,7 +54,8 @@ on=('q', 'v'), norms=False, spread='even')
     arguments = _arguments(called[1] or "")
     if arguments is None:
         return None
-    ranks = per_client.parse(arguments["rank"].strip("[] "))
+    listed = re.fullmatch(r"\[(.*)\]|([^\[\],]*)", arguments["rank"])
+    ranks = None if listed is None else per_client.parse(listed[1] or listed[2] or "")
     on = tuple(name.strip() for name in arguments["on"].split("+"))
     norms = {"yes": True, "no": False}.get(arguments["norms"])
     if ranks is None or norms is None or not _suit(ranks, on):
@@ -75,7 +76,7 @@ def _arguments(text: str) -> dict[str, str] | None:
     for position, piece in enumerate(pieces):
         name, equals, value = (part.strip() for part in piece.partition("="))
         if not equals:
-            if position >= len(_DEFAULTS):
+            if position >= len(_DEFAULTS) or any("=" in before for before in pieces[:position]):
                 return None
             name, value = list(_DEFAULTS)[position], name
         if name not in _DEFAULTS or name in given or not value:
@@ -85,7 +86,7 @@ def _arguments(text: str) -> dict[str, str] | None:
 
 
 def _suit(ranks: PerClient, on: tuple[str, ...]) -> bool:
-    whole = all(value == int(value) and 0 <= value <= _MOST_RANK for value in ranks.values)
+    whole = all(0 <= value <= _MOST_RANK and value == int(value) for value in ranks.values)
     named = set(on) <= set(PROJECTIONS) and len(set(on)) == len(on)
     return whole and (named or on == (ALL,))
 
@@ -112,10 +113,10 @@ class Adapters(NamedTuple):
 
 def adapters_of(config: Any) -> Adapters:
     """What is trained on either side, as the flags of a config say it."""
-    of_server = parse(config.adapter)
-    of_client = of_server if config.client_adapter is None else parse(config.client_adapter)
-    assert of_server is not None and of_client is not None  # the config has checked them
-    return Adapters(_adapter(config, of_client), _adapter(config, of_server))
+    of_server, of_client = parse(config.adapter), of_clients(config)
+    assert of_server is not None  # the config has checked it
+    fixed = config.adapter_averaging == "freeze"
+    return Adapters(_adapter(config, of_client, fixed), _adapter(config, of_server))
 
 
 def client_ranks(config: Any, capacities: Callable[[], np.ndarray]) -> np.ndarray:
@@ -126,27 +127,30 @@ def client_ranks(config: Any, capacities: Callable[[], np.ndarray]) -> np.ndarra
       capacities: makes what each client can compute relative to the others, in (0, 1], `[C]`; only
         for ranks by resource.
     """
-    text = parse(config.adapter if config.client_adapter is None else config.client_adapter)
-    assert text is not None  # the config has checked it
+    text = of_clients(config)
     if text.spread == "even":
         return np.rint(text.ranks.spread(config.clients, config.seed)).astype(int)
     least, most = text.ranks.values
     return np.rint(least + (most - least) * capacities()).astype(int)
 
 
+def of_clients(config: Any) -> AdapterText:
+    """What the flags of a config say of clients."""
+    text = parse(config.adapter if config.client_adapter is None else config.client_adapter)
+    assert text is not None  # the config has checked it
+    return text
+
+
 def has_adapters(config: Any) -> bool:
     """Whether clients' layers are those of a pretrained model whose kernels are frozen."""
-    text = config.adapter if config.client_adapter is None else config.client_adapter
-    return bool(config.pretrained) and text != "full"
+    return bool(config.pretrained) and of_clients(config).kind != "full"
 
 
 def by_resource(config: Any) -> bool:
     """Whether the ranks of clients' adapters depend on what they can compute."""
-    text = parse(config.adapter if config.client_adapter is None else config.client_adapter)
-    return bool(config.pretrained) and text is not None and text.spread == "by_resource"
+    return bool(config.pretrained) and of_clients(config).spread == "by_resource"
 
 
-def _adapter(config: Any, text: AdapterText) -> Adapter:
+def _adapter(config: Any, text: AdapterText, fixed: bool = False) -> Adapter:
     rank = int(max(text.ranks.values))
-    fixed = config.adapter_averaging == "freeze"
     return Adapter(text.kind, rank, text.alpha, text.on, text.norms, config.base, fixed)

@@ -24,7 +24,7 @@ def cut_name(config: Config) -> str:
       UserError: the model has no such cut.
     """
     if config.pretrained:
-        return _cut_of_blocks(config.cut)
+        return config.cut or DEFAULT_CUT
     entry = MODELS[config.model]
     cut = entry.default_cut if config.cut is None else config.cut
     model = entry.build(2, config.norm)
@@ -32,15 +32,6 @@ def cut_name(config: Config) -> str:
         return model[cut_index(model, cut) - 1].name
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
-
-
-def _cut_of_blocks(cut: str | None) -> str:
-    """The last client-side layer of a transformer, whose files need not be here."""
-    if cut is None:
-        return DEFAULT_CUT
-    if not cut.isdecimal():
-        return cut
-    return "embed" if int(cut) == 1 else f"block{int(cut) - 1}"
 
 
 def period_of(config: Config) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 from jfedsl import per_client
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
+from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.compression.properties import has_memory
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import adapters, compressors
@@ -134,6 +135,11 @@ def _finetuning(config: Any) -> None:
     text = getattr(config, flag)
     of_client, of_server = adapters.parse(text), adapters.parse(config.adapter)
     assert of_client is not None and of_server is not None  # each has been checked alone
+    if config.pretrained and config.cut is not None and config.cut.lstrip("-").isdecimal():
+        # How many layers there are only the files of the model say, which are not read here.
+        raise flag_error(
+            "cut", config.cut, "the name of a layer, such as block2, with --pretrained"
+        )
     if config.clients and not of_client.ranks.suits(config.clients):
         allowed = f"one rank, --clients={config.clients} ranks or a range"
         raise flag_error(flag, text, allowed)
@@ -153,6 +159,9 @@ def _finetuning(config: Any) -> None:
 
 def _averaging(config: Any) -> None:
     """Refuses what averages of products of adapters cannot go with."""
+    if config.coordinator and config.collective_bits != FLOAT_BITS:
+        allowed = f"{FLOAT_BITS} with low-rank adapters on clients"
+        raise flag_error("collective_bits", config.collective_bits, allowed)
     if config.adapter_averaging in ("stack", "svd") and config.client_optimizer_state != "reset":
         # The factors that clients go on with are new ones: moments of the old ones mean nothing.
         allowed = f"reset with --adapter_averaging={config.adapter_averaging}"

@@ -32,8 +32,8 @@ class FinetuneFields:
     )  # fmt: skip
     adapter_averaging: str = setting(
         "avg", "How clients' adapters are averaged: both factors apart (avg); only the second, "
-        "the first being fixed and common (freeze); their products, exactly (stack); or these, "
-        "cut to each client's rank (svd).", OneOf(AVERAGINGS),
+        "the first being fixed and common (freeze); the products of the factors, exactly "
+        "(stack) or cut to each client's rank (svd).", OneOf(AVERAGINGS),
     )  # fmt: skip
     base: str = setting(
         "float32", "How the frozen weights of --pretrained are stored.", OneOf(STORAGES)

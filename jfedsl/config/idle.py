@@ -5,7 +5,7 @@ from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import compressors
-from jfedsl.config.adapters import by_resource
+from jfedsl.config.adapters import by_resource, has_adapters, of_clients
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.finetune_fields import FinetuneFields
 from jfedsl.config.pruning_fields import PruningFields
@@ -85,11 +85,12 @@ def _of_finetuning(config: Any) -> dict[str, str]:
     # The products of a transformer's layers are not those of Flax's modules, which int8 replaces.
     unused = ("model", "norm", "batch_norm_statistics", "client_backward")
     reasons = dict.fromkeys(unused, "with --pretrained")
-    adapter = config.adapter if config.client_adapter is None else config.client_adapter
-    if not adapter.strip().startswith("lora"):
+    if of_clients(config).kind != "lora":
         reasons["adapter_averaging"] = "where clients have no lora(...)"
-        if config.adapter == "full":
-            reasons["base"] = "with --adapter=full"
+    elif "aggregation" in of_algorithm(config):
+        reasons["adapter_averaging"] = f"with --algorithm={config.algorithm}"
+    if config.adapter == "full" and not has_adapters(config):
+        reasons["base"] = "with --adapter=full"
     return reasons
 
 

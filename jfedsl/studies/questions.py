@@ -164,6 +164,8 @@ def default_cuts(base: Config) -> list[str]:
     >>> default_cuts(Config(model="mlp"))
     ['dense1', 'dense2']
     """
+    if base.pretrained:
+        return [f"block{n + 1}" for n in range(_CUTS)]
     names = [layer.name for layer in MODELS[base.model].build(2, base.norm)[:-1]]
     pools = [name for name in names if name.startswith("pool")]
     if len(pools) > 1:

@@ -108,7 +108,8 @@ def merged(experiment: Any, state: Any, share: np.ndarray) -> Any:
 
 
 def test_stacking_adds_the_mean_of_products_to_kernels() -> None:
-    experiment, state, share = in_period(adapter_averaging="stack")
+    norms = "lora([2,3,1],alpha=6,norms=yes)"  # trained, and not beside frozen kernels
+    experiment, state, share = in_period(adapter_averaging="stack", client_adapter=norms)
     after, expected = merged(experiment, state, share), products(state, share)
     assert len(after.kernels) == len(expected) == 2
     for (path, kernel), product in zip(after.kernels.items(), expected, strict=True):

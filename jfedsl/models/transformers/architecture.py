@@ -70,6 +70,17 @@ class Architecture(NamedTuple):
     positions: int
 
 
+def head_width(width: int, heads: int) -> int:
+    """Entries of a head.
+
+    Raises:
+      ValueError: heads do not divide the width.
+    """
+    if width % heads:
+        raise ValueError(f"the number of heads divides the width {width}, and {heads} does not")
+    return width // heads
+
+
 def blocks_of(
     shape: BlockShape, count: int, sources: Callable[[int], Mapping[str, Source]]
 ) -> tuple[Part, ...]:

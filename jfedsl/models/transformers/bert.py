@@ -10,6 +10,7 @@ from jfedsl.models.transformers.architecture import (
     Source,
     blocks_of,
     checked_activation,
+    head_width,
     linear,
 )
 from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape
@@ -35,7 +36,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         width=width,
         heads=heads,
         key_heads=heads,
-        head_width=width // heads,
+        head_width=head_width(width, heads),
         hidden=config["intermediate_size"],
         activation=checked_activation(config.get("hidden_act", "gelu"), ACTIVATIONS),
         epsilon=epsilon,

@@ -12,6 +12,7 @@ from jfedsl.models.transformers.architecture import (
     Source,
     blocks_of,
     checked_activation,
+    head_width,
 )
 from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape, norm_of
 from jfedsl.models.transformers.embeddings import TokenEmbedding
@@ -31,12 +32,15 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     for name in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
         if config.get(name, False):
             raise ValueError(f"{name} is false, not true")
+    if not config.get("scale_attn_weights", True):
+        raise ValueError("scale_attn_weights is true, not false")
+    last = "wte" if config.get("tie_word_embeddings", True) else "lm_head"
     width, heads = config["n_embd"], config["n_head"]
     shape = BlockShape(
         width=width,
         heads=heads,
         key_heads=heads,
-        head_width=width // heads,
+        head_width=head_width(width, heads),
         hidden=config.get("n_inner") or 4 * width,
         activation=checked_activation(config.get("activation_function", "gelu_new"), ACTIVATIONS),
         epsilon=config.get("layer_norm_epsilon", 1e-5),
@@ -51,7 +55,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         embed=Part("embed", embed, {"tokens": Source("wte"), "positions": Source("wpe")}),
         blocks=blocks_of(shape, config["n_layer"], _sources),
         norm=Part("norm", partial(norm_of, shape), {"": Source("ln_f")}),
-        logits=Part("lm_head", partial(Logits, vocabulary), {"": Source("wte")}),
+        logits=Part("lm_head", partial(Logits, vocabulary), {"": Source(last)}),
         shape=shape,
         pooling="last",
         vocabulary=vocabulary,

@@ -63,10 +63,8 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def _angles(config: Mapping[str, Any], head_width: int) -> tuple[float, ...]:
-    # Since version 5 the library writes both into one entry.
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
-    return tuple(frequencies(head_width, theta, scaling).tolist())
+    theta = config.get("rope_theta", 10000.0)
+    return tuple(frequencies(head_width, theta, config.get("rope_scaling")).tolist())
 
 
 def _sources(n: int) -> dict[str, Source]:

@@ -12,6 +12,7 @@ from jfedsl.models.transformers.architecture import (
     Source,
     blocks_of,
     checked_activation,
+    head_width,
     linear,
 )
 from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape, norm_of
@@ -35,18 +36,15 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         width=width,
         heads=heads,
         key_heads=heads,
-        head_width=width // heads,
+        head_width=head_width(width, heads),
         hidden=config["intermediate_size"],
         activation=checked_activation(config.get("hidden_act", "gelu"), ACTIVATIONS),
         epsilon=config.get("layer_norm_eps", 1e-12),
     )
-    embed = partial(
-        PatchEmbedding,
-        _pair(config["image_size"]),
-        config.get("num_channels", 3),
-        _pair(config["patch_size"]),
-        width,
-    )
+    image, patch = _pair(config["image_size"]), _pair(config["patch_size"])
+    if image[0] % patch[0] or image[1] % patch[1]:
+        raise ValueError(f"patches of {patch} divide the image, not one of {image}")
+    embed = partial(PatchEmbedding, image, config.get("num_channels", 3), patch, width)
     sources = {
         "patches": Source("embeddings.patch_embeddings.projection", weight=_kernel_of_patches),
         "whole": Source("embeddings.cls_token"),

@@ -63,7 +63,7 @@ class Projection(nn.Module):
             y = y + _spread(bias, y)
         if not form.rank:
             return y
-        draw = nn.initializers.he_uniform()  # as peft draws it
+        draw = nn.initializers.he_uniform()
         shapes = (width, form.rank), (form.rank, self.features)
         a = weight(self, not form.fixed_a, "lora_a", draw, shapes[0])
         b = weight(self, True, "lora_b", nn.initializers.zeros, shapes[1])

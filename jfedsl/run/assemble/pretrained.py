@@ -10,6 +10,7 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.config.adapters import Adapters, adapters_of, client_ranks, parse
 from jfedsl.data.datasets import Dataset
+from jfedsl.data.text.encoding import vocabulary_size
 from jfedsl.engine.adapter_averaging import AdapterRule
 from jfedsl.errors import UserError, flag_error
 from jfedsl.models.cut import cut_index
@@ -77,7 +78,7 @@ def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -
     predicts_tokens = dataset.token_ids is not None
     architecture = _architecture(config, checkpoint, predicts_tokens)
     _check_projections(config, architecture)
-    _check_data(config, architecture, dataset)
+    _check_data(config, architecture, dataset, checkpoint.tokenizer)
     classes = None if predicts_tokens else dataset.classes
     adapters = adapters_of(config)
     read = checkpoint.read if checkpoint.names else None
@@ -120,8 +121,8 @@ def _architecture(config: Config, checkpoint: Checkpoint, predicts_tokens: bool)
         made = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
     except KeyError as error:
         raise UserError(f"--pretrained={config.pretrained}: config.json lacks {error}") from error
-    except ValueError as error:
-        raise UserError(f"--pretrained={config.pretrained}: {error}") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:  # of sizes that are none
+        raise UserError(f"--pretrained={config.pretrained}: config.json: {error}") from error
     if predicts_tokens and made.logits is None:
         allowed = f"classification with an encoder of {checkpoint.architecture}'s kind"
         raise flag_error("task", config.task, allowed)
@@ -141,7 +142,9 @@ def _check_projections(config: Config, architecture: Architecture) -> None:
             raise flag_error(flag, getattr(config, flag), allowed, reason=reason)
 
 
-def _check_data(config: Config, architecture: Architecture, dataset: Dataset) -> None:
+def _check_data(
+    config: Config, architecture: Architecture, dataset: Dataset, tokenizer: str | None
+) -> None:
     """Refuses inputs that the first layer cannot take."""
     inputs, place = dataset.train.images, f"--pretrained={config.pretrained}"
     if not architecture.vocabulary:
@@ -151,6 +154,11 @@ def _check_data(config: Config, architecture: Architecture, dataset: Dataset) ->
     if not dataset.integer_inputs or inputs.ndim != 2:
         reason = f"--dataset={config.dataset} has inputs {list(inputs.shape[1:])}"
         raise UserError(f"{place} takes texts or token ids [T], and {reason}")
+    if tokenizer is not None and vocabulary_size(tokenizer) > architecture.vocabulary:
+        rows = f"its embedding {architecture.vocabulary} rows"
+        raise UserError(
+            f"{place}: its tokenizer has {vocabulary_size(tokenizer)} tokens, and {rows}"
+        )
     if inputs.shape[1] > architecture.positions:
         allowed = f"at most {architecture.positions}, the positions of {place}"
         raise flag_error("tokens", inputs.shape[1], allowed)

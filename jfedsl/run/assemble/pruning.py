@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jfedsl.config import Config, shown
+from jfedsl.config.titles import model_flag
 from jfedsl.engine.initial import auxiliary_variables
 from jfedsl.engine.participants import group_sizes
 from jfedsl.engine.state import RunSpec
@@ -122,7 +123,7 @@ def _check_frozen(config: Config, side: Model, initial: Variables) -> None:
     """Refuses to remove channels of layers with frozen variables, which are as wide for all."""
     held = [layer.name for layer, frozen in zip(side, initial.frozen, strict=False) if frozen]
     if held:
-        allowed = f"none or mask with --model={config.model}"
+        allowed = f"none or mask with {model_flag(config)}"
         reason = f"{held[0]} has frozen variables, which all clients share"
         raise flag_error("prune_kind", config.pruning, allowed, reason=reason)
 
@@ -131,7 +132,7 @@ def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
     try:
         return trace(side, jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32))
     except ValueError as error:
-        allowed = f"none or mask with --model={config.model}"
+        allowed = f"none or mask with {model_flag(config)}"
         raise flag_error("prune_kind", config.pruning, allowed, reason=str(error)) from None
 
 

@@ -28,8 +28,10 @@ def with_tokens(config: Config, dataset: Dataset, checkpoint: Checkpoint | None)
     name = f"--dataset={config.dataset}"
     if checkpoint is None:
         raise UserError(f"{name} holds texts; --pretrained=FOLDER names a model with a tokenizer")
+    if checkpoint.architecture == "vit":
+        raise UserError(f"{_place(config)} takes images, and {name} holds texts")
     if checkpoint.tokenizer is None:
-        place = f"--pretrained={config.pretrained}"
+        place = _place(config)
         raise UserError(f"{place} has no tokenizer.json, and {name} holds texts")
     folder = local("data_dir", config.data_dir) / _FOLDER
     chunks = config.task is not None and TASKS[config.task].of_tokens
@@ -37,3 +39,7 @@ def with_tokens(config: Config, dataset: Dataset, checkpoint: Checkpoint | None)
         return tokenized(dataset, checkpoint.tokenizer, config.tokens, folder, chunks)
     except ArrayError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def _place(config: Config) -> str:
+    return f"--pretrained={config.pretrained}"

@@ -119,6 +119,10 @@ def wrong(folder: Path, **changes: Any) -> str:
         ({"adapter": "lora(rank=x)"}, "--adapter must be full, none or lora("),
         ({"adapter": "lora(on=query)"}, "on q+k+v+o+gate+up+down, or all, not lora(on=query)"),
         ({"adapter": "lora(on=gate)"}, "--adapter must be on q+k+v+o+up+down or all with"),
+        ({"adapter": "lora(rank=inf)"}, "--adapter must be full, none or lora("),
+        ({"client_adapter": "lora(rank=2,4)"}, "--client_adapter must be full, none or lora("),
+        ({"client_adapter": "lora(rank=[2,4)"}, "--client_adapter must be full, none or lora("),
+        ({"cut": "3"}, "--cut must be the name of a layer, such as block2, with --pretrained"),
         ({"cut": "block4"}, "--cut must be one of embed, block1, block2, block3, pool"),
         ({"prune_kind": "mask"}, "--prune_kind must be none with --adapter"),
         ({"client_adapter": "lora([2,4,8])"}, "--client_adapter must be one rank, --clients=2"),
@@ -139,11 +143,13 @@ def test_a_model_that_does_not_suit_is_refused_with_one_line(tmp_path: Path) -> 
     other_width = wrong(tmp_path / "width", intermediate_size=20)
     few_tokens = wrong(tmp_path / "tokens", vocab_size=8)
     few_positions = wrong(tmp_path / "positions", max_position_embeddings=4)
+    narrow = wrong(tmp_path / "heads", num_attention_heads=5)
     relative = wrong(tmp_path / "relative", position_embedding_type="relative_key")
     for folder, message in (
         (other_width, "kernel is [24, 16] in the pretrained model and [20, 16] here"),
         (few_tokens, "has 8 token ids from 0, and --dataset=ids has ids up to 29"),
         (few_positions, "must be at most 4, the positions of"),
+        (narrow, "the number of heads divides the width 16, and 5 does not"),
         (relative, "position_embedding_type is absolute, not relative_key"),
     ):
         with pytest.raises(UserError) as error:
@@ -162,6 +168,8 @@ def test_settings_without_effect_are_refused() -> None:
     with pytest.raises(UserError, match="--client_backward=int8 has no effect with --pretrained"):
         refuse_idle([dataclasses.replace(given, model="cnn", client_backward="int8")])
     assert parse("lora(rank=0)") is not None
+    frozen = {"adapter": "full", "client_adapter": "none", "base": "int8"}
+    refuse_idle([dataclasses.replace(given, model="cnn", **frozen)])
 
 
 @pytest.mark.parametrize(
