@@ -1,7 +1,7 @@
 """Averages of low-rank adapters against NumPy, and runs whose clients have different ranks."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -80,6 +80,7 @@ def test_directions_that_a_product_lacks_keep_their_first_factor() -> None:
     np.testing.assert_array_equal(new.a, before.a[0])
 
 
+@cache
 def in_period(**changes: Any) -> tuple[Any, Any, Any]:
     """A run in the middle of a period, when clients have different adapters, and their shares."""
     experiment, state, run = setup(**settings(aggregate_every=2, **changes))
@@ -102,9 +103,11 @@ def products(state: Any, share: np.ndarray, fixed: Any = None) -> list[np.ndarra
     return found
 
 
-def merged(experiment: Any, state: Any, share: np.ndarray) -> Any:
-    weights = jnp.asarray(share, jnp.float32)
-    return jax.jit(partial(merge, experiment.spec))(state.aggregator, state.clients, weights)
+def merged(experiment: Any, state: Any, share: np.ndarray, kind: str | None = None) -> Any:
+    """What averaging makes now, by the rule of the run or of another kind."""
+    spec, weights = experiment.spec, jnp.asarray(share, jnp.float32)
+    spec = spec._replace(adapters=spec.adapters._replace(kind=kind or spec.adapters.kind))
+    return jax.jit(partial(merge, spec))(state.aggregator, state.clients, weights)
 
 
 def test_stacking_adds_the_mean_of_products_to_kernels() -> None:
@@ -130,8 +133,8 @@ def factors(params: Any) -> list[tuple[Any, Any]]:
 
 
 def test_svd_is_of_the_mean_of_products_and_says_its_error() -> None:
-    experiment, state, share = in_period(adapter_averaging="svd")
-    after, expected = merged(experiment, state, share), products(state, share)
+    experiment, state, share = in_period()
+    after, expected = merged(experiment, state, share, "svd"), products(state, share)
     distances = norms = 0.0
     for (a, b), product in zip(factors(after.params), expected, strict=True):
         u, s, v = np.linalg.svd(product)
