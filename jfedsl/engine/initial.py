@@ -29,6 +29,8 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
       ValueError: the model cannot take such inputs, or cannot start with its values.
     """
     key, inputs = fold(key, Purpose.INITIAL_WEIGHTS), image[None]
+    if all(layer.start is None for layer in model):
+        return jax.jit(partial(layers.init, model))(key, inputs)
     shapes = jax.eval_shape(partial(layers.init, model), key, inputs)
     given = [
         jax.tree.map(lambda _: None, held) if layer.start is None else layer.start(held)

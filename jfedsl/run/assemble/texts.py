@@ -1,6 +1,7 @@
 """Texts of a data set as the token ids that a run trains on."""
 
 from jfedsl.config import Config
+from jfedsl.config.titles import model_flag
 from jfedsl.data.arrays import ArrayError
 from jfedsl.data.datasets import Dataset
 from jfedsl.data.text.tokens import tokenized
@@ -29,17 +30,12 @@ def with_tokens(config: Config, dataset: Dataset, checkpoint: Checkpoint | None)
     if checkpoint is None:
         raise UserError(f"{name} holds texts; --pretrained=FOLDER names a model with a tokenizer")
     if checkpoint.architecture == "vit":
-        raise UserError(f"{_place(config)} takes images, and {name} holds texts")
+        raise UserError(f"{model_flag(config)} takes images, and {name} holds texts")
     if checkpoint.tokenizer is None:
-        place = _place(config)
-        raise UserError(f"{place} has no tokenizer.json, and {name} holds texts")
+        raise UserError(f"{model_flag(config)} has no tokenizer.json, and {name} holds texts")
     folder = local("data_dir", config.data_dir) / _FOLDER
     chunks = config.task is not None and TASKS[config.task].of_tokens
     try:
         return tokenized(dataset, checkpoint.tokenizer, config.tokens, folder, chunks)
     except ArrayError as error:
         raise UserError(f"{name}: {error}") from error
-
-
-def _place(config: Config) -> str:
-    return f"--pretrained={config.pretrained}"
