@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from jfedsl.models.transformers.adapter import Adapter
-from jfedsl.models.transformers.block import Block, BlockShape
+from jfedsl.models.transformers.block import ACTIVATIONS, Block, BlockShape
 
 Values = Callable[[np.ndarray], np.ndarray]
 
@@ -89,12 +89,27 @@ def blocks_of(
     return tuple(Part(f"block{n + 1}", module, sources(n)) for n in range(count))
 
 
-def checked_activation(name: str, allowed: Mapping[str, Any]) -> str:
+def checked_activation(name: str) -> str:
     """The name of an activation.
 
     Raises:
       ValueError: it is unknown.
     """
-    if name not in allowed:
-        raise ValueError(f"an activation is one of {', '.join(allowed)}, not {name}")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"an activation is one of {', '.join(ACTIVATIONS)}, not {name}")
     return name
+
+
+def encoder_shape(config: Mapping[str, Any], norm_first: bool) -> BlockShape:
+    """The blocks of an encoder, whose sizes BERT and ViT name alike in `config.json`."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    return BlockShape(
+        width=width,
+        heads=heads,
+        key_heads=heads,
+        head_width=head_width(width, heads),
+        hidden=config["intermediate_size"],
+        activation=checked_activation(config.get("hidden_act", "gelu")),
+        epsilon=config.get("layer_norm_eps", 1e-12),
+        norm_first=norm_first,
+    )

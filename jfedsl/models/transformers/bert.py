@@ -9,11 +9,9 @@ from jfedsl.models.transformers.architecture import (
     Part,
     Source,
     blocks_of,
-    checked_activation,
-    head_width,
+    encoder_shape,
     linear,
 )
-from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape
 from jfedsl.models.transformers.embeddings import TokenEmbedding
 
 
@@ -30,26 +28,15 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"position_embedding_type is absolute, not {kind}")
-    width, heads = config["hidden_size"], config["num_attention_heads"]
-    epsilon = config.get("layer_norm_eps", 1e-12)
-    shape = BlockShape(
-        width=width,
-        heads=heads,
-        key_heads=heads,
-        head_width=head_width(width, heads),
-        hidden=config["intermediate_size"],
-        activation=checked_activation(config.get("hidden_act", "gelu"), ACTIVATIONS),
-        epsilon=epsilon,
-        norm_first=False,
-    )
+    shape = encoder_shape(config, norm_first=False)
     vocabulary, positions = config["vocab_size"], config["max_position_embeddings"]
     embed = partial(
         TokenEmbedding,
         vocabulary,
-        width,
+        shape.width,
         positions=positions,
         types=config.get("type_vocab_size", 2),
-        epsilon=epsilon,
+        epsilon=shape.epsilon,
     )
     sources = {
         "tokens": Source("embeddings.word_embeddings"),

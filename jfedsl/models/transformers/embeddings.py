@@ -67,12 +67,12 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Of `[B, H, W, C]`: `[B, 1 + patches, D]`."""
-        trained, normal = self.adapter.kind == "full", nn.initializers.normal(0.02)
+        form, normal = self.adapter.form(""), nn.initializers.normal(0.02)
         patches = _patches(_fitted(x, self.image, self.channels), self.patch)
-        projected = Projection(self.width, self.adapter.form(""), name="patches")(patches)
+        projected = Projection(self.width, form, name="patches")(patches)
         count = patches.shape[1] + 1
-        whole = weight(self, trained, "whole", normal, (1, 1, self.width)).astype(x.dtype)
-        places = weight(self, trained, "positions", normal, (1, count, self.width))
+        whole = weight(self, form.trained, "whole", normal, (1, 1, self.width)).astype(x.dtype)
+        places = weight(self, form.trained, "positions", normal, (1, count, self.width))
         whole = jnp.broadcast_to(whole, (x.shape[0], 1, self.width))
         return jnp.concatenate([whole, projected], axis=1) + places.astype(x.dtype)
 

@@ -14,7 +14,7 @@ from jfedsl.models.transformers.architecture import (
     checked_activation,
     head_width,
 )
-from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape, norm_of
+from jfedsl.models.transformers.block import BlockShape, norm_of
 from jfedsl.models.transformers.embeddings import TokenEmbedding
 from jfedsl.models.transformers.logits import Logits
 
@@ -42,7 +42,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         key_heads=heads,
         head_width=head_width(width, heads),
         hidden=config.get("n_inner") or 4 * width,
-        activation=checked_activation(config.get("activation_function", "gelu_new"), ACTIVATIONS),
+        activation=checked_activation(config.get("activation_function", "gelu_new")),
         epsilon=config.get("layer_norm_epsilon", 1e-5),
         causal=True,
     )

@@ -12,7 +12,7 @@ from jfedsl.models.transformers.architecture import (
     checked_activation,
     linear,
 )
-from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape, norm_of
+from jfedsl.models.transformers.block import BlockShape, norm_of
 from jfedsl.models.transformers.embeddings import TokenEmbedding
 from jfedsl.models.transformers.logits import Logits
 from jfedsl.nn.rotary import frequencies
@@ -36,7 +36,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         key_heads=config.get("num_key_value_heads") or heads,
         head_width=head_width,
         hidden=config["intermediate_size"],
-        activation=checked_activation(config.get("hidden_act", "silu"), ACTIVATIONS),
+        activation=checked_activation(config.get("hidden_act", "silu")),
         epsilon=config.get("rms_norm_eps", 1e-6),
         gated=True,
         biases=(config.get("attention_bias", False), config.get("mlp_bias", False)),

@@ -11,11 +11,10 @@ from jfedsl.models.transformers.architecture import (
     Part,
     Source,
     blocks_of,
-    checked_activation,
-    head_width,
+    encoder_shape,
     linear,
 )
-from jfedsl.models.transformers.block import ACTIVATIONS, BlockShape, norm_of
+from jfedsl.models.transformers.block import norm_of
 from jfedsl.models.transformers.embeddings import PatchEmbedding
 
 
@@ -29,22 +28,13 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
       KeyError: it lacks a size.
       ValueError: it asks for what is not built here.
     """
-    width, heads = config["hidden_size"], config["num_attention_heads"]
     if not config.get("qkv_bias", True):
         raise ValueError("qkv_bias is true, not false")
-    shape = BlockShape(
-        width=width,
-        heads=heads,
-        key_heads=heads,
-        head_width=head_width(width, heads),
-        hidden=config["intermediate_size"],
-        activation=checked_activation(config.get("hidden_act", "gelu"), ACTIVATIONS),
-        epsilon=config.get("layer_norm_eps", 1e-12),
-    )
+    shape = encoder_shape(config, norm_first=True)
     image, patch = _pair(config["image_size"]), _pair(config["patch_size"])
     if image[0] % patch[0] or image[1] % patch[1]:
         raise ValueError(f"patches of {patch} divide the image, not one of {image}")
-    embed = partial(PatchEmbedding, image, config.get("num_channels", 3), patch, width)
+    embed = partial(PatchEmbedding, image, config.get("num_channels", 3), patch, shape.width)
     sources = {
         "patches": Source("embeddings.patch_embeddings.projection", weight=_kernel_of_patches),
         "whole": Source("embeddings.cls_token"),
