@@ -40,6 +40,11 @@ class AdapterRule(NamedTuple):
     stacked_ranks: int
 
     @property
+    def stacks(self) -> bool:
+        """Whether products are added to clients' kernels, and adapters begin anew."""
+        return self.kind == "stack"
+
+    @property
     def reports_error(self) -> bool:
         """Whether clients go on with another product than the mean of products."""
         return self.kind in ("avg", "svd")
@@ -182,14 +187,9 @@ def with_products(
     return after
 
 
-def begun_anew(params: Any, before: Any) -> Any:
-    """Parameters whose adapters have the first factors of others, and products of 0."""
-
-    def one(params: Any, before: Any) -> Any:
-        new = {"lora_a": before["lora_a"], "lora_b": jnp.zeros_like(before["lora_b"])}
-        return {**params, **new}
-
-    return on_adapters(one, params, before)
+def without_products(params: Any) -> Any:
+    """Parameters whose adapters have products of 0."""
+    return on_adapters(lambda pair: {**pair, "lora_b": jnp.zeros_like(pair["lora_b"])}, params)
 
 
 def drawn_anew(params: Any, key: Array) -> Any:

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from jfedsl.data.partition import Partition
 from jfedsl.engine.adapter_averaging import (
     AdapterRule,
-    begun_anew,
     relative_error,
     with_products,
     with_truncated_products,
+    without_products,
     zero_padded,
 )
 from jfedsl.engine.optimizers import like_moments
@@ -98,9 +98,9 @@ def _with_adapters(
     """The aggregator with the mean of models that have low-rank adapters; see `merge`."""
     rows = zero_padded(_sent_params(before, clients), kept.params)
     mean = weighted_mean(rows, weights, None, before.params, spec.slots.mesh)
-    if rule.kind == "stack":
+    if rule.stacks:
         kernels = with_products(before.kernels, rows, weights, rule.scale)
-        return before.replace(params=begun_anew(mean, before.params), kernels=kernels)
+        return before.replace(params=without_products(mean), kernels=kernels)
     if rule.kind == "svd":
         mean = with_truncated_products(mean, before.params, rows, weights)
     after = before.replace(params=mean)

@@ -127,7 +127,7 @@ def _of_adapters(spec: RunSpec, start: Variables) -> dict[str, Any]:
     rule = spec.adapters
     if rule is None:
         return {}
-    if rule.kind == "stack":
+    if rule.stacks:
         cut = spec.cut
         return {"kernels": adapted_kernels(start.params[:cut], start.frozen[:cut])}
     return {"adapter_error": jnp.zeros(())} if rule.reports_error else {}

@@ -126,7 +126,7 @@ def end_period(
         before.pruning, before.params, aggregator.params, kept, _rates(spec, state.round)
     )
     aggregator = aggregator.replace(pruning=pruning)
-    if spec.adapters is not None and spec.adapters.kind == "stack":
+    if spec.adapters is not None and spec.adapters.stacks:
         anew = drawn_anew(aggregator.params, fold(key, Purpose.ADAPTERS, state.round))
         aggregator = aggregator.replace(params=anew)
     state = state.replace(aggregator=aggregator, clients=sent)
@@ -185,7 +185,7 @@ def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple
       client: with the aggregator's model and new masks.
     """
     whole = _model_bytes(spec, client, with_masks=True)
-    if spec.adapters is not None and spec.adapters.kind == "stack":
+    if spec.adapters is not None and spec.adapters.stacks:
         whole = jnp.where(round_ > 0, _stack_bytes(spec, spec.adapters, client), whole)
     if spec.compressors.get("model_down") is None:
         return client, whole

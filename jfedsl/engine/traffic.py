@@ -87,7 +87,7 @@ def uncompressed_bytes(
     """
     model = _model_entries(spec, params, stats) * FLOAT_BYTES
     later_down = model
-    if spec.adapters is not None and spec.adapters.kind == "stack":
+    if spec.adapters is not None and spec.adapters.stacks:
         others = _model_entries(spec, without_adapters(params), stats)
         later_down = (others + stacked_entries(spec.adapters, params)) * FLOAT_BYTES
     example = math.prod(smashed_shape(spec, params, stats, image).shape) // spec.batch_size

@@ -105,13 +105,13 @@ def _client_adapters(
     if not averaged or not has_any:
         return None
 
+    # All products have the scale alpha / R, so that factors of different ranks go together.
+    scale = largest.alpha / largest.rank
+
     def side(rank: int) -> Model:
-        # All products have the scale alpha / R, so that factors of different ranks go together.
-        scale = largest.alpha / largest.rank
         return layers(cut, largest._replace(rank=rank, alpha=scale * rank))[:cut]
 
     ranks = client_ranks(config, partial(capacities_of, config))
-    scale = largest.alpha / largest.rank
     rule = AdapterRule(config.adapter_averaging, scale, int(ranks.sum()))
     return ClientAdapters(rule, ranks, side)
 
