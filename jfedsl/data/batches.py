@@ -3,6 +3,8 @@
 No order of examples is stored: it follows from the key, the client and its count of batches.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -39,13 +41,7 @@ def shuffled(key: Array, positions: Array, size: Array) -> Array:
     bits = 32 - lax.clz(jnp.maximum(size - 1, 1).astype(jnp.uint32))
     half = jnp.maximum((bits + 1) // 2, 3)
     mask = (jnp.uint32(1) << half) - 1
-    limit = size.astype(jnp.uint32)
-
-    def encrypt(x: Array) -> Array:
-        left, right = x >> half, x & mask
-        for i in range(_FEISTEL_ROUNDS):
-            left, right = right, left ^ (_hash(right, round_keys[i]) & mask)
-        return (left << half) | right
+    limit, encrypt = size.astype(jnp.uint32), partial(_encrypt, round_keys, half, mask)
 
     # The loop ends: it follows a cycle of the permutation that starts inside the range.
     walked = lax.while_loop(
@@ -54,6 +50,16 @@ def shuffled(key: Array, positions: Array, size: Array) -> Array:
         encrypt(positions.astype(jnp.uint32)),
     )
     return walked.astype(jnp.int32)
+
+
+# Compiled in place, but traced once for all programs.
+@jax.jit
+def _encrypt(round_keys: Array, half: Array, mask: Array, x: Array) -> Array:
+    """Feistel rounds on the halves of `x`, of `half` bits each."""
+    left, right = x >> half, x & mask
+    for i in range(_FEISTEL_ROUNDS):
+        left, right = right, left ^ (_hash(right, round_keys[i]) & mask)
+    return (left << half) | right
 
 
 def _hash(x: Array, key: Array) -> Array:

@@ -30,7 +30,7 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     """
     key, inputs = fold(key, Purpose.INITIAL_WEIGHTS), image[None]
     if all(layer.start is None for layer in model):
-        return jax.jit(partial(layers.init, model))(key, inputs)
+        return _drawn(model, key, inputs)
     shapes = jax.eval_shape(partial(layers.init, model), key, inputs)
     given = [
         jax.tree.map(lambda _: None, held) if layer.start is None else layer.start(held)
@@ -54,6 +54,10 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     )  # fmt: skip
     whole = Variables(*zip(*made, strict=True))
     return whole if any(whole.frozen) else whole._replace(frozen=())
+
+
+# Traced once for runs of the same model.
+_drawn = jax.jit(layers.init, static_argnums=0)
 
 
 def initial_client(spec: RunSpec, key: Array, start: Variables, image: Array) -> Client:

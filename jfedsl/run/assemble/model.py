@@ -1,5 +1,7 @@
 """The model of a run with its initial variables, once it suits the data."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
@@ -14,7 +16,7 @@ from jfedsl.models import layers, tokens, trial
 from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError
-from jfedsl.models.registry import MODELS
+from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run.assemble.pretrained import Layers, pretrained_model
 
 
@@ -32,7 +34,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
     if checkpoint is not None:
         return pretrained_model(config, checkpoint, dataset)
     entry = MODELS[config.model]
-    model = entry.build(dataset.outputs, config.norm)
+    model = _layers(entry, dataset.outputs, config.norm)
     if dataset.integer_inputs:
         model = (tokens.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
@@ -41,6 +43,12 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
         return Layers(model, ALGORITHMS[config.algorithm].client_layers(len(model), index))
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _layers(entry: ModelEntry, outputs: int, norm: str) -> Model:
+    """The layers of a model, the same objects for every run: what is traced of them is kept."""
+    return entry.build(outputs, norm)
 
 
 def initial_of(
