@@ -12,7 +12,7 @@ parameters under the same names, whatever the cut; Flax's `Sequential` and nnx r
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -234,16 +234,38 @@ def by_layer(model: Model, variables: Variables) -> list[tuple[Layer, Variables]
     return [(layer, Variables(*part)) for layer, part in zip(model, parts, strict=True)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """The `apply` of a layer with its frozen variables."""
+
+    apply: Callable[..., tuple[Array, Stats]]
+    frozen: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Array, Stats]:
+        return self.apply(*args, frozen=self.frozen, **kwargs)
+
+
 def bound(layer: Layer, frozen: Frozen) -> Layer:
-    """The layer with its frozen variables, `{}` if it has none."""
-    return layer._replace(apply=partial(layer.apply, frozen=frozen)) if frozen else layer
+    """The layer with its frozen variables, `{}` if it has none; they replace those of before."""
+    return (
+        _unbound(layer)._replace(apply=_Bound(_unbound(layer).apply, frozen)) if frozen else layer
+    )
+
+
+def _unbound(layer: Layer) -> Layer:
+    return layer._replace(apply=layer.apply.apply) if isinstance(layer.apply, _Bound) else layer
+
+
+def without_frozen(model: Model) -> Model:
+    """The model as before `with_frozen`: equal for runs that differ in values alone."""
+    return tuple(map(_unbound, model))
 
 
 def with_frozen(model: Model, frozen: Frozen) -> Model:
     """The model with its frozen variables, which its `apply` then only reads.
 
     A vmap of `apply` gives them no axis, as they are no argument of it. A compiled program should
-    have them among its own arguments, or they are built into it. They replace those of before.
+    have them among its own arguments, or they are built into it.
     """
     return tuple(bound(*pair) for pair in zip(model, frozen, strict=True)) if frozen else model
 

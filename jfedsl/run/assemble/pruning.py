@@ -1,6 +1,6 @@
 """The pruner of a run."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -193,6 +193,8 @@ def _requested(config: Config) -> np.ndarray:
     return np.broadcast_to(np.asarray(config.prune_rate, np.float64), config.clients)
 
 
+# Counted once for runs of the same model.
+@lru_cache(maxsize=64)
 def _flops(model: Model, image: tuple[int, ...]) -> int:
     """Of the products of these layers in an exchange, for one example."""
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)

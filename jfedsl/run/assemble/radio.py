@@ -1,5 +1,7 @@
 """The simulated network of a run: what clients' layers take, and whether devices can hold them."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,7 @@ def _flop_counts(
     trained = bool(jax.tree.leaves(shapes.params))  # or nothing needs the gradient at the cut
     beside = _flops(spec.auxiliary, smashed, trained)
     each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
-    server = _flops(spec.model[spec.cut :], smashed, trained)
+    server = _flops(layers.without_frozen(spec.model[spec.cut :]), smashed, trained)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     return FlopCounts(
         jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
@@ -88,6 +90,8 @@ def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
 
 
+# Counted once for runs of the same model.
+@lru_cache(maxsize=64)
 def _flops(model: Model, x: jax.ShapeDtypeStruct, trained_input: bool) -> np.ndarray:
     return layer_flops(model, _shapes(model, x), x, trained_input)
 
