@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: tables of flags, pages that lie outside of docs/, and links of notebooks.
+"""Hooks of mkdocs: tables written by the code, pages outside of docs/, and links of notebooks.
 
 A document in docs/ links to any file of the repository by its relative path, so that links work in
 a clone too. The site has the linked documents and pictures under repository/; a link to anything
@@ -15,6 +15,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from jfedsl.config.pairs import pair_tables
 from jfedsl.config.reference import flag_tables
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ SHOWN = {".md", ".png", ".svg"}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 _HREF = re.compile(r'href="([^":#]+)(#[^"]*)?"')
 _PREFIX = "repository/"
-_FLAGS = "<!-- flags -->"
+_WRITTEN = {"<!-- flags -->": flag_tables, "<!-- pairs -->": pair_tables}
 
 
 def _repository_path(uri: str) -> str:
@@ -62,7 +63,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
-    """Leads links to where their targets are in the site, and fills the page of flags."""
+    """Leads links to where their targets are in the site, and writes tables into pages."""
     path = _repository_path(page.file.src_uri)
 
     def replaced(match: re.Match[str]) -> str:
@@ -74,7 +75,11 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
         relative = posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
         return f"{mark}[{text}]({relative}{anchor or ''})"
 
-    return _LINK.sub(replaced, markdown).replace(_FLAGS, flag_tables())
+    text = _LINK.sub(replaced, markdown)
+    for mark, tables in _WRITTEN.items():
+        if mark in text:
+            text = text.replace(mark, tables())
+    return text
 
 
 def on_page_content(html: str, page: Page, files: Files, **_: Any) -> str:

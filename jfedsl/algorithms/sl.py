@@ -19,7 +19,6 @@ from jfedsl.engine.clocks import taking_turns
 from jfedsl.engine.period import draw_period, hold_model
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
 from jfedsl.engine.state import Data, RunSpec, State
-from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, fold
 
 
@@ -64,14 +63,6 @@ def _round_of(turns: RoundRecord) -> RoundRecord:
     return by_participant.replace(**means)
 
 
-def _check(spec: RunSpec) -> None:
-    if len(spec.group_sizes) > 1:
-        raise UserError(
-            "--prune_rate must give all clients the same number of channels with --algorithm=sl: "
-            "they hand one model on"
-        )
-
-
 ALGORITHM = Algorithm(
     fedsl.exchange,
     # Every round is a period; a participant has the band to itself; none can be left out.
@@ -79,5 +70,5 @@ ALGORITHM = Algorithm(
     clock=taking_turns,
     run_round=run_round,
     one_at_a_time=lambda config: ("algorithm",),
-    check=_check,
+    equal_shapes=True,
 )

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from jfedsl import per_client
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
@@ -13,10 +15,12 @@ from jfedsl.config import adapters, compressors
 from jfedsl.config.allowed import CAPACITY, COUNT, FROM_DATA, MOST
 from jfedsl.config.idle import of_algorithm
 from jfedsl.config.scale_fields import BY_CLUSTER
+from jfedsl.config.values import shown
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.errors import UserError, conflict, flag_error, no_effect
 from jfedsl.per_client import PerClient
+from jfedsl.pruning.ladder import nearest_rung
 from jfedsl.wireless.network import hardware_counts
 
 
@@ -80,6 +84,11 @@ def _algorithm(config: Any) -> None:
     if names:
         raise no_effect(names[0], getattr(config, names[0]), f"with --algorithm={config.algorithm}")
     for stream in ALGORITHMS[config.algorithm].streams:
+        if not stream.is_supported:
+            raise UserError(
+                f"--algorithm={config.algorithm} declares the stream {stream.name}, which is of no "
+                "mini-batch; such a stream must be MODEL_UP, MODEL_DOWN or local"
+            )
         if stream.broadcast:
             _broadcast(config, stream.compressor)
 
@@ -93,6 +102,25 @@ def _broadcast(config: Any, flag: str) -> None:
     if calls and config.clients and has_memory(calls, config.clients):
         allowed = f"a chain without feedback(...) or other memory {cause}"
         raise flag_error(flag, config.expressions[flag], allowed)
+
+
+def one_device(config: Any, processes: int) -> None:
+    """Refuses more devices or processes for an algorithm in which one client computes at a time.
+
+    Args:
+      config: all settings of the run.
+      processes: how many the run has.
+
+    Raises:
+      UserError: names the flag and the algorithm.
+    """
+    alone = ALGORITHMS[config.algorithm].one_at_a_time(config)
+    cause = " and ".join(f"--{flag}={getattr(config, flag)}" for flag in alone)
+    if alone and processes > 1:
+        reason = "one client computes at a time"
+        raise conflict("coordinator", config.coordinator, cause, reason)
+    if alone and config.devices not in (None, 1):
+        raise flag_error("devices", config.devices, f"1 with {cause}")
 
 
 def _differs(calls: tuple[Call, ...]) -> bool:
@@ -117,6 +145,11 @@ def _pruning(config: Any) -> None:
         raise no_effect("client_capacity", capacity, "with --prune_policy=uniform")
     if config.prune_policy == "by_resource" and config.pruning == "none":
         raise flag_error("prune_policy", config.prune_policy, "uniform with --prune_kind=none")
+    if config.pruning == "channel" and config.prune_policy == "uniform":
+        rungs = nearest_rung(np.array(rates), sorted(config.prune_ladder, reverse=True))
+        if len(set(rungs.tolist())) > 1 and ALGORITHMS[config.algorithm].equal_shapes:
+            allowed = f"rates that leave all clients one width with --algorithm={config.algorithm}"
+            raise flag_error("prune_rate", shown(rates), allowed)
 
 
 def _compressors(config: Any) -> None:
@@ -151,7 +184,8 @@ def _finetuning(config: Any) -> None:
         reason = f"adapters have no kernels to prune; smaller ranks, as in {_SMALLER}, prune them"
         raise flag_error("prune_kind", config.prune_kind, "none with --adapter", reason=reason)
     averages = "aggregation" not in of_algorithm(config)
-    if not averages and len(set(of_client.ranks.values)) > 1:
+    one_rank = not averages or ALGORITHMS[config.algorithm].equal_shapes
+    if one_rank and len(set(of_client.ranks.values)) > 1:
         raise flag_error(flag, text, f"one rank with --algorithm={config.algorithm}")
     if averages and of_client.kind == "lora":
         _averaging(config)

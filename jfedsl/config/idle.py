@@ -89,6 +89,8 @@ def _of_finetuning(config: Any) -> dict[str, str]:
         reasons["adapter_averaging"] = "where clients have no lora(...)"
     elif "aggregation" in of_algorithm(config):
         reasons["adapter_averaging"] = f"with --algorithm={config.algorithm}"
+    if config.client_adapter is not None and "server_learning_rate" in of_algorithm(config):
+        reasons["adapter"] = f"with --client_adapter and --algorithm={config.algorithm}"
     if config.adapter == "full" and not has_adapters(config):
         reasons["base"] = "with --adapter=full"
     return reasons

@@ -19,7 +19,18 @@ from jfedsl.wireless.cost import Cost
 # of the network but `network` is in one of these sets.
 CUT = frozenset({"cut"})
 SERVER = frozenset({"server_learning_rate", "server_flops"})
-CLIENTS = frozenset({"client_learning_rate", "client_backward", "client_optimizer_state"})
+CLIENTS = frozenset(
+    {
+        "client_learning_rate",
+        "client_backward",
+        "client_optimizer_state",
+        "client_adapter",
+        "batch_norm_statistics",
+        "client_state",
+        "client_chunk",
+        "remat_clients",
+    }
+)
 AVERAGING = frozenset({"aggregation"})
 PERIODS = frozenset({"aggregate_every"})
 PRUNING = frozenset({"prune_kind"})
@@ -104,9 +115,9 @@ class Algorithm(NamedTuple):
     Attributes:
       exchange: one exchange of all participants, written in the engine's steps.
       uses: the flags among those that not every algorithm uses; the others have no effect.
-      streams: the kinds of messages. Columns of metrics.csv, the traffic of an uncompressed run
-        and the flags of compressors follow. Without `MODEL_UP` or `MODEL_DOWN` no bytes of the
-        model count, but clients are still averaged at the end of a period.
+      streams: the kinds of messages, see `Stream`. Columns of metrics.csv, the traffic of an
+        uncompressed run and the flags of compressors follow. Without `MODEL_UP` or `MODEL_DOWN` no
+        bytes of the model count, but clients are still averaged at the end of a period.
       options: flags of its own.
       clock: from a run and the record of a round, what that costs in seconds and joules.
       run_round: one round, where it is more, or less, than exchanges with an average at the end of
@@ -114,6 +125,8 @@ class Algorithm(NamedTuple):
       compress_by_default: whether pruning and compressors are on unless flags say otherwise.
       one_at_a_time: `config -> flags` that make participants compute one at a time, so that more
         devices do not help; `()` if participants compute in parallel.
+      equal_shapes: whether all clients have to hold arrays of the same shapes, as where they hand
+        one model on.
       client_layers: `(layers, cut) -> number of layers that clients hold`.
       auxiliary: `(options, classes, of_tokens) -> layers` that clients train beside their part of
         the model: averaged and sent with it, never pruned, not part of the trained model. With
@@ -137,6 +150,7 @@ class Algorithm(NamedTuple):
     run_round: RunRound = run_round
     compress_by_default: bool = False
     one_at_a_time: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    equal_shapes: bool = False
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
     auxiliary: Callable[[Mapping[str, Any], int, bool], Model] = lambda options, classes, tokens: ()
     population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given

@@ -20,6 +20,10 @@ def _whole_batch(spec: Any) -> int:
 class Stream(NamedTuple):
     """One kind of message.
 
+    It carries either values of a mini-batch, in an exchange, or the client-side model, once a
+    period. Nothing else is sent. A config refuses an algorithm with a stream that is not
+    `of_batch`, unless it is `MODEL_UP` or `MODEL_DOWN` as they are, or `local`.
+
     Attributes:
       name: of the flag that compresses it, such as `smashed`, unless `flag` names another one.
       direction: `up` from clients to the server, `down` to clients, or `local`: compressed where it
@@ -57,6 +61,11 @@ class Stream(NamedTuple):
     def compressor(self) -> str:
         """Name of the flag that compresses it."""
         return self.flag or self.name
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the engine knows when it is sent and what it carries."""
+        return self.of_batch or self.direction == LOCAL or self in (MODEL_UP, MODEL_DOWN)
 
 
 SMASHED = Stream("smashed", UP, of_batch=True, stage=Stage.SMASHED, labels=True)

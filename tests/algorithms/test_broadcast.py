@@ -7,9 +7,11 @@ import pytest
 from helpers import assert_close, assert_equal, differs, exchange_of, plain, setup, slow
 
 from jfedsl.config import Config
+from jfedsl.engine.exchange import Availability
 from jfedsl.engine.rounds import sent_bytes
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
+from jfedsl.wireless.radio import Conditions
 
 
 @pytest.mark.parametrize("share", [slow(0.0), 0.5, slow(1.0)])
@@ -35,12 +37,13 @@ def test_client_parts_stay_equal_where_inputs_are():
 def test_every_client_steps_on_the_mean_gradient_of_the_shared_positions():
     changes = {"aggregation": "examples", "partition": "quantity", "cut": "flatten", "norm": "none"}
     captured = {}
-    e, state, _ = setup(algorithm="broadcast", broadcast_share=0.5, **changes)
+    fails = {"network": "macro_cell", "outage_snr_db": -50.0}
+    e, state, _ = setup(algorithm="broadcast", broadcast_share=0.5, **changes, **fails)
     twin, other, _ = setup(**changes)
 
-    def answers(experiment, state):
+    def answers(experiment, state, availability=None):
         """Gradients at the cut as clients get them: with no layers before it, through the vjp."""
-        x = exchange_of(experiment, state)
+        x = exchange_of(experiment, state)._replace(availability=availability)
         captured["weights"] = x.weights
         seen = []
         from jfedsl.engine import client_step as module
@@ -70,6 +73,13 @@ def test_every_client_steps_on_the_mean_gradient_of_the_shared_positions():
     assert_close(shared[:, :4], np.broadcast_to(mean[:4], (4, 4, *mean.shape[1:])))
     assert_equal(shared[:, 4:], exact[:, 4:])
     assert len(set(np.asarray(captured["weights"]).tolist())) > 1
+    # A client that is out of reach has no part in the mean of the others.
+    reachable, ones = np.arange(4) != 2, jnp.ones(4)
+    conditions = Conditions(ones, ones, ones, ones, jnp.asarray(reachable), ones, ones)
+    shared = answers(e, state, Availability(jnp.ones(4, bool), conditions))
+    weights = np.asarray(captured["weights"]) * reachable
+    mean = np.tensordot(weights / weights.sum(), exact[:, :4], 1)
+    assert_close(shared[:, :4], np.broadcast_to(mean, (4, *mean.shape)))
 
 
 def test_one_message_for_all_counts_once():

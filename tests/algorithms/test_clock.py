@@ -1,13 +1,16 @@
 """What rivals take on the simulated clock."""
 
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import plain, slow
 
 from jfedsl.algorithms.registry import ALGORITHMS
+from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.clock import costs_of
@@ -134,19 +137,82 @@ def test_clients_with_losses_of_their_own_never_wait_for_the_server():
     np.testing.assert_allclose(late.seconds, ends[0].max() + server + ends[1].max(), rtol=1e-5)
 
 
-def test_a_broadcast_goes_at_the_rate_of_the_slowest_receiver():
-    e, record, cost = priced("broadcast", aggregate_every=2)
-    shared = 8.0 * record.sent["shared_gradient_down"]
-    assert (shared == shared[0, 0]).all(), "one message"
-    sending = np.asarray(cost.stages[3].sending)  # gradients down, [S, K]
-    slowest = record.conditions.lone_down_rate.min()
-    np.testing.assert_allclose(sending, shared / slowest, rtol=1e-5)
+def by_hand(e: Experiment, away: int | None = None) -> RoundRecord:
+    """A round of `broadcast` in the middle of a period, in round numbers."""
+    shapes = jax.eval_shape(e.rounds(1), e.data, e.key, e.init(), 1)[1]
+    record = jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), shapes)
+    there = np.array([n != away for n in range(CLIENTS)])
+    lone_down = np.array([1e5, 2e5, 4e5], np.float32)
+    conditions = record.conditions.replace(
+        up_rate=np.full(CLIENTS, 1e5, np.float32), lone_down_rate=lone_down,
+        down_rate=lone_down / 2, reachable=there,
+        forward=np.array([0.1, 0.2, 0.3], np.float32),
+        backward=np.array([0.0, 0.2, 0.4], np.float32),
+    )  # fmt: skip
+    took_part = np.tile(there, (STEPS, 1))
+    down = {"shared_gradient_down": 6144 * took_part, "cut_gradient_down": 2048 * took_part}
+    up = {"smashed_up": np.full((STEPS, CLIENTS), 8196)}
+    return record.replace(
+        conditions=conditions, sent={**record.sent, **up, **down}, took_part=took_part,
+        has_current_model=np.ones(CLIENTS, bool), participants=np.arange(CLIENTS),
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", [slow("local_loss"), "broadcast"])
-def test_nobody_waits_for_a_client_out_of_reach(algorithm: str):
-    """One client hears next to nothing: neither its upload nor its share of a broadcast counts."""
-    e, record, _ = priced(algorithm, aggregate_every=2, outage_snr_db=-50.0)
+def test_a_broadcast_by_hand():
+    """8 positions of 256 entries and 4 bits a label up, of which one message answers 6."""
+    settings = plain(
+        algorithm="broadcast", broadcast_share=0.75, network="macro_cell", outage_snr_db=-50.0,
+        clients=CLIENTS, local_steps=STEPS, batch_size=BATCH, aggregate_every=2,
+    )  # fmt: skip
+    e = build(settings)
+    radio = e.spec.radio._replace(
+        network=e.spec.radio.network._replace(server_flops=1e12),
+        flop_counts=e.spec.radio.flop_counts._replace(server=1e10),
+    )
+    spec = e.spec._replace(radio=radio)
+    cost = jax.device_get(spec.algorithm.clock(spec, by_hand(e)))
+    # Up, 65,568 bits each; then the server for each; then 49,152 bits for all over the whole band
+    # at the slowest one's 1e5 bit/s, and 16,384 bits for each on its own part of the band.
+    up, shared, rest = 0.65568 + 0.3, 0.49152, [0.32768, 0.16384, 0.08192]
+    exchange = up + 3 * 0.01 + shared + rest[2] + 0.4
+    np.testing.assert_allclose(cost.seconds, STEPS * exchange, rtol=1e-5)
+    np.testing.assert_allclose(cost.downlink, [STEPS * (shared + x) for x in rest], rtol=1e-5)
+    joules = 0.2 * STEPS * 0.65568  # of 0.2 W; receiving costs devices nothing
+    np.testing.assert_allclose(cost.transmit_joules, joules, rtol=1e-4)
+    # Without the slowest one the message goes at 2e5 bit/s; what that one sends is in vain.
+    cost = jax.device_get(spec.algorithm.clock(spec, by_hand(e, away=0)))
+    exchange = up + 2 * 0.01 + shared / 2 + rest[2] + 0.4
+    np.testing.assert_allclose(cost.seconds, STEPS * exchange, rtol=1e-5)
+    expected = [0.0, *(STEPS * (shared / 2 + x) for x in rest[1:])]
+    np.testing.assert_allclose(cost.downlink, expected, rtol=1e-5)
+    np.testing.assert_allclose(cost.transmit_joules, joules, rtol=1e-4)
+
+
+def test_a_broadcast_takes_no_share_of_the_band():
+    """Shares by `minmax` finish the uplink soonest, and no more of an exchange depends on them."""
+    e, record, _ = priced("broadcast", aggregate_every=2, allocation="minmax")
+    even = e.spec._replace(radio=e.spec.radio._replace(allocation="equal"))
+    state, now = e.init(), jax.jit(partial(round_conditions, even))
+    equal = now(e.key, jnp.int32(0), record.participants, state.clients)
+    spread, exchanges = [], []
+    for conditions in (record.conditions, equal):
+        cost = e.spec.algorithm.clock(e.spec, record.replace(conditions=conditions))
+        ready = conditions.forward + 8.0 * record.sent["smashed_up"][0] / conditions.up_rate
+        radio = e.spec.radio
+        server = CLIENTS * radio.flop_counts.server / radio.network.server_flops
+        shared = 8.0 * record.sent["shared_gradient_down"][0, 0] / equal.lone_down_rate.min()
+        exchange = ready.max() + server + shared + conditions.backward.max()
+        start = (8.0 * record.sent["model_down"] / conditions.down_rate).max()
+        np.testing.assert_allclose(cost.seconds, start + STEPS * exchange, rtol=1e-5)
+        spread.append(np.ptp(ready) / ready.max())
+        exchanges.append(exchange)
+    assert spread[0] < 1e-4 < spread[1] and exchanges[0] < exchanges[1]
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_an_upload_of_a_client_out_of_reach():
+    """One client hears next to nothing."""
+    e, record, _ = priced("local_loss", aggregate_every=2, outage_snr_db=-50.0)
     reachable = np.array([True, True, False])
     crawl = np.where(reachable, 1.0, 1e-9).astype(np.float32)
     now = record.conditions
@@ -154,13 +220,8 @@ def test_nobody_waits_for_a_client_out_of_reach(algorithm: str):
         name: getattr(now, name) * crawl
         for name in ("up_rate", "down_rate", "lone_up_rate", "lone_down_rate")
     }
-    took_part = record.took_part & (reachable if algorithm == "broadcast" else True)
-    sent = dict(record.sent)
-    if algorithm == "broadcast":
-        sent["shared_gradient_down"] = sent["shared_gradient_down"] * reachable
-    sent["model_down"] = sent["model_down"] * reachable
     without = record.replace(
-        conditions=now.replace(reachable=reachable, **rates), took_part=took_part, sent=sent
+        conditions=now.replace(reachable=reachable, **rates),
+        sent={**record.sent, "model_down": record.sent["model_down"] * reachable},
     )
-    spec = e.spec
-    assert 0 < float(spec.algorithm.clock(spec, without).seconds) < 1e6
+    assert 0 < float(e.spec.algorithm.clock(e.spec, without).seconds) < 1e6

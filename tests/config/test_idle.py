@@ -11,7 +11,8 @@ from jfedsl.config.canonical import canonical
 from jfedsl.config.idle import idle
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.engine.algorithm import Option
-from jfedsl.engine.streams import CUT_GRADIENT
+from jfedsl.engine.streams import CUT_GRADIENT, DOWN, MODEL_UP, Stream
+from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 
 
@@ -42,3 +43,22 @@ def test_an_algorithm_of_a_users_own_may_bring_options_and_streams(
     experiment = build(config)
     assert experiment.spec.options == {"waits": 3}
     assert set(experiment.init().clients.compressor_states) == {s.name for s in streams}
+
+
+def test_a_stream_that_the_engine_would_never_send_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fedsl = ALGORITHMS["fedsl"]
+    for stream in (Stream("hint", DOWN, of_batch=False), MODEL_UP._replace(labels=True)):
+        mine = fedsl._replace(streams=(*fedsl.streams, stream))
+        monkeypatch.setitem(ALGORITHMS, "mine", mine)
+        text = f"^--algorithm=mine declares the stream {stream.name}, which is of no mini-batch; "
+        with pytest.raises(UserError, match=text):
+            Config(algorithm="mine")
+
+
+def test_one_adapter_is_idle_where_clients_hold_all_layers() -> None:
+    both = {"pretrained": "FOLDER", "client_adapter": "none"}
+    assert "adapter" in idle(Config(algorithm="fedavg", **both))
+    assert "adapter" not in idle(Config(**both))
+    assert "client_adapter" in idle(Config(algorithm="centralized", **both))

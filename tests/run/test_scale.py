@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from on_meshes import summands
 from programs import PROGRAMS
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.run import training
@@ -81,6 +82,11 @@ SLOW: dict[str, dict[str, Any]] = {
     "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
     "convolutions": {"model": "cnn", "norm": "group"},
 }  # fmt: skip
+SLOW |= {
+    name: {"algorithm": name}
+    for name, algorithm in ALGORITHMS.items()
+    if name not in CASES and not algorithm.one_at_a_time(Config(algorithm=name))
+}
 
 
 QUICK = {

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config, shown
 from jfedsl.config.titles import model_flag
 from jfedsl.engine.initial import auxiliary_variables
 from jfedsl.engine.participants import group_sizes
 from jfedsl.engine.state import RunSpec
-from jfedsl.errors import flag_error
+from jfedsl.errors import conflict, flag_error
 from jfedsl.models import layers
 from jfedsl.models.flops import product_flops
 from jfedsl.models.layers import Model, Params, Variables
@@ -159,6 +160,9 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
         plan, rates.tolist(), ladder, SCORES[config.prune_score], config.prune_ramp_rounds,
         config.aggregate_every,
     )  # fmt: skip
+    if len(made.groups) > 1 and ALGORITHMS[config.algorithm].equal_shapes:
+        reason, other = "all clients need one width", f"--algorithm={config.algorithm}"
+        raise conflict("prune_policy", config.prune_policy, other, reason)
     sizes = _group_sizes(config, made, "width")
     flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
     return Pruning(made, sizes, flops, sides, notes + ladders.rung_lines(rates, ladder))

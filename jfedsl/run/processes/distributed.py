@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
+from jfedsl.config.checks import one_device
 from jfedsl.config.scale_fields import BY_CLUSTER
-from jfedsl.errors import TrainingError, UserError, conflict, flag_error, one_line
+from jfedsl.errors import TrainingError, UserError, flag_error, one_line
 from jfedsl.run.processes import rollcall
 from jfedsl.sharding.slots import AXES
 
@@ -92,13 +93,8 @@ def mesh_of(config: Config) -> Mesh | None:
       UserError: there are fewer devices, or the algorithm cannot use several.
     """
     local, processes = jax.local_device_count(), jax.process_count()
+    one_device(config, processes)
     alone = ALGORITHMS[config.algorithm].one_at_a_time(config)
-    cause = " and ".join(f"--{flag}={getattr(config, flag)}" for flag in alone)
-    if alone and processes > 1:
-        reason = "one client computes at a time"
-        raise conflict("coordinator", config.coordinator, cause, reason)
-    if alone and config.devices not in (None, 1):
-        raise flag_error("devices", config.devices, f"1 with {cause}")
     if config.devices is not None and config.devices > local:
         hint = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
         reason = hint if jax.default_backend() == "cpu" else ""
