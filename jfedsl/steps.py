@@ -18,6 +18,7 @@ each.
 """
 
 from jfedsl.engine.auxiliary import auxiliary_losses as auxiliary_losses
+from jfedsl.engine.auxiliary import fit_auxiliary as fit_auxiliary
 from jfedsl.engine.batch import Batch as Batch
 from jfedsl.engine.batch import draw_batch as draw_batch
 from jfedsl.engine.client_step import client_forward as client_forward

@@ -50,7 +50,7 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     return Outcome(server, clients, losses, x.has_current_model(), {SMASHED.column: sent})
 
 
-def _head(options: Mapping[str, Any], classes: int, of_tokens: bool) -> Model:
+def head(options: Mapping[str, Any], classes: int, of_tokens: bool) -> Model:
     """The layers of the head that `--aux` names, on the activation at the cut `[B, ...]`.
 
     Raises:
@@ -83,17 +83,17 @@ UPLOAD_EVERY = Option(
     lambda value: 1 <= value <= 1_000_000,
 )
 
+# In the first exchange of a run, and then in every h-th one.
+UPLOADS = SMASHED._replace(
+    messages=lambda spec, exchanges: -(-exchanges // int(spec.options["upload_every"]))
+)
+
 ALGORITHM = Algorithm(
     exchange,
     uses=FEDERATED | CUT | SERVER,
-    streams=(
-        SMASHED._replace(every=lambda spec: int(spec.options["upload_every"])),
-        CLIENT_GRADIENT,
-        MODEL_UP,
-        MODEL_DOWN,
-    ),
+    streams=(UPLOADS, CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
     options=(AUX, UPLOAD_EVERY),
     clock=never_waiting,
-    auxiliary=_head,
+    auxiliary=head,
     server_batch=lambda participants: participants,
 )

@@ -6,6 +6,7 @@ from jfedsl.algorithms import (
     fedavg,
     fedsl,
     local_loss,
+    sage,
     sfl_v1,
     sfl_v2,
     sl,
@@ -20,5 +21,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "fedavg": fedavg.ALGORITHM,
     "centralized": centralized.ALGORITHM,
     "local_loss": local_loss.ALGORITHM,
+    "sage": sage.ALGORITHM,
     "broadcast": broadcast.ALGORITHM,
 }

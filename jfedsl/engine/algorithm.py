@@ -131,6 +131,8 @@ class Algorithm(NamedTuple):
       auxiliary: `(options, classes, of_tokens) -> layers` that clients train beside their part of
         the model: averaged and sent with it, never pruned, not part of the trained model. With
         `of_tokens` they make logits of the `classes` token ids at every position.
+      fit_steps: from options, how many steps `fit_auxiliary` takes at once; FLOPs and memory of
+        clients follow. 0: the auxiliary layers are not fitted.
       population: `(shares, population) -> (shares, population)` that the algorithm trains with.
       server_batch: `participants -> n`: how many clients' activations the server normalises as one
         batch.
@@ -153,6 +155,7 @@ class Algorithm(NamedTuple):
     equal_shapes: bool = False
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
     auxiliary: Callable[[Mapping[str, Any], int, bool], Model] = lambda options, classes, tokens: ()
+    fit_steps: Callable[[Mapping[str, Any]], int] = lambda options: 0
     population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given
     server_batch: Callable[[int], int] = lambda participants: 1
     init_server: Callable[[RunSpec, Server], Server] = lambda spec, server: server

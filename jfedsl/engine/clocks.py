@@ -17,6 +17,7 @@ from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, UP, Stream
 from jfedsl.wireless import cost
 from jfedsl.wireless.cost import Cost, Sent
 from jfedsl.wireless.radio import Conditions, Radio
+from jfedsl.wireless.without_waiting import cost_without_waiting
 
 
 def side_by_side(spec: RunSpec, record: RoundRecord) -> Cost:
@@ -71,7 +72,21 @@ def never_waiting(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round, in whose exchanges nothing comes down.
     """
-    return cost.cost_without_waiting(*_facts(spec, record))
+    return cost_without_waiting(*_facts(spec, record))
+
+
+def waiting_for_answers(spec: RunSpec, record: RoundRecord) -> Cost:
+    """Participants wait for the server where something comes down, and then fit auxiliary layers.
+
+    All other exchanges of a round they do without waiting, as with `never_waiting`.
+
+    Args:
+      spec: functions and static numbers of the run, with a radio.
+      record: of the round; something comes down in one of its exchanges at most.
+    """
+    radio, ids, conditions, sent = _facts(spec, record)
+    fit = radio.flop_counts.fit / radio.deployment.hardware.flops[ids]
+    return cost_without_waiting(radio, ids, conditions, sent, fit)
 
 
 def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions, Sent]:

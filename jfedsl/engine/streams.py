@@ -8,9 +8,9 @@ from jfedsl.keys import Stage
 UP, DOWN, LOCAL = "up", "down", "local"
 
 
-def _every_exchange(spec: Any) -> int:
+def _in_every_exchange(spec: Any, exchanges: int) -> int:
     del spec
-    return 1
+    return exchanges
 
 
 def _whole_batch(spec: Any) -> int:
@@ -36,7 +36,8 @@ class Stream(NamedTuple):
       broadcast: whether one message serves all participants at once.
       feedback: whether a compressor may remember what a message lacked and add it to the next one.
       flag: the flag that compresses it; "" for `name`.
-      every: from a `RunSpec`, the number of exchanges between two messages.
+      messages: from a `RunSpec`, in how many of the first so many exchanges of a run a client sends
+        or receives one.
       rows: from a `RunSpec`, the number of examples of a mini-batch that a message covers.
     """
 
@@ -48,7 +49,7 @@ class Stream(NamedTuple):
     broadcast: bool = False
     feedback: bool = True
     flag: str = ""
-    every: Callable[[Any], int] = _every_exchange
+    messages: Callable[[Any, int], int] = _in_every_exchange
     rows: Callable[[Any], int] = _whole_batch
 
     @property

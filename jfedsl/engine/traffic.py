@@ -101,7 +101,7 @@ def uncompressed_bytes(
             count = periods[stream.direction]
             later = later_down if stream.direction == DOWN else model
             return receivers * (min(count, 1) * model + max(count - 1, 0) * later)
-        messages = -(-rounds * spec.local_steps // stream.every(spec)) * receivers
+        messages = stream.messages(spec, rounds * spec.local_steps) * receivers
         beside = -(-int(bits_beside(spec, stream)) // 8)
         return messages * (stream.rows(spec) * example * FLOAT_BYTES + beside)
 

@@ -94,15 +94,16 @@ def layer_flops(
         p, rest = held.params, held._replace(params=())
         has_weights = bool(jax.tree.leaves(p))
         with lax_only():
-            forward_flops, backward_flops = _lowered_flops(forward, p, x, rest), 0.0
+            forward_flops, backward_flops = lowered_flops(forward, p, x, rest), 0.0
             if has_weights or needs_input_gradient:
-                backward_flops = _lowered_flops(forward_and_backward, p, x, rest) - forward_flops
+                backward_flops = lowered_flops(forward_and_backward, p, x, rest) - forward_flops
             x = jax.eval_shape(forward, p, x, rest)
         flops.append((forward_flops, backward_flops))
         needs_input_gradient = needs_input_gradient or has_weights
     return np.array(flops, np.float64).reshape(-1, 2)
 
 
-def _lowered_flops(function: Callable[..., Any], *arguments: Any) -> float:
+def lowered_flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """FLOPs of a function of arrays or shapes, as XLA's cost analysis counts them."""
     costs = jax.jit(function).lower(*arguments).cost_analysis() or {}
     return max(0.0, float(costs.get("flops", 0.0)))

@@ -16,11 +16,6 @@ computes:
             + max_n (last cut-gradient downlink + backward) + max_n model uplink
 
 With S = 1 both are the same.
-
-Where clients step on losses of their own, they do not wait for the server within a round:
-
-    round = max_n model downlink + max(max_n sum of (forward + backward + smashed uplink), server)
-            + max_n model uplink
 """
 
 from functools import partial
@@ -79,7 +74,7 @@ class Cost(struct.PyTreeNode):
         model up. Where participants take turns all of that for each one alone, `[K, ...]`. Where
         the server serves client after client, in the order of `[K]`, the exchanges of each one's
         turn, `[S, K]`; the first `up` and the last `down` are shared by all participants. Where
-        clients do not wait for the server, one exchange stands for all, `[1]` each.
+        clients do not wait for the server, two stand for all, up to an answer and from there on.
     """
 
     seconds: Array
@@ -108,7 +103,7 @@ def round_cost(
       sent: what passed.
       one_by_one: whether the server serves client after client, in the order of `ids`.
     """
-    start, end = _period_ends(radio, conditions, sent)
+    start, end = period_ends(radio, conditions, sent)
     up, down = _exchanges(radio, conditions, sent)
     served = sent.arrived.astype(jnp.float32)
     if one_by_one:
@@ -124,39 +119,10 @@ def round_cost(
         return up[0, 0] + jnp.sum(up[1:]) + jnp.sum(server) + jnp.sum(down[:-1]) + down[-1, 0]
 
     seconds = passed(up.seconds, down.seconds), passed(up.critical, down.critical)
-    return _total(radio, ids, sent, *seconds, (start, up, server, down, end))
+    return total(radio, ids, sent, *seconds, (start, up, server, down, end))
 
 
-def cost_without_waiting(radio: Radio, ids: Array, conditions: Conditions, sent: Sent) -> Cost:
-    """What a round costs in which participants do all exchanges without waiting for the server.
-
-    The server works on what arrives alongside. The round lasts until the slowest participant is
-    done and the server has worked everything off, whichever is later.
-
-    Args:
-      radio: network and hardware of the run.
-      ids: of the participants, int32 `[K]`.
-      conditions: of the round.
-      sent: what passed; `arrived` says which participants trained.
-    """
-    start, end = _period_ends(radio, conditions, sent)
-    trained = sent.arrived
-    steps = jnp.sum(trained, axis=0, dtype=jnp.float32)
-    computing = steps * (conditions.forward + conditions.backward)
-    sending = jnp.sum(sent.up, axis=0) / conditions.up_rate
-    tried, reachable = jnp.any(trained, axis=0), conditions.reachable
-    done = tried & reachable  # what others send is in vain, and nobody waits for it
-    path = waited_for(None, None, computing, sending, tried, done, reachable, jnp.bool_(True))
-    received = jnp.sum((sent.up > 0) & trained & reachable[None], dtype=jnp.float32)
-    server = received * radio.flop_counts.server / radio.network.server_flops
-    rest = jnp.maximum(server - path.seconds, 0.0)[None]  # when all participants are done
-    up = jax.tree.map(lambda leaf: leaf[None], path)
-    down = jax.tree.map(jnp.zeros_like, up)
-    seconds = path.seconds + rest[0], path.critical + rest[0]
-    return _total(radio, ids, sent, *seconds, (start, up, rest, down, end))
-
-
-def _period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:
+def period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:
     """The model goes down at the start of a period, and comes up at its end."""
     there, nobody = conditions.reachable, jnp.zeros_like(conditions.forward)
 
@@ -169,7 +135,7 @@ def _period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stag
     return start, alone(sent.model_up, conditions.up_rate, jnp.bool_(True))
 
 
-def _total(
+def total(
     radio: Radio, ids: Array, sent: Sent, exchanging: Array, computing: Array, stages: Stages
 ) -> Cost:
     """The cost of a round from its stages.

@@ -87,5 +87,25 @@ def client_memory(
     )
 
 
+def while_fitted(memory: Memory, gradient: Any, params: Params, *inputs: Any) -> Memory:
+    """The memory of layers that are, besides training, fitted to a gradient at their input.
+
+    The fit has an optimizer state of its own. The gradient to fit to lies where that of the
+    activation will be when the fit is over.
+
+    Args:
+      memory: of these layers in training.
+      gradient: `(params, *inputs) -> gradient` of their loss at their input.
+      params: of these layers, arrays or shapes.
+      *inputs: trees of arrays or shapes.
+    """
+    residuals, output = residual_bytes(lambda *given: (gradient(*given), None), params, *inputs)
+    return memory._replace(
+        optimizer=2 * memory.optimizer,
+        residuals=max(memory.residuals, residuals),
+        cut_gradient=max(memory.cut_gradient, output),
+    )
+
+
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -49,11 +49,13 @@ class FlopCounts(NamedTuple):
         each of the pruner's forwards, `[F, layers]`.
       backward: their backward passes, `[F, layers]`.
       server: both passes of all server-side layers.
+      fit: all steps of a fit of the auxiliary layers to a gradient at the cut; 0 without fits.
     """
 
     forward: Array
     backward: Array
     server: float
+    fit: float = 0.0
 
 
 class Radio(NamedTuple):

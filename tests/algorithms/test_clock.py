@@ -23,7 +23,7 @@ CLIENTS, STEPS, BATCH = 3, 2, 8
 def priced(algorithm: str, **changes: Any) -> tuple[Experiment, RoundRecord, Cost]:
     """The first round of a run, a whole period, with its cost."""
     common = {"clients": CLIENTS, "local_steps": STEPS, "network": "macro_cell"}
-    e = build(plain(algorithm=algorithm, batch_size=BATCH, **common, **changes))
+    e = build(plain(algorithm=algorithm, batch_size=BATCH, **(common | changes)))
     record = e.rounds(1)(e.data, e.key, e.init(), 1)[1]
     cost = costs_of(e)(e.data, record)
     return e, *jax.device_get(jax.tree.map(lambda x: x[0], (record, cost)))
@@ -135,6 +135,38 @@ def test_clients_with_losses_of_their_own_never_wait_for_the_server():
     late = e.spec.algorithm.clock(e.spec._replace(radio=slow), record)
     server = CLIENTS * radio.flop_counts.server / 1e3
     np.testing.assert_allclose(late.seconds, ends[0].max() + server + ends[1].max(), rtol=1e-5)
+
+
+def test_clients_wait_for_the_answer_that_they_fit_their_heads_to():
+    """Three exchanges; the second one is the first upload of a period with a fit."""
+    e, record, _ = priced("sage", aggregate_every=1, local_steps=3, upload_every=2)
+    now, radio = record.conditions, e.spec.radio
+    order = np.array([1, 0, 2])  # of the exchanges, so that there is one before the answer
+    moved = record.replace(sent={
+        name: count[order] if count.ndim == 2 else count for name, count in record.sent.items()
+    })  # fmt: skip
+    up, down = (8.0 * moved.sent[name] for name in ("smashed_up", "cut_gradient_down"))
+    assert [bool(x.any()) for x in up] == [False, True, True]
+    assert [bool(x.all()) for x in down] == [False, True, False] == [bool(x.any()) for x in down]
+    cost = jax.device_get(e.spec.algorithm.clock(e.spec, moved))
+    ends = [8.0 * moved.sent[n] for n in ("model_down", "model_up")]
+    passes = now.forward + now.backward
+    fit = np.asarray(radio.flop_counts.fit / radio.deployment.hardware.flops)[moved.participants]
+    server = CLIENTS * radio.flop_counts.server / radio.network.server_flops
+    first = passes + now.forward + up[1] / now.up_rate
+    second = down[1] / now.down_rate + fit + now.backward + passes + up[2] / now.up_rate
+    middle = first.max() + server + max(second.max(), server)
+    seconds = (ends[0] / now.down_rate).max() + middle + (ends[1] / now.up_rate).max()
+    np.testing.assert_allclose(cost.seconds, seconds, rtol=1e-5)
+    np.testing.assert_allclose(cost.compute, 3 * passes + fit, rtol=1e-5)
+    assert (fit > 0).all()
+    for n in range(CLIENTS):
+        drawn = segments(cost, n)
+        np.testing.assert_allclose(sum(s.seconds for s in drawn), cost.seconds, rtol=1e-4)
+        kinds = [s.kind for s in drawn if s.kind not in ("waiting", "model down", "model up")]
+        assert kinds[:6] == [
+            "forward", "activations up", "server", "gradients down", "backward", "forward"
+        ]  # fmt: skip
 
 
 def by_hand(e: Experiment, away: int | None = None) -> RoundRecord:

@@ -1,6 +1,7 @@
 """The simulated network of a run: what clients' layers take, and whether devices can hold them."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +9,20 @@ import numpy as np
 from jax import Array
 
 from jfedsl.config import Config
+from jfedsl.engine.auxiliary import fit_error, input_gradient
 from jfedsl.engine.message_sizes import expected_bits
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.errors import flag_error
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
-from jfedsl.models.flops import layer_flops
+from jfedsl.models.flops import layer_flops, lowered_flops
 from jfedsl.models.layers import Model, Variables
+from jfedsl.nn.lax_only import lax_only
 from jfedsl.run.assemble.hardware import Hardware, hardware_of, network_of
 from jfedsl.run.assemble.pruning import Pruning
 from jfedsl.wireless import channel
-from jfedsl.wireless.memory import Memory, client_memory
+from jfedsl.wireless.memory import Memory, client_memory, while_fitted
 from jfedsl.wireless.network import Network
 from jfedsl.wireless.radio import Deployment, FlopCounts, Radio, deploy
 
@@ -81,9 +84,29 @@ def _flop_counts(
     each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
     server = _flops(layers.without_frozen(spec.model[spec.cut :]), smashed, trained)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
-    return FlopCounts(
-        jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32), float(server.sum())
-    )
+    passes = jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32)
+    return FlopCounts(*passes, float(server.sum()), _fit_flops(spec, smashed))
+
+
+def _fit_flops(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> float:
+    """FLOPs of a fit of the auxiliary layers; 0 if they are not fitted."""
+    steps = spec.algorithm.fit_steps(spec.options)
+    if not steps:
+        return 0.0
+    one_step = jax.value_and_grad(partial(fit_error, spec))
+    with lax_only():
+        return steps * lowered_flops(one_step, *_fit_inputs(spec, smashed), smashed)
+
+
+def _fit_inputs(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
+    """Shapes of parameters and statistics of the auxiliary layers, activation and targets."""
+    shapes, batch = _shapes(spec.auxiliary, smashed), spec.batch_size
+    labels = jax.ShapeDtypeStruct((batch, spec.classes), jnp.float32)
+    if spec.task.of_tokens:
+        labels = jax.ShapeDtypeStruct((batch, spec.positions), jnp.int32)
+    elif spec.task.of_classes:
+        labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    return shapes.params, shapes.stats, smashed, labels
 
 
 def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -119,6 +142,9 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
     extra = client_memory(
         head, _shapes(head, smashed), optimizer, smashed, spec.dtype, spec.integers
     )
+    if spec.algorithm.fit_steps(spec.options):
+        gradient = partial(input_gradient, spec)
+        extra = while_fitted(extra, gradient, *_fit_inputs(spec, smashed))
     return Memory(*map(sum, zip(memory, extra, strict=True)))
 
 

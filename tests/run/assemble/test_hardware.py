@@ -98,6 +98,23 @@ def test_memory_has_room_for_the_auxiliary_head() -> None:
         build(config(device_memory="1000000", **head))  # 256 * 3000 weights and gradients
 
 
+def test_a_fit_of_the_head_takes_flops_and_memory() -> None:
+    spec = build(config(algorithm="sage", align_steps=3, network="macro_cell", momentum=0.9)).spec
+    batch, entries, classes = 4, 256, 10
+    # Outputs, gradient at the input, and three products for the gradient of the error.
+    products = 5 * 2 * batch * entries * classes
+    assert spec.radio is not None and products < spec.radio.flop_counts.fit / 3 < 1.2 * products
+    never = spec._replace(options={**spec.options, "align_every": 0})
+    with_fit, without = (memory_of(config(), s, s.model[: s.cut], (8, 8, 1)) for s in (spec, never))
+    more = dict(zip(without._fields, np.subtract(with_fit, without).tolist(), strict=True))
+    logits, at_cut = 4 * batch * classes, 4 * batch * entries
+    assert 0 < more.pop("residuals") < 10 * logits, "shares of classes, in some forms"
+    assert more == {
+        "parameters": 0, "gradients": 0, "optimizer": 4 * (entries * classes + classes),
+        "batch": 0, "cut_gradient": at_cut - logits,
+    }  # fmt: skip
+
+
 def test_memory_of_other_ways_to_compute():
     def residuals(**changes: Any) -> int:
         spec = build(config(prune_kind="none", **changes)).spec

@@ -1,0 +1,128 @@
+"""Local losses that follow the server's gradients (FSL-SAGE, arXiv 2505.23182).
+
+Clients train as in `local_loss`: on the loss of a head of their own, with an upload every
+--upload_every exchanges. In the first upload of each --align_every-th period the server answers
+with the gradient at the cut, and each client fits its head to it, so that the head's loss has about
+that gradient at the cut. The definition is ours, after the abstract and the public code of that
+work; there the server fits the heads, on all activations that it has kept, and nothing else trains
+them.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jfedsl.algorithms.local_loss import AUX, UPLOAD_EVERY, UPLOADS, head
+from jfedsl.engine.algorithm import CUT, FEDERATED, SERVER, Algorithm, Option
+from jfedsl.engine.auxiliary import auxiliary_losses, fit_auxiliary
+from jfedsl.engine.batch import draw_batch
+from jfedsl.engine.client_step import client_forward, client_step
+from jfedsl.engine.clocks import waiting_for_answers
+from jfedsl.engine.exchange import Exchange, Outcome
+from jfedsl.engine.server_step import joint_step
+from jfedsl.engine.state import Client, RunSpec, Server
+from jfedsl.engine.streams import CLIENT_GRADIENT, CUT_GRADIENT, MODEL_DOWN, MODEL_UP, SMASHED
+from jfedsl.engine.transmit import Uplink, send_down, send_up
+from jfedsl.errors import flag_error
+from jfedsl.sharding.slots import where_rows
+
+
+def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
+    """The server steps where an upload is due and may answer it; participants fit, then step."""
+    nothing, cycle = jnp.zeros(clients.number.shape, jnp.int32), _cycle(x.spec)
+    every = x.spec.options["upload_every"]
+    clients, batch = draw_batch(x, clients)
+    clients, smashed, client_vjp = client_forward(x, clients, batch.inputs)
+
+    def upload(server: Server, clients: Client) -> tuple[Server, Client, Array, Array]:
+        clients, up = send_up(x, clients, smashed, batch.lengths)
+        server, _, cut_gradient = joint_step(x, server, up, batch.labels)
+        if not cycle:
+            return server, clients, up.bytes, nothing
+        align = partial(_align, x, up, batch.labels, cut_gradient)
+        first = x.step % cycle < every  # upload of a period with a fit
+        clients, received = lax.cond(first, align, lambda clients: (clients, nothing), clients)
+        return server, clients, up.bytes, received
+
+    def keep(server: Server, clients: Client) -> tuple[Server, Client, Array, Array]:
+        return server, clients, nothing, nothing
+
+    server, clients, sent, received = lax.cond(x.step % every == 0, upload, keep, server, clients)
+    losses, head_gradient, cut_gradient = auxiliary_losses(x, clients, smashed, batch.labels)
+    client_gradient = client_vjp(cut_gradient)[: x.spec.cut]
+    clients = client_step(x, clients, client_gradient + head_gradient)
+    messages = {SMASHED.column: sent, CUT_GRADIENT.column: received}
+    return Outcome(server, clients, losses, x.has_current_model(), messages)
+
+
+def _align(
+    x: Exchange, up: Uplink, labels: Array, cut_gradient: Array, clients: Client
+) -> tuple[Client, Array]:
+    """Participants whose upload arrived receive the gradient and fit their heads to it.
+
+    Returns:
+      The participants, and the bytes that each received, `[P]`.
+    """
+    answered, down = send_down(x, clients, cut_gradient, up.kept)
+    fitted, _ = fit_auxiliary(x, answered, up.values, labels, down.values, up.kept)
+    there = x.spec.slots.to_slots(up.took_part())
+    return where_rows(there, fitted, clients), jnp.where(there, down.bytes, 0)
+
+
+def _cycle(spec: RunSpec) -> int:
+    """Exchanges from one period with a fit to the next one, as far as int32 counts; 0: no fits."""
+    cycle = spec.options["align_every"] * spec.aggregate_every * spec.local_steps
+    return min(int(cycle), int(np.iinfo(np.int32).max))
+
+
+def _answers(spec: RunSpec, exchanges: int) -> int:
+    """How many of the first exchanges of a run are answered."""
+    cycle, every = _cycle(spec), int(spec.options["upload_every"])
+    last_upload = (exchanges - 1) // every * every
+    return 1 + last_upload // cycle if cycle else 0
+
+
+def _check(spec: RunSpec) -> None:
+    every, exchanges = spec.options["upload_every"], spec.aggregate_every * spec.local_steps
+    if _cycle(spec) and every > exchanges:
+        fits = f"with --align_every={spec.options['align_every']}"
+        raise flag_error(
+            "upload_every", every, f"at most {exchanges}, the exchanges of a period, {fits}"
+        )
+
+
+ALIGN_EVERY = Option(
+    "align_every",
+    1,
+    "Periods from one fit of clients' heads to the server's gradients to the next; 0 for no fits.",
+    "a whole number from 0 to 1000000",
+    lambda value: 0 <= value <= 1_000_000,
+)
+ALIGN_STEPS = Option(
+    "align_steps",
+    5,
+    "Optimizer steps of a fit.",
+    "a whole number from 1 to 10000",
+    lambda value: 1 <= value <= 10_000,
+    idle=lambda config: None if config.align_every else "with --align_every=0",
+)
+
+ALGORITHM = Algorithm(
+    exchange,
+    uses=FEDERATED | CUT | SERVER,
+    streams=(
+        UPLOADS,
+        CUT_GRADIENT._replace(messages=_answers),
+        CLIENT_GRADIENT,
+        MODEL_UP,
+        MODEL_DOWN,
+    ),
+    options=(AUX, UPLOAD_EVERY, ALIGN_EVERY, ALIGN_STEPS),
+    clock=waiting_for_answers,
+    auxiliary=head,
+    fit_steps=lambda options: int(options["align_steps"]) if options["align_every"] else 0,
+    server_batch=lambda participants: participants,
+    check=_check,
+)
