@@ -56,7 +56,7 @@ ELSEWHERE = {
     "data/digits": "data/test_datasets",
     "data/stored": "data/test_datasets",
     "engine/algorithm": "config/test_canonical",
-    "engine/auxiliary": "algorithms/test_local_loss",
+    "engine/auxiliary": "algorithms/test_sage",
     "engine/batch": "engine/test_compressors",
     "engine/checkpoint_layout": "run/test_scale",
     "engine/client_accuracies": "run/test_evaluate",
@@ -154,5 +154,6 @@ ELSEWHERE = {
     "theory/objective": "theory/test_measure",
     "theory/trees": "theory/test_constants",
     "wireless/network": "wireless/test_radio",
+    "wireless/without_waiting": "algorithms/test_clock",
     "wireless/stages": "wireless/test_cost",
 }

@@ -40,6 +40,11 @@ RIVALS: dict[str, dict[str, Any]] = {
         "prune_kind": "mask", "prune_score": "random", "smashed": "feedback(topk(0.3))",
         "upload_every": 2, "local_steps": 2, "model_up": "uniform(8)", "participants": 2,
     },
+    "sage": {
+        "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "smashed": "feedback(topk(0.3))",
+        "cut_gradient": "feedback(topk(0.3))", "upload_every": 3, "local_steps": 2,
+        "align_every": 2, "participants": 2, "outage_snr_db": 3.0,
+    },
     "broadcast": {
         "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "cut_gradient": "topk(0.3)",
         "broadcast_share": 0.5, "smashed": "feedback(topk(0.3))", "participants": 2,

@@ -165,6 +165,7 @@ def test_every_period_with_a_fit_has_an_upload() -> None:
     setup(align_every=0, **rare)
 
 
+@pytest.mark.usefixtures("standard_promotion")  # optax.adam needs it
 @pytest.mark.parametrize(
     "changes",
     [
