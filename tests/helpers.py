@@ -53,10 +53,12 @@ def plain(**changes: Any) -> Config:
     return Config(**{**kept, **changes})
 
 
-def parse(arguments: list[str]) -> Config:
-    """The config that a command line describes."""
+def parse(arguments: list[str], command: Any = None) -> Config:
+    """The config that a command line describes, for a command with flags of its own."""
     values = flags.FlagValues()
     define_flags(values)
+    if command is not None:
+        command.define(values)
     values(["program", *arguments])
     return from_flags(values)
 

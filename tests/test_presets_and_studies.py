@@ -118,7 +118,7 @@ def finetuning(folder):
     place = stand_ins.write_model(folder / "model", "bert")
     few = [f"--pretrained={place}", "--tokens=6", "--cut=block2", "--rounds=1", "--local_steps=1"]
     few += ["--progress=none", f"--workdir={folder / 'study'}", f"--data_dir={folder}"]
-    return parse([f"--flagfile={preset}", *few])
+    return parse([f"--flagfile={preset}", *few], script("finetuning_study"))
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -18,6 +18,7 @@ from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.axes import MEGABYTES, SECONDS
 from jfedsl.studies.columns import Column, megabytes, simulated
+from jfedsl.studies.questions import LEARNING_RATES, rates_of
 from jfedsl.studies.study import Changes, conduct, seeds_of
 
 
@@ -26,6 +27,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.", values)
     rivals = "fedavg,centralized"
     flags.DEFINE_list("rivals", rivals, "Algorithms without a cut to compare with.", values)
+    flags.DEFINE_list("rates", [], "Learning rates of rivals, ALGORITHM=RATE.", values)
 
 
 _RESET: Changes = {"client_optimizer_state": "reset"}
@@ -67,12 +69,15 @@ SETTINGS: dict[str, Changes] = {
 }  # fmt: skip
 
 
-def _rival(name: str) -> Changes:
-    """An algorithm, without the settings that it refuses."""
+def _rival(name: str, rate: float | None = None) -> Changes:
+    """An algorithm, without the settings that it refuses; None for the base's learning rates."""
     if name not in ALGORITHMS:
         raise flag_error("rivals", name, OneOf(ALGORITHMS).text, ALGORITHMS)
-    refused = [flag for flag in MUST_APPLY if flag not in ALGORITHMS[name].uses]
-    return {"algorithm": name, **{flag: getattr(Config, flag) for flag in refused}}
+    uses = ALGORITHMS[name].uses
+    changes = {flag: getattr(Config, flag) for flag in MUST_APPLY if flag not in uses}
+    if rate is not None:
+        changes |= {flag: rate for flag in LEARNING_RATES if flag in uses}
+    return {"algorithm": name, **changes}
 
 
 COLUMNS: dict[str, Column] = {
@@ -90,10 +95,15 @@ def main(config: Config, given: flags.FlagValues) -> None:
         raise flag_error("pretrained", "", "a pretrained model")
     if config.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
-    rivals = {name: _rival(name) for name in given.rivals}
+    rates = rates_of(given.rates)
+    rivals = {name: _rival(name, rates.get(name)) for name in given.rivals}
     settings = SETTINGS | rivals
     for partition, of_partition in _PARTITIONS.items():
-        settings |= {f"{name}, {partition}": {**c, **of_partition} for name, c in rivals.items()}
+        settings |= {
+            f"{name}, {partition}": {**changes, **of_partition}
+            for name, changes in rivals.items()
+            if "client_learning_rate" in ALGORITHMS[name].uses  # else there are no clients
+        }
     conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS))
 
 

@@ -22,7 +22,7 @@ ALPHAS = (0.5, 0.1)
 # Algorithms that the light setting is compared with.
 RIVALS = [name for name in ALGORITHMS if not Config(algorithm=name).compress_by_default]
 _CUTS = 3  # number of cuts that are compared by default
-_LEARNING_RATES = ("client_learning_rate", "server_learning_rate")
+LEARNING_RATES = ("client_learning_rate", "server_learning_rate")
 _EXCHANGED = ("smashed", "cut_gradient", "client_gradient")  # compressed in every exchange
 
 # Changes that switch pruning, quantization and dropout off.
@@ -133,7 +133,7 @@ def _rival(base: Config, algorithm: str, rate: float | None) -> Changes:
     changes: Changes = {**_RIVAL, "algorithm": algorithm, "cut": None}
     if "cut" not in idle(dataclasses.replace(base, **changes)):
         changes = {**changes, "cut": base.cut}
-    return changes if rate is None else {**changes, **dict.fromkeys(_LEARNING_RATES, rate)}
+    return changes if rate is None else {**changes, **dict.fromkeys(LEARNING_RATES, rate)}
 
 
 def _partitions(base: Config) -> dict[str, Changes]:

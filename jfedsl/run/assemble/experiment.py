@@ -123,9 +123,11 @@ class Experiment(NamedTuple):
         """The state before the first round, in buffers of its own: rounds donate them."""
 
         def first(key: Array, initial: Variables, image: Array) -> State:
-            return lay_out(self.spec, init(self.spec, key, initial, image))
+            state = lay_out(self.spec, init(self.spec, key, initial, image))
+            return jax.tree.map(jnp.copy, state)
 
-        return jax.tree.map(jnp.copy, jax.jit(first)(self.key, self.initial, self.image))
+        made: State = jax.jit(first)(self.key, self.initial, self.image)
+        return made
 
     def fresh(self) -> Client:
         """A client that has not taken part yet."""
