@@ -68,6 +68,7 @@ ELSEWHERE = {
     "engine/finite": "run/test_training",
     "pruning/adapter_ranks": "engine/test_adapter_averaging",
     "run/assemble/spec": "engine/test_exchange",
+    "models/frozen": "engine/test_frozen",
     "models/transformers/adapter": "models/transformers/test_model",
     "models/transformers/architecture": "models/transformers/test_model",
     "models/transformers/bert": "models/transformers/test_model",

@@ -1,6 +1,5 @@
 """The state before the first round."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -31,7 +30,7 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     key, inputs = fold(key, Purpose.INITIAL_WEIGHTS), image[None]
     if all(layer.start is None for layer in model):
         return _drawn(model, key, inputs)
-    shapes = jax.eval_shape(partial(layers.init, model), key, inputs)
+    shapes = _drawn.eval_shape(model, key, inputs)
     given = [
         jax.tree.map(lambda _: None, held) if layer.start is None else layer.start(held)
         for layer, held in layers.by_layer(model, shapes)
@@ -39,7 +38,7 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
 
     def drawn(key: Array, inputs: Array) -> list[Any]:
         """What is not given, None in the place of the rest, so that the rest is not computed."""
-        fresh = layers.by_layer(model, layers.init(model, key, inputs))
+        fresh = layers.by_layer(model, _drawn(model, key, inputs))
         return [
             jax.tree.map(lambda w, value: w if value is None else None, held, values)
             for (_, held), values in zip(fresh, given, strict=True)
@@ -56,7 +55,7 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     return whole if any(whole.frozen) else whole._replace(frozen=())
 
 
-# Traced once for runs of the same model.
+# Traced once for all runs of a model.
 _drawn = jax.jit(layers.init, static_argnums=0)
 
 

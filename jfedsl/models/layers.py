@@ -12,7 +12,6 @@ parameters under the same names, whatever the cut; Flax's `Sequential` and nnx r
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jfedsl.keys import fold
+from jfedsl.models.frozen import bound as bound
+from jfedsl.models.frozen import with_frozen as with_frozen
+from jfedsl.models.frozen import without_frozen as without_frozen
 from jfedsl.models.padding import without_padding
 from jfedsl.models.steps import Describe, Step, describe_module, function_steps
 
@@ -232,42 +234,6 @@ def by_layer(model: Model, variables: Variables) -> list[tuple[Layer, Variables]
     frozen: Frozen = variables.frozen or ({},) * len(model)
     parts = zip(variables.params, variables.stats, frozen, strict=True)
     return [(layer, Variables(*part)) for layer, part in zip(model, parts, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Bound:
-    """The `apply` of a layer with its frozen variables."""
-
-    apply: Callable[..., tuple[Array, Stats]]
-    frozen: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Array, Stats]:
-        return self.apply(*args, frozen=self.frozen, **kwargs)
-
-
-def bound(layer: Layer, frozen: Frozen) -> Layer:
-    """The layer with its frozen variables, `{}` if it has none; they replace those of before."""
-    return (
-        _unbound(layer)._replace(apply=_Bound(_unbound(layer).apply, frozen)) if frozen else layer
-    )
-
-
-def _unbound(layer: Layer) -> Layer:
-    return layer._replace(apply=layer.apply.apply) if isinstance(layer.apply, _Bound) else layer
-
-
-def without_frozen(model: Model) -> Model:
-    """The model as before `with_frozen`: equal for runs that differ in values alone."""
-    return tuple(map(_unbound, model))
-
-
-def with_frozen(model: Model, frozen: Frozen) -> Model:
-    """The model with its frozen variables, which its `apply` then only reads.
-
-    A vmap of `apply` gives them no axis, as they are no argument of it. A compiled program should
-    have them among its own arguments, or they are built into it.
-    """
-    return tuple(bound(*pair) for pair in zip(model, frozen, strict=True)) if frozen else model
 
 
 def lengths_of(model: Model, inputs: Array) -> Array | None:

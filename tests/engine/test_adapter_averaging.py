@@ -26,19 +26,27 @@ from jfedsl.engine.initial import init
 from jfedsl.engine.traffic import uncompressed_bytes
 
 RANKS = (2, 3, 1)
+MODEL: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny BERT without its last block, which these tests need not compute."""
+    return reference.shortened("bert", 2, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
-def registered(tables: None) -> Iterator[None]:
+def registered(tables: None, folder: str) -> Iterator[None]:
     DATASETS["ids"] = lambda _: ids()
+    MODEL["pretrained"] = folder
     yield
 
 
 def settings(**changes: Any) -> dict[str, Any]:
     """Three clients with adapters of different ranks on the block before the cut."""
-    given = {"dataset": "ids", "pretrained": str(reference.GOLDEN / "bert"), "cut": "block1"}
+    given: dict[str, Any] = {"dataset": "ids", **MODEL, "cut": "block1"}
     given |= {"clients": 3, "adapter": "lora(3,alpha=6)", "client_adapter": "lora([2,3,1],alpha=6)"}
-    given |= {"client_learning_rate": 0.5, "aggregation": "examples"}
+    given |= {"client_learning_rate": 2.0, "aggregation": "examples"}
     return {**given, "client_optimizer_state": "reset", "momentum": 0.5, **changes}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers import slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -100,7 +101,11 @@ def distance_bounds(inputs: Given) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(terms.drift) / constants.beta_drift**2, moved
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# Another kind that is quick has all of their effects.
+IN_OTHERS = {"noisy drift", "nested masks", "weights", "partial"}
+
+
+@pytest.mark.parametrize("kind", [slow(kind) if kind in IN_OTHERS else kind for kind in KINDS])
 def test_never_exceeded(kind):
     checked = 0
 

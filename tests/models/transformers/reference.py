@@ -5,6 +5,7 @@ with the packages of the extra `bench`.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ CLASSES = {
     "llama": ("LlamaForCausalLM", "LlamaConfig"),
     "vit": ("ViTModel", "ViTConfig"),
 }
+
+
+def shortened(name: str, blocks: int, folder: Path) -> str:
+    """A copy of a model's folder in which only the first few blocks are computed."""
+    shutil.copytree(GOLDEN / name, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": blocks}))
+    return str(folder)
 
 
 def inputs(name: str) -> np.ndarray:

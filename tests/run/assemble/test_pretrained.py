@@ -180,6 +180,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
 ) -> None:
     changes = {**averaging, "client_adapter": "lora([2,3])", "client_optimizer_state": "reset"}
     changes |= {"rounds": 3, "eval_every": 1, "momentum": 0.9, "loggers": ("none",)}
+    changes |= {"pretrained": reference.shortened("bert", 2, tmp_path / "model")}
     config = plain(**settings(**changes))
     whole = train(dataclasses.replace(config, workdir=str(tmp_path / "whole")))
     parts = dataclasses.replace(config, workdir=str(tmp_path / "parts"))

@@ -1,0 +1,43 @@
+"""Layers with their frozen variables: a model's `apply` then only reads them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jfedsl.models.layers import Layer, Model
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The `apply` of a layer with its frozen variables."""
+
+    apply: Callable[..., tuple[Any, Any]]
+    frozen: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Arguments and results as `Layer.apply` says."""
+        return self.apply(*args, frozen=self.frozen, **kwargs)
+
+
+def bound(layer: "Layer", frozen: Any) -> "Layer":
+    """The layer with its frozen variables, `{}` if it has none; they replace those of before."""
+    return _unbound(layer)._replace(apply=Bound(_unbound(layer).apply, frozen)) if frozen else layer
+
+
+def _unbound(layer: "Layer") -> "Layer":
+    return layer._replace(apply=layer.apply.apply) if isinstance(layer.apply, Bound) else layer
+
+
+def without_frozen(model: "Model") -> "Model":
+    """The model as before `with_frozen`: equal for runs that differ in values alone."""
+    return tuple(map(_unbound, model))
+
+
+def with_frozen(model: "Model", frozen: Any) -> "Model":
+    """The model with its frozen variables, which its `apply` then only reads.
+
+    A vmap of `apply` gives them no axis, as they are no argument of it. A compiled program should
+    have them among its own arguments, or they are built into it.
+    """
+    return tuple(bound(*pair) for pair in zip(model, frozen, strict=True)) if frozen else model
