@@ -189,7 +189,7 @@ class Case:
 @cache
 def case(name: str) -> Case:
     if name == "uneven":
-        return Case(Effort(1024, 100, 2048, 50), partition="dirichlet", dirichlet_alpha=2.0,
+        return Case(Effort(512, 100, 1024, 50), partition="dirichlet", dirichlet_alpha=2.0,
                     aggregation="examples")  # fmt: skip
     if name == "channels":
         return Case(Effort(128, 4, 40, 60), clients=3, batch_size=4, model="conv", norm="group",
@@ -197,7 +197,7 @@ def case(name: str) -> Case:
                     prune_score="random")  # fmt: skip
     # Any three clients can be measured. With batches of one example, all quantized gradients are
     # known.
-    made = Case(Effort(2560, 8, 40, 60), clients=12, participants=3, batch_size=1,
+    made = Case(Effort(1280, 8, 40, 60), clients=12, participants=3, batch_size=1,
                  partition="shards", prune_kind="mask", prune_rate=(0.5,), prune_score="random",
                  dropout_rate="0,0,0,.4,.4,.4,.7,.7,.7,0,0,0", quantizer="qsgd", bucket_size=BUCKET,
                  client_gradient_bits="32,32,32,4,4,4,8,8,8,32,32,32",
