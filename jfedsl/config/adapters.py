@@ -21,7 +21,7 @@ class AdapterText(NamedTuple):
     """An adapter as a flag says it.
 
     Attributes:
-      kind: one of `adapter.KINDS`.
+      kind: none, full or lora.
       ranks: r of one client or of all.
       alpha: the product of the factors is multiplied by alpha / r, with r the largest rank.
       on: names of the projections, or `ALL`.

@@ -11,7 +11,7 @@ M = sum_n a_n A_n B_n:
   2409.05976). Clients add their product to their kernels and begin new adapters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
 from typing import Any, NamedTuple
@@ -126,43 +126,32 @@ def with_truncated_products(mean: Any, before: Any, rows: Any, weights: Array) -
       rows: clients' models, `[P, ...]`, 0 for the ranks that one does not have.
       weights: float32 `[P]`, sum 1, or all 0 where no client is to be averaged.
     """
-
-    def one(mean: Any, before: Any, rows: Any) -> Any:
-        old = factors_of(before)
-        new = truncated(stacked(factors_of(rows), weights), old)
-        there = jnp.sum(weights) > 0
-        a, b = (jnp.where(there, x, y) for x, y in zip(new, old, strict=True))
-        return {**mean, "lora_a": a, "lora_b": b}
-
-    return on_adapters(one, mean, before, rows)
+    there = jnp.sum(weights) > 0
+    clients, new = adapters_of(rows), {}
+    for path, adapter in adapters_of(before).items():
+        old = factors_of(adapter)
+        cut = truncated(stacked(factors_of(clients[path]), weights), old)
+        a, b = (jnp.where(there, x, y) for x, y in zip(cut, old, strict=True))
+        new[path] = {"lora_a": a, "lora_b": b}
+    return with_parts(mean, new)
 
 
 def adapted_kernels(params: Any, frozen: Any) -> dict[str, Array]:
-    """The frozen kernels beside adapters, by their paths."""
-    kernels: dict[str, Array] = {}
+    """The frozen kernels beside adapters, by path."""
 
-    def note(params: Any, path: str) -> Any:
+    def kernel(path: str) -> Array:
         first, *names = path.split("/")
-        module = reduce(getitem, names, frozen[int(first)])
-        kernels[path] = module["kernel"]
-        return params
+        of_projection: Array = reduce(getitem, names, frozen[int(first)])["kernel"]
+        return of_projection
 
-    on_adapters(note, params, _paths(params))
-    return kernels
+    return {path: kernel(path) for path in adapters_of(params)}
 
 
 def with_kernels(frozen: Any, kernels: Mapping[str, Array] | None) -> Any:
     """Frozen variables with other kernels at some paths."""
     if not kernels:
         return frozen
-
-    def one(tree: Any, path: str) -> Any:
-        if isinstance(tree, Mapping):
-            whole = {name: one(value, f"{path}/{name}") for name, value in tree.items()}
-            return {**whole, "kernel": kernels[path]} if path in kernels else whole
-        return tree
-
-    return tuple(one(tree, str(n)) for n, tree in enumerate(frozen))
+    return with_parts(frozen, {path: {"kernel": kernel} for path, kernel in kernels.items()})
 
 
 def with_products(
@@ -176,44 +165,29 @@ def with_products(
       weights: float32 `[P]`, sum 1, or all 0 where no client is to be averaged.
       scale: of the products.
     """
-    after: dict[str, Array] = {}
 
-    def add(rows: Any, path: str) -> Any:
-        a, b = stacked(factors_of(rows), weights)
-        after[path] = kernels[path] + scale * (a @ b)
-        return rows
+    def product(adapter: Any) -> Array:
+        a, b = stacked(factors_of(adapter), weights)
+        return a @ b
 
-    on_adapters(add, rows, _paths(rows))
-    return after
+    adapters = adapters_of(rows)
+    return {path: kernels[path] + scale * product(x) for path, x in adapters.items()}
 
 
 def without_products(params: Any) -> Any:
     """Parameters whose adapters have products of 0."""
-    return on_adapters(lambda pair: {**pair, "lora_b": jnp.zeros_like(pair["lora_b"])}, params)
+    adapters = adapters_of(params)
+    zeros = {path: {"lora_b": jnp.zeros_like(x["lora_b"])} for path, x in adapters.items()}
+    return with_parts(params, zeros)
 
 
 def drawn_anew(params: Any, key: Array) -> Any:
     """Parameters with new first factors of adapters, drawn as those of a new model."""
-    count = iter(range(1 << 20))
-
-    def one(params: Any) -> Any:
-        a = params["lora_a"]
-        drawn = jax.nn.initializers.he_uniform()(fold(key, next(count)), a.shape, a.dtype)
-        return {**params, "lora_a": drawn}
-
-    return on_adapters(one, params)
-
-
-def _paths(tree: Any, path: str = "") -> Any:
-    """A tree like the first one down to its dicts, with paths in the place of those of arrays."""
-    if isinstance(tree, tuple):
-        return tuple(_paths(part, str(n)) for n, part in enumerate(tree))
-    if "lora_a" in tree or "lora_b" in tree:
-        return path
-    return {
-        name: _paths(value, f"{path}/{name}") if isinstance(value, Mapping) else None
-        for name, value in tree.items()
-    }
+    draw, new = jax.nn.initializers.he_uniform(), {}
+    for n, (path, adapter) in enumerate(adapters_of(params).items()):
+        a = adapter["lora_a"]
+        new[path] = {"lora_a": draw(fold(key, n), a.shape, a.dtype)}
+    return with_parts(params, new)
 
 
 def relative_error(mean: Any, rows: Any, kept: Any, weights: Array) -> Array:
@@ -229,27 +203,21 @@ def relative_error(mean: Any, rows: Any, kept: Any, weights: Array) -> Array:
       weights: float32 `[P]`, sum 1.
     """
     distances, norms = [], []
-
-    def one(mean: Any, rows: Any, kept: Any) -> Any:
-        target = stacked(factors_of(rows), weights)
+    clients, ranks = adapters_of(rows), {} if kept is None else adapters_of(kept)
+    for path, average in adapters_of(mean).items():
+        target = stacked(factors_of(clients[path]), weights)
         product = target.a @ target.b
 
-        def distance(kept: Any) -> Array:
-            a, b = factors_of(mean if kept is None else zero_padded(mean, kept))
+        def distance(kept: Any, average: Any = average, product: Array = product) -> Array:
+            a, b = factors_of(zero_padded(average, kept))
             return jnp.sum(jnp.square(a @ b - product))
 
         if kept is None:
             distances.append(distance(None))
         else:
-            each = jax.lax.map(distance, kept)
+            each = jax.lax.map(distance, ranks[path])
             distances.append(jnp.sum(jnp.where(weights > 0, weights * each, 0.0)))
         norms.append(jnp.sum(jnp.square(product)))
-        return mean
-
-    if kept is None:
-        on_adapters(lambda mean, rows: one(mean, rows, None), mean, rows)
-    else:
-        on_adapters(one, mean, rows, kept)
     norm = jnp.sum(jnp.stack(norms))
     squared = jnp.sum(jnp.stack(distances)) / jnp.where(norm > 0, norm, 1.0)
     return jnp.where(norm > 0, jnp.sqrt(squared), 0.0)
@@ -260,31 +228,49 @@ def factors_of(tree: Mapping[str, Any]) -> Factors:
     return Factors(tree["lora_a"], tree["lora_b"])
 
 
-def on_adapters(function: Callable[..., Any], *trees: Any) -> Any:
-    """The first tree with a function of all trees in the place of projections with adapters."""
-    first = trees[0]
-    if isinstance(first, Mapping):
-        if "lora_a" in first:
-            return function(*trees)
-        return {name: on_adapters(function, *(tree[name] for tree in trees)) for name in first}
-    if isinstance(first, tuple):
-        return tuple(on_adapters(function, *parts) for parts in zip(*trees, strict=True))
-    return first
+def adapters_of(params: Any) -> dict[str, Any]:
+    """The parameters of projections with adapters by path, such as `1/attention/q`."""
+    found: dict[str, Any] = {}
+
+    def look(part: Any, path: str) -> None:
+        if not isinstance(part, Mapping):
+            return
+        if "lora_a" in part:
+            found[path] = part
+        else:
+            for name, inner in part.items():
+                look(inner, f"{path}/{name}")
+
+    for n, layer in enumerate(params):
+        look(layer, str(n))
+    return found
+
+
+def with_parts(variables: Any, new: Mapping[str, Mapping[str, Array]]) -> Any:
+    """Variables of a model with new arrays, by name, in the dicts at some paths."""
+
+    def within(part: Any, path: str) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        inner = {name: within(value, f"{path}/{name}") for name, value in part.items()}
+        return {**inner, **new.get(path, {})}
+
+    return tuple(within(layer, str(n)) for n, layer in enumerate(variables))
 
 
 def without_adapters(params: Any) -> Any:
     """The parameters without the factors of adapters."""
-    return on_adapters(lambda tree: {n: w for n, w in tree.items() if n not in NAMES}, params)
+
+    def within(part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        left_out = NAMES if "lora_a" in part else ()
+        return {name: within(value) for name, value in part.items() if name not in left_out}
+
+    return tuple(map(within, params))
 
 
 def stacked_entries(rule: AdapterRule, params: Any) -> int:
     """Entries of the factors of all clients, which each of them is sent where they are stacked."""
-    total = 0
-
-    def count(tree: Any) -> Any:
-        nonlocal total
-        total += tree["lora_a"].shape[0] + tree["lora_b"].shape[1]
-        return tree
-
-    on_adapters(count, params)
-    return rule.stacked_ranks * total
+    adapters = map(factors_of, adapters_of(params).values())
+    return rule.stacked_ranks * sum(x.a.shape[0] + x.b.shape[1] for x in adapters)

@@ -15,11 +15,12 @@ from run.assemble.test_pretrained import ids
 from jfedsl.data.datasets import DATASETS
 from jfedsl.engine.adapter_averaging import (
     Factors,
-    on_adapters,
+    adapters_of,
     relative_error,
     stacked,
     truncated,
     with_kernels,
+    with_parts,
 )
 from jfedsl.engine.averaging import merge
 from jfedsl.engine.initial import init
@@ -66,7 +67,8 @@ def test_svd_is_the_best_product_of_its_rank(clients: int, rank: int) -> None:
     new = truncated(whole, Factors(before.a[0], before.b[0]))
     u, s, v = np.linalg.svd(product)
     assert_close(new.a @ new.b, (u[:, :rank] * s[:rank]) @ v[:rank], atol=1e-4)
-    error = relative_error({"lora_a": new.a, "lora_b": new.b}, rows_of(factors), None, share)
+    mean = ({"lora_a": new.a, "lora_b": new.b},)
+    error = relative_error(mean, (rows_of(factors),), None, share)
     expected = np.sqrt(np.sum(s[rank:] ** 2) / np.sum(s**2))
     np.testing.assert_allclose(error, expected, atol=1e-3)
 
@@ -99,16 +101,15 @@ def in_period(**changes: Any) -> tuple[Any, Any, Any]:
 
 def products(state: Any, share: np.ndarray, fixed: Any = None) -> list[np.ndarray]:
     """The mean of products of each adapter, in float64, of the ranks that clients have."""
-    found, numbers = [], np.asarray(state.clients.number)
+    numbers = np.asarray(state.clients.number)
     keep = np.arange(3) < np.asarray(RANKS)[numbers][:, None]  # [P, R]
 
-    def note(rows: Any) -> Any:
+    def product(rows: Any) -> np.ndarray:
         a, b = (np.asarray(rows[name], np.float64) for name in ("lora_a", "lora_b"))
-        found.append(np.einsum("p,pr,pir,pro->io", share, keep, a, b))
-        return rows
+        mean: np.ndarray = np.einsum("p,pr,pir,pro->io", share, keep, a, b)
+        return mean
 
-    on_adapters(note, state.clients.params)
-    return found
+    return [product(rows) for rows in adapters_of(state.clients.params).values()]
 
 
 def merged(experiment: Any, state: Any, share: np.ndarray, kind: str | None = None) -> Any:
@@ -135,9 +136,7 @@ def test_stacking_adds_the_mean_of_products_to_kernels() -> None:
 
 
 def factors(params: Any) -> list[tuple[Any, Any]]:
-    found: list[tuple[Any, Any]] = []
-    on_adapters(lambda tree: found.append((tree["lora_a"], tree["lora_b"])), params)
-    return found
+    return [(x["lora_a"], x["lora_b"]) for x in adapters_of(params).values()]
 
 
 def test_svd_is_of_the_mean_of_products_and_says_its_error() -> None:
@@ -183,10 +182,11 @@ def test_a_client_of_a_small_rank_steps_like_one_with_zeros(rank: int) -> None:
     state, record = run(state)
     same, _, padded_run = setup(**settings(client_adapter="lora(3,alpha=6)"))
     start = same.initial
-    cut_off = on_adapters(
-        lambda tree: {**tree, "lora_a": tree["lora_a"].at[:, rank:].set(0)}, start.params[1]
-    )
-    start = start._replace(params=(start.params[0], cut_off, *start.params[2:]))
+    cut_off = {
+        path: {"lora_a": x["lora_a"].at[:, rank:].set(0)}
+        for path, x in adapters_of(start.params[:2]).items()
+    }
+    start = start._replace(params=with_parts(start.params, cut_off))
     padded = init(same.spec, same.key, start, same.image)
     _, of_padded = padded_run(padded)
     client, losses = RANKS.index(rank), []

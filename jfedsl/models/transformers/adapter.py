@@ -8,7 +8,6 @@ from typing import NamedTuple
 # Short names of the projections of a block: attention, then the two or three of the MLP.
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 ALL = "all"  # in the place of their names
-KINDS = ("none", "full", "lora")
 
 
 class Form(NamedTuple):
@@ -36,7 +35,7 @@ class Adapter(NamedTuple):
     4
 
     Attributes:
-      kind: one of `KINDS`: nothing, all weights, or adapters beside frozen weights. A head for
+      kind: none, full (all weights) or lora (adapters beside frozen weights). A head for
         classes is trained in any case.
       rank: r, the rank of every adapter.
       alpha: the product of an adapter's factors is multiplied by alpha / r.
