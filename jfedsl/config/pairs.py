@@ -103,8 +103,11 @@ def pair_tables() -> str:
 
 
 def _label(feature: Feature) -> str:
-    flags = " ".join(f"--{name}={shown(value)}" for name, value in feature.flags.items())
-    return f"{feature.title}: `{flags}`"
+    flags, beside = (
+        " ".join(f"--{name}={shown(value)}" for name, value in settings.items())
+        for settings in (feature.flags, feature.beside)
+    )
+    return f"{feature.title}: `{flags}`" + (f" with `{beside}`" if beside else "")
 
 
 def _reasons(feature: Feature, refused: Mapping[str, str | None]) -> list[str]:
