@@ -128,6 +128,8 @@ class Algorithm(NamedTuple):
       equal_shapes: whether all clients have to hold arrays of the same shapes, as where they hand
         one model on.
       client_layers: `(layers, cut) -> number of layers that clients hold`.
+      tail: `options -> ` number of the model's last layers that clients hold too, behind the
+        server's: averaged and sent with the others of clients, never pruned.
       auxiliary: `(options, classes, of_tokens) -> layers` that clients train beside their part of
         the model: averaged and sent with it, never pruned, not part of the trained model. With
         `of_tokens` they make logits of the `classes` token ids at every position.
@@ -154,6 +156,7 @@ class Algorithm(NamedTuple):
     one_at_a_time: Callable[[Any], tuple[str, ...]] = lambda config: ()
     equal_shapes: bool = False
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
+    tail: Callable[[Mapping[str, Any]], int] = lambda options: 0
     auxiliary: Callable[[Mapping[str, Any], int, bool], Model] = lambda options, classes, tokens: ()
     fit_steps: Callable[[Mapping[str, Any]], int] = lambda options: 0
     population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given

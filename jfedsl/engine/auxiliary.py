@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
+from jfedsl.engine.parts import auxiliary_of_client
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.models import layers
 from jfedsl.sharding.client_map import default_chunk, map_clients
@@ -71,7 +72,8 @@ def fit_auxiliary(
         return params, errors
 
     fitted, errors = _map(x, fit, clients, smashed, labels, cut_gradient, kept)
-    return clients.replace(params=clients.params[: spec.cut] + fitted), errors
+    before = clients.params[: spec.cut + spec.tail]
+    return clients.replace(params=before + fitted), errors
 
 
 def fit_error(
@@ -120,7 +122,7 @@ def _loss(spec: RunSpec, params: Any, stats: Any, smashed: Array, labels: Array)
 def _map(x: Exchange, function: Callable[..., Any], clients: Client, *rows: Any) -> Any:
     """Maps a function of auxiliary variables and more over the participants."""
     spec = x.spec
-    params, stats = clients.params[spec.cut :], clients.stats[spec.cut :]
+    params, stats = (auxiliary_of_client(spec, kind) for kind in (clients.params, clients.stats))
     # As for clients' layers: on CPU convolutions run in a loop, dense heads as one product.
     one = jax.tree.map(lambda leaf: leaf[0], params)
     chunk = default_chunk(jax.default_backend(), one, clients.number.size)

@@ -18,6 +18,7 @@ from jfedsl.engine.adapter_averaging import (
     zero_padded,
 )
 from jfedsl.engine.optimizers import like_moments
+from jfedsl.engine.parts import whole_model
 from jfedsl.engine.state import Aggregator, Client, RunSpec, State, present_weights, weights
 from jfedsl.models.layers import Variables
 from jfedsl.pruning.pruner import Kept
@@ -161,7 +162,8 @@ def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     of_all = weighted_mean(clients.stats, share, mesh=mesh)
     stats = weighted_mean(clients.stats, share, kept, of_all, mesh)
     server = spec.algorithm.server_of(spec, partition, state)
-    return Variables(merged.params[: spec.cut] + server.params, stats[: spec.cut] + server.stats)
+    pairs = (merged.params, server.params), (stats, server.stats)
+    return Variables(*(whole_model(spec, *pair) for pair in pairs))
 
 
 def _mean_optimizer(

@@ -12,7 +12,7 @@ from jfedsl.engine.checkpoint_layout import lay_out
 from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import Client, CompressorStates, RunSpec, State, copies
 from jfedsl.engine.streams import Stream
-from jfedsl.engine.traffic import smashed_shape
+from jfedsl.engine.traffic import stream_shape
 from jfedsl.sharding.slots import where_rows
 
 CLIENT_STATES = ("resident", "host", "stateless")
@@ -58,7 +58,6 @@ def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...])
       stats: normalisation statistics of these layers.
       image: shape of an input.
     """
-    shape = smashed_shape(spec, params, stats, image)
     received = None
     if spec.compressors.get("model_down") is not None:
         received = jax.tree.map(jnp.zeros_like, params)
@@ -68,8 +67,8 @@ def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...])
         if compressor is None:  # the weights themselves are sent
             return None
         if stream.of_batch:
-            message = jnp.zeros((stream.rows(spec), *shape.shape[1:]), shape.dtype)
-            return compressor(0).init(message)
+            shape = stream_shape(spec, stream, params, stats, image)
+            return compressor(0).init(jnp.zeros(shape.shape, shape.dtype))
         return init_tree(compressor(0), params)
 
     states = {stream.name: state(stream) for stream in spec.algorithm.streams}

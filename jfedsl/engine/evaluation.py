@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ from jfedsl.data.pixels import Pixels
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
+from jfedsl.engine.messages import known_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
-from jfedsl.engine.state import Client, Data, RunSpec, Server, State, with_data
-from jfedsl.engine.transmit import known_masks
+from jfedsl.engine.parts import server_part, tail_of_client, tail_part
+from jfedsl.engine.state import Client, Data, Deployed, RunSpec, Server, State, with_data
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.pruning.auxiliary import of_first_layers
@@ -176,21 +178,28 @@ def class_sums(
       Sums of the losses, of the metric, and of that with the activation as deployed.
     """
 
-    def outputs_of(smashed: Array, lengths: Array | None) -> Array:
-        rest, params, stats = spec.model[spec.cut :], server.params, server.stats
-        return layers.apply(rest, params, stats, smashed, False, spec.dtype, lengths)[0]
+    def outputs_of(smashed: Array, lengths: Array | None, deployed: Deployed | None) -> Array:
+        of_server, tail = (part(spec, spec.model) for part in (server_part, tail_part))
+        params, stats = (tail_of_client(spec, kind) for kind in (client.params, client.stats))
+        options = False, spec.dtype, lengths
+        if deployed is not None:
+            smashed = _deployed(spec, key, client, smashed, lengths, deployed.compressor)
+        x = layers.apply(of_server, server.params, server.stats, smashed, *options)[0]
+        if deployed is not None:
+            x = _deployed(spec, key, client, x, lengths, deployed.at_tail, at_tail=True)
+        return layers.apply(tail, params, stats, x, *options)[0]
 
     def batch(one: TestSet) -> Array:
         images = pixels.prepare(one.images)
         smashed, _ = forward(client.params, client.stats, client.masks, images, False, spec.dtype)
         lengths = layers.lengths_of(spec.model, images)
-        outputs = outputs_of(smashed, lengths)
+        outputs = outputs_of(smashed, lengths, None)
         losses = spec.task.loss(outputs, one.labels)
         metric = spec.task.metric.of(outputs, one.labels)
         deployed = metric
         if spec.deployed is not None:
-            received = outputs_of(_deployed(spec, key, client, smashed, lengths), lengths)
-            deployed = spec.task.metric.of(received, one.labels)
+            outputs = outputs_of(smashed, lengths, spec.deployed)
+            deployed = spec.task.metric.of(outputs, one.labels)
         return jnp.stack([by_class(spec, values, one) for values in (losses, metric, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
@@ -213,21 +222,22 @@ def mean_of_classes(spec: RunSpec, sums: Array, test: TestSet) -> Array:
 
 
 def _deployed(
-    spec: RunSpec, key: Array, client: Client, smashed: Array, lengths: Array | None
-) -> Array:
-    """Activations `[E, ...]` as the server receives them in use, each a message of its own."""
-    assert spec.deployed is not None
-    compressor = spec.deployed.compressor(client.number)
-    deployed_key = fold(key, Purpose.DEPLOYED)
+    spec: RunSpec, key: Array, client: Client, activation: Array, lengths: Array | None,
+    compressor_of: Any, at_tail: bool = False,
+) -> Array:  # fmt: skip
+    """Activations `[E, ...]` as they are received in use, each a message of its own."""
+    if compressor_of is None:
+        return activation
+    compressor, deployed_key = compressor_of(client.number), fold(key, Purpose.DEPLOYED)
 
     def send(example: Array, lengths: Array | None) -> Array:
-        masks = known_masks(spec, client, example, lengths)
+        masks = known_masks(spec, client, example, lengths, at_tail)
         _, message = compressor.send(
             compressor.init(example), deployed_key, Message(example, masks)
         )
         return message.values
 
-    each = jax.tree.map(lambda rows: rows[:, None], (smashed, lengths))  # a message each
+    each = jax.tree.map(lambda rows: rows[:, None], (activation, lengths))  # a message each
     return jax.vmap(send)(*each)[:, 0]
 
 

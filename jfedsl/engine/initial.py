@@ -9,6 +9,7 @@ from jax import Array
 from jfedsl.engine.adapter_averaging import adapted_kernels
 from jfedsl.engine.client_memory import first_memory, fresh_client
 from jfedsl.engine.participants import first_participants
+from jfedsl.engine.parts import client_part, server_part
 from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.keys import Purpose, fold
@@ -68,8 +69,7 @@ def initial_client(spec: RunSpec, key: Array, start: Variables, image: Array) ->
       start: parameters and statistics of the whole model.
       image: a normalised sample input; only its shape and dtype matter.
     """
-    params: Any = start.params[: spec.cut]
-    stats: Any = start.stats[: spec.cut]
+    params, stats = client_part(spec, start.params), client_part(spec, start.stats)
     if spec.auxiliary:
         extra = auxiliary_variables(spec, key, start, image)
         params, stats = params + extra.params, stats + extra.stats
@@ -100,8 +100,8 @@ def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
       image: a normalised sample input; only its shape and dtype matter.
     """
     fresh, zero = initial_client(spec, key, start, image), jnp.zeros((), jnp.int32)
-    rest = start.params[spec.cut :], start.stats[spec.cut :]
-    server = Server(*rest, spec.server_optimizer.init(rest[0]))
+    params, stats = (server_part(spec, kind) for kind in (start.params, start.stats))
+    server = Server(params, stats, spec.server_optimizer.init(params))
     pruning, slots = spec.pruner.init(fresh.params), spec.slots
     shared = fresh.optimizer if spec.client_optimizer_state == "average" else None
 

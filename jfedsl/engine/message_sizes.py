@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.compression.message import Message, message_bytes
+from jfedsl.engine.messages import send_smashed
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.engine.streams import CUT_GRADIENT, SMASHED
 from jfedsl.engine.traffic import bits_beside, smashed_shape
-from jfedsl.engine.transmit import send_smashed
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 

@@ -15,6 +15,7 @@ from jax import Array, lax
 
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
+from jfedsl.engine.parts import server_part
 from jfedsl.engine.state import RunSpec, Server
 from jfedsl.engine.transmit import Uplink
 from jfedsl.keys import Stage, fold
@@ -103,8 +104,8 @@ def _gradients(
         x, labels, lengths = jax.tree.map(
             lambda rows: rows.reshape(-1, *rows.shape[2:]), examples._replace(smashed=smashed)
         )
-        rest = spec.model[spec.cut :]
-        logits, stats = layers.apply(rest, params, server.stats, x, True, spec.dtype, lengths)
+        model = server_part(spec, spec.model)
+        logits, stats = layers.apply(model, params, server.stats, x, True, spec.dtype, lengths)
         losses = spec.task.loss(logits, labels)
         return spec.task.mean(losses.reshape(smashed.shape[:2]), examples.labels), stats
 

@@ -40,14 +40,16 @@ CompressorStates = dict[str, Any]
 
 
 class Deployed(NamedTuple):
-    """What the activation passes when a trained model is used: its compressor, drawing nothing.
+    """What activations pass when a trained model is used: their compressors, drawing nothing.
 
     Attributes:
-      compressor: from a client's number to its `Compressor`.
-      mask_group: int32 `[C]`: clients of the same number have the same compressor.
+      compressor: at the cut, from a client's number to its `Compressor`; None: nothing.
+      at_tail: the same on the way down to the tail.
+      mask_group: int32 `[C]`: clients of the same number have the same compressors.
     """
 
     compressor: Any
+    at_tail: Any
     mask_group: np.ndarray
 
 
@@ -57,8 +59,9 @@ class RunSpec(NamedTuple):
     Attributes:
       model: all layers.
       cut: L_c, the first `cut` layers run on clients.
+      tail: the last `tail` layers run on clients too; `engine.parts` divides the model.
       compressors: of every stream.
-      deployed: what the activation passes at inference; None: nothing changes it.
+      deployed: what activations pass at inference; None: nothing changes them.
       pruner: of the client-side model.
       adapters: how clients' low-rank adapters are averaged; None where they have none.
       client_optimizer: applied by every client to its own part.
@@ -97,6 +100,7 @@ class RunSpec(NamedTuple):
 
     model: Model
     cut: int
+    tail: int
     compressors: Compressors
     deployed: Deployed | None
     pruner: Pruner

@@ -33,6 +33,8 @@ class Stream(NamedTuple):
       stage: number of its random draws in an exchange: a `Stage`, or from 16 on for an algorithm's
         own streams.
       labels: whether the labels of the mini-batch travel along.
+      at_tail: whether it carries what passes between the server's layers and the tail behind them,
+        not what passes at the cut.
       broadcast: whether one message serves all participants at once.
       feedback: whether a compressor may remember what a message lacked and add it to the next one.
       flag: the flag that compresses it; "" for `name`.
@@ -46,6 +48,7 @@ class Stream(NamedTuple):
     of_batch: bool
     stage: int = 0
     labels: bool = False
+    at_tail: bool = False
     broadcast: bool = False
     feedback: bool = True
     flag: str = ""
@@ -57,6 +60,11 @@ class Stream(NamedTuple):
         """Name of its bytes in records and, with `_bytes` added, in metrics.csv."""
         ends = self.name.endswith(f"_{self.direction}")
         return self.name if ends else f"{self.name}_{self.direction}"
+
+    @property
+    def carries_activations(self) -> bool:
+        """Whether it carries activations, which go up at the cut and down to the tail."""
+        return self.of_batch and (self.direction == UP) != self.at_tail
 
     @property
     def compressor(self) -> str:

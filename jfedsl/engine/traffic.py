@@ -10,6 +10,7 @@ from jax import Array
 from jfedsl.compression.message import FLOAT_BITS, position_bits
 from jfedsl.engine.adapter_averaging import stacked_entries, without_adapters
 from jfedsl.engine.optimizers import like_moments
+from jfedsl.engine.parts import auxiliary_of_client, server_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
 from jfedsl.models import layers
@@ -18,7 +19,7 @@ FLOAT_BYTES = FLOAT_BITS // 8
 
 
 def bits_beside(spec: RunSpec, stream: Stream, lengths: Array | None = None) -> int | Array:
-    """Bits that a message of activations carries beside them: targets, and lengths of sequences.
+    """Bits that a message carries beside activations: targets, and at the cut lengths of sequences.
 
     A target is the number of a class, float32, or a token id. A length is from 0 to the longest
     one. A sequence of L tokens has L - 1 ids to predict.
@@ -28,28 +29,37 @@ def bits_beside(spec: RunSpec, stream: Stream, lengths: Array | None = None) -> 
       stream: that the message belongs to.
       lengths: positions of each example that are no padding, `[B]`; None: all.
     """
-    if not stream.labels:
-        return 0
-    length = 0 if spec.positions is None else position_bits(spec.positions + 1)
+    beside = 0
+    if spec.positions is not None and stream.carries_activations and not stream.at_tail:
+        beside = spec.batch_size * position_bits(spec.positions + 1)
+    return beside + _target_bits(spec, lengths) if stream.labels else beside
+
+
+def _target_bits(spec: RunSpec, lengths: Array | None) -> int | Array:
     if spec.task.of_tokens:
         assert spec.positions is not None
         tokens: int | Array = spec.batch_size * (spec.positions - 1)
         if lengths is not None:
             tokens = jnp.sum(jnp.maximum(lengths - 1, 0))
-        return tokens * position_bits(spec.classes) + spec.batch_size * length
-    target = FLOAT_BITS * spec.classes
-    if spec.task.of_classes:
-        target = position_bits(spec.classes)
-    return spec.batch_size * (target + length)
+        return tokens * position_bits(spec.classes)
+    target = position_bits(spec.classes) if spec.task.of_classes else FLOAT_BITS * spec.classes
+    return spec.batch_size * target
 
 
-def is_sent(stream: Stream, params: Any) -> bool:
-    """Whether clients with these parameters, arrays or shapes, send or receive a stream.
+def is_sent(spec: RunSpec, stream: Stream, params: Any) -> bool:
+    """Whether clients send or receive a stream.
 
-    What comes down in an exchange is for a client's step: without parameters it takes none.
+    The gradient at the cut is for their step: without parameters that it teaches they take none.
+
+    Args:
+      spec: functions and static numbers of the run.
+      stream: that may be sent.
+      params: of the layers that a client holds, arrays or shapes.
     """
-    for_a_step = stream.of_batch and stream.direction == DOWN
-    return not for_a_step or bool(jax.tree.leaves(params))
+    if not stream.of_batch or stream.direction != DOWN or stream.at_tail:
+        return True
+    taught = params[: spec.cut] + auxiliary_of_client(spec, params)
+    return bool(jax.tree.leaves(taught))
 
 
 def smashed_shape(
@@ -68,6 +78,31 @@ def smashed_shape(
         lambda p, s, x: layers.apply(spec.model[:cut], p[:cut], s[:cut], x, train=True)[0],
         params, stats, images,
     )  # fmt: skip
+
+
+def tail_input_shape(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Shape `[B, ...]` and dtype of what the server's layers make of one client's activation.
+
+    Args:
+      spec: functions and static numbers of the run.
+      smashed: shape and dtype of that activation.
+    """
+    model = server_part(spec, spec.model)
+
+    def run(x: Array) -> Array:
+        made = layers.init(model, jax.random.key(0), x)
+        return layers.apply(model, made.params, made.stats, x, train=True)[0]
+
+    return jax.eval_shape(run, smashed)
+
+
+def stream_shape(
+    spec: RunSpec, stream: Stream, params: Any, stats: Any, image: tuple[int, ...]
+) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a message of a mini-batch; arguments as for `smashed_shape`."""
+    smashed = smashed_shape(spec, params, stats, image)
+    whole = tail_input_shape(spec, smashed) if stream.at_tail else smashed
+    return jax.ShapeDtypeStruct((stream.rows(spec), *whole.shape[1:]), whole.dtype)
 
 
 def uncompressed_bytes(
@@ -90,11 +125,10 @@ def uncompressed_bytes(
     if spec.adapters is not None and spec.adapters.stacks:
         others = _model_entries(spec, without_adapters(params), stats)
         later_down = (others + stacked_entries(spec.adapters, params)) * FLOAT_BYTES
-    example = math.prod(smashed_shape(spec, params, stats, image).shape) // spec.batch_size
     periods = {UP: rounds // spec.aggregate_every, DOWN: -(-rounds // spec.aggregate_every)}
 
     def total(stream: Stream) -> int:
-        if not is_sent(stream, params):
+        if not is_sent(spec, stream, params):
             return 0
         receivers = 1 if stream.broadcast else spec.participants
         if not stream.of_batch:
@@ -103,7 +137,8 @@ def uncompressed_bytes(
             return receivers * (min(count, 1) * model + max(count - 1, 0) * later)
         messages = stream.messages(spec, rounds * spec.local_steps) * receivers
         beside = -(-int(bits_beside(spec, stream)) // 8)
-        return messages * (stream.rows(spec) * example * FLOAT_BYTES + beside)
+        entries = math.prod(stream_shape(spec, stream, params, stats, image).shape)
+        return messages * (entries * FLOAT_BYTES + beside)
 
     sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]
     return {stream.column: total(stream) for stream in sent}

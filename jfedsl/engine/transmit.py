@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jfedsl.compression.message import Mask, Message, kept_only, message_bytes
+from jfedsl.compression.message import Message, message_bytes
 from jfedsl.engine.exchange import Exchange
-from jfedsl.engine.state import Client, CompressorStates, RunSpec, present_weights
+from jfedsl.engine.messages import send_cut_gradient, send_smashed
+from jfedsl.engine.state import Client, present_weights
 from jfedsl.engine.streams import CUT_GRADIENT, SMASHED, Stream
 from jfedsl.engine.traffic import bits_beside, is_sent
 from jfedsl.keys import fold
-from jfedsl.models.padding import is_position
 from jfedsl.sharding.slots import where_rows
 
 
@@ -122,7 +122,7 @@ def send_down(
       The participants with the new states of the compressors, and what they received: without
       parameters nothing, in 0 bytes, and `values` is the gradient as it is, which nobody uses.
     """
-    if not is_sent(stream, clients.params):
+    if not is_sent(x.spec, stream, clients.params):
         return clients, Downlink(gradient, jnp.zeros(clients.number.shape, jnp.int32))
     send = partial(send_cut_gradient, x.spec, stream=stream)
     states, message = jax.vmap(send)(clients, gradient, kept, x.client_keys)
@@ -147,81 +147,9 @@ def broadcast(x: Exchange, clients: Client, values: Array, stream: Stream) -> Do
     compressor = x.spec.compressors[stream.name](0)
     _, message = compressor.send(compressor.init(values), fold(key, stream.stage), Message(values))
     count = clients.number.size
-    sent = message_bytes([message]) if is_sent(stream, clients.params) else jnp.int32(0)
+    needed = is_sent(x.spec, stream, clients.params)
+    sent = message_bytes([message]) if needed else jnp.int32(0)
     everywhere = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), (message.values, sent)
     )
     return Downlink(*x.spec.slots.shard(everywhere))
-
-
-def send_smashed(
-    spec: RunSpec, client: Client, activation: Array, key: Array, lengths: Array | None = None,
-    stream: Stream = SMASHED,
-) -> tuple[CompressorStates, Message, Any]:  # fmt: skip
-    """Sends one client's activation at the cut, without padding and channels it does not have.
-
-    Args:
-      spec: functions and static numbers of the run.
-      client: the client.
-      activation: `[B, ...]`.
-      key: of the client in this exchange.
-      lengths: positions of each example that are no padding, `[B]`; None without padding.
-      stream: that it belongs to.
-
-    Returns:
-      The compressor states, what the server receives, and the function that maps a gradient of that
-      to the activation's: through dropout's mask and scale, straight through quantizers.
-    """
-    states, masks = client.compressor_states, known_masks(spec, client, activation, lengths)
-    compressor = spec.compressors[stream.name](client.number)
-
-    def send(activation: Array) -> tuple[Array, tuple[Any, Message]]:
-        state, message = compressor.send(
-            states[stream.name], fold(key, stream.stage), Message(activation, masks)
-        )
-        return message.values, (state, message)
-
-    _, vjp, (state, message) = jax.vjp(send, activation, has_aux=True)
-    return {**states, stream.name: state}, message, vjp
-
-
-def known_masks(
-    spec: RunSpec, client: Client, activation: Array, lengths: Array | None
-) -> tuple[Mask, ...]:
-    """Masks of an activation `[B, ...]` that both ends know: without padding and pruned channels.
-
-    Args:
-      spec: functions and static numbers of the run.
-      client: the client.
-      activation: `[B, ...]`.
-      lengths: positions of each example that are no padding, `[B]`; None without padding.
-    """
-    channels = spec.pruner.cut_channel_mask(client.masks)
-    here = is_position(activation, lengths)
-    of_channels = None if channels is None else channels[(None,) * (activation.ndim - 1)]
-    return tuple(Mask(chosen) for chosen in (here, of_channels) if chosen is not None)
-
-
-def send_cut_gradient(
-    spec: RunSpec,
-    client: Client,
-    gradient: Array,
-    kept: Array | None,
-    key: Array,
-    stream: Stream = CUT_GRADIENT,
-) -> tuple[CompressorStates, Message]:
-    """Sends one client the gradient `[B, ...]` of the entries that arrived from it.
-
-    Args:
-      spec: functions and static numbers of the run.
-      client: the client.
-      gradient: `[B, ...]`.
-      kept: bool `[B, ...]`, which entries arrived; None: all.
-      key: of the client in this exchange.
-      stream: that it belongs to.
-    """
-    states = client.compressor_states
-    state, message = spec.compressors[stream.name](client.number).send(
-        states[stream.name], fold(key, stream.stage), kept_only(gradient, kept)
-    )
-    return {**states, stream.name: state}, message

@@ -15,11 +15,11 @@ from jfedsl.engine.client_step import send_gradient
 from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.exchange import Availability
 from jfedsl.engine.message_sizes import bits_of, client_shapes, send_noise, up_bits
+from jfedsl.engine.messages import send_cut_gradient
 from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import Client, RunSpec, weights
 from jfedsl.engine.streams import CUT_GRADIENT
 from jfedsl.engine.traffic import is_sent
-from jfedsl.engine.transmit import send_cut_gradient
 from jfedsl.keys import Purpose, fold
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
@@ -100,7 +100,7 @@ def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Exch
 
     def of_client(number: Array) -> ExchangeMessages:
         client, up = send_noise(spec, key, shapes, jnp.int32(AFTER_RAMPS), number)
-        if not is_sent(CUT_GRADIENT, shapes[0]):
+        if not is_sent(spec, CUT_GRADIENT, shapes[0]):
             return ExchangeMessages(up_bits(spec, up), jnp.zeros(()), jnp.zeros(()))
         noise = jax.random.normal(fold(key, Purpose.HARDWARE, 3, number), shapes[1].shape)
         gradient = noise.astype(shapes[1].dtype)

@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from jfedsl.engine import client_accuracies
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
+from jfedsl.engine.parts import client_part, server_part
+from jfedsl.engine.state import RunSpec
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
 from jfedsl.models.description import describe
@@ -186,11 +189,11 @@ def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
       UserError: the folder cannot be written, or has a manifest that is not of an export.
     """
     spec, whole = run.experiment.spec, whole_of(run)
-    cut = spec.cut
+    on_client, on_server = (partial(part, spec) for part in (client_part, server_part))
     files: dict[str, export.Arrays] = {
         export.JOINED: export.named(spec.model, whole),
-        export.CLIENT: export.named(spec.model[:cut], Variables(*(kind[:cut] for kind in whole))),
-        export.SERVER: export.named(spec.model[cut:], Variables(*(kind[cut:] for kind in whole))),
+        export.CLIENT: export.named(on_client(spec.model), Variables(*map(on_client, whole))),
+        export.SERVER: export.named(on_server(spec.model), Variables(*map(on_server, whole))),
     }
     groups, model = client_accuracies.distinct_models(spec, run.state)
     first = np.concatenate(groups)
@@ -216,17 +219,8 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
         return spec.pruner.kept(trained_masks(spec, experiment.key, state, client)).params
 
     masks = jax.jit(jax.vmap(kept))(clients)
-    named = {} if masks is None else _named_params(run, masks)
+    named = {} if masks is None else _named(spec, params=masks)
     return {name: mask for name, mask in named.items() if not np.all(mask)}
-
-
-def _named_params(run: Run, tree: Any) -> dict[str, Any]:
-    """Leaves of a tree with the structure of the client parameters, by parameter name.
-
-    Auxiliary layers, which no test uses, are left out.
-    """
-    spec = run.experiment.spec
-    return export.named(spec.model[: spec.cut], Variables(tree[: spec.cut], ({},) * spec.cut))
 
 
 def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
@@ -234,9 +228,16 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
     spec = run.experiment.spec
     if spec.statistics != "local":
         return {}
-    local = memories(spec, run.state).stats[: spec.cut]
-    stats = jax.tree.map(lambda x: x[clients], local)
-    return export.named(spec.model[: spec.cut], Variables(({},) * spec.cut, stats))
+    local = memories(spec, run.state).stats
+    return _named(spec, stats=jax.tree.map(lambda x: x[clients], local))
+
+
+def _named(spec: RunSpec, **kind: Any) -> dict[str, Any]:
+    """Leaves of a tree like clients' `params` or `stats`, by name, without auxiliary layers."""
+    held = spec.cut + spec.tail
+    nothing: Any = ({},) * held
+    variables = {"params": nothing, "stats": nothing} | {k: tree[:held] for k, tree in kind.items()}
+    return export.named(client_part(spec, spec.model), Variables(**variables))
 
 
 def _facts(run: Run, result: Result) -> dict[str, Any]:
@@ -250,8 +251,8 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         **({"pretrained": config.pretrained} if config.pretrained else {}),
         "norm": config.norm,
         "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
-        "client_layers": [layer.name for layer in spec.model[: spec.cut]],
-        "server_layers": [layer.name for layer in spec.model[spec.cut :]],
+        "client_layers": [layer.name for layer in client_part(spec, spec.model)],
+        "server_layers": [layer.name for layer in server_part(spec, spec.model)],
         "classes": spec.classes,
         "dataset": config.dataset,
         "input": {

@@ -17,10 +17,10 @@ from jfedsl.engine.averaging import joined
 from jfedsl.engine.client_step import forward_one, send_gradient
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.masks import masks_of
+from jfedsl.engine.messages import send_cut_gradient, send_smashed
 from jfedsl.engine.participants import period_start, with_width_config
 from jfedsl.engine.round import run_round
 from jfedsl.engine.state import Client, Data, RunSpec, State, weights, with_data
-from jfedsl.engine.transmit import send_cut_gradient, send_smashed
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.layers import Variables

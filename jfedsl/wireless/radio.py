@@ -49,12 +49,16 @@ class FlopCounts(NamedTuple):
         each of the pruner's forwards, `[F, layers]`.
       backward: their backward passes, `[F, layers]`.
       server: both passes of all server-side layers.
+      server_backward: of these, the backward pass.
+      tail: both passes of the layers that the client holds behind the server's.
       fit: all steps of a fit of the auxiliary layers to a gradient at the cut; 0 without fits.
     """
 
     forward: Array
     backward: Array
     server: float
+    server_backward: float = 0.0
+    tail: float = 0.0
     fit: float = 0.0
 
 

@@ -15,9 +15,9 @@ from jfedsl.engine import client_step
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.batch import next_batch
 from jfedsl.engine.client_memory import memories
+from jfedsl.engine.messages import send_smashed
 from jfedsl.engine.period import start_period
 from jfedsl.engine.state import State
-from jfedsl.engine.transmit import send_smashed
 from jfedsl.keys import Purpose, Stage, fold
 
 # mlp on digits, cut after dense1: see test_traffic.

@@ -208,7 +208,7 @@ def test_clients_never_share_noise():
     # Two clients with the same data, batch and model differ by their dropout masks alone.
     experiment, state, _ = setup(dropout_rate=0.5, clients=2)
     from jfedsl.engine.client_step import forward_one
-    from jfedsl.engine.transmit import send_smashed
+    from jfedsl.engine.messages import send_smashed
     from jfedsl.keys import Purpose, fold
 
     images, _ = reference.batch(experiment, 0, 0)

@@ -25,7 +25,7 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
 
 def transformer(
     architecture: Architecture, classes: int | None, client: Adapter, server: Adapter, cut: int,
-    read: Read | None = None,
+    read: Read | None = None, tail: int = 0,
 ) -> Model:  # fmt: skip
     """The layers of a model.
 
@@ -33,18 +33,21 @@ def transformer(
       architecture: its parts.
       classes: of examples, which a head for classification tells apart; None for a decoder that
         gives scores of the next token.
-      client: what is trained of the layers before the cut.
-      server: what is trained of the layers after it.
+      client: what is trained of clients' layers.
+      server: what is trained of the others.
       cut: how many layers are before the cut.
       read: one tensor of a pretrained model by its name; None: all values are drawn at random.
+      tail: how many of the last layers are clients' too.
 
     Raises:
       ValueError: an encoder is to give scores of tokens.
     """
     held: Held = {}
+    parts, heads = _parts(architecture, classes is None), 0 if classes is None else 2
+    end = len(parts) + heads - tail
     model = [
-        _layer(part, client if n < cut else server, read, held)
-        for n, part in enumerate(_parts(architecture, classes is None))
+        _layer(part, server if cut <= n < end else client, read, held)
+        for n, part in enumerate(parts)
     ]
     if architecture.vocabulary:
         model[0] = padded(with_integer_inputs(model[0]))

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
+
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression import expression
 from jfedsl.compression.deployed import deployed
 from jfedsl.config import Config
 from jfedsl.engine.state import Compressors, Deployed
-from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, Stream
+from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, SMASHED, Stream
 
 
 def compressors_of(config: Config) -> Compressors:
@@ -24,6 +26,16 @@ def compressors_of(config: Config) -> Compressors:
 
 
 def deployed_of(config: Config) -> Deployed | None:
-    """What the activation passes when the trained model is used; None: nothing changes it."""
-    compressor = deployed(config.compressors["smashed"], config.clients, config.seed)
-    return None if compressor is None else Deployed(*compressor)
+    """What activations pass when the trained model is used; None: nothing changes them."""
+    streams = ALGORITHMS[config.algorithm].streams
+    to_tail = (s.compressor for s in streams if s.at_tail and s.carries_activations)
+    made = [
+        deployed(config.compressors.get(flag, ()), config.clients, config.seed)
+        for flag in (SMASHED.compressor, next(to_tail, ""))
+    ]
+    if made == [None, None]:
+        return None
+    at_cut, at_tail = (None if one is None else one[0] for one in made)
+    groups = [one[1] for one in made if one is not None]
+    mask_group = np.unique(np.stack(groups, axis=1), axis=0, return_inverse=True)[1]
+    return Deployed(at_cut, at_tail, mask_group.reshape(-1).astype(np.int32))

@@ -39,6 +39,7 @@ from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, s
 from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
+from jfedsl.run.assemble.on_clients import options_of
 from jfedsl.run.assemble.pretrained import checkpoint_of
 from jfedsl.run.assemble.pruning import (
     Flops,
@@ -185,7 +186,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    model, cut, adapters = model_of(config, dataset, checkpoint)
+    chosen = model_of(config, dataset, checkpoint)
+    model, cut, tail, adapters = chosen
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
@@ -194,16 +196,16 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         # Nothing per client is left to say of other clients than were asked for.
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
     key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
-    initial, width = initial_of(config, model, cut, key, image, dataset)
+    initial, width = initial_of(config, chosen, key, image, dataset)
     marks = fingerprint_of(config, whole, held, task, initial.frozen, model)
     if not config.pretrained and not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
     pruning = build_pruner(config, model, cut, initial, image.shape, adapters)
     slots = assign_slots(pruning.group_sizes, mesh)
-    options = {o.name: getattr(config, o.name, o.default) for o in algorithm.options}
+    options = options_of(config)
     auxiliary = algorithm.auxiliary(options, width, task.of_tokens)
-    spec = spec_of(config, model, cut, initial, width, task, pruning, slots, image)
+    spec = spec_of(config, model, (cut, tail), initial, width, task, pruning, slots, image)
     spec = with_frozen(spec, initial.frozen)
     rule = adapters and adapters.rule
     spec = spec._replace(options=options, auxiliary=auxiliary, adapters=rule)

@@ -7,7 +7,7 @@ import jax
 from jfedsl.compression import expression
 from jfedsl.config import Config
 from jfedsl.engine.state import Client, RunSpec
-from jfedsl.engine.traffic import smashed_shape
+from jfedsl.engine.traffic import stream_shape
 from jfedsl.errors import UserError, as_text
 
 
@@ -23,12 +23,14 @@ def check_sizes(config: Config, spec: RunSpec, client: Client, image: tuple[int,
     Raises:
       UserError: names the flag that would make the messages smaller.
     """
-    smashed = math.prod(smashed_shape(spec, client.params, client.stats, image).shape)
     weights = [leaf.size for leaf in jax.tree.leaves(client.params)]
     for stream in spec.algorithm.streams:
         name = stream.compressor
         calls = config.compressors.get(name, ())
-        sizes = [smashed] if stream.of_batch else weights
+        sizes = weights
+        if stream.of_batch:
+            shape = stream_shape(spec, stream, client.params, client.stats, image).shape
+            sizes = [math.prod(shape)]
         # Moments may travel along. What tells positions takes a bit an entry at most.
         each = 4 if stream.of_batch or config.client_optimizer_state != "average" else 12
         extra = sum(expression.most_extra_bytes(calls, n) for n in sizes)

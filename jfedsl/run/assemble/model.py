@@ -13,15 +13,15 @@ from jfedsl.data.datasets import Dataset
 from jfedsl.engine.initial import initial_variables
 from jfedsl.errors import UserError, flag_error, one_line
 from jfedsl.models import layers, tokens, trial
-from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError
 from jfedsl.models.registry import MODELS, ModelEntry
+from jfedsl.run.assemble.on_clients import layers_of_clients
 from jfedsl.run.assemble.pretrained import Layers, pretrained_model
 
 
 def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> Layers:
-    """The layers of a run, and how many of them are the clients'.
+    """The layers of a run, and which of them clients hold.
 
     Args:
       config: all settings of the run.
@@ -29,7 +29,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
       checkpoint: the pretrained model, None without one.
 
     Raises:
-      UserError: the model has no such cut, or a pretrained one does not suit the data.
+      UserError: the model has no such cut or tail, or a pretrained one does not suit the data.
     """
     if checkpoint is not None:
         return pretrained_model(config, checkpoint, dataset)
@@ -38,11 +38,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
     if dataset.integer_inputs:
         model = (tokens.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
-    try:
-        index = cut_index(model, cut)
-        return Layers(model, ALGORITHMS[config.algorithm].client_layers(len(model), index))
-    except ValueError as error:
-        raise UserError(f"--cut must be {error}") from None
+    return Layers(model, *layers_of_clients(config, model, cut))
 
 
 @lru_cache(maxsize=64)
@@ -52,14 +48,13 @@ def _layers(entry: ModelEntry, outputs: int, norm: str) -> Model:
 
 
 def initial_of(
-    config: Config, model: Model, cut: int, key: Array, image: Array, dataset: Dataset
+    config: Config, chosen: Layers, key: Array, image: Array, dataset: Dataset
 ) -> tuple[Variables, int]:
     """Initial variables, if the model can take such inputs and its outputs suit the targets.
 
     Args:
       config: all settings of the run.
-      model: all layers.
-      cut: how many of them are the clients'.
+      chosen: all layers, and who holds which.
       key: run key.
       image: a sample input as the first layer is given it.
       dataset: all examples of the run.
@@ -70,6 +65,7 @@ def initial_of(
     Raises:
       UserError: names the model or the batch size and what is wrong with it.
     """
+    model, cut = chosen.model, chosen.cut
 
     def run(variables: Variables) -> Array:
         (params, stats, frozen), x = variables, image[None]
@@ -87,7 +83,7 @@ def initial_of(
         raise _unsuited(config, image, dataset, error) from error
     _check_outputs(config, model, outputs.shape, dataset)
     if jax.tree.leaves(initial.stats):
-        _check_batches(config, model, cut, initial, image.shape)
+        _check_batches(config, chosen, initial, image.shape)
     return initial, outputs.shape[-1]
 
 
@@ -156,18 +152,21 @@ def check_examples(
 
 
 def _check_batches(
-    config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...]
+    config: Config, chosen: Layers, initial: Variables, image: tuple[int, ...]
 ) -> None:
     """Refuses a batch in which batch norm has one value a channel: it makes 0 of any."""
     params, stats, frozen = initial
-    model = layers.with_frozen(model, frozen)
-    batch = jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
-    name, smashed = trial.layer_with_single_values(model[:cut], params[:cut], stats[:cut], batch)
-    if name is None:
-        participants = config.participants or config.clients
-        rows = config.batch_size * ALGORITHMS[config.algorithm].server_batch(participants)
-        batch = jax.ShapeDtypeStruct((rows, *smashed.shape[1:]), jnp.float32)
-        name, _ = trial.layer_with_single_values(model[cut:], params[cut:], stats[cut:], batch)
+    model = layers.with_frozen(chosen.model, frozen)
+    participants = config.participants or config.clients
+    together = config.batch_size * ALGORITHMS[config.algorithm].server_batch(participants)
+    ends, shape = (chosen.cut, len(model) - chosen.tail, len(model)), image
+    batches, start = (config.batch_size, together, config.batch_size), 0
+    for end, rows in zip(ends, batches, strict=True):
+        part, batch = slice(start, end), jax.ShapeDtypeStruct((rows, *shape), jnp.float32)
+        name, output = trial.layer_with_single_values(model[part], params[part], stats[part], batch)
+        if name is not None:
+            break
+        start, shape = end, output.shape[1:]
     if name is not None:
         reason = f"the batch norm of {name} has one value a channel, whose variance is 0"
         raise flag_error("batch_size", config.batch_size, "2 or more", reason=reason)

@@ -13,13 +13,13 @@ from jfedsl.data.datasets import Dataset
 from jfedsl.data.text.encoding import vocabulary_size
 from jfedsl.engine.adapter_averaging import AdapterRule
 from jfedsl.errors import UserError, flag_error
-from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Model
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from jfedsl.models.transformers.adapter import ALL, Adapter
 from jfedsl.models.transformers.architecture import Architecture
 from jfedsl.models.transformers.model import ARCHITECTURES, DEFAULT_CUT, transformer
 from jfedsl.run.assemble.hardware import capacities_of
+from jfedsl.run.assemble.on_clients import layers_of_clients
 
 
 class ClientAdapters(NamedTuple):
@@ -41,12 +41,14 @@ class Layers(NamedTuple):
 
     Attributes:
       model: all layers.
-      cut: how many of them are the clients'.
+      cut: how many of them are before the cut.
+      tail: how many of the last ones clients hold too.
       adapters: of clients; None where they have none.
     """
 
     model: Model
     cut: int
+    tail: int
     adapters: ClientAdapters | None = None
 
 
@@ -83,20 +85,17 @@ def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -
     adapters = adapters_of(config)
     read = checkpoint.read if checkpoint.names else None
 
-    def layers(cut: int, client: Adapter = adapters.client) -> Model:
-        return transformer(architecture, classes, client, adapters.server, cut, read)
+    def layers(cut: int, tail: int, client: Adapter = adapters.client) -> Model:
+        return transformer(architecture, classes, client, adapters.server, cut, read, tail)
 
-    try:
-        names = layers(0)
-        index = cut_index(names, config.cut or DEFAULT_CUT)
-        cut = ALGORITHMS[config.algorithm].client_layers(len(names), index)
-    except ValueError as error:
-        raise UserError(f"--cut must be {error}") from None
-    return Layers(layers(cut), cut, _client_adapters(config, adapters, layers, cut))
+    names = layers(0, 0)
+    cut, tail = layers_of_clients(config, names, config.cut or DEFAULT_CUT)
+    sides = partial(layers, cut, tail)
+    return Layers(sides(), cut, tail, _client_adapters(config, adapters, sides, cut))
 
 
 def _client_adapters(
-    config: Config, adapters: Adapters, layers: Callable[[int, Adapter], Model], cut: int
+    config: Config, adapters: Adapters, layers: Callable[[Adapter], Model], cut: int
 ) -> ClientAdapters | None:
     """What differs between the adapters of clients, and how they are averaged."""
     largest = adapters.client
@@ -109,7 +108,7 @@ def _client_adapters(
     scale = largest.alpha / largest.rank
 
     def side(rank: int) -> Model:
-        return layers(cut, largest._replace(rank=rank, alpha=scale * rank))[:cut]
+        return layers(largest._replace(rank=rank, alpha=scale * rank))[:cut]
 
     ranks = client_ranks(config, partial(capacities_of, config))
     rule = AdapterRule(config.adapter_averaging, scale, int(ranks.sum()))

@@ -11,8 +11,9 @@ from jax import Array
 from jfedsl.config import Config
 from jfedsl.engine.auxiliary import fit_error, input_gradient
 from jfedsl.engine.message_sizes import expected_bits
+from jfedsl.engine.parts import server_part, tail_part
 from jfedsl.engine.state import RunSpec
-from jfedsl.engine.traffic import smashed_shape
+from jfedsl.engine.traffic import smashed_shape, tail_input_shape
 from jfedsl.errors import flag_error
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -82,10 +83,16 @@ def _flop_counts(
     trained = bool(jax.tree.leaves(shapes.params))  # or nothing needs the gradient at the cut
     beside = _flops(spec.auxiliary, smashed, trained)
     each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
-    server = _flops(layers.without_frozen(spec.model[spec.cut :]), smashed, trained)
+    server = _flops(layers.without_frozen(server_part(spec, spec.model)), smashed, trained)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     passes = jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32)
-    return FlopCounts(*passes, float(server.sum()), _fit_flops(spec, smashed))
+    return FlopCounts(
+        *passes,
+        server=float(server.sum()),
+        server_backward=float(server[:, 1].sum()),
+        tail=float(_flops(*_tail(spec, smashed), True).sum()) if spec.tail else 0.0,
+        fit=_fit_flops(spec, smashed),
+    )
 
 
 def _fit_flops(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> float:
@@ -109,6 +116,12 @@ def _fit_inputs(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> tuple[Any, ...]
     return shapes.params, shapes.stats, smashed, labels
 
 
+def _tail(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> tuple[Model, jax.ShapeDtypeStruct]:
+    """The layers of the tail, and what they take."""
+    model = layers.without_frozen(tail_part(spec, spec.model))
+    return model, tail_input_shape(spec, smashed)
+
+
 def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
 
@@ -124,7 +137,7 @@ def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
 
 
 def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]) -> Memory:
-    """Memory of a client with these layers and the algorithm's auxiliary ones.
+    """Memory of a client with these layers, those of the tail and the auxiliary ones.
 
     Args:
       config: all settings of the run.
@@ -134,18 +147,22 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
     """
     x, optimizer = _batch(config, image), spec.client_optimizer.init
     memory = client_memory(side, _shapes(side, x), optimizer, x, spec.dtype, spec.integers)
-    if not spec.auxiliary:
-        return memory
     shapes = _shapes(spec.model[: spec.cut], x)
     smashed = smashed_shape(spec, shapes.params, shapes.stats, image)
-    head = spec.auxiliary
-    extra = client_memory(
-        head, _shapes(head, smashed), optimizer, smashed, spec.dtype, spec.integers
-    )
-    if spec.algorithm.fit_steps(spec.options):
-        gradient = partial(input_gradient, spec)
-        extra = while_fitted(extra, gradient, *_fit_inputs(spec, smashed))
-    return Memory(*map(sum, zip(memory, extra, strict=True)))
+
+    def behind(model: Model, x: jax.ShapeDtypeStruct) -> Memory:
+        return client_memory(model, _shapes(model, x), optimizer, x, spec.dtype, spec.integers)
+
+    each = [memory]
+    if spec.tail:
+        each.append(behind(*_tail(spec, smashed)))
+    if spec.auxiliary:
+        head = behind(spec.auxiliary, smashed)
+        if spec.algorithm.fit_steps(spec.options):
+            gradient = partial(input_gradient, spec)
+            head = while_fitted(head, gradient, *_fit_inputs(spec, smashed))
+        each.append(head)
+    return Memory(*map(sum, zip(*each, strict=True)))
 
 
 def _check_memory(

@@ -18,15 +18,15 @@ from jfedsl.sharding.slots import SlotLayout
 
 
 def spec_of(
-    config: Config, model: Model, cut: int, initial: Variables, classes: int, task: Task,
-    pruning: Pruning, slots: SlotLayout, image: Array,
+    config: Config, model: Model, on_clients: tuple[int, int], initial: Variables, classes: int,
+    task: Task, pruning: Pruning, slots: SlotLayout, image: Array,
 ) -> RunSpec:  # fmt: skip
     """What a run is, but for its network, adapters, auxiliary layers and its algorithm's options.
 
     Args:
       config: all settings of the run.
       model: all layers.
-      cut: how many of them are the clients'.
+      on_clients: how many of the first and of the last ones are clients'.
       initial: variables of the whole model.
       classes: width of the outputs.
       task: that the model is trained for.
@@ -34,6 +34,7 @@ def spec_of(
       slots: of the participants on devices.
       image: a sample input as the first layer is given it.
     """
+    cut, tail = on_clients
     exchanges = config.rounds * config.local_steps
     client_rate, server_rate = (
         optimizers.schedule(config.learning_rate_schedule, peak, exchanges)
@@ -46,6 +47,7 @@ def spec_of(
     return RunSpec(
         model=model,
         cut=cut,
+        tail=tail,
         compressors=compressors_of(config),
         deployed=deployed_of(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,

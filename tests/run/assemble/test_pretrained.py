@@ -24,7 +24,7 @@ from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.averaging import joined
 from jfedsl.engine.batch import next_batch
 from jfedsl.engine.client_step import forward_one
-from jfedsl.engine.transmit import send_smashed
+from jfedsl.engine.messages import send_smashed
 from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.run.assemble import build

@@ -1,0 +1,47 @@
+"""Who holds which layers: clients the first `cut` and the last `tail` of them, the server the rest.
+
+The variables of a client are tuples with an entry for each layer that it holds, in this order:
+layers before the cut, layers of the tail, and auxiliary ones, which the model does not have.
+"""
+
+from typing import Any
+
+from jfedsl.engine.state import RunSpec
+
+# One entry for each layer: the layers themselves, or their variables; () where none has any.
+ByLayer = tuple[Any, ...]
+
+
+def server_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
+    """The entries of the server's layers, of a tuple for the whole model."""
+    return whole[spec.cut : len(spec.model) - spec.tail]
+
+
+def tail_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
+    """The entries of the tail, of a tuple for the whole model."""
+    return whole[len(spec.model) - spec.tail :]
+
+
+def client_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
+    """The entries of the layers that clients hold, of a tuple for the whole model."""
+    return whole[: spec.cut] + tail_part(spec, whole)
+
+
+def tail_of_client(spec: RunSpec, held: ByLayer) -> ByLayer:
+    """The entries of the tail, of a tuple for the layers that a client holds."""
+    return held[spec.cut : spec.cut + spec.tail]
+
+
+def auxiliary_of_client(spec: RunSpec, held: ByLayer) -> ByLayer:
+    """The entries of the auxiliary layers, of a tuple for the layers that a client holds."""
+    return held[spec.cut + spec.tail :]
+
+
+def behind_cut(spec: RunSpec, held: ByLayer, of_server: ByLayer) -> ByLayer:
+    """The entries of all layers behind the cut, from those of a client and of the server."""
+    return of_server + tail_of_client(spec, held)
+
+
+def whole_model(spec: RunSpec, held: ByLayer, of_server: ByLayer) -> ByLayer:
+    """The entries of all layers of the model, from those of a client and of the server."""
+    return held[: spec.cut] + behind_cut(spec, held, of_server)
