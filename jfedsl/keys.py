@@ -39,6 +39,7 @@ class Stage(enum.IntEnum):
     CLIENT_GRADIENT = 2
     CLIENT_BACKWARD = 3
     SERVER_ORDER = 4
+    TAIL_BACKWARD = 5
 
 
 def fold(key: Array, *data: Array | int) -> Array:

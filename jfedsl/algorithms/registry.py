@@ -10,6 +10,7 @@ from jfedsl.algorithms import (
     sfl_v1,
     sfl_v2,
     sl,
+    u_shape,
 )
 from jfedsl.engine.algorithm import Algorithm
 
@@ -23,4 +24,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "local_loss": local_loss.ALGORITHM,
     "sage": sage.ALGORITHM,
     "broadcast": broadcast.ALGORITHM,
+    "u_shape": u_shape.ALGORITHM,
 }

@@ -1,7 +1,7 @@
 """What clients compute in an exchange: their layers forward and backward, and their step."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -156,11 +156,19 @@ def _layers(
     spec: RunSpec, forward: ClientForward, client: Client, images: Array, key: Array
 ) -> tuple[Array, Any]:
     """The activation at the cut and the statistics of one client; arguments as `forward_one`."""
-    mode: Any = nullcontext()
-    if spec.integers:
-        mode = int8_backward(fold(key, client.number, Stage.CLIENT_BACKWARD))
-    with mode:
+    with backward_mode(spec, key, client.number, Stage.CLIENT_BACKWARD):
         return forward(client.params, client.stats, client.masks, images, True, spec.dtype)
+
+
+def backward_mode(spec: RunSpec, key: Array, *data: Array | int) -> AbstractContextManager[None]:
+    """In which layers that clients run get a backward pass in the run's arithmetic.
+
+    Args:
+      spec: functions and static numbers of the run.
+      key: of this exchange.
+      *data: folded into the key, where the backward pass draws.
+    """
+    return int8_backward(fold(key, *data)) if spec.integers else nullcontext()
 
 
 def send_gradient(

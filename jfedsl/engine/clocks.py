@@ -13,7 +13,7 @@ from jax import Array
 
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import RunSpec
-from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, UP, Stream
+from jfedsl.engine.streams import DOWN, MODEL_DOWN, MODEL_UP, UP, Stream
 from jfedsl.wireless import cost
 from jfedsl.wireless.cost import Cost, Sent
 from jfedsl.wireless.radio import Conditions, Radio
@@ -103,9 +103,11 @@ def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions
         rates = jnp.where(record.took_part, conditions.lone_down_rate[None], jnp.inf)
         return count * conditions.down_rate[None] / jnp.min(rates, axis=1, keepdims=True)
 
-    up, down = nothing, nothing
+    up, down, tail = nothing, nothing, {DOWN: nothing, UP: nothing}
     for stream in spec.algorithm.streams:
-        if stream.of_batch and stream.direction == UP:
+        if stream.of_batch and stream.at_tail:
+            tail[stream.direction] = tail[stream.direction] + bits(stream)
+        elif stream.of_batch and stream.direction == UP:
             up = up + bits(stream)
         elif stream.of_batch:
             down = down + bits(stream)
@@ -120,5 +122,6 @@ def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions
         model_down=model[MODEL_DOWN],
         arrived=record.took_part,
         has_current_model=record.has_current_model,
+        tail=(tail[DOWN], tail[UP]) if spec.tail else None,
     )
     return radio, record.participants, conditions, sent

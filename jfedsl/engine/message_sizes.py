@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.compression.message import Message, message_bytes
-from jfedsl.engine.messages import send_smashed
+from jfedsl.engine.messages import send_cut_gradient, send_smashed
 from jfedsl.engine.state import Client, RunSpec
-from jfedsl.engine.streams import CUT_GRADIENT, SMASHED
-from jfedsl.engine.traffic import bits_beside, smashed_shape
+from jfedsl.engine.streams import CUT_GRADIENT, DOWN, SMASHED, UP
+from jfedsl.engine.traffic import bits_beside, smashed_shape, tail_input_shape
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 
@@ -19,7 +19,7 @@ from jfedsl.models import layers
 def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
     """Bits that clients send up in an exchange, float32 `[width configs, C]`.
 
-    Counted on one message of noise in each width config of the pruner: what is dropped at random
+    Counted on messages of noise in each width config of the pruner: what is dropped at random
     varies little, in activations of thousands of entries.
 
     Args:
@@ -28,13 +28,16 @@ def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
       image: shape of an input.
     """
     shapes = client_shapes(spec, key, image)
+    tail = tail_input_shape(spec, shapes[1]) if spec.tail else None
     first = [
         int(np.argmax(spec.pruner.config_of_round == row))
         for row in range(len(spec.pruner.width_configs))
     ]
 
     def one(start: Array, number: Array) -> Array:
-        return up_bits(spec, send_noise(spec, key, shapes, start, number)[1])
+        client, message = send_noise(spec, key, shapes, start, number)
+        bits = up_bits(spec, message)
+        return bits if tail is None else bits + _bits_from_tail(spec, key, tail, client)
 
     every = jnp.arange(spec.clients)
     starts = jnp.asarray(first, jnp.int32)
@@ -71,8 +74,23 @@ def send_noise(
 
 
 def up_bits(spec: RunSpec, message: Message) -> Array:
-    """Bits of an activation with its labels, whole bytes, float32."""
-    return bits_of(message_bytes([message], bits_beside(spec, SMASHED)))
+    """Bits of an activation with its labels, if these are sent, whole bytes, float32."""
+    stream = next(stream for stream in spec.algorithm.streams if stream.name == SMASHED.name)
+    return bits_of(message_bytes([message], bits_beside(spec, stream)))
+
+
+def _bits_from_tail(
+    spec: RunSpec, key: Array, shape: jax.ShapeDtypeStruct, client: Client
+) -> Array:
+    """Bits of the gradient that a client sends up from its tail, of the entries that came down."""
+    way = {stream.direction: stream for stream in spec.algorithm.streams if stream.at_tail}
+    values = jax.random.normal(fold(key, Purpose.HARDWARE, 7, client.number), shape.shape)
+    states = {s.name: spec.compressors[s.name](0).init(values) for s in way.values()}
+    client, noise_key = client.replace(compressor_states=states), fold(key, Purpose.HARDWARE, 8)
+    noise_key = fold(noise_key, client.number)
+    down = send_smashed(spec, client, values, noise_key, stream=way[DOWN])[1]
+    up = send_cut_gradient(spec, client, values, down.kept, noise_key, stream=way[UP])[1]
+    return bits_of(message_bytes([up]))
 
 
 def bits_of(count: Array) -> Array:

@@ -22,8 +22,11 @@ from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.sharding.client_map import default_chunk, map_clients
 from jfedsl.sharding.collectives import sum_devices
-from jfedsl.sharding.slots import REPLICATED, SHARDED, where_rows
+from jfedsl.sharding.slots import REPLICATED, SHARDED, SlotLayout, where_rows
 
+# From the gradients of participants' own mean losses at what the server's layers made,
+# `[P, B, ...]`, to the server after its step, and the gradients at what arrived.
+ServerBackward = Callable[[Array], tuple[Server, Array]]
 # From the exchange, the server, what arrived and labels to the server, losses and gradients.
 ServerStep = Callable[[Exchange, Server, Uplink, Array], tuple[Server, Array, Array]]
 
@@ -78,10 +81,7 @@ def _pass(
             out_specs=(REPLICATED, SHARDED, SHARDED, REPLICATED),
             check_vma=False,
         )
-        if not slots.is_real.all():  # padding slots may hold anything
-            smashed, real = examples.smashed, jnp.asarray(slots.is_real)
-            zeros = jnp.zeros_like(smashed)
-            examples = examples._replace(smashed=where_rows(real, smashed, zeros))
+        examples = examples._replace(smashed=_real_rows(slots)(examples.smashed))
         return spread(server, examples, slots.weights(weights))
     if slots.is_real.all():
         return _gradients(spec, server, examples, slots.to_slots(weights))
@@ -110,16 +110,84 @@ def _gradients(
         return spec.task.mean(losses.reshape(smashed.shape[:2]), examples.labels), stats
 
     losses, back, stats = jax.vjp(of_each, server.params, examples.smashed, has_aux=True)
+    gradient, cut_gradient = _backward(server, back, weights, jnp.ones_like(losses))
+    return gradient, losses, cut_gradient, stats
+
+
+def _backward(server: Server, back: Any, weights: Array, gradient: Array) -> tuple[Any, Array]:
+    """The gradient of the mean loss by weights `[n]`, and those of each loss at its activation.
+
+    Args:
+      server: before the step.
+      back: from the gradient of a sum of all losses to those of parameters and activations.
+      weights: `[n]`.
+      gradient: of the sum of all losses, at what each client's activation led to, `[n, ...]`.
+    """
+
+    def by_client(rows: Array) -> Array:
+        return weights.reshape(-1, *(1,) * (rows.ndim - 1))
+
     # One backward pass serves the server's weighted mean and every client's own loss. A weight of
     # 0 becomes one too small to be seen in a sum of float32, and large enough to divide by.
     weights = jnp.maximum(weights, _LEAST_WEIGHT)
-    gradient, cut_gradient = back(weights)
+    of_server, cut_gradient = back(by_client(gradient) * gradient)
     if jax.tree.leaves(server.stats):
         # Batch norm makes every loss depend on every client's activation: no division undoes that.
-        _, cut_gradient = back(jnp.ones_like(losses))
-    else:
-        cut_gradient /= weights.reshape(-1, *(1,) * (cut_gradient.ndim - 1))
-    return gradient, losses, cut_gradient, stats
+        return of_server, back(gradient)[1]
+    return of_server, cut_gradient / by_client(cut_gradient)
+
+
+def server_forward(x: Exchange, server: Server, received: Uplink) -> tuple[Array, ServerBackward]:
+    """Runs the server's layers on all that arrived, as one batch with one set of weights.
+
+    Returns:
+      What the layers made, `[P, B, ...]`, and `server_backward`. It steps on the weighted mean of
+      the participants' losses; where nothing arrived the server stays as it was.
+    """
+    spec, slots, mesh = x.spec, x.spec.slots, x.spec.slots.mesh
+    # Batch norm needs all at once, without the padding slots.
+    joint = bool(jax.tree.leaves(server.stats)) and not slots.is_real.all()
+    enter, leave = (slots.to_participants, slots.to_slots) if joint else (_real_rows(slots), _same)
+
+    def run(params: Any, smashed: Array, lengths: Array | None) -> tuple[Array, Any]:
+        flat = smashed.reshape(-1, *smashed.shape[2:])
+        lengths = None if lengths is None else lengths.reshape(-1)
+        model = server_part(spec, spec.model)
+        y, stats = layers.apply(model, params, server.stats, flat, True, spec.dtype, lengths)
+        return y.reshape(*smashed.shape[:2], *y.shape[1:]), stats
+
+    if mesh is not None and not jax.tree.leaves(server.stats):
+        # Each device passes its own; the gradients of the parameters are summed over devices.
+        run = jax.shard_map(
+            run, mesh=mesh, in_specs=(REPLICATED, SHARDED, SHARDED),
+            out_specs=(SHARDED, REPLICATED), check_vma=False,
+        )  # fmt: skip
+    arrived, lengths = enter((received.values, received.lengths))
+    outputs, back, stats = jax.vjp(
+        lambda params, smashed: run(params, smashed, lengths), server.params, arrived, has_aux=True
+    )
+
+    def server_backward(gradient: Array) -> tuple[Server, Array]:
+        share = received.weights if joint else slots.weights(received.weights)
+        of_server, cut_gradient = _backward(server, back, share, enter(gradient))
+        after = _stepped(spec, x.step, server, of_server, stats)
+        if received.arrived is not None:
+            after = jax.tree.map(partial(jnp.where, jnp.any(received.arrived)), after, server)
+        return slots.replicate(after), slots.shard(leave(cut_gradient))
+
+    return slots.shard(leave(outputs)), server_backward
+
+
+def _real_rows(slots: SlotLayout) -> Callable[[Any], Any]:
+    """Makes rows of padding slots, which may hold anything, 0."""
+    if slots.is_real.all():
+        return _same
+    real = jnp.asarray(slots.is_real)
+    return lambda rows: where_rows(real, rows, jax.tree.map(jnp.zeros_like, rows))
+
+
+def _same(rows: Any) -> Any:
+    return rows
 
 
 def _over_devices(

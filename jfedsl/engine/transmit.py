@@ -1,4 +1,7 @@
-"""Messages of an exchange: the activation at the cut goes up, its gradient comes down."""
+"""Messages of an exchange: activations up at the cut, and their gradients down.
+
+Where clients hold the last layers too, activations come down to them, and gradients go up.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,10 +48,19 @@ class Uplink(NamedTuple):
 
 
 class Downlink(NamedTuple):
-    """What all participants received: values `[P, B, ...]`, and int32 `[P]` bytes."""
+    """What all participants received.
+
+    Attributes:
+      values: `[P, B, ...]`.
+      bytes: int32 `[P]`.
+      kept: of activations, as `Uplink` has it.
+      vjp: of activations, likewise; None of gradients, whose compression has none.
+    """
 
     values: Array
     bytes: Array
+    kept: Array | None = None
+    vjp: Any = None
 
 
 def send_up(
@@ -85,12 +97,67 @@ def send_up(
         arrived = x.availability.arrived(spec.radio.deadline, slots.to_participants(sent))
         weights = present_weights(weights, arrived)
         values = where_rows(slots.to_slots(arrived), values, jnp.zeros_like(values))
+    values, back = slots.shard(values), partial(_vjp_of_each, vjp)
+    received = Uplink(values, message.kept, back, sent, lengths, arrived, weights)
+    return clients.replace(compressor_states=states), received
 
-    def all_vjp(gradient: Array) -> Array:
-        return jax.vmap(lambda one, g: one(g)[0])(vjp, gradient)
 
-    values = slots.shard(values)
-    received = Uplink(values, message.kept, all_vjp, sent, lengths, arrived, weights)
+def _vjp_of_each(vjp: Any, gradient: Array) -> Array:
+    """Gradients `[P, B, ...]` of messages as those of what was to be sent."""
+    each: Array = jax.vmap(lambda one, g: one(g)[0])(vjp, gradient)
+    return each
+
+
+def send_activation_down(
+    x: Exchange, clients: Client, activation: Array, up: Uplink, stream: Stream
+) -> tuple[Client, Downlink]:
+    """Sends every participant what the server's layers made of its activation.
+
+    Args:
+      x: the exchange.
+      clients: the participants, `[P, ...]`.
+      activation: `[P, B, ...]`.
+      up: what arrived from them before; the server sends no padding.
+      stream: that it belongs to.
+
+    Returns:
+      The participants with the new states of the compressors, and what they received.
+    """
+    send = partial(send_smashed, x.spec, stream=stream)
+    states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys, up.lengths)
+    sent = jax.vmap(lambda message: message_bytes([message]))(message)
+    back = partial(_vjp_of_each, vjp)
+    received = Downlink(x.spec.slots.shard(message.values), sent, message.kept, back)
+    return clients.replace(compressor_states=states), received
+
+
+def send_gradient_up(
+    x: Exchange, clients: Client, gradient: Array, down: Downlink, up: Uplink, stream: Stream
+) -> tuple[Client, Uplink]:
+    """Sends the server the gradient of what each participant received, of the entries it received.
+
+    Those whose earlier message did not arrive send nothing. The server waits for all others: a
+    deadline is of the earlier message.
+
+    Args:
+      x: the exchange.
+      clients: the participants, `[P, ...]`.
+      gradient: of their own mean losses at what they received, `[P, B, ...]`.
+      down: what they received.
+      up: what arrived from them before.
+      stream: that it belongs to.
+
+    Returns:
+      The participants with the new states of the compressors, and what arrived; `vjp` maps it to
+      the gradient of what the server was to send.
+    """
+    send, slots = partial(send_cut_gradient, x.spec, stream=stream), x.spec.slots
+    states, message = jax.vmap(send)(clients, gradient, down.kept, x.client_keys)
+    values, sent = message.values, jax.vmap(lambda message: message_bytes([message]))(message)
+    if up.arrived is not None:
+        nothing = jnp.zeros_like(values), jnp.zeros_like(sent)
+        values, sent = where_rows(slots.to_slots(up.arrived), (values, sent), nothing)
+    received = up._replace(values=slots.shard(values), kept=message.kept, vjp=down.vjp, bytes=sent)
     return clients.replace(compressor_states=states), received
 
 

@@ -1,4 +1,4 @@
-"""Layers that clients train beside the pruned ones, such as an auxiliary head: never pruned."""
+"""Layers that clients hold behind the pruned ones: a tail or an auxiliary head, never pruned."""
 
 from typing import Any
 

@@ -12,11 +12,12 @@ from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, with_data
 from jfedsl.run.assemble import Experiment
 from jfedsl.wireless.cost import Cost
-from jfedsl.wireless.stages import Stage
+from jfedsl.wireless.stages import Stage, TailStages
 
 Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
 _ANY: Any = 0.0
-_STAGE = Stage(*[_ANY] * len(Stage._fields))
+_STAGE = Stage(_ANY, _ANY, _ANY, _ANY, _ANY)
+_TAIL = TailStages(_STAGE._replace(receiving=_ANY), _ANY)
 
 
 def costs_of(experiment: Experiment) -> Callable[[Data, RoundRecord], Cost | None]:
@@ -76,7 +77,10 @@ def from_plain(plain: dict[str, Any] | None) -> Last | None:
     if plain is None:
         return None
     numbers = {name: _ANY for name in Cost.__dataclass_fields__}
-    like = Cost(**{**numbers, "stages": (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)})
+    stages = (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)
+    like = Cost(**{**numbers, "stages": stages, "tail": None})
+    if len(plain["cost"]) > len(jax.tree.leaves(like)):
+        like = like.replace(tail=_TAIL)
     cost = jax.tree.unflatten(jax.tree.structure(like), map(_unpacked, plain["cost"]))
     return cost, _unpacked(plain["participants"])
 

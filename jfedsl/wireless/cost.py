@@ -6,6 +6,12 @@
 The server waits for the participants that take part, and for the others as long as
 `stages.waited_for` says.
 
+Where clients hold the last layers too, an exchange has four legs on the air:
+
+    exchange = max_n (forward + smashed uplink) + server's forward pass
+             + max_n (tail-input downlink + tail + tail-gradient uplink) + server's backward pass
+             + max_n (cut-gradient downlink + backward)
+
 Where it serves client after client, all of a round's first activations go up together, and all of
 its last gradients go down together; in between a client has the band to itself and nobody else
 computes:
@@ -27,7 +33,7 @@ from flax import struct
 from jax import Array
 
 from jfedsl.wireless.radio import Conditions, Radio
-from jfedsl.wireless.stages import Stage, Stages, waited_for
+from jfedsl.wireless.stages import Stage, Stages, TailStages, waited_for
 
 KAPPA = 1e-28  # J per cycle and (cycles per second)^2: effective switched capacitance of a chip
 
@@ -42,6 +48,8 @@ class Sent(NamedTuple):
       model_down: float32 `[K]`.
       arrived: bool `[S, K]`, whose activations the server had.
       has_current_model: bool `[K]`, which held the period's model and computed.
+      tail: what comes down to the tail in each exchange, and what goes up from it, `[S, K]` each;
+        None where clients have no tail.
     """
 
     up: Array
@@ -50,6 +58,7 @@ class Sent(NamedTuple):
     model_down: Array
     arrived: Array
     has_current_model: Array
+    tail: tuple[Array, Array] | None = None
 
 
 class Cost(struct.PyTreeNode):
@@ -75,6 +84,8 @@ class Cost(struct.PyTreeNode):
         the server serves client after client, in the order of `[K]`, the exchanges of each one's
         turn, `[S, K]`; the first `up` and the last `down` are shared by all participants. Where
         clients do not wait for the server, two stand for all, up to an answer and from there on.
+      tail: stages besides, where clients have a tail; the server's part of `stages` is then its
+        forward passes. None where they have none.
     """
 
     seconds: Array
@@ -89,6 +100,7 @@ class Cost(struct.PyTreeNode):
     transmit_joules: Array
     lost: Array
     stages: Stages
+    tail: TailStages | None = None
 
 
 def round_cost(
@@ -110,7 +122,9 @@ def round_cost(
         up, down = _turns(radio, conditions, sent, up, down)
     else:
         served = jnp.sum(served, axis=1)
-    server = served * radio.flop_counts.server / radio.network.server_flops
+    tail = None if sent.tail is None else _tail(radio, ids, conditions, sent, sent.tail)
+    flops = radio.flop_counts.server - (0.0 if tail is None else radio.flop_counts.server_backward)
+    server = served * flops / radio.network.server_flops
 
     def passed(up: Array, down: Array) -> Array:
         """Seconds from the first activations to the last gradients."""
@@ -118,8 +132,30 @@ def round_cost(
             return jnp.sum(up + server + down)
         return up[0, 0] + jnp.sum(up[1:]) + jnp.sum(server) + jnp.sum(down[:-1]) + down[-1, 0]
 
-    seconds = passed(up.seconds, down.seconds), passed(up.critical, down.critical)
-    return total(radio, ids, sent, *seconds, (start, up, server, down, end))
+    seconds, critical = passed(up.seconds, down.seconds), passed(up.critical, down.critical)
+    if tail is not None:
+        seconds += jnp.sum(tail.clients.seconds + tail.server)
+        critical += jnp.sum(tail.clients.critical + tail.server)
+    stages = start, up, server, down, end
+    return total(radio, ids, sent, seconds, critical, stages, tail)
+
+
+def _tail(
+    radio: Radio, ids: Array, conditions: Conditions, sent: Sent, bits: tuple[Array, Array]
+) -> TailStages:
+    """What participants do between the passes of the server, for all whose activations it had."""
+    computing = radio.flop_counts.tail / radio.deployment.hardware.flops[ids]
+
+    def one(down: Array, up: Array, arrived: Array) -> Stage:
+        # Both are 0 of participants whose activation did not arrive.
+        receiving, sending = down / conditions.down_rate, up / conditions.up_rate
+        limits, rows = (None, None), (arrived, arrived, conditions.reachable, jnp.bool_(True))
+        stage = waited_for(*limits, computing, receiving + sending, *rows)
+        return stage._replace(receiving=receiving, sending=sending)
+
+    served = jnp.sum(sent.arrived, axis=1, dtype=jnp.float32)
+    server = served * radio.flop_counts.server_backward / radio.network.server_flops
+    return TailStages(jax.vmap(one)(*bits, sent.arrived), server)
 
 
 def period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:
@@ -136,8 +172,9 @@ def period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage
 
 
 def total(
-    radio: Radio, ids: Array, sent: Sent, exchanging: Array, computing: Array, stages: Stages
-) -> Cost:
+    radio: Radio, ids: Array, sent: Sent, exchanging: Array, computing: Array, stages: Stages,
+    tail: TailStages | None = None,
+) -> Cost:  # fmt: skip
     """The cost of a round from its stages.
 
     Args:
@@ -147,13 +184,20 @@ def total(
       exchanging: seconds that the exchanges take.
       computing: seconds of these in which whoever is waited for computes.
       stages: of the round.
+      tail: stages besides.
     """
     start, up, server, down, end = stages
     seconds = start.seconds + exchanging + end.seconds
     compute = jnp.sum(up.computing + down.computing, axis=0)
     uplink = jnp.sum(up.sending, axis=0) + end.sending
     downlink = jnp.sum(down.sending, axis=0) + start.sending
-    waiting = seconds - jnp.sum(server) - compute - uplink - downlink
+    serving = jnp.sum(server)
+    if tail is not None:
+        compute += jnp.sum(tail.clients.computing, axis=0)
+        uplink += jnp.sum(tail.clients.sending, axis=0)
+        downlink += jnp.sum(jnp.asarray(tail.clients.receiving), axis=0)
+        serving += jnp.sum(tail.server)
+    waiting = seconds - serving - compute - uplink - downlink
     speed = radio.deployment.hardware.flops[ids]
     # kappa * cycles * frequency^2, where cycles are seconds * frequency.
     frequency = speed / radio.network.flops_per_cycle
@@ -162,7 +206,7 @@ def total(
         seconds=seconds,
         compute_seconds=computing,
         communication_seconds=seconds - computing,
-        server=jnp.sum(server),
+        server=serving,
         compute=compute,
         uplink=uplink,
         downlink=downlink,
@@ -171,6 +215,7 @@ def total(
         transmit_joules=radio.deployment.hardware.power[ids] * uplink,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=stages,
+        tail=tail,
     )
 
 
@@ -220,9 +265,9 @@ def in_turn(turns: Cost) -> Cost:
       turns: of each participant's turn, in any order, `[K]`; of the one in it, `[K, 1]`.
     """
     scalars = ("seconds", "compute_seconds", "communication_seconds", "server")
-    sums = {name: jnp.sum(getattr(turns, name)) for name in scalars}
+    sums: dict[str, Any] = {name: jnp.sum(getattr(turns, name)) for name in scalars}
     names = ("compute", "uplink", "downlink", "compute_joules", "transmit_joules")
-    by_participant = {name: getattr(turns, name)[:, 0] for name in names}
+    by_participant: dict[str, Any] = {name: getattr(turns, name)[:, 0] for name in names}
     busy = by_participant["compute"] + by_participant["uplink"] + by_participant["downlink"]
     waiting = jnp.maximum(sums["seconds"] - sums["server"] - busy, 0.0)
     lost = jnp.mean(turns.lost)

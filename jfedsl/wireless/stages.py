@@ -15,6 +15,8 @@ class Stage(NamedTuple):
       sending: seconds `[K]` of it that each one sends or receives.
       critical: seconds that the one waited for computes, scalar.
       done: bool `[K]`, who managed; the others did nothing, or what they sent was in vain.
+      receiving: seconds `[K]` of it that each one receives, before it computes and then sends; None
+        of a stage in one direction.
     """
 
     seconds: Array
@@ -22,9 +24,22 @@ class Stage(NamedTuple):
     sending: Array
     critical: Array
     done: Array
+    receiving: Array | None = None
 
 
 Stages = tuple[Stage, Stage, Array, Stage, Stage]
+
+
+class TailStages(NamedTuple):
+    """What an exchange has besides, where clients have a tail: from the server's forward pass on.
+
+    Attributes:
+      clients: activations down, the tail's passes and gradients up of every exchange, `[S]`.
+      server: seconds of the server's backward passes, `[S]`.
+    """
+
+    clients: Stage
+    server: Array
 
 
 def waited_for(

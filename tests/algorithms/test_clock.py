@@ -1,5 +1,6 @@
 """What rivals take on the simulated clock."""
 
+import json
 from functools import partial
 from typing import Any
 
@@ -7,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import plain, slow
+from helpers import assert_equal, plain, slow
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.run.assemble import Experiment, build
-from jfedsl.run.clock import costs_of
+from jfedsl.run.clock import costs_of, from_plain, to_plain
 from jfedsl.run.plots.timeline import segments
 from jfedsl.wireless.cost import Cost
 
@@ -167,6 +168,42 @@ def test_clients_wait_for_the_answer_that_they_fit_their_heads_to():
         assert kinds[:6] == [
             "forward", "activations up", "server", "gradients down", "backward", "forward"
         ]  # fmt: skip
+
+
+def test_an_exchange_with_a_tail_has_four_legs_on_the_air():
+    e, record, cost = priced("u_shape", aggregate_every=1)
+    now, radio = record.conditions, e.spec.radio
+    counts, speed = radio.flop_counts, radio.deployment.hardware.flops[record.participants]
+    bits = {column: 8.0 * sent for column, sent in record.sent.items()}
+    there, back = (bits[name][0] for name in ("tail_input_down", "tail_gradient_up"))
+    tail = counts.tail / speed
+    server = CLIENTS * counts.server / radio.network.server_flops
+    legs = (
+        now.forward + bits["smashed_up"][0] / now.up_rate,
+        there / now.down_rate + tail + back / now.up_rate,
+        bits["cut_gradient_down"][0] / now.down_rate + now.backward,
+    )  # fmt: skip
+    ends = bits["model_down"] / now.down_rate, bits["model_up"] / now.up_rate
+    exchange = sum(leg.max() for leg in legs) + server
+    whole = STEPS * exchange + sum(end.max() for end in ends)
+    np.testing.assert_allclose(cost.seconds, whole, rtol=1e-5)
+    np.testing.assert_allclose(cost.compute, STEPS * (now.forward + tail + now.backward), rtol=1e-5)
+    np.testing.assert_allclose(cost.server, STEPS * server, rtol=1e-5)
+    up = bits["smashed_up"] + bits["tail_gradient_up"]
+    np.testing.assert_allclose(cost.uplink, (up.sum(0) + bits["model_up"]) / now.up_rate, rtol=1e-5)
+    total = cost.compute + cost.uplink + cost.downlink + cost.waiting + cost.server
+    np.testing.assert_allclose(total, cost.seconds, rtol=1e-4)
+    slowest = int(np.argmin(cost.waiting))
+    kinds = [segment.kind for segment in segments(cost, slowest) if segment.kind != "waiting"]
+    exchange_kinds = [
+        "forward", "activations up", "server", "activations down", "tail", "gradients up",
+        "server", "gradients down", "backward",
+    ]  # fmt: skip
+    assert kinds == ["model down", *STEPS * exchange_kinds, "model up"]
+    drawn = sum(segment.seconds for segment in segments(cost, slowest))
+    np.testing.assert_allclose(drawn, cost.seconds, rtol=1e-4)
+    last = jax.device_get((cost, record.participants))
+    assert_equal(from_plain(json.loads(json.dumps(to_plain(last)))), last)
 
 
 def by_hand(e: Experiment, away: int | None = None) -> RoundRecord:

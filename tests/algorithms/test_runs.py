@@ -49,6 +49,11 @@ RIVALS: dict[str, dict[str, Any]] = {
         "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "cut_gradient": "topk(0.3)",
         "broadcast_share": 0.5, "smashed": "feedback(topk(0.3))", "participants": 2,
     },
+    "u_shape": {
+        "prune_kind": "mask", "prune_score": "random", "smashed": "dropout(0.2)|uniform(8)",
+        "tail_input": "feedback(topk(0.3))", "tail_gradient": "feedback(topk(0.3)|uniform(8))",
+        "cut_gradient_bits": 8, "model_up": "uniform(8)", "outage_snr_db": 3.0, "participants": 2,
+    },
     "centralized": {"norm": "batch", "aggregation": "examples"},
 }  # fmt: skip
 

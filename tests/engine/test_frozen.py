@@ -62,6 +62,7 @@ def experiment_of(model: str, **changes: Any) -> tuple[Experiment, Experiment]:
         slow("int8", {"client_chunk": 1, "algorithm": "sfl_v1"}),
         slow("bfloat16", {"client_chunk": 3, "algorithm": "fedavg"}),
         slow("float32", {"algorithm": "local_loss", "clients": 3}),
+        slow("int8", {"algorithm": "u_shape", "cut": "2", "client_backward": "int8"}),
         slow("int8", {"remat_clients": True}),
         slow("float32", {"algorithm": "centralized"}),
     ],

@@ -42,6 +42,7 @@ def settings(positions: int, **changes: Any) -> dict[str, Any]:
         slow({"algorithm": "sl"}),
         slow({"algorithm": "broadcast", "network": "macro_cell", "outage_snr_db": 3.0}),
         slow({"algorithm": "local_loss", "cut": "pool"}),
+        slow({"algorithm": "u_shape", "tail_input": "topk(0.5)"}),
         slow({"algorithm": "fedavg"}),
         slow({"algorithm": "centralized"}),
     ],

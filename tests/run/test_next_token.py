@@ -60,6 +60,7 @@ def settings(positions: int = SHORT, **changes: Any) -> dict[str, Any]:
         slow({"algorithm": "sl"}),
         slow({"algorithm": "broadcast"}),
         slow({"algorithm": "local_loss"}),
+        slow({"algorithm": "u_shape", "cut": "1", "tail_input": "topk(0.5)"}),
         slow({"algorithm": "local_loss", "aux": "mlp(4)"}),
         slow({"algorithm": "fedavg"}),
         slow({"algorithm": "centralized"}),

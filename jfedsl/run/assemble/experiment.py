@@ -44,7 +44,8 @@ from jfedsl.run.assemble.pretrained import checkpoint_of
 from jfedsl.run.assemble.pruning import (
     Flops,
     build_pruner,
-    prune_around_auxiliary,
+    prune_before_cut,
+    with_tail,
 )
 from jfedsl.run.assemble.radio import build_radio
 from jfedsl.run.assemble.shares import (
@@ -209,9 +210,9 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     spec = with_frozen(spec, initial.frozen)
     rule = adapters and adapters.rule
     spec = spec._replace(options=options, auxiliary=auxiliary, adapters=rule)
-    spec = prune_around_auxiliary(spec, key, initial, image)
-    algorithm.check(spec)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
+    spec = prune_before_cut(spec, client)
+    algorithm.check(spec)
     check_sizes(config, spec, client, image.shape)
     radio = build_radio(config, spec, pruning, key, image.shape)
     spec = spec._replace(radio=radio)
@@ -236,7 +237,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
         client_names=names,
         label_counts=counts,
         class_names=whole.class_names,
-        client_flops=pruning.flops,
+        client_flops=with_tail(pruning.flops, spec, image.shape),
         scale=whole.scale,
         clients=clients,
         fingerprint=marks,

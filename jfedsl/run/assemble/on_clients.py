@@ -27,11 +27,12 @@ def layers_of_clients(config: Config, model: Model, cut: str) -> tuple[int, int]
         raise UserError(f"--cut must be {error}") from None
     tail, most = algorithm.tail(options_of(config)), len(model) - first - 1
     if tail and tail > most:
-        behind = f"there are {most + 1} layers behind --cut={cut}"
+        count = f"{most + 1} layer{'s' if most else ''} behind it"
         if most < 1:
-            raise flag_error("cut", cut, "an earlier layer", reason=f"{behind}, and a tail takes 1")
+            reason = f"it has {count}, and server and tail need one each"
+            raise flag_error("cut", cut, "an earlier layer", reason=reason)
         allowed = f"at most {most}, which leaves the server a layer"
-        raise flag_error("tail", tail, allowed, reason=behind)
+        raise flag_error("tail", tail, allowed, reason=f"--cut={cut} has {count}")
     return first, tail
 
 

@@ -90,8 +90,17 @@ def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -
 
     names = layers(0, 0)
     cut, tail = layers_of_clients(config, names, config.cut or DEFAULT_CUT)
+    _check_tail(names, tail, len(architecture.blocks), adapters.client)
     sides = partial(layers, cut, tail)
     return Layers(sides(), cut, tail, _client_adapters(config, adapters, sides, cut))
+
+
+def _check_tail(model: Model, tail: int, blocks: int, adapter: Adapter) -> None:
+    """Refuses a tail with low-rank adapters, whose ranks and averages are those before the cut."""
+    most = len(model) - 1 - blocks
+    if tail > most and adapter.kind == "lora" and adapter.rank > 0:
+        allowed = f"at most {most} with low-rank adapters on clients"
+        raise flag_error("tail", tail, allowed, reason=f"{model[-tail].name} has some")
 
 
 def _client_adapters(

@@ -1,19 +1,19 @@
 """The pruner of a run."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config, shown
 from jfedsl.config.titles import model_flag
-from jfedsl.engine.initial import auxiliary_variables
 from jfedsl.engine.participants import group_sizes
-from jfedsl.engine.state import RunSpec
+from jfedsl.engine.parts import tail_part
+from jfedsl.engine.state import Client, RunSpec
+from jfedsl.engine.traffic import smashed_shape, tail_input_shape
 from jfedsl.errors import conflict, flag_error
 from jfedsl.models import layers
 from jfedsl.models.flops import product_flops
@@ -199,16 +199,40 @@ def _requested(config: Config) -> np.ndarray:
 
 # Counted once for runs of the same model.
 @lru_cache(maxsize=64)
-def _flops(model: Model, image: tuple[int, ...]) -> int:
+def _flops(model: Model, image: tuple[int, ...], trained_input: bool = False) -> int:
     """Of the products of these layers in an exchange, for one example."""
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
-    return sum(map(sum, product_flops(model, shapes, image)))
+    return sum(map(sum, product_flops(model, shapes, image, trained_input)))
 
 
-def prune_around_auxiliary(spec: RunSpec, key: Array, initial: Variables, image: Array) -> RunSpec:
-    """The run with a pruner that leaves the algorithm's auxiliary layers alone."""
-    if not spec.auxiliary:
+def with_tail(flops: Flops, spec: RunSpec, image: tuple[int, ...]) -> Flops:
+    """FLOPs of a client's layers before the cut with those of its tail.
+
+    Args:
+      flops: of the layers before the cut.
+      spec: functions and static numbers of the run.
+      image: shape of an input.
+    """
+    if not spec.tail:
+        return flops
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    before = jax.eval_shape(lambda x: layers.init(spec.model[: spec.cut], jax.random.key(0), x), x)
+    smashed = smashed_shape(spec, before.params, before.stats, image)
+    shape = tail_input_shape(spec, smashed).shape[1:]
+    tail = layers.without_frozen(tail_part(spec, spec.model))
+    of_tail = _flops(tail, shape, trained_input=True)
+    return Flops(flops.dense + of_tail, flops.pruned + of_tail)
+
+
+def prune_before_cut(spec: RunSpec, client: Client) -> RunSpec:
+    """The run with a pruner that leaves clients' layers behind the cut alone.
+
+    Args:
+      spec: with a pruner of the layers before the cut.
+      client: of the run, arrays or shapes.
+    """
+    if len(client.params) == spec.cut:
         return spec
-    extra = jax.eval_shape(partial(auxiliary_variables, spec), key, initial, image)
-    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, extra.params, extra.stats))
+    behind = client.params[spec.cut :], client.stats[spec.cut :]
+    return spec._replace(pruner=with_auxiliary(spec.pruner, spec.cut, *behind))

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from jfedsl.run.plots.style import COLOURS as C
 from jfedsl.run.plots.style import PAGE, new_figure, styled
 from jfedsl.wireless.cost import Cost
-from jfedsl.wireless.stages import Stage, Stages
+from jfedsl.wireless.stages import Stage, Stages, TailStages
 
 # In the order in which they occur in a round.
 COLOURS = {
@@ -20,6 +20,10 @@ COLOURS = {
     "forward": C["blue"],
     "activations up": C["orange"],
     "server": C["black"],
+    # Between the passes of the server, where clients hold the last layers too.
+    "activations down": "#f2c46d",
+    "tail": "#8c6bb1",
+    "gradients up": "#8fd3bd",
     "gradients down": C["green"],
     "backward": C["sky blue"],
     "model up": C["vermillion"],
@@ -67,7 +71,7 @@ def segments(cost: Cost, participant: int) -> list[Segment]:
 def _in_turn(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
     """As `_parts`; where participants take turns, the turns of others are waiting."""
     if np.ndim(cost.stages[0].seconds) == 0:
-        yield from _parts(cost.stages, participant)
+        yield from _parts(cost.stages, participant, cost.tail)
         return
     turns = [jax.tree.map(lambda x, n=n: x[n], cost.stages) for n in range(len(cost.waiting))]
     for n, turn in enumerate(turns):
@@ -77,7 +81,9 @@ def _in_turn(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
             yield kind if mine else "waiting", seconds
 
 
-def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
+def _parts(
+    stages: Stages, participant: int, tail: TailStages | None = None
+) -> Iterator[tuple[str, float]]:
     """Kinds and seconds of the parts of a round in order, those of 0 s included."""
     first, up, server, down, last = stages
 
@@ -87,9 +93,12 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
         whole = float(stage.seconds[(*step, participant) if by_participant else step])
         computes = float(stage.computing[(*step, participant)])
         sends = float(stage.sending[(*step, participant)])
-        waits = whole - computes - sends
+        waits = whole - computes - sends - received(stage, *step)
         done = bool(stage.done[(*step, participant)])
         return done, computes, sends, waits if waits > _ROUNDING * whole else 0.0
+
+    def received(stage: Stage, *step: int) -> float:
+        return 0.0 if stage.receiving is None else float(stage.receiving[(*step, participant)])
 
     def alone(kind: str, stage: Stage) -> Iterator[tuple[str, float]]:
         done, _, sends, waits = spent(stage)
@@ -107,6 +116,14 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
         yield "gradients down", receives
         yield "backward", computes
         yield "waiting" if spent(up, step)[0] else "exchange lost", waits
+
+    def between(step: int, tail: TailStages) -> Iterator[tuple[str, float]]:
+        _, computes, sends, waits = spent(tail.clients, step)
+        yield "activations down", received(tail.clients, step)
+        yield "tail", computes
+        yield "gradients up", sends
+        yield "waiting" if spent(up, step)[0] else "exchange lost", waits
+        yield "server", float(tail.server[step])
 
     def served(n: int) -> Iterator[tuple[str, float]]:
         """The turn of the n-th participant to be served.
@@ -126,6 +143,8 @@ def _parts(stages: Stages, participant: int) -> Iterator[tuple[str, float]]:
         for i in range(len(server)):
             yield from forth(i)
             yield "server", float(server[i])
+            if tail is not None:
+                yield from between(i, tail)
             yield from back(i)
     else:
         yield from forth(0)
