@@ -26,6 +26,7 @@ from jfedsl.engine.client_step import client_step as client_step
 from jfedsl.engine.exchange import Exchange as Exchange
 from jfedsl.engine.exchange import Outcome as Outcome
 from jfedsl.engine.server_step import joint_step as joint_step
+from jfedsl.engine.server_step import server_forward as server_forward
 from jfedsl.engine.server_step import step_copies as step_copies
 from jfedsl.engine.server_step import step_in_turn as step_in_turn
 from jfedsl.engine.server_step import whole_model_losses as whole_model_losses
@@ -36,7 +37,10 @@ from jfedsl.engine.streams import MODEL_UP as MODEL_UP
 from jfedsl.engine.streams import SMASHED as SMASHED
 from jfedsl.engine.streams import SPLIT_STREAMS as SPLIT_STREAMS
 from jfedsl.engine.streams import Stream as Stream
+from jfedsl.engine.tail import tail_losses as tail_losses
 from jfedsl.engine.transmit import at_hand as at_hand
 from jfedsl.engine.transmit import broadcast as broadcast
+from jfedsl.engine.transmit import send_activation_down as send_activation_down
 from jfedsl.engine.transmit import send_down as send_down
+from jfedsl.engine.transmit import send_gradient_up as send_gradient_up
 from jfedsl.engine.transmit import send_up as send_up

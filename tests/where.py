@@ -161,4 +161,5 @@ ELSEWHERE = {
     "wireless/network": "wireless/test_radio",
     "wireless/without_waiting": "algorithms/test_clock",
     "wireless/stages": "wireless/test_cost",
+    "wireless/tail": "algorithms/test_clock",
 }

@@ -12,7 +12,8 @@ from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, with_data
 from jfedsl.run.assemble import Experiment
 from jfedsl.wireless.cost import Cost
-from jfedsl.wireless.stages import Stage, TailStages
+from jfedsl.wireless.stages import Stage
+from jfedsl.wireless.tail import TailStages
 
 Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
 _ANY: Any = 0.0

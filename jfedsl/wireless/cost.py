@@ -33,7 +33,8 @@ from flax import struct
 from jax import Array
 
 from jfedsl.wireless.radio import Conditions, Radio
-from jfedsl.wireless.stages import Stage, Stages, TailStages, waited_for
+from jfedsl.wireless.stages import Stage, Stages, waited_for
+from jfedsl.wireless.tail import TailStages, tail_stages
 
 KAPPA = 1e-28  # J per cycle and (cycles per second)^2: effective switched capacitance of a chip
 
@@ -122,8 +123,10 @@ def round_cost(
         up, down = _turns(radio, conditions, sent, up, down)
     else:
         served = jnp.sum(served, axis=1)
-    tail = None if sent.tail is None else _tail(radio, ids, conditions, sent, sent.tail)
-    flops = radio.flop_counts.server - (0.0 if tail is None else radio.flop_counts.server_backward)
+    flops, tail = radio.flop_counts.server, None
+    if sent.tail is not None:
+        flops -= radio.flop_counts.server_backward
+        tail = tail_stages(radio, ids, conditions, sent.tail, sent.arrived)
     server = served * flops / radio.network.server_flops
 
     def passed(up: Array, down: Array) -> Array:
@@ -138,24 +141,6 @@ def round_cost(
         critical += jnp.sum(tail.clients.critical + tail.server)
     stages = start, up, server, down, end
     return total(radio, ids, sent, seconds, critical, stages, tail)
-
-
-def _tail(
-    radio: Radio, ids: Array, conditions: Conditions, sent: Sent, bits: tuple[Array, Array]
-) -> TailStages:
-    """What participants do between the passes of the server, for all whose activations it had."""
-    computing = radio.flop_counts.tail / radio.deployment.hardware.flops[ids]
-
-    def one(down: Array, up: Array, arrived: Array) -> Stage:
-        # Both are 0 of participants whose activation did not arrive.
-        receiving, sending = down / conditions.down_rate, up / conditions.up_rate
-        limits, rows = (None, None), (arrived, arrived, conditions.reachable, jnp.bool_(True))
-        stage = waited_for(*limits, computing, receiving + sending, *rows)
-        return stage._replace(receiving=receiving, sending=sending)
-
-    served = jnp.sum(sent.arrived, axis=1, dtype=jnp.float32)
-    server = served * radio.flop_counts.server_backward / radio.network.server_flops
-    return TailStages(jax.vmap(one)(*bits, sent.arrived), server)
 
 
 def period_ends(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:

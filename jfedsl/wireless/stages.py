@@ -30,18 +30,6 @@ class Stage(NamedTuple):
 Stages = tuple[Stage, Stage, Array, Stage, Stage]
 
 
-class TailStages(NamedTuple):
-    """What an exchange has besides, where clients have a tail: from the server's forward pass on.
-
-    Attributes:
-      clients: activations down, the tail's passes and gradients up of every exchange, `[S]`.
-      server: seconds of the server's backward passes, `[S]`.
-    """
-
-    clients: Stage
-    server: Array
-
-
 def waited_for(
     timeout: float | None,
     deadline: float | None,

@@ -271,6 +271,8 @@ def test_shorthands_stand_for_expressions():
         "client_gradient": "uniform(8,bucket=512)",
         "model_up": "none",
         "model_down": "none",
+        "tail_input": "none",
+        "tail_gradient": "none",
     }
     other = Config(
         dropout_rate=0, smashed_bits="4,8", model_bits="2-6", cut_gradient="topk(0.1)",
@@ -282,6 +284,8 @@ def test_shorthands_stand_for_expressions():
         "client_gradient": "none",
         "model_up": "qsgd(2-6,bucket=64)",
         "model_down": "none",
+        "tail_input": "none",
+        "tail_gradient": "none",
     }
     off = Config(dropout_rate="0,0", model_bits="32.0", smashed_bits="32,32", clients=2)
     assert [off.expressions[place] for place in ("smashed", "model_up")] == ["none", "none"]

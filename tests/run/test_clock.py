@@ -25,7 +25,7 @@ def some_cost(count: int) -> Cost:
 
     numbers: dict[str, Any] = {name: of(count) for name in Cost.__dataclass_fields__}
     whole = ("seconds", "compute_seconds", "communication_seconds", "server", "lost")
-    numbers |= {name: of() for name in whole}
+    numbers |= {name: of() for name in whole} | {"tail": None}
     numbers["uplink"][:2] = np.nan, -np.inf
     return Cost(**{**numbers, "stages": (stage(), stage(1), of(1), stage(1), stage())})
 

@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 from jfedsl.run.plots.style import COLOURS as C
 from jfedsl.run.plots.style import PAGE, new_figure, styled
 from jfedsl.wireless.cost import Cost
-from jfedsl.wireless.stages import Stage, Stages, TailStages
+from jfedsl.wireless.stages import Stage, Stages
+from jfedsl.wireless.tail import TailStages
 
 # In the order in which they occur in a round.
 COLOURS = {
