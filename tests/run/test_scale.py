@@ -81,6 +81,8 @@ SLOW: dict[str, dict[str, Any]] = {
     "int8": {"client_backward": "int8"},
     "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
     "convolutions": {"model": "cnn", "norm": "group"},
+    "u_shape, batch norm, padding slots": {"algorithm": "u_shape", "norm": "batch"},
+    "u_shape, outage": {"algorithm": "u_shape", "outage_snr_db": 5.0, "deadline_s": 0.5},
 }  # fmt: skip
 SLOW |= {
     name: {"algorithm": name}

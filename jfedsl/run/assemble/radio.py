@@ -178,8 +178,9 @@ def _check_memory(
         if lacking.any():
             flag = "device_classes" if config.device_classes else "device_memory"
             who = members[np.argmin(hardware.memory[members])]
+            held = spec.model[spec.cut - 1].name + (" and the tail" if spec.tail else "")
             allowed = (
-                f"at least {most} bytes, which layers up to {spec.model[spec.cut - 1].name} take "
+                f"at least {most} bytes, which layers up to {held} take "
                 f"with --batch_size={config.batch_size}"
             )
             reason = (

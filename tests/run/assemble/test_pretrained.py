@@ -131,6 +131,10 @@ def wrong(folder: Path, **changes: Any) -> str:
         ({"dataset": "digits"}, "takes texts or token ids [T], and --dataset=digits has inputs"),
         ({"pretrained": "nowhere"}, "--pretrained=nowhere: there is no"),
         ({"adapter_averaging": "svd"}, "--client_optimizer_state must be reset with"),
+        (
+            {"algorithm": "u_shape", "cut": "block1", "tail": 3, "adapter": "lora(2)"},
+            "--tail must be at most 2 with low-rank adapters on clients, not 3; block3 has some",
+        ),
     ],
 )
 def test_one_line_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
