@@ -121,9 +121,20 @@ def _loss(spec: RunSpec, params: Any, stats: Any, smashed: Array, labels: Array)
 
 def _map(x: Exchange, function: Callable[..., Any], clients: Client, *rows: Any) -> Any:
     """Maps a function of auxiliary variables and more over the participants."""
-    spec = x.spec
-    params, stats = (auxiliary_of_client(spec, kind) for kind in (clients.params, clients.stats))
-    # As for clients' layers: on CPU convolutions run in a loop, dense heads as one product.
+    params, stats = (auxiliary_of_client(x.spec, kind) for kind in (clients.params, clients.stats))
+    return map_layers(x, function, params, stats, *rows)
+
+
+def map_layers(x: Exchange, function: Callable[..., Any], params: Any, *rows: Any) -> Any:
+    """Maps a function of the parameters of some layers, and more, over the participants.
+
+    Args:
+      x: the exchange.
+      function: of one participant.
+      params: `[P, ...]`.
+      *rows: pytrees of arrays `[P, ...]`.
+    """
+    # As for clients' layers: on CPU convolutions run in a loop, dense layers as one product.
     one = jax.tree.map(lambda leaf: leaf[0], params)
-    chunk = default_chunk(jax.default_backend(), one, clients.number.size)
-    return map_clients(function, chunk, spec.slots.mesh)(params, stats, *rows)
+    chunk = default_chunk(jax.default_backend(), one, x.spec.slots.num_slots)
+    return map_clients(function, chunk, x.spec.slots.mesh)(params, *rows)

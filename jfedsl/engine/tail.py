@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax import Array
 
+from jfedsl.engine.auxiliary import map_layers
 from jfedsl.engine.batch import Batch
 from jfedsl.engine.client_step import backward_mode
 from jfedsl.engine.exchange import Exchange
@@ -12,7 +13,6 @@ from jfedsl.engine.parts import tail_of_client, tail_part
 from jfedsl.engine.state import Client
 from jfedsl.keys import Stage
 from jfedsl.models import layers
-from jfedsl.sharding.client_map import default_chunk, map_clients
 
 
 def tail_losses(
@@ -46,11 +46,7 @@ def tail_losses(
         return spec.task.mean_loss(y, labels), moved
 
     gradients = jax.value_and_grad(loss, argnums=(0, 2), has_aux=True)
-    # As for clients' layers: on CPU convolutions run in a loop, dense layers as one product.
-    one = jax.tree.map(lambda leaf: leaf[0], params)
-    chunk = min(default_chunk(jax.default_backend(), one, clients.number.size), spec.chunk)
-    mapped = map_clients(gradients, chunk, spec.slots.mesh)
-    rows = params, stats, received, batch.labels, batch.lengths, clients.number
-    (losses, moved), (gradient, at_input) = mapped(*rows)
+    rows = received, batch.labels, batch.lengths, clients.number
+    (losses, moved), (gradient, at_input) = map_layers(x, gradients, params, stats, *rows)
     stats = clients.stats[: spec.cut] + moved + clients.stats[spec.cut + spec.tail :]
     return clients.replace(stats=stats), losses, gradient, spec.slots.shard(at_input)
