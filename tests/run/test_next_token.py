@@ -54,7 +54,7 @@ def settings(positions: int = SHORT, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"smashed": "topk(0.5)"},
+        slow({"smashed": "topk(0.5)"}),
         slow({"algorithm": "sfl_v1", "client_chunk": 1}),
         slow({"algorithm": "sfl_v2", "server_order": "exchange"}),
         slow({"algorithm": "sl"}),

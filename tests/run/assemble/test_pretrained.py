@@ -176,9 +176,8 @@ def test_settings_without_effect_are_refused() -> None:
     refuse_idle([dataclasses.replace(given, model="cnn", **frozen)])
 
 
-@pytest.mark.parametrize(
-    "averaging", [{"adapter_averaging": "stack"}, slow({"adapter_averaging": "svd"})]
-)
+@pytest.mark.slow  # of frozen kernels that do not move: tests/engine/test_frozen.py
+@pytest.mark.parametrize("averaging", [{"adapter_averaging": kind} for kind in ("stack", "svd")])
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
     averaging: dict[str, Any], tmp_path: Path
 ) -> None:
