@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import assert_close, assert_equal, plain, slow
 
@@ -12,6 +13,7 @@ from jfedsl.engine.averaging import joined
 from jfedsl.run import training
 from jfedsl.run.evaluate import evaluate_run
 from jfedsl.run.hooks import Hook
+from jfedsl.run.load import load
 from jfedsl.run.restore import restore_run
 
 COMMON: dict[str, Any] = {
@@ -95,6 +97,9 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
 
     result = evaluate_run(straight, tmp_path / "export")
     assert result["test_accuracy"] == pytest.approx(summary["final_accuracy"], rel=1e-6)
+    images = np.random.default_rng(0).integers(0, 17, (4, *run.experiment.image.shape))
+    logits = (load(folder).logits(images) for folder in (straight, tmp_path / "export"))
+    assert_close(*logits)
     accuracies = result["clients"]["accuracy"]
     assert len(accuracies) == run.experiment.spec.clients
 

@@ -171,8 +171,7 @@ def test_who_does_not_reach_the_server_is_put_back() -> None:
 
 
 def test_evaluation_and_export_have_all_layers() -> None:
-    e, state, run = setup(algorithm="u_shape", tail_input="topk(0.2)")
-    state = run(state)[0]
+    e, state, _ = setup(algorithm="u_shape", tail_input="topk(0.2)")
     whole = joined(e.spec, e.data.partition, state)
     assert len(whole.params) == len(whole.stats) == len(e.spec.model)
     x, labels = (part.reshape(-1, *part.shape[2:]) for part in (e.test.images, e.test.labels))
