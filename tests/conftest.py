@@ -84,11 +84,20 @@ def no_key_used_twice(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+_last_cleared = time.monotonic()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def caches_of_one_file() -> Iterator[None]:
-    """JAX forgets traces and programs after each file: with those of all, it traces slower."""
+def caches_of_few_files() -> Iterator[None]:
+    """JAX forgets traces and programs after a long file or some short ones.
+
+    With those of all files it traces slower; to forget takes up to half a second.
+    """
+    global _last_cleared
     yield
-    jax.clear_caches()
+    if time.monotonic() > _last_cleared + 8:
+        jax.clear_caches()
+        _last_cleared = time.monotonic()
 
 
 @pytest.fixture(scope="session", autouse=True)

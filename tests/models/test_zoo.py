@@ -64,9 +64,12 @@ def test_small_has_five_convolutions_each_followed_by_pooling() -> None:
     assert dense.shape == (64, 10)
 
 
+# Depths between those of vgg11 and vgg19.
+MARKS = dict.fromkeys(("vgg13", "vgg16"), pytest.mark.slow)
+
 # Every model with every image, and with every norm.
 TAKEN = [
-    pytest.param(name, norm, image, id=f"{name}-{norm}-{kind}")
+    pytest.param(name, norm, image, id=f"{name}-{norm}-{kind}", marks=MARKS.get(name, ()))
     for name in MODELS
     for norm in blocks.NORMS
     for kind, image in IMAGES.items()
@@ -85,7 +88,7 @@ def test_every_model_takes_every_image(name: str, norm: str, image: tuple[int, .
     assert cuts == list(range(1, len(model))), "every cut has a name"
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name == "small" or "vgg" in name])
+@pytest.mark.parametrize("name", ["small", "vgg11", *map(slow, ("vgg13", "vgg16", "vgg19"))])
 def test_models_for_32x32_have_the_same_dense_layer_for_every_image(name: str) -> None:
     dense = {
         shapes(MODELS[name].build(10, "none"), image)[0].params[-1]["kernel"].shape

@@ -102,7 +102,7 @@ def distance_bounds(inputs: Given) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Another kind that is quick has all of their effects.
-IN_OTHERS = {"noisy drift", "nested masks", "weights", "partial"}
+IN_OTHERS = {"noise", "noisy drift", "qsgd", "nested masks", "weights", "partial"}
 
 
 @pytest.mark.parametrize("kind", [slow(kind) if kind in IN_OTHERS else kind for kind in KINDS])
