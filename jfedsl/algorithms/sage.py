@@ -66,13 +66,13 @@ def _align(
       The participants, and the bytes that each received, `[P]`.
     """
     answered, down = send_down(x, clients, cut_gradient, up.kept)
-    fitted, _ = fit_auxiliary(x, answered, up.values, labels, down.values, up.kept)
+    fitted, _ = fit_auxiliary(x, answered, up.values, labels, down.values, down.kept)
     there = x.spec.slots.to_slots(up.took_part())
     return where_rows(there, fitted, clients), jnp.where(there, down.bytes, 0)
 
 
 def _cycle(spec: RunSpec) -> int:
-    """Exchanges from one period with a fit to the next one, as far as int32 counts; 0: no fits."""
+    """Exchanges from a period with a fit to the next one, at most the largest int32; 0: no fits."""
     cycle = spec.options["align_every"] * spec.aggregate_every * spec.local_steps
     return min(int(cycle), int(np.iinfo(np.int32).max))
 

@@ -4,7 +4,8 @@ Clients hold the first layers of the model and, behind the server's, its last --
 activation goes up without labels; the server's layers send what they make of it down; the client
 computes its loss, steps on its tail, and sends the gradient up; the server steps, and sends the
 gradient at the cut down. Both parts of clients are averaged at the end of a period. The definition
-is ours, after that work; with all compression off a step is that of FedSL and of the uncut model.
+is ours, after that work. With all compression off, one client, or plain SGD with equal weights and
+one local step a period, takes the step of FedSL and of the uncut model.
 """
 
 from jfedsl.engine.algorithm import SPLIT, Algorithm, Option

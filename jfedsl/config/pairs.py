@@ -61,7 +61,7 @@ FEATURES: tuple[Feature, ...] = (
 
 
 def config_with(algorithm: str, feature: Feature, **changes: Any) -> Config:
-    """The config of a run that has a feature, as far as a run is checked before it is put together.
+    """The config of a run that has a feature, with the checks that are made before data is loaded.
 
     Args:
       algorithm: its name.
@@ -69,7 +69,7 @@ def config_with(algorithm: str, feature: Feature, **changes: Any) -> Config:
       changes: other settings.
 
     Raises:
-      UserError: the feature has no effect with the algorithm, or none that it could have.
+      UserError: the feature has no effect with the algorithm, or cannot be combined with it.
     """
     settings = {"clients": CLIENTS, **feature.beside, **feature.flags, **changes}
     config = Config(algorithm=algorithm, **settings)

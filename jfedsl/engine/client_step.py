@@ -161,7 +161,7 @@ def _layers(
 
 
 def backward_mode(spec: RunSpec, key: Array, *data: Array | int) -> AbstractContextManager[None]:
-    """In which layers that clients run get a backward pass in the run's arithmetic.
+    """A context in which clients' layers are differentiated in int8, if the run asks for it.
 
     Args:
       spec: functions and static numbers of the run.

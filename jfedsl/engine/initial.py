@@ -1,5 +1,6 @@
 """The state before the first round."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State
 from jfedsl.engine.traffic import smashed_shape
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
+from jfedsl.models.kept import kept
 from jfedsl.models.layers import Model, Variables
 
 
@@ -28,10 +30,11 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     Raises:
       ValueError: the model cannot take such inputs, or cannot start with its values.
     """
-    key, inputs = fold(key, Purpose.INITIAL_WEIGHTS), image[None]
+    key, inputs, draw = fold(key, Purpose.INITIAL_WEIGHTS), image[None], _draw(model)
     if all(layer.start is None for layer in model):
-        return _drawn(model, key, inputs)
-    shapes = _drawn.eval_shape(model, key, inputs)
+        made: Variables = draw(key, inputs)
+        return made
+    shapes = draw.eval_shape(key, inputs)
     given = [
         jax.tree.map(lambda _: None, held) if layer.start is None else layer.start(held)
         for layer, held in layers.by_layer(model, shapes)
@@ -39,7 +42,7 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
 
     def drawn(key: Array, inputs: Array) -> list[Any]:
         """What is not given, None in the place of the rest, so that the rest is not computed."""
-        fresh = layers.by_layer(model, _drawn(model, key, inputs))
+        fresh = layers.by_layer(model, draw(key, inputs))
         return [
             jax.tree.map(lambda w, value: w if value is None else None, held, values)
             for (_, held), values in zip(fresh, given, strict=True)
@@ -48,16 +51,18 @@ def initial_variables(model: Model, key: Array, image: Array) -> Variables:
     def is_leaf(value: Any) -> bool:
         return value is None
 
-    made = jax.tree.map(
+    parts = jax.tree.map(
         lambda w, value: w if value is None else value,
         jax.jit(drawn)(key, inputs), given, is_leaf=is_leaf,
     )  # fmt: skip
-    whole = Variables(*zip(*made, strict=True))
+    whole = Variables(*zip(*parts, strict=True))
     return whole if any(whole.frozen) else whole._replace(frozen=())
 
 
-# Traced once for all runs of a model.
-_drawn = jax.jit(layers.init, static_argnums=0)
+@kept
+def _draw(model: Model) -> Any:
+    """`layers.init` of a model, to be traced and compiled once."""
+    return jax.jit(partial(layers.init, model))
 
 
 def initial_client(spec: RunSpec, key: Array, start: Variables, image: Array) -> Client:

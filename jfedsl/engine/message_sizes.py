@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.compression.message import Message, message_bytes
-from jfedsl.engine.messages import send_cut_gradient, send_smashed
+from jfedsl.engine.messages import send_activation, send_activation_gradient
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.engine.streams import CUT_GRADIENT, DOWN, SMASHED, UP
 from jfedsl.engine.traffic import bits_beside, smashed_shape, tail_input_shape
@@ -70,7 +70,7 @@ def send_noise(
     }
     client = Client(number, params, (), masks, None, states, None, number)
     noise_key = fold(key, Purpose.HARDWARE, 2, number)
-    return client, send_smashed(spec, client, values, noise_key)[1]
+    return client, send_activation(spec, client, values, noise_key)[1]
 
 
 def up_bits(spec: RunSpec, message: Message) -> Array:
@@ -88,8 +88,8 @@ def _bits_from_tail(
     states = {s.name: spec.compressors[s.name](0).init(values) for s in way.values()}
     client, noise_key = client.replace(compressor_states=states), fold(key, Purpose.HARDWARE, 8)
     noise_key = fold(noise_key, client.number)
-    down = send_smashed(spec, client, values, noise_key, stream=way[DOWN])[1]
-    up = send_cut_gradient(spec, client, values, down.kept, noise_key, stream=way[UP])[1]
+    down = send_activation(spec, client, values, noise_key, stream=way[DOWN])[1]
+    up = send_activation_gradient(spec, client, values, down.kept, noise_key, stream=way[UP])[1]
     return bits_of(message_bytes([up]))
 
 

@@ -12,7 +12,7 @@ from jfedsl.keys import fold
 from jfedsl.models.padding import is_position
 
 
-def send_smashed(
+def send_activation(
     spec: RunSpec, client: Client, activation: Array, key: Array, lengths: Array | None = None,
     stream: Stream = SMASHED,
 ) -> tuple[CompressorStates, Message, Any]:  # fmt: skip
@@ -64,7 +64,7 @@ def known_masks(
     return tuple(Mask(chosen) for chosen in (here, of_channels) if chosen is not None)
 
 
-def send_cut_gradient(
+def send_activation_gradient(
     spec: RunSpec,
     client: Client,
     gradient: Array,

@@ -12,7 +12,7 @@ from jax import Array
 
 from jfedsl.compression.message import Message, message_bytes
 from jfedsl.engine.exchange import Exchange
-from jfedsl.engine.messages import send_cut_gradient, send_smashed
+from jfedsl.engine.messages import send_activation, send_activation_gradient
 from jfedsl.engine.state import Client, present_weights
 from jfedsl.engine.streams import CUT_GRADIENT, SMASHED, Stream
 from jfedsl.engine.traffic import bits_beside, is_sent
@@ -53,7 +53,7 @@ class Downlink(NamedTuple):
     Attributes:
       values: `[P, B, ...]`.
       bytes: int32 `[P]`.
-      kept: of activations, as `Uplink` has it.
+      kept: which entries came down, bool `[P, B, ...]`; None: all.
       vjp: of activations, likewise; None of gradients, whose compression has none.
     """
 
@@ -84,7 +84,7 @@ def send_up(
       The participants with the new states of their compressors, and what arrived.
     """
     spec, slots = x.spec, x.spec.slots
-    send = partial(send_smashed, spec, stream=stream)
+    send = partial(send_activation, spec, stream=stream)
     states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys, lengths)
 
     def size(message: Message, lengths: Array | None) -> Array:
@@ -123,7 +123,7 @@ def send_activation_down(
     Returns:
       The participants with the new states of the compressors, and what they received.
     """
-    send = partial(send_smashed, x.spec, stream=stream)
+    send = partial(send_activation, x.spec, stream=stream)
     states, message, vjp = jax.vmap(send)(clients, activation, x.client_keys, up.lengths)
     sent = jax.vmap(lambda message: message_bytes([message]))(message)
     back = partial(_vjp_of_each, vjp)
@@ -151,7 +151,7 @@ def send_gradient_up(
       The participants with the new states of the compressors, and what arrived; `vjp` maps it to
       the gradient of what the server was to send.
     """
-    send, slots = partial(send_cut_gradient, x.spec, stream=stream), x.spec.slots
+    send, slots = partial(send_activation_gradient, x.spec, stream=stream), x.spec.slots
     states, message = jax.vmap(send)(clients, gradient, down.kept, x.client_keys)
     values, sent = message.values, jax.vmap(lambda message: message_bytes([message]))(message)
     if up.arrived is not None:
@@ -191,10 +191,11 @@ def send_down(
     """
     if not is_sent(x.spec, stream, clients.params):
         return clients, Downlink(gradient, jnp.zeros(clients.number.shape, jnp.int32))
-    send = partial(send_cut_gradient, x.spec, stream=stream)
+    send = partial(send_activation_gradient, x.spec, stream=stream)
     states, message = jax.vmap(send)(clients, gradient, kept, x.client_keys)
     sent = jax.vmap(lambda message: message_bytes([message]))(message)
-    return clients.replace(compressor_states=states), Downlink(message.values, sent)
+    received = Downlink(message.values, sent, message.kept)
+    return clients.replace(compressor_states=states), received
 
 
 def broadcast(x: Exchange, clients: Client, values: Array, stream: Stream) -> Downlink:

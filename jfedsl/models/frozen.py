@@ -22,16 +22,10 @@ class Bound:
 
 def bound(layer: "Layer", frozen: Any) -> "Layer":
     """The layer with its frozen variables, `{}` if it has none; they replace those of before."""
-    return _unbound(layer)._replace(apply=Bound(_unbound(layer).apply, frozen)) if frozen else layer
-
-
-def _unbound(layer: "Layer") -> "Layer":
-    return layer._replace(apply=layer.apply.apply) if isinstance(layer.apply, Bound) else layer
-
-
-def without_frozen(model: "Model") -> "Model":
-    """The model as before `with_frozen`: equal for runs that differ in values alone."""
-    return tuple(map(_unbound, model))
+    if not frozen:
+        return layer
+    apply = layer.apply.apply if isinstance(layer.apply, Bound) else layer.apply
+    return layer._replace(apply=Bound(apply, frozen))
 
 
 def with_frozen(model: "Model", frozen: Any) -> "Model":

@@ -15,7 +15,7 @@ from jfedsl.engine.client_step import send_gradient
 from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.exchange import Availability
 from jfedsl.engine.message_sizes import bits_of, client_shapes, send_noise, up_bits
-from jfedsl.engine.messages import send_cut_gradient
+from jfedsl.engine.messages import send_activation_gradient
 from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import Client, RunSpec, weights
 from jfedsl.engine.streams import CUT_GRADIENT
@@ -107,7 +107,7 @@ def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Exch
         if up.kept is not None:
             gradient = jnp.where(up.kept, gradient, 0.0)
         draw_key = fold(key, Purpose.HARDWARE, 4, number)
-        down = send_cut_gradient(spec, client, gradient, up.kept, draw_key)[1]
+        down = send_activation_gradient(spec, client, gradient, up.kept, draw_key)[1]
         error = _relative_error(gradient, down.values)
         return ExchangeMessages(up_bits(spec, up), bits_of(message_bytes([down])), error)
 

@@ -17,7 +17,7 @@ from jfedsl.engine.averaging import joined
 from jfedsl.engine.client_step import forward_one, send_gradient
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.masks import masks_of
-from jfedsl.engine.messages import send_cut_gradient, send_smashed
+from jfedsl.engine.messages import send_activation, send_activation_gradient
 from jfedsl.engine.participants import period_start, with_width_config
 from jfedsl.engine.round import run_round
 from jfedsl.engine.state import Client, Data, RunSpec, State, weights, with_data
@@ -273,14 +273,14 @@ def _compressed(
     key = fold(key, client.number)
     rest, stats = spec.model[spec.cut :], state.server.stats
     lengths = layers.lengths_of(spec.model, images)
-    _, message, uplink_vjp = send_smashed(spec, client, activation, key, lengths)
+    _, message, uplink_vjp = send_activation(spec, client, activation, key, lengths)
 
     def loss(params: Any, arrived: Array) -> Array:
         logits, _ = layers.apply(rest, params, stats, arrived, True, spec.dtype, lengths)
         return spec.task.mean_loss(logits, labels)
 
     server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
-    _, returned = send_cut_gradient(spec, client, at_cut, message.kept, key)
+    _, returned = send_activation_gradient(spec, client, at_cut, message.kept, key)
     cut_gradients = _pair(at_cut, returned.values)
     pair = lax.map(lambda g: client_vjp(uplink_vjp(g)[0])[0], cut_gradients)
     compressed, returned_gradient = _unpair(pair)

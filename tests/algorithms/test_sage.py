@@ -10,10 +10,14 @@ import pytest
 from helpers import assert_close, assert_equal, differs, exchange_of, setup, slow
 
 from jfedsl.config import Config
-from jfedsl.engine.auxiliary import fit_auxiliary
+from jfedsl.engine.auxiliary import auxiliary_losses, fit_auxiliary
+from jfedsl.engine.batch import draw_batch
+from jfedsl.engine.client_step import client_forward
 from jfedsl.engine.exchange import Availability
 from jfedsl.engine.traffic import uncompressed_bytes
+from jfedsl.engine.transmit import send_down, send_up
 from jfedsl.errors import UserError
+from jfedsl.models import layers
 from jfedsl.wireless.radio import Conditions
 
 CLIENTS, BATCH, ENTRIES, CLASSES = 4, 8, 256, 10
@@ -87,6 +91,34 @@ def test_without_fits_it_is_local_loss() -> None:
     assert not record.sent.pop("cut_gradient_down").any()
     assert_equal(record.sent, expected.sent)
     assert_equal(record.losses, expected.losses)
+
+
+def test_heads_are_fitted_to_what_came_back_of_the_servers_gradients() -> None:
+    """Each to the gradient of its own loss, by the server before its step, where that was sent."""
+    e, state, _ = setup(
+        algorithm="sage", partition="quantity", aggregation="examples", smashed="dropout(0.3)",
+        cut_gradient="topk(0.1)", align_steps=2,
+    )  # fmt: skip
+    x, spec, server = exchange_of(e, state), e.spec, state.server
+    outcome = jax.jit(lambda s: spec.algorithm.exchange(x, s.server, s.clients))(state)
+    clients, batch = draw_batch(x, state.clients)
+    clients, smashed, _ = client_forward(x, clients, batch.inputs)
+    clients, up = send_up(x, clients, smashed, batch.lengths)
+
+    def loss(arrived: Any, labels: Any) -> Any:
+        rest = spec.model[spec.cut :]
+        outputs, _ = layers.apply(rest, server.params, server.stats, arrived, True)
+        return spec.task.mean_loss(outputs, labels)
+
+    gradients = jax.vmap(jax.grad(loss))(up.values, batch.labels)
+    clients, down = send_down(x, clients, gradients, up.kept)
+    assert_close(down.values, np.where(down.kept, gradients, 0))
+    assert 0 < np.mean(down.kept) < 0.11
+    fitted, _ = fit_auxiliary(x, clients, up.values, batch.labels, down.values, down.kept)
+    _, slope, _ = auxiliary_losses(x, fitted, smashed, batch.labels)
+    heads = jax.tree.map(lambda w, g: w - 0.05 * g, fitted.params[-1], slope[-1])
+    assert differs(fitted.params[-1], state.clients.params[-1])
+    assert_close(outcome.clients.params[-1], heads)
 
 
 def test_bytes_are_those_counted_by_hand() -> None:

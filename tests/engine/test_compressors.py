@@ -15,7 +15,7 @@ from jfedsl.engine import client_step
 from jfedsl.engine.averaging import merge_participants
 from jfedsl.engine.batch import next_batch
 from jfedsl.engine.client_memory import memories
-from jfedsl.engine.messages import send_smashed
+from jfedsl.engine.messages import send_activation
 from jfedsl.engine.period import start_period
 from jfedsl.engine.state import State
 from jfedsl.keys import Purpose, Stage, fold
@@ -169,7 +169,7 @@ def test_counted_bytes_are_those_of_the_real_message(up):
         client = jax.tree.map(lambda x, n=n: x[n], state.clients)
         form = spec.pruner.forwards[0]
         activation = client_step.forward_one(spec, form, client, batch.inputs[n], exchange_key)[0]
-        _, message, _ = jax.jit(functools.partial(send_smashed, spec))(
+        _, message, _ = jax.jit(functools.partial(send_activation, spec))(
             client, activation, fold(exchange_key, n)
         )
         labels = packing.labels_field(np.asarray(batch.labels[n]), spec.classes)

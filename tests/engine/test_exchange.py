@@ -208,7 +208,7 @@ def test_clients_never_share_noise():
     # Two clients with the same data, batch and model differ by their dropout masks alone.
     experiment, state, _ = setup(dropout_rate=0.5, clients=2)
     from jfedsl.engine.client_step import forward_one
-    from jfedsl.engine.messages import send_smashed
+    from jfedsl.engine.messages import send_activation
     from jfedsl.keys import Purpose, fold
 
     images, _ = reference.batch(experiment, 0, 0)
@@ -217,7 +217,9 @@ def test_clients_never_share_noise():
     form = spec.pruner.forwards[0]
     activation = forward_one(spec, form, client, images, experiment.key)[0]
     keys = [fold(experiment.key, Purpose.EXCHANGE, 0, 0, n) for n in (0, 1, 0)]
-    first, second, again = (send_smashed(spec, client, activation, key)[1].values for key in keys)
+    first, second, again = (
+        send_activation(spec, client, activation, key)[1].values for key in keys
+    )
     assert differs(first, second)
     assert not differs(first, again)
 

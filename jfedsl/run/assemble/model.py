@@ -34,7 +34,8 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
     if checkpoint is not None:
         return pretrained_model(config, checkpoint, dataset)
     entry = MODELS[config.model]
-    model = _layers(entry, dataset.outputs, config.norm)
+    settings = dataset.outputs, config.norm
+    model = _layers(entry, *settings) if entry.checked else entry.build(*settings)
     if dataset.integer_inputs:
         model = (tokens.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
@@ -43,7 +44,7 @@ def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) ->
 
 @lru_cache(maxsize=64)
 def _layers(entry: ModelEntry, outputs: int, norm: str) -> Model:
-    """The layers of a model, the same objects for every run: what is traced of them is kept."""
+    """The layers of a built-in model, the same for every run: what is found out of them is kept."""
     return entry.build(outputs, norm)
 
 

@@ -1,6 +1,5 @@
 """The pruner of a run."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from jfedsl.engine.traffic import smashed_shape, tail_input_shape
 from jfedsl.errors import conflict, flag_error
 from jfedsl.models import layers
 from jfedsl.models.flops import product_flops
+from jfedsl.models.kept import kept
 from jfedsl.models.layers import Model, Params, Variables
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, policy, pruner
@@ -197,8 +197,7 @@ def _requested(config: Config) -> np.ndarray:
     return np.broadcast_to(np.asarray(config.prune_rate, np.float64), config.clients)
 
 
-# Counted once for runs of the same model.
-@lru_cache(maxsize=64)
+@kept
 def _flops(model: Model, image: tuple[int, ...], trained_input: bool = False) -> int:
     """Of the products of these layers in an exchange, for one example."""
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
@@ -220,8 +219,7 @@ def with_tail(flops: Flops, spec: RunSpec, image: tuple[int, ...]) -> Flops:
     before = jax.eval_shape(lambda x: layers.init(spec.model[: spec.cut], jax.random.key(0), x), x)
     smashed = smashed_shape(spec, before.params, before.stats, image)
     shape = tail_input_shape(spec, smashed).shape[1:]
-    tail = layers.without_frozen(tail_part(spec, spec.model))
-    of_tail = _flops(tail, shape, trained_input=True)
+    of_tail = _flops(tail_part(spec, spec.model), shape, trained_input=True)
     return Flops(flops.dense + of_tail, flops.pruned + of_tail)
 
 

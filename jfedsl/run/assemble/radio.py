@@ -1,6 +1,6 @@
 """The simulated network of a run: what clients' layers take, and whether devices can hold them."""
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jfedsl.errors import flag_error
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.models.flops import layer_flops, lowered_flops
+from jfedsl.models.kept import kept
 from jfedsl.models.layers import Model, Variables
 from jfedsl.nn.lax_only import lax_only
 from jfedsl.run.assemble.hardware import Hardware, hardware_of, network_of
@@ -83,7 +84,7 @@ def _flop_counts(
     trained = bool(jax.tree.leaves(shapes.params))  # or nothing needs the gradient at the cut
     beside = _flops(spec.auxiliary, smashed, trained)
     each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
-    server = _flops(layers.without_frozen(server_part(spec, spec.model)), smashed, trained)
+    server = _flops(server_part(spec, spec.model), smashed, trained)
     forward, backward = np.moveaxis(np.array(each), 2, 0)
     passes = jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32)
     return FlopCounts(
@@ -118,16 +119,14 @@ def _fit_inputs(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> tuple[Any, ...]
 
 def _tail(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> tuple[Model, jax.ShapeDtypeStruct]:
     """The layers of the tail, and what they take."""
-    model = layers.without_frozen(tail_part(spec, spec.model))
-    return model, tail_input_shape(spec, smashed)
+    return tail_part(spec, spec.model), tail_input_shape(spec, smashed)
 
 
 def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((config.batch_size, *image), jnp.float32)
 
 
-# Counted once for runs of the same model.
-@lru_cache(maxsize=64)
+@kept
 def _flops(model: Model, x: jax.ShapeDtypeStruct, trained_input: bool) -> np.ndarray:
     return layer_flops(model, _shapes(model, x), x, trained_input)
 

@@ -24,7 +24,7 @@ from jfedsl.data.datasets import DATASETS, from_arrays
 from jfedsl.engine.averaging import joined
 from jfedsl.engine.batch import next_batch
 from jfedsl.engine.client_step import forward_one
-from jfedsl.engine.messages import send_smashed
+from jfedsl.engine.messages import send_activation
 from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, Stage, fold
 from jfedsl.run.assemble import build
@@ -226,7 +226,7 @@ def test_counted_bytes_are_those_of_the_real_messages() -> None:
         activation = forward_one(
             spec, spec.pruner.forwards[position], client, inputs, exchange_key
         )[0]
-        _, message, _ = jax.jit(partial(send_smashed, spec))(
+        _, message, _ = jax.jit(partial(send_activation, spec))(
             client, activation, fold(exchange_key, number), lengths
         )
         beside = [
