@@ -1,5 +1,6 @@
 """TensorBoard events, if the extra `tensorboard` is installed."""
 
+import time
 from typing import Any
 
 from jfedsl.run.hooks import Hook, Point, RunStart, Saved
@@ -61,4 +62,8 @@ class TensorBoard(Hook):
         except ImportError:
             self._missing = True
         else:
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._sent + 1)
+            # The library's names tell seconds apart, and it overwrites a file of the same name.
+            suffix = f".{time.time_ns()}"
+            self._writer = SummaryWriter(
+                str(self._folder), purge_step=self._sent + 1, filename_suffix=suffix
+            )
