@@ -43,7 +43,7 @@ _PARTITIONS: dict[str, Changes] = {
 }
 SETTINGS: dict[str, Changes] = {
     "all weights": {
-        "adapter": "full", "client_learning_rate": 1e-4, "server_learning_rate": 2e-4,
+        "adapter": "full", "client_learning_rate": 3e-4, "server_learning_rate": 6e-4,
     },
     **{f"LoRA {rank}": {"adapter": f"lora(rank={rank})"} for rank in (1, 2, 4, 8, 16)},
     "LoRA 2 to 8, factors": {"client_adapter": "lora(rank=2-8)"},
