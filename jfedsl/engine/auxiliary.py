@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jfedsl.engine.client_step import chunk_of
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
 from jfedsl.engine.parts import auxiliary_of_client
@@ -128,13 +129,16 @@ def _map(x: Exchange, function: Callable[..., Any], clients: Client, *rows: Any)
 def map_layers(x: Exchange, function: Callable[..., Any], params: Any, *rows: Any) -> Any:
     """Maps a function of the parameters of some layers, and more, over the participants.
 
+    At most as many at once as in the layers before the cut, see `chunk_of`; on CPU convolutions run
+    in a loop.
+
     Args:
       x: the exchange.
       function: of one participant.
       params: `[P, ...]`.
       *rows: pytrees of arrays `[P, ...]`.
     """
-    # As for clients' layers: on CPU convolutions run in a loop, dense layers as one product.
-    one = jax.tree.map(lambda leaf: leaf[0], params)
-    chunk = default_chunk(jax.default_backend(), one, x.spec.slots.num_slots)
-    return map_clients(function, chunk, x.spec.slots.mesh)(params, *rows)
+    spec, slots = x.spec, x.spec.slots
+    one, held = jax.tree.map(lambda leaf: leaf[0], params), slots.num_slots // slots.devices
+    chunk = min(default_chunk(jax.default_backend(), one, held), chunk_of(spec, held))
+    return map_clients(function, chunk, slots.mesh)(params, *rows)

@@ -1,5 +1,7 @@
 """One exchange against the unsplit step and against a plain loop over clients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from helpers import assert_close, assert_equal, differs, exchange_of, setup, slow
 
 from engine import reference
+from jfedsl.engine.auxiliary import map_layers
 from jfedsl.engine.exchanges import one_exchange
 from jfedsl.engine.server_step import joint_step
 from jfedsl.engine.state import weights
@@ -83,17 +86,38 @@ def test_compressed_exchange_equals_a_loop_over_clients():
     np.testing.assert_allclose(record.train_loss, jnp.stack(losses) @ share, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["mlp", slow("cnn")])
-def test_results_do_not_depend_on_the_chunk(model):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "mlp"},
+        slow({"model": "cnn"}),
+        slow({"model": "mlp", "algorithm": "u_shape"}),
+        slow({"model": "cnn", "algorithm": "sage", "aux": "conv", "local_steps": 2}),
+    ],
+    ids=str,
+)
+def test_results_do_not_depend_on_the_chunk(changes):
     states = []
     for chunk in (1, 2, 5):
         _, state, run = setup(
-            model=model, client_chunk=chunk, clients=5, prune_kind="mask", dropout_rate=0.2,
-            norm="batch", aggregate_every=2,
+            client_chunk=chunk, clients=5, prune_kind="mask", dropout_rate=0.2, norm="batch",
+            aggregate_every=2, **changes,
         )  # fmt: skip
         states.append(run(state)[0])
     for state in states[1:]:
         assert_close(state, states[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "remat", "loops"), [(6, False, 0), (3, False, 2), (2, False, 3), (6, True, 6)]
+)
+def test_layers_behind_the_cut_run_in_chunks_too(chunk, remat, loops):
+    experiment, state, _ = setup(clients=6, client_chunk=chunk, remat_clients=remat)
+    x, rows = exchange_of(experiment, state), jnp.arange(18.0).reshape(6, 3)
+    run = lambda rows: map_layers(x, jnp.square, rows)  # noqa: E731
+    assert_equal(run(rows), rows**2)
+    lengths = re.findall(r"scan\[.*?length=(\d+)", str(jax.make_jaxpr(run)(rows)), re.DOTALL)
+    assert lengths == ([str(loops)] if loops else [])
 
 
 def server_step_of(experiment, state):
