@@ -9,6 +9,7 @@ them.
 """
 
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +94,10 @@ def _check(spec: RunSpec) -> None:
         )
 
 
+def _without_fits(config: Any) -> str | None:
+    return None if config.align_every else "with --align_every=0"
+
+
 ALIGN_EVERY = Option(
     "align_every",
     1,
@@ -106,7 +111,7 @@ ALIGN_STEPS = Option(
     "Optimizer steps of a fit.",
     "a whole number from 1 to 10000",
     lambda value: 1 <= value <= 10_000,
-    idle=lambda config: None if config.align_every else "with --align_every=0",
+    idle=_without_fits,
 )
 
 ALGORITHM = Algorithm(
@@ -114,7 +119,7 @@ ALGORITHM = Algorithm(
     uses=FEDERATED | CUT | SERVER,
     streams=(
         UPLOADS,
-        CUT_GRADIENT._replace(messages=_answers),
+        CUT_GRADIENT._replace(messages=_answers, idle=_without_fits),
         CLIENT_GRADIENT,
         MODEL_UP,
         MODEL_DOWN,

@@ -21,7 +21,7 @@ def idle(config: Any) -> dict[str, str]:
     Args:
       config: a `Config`; an unknown name, as of a plugin that is not loaded, uses all flags.
     """
-    reasons = of_algorithm(config)
+    reasons = of_algorithm(config) | _of_streams(config)
     if config.partition in PARTITIONS:
         options = {kind.option for kind in PARTITIONS.values()}
         options -= {None, PARTITIONS[config.partition].option}
@@ -61,6 +61,21 @@ def of_algorithm(config: Any) -> dict[str, str]:
     reasons |= {flag: reason for flag in STREAMS if flag not in streams}
     options = {option.name: option.idle(config) for option in algorithm.options}
     return reasons | {name: because for name, because in options.items() if because is not None}
+
+
+def _of_streams(config: Any) -> dict[str, str]:
+    """The flags that compress streams of the algorithm of which nothing is ever sent."""
+    if config.algorithm not in ALGORITHMS:
+        return {}
+    reasons: dict[str, list[str | None]] = {}
+    for stream in ALGORITHMS[config.algorithm].streams:
+        reasons.setdefault(stream.compressor, []).append(stream.idle(config))
+    return {
+        name: because[0]
+        for flag, because in reasons.items()
+        for name in (flag, *compressors.SHORTHANDS.get(flag, ()))
+        if because[0] is not None and None not in because
+    }
 
 
 def _flags(algorithm: Algorithm) -> set[str]:

@@ -41,6 +41,8 @@ class Stream(NamedTuple):
       messages: from a `RunSpec`, in how many of the first so many exchanges of a run a client sends
         or receives one.
       rows: from a `RunSpec`, the number of examples of a mini-batch that a message covers.
+      idle: from a config, why no message is ever sent, such as "with --align_every=0"; None where
+        some are. What compresses the stream then has no effect.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Stream(NamedTuple):
     flag: str = ""
     messages: Callable[[Any, int], int] = _in_every_exchange
     rows: Callable[[Any], int] = _whole_batch
+    idle: Callable[[Any], str | None] = lambda config: None
 
     @property
     def column(self) -> str:

@@ -1,6 +1,7 @@
 """Heads that are fitted to the server's gradients, now and then."""
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from helpers import assert_close, assert_equal, differs, exchange_of, setup, slow
 
 from jfedsl.config import Config
+from jfedsl.config.canonical import canonical, effective, refuse_idle
 from jfedsl.engine.auxiliary import auxiliary_losses, fit_auxiliary
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward
@@ -195,6 +197,27 @@ def test_every_period_with_a_fit_has_an_upload() -> None:
     with pytest.raises(UserError, match=line):
         setup(**rare)
     setup(align_every=0, **rare)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cut_gradient": "uniform(8)"},
+        {"cut_gradient_bits": "8"},
+        {"align_steps": 3},
+    ],
+    ids=str,
+)
+def test_what_only_fits_use_has_no_effect_without_them(changes: dict[str, Any]) -> None:
+    (flag, value), *_ = changes.items()
+    without, fits = (Config(algorithm="sage", align_every=n, **changes) for n in (0, 1))
+    line = re.escape(f"--{flag}={value} has no effect with --align_every=0; remove it")
+    with pytest.raises(UserError, match=line):
+        refuse_idle([without])
+    refuse_idle([without, fits])
+    plain = Config(algorithm="sage", align_every=0)
+    assert canonical(without) == canonical(plain) and canonical(fits) != canonical(plain)
+    assert effective(without) == effective(plain)
 
 
 @pytest.mark.usefixtures("standard_promotion")  # optax.adam needs it
