@@ -25,6 +25,7 @@ from jfedsl.engine.client_step import client_forward as client_forward
 from jfedsl.engine.client_step import client_step as client_step
 from jfedsl.engine.exchange import Exchange as Exchange
 from jfedsl.engine.exchange import Outcome as Outcome
+from jfedsl.engine.exchange import Reported as Reported
 from jfedsl.engine.server_step import joint_step as joint_step
 from jfedsl.engine.server_step import server_forward as server_forward
 from jfedsl.engine.server_step import step_copies as step_copies

@@ -9,7 +9,7 @@ them.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ from jfedsl.engine.auxiliary import auxiliary_losses, fit_auxiliary
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
 from jfedsl.engine.clocks import waiting_for_answers
-from jfedsl.engine.exchange import Exchange, Outcome
+from jfedsl.engine.exchange import Exchange, Outcome, Reported
 from jfedsl.engine.server_step import joint_step
 from jfedsl.engine.state import Client, RunSpec, Server
 from jfedsl.engine.streams import CLIENT_GRADIENT, CUT_GRADIENT, MODEL_DOWN, MODEL_UP, SMASHED
@@ -29,47 +29,60 @@ from jfedsl.engine.transmit import Uplink, send_down, send_up
 from jfedsl.errors import flag_error
 from jfedsl.sharding.slots import where_rows
 
+FIT_ERROR = "fit_error"  # the column of metrics.csv
+
+
+class _Answer(NamedTuple):
+    """What became of the server's answer to an upload.
+
+    Attributes:
+      bytes: int32 `[P]`, that each participant received.
+      error: of each participant's head after its fit.
+    """
+
+    bytes: Array
+    error: Reported
+
 
 def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     """The server steps where an upload is due and may answer it; participants fit, then step."""
     nothing, cycle = jnp.zeros(clients.number.shape, jnp.int32), _cycle(x.spec)
+    no_answer = _Answer(nothing, Reported(nothing.astype(jnp.float32), nothing.astype(bool)))
     every = x.spec.options["upload_every"]
     clients, batch = draw_batch(x, clients)
     clients, smashed, client_vjp = client_forward(x, clients, batch.inputs)
 
-    def upload(server: Server, clients: Client) -> tuple[Server, Client, Array, Array]:
+    def upload(server: Server, clients: Client) -> tuple[Server, Client, Array, _Answer]:
         clients, up = send_up(x, clients, smashed, batch.lengths)
         server, _, cut_gradient = joint_step(x, server, up, batch.labels)
         if not cycle:
-            return server, clients, up.bytes, nothing
+            return server, clients, up.bytes, no_answer
         align = partial(_align, x, up, batch.labels, cut_gradient)
         first = x.step % cycle < every  # upload of a period with a fit
-        clients, received = lax.cond(first, align, lambda clients: (clients, nothing), clients)
-        return server, clients, up.bytes, received
+        clients, answer = lax.cond(first, align, lambda clients: (clients, no_answer), clients)
+        return server, clients, up.bytes, answer
 
-    def keep(server: Server, clients: Client) -> tuple[Server, Client, Array, Array]:
-        return server, clients, nothing, nothing
+    def keep(server: Server, clients: Client) -> tuple[Server, Client, Array, _Answer]:
+        return server, clients, nothing, no_answer
 
-    server, clients, sent, received = lax.cond(x.step % every == 0, upload, keep, server, clients)
+    server, clients, sent, answer = lax.cond(x.step % every == 0, upload, keep, server, clients)
     losses, head_gradient, cut_gradient = auxiliary_losses(x, clients, smashed, batch.labels)
     client_gradient = client_vjp(cut_gradient)[: x.spec.cut]
     clients = client_step(x, clients, client_gradient + head_gradient)
-    messages = {SMASHED.column: sent, CUT_GRADIENT.column: received}
-    return Outcome(server, clients, losses, x.has_current_model(), messages)
+    messages = {SMASHED.column: sent, CUT_GRADIENT.column: answer.bytes}
+    reported = {FIT_ERROR: answer.error}
+    return Outcome(server, clients, losses, x.has_current_model(), messages, reported)
 
 
 def _align(
     x: Exchange, up: Uplink, labels: Array, cut_gradient: Array, clients: Client
-) -> tuple[Client, Array]:
-    """Participants whose upload arrived receive the gradient and fit their heads to it.
-
-    Returns:
-      The participants, and the bytes that each received, `[P]`.
-    """
+) -> tuple[Client, _Answer]:
+    """Participants whose upload arrived receive the gradient and fit their heads to it."""
     answered, down = send_down(x, clients, cut_gradient, up.kept)
-    fitted, _ = fit_auxiliary(x, answered, up.values, labels, down.values, down.kept)
+    fitted, errors = fit_auxiliary(x, answered, up.values, labels, down.values, down.kept)
     there = x.spec.slots.to_slots(up.took_part())
-    return where_rows(there, fitted, clients), jnp.where(there, down.bytes, 0)
+    answer = _Answer(jnp.where(there, down.bytes, 0), Reported(errors[:, -1], there))
+    return where_rows(there, fitted, clients), answer
 
 
 def _cycle(spec: RunSpec) -> int:
@@ -125,6 +138,7 @@ ALGORITHM = Algorithm(
         MODEL_DOWN,
     ),
     options=(AUX, UPLOAD_EVERY, ALIGN_EVERY, ALIGN_STEPS),
+    reports=(FIT_ERROR,),
     clock=waiting_for_answers,
     auxiliary=head,
     fit_steps=lambda options: int(options["align_steps"]) if options["align_every"] else 0,

@@ -119,6 +119,8 @@ class Algorithm(NamedTuple):
         uncompressed run and the flags of compressors follow. Without `MODEL_UP` or `MODEL_DOWN` no
         bytes of the model count, but clients are still averaged at the end of a period.
       options: flags of its own.
+      reports: names of numbers that its exchanges report of participants, each a column of
+        metrics.csv: the mean over the participants and exchanges of a round that have one.
       clock: from a run and the record of a round, what that costs in seconds and joules.
       run_round: one round, where it is more, or less, than exchanges with an average at the end of
         a period.
@@ -150,6 +152,7 @@ class Algorithm(NamedTuple):
     uses: frozenset[str] = SPLIT
     streams: Sequence[Stream] = SPLIT_STREAMS
     options: Sequence[Option] = ()
+    reports: Sequence[str] = ()
     clock: Callable[[RunSpec, RoundRecord], Cost] = side_by_side
     run_round: RunRound = run_round
     compress_by_default: bool = False

@@ -59,7 +59,8 @@ def fit_auxiliary(
       kept: bool `[P, B, ...]`, which entries came back; None: all.
 
     Returns:
-      The participants with their fitted layers, and the error before each step, `[P, steps]`.
+      The participants with their fitted layers, and the error before each step and after the last
+      one, `[P, steps + 1]`.
     """
     spec, optimizer = x.spec, x.spec.client_optimizer
     steps = spec.algorithm.fit_steps(spec.options)
@@ -70,7 +71,7 @@ def fit_auxiliary(
             return masked_step(optimizer, None, gradient, fitted[1], fitted[0], x.step), error
 
         (params, _), errors = lax.scan(step, (params, optimizer.init(params)), length=steps)
-        return params, errors
+        return params, jnp.append(errors, fit_error(spec, params, *given))
 
     fitted, errors = _map(x, fit, clients, smashed, labels, cut_gradient, kept)
     before = clients.params[: spec.cut + spec.tail]

@@ -1,6 +1,6 @@
 """One exchange: what its steps share, and what comes out of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -64,6 +64,18 @@ class Exchange(NamedTuple):
         return self.availability.has_current_model
 
 
+class Reported(NamedTuple):
+    """A number that an algorithm reports of participants, for a column of metrics.csv.
+
+    Attributes:
+      values: float32 `[P]`.
+      valid: bool `[P]`, which participants have one.
+    """
+
+    values: Array
+    valid: Array
+
+
 class Outcome(NamedTuple):
     """What an algorithm makes of an exchange.
 
@@ -73,6 +85,7 @@ class Outcome(NamedTuple):
       losses: float32 `[P]`, mean loss of each client's mini-batch before the step.
       took_part: bool `[K]`, whose update counts.
       sent: int32 `[P]` bytes of each stream of the exchange, by its column.
+      reported: what the algorithm declares in its `reports`, by name.
     """
 
     server: Server
@@ -80,6 +93,7 @@ class Outcome(NamedTuple):
     losses: Array
     took_part: Array
     sent: dict[str, Array]
+    reported: Mapping[str, Reported] = {}
 
 
 class ExchangeRecord(struct.PyTreeNode):
@@ -89,8 +103,10 @@ class ExchangeRecord(struct.PyTreeNode):
       losses: float32 `[P]`, mean loss of each mini-batch; 0 for a participant that took no part.
       took_part: bool `[K]`.
       sent: int32 `[P]` bytes of each stream of the exchange, by its column.
+      reported: by name; nothing of a participant that took no part.
     """
 
     losses: Array
     took_part: Array
     sent: dict[str, Array]
+    reported: dict[str, Reported]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord
+from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord, Reported
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State, weights
 from jfedsl.engine.streams import UP
 from jfedsl.keys import Purpose, fold
@@ -82,6 +82,7 @@ def one_exchange(
     slots = x.spec.slots
     outcome = x.spec.algorithm.exchange(x, server, clients)
     after, losses, sent = outcome.clients, outcome.losses, dict(outcome.sent)
+    reported = dict(outcome.reported)
     if x.availability is not None:
         took_part, holds = slots.to_slots((outcome.took_part, x.has_current_model()))
         after = where_rows(took_part, after, clients)
@@ -90,5 +91,7 @@ def one_exchange(
             if stream.column in sent:
                 counts = holds if stream.direction == UP else took_part
                 sent[stream.column] = jnp.where(counts, sent[stream.column], 0)
-    record = ExchangeRecord(losses, outcome.took_part, sent)
+        for name, (values, valid) in reported.items():
+            reported[name] = Reported(values, valid & took_part)
+    record = ExchangeRecord(losses, outcome.took_part, sent, reported)
     return outcome.server, slots.shard(after), record

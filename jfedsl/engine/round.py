@@ -56,11 +56,11 @@ def run_round(
         state,
     )
     # What devices know of their participants comes together once a round, not after every step.
-    by_slot = jax.tree.map(jnp.transpose, (records.losses, records.sent))
+    by_slot = jax.tree.map(jnp.transpose, (records.losses, records.sent, records.reported))
     by_slot, up, down, overlap, (lacking, kept) = slots.in_one_message(
         (by_slot, up, down, overlap, pruned)
     )
-    losses, sent = jax.tree.map(jnp.transpose, by_slot)
+    losses, sent, reported = jax.tree.map(jnp.transpose, by_slot)
     columns = {stream.column for stream in spec.algorithm.streams}
     of_period = {MODEL_UP.column: up, MODEL_DOWN.column: down}
     sent |= {column: count for column, count in of_period.items() if column in columns}
@@ -76,6 +76,7 @@ def run_round(
         pruned_fraction=jnp.mean(lacking),
         kept_fractions=jnp.mean(kept, axis=0),
         mask_overlap=jnp.mean(overlap),
+        reported=reported,
         adapter_error=_adapter_error(state, (number + 1) % every == 0),
     )
     return state.replace(round=number + 1), record

@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
+from jfedsl.engine.exchange import Reported
 from jfedsl.engine.state import Data, RunSpec, State
 from jfedsl.engine.streams import LOCAL, Stream
 from jfedsl.wireless.radio import Conditions
@@ -31,6 +32,7 @@ class RoundRecord(struct.PyTreeNode):
       kept_fractions: float32, one for each of the pruner's names, mean over participants.
       mask_overlap: float32, how much of a participant's masks stays at the end of a period, mean
         over participants; -1 in other rounds.
+      reported: numbers `[S, K]` that the algorithm reports of participants, by name.
       adapter_error: float32, of the average of adapters at the end of a period, see
         `adapter_averaging.relative_error`; -1 in other rounds. None where it is always 0.
     """
@@ -45,6 +47,7 @@ class RoundRecord(struct.PyTreeNode):
     pruned_fraction: Array
     kept_fractions: Array
     mask_overlap: Array
+    reported: dict[str, Reported]
     adapter_error: Array | None = None
 
 

@@ -86,7 +86,16 @@ def _row(
         "pruned_fraction": float(record.pruned_fraction[i]),
         "mask_overlap": overlap if pruned and overlap >= 0 else None,
         **_adapter_error(record, i),
+        **_reported(record, i),
         **{f"{KEPT}{name}": fraction for name, fraction in kept},
+    }
+
+
+def _reported(record: RoundRecord, i: int) -> Row:
+    """The columns of what the algorithm reports: means over participants and exchanges with any."""
+    return {
+        name: float(values[i].mean(where=valid[i])) if valid[i].any() else None
+        for name, (values, valid) in record.reported.items()
     }
 
 

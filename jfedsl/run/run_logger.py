@@ -35,7 +35,10 @@ class RunLogger(Hook):
         names, path = spec.pruner.names, start.folder / METRICS
         self._task = start.experiment.record
         adapters = spec.adapters is not None and spec.adapters.reports_error
-        self._metrics = Metrics(path, names, simulated, seal, streams, self._task, adapters)
+        reports = spec.algorithm.reports
+        self._metrics = Metrics(
+            path, names, simulated, seal, streams, self._task, adapters, reports
+        )
         self._last: Last | None = from_plain(start.saved.values.get(_LAST))
 
     def on_rows(self, rows: list[Row]) -> None:

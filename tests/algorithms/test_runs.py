@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_equal, plain, slow
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.engine.averaging import joined
 from jfedsl.run import training
@@ -91,7 +92,10 @@ def test_an_interrupted_run_goes_on_and_serves_evaluation_and_new_runs(
     with pytest.raises(KeyboardInterrupt):
         training.train_setting(config(stopped, algorithm), [Interrupt()])
     training.train_setting(config(stopped, algorithm))
-    assert metrics(stopped) == metrics(straight)
+    rows = metrics(straight)
+    assert metrics(stopped) == rows
+    for name in ALGORITHMS[algorithm].reports:
+        assert {bool(row[name]) for row in rows} == {True, False}, "in some rounds"
     run = restore_run(straight)
     assert_equal(restore_run(stopped).state, run.state)
 

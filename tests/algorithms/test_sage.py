@@ -20,6 +20,7 @@ from jfedsl.engine.traffic import uncompressed_bytes
 from jfedsl.engine.transmit import send_down, send_up
 from jfedsl.errors import UserError
 from jfedsl.models import layers
+from jfedsl.run.rows import Totals, rows_of
 from jfedsl.wireless.radio import Conditions
 
 CLIENTS, BATCH, ENTRIES, CLASSES = 4, 8, 256, 10
@@ -66,7 +67,7 @@ def test_a_fit_descends_on_the_difference_of_gradients() -> None:
     fit = jax.jit(functools.partial(fit_auxiliary, exchange_of(e, state), clients))
     single = smashed.astype(np.float32), labels.astype(np.int32), target.astype(np.float32)
     after, errors = fit(*single, kept)
-    assert errors.shape == (CLIENTS, STEPS) and (np.diff(errors, axis=1) < 0).all()
+    assert errors.shape == (CLIENTS, STEPS + 1) and (np.diff(errors, axis=1) < 0).all()
     assert_equal(after.params[:2], clients.params[:2])
     assert_equal(after.optimizer, used)
     for n in range(CLIENTS):
@@ -78,6 +79,8 @@ def test_a_fit_descends_on_the_difference_of_gradients() -> None:
             np.testing.assert_allclose(errors[n, step], error, rtol=1e-4)
             velocity = Head(*(0.9 * v + g for v, g in zip(velocity, slope, strict=True)))
             head = Head(*(w - RATE * v for w, v in zip(head, velocity, strict=True)))
+        last, _ = error_and_gradient(head, smashed[n], labels[n], target[n], kept[n])
+        np.testing.assert_allclose(errors[n, -1], last, rtol=1e-4)
         fitted = after.params[-1]
         assert_close(Head(fitted["kernel"][n], fitted["bias"][n]), head, rtol=1e-4, atol=1e-5)
 
@@ -116,7 +119,10 @@ def test_heads_are_fitted_to_what_came_back_of_the_servers_gradients() -> None:
     clients, down = send_down(x, clients, gradients, up.kept)
     assert_close(down.values, np.where(down.kept, gradients, 0))
     assert 0 < np.mean(down.kept) < 0.11
-    fitted, _ = fit_auxiliary(x, clients, up.values, batch.labels, down.values, down.kept)
+    fitted, errors = fit_auxiliary(x, clients, up.values, batch.labels, down.values, down.kept)
+    reported = outcome.reported["fit_error"]
+    assert_close(reported.values, errors[:, -1])
+    assert reported.valid.all()
     _, slope, _ = auxiliary_losses(x, fitted, smashed, batch.labels)
     heads = jax.tree.map(lambda w, g: w - 0.05 * g, fitted.params[-1], slope[-1])
     assert differs(fitted.params[-1], state.clients.params[-1])
@@ -138,6 +144,12 @@ def test_bytes_are_those_counted_by_hand() -> None:
         assert_equal(record.sent["smashed_up"], np.repeat(up[:, None], CLIENTS, axis=1))
         down = np.where(np.isin(steps, answered), coded, 0)
         assert_equal(record.sent["cut_gradient_down"], np.repeat(down[:, None], CLIENTS, axis=1))
+        fits = record.reported["fit_error"]
+        assert_equal(fits.valid, np.repeat(np.isin(steps, answered)[:, None], CLIENTS, axis=1))
+        of_one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], record)
+        (row,), _ = rows_of(e.spec, of_one, None, range(number, number + 1), Totals())
+        expected = pytest.approx(np.mean(fits.values[fits.valid])) if down.any() else None
+        assert row["fit_error"] == expected
         model = 64 * 256 + 256 + ENTRIES * CLASSES + CLASSES
         assert (record.sent["model_up"] == (4 * model if number % 2 else 0)).all()
         arguments = e.spec, client.params, client.stats, e.image.shape
@@ -173,8 +185,10 @@ def test_a_client_without_the_answer_does_not_fit() -> None:
             assert received == 0 < fitted.sent["smashed_up"][n]
         else:
             assert differs(both[0].params[-1], both[1].params[-1]) and received > 0
+        assert fitted.reported["fit_error"].valid[n] == (n != away)
     assert fitted.took_part.all(), "it trains on the loss of its own head"
     assert not alone.sent["cut_gradient_down"].any()
+    assert not alone.reported["fit_error"].valid.any()
 
 
 @pytest.mark.parametrize(

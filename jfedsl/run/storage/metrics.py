@@ -64,6 +64,7 @@ class Metrics:
         streams: Sequence[str] = STREAMS,
         task: TaskRecord = CLASSIFICATION,
         adapters: bool = False,
+        reports: Sequence[str] = (),
     ) -> None:
         """Opens the file; rows past the seal, whole or torn, are cut off.
 
@@ -75,6 +76,7 @@ class Metrics:
           streams: columns of the streams that the algorithm sends.
           task: what the run is judged by.
           adapters: whether averages of adapters have an error.
+          reports: columns of what the algorithm reports.
 
         Raises:
           UserError: the file is damaged, and the checkpoint has no copy of it.
@@ -84,6 +86,7 @@ class Metrics:
             *(f"{stream}_bytes" for stream in streams if stream not in STREAMS),
             *(SIMULATED if simulated else ()),
             *((ADAPTER_ERROR,) if adapters else ()),
+            *reports,
             *(f"{KEPT}{name}" for name in pruned),
         )
         self._ledger = ledger.Ledger(path, _lines([columns]), seal)
