@@ -36,6 +36,51 @@ TINY: Settings = {
 SPREAD = {"devices", "coordinator"}  # run/test_scale.py has them
 
 
+BUT_FEDSL = (
+    "sfl_v1", "sfl_v2", "sl", "fedavg", "centralized", "local_loss", "sage", "broadcast", "u_shape",
+)  # fmt: skip
+ALL = ("fedsl", *BUT_FEDSL)
+NO_TAIL = ALL[:-1]
+ONE_SIDED = ("fedavg", "centralized")  # nothing is sent in an exchange
+IN_TURN = ("sl", "centralized")  # one client, or one after another
+NO_WAIT = ("sl", *ONE_SIDED, "local_loss", "sage")  # in no exchange does a client wait for others
+# By the title of each feature: the algorithms that refuse it, written by hand.
+REFUSE: dict[str, tuple[str, ...]] = {
+    "dropout at the cut": ONE_SIDED,
+    "compressor of `smashed`": ONE_SIDED,
+    "compressor of `cut_gradient`": (*ONE_SIDED, "local_loss"),
+    "compressor of `client_gradient`": ("centralized",),
+    "compressor of `model_up`": ("centralized",),
+    "compressor of `model_down`": ("centralized",),
+    "compressor of `tail_input`": NO_TAIL,
+    "compressor of `tail_gradient`": NO_TAIL,
+    "error feedback on `smashed`": ONE_SIDED,
+    "error feedback on `cut_gradient`": (*ONE_SIDED, "local_loss", "broadcast"),
+    "error feedback on `client_gradient`": ("centralized",),
+    "error feedback on `model_up`": ("centralized",),
+    "error feedback on `model_down`": ALL,
+    "error feedback on `tail_input`": NO_TAIL,
+    "error feedback on `tail_gradient`": NO_TAIL,
+    "masks of weights": ("centralized",),
+    "channels removed": ("centralized",),
+    "widths by client": IN_TURN,
+    "low-rank adapters": (),
+    "ranks by client": IN_TURN,
+    "frozen clients": ("centralized",),
+    "batch norm": (),
+    "batch norm, statistics of each client": ("centralized",),
+    "partial participation": (),
+    "absent clients on the host": ("centralized",),
+    "stateless clients": ("centralized",),
+    "several devices": ("sl", "sfl_v2", "centralized"),
+    "several processes": ("sl", "sfl_v2", "centralized"),
+    "bandwidth by `minmax`": NO_WAIT,
+    "outage": IN_TURN,
+    "deadline": NO_WAIT,
+    "convergence bound and planner": BUT_FEDSL,
+}
+
+
 @pytest.fixture(autouse=True)
 def small(tables: None, tmp_path: Path) -> Iterator[None]:
     """A small network, texts, and a transformer in the place of a pretrained one."""
@@ -44,6 +89,14 @@ def small(tables: None, tmp_path: Path) -> Iterator[None]:
     (tmp_path / "bert").mkdir()
     stand_ins.write_model(tmp_path / "bert", "bert")
     yield
+
+
+def test_each_algorithm_refuses_the_features_that_it_cannot_have() -> None:
+    found = {
+        feature.title: {name for name in ALGORITHMS if (name, feature) not in HOLD}
+        for feature in FEATURES
+    }
+    assert found == {title: set(names) for title, names in REFUSE.items()}
 
 
 def test_a_pair_that_does_not_hold_is_refused_with_one_line() -> None:
