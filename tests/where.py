@@ -44,6 +44,7 @@ ELSEWHERE = {
     "config/reference": "test_documents",
     "config/run_fields": "config/test_settings",
     "config/scale_fields": "config/test_settings",
+    "config/stream_checks": "config/test_idle",
     "config/topics": "run/test_usage",
     "config/task_fields": "run/assemble/test_task",
     "config/titles": "run/storage/test_workdir",

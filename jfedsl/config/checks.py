@@ -15,6 +15,7 @@ from jfedsl.config import adapters, compressors
 from jfedsl.config.allowed import CAPACITY, COUNT, FROM_DATA, MOST
 from jfedsl.config.idle import of_algorithm
 from jfedsl.config.scale_fields import BY_CLUSTER
+from jfedsl.config.stream_checks import check_streams
 from jfedsl.config.values import shown
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
@@ -83,12 +84,8 @@ def _algorithm(config: Any) -> None:
             names += [name for name in flags if getattr(config, name)]
     if names:
         raise no_effect(names[0], getattr(config, names[0]), f"with --algorithm={config.algorithm}")
+    check_streams(config)
     for stream in ALGORITHMS[config.algorithm].streams:
-        if not stream.is_supported:
-            raise UserError(
-                f"--algorithm={config.algorithm} declares the stream {stream.name}, which is of no "
-                "mini-batch; such a stream must be MODEL_UP, MODEL_DOWN or local"
-            )
         if stream.broadcast:
             _broadcast(config, stream.compressor)
 

@@ -1,6 +1,6 @@
 """All exchanges of a round of participants with the server, one after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from jax import Array, lax
 
 from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord, Reported
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State, weights
-from jfedsl.engine.streams import UP
+from jfedsl.engine.streams import LOCAL, UP
+from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, fold
 from jfedsl.pruning.pruner import ClientForward
 from jfedsl.sharding.slots import where_rows
@@ -78,16 +79,22 @@ def one_exchange(
 
     Such a participant stays as it was, and received nothing. What it tried to send counts if it
     held the model of the period.
+
+    Raises:
+      UserError: the algorithm's exchange leaves out what the algorithm declares, or adds to it.
     """
-    slots = x.spec.slots
-    outcome = x.spec.algorithm.exchange(x, server, clients)
+    slots, algorithm = x.spec.slots, x.spec.algorithm
+    outcome = algorithm.exchange(x, server, clients)
+    columns = {s.column for s in algorithm.streams if s.of_batch and s.direction != LOCAL}
+    _check_names("sent", columns, outcome.sent)
+    _check_names("reported", algorithm.reports, outcome.reported)
     after, losses, sent = outcome.clients, outcome.losses, dict(outcome.sent)
     reported = dict(outcome.reported)
     if x.availability is not None:
         took_part, holds = slots.to_slots((outcome.took_part, x.has_current_model()))
         after = where_rows(took_part, after, clients)
         losses = jnp.where(took_part, losses, 0)
-        for stream in x.spec.algorithm.streams:
+        for stream in algorithm.streams:
             if stream.column in sent:
                 counts = holds if stream.direction == UP else took_part
                 sent[stream.column] = jnp.where(counts, sent[stream.column], 0)
@@ -95,3 +102,12 @@ def one_exchange(
             reported[name] = Reported(values, valid & took_part)
     record = ExchangeRecord(losses, outcome.took_part, sent, reported)
     return outcome.server, slots.shard(after), record
+
+
+def _check_names(field: str, declared: Collection[str], found: Collection[str]) -> None:
+    if {*declared} != {*found}:
+        wanted, given = (", ".join(sorted(names)) or "nothing" for names in (declared, found))
+        raise UserError(
+            f"the Outcome of an exchange must have {wanted} in `{field}`, as its algorithm "
+            f"declares, not {given}"
+        )

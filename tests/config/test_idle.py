@@ -1,9 +1,11 @@
 """Settings without effect: every flag that only some algorithms use is known to be one."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import pytest
-from helpers import plain
+from helpers import exchange_of, plain
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
@@ -11,7 +13,17 @@ from jfedsl.config.canonical import canonical
 from jfedsl.config.idle import idle
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.engine.algorithm import Option
-from jfedsl.engine.streams import CUT_GRADIENT, DOWN, MODEL_UP, Stream
+from jfedsl.engine.exchanges import one_exchange
+from jfedsl.engine.streams import (
+    CUT_GRADIENT,
+    DOWN,
+    MODEL_DOWN,
+    MODEL_UP,
+    SMASHED,
+    SPLIT_STREAMS,
+    UP,
+    Stream,
+)
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 
@@ -55,6 +67,64 @@ def test_a_stream_that_the_engine_would_never_send_is_refused(
         text = f"^--algorithm=mine declares the stream {stream.name}, which is of no mini-batch; "
         with pytest.raises(UserError, match=text):
             Config(algorithm="mine")
+
+
+TAIL_DOWN = Stream("hint_input", DOWN, of_batch=True, at_tail=True)
+TAIL_UP = Stream("hint_gradient", UP, of_batch=True, at_tail=True)
+MODEL = (MODEL_UP, MODEL_DOWN)
+
+
+@pytest.mark.parametrize(
+    ("declared", "config", "text"),
+    [
+        (
+            {"streams": (SMASHED._replace(name="features"), *MODEL)},
+            {},
+            "declares the uplink features without SMASHED; one uplink must have its name",
+        ),
+        (
+            {"streams": MODEL},
+            {"allocation": "minmax"},
+            "declares no uplink, whose bits --allocation=minmax needs; add SMASHED to its streams",
+        ),
+        (
+            {"tail": lambda options: 2},
+            {},
+            "declares a tail of 2 layers, which takes one stream down and one up at_tail, not none",
+        ),
+        (
+            {"streams": (*SPLIT_STREAMS, TAIL_UP)},
+            {},
+            "declares streams at the tail, which takes one stream down and one up at_tail, not up",
+        ),
+        ({"streams": (*SPLIT_STREAMS, TAIL_UP, TAIL_DOWN, TAIL_UP)}, {}, "not up, down, up"),
+    ],
+)
+def test_an_algorithm_with_a_stream_too_few_is_refused(
+    monkeypatch: pytest.MonkeyPatch, declared: dict[str, Any], config: dict[str, Any], text: str
+) -> None:
+    monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["fedsl"]._replace(**declared))
+    with pytest.raises(UserError, match=f"^--algorithm=mine .*{text}") as error:
+        Config(algorithm="mine", **config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "text"),
+    [
+        ({"streams": (*SPLIT_STREAMS, CUT_GRADIENT._replace(name="hint"))}, "hint_down"),
+        ({"reports": ("spread",)}, "spread"),
+    ],
+)
+def test_an_exchange_that_leaves_out_what_is_declared_is_refused(
+    monkeypatch: pytest.MonkeyPatch, declared: dict[str, Any], text: str
+) -> None:
+    monkeypatch.setitem(ALGORITHMS, "mine", ALGORITHMS["fedsl"]._replace(**declared))
+    experiment = build(plain(algorithm="mine"))
+    x, state = exchange_of(experiment, experiment.init()), experiment.init()
+    line = rf"^the Outcome of an exchange must have .*\b{text}\b.*, as its algorithm declares, not"
+    with pytest.raises(UserError, match=line):
+        jax.eval_shape(lambda state: one_exchange(x, state.server, state.clients), state)
 
 
 def test_one_adapter_is_idle_where_clients_hold_all_layers() -> None:
