@@ -24,8 +24,14 @@ def bound(layer: "Layer", frozen: Any) -> "Layer":
     """The layer with its frozen variables, `{}` if it has none; they replace those of before."""
     if not frozen:
         return layer
-    apply = layer.apply.apply if isinstance(layer.apply, Bound) else layer.apply
-    return layer._replace(apply=Bound(apply, frozen))
+    layer = unbound(layer)
+    return layer._replace(apply=Bound(layer.apply, frozen))
+
+
+def unbound(layer: "Layer") -> "Layer":
+    """The layer without its frozen variables, which `apply` takes as `frozen=` again."""
+    held = layer.apply
+    return layer._replace(apply=held.apply) if isinstance(held, Bound) else layer
 
 
 def with_frozen(model: "Model", frozen: Any) -> "Model":
@@ -35,3 +41,8 @@ def with_frozen(model: "Model", frozen: Any) -> "Model":
     have them among its own arguments, or they are built into it.
     """
     return tuple(bound(*pair) for pair in zip(model, frozen, strict=True)) if frozen else model
+
+
+def without_frozen(model: "Model") -> "Model":
+    """The model without its frozen variables, as it was before `with_frozen`."""
+    return tuple(map(unbound, model))

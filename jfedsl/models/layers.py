@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jfedsl.keys import fold
 from jfedsl.models.frozen import bound as bound
 from jfedsl.models.frozen import with_frozen as with_frozen
+from jfedsl.models.frozen import without_frozen as without_frozen
 from jfedsl.models.padding import without_padding
 from jfedsl.models.steps import Describe, Step, describe_module, function_steps
 

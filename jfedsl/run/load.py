@@ -26,8 +26,8 @@ class Trained(NamedTuple):
     """A trained dense model, which prepares its inputs itself.
 
     Attributes:
-      model: all layers.
-      variables: their parameters and statistics.
+      model: all layers, without their frozen variables.
+      variables: their parameters, statistics and frozen variables.
       shape: shape of one input, without the axis of examples.
       mean: `[C]`, subtracted along the last axis; None if inputs are not normalised.
       std: `[C]`, by which inputs are divided then; None if they are not normalised.
@@ -110,7 +110,8 @@ def load(folder: Name, data_dir: Name | None = None, plugin: Name = "") -> Train
         mean, std = (None if x is None else np.asarray(x) for x in (scale.mean, scale.std))
         spec, shape = run.experiment.spec, run.experiment.image.shape
         of_classes = spec.task.of_classes or spec.task.of_tokens
-        return Trained(spec.model, whole_of(run), shape, mean, std, of_classes)
+        model = layers.without_frozen(spec.model)  # or programs would have their arrays built in
+        return Trained(model, whole_of(run), shape, mean, std, of_classes)
     plugins.load(plugins.absolute(plugin))
     return _of_export(folder)
 

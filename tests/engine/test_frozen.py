@@ -16,6 +16,7 @@ from helpers import assert_close, assert_equal, differs, plain, slow
 import jfedsl
 from jfedsl.engine.traffic import uncompressed_bytes
 from jfedsl.errors import UserError
+from jfedsl.models.frozen import Bound
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.load import load
@@ -142,6 +143,8 @@ def test_a_run_goes_on_and_its_export_answers_as_it_does(tmp_path: Path, model: 
     assert_equal(of_run.variables, of_export.variables)
     assert of_export.variables.frozen[1]["kernel"].dtype == jnp.dtype(model)
     np.testing.assert_array_equal(of_run.logits(images), of_export.logits(images))
+    for trained in (of_run, of_export):  # a compiled program takes frozen arrays as arguments
+        assert not any(isinstance(layer.apply, Bound) for layer in trained.model)
     again = plain(model=model, init_from=str(tmp_path / "export"), workdir=str(tmp_path / "next"))
     train(again)
     other = plain(model=model, seed=1, init_from=str(tmp_path / "export"))

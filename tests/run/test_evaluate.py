@@ -23,6 +23,7 @@ from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run import evaluate, training
 from jfedsl.run.evaluate import _expected, assess, export_model, table
+from jfedsl.run.load import _apply
 from jfedsl.run.load import load as load_trained
 from jfedsl.run.restore import Run, restore_run
 from jfedsl.run.storage import export, metrics
@@ -297,7 +298,11 @@ def test_exports_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
 def test_a_run_and_its_export_answer_in_python(run: Run, tmp_path: Path) -> None:
     result, images = assess(run), load("digits", "").test.images
     export_model(run, result, tmp_path / "export")
-    there, here = (load_trained(f) for f in (run.config.workdir, str(tmp_path / "export")))
+    there, again, here = map(load_trained, [run.config.workdir] * 2 + [tmp_path / "export"])
+    there.logits(images)
+    programs = _apply._cache_size()
+    again.logits(images)
+    assert _apply._cache_size() == programs, "compiled once for runs of one architecture"
     for trained in (there, here):
         correct = trained.predict(images) == load("digits", "").test.labels
         assert correct.mean() == pytest.approx(result["test_accuracy_dense"], abs=1e-6)
