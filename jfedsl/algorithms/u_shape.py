@@ -40,17 +40,20 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     outputs, server_backward = server_forward(x, server, up)
     clients, down = send_activation_down(x, clients, outputs, up, TAIL_INPUT)
 
-    clients, losses, of_tail, gradient = tail_losses(x, clients, down.values, batch)
+    clients, losses, tail_gradient, gradient = tail_losses(x, clients, down.values, batch)
 
-    clients, back = send_gradient_up(x, clients, gradient, down, up, TAIL_GRADIENT)
-    server, cut_gradient = server_backward(back.vjp(back.values))
+    clients, returned = send_gradient_up(x, clients, gradient, down, up, TAIL_GRADIENT)
+    # Back by the way that activations came: each `vjp` of a message is that of its compressors.
+    outputs_gradient = returned.vjp(returned.values)
+    server, cut_gradient = server_backward(outputs_gradient)
     clients, answer = send_down(x, clients, cut_gradient, up.kept)
-    before_cut = client_vjp(up.vjp(answer.values))[: x.spec.cut]
-    clients = client_step(x, clients, before_cut + of_tail)
+    smashed_gradient = up.vjp(answer.values)
+    first_gradient = client_vjp(smashed_gradient)[: x.spec.cut]
+    clients = client_step(x, clients, first_gradient + tail_gradient)
     sent = {
         UNLABELLED.column: up.bytes,
         TAIL_INPUT.column: down.bytes,
-        TAIL_GRADIENT.column: back.bytes,
+        TAIL_GRADIENT.column: returned.bytes,
         CUT_GRADIENT.column: answer.bytes,
     }
     return Outcome(server, clients, losses, up.took_part(), sent)
