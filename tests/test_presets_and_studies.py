@@ -14,6 +14,7 @@ from jfedsl.errors import UserError
 from jfedsl.run.storage import metrics
 from jfedsl.run.storage.task_record import read_record
 from jfedsl.run.storage.workdir import read_summary
+from jfedsl.studies.questions import rival
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
@@ -92,8 +93,9 @@ def test_the_settings_of_the_study_of_fine_tuning_all_make_a_config(tmp_path):
     study, config = script("finetuning_study"), finetuning(tmp_path)
     with pytest.raises(UserError, match="--network"):
         study.main(dataclasses.replace(config, network="none"), given(study, "--seeds=3"))
-    rivals = [study._rival("fedavg"), study._rival("centralized")]
-    every = [*study.SETTINGS.values(), *rivals]
+    with pytest.raises(UserError, match="--rivals must be one of .*, not fedavgg; did you mean"):
+        study.main(config, given(study, "--seeds=3", "--rivals=fedavgg"))
+    every = [*study.SETTINGS.values(), rival("fedavg"), rival("centralized")]
     made = [canonical(dataclasses.replace(config, **changes)) for changes in every]
     assert len({tuple(sorted(values.items())) for values in made}) == len(made)  # no two the same
 

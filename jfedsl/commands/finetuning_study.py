@@ -12,13 +12,12 @@ from absl import flags
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
 from jfedsl.config.allowed import OneOf
-from jfedsl.config.checks import MUST_APPLY
 from jfedsl.errors import flag_error
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.axes import MEGABYTES, SECONDS
 from jfedsl.studies.columns import Column, megabytes, simulated
-from jfedsl.studies.questions import LEARNING_RATES, rates_of
+from jfedsl.studies.questions import rates_of, rival
 from jfedsl.studies.study import Changes, conduct, seeds_of
 
 
@@ -69,17 +68,6 @@ SETTINGS: dict[str, Changes] = {
 }  # fmt: skip
 
 
-def _rival(name: str, rate: float | None = None) -> Changes:
-    """An algorithm, without the settings that it refuses; None for the base's learning rates."""
-    if name not in ALGORITHMS:
-        raise flag_error("rivals", name, OneOf(ALGORITHMS).text, ALGORITHMS)
-    uses = ALGORITHMS[name].uses
-    changes = {flag: getattr(Config, flag) for flag in MUST_APPLY if flag not in uses}
-    if rate is not None:
-        changes |= {flag: rate for flag in LEARNING_RATES if flag in uses}
-    return {"algorithm": name, **changes}
-
-
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "MB at the cut": megabytes("smashed_up", "cut_gradient_down"),
@@ -96,7 +84,10 @@ def main(config: Config, given: flags.FlagValues) -> None:
     if config.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     rates = rates_of(given.rates)
-    rivals = {name: _rival(name, rates.get(name)) for name in given.rivals}
+    for name in given.rivals:
+        if name not in ALGORITHMS:
+            raise flag_error("rivals", name, OneOf(ALGORITHMS).text, ALGORITHMS)
+    rivals = {name: rival(name, rates.get(name)) for name in given.rivals}
     settings = SETTINGS | rivals
     for partition, of_partition in _PARTITIONS.items():
         settings |= {

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
-from jfedsl.config.canonical import cut_name, idle
+from jfedsl.config.canonical import cut_name
+from jfedsl.config.checks import MUST_APPLY
 from jfedsl.config.compressors import SHORTHANDS
 from jfedsl.data.validation import needed
 from jfedsl.errors import UserError, as_text, close_to, conflict, flag_error
@@ -83,7 +84,7 @@ def questions(
         "+ dropout": {**_NOT_PRUNED, **_NOT_QUANTIZED},
         "all": {},
     }
-    rivals = {name: _rival(base, name, (rates or {}).get(name)) for name in RIVALS}
+    rivals = {name: {**_RIVAL, **rival(name, (rates or {}).get(name))} for name in RIVALS}
     return {
         "prune_rate": Question("Pruning rate", pruning),
         "bits": Question("Bits of gradients", bits),
@@ -128,12 +129,18 @@ def _check(base: Config, cuts: Sequence[str]) -> None:
             )
 
 
-def _rival(base: Config, algorithm: str, rate: float | None) -> Changes:
-    """What a rival changes: no compression, the cut if it has one, and its learning rate."""
-    changes: Changes = {**_RIVAL, "algorithm": algorithm, "cut": None}
-    if "cut" not in idle(dataclasses.replace(base, **changes)):
-        changes = {**changes, "cut": base.cut}
-    return changes if rate is None else {**changes, **dict.fromkeys(LEARNING_RATES, rate)}
+def rival(name: str, rate: float | None = None) -> Changes:
+    """What another algorithm changes in a base: it leaves out the settings that it would refuse.
+
+    Args:
+      name: of the algorithm.
+      rate: its learning rate, for clients and server; None for those of the base.
+    """
+    uses = ALGORITHMS[name].uses
+    changes = {flag: getattr(Config, flag) for flag in MUST_APPLY if flag not in uses}
+    if rate is not None:
+        changes |= {flag: rate for flag in LEARNING_RATES if flag in uses}
+    return {"algorithm": name, **changes}
 
 
 def _partitions(base: Config) -> dict[str, Changes]:
