@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from helpers import assert_close, assert_equal, setup
 
 from jfedsl.data.datasets import Dataset, from_arrays
 from jfedsl.models.layers import Model, from_linen
@@ -13,6 +14,7 @@ from jfedsl.models.registry import ModelEntry
 from jfedsl.models.tokens import padded
 
 IDS, LONGEST, WIDTH = 20, 5, 6
+SHORT, LONG = LONGEST, LONGEST + 2  # positions of data sets; lengths take 3 bits either way
 TRAIN, TEST = 120, 30
 
 
@@ -60,3 +62,27 @@ def dataset(positions: int) -> Dataset:
     x = ids(positions)[0]
     y = x[:, 0] % 3
     return from_arrays((x[:TRAIN], y[:TRAIN]), (x[TRAIN:], y[TRAIN:]), normalise=False)
+
+
+def assert_padding_changes_nothing(short: dict[str, Any], long: dict[str, Any]) -> tuple[Any, Any]:
+    """Asserts that a round and a test have the same numbers and bytes with more padding.
+
+    Args:
+      short: settings of an experiment on a data set of `SHORT` positions.
+      long: the same on one of `LONG` positions.
+
+    Returns:
+      The record of the round and the evaluation.
+    """
+    results = []
+    for settings in (short, long):
+        experiment, state, run = setup(**settings)
+        state, record = run(state)
+        tested = experiment.evaluate()(experiment.data, state, experiment.test)
+        results.append((state, record, tested))
+    (state, record, tested), (other, of_other, of_test) = results
+    assert_close((other, of_other.losses, of_test), (state, record.losses, tested), atol=1e-5)
+    # What is broadcast has the padding of all in it: a client knows no lengths but its own.
+    counted = set(record.sent) - {"shared_gradient_down"}
+    assert_equal(*({name: r.sent[name] for name in counted} for r in (of_other, record)))
+    return record, tested

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sequences
-from helpers import assert_close, assert_equal, plain, setup, slow
+from helpers import assert_close, plain, setup, slow
+from sequences import LONG, SHORT, assert_padding_changes_nothing
 
 from jfedsl.data.datasets import DATASETS
 from jfedsl.engine.batch import next_batch
@@ -16,8 +17,6 @@ from jfedsl.errors import UserError
 from jfedsl.models.layers import from_function
 from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run.assemble import Experiment, build
-
-SHORT, LONG = sequences.LONGEST, sequences.LONGEST + 2  # lengths take 3 bits either way
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +47,8 @@ def settings(positions: int, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_more_padding_changes_no_number(changes: dict[str, Any]) -> None:
-    results = []
-    for positions in (SHORT, LONG):
-        experiment, state, run = setup(**settings(positions, **changes))
-        state, record = run(state)
-        tested = experiment.evaluate()(experiment.data, state, experiment.test)
-        results.append((state, record, tested))
-    (state, record, tested), (other, of_other, of_test) = results
-    assert_close((other, of_other.losses, of_test), (state, record.losses, tested), atol=1e-5)
-    # What is broadcast has the padding of all in it: a client knows no lengths but its own.
-    counted = set(record.sent) - {"shared_gradient_down"}
-    assert_equal(*({name: r.sent[name] for name in counted} for r in (of_other, record)))
+    both = (settings(positions, **changes) for positions in (SHORT, LONG))
+    assert_padding_changes_nothing(*both)
 
 
 def test_padding_is_not_sent_and_lengths_are() -> None:
