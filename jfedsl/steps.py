@@ -27,10 +27,10 @@ from jfedsl.engine.exchange import Exchange as Exchange
 from jfedsl.engine.exchange import Outcome as Outcome
 from jfedsl.engine.exchange import Reported as Reported
 from jfedsl.engine.server_step import joint_step as joint_step
+from jfedsl.engine.server_step import output_losses as output_losses
 from jfedsl.engine.server_step import server_forward as server_forward
 from jfedsl.engine.server_step import step_copies as step_copies
 from jfedsl.engine.server_step import step_in_turn as step_in_turn
-from jfedsl.engine.server_step import whole_model_losses as whole_model_losses
 from jfedsl.engine.streams import CLIENT_GRADIENT as CLIENT_GRADIENT
 from jfedsl.engine.streams import CUT_GRADIENT as CUT_GRADIENT
 from jfedsl.engine.streams import MODEL_DOWN as MODEL_DOWN

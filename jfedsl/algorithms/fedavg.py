@@ -5,7 +5,7 @@ from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
 from jfedsl.engine.clocks import training_alone
 from jfedsl.engine.exchange import Exchange, Outcome
-from jfedsl.engine.server_step import whole_model_losses
+from jfedsl.engine.server_step import output_losses
 from jfedsl.engine.state import Client, Server
 from jfedsl.engine.streams import CLIENT_GRADIENT, MODEL_DOWN, MODEL_UP
 
@@ -17,7 +17,7 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
     """
     clients, batch = draw_batch(x, clients)
     clients, logits, client_vjp = client_forward(x, clients, batch.inputs)
-    losses, gradient = whole_model_losses(x, logits, batch.labels)
+    losses, gradient = output_losses(x, logits, batch.labels)
     clients = client_step(x, clients, client_vjp(gradient))
     return Outcome(server, clients, losses, x.has_current_model(), {})
 

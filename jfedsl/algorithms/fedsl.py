@@ -38,5 +38,6 @@ ALGORITHM = Algorithm(
     exchange,
     uses=SPLIT | BOUND,
     compress_by_default=True,
+    cuts_by_client=True,
     server_batch=lambda participants: participants,
 )

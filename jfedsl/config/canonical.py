@@ -8,6 +8,7 @@ from typing import Any
 from jfedsl.config import Config, compressors, shown
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.allowed import NamesOf, OneOf
+from jfedsl.config.cuts import parse
 from jfedsl.config.data_fields import CLIENTS
 from jfedsl.config.idle import idle
 from jfedsl.errors import UserError, no_effect
@@ -18,7 +19,7 @@ from jfedsl.models.transformers.model import DEFAULT_CUT
 
 
 def cut_name(config: Config) -> str:
-    """The last client-side layer.
+    """The last client-side layer, or layers, as a flag says them.
 
     Raises:
       UserError: the model has no such cut.
@@ -26,10 +27,11 @@ def cut_name(config: Config) -> str:
     if config.pretrained:
         return config.cut or DEFAULT_CUT
     entry = MODELS[config.model]
-    cut = entry.default_cut if config.cut is None else config.cut
+    cut = parse(entry.default_cut if config.cut is None else config.cut)
     model = entry.build(2, config.norm)
     try:
-        return model[cut_index(model, cut) - 1].name
+        names = tuple(model[cut_index(model, name) - 1].name for name in cut.names)
+        return str(cut._replace(names=names))
     except ValueError as error:
         raise UserError(f"--cut must be {error}") from None
 

@@ -66,8 +66,10 @@ class Config(
     model: str = setting("cnn", "Model.", OneOf(MODELS))
     norm: str = setting("group", "Normalisation after hidden layers.", OneOf(NORMS))
     cut: str | None = setting(
-        None, "Last client-side layer by name, or the number of client-side layers; "
-        "default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in MODELS.items()) + ".",
+        None, "Last client-side layer by name, or the number of client-side layers. One for each "
+        "client as pool1,pool2,pool2; a range pool1-pool3 spread over clients; by_resource, or "
+        "by_resource(pool1-pool3), for the fastest cut that each client's device can hold. "
+        "Default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in MODELS.items()) + ".",
     )  # fmt: skip
     participants: int | None = setting(
         None, "Clients drawn for each aggregation period; default all.", COUNT

@@ -129,6 +129,8 @@ class Algorithm(NamedTuple):
         devices do not help; `()` if participants compute in parallel.
       equal_shapes: whether all clients have to hold arrays of the same shapes, as where they hand
         one model on.
+      cuts_by_client: whether clients may hold different numbers of first layers. The server's steps
+        are then those of `server_forward` and `joint_step`.
       client_layers: `(layers, cut) -> number of layers that clients hold`.
       tail: `options -> ` number of the model's last layers that clients hold too, behind the
         server's: averaged and sent with the others of clients, never pruned.
@@ -158,6 +160,7 @@ class Algorithm(NamedTuple):
     compress_by_default: bool = False
     one_at_a_time: Callable[[Any], tuple[str, ...]] = lambda config: ()
     equal_shapes: bool = False
+    cuts_by_client: bool = False
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
     tail: Callable[[Mapping[str, Any]], int] = lambda options: 0
     auxiliary: Callable[[Mapping[str, Any], int, bool], Model] = lambda options, classes, tokens: ()

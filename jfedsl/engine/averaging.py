@@ -1,7 +1,7 @@
 """What averaging makes of clients' models, statistics and optimizer states."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,16 @@ from jfedsl.engine.adapter_averaging import (
 )
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.parts import whole_model
-from jfedsl.engine.state import Aggregator, Client, RunSpec, State, present_weights, weights
+from jfedsl.engine.server_layers import served_weights
+from jfedsl.engine.state import (
+    Aggregator,
+    Client,
+    RunSpec,
+    Server,
+    State,
+    present_weights,
+    weights,
+)
 from jfedsl.models.layers import Variables
 from jfedsl.pruning.pruner import Kept
 from jfedsl.sharding.collectives import sum_rows
@@ -46,9 +55,63 @@ def kept_by(spec: RunSpec, clients: Client) -> Kept:
     return jax.vmap(lambda client: spec.pruner.kept(client.masks))(clients)
 
 
+class ServerCopy(NamedTuple):
+    """The server's layers that some clients hold too, as one more entry of an average.
+
+    One value for each layer before the last cut; () of a layer that the server does not have.
+
+    Attributes:
+      params: of each layer.
+      stats: of each layer.
+      weights: float32 scalars, 0 of a layer that the server does not have.
+    """
+
+    params: tuple[Any, ...]
+    stats: tuple[Any, ...]
+    weights: tuple[Array | float, ...]
+
+
+def server_copy(
+    spec: RunSpec, server: Server, share: Array, trained: Array, present: Array
+) -> ServerCopy | None:
+    """What the server adds to an average, weighted by the clients for whom it computes a layer.
+
+    Args:
+      spec: functions and static numbers of the run.
+      server: at the end of a period.
+      share: weights of all participants, `[K]`.
+      trained: bool `[K]`, which of them trained in the period.
+      present: bool `[K]`, whose models are averaged, with weights whose sum is 1.
+
+    Returns:
+      None where cuts do not differ.
+    """
+    if spec.cuts is None:
+        return None
+    alone, both = spec.least_cut, spec.cut - spec.least_cut
+    whole = jnp.sum(share, where=present)
+    served = served_weights(spec, jnp.where(trained, share, 0.0))[:both]
+    scaled = (weight / jnp.where(whole > 0, whole, 1.0) for weight in served)
+    nothing = ((),) * alone
+    return ServerCopy(
+        nothing + server.params[:both], nothing + server.stats[:both], (0.0,) * alone + (*scaled,)
+    )
+
+
+def with_average(spec: RunSpec, server: Server, aggregator: Aggregator) -> Server:
+    """The server with the average of the layers that some clients hold too."""
+    first, both = spec.least_cut, spec.cut - spec.least_cut
+    params = aggregator.params[first : spec.cut] + server.params[both:]
+    if spec.statistics != "aggregate":
+        return server.replace(params=params)
+    stats = aggregator.stats[first : spec.cut] + server.stats[both:]
+    return server.replace(params=params, stats=stats)
+
+
 def merge(
-    spec: RunSpec, before: Aggregator, clients: Client, weights: Array, params: Any = None
-) -> Aggregator:
+    spec: RunSpec, before: Aggregator, clients: Client, weights: Array, params: Any = None,
+    copy: ServerCopy | None = None,
+) -> Aggregator:  # fmt: skip
     """The weighted mean of the participants' models; statistics and optimizer states if shared.
 
     Each weight is averaged over the participants that kept it and keeps its old value where none
@@ -61,26 +124,24 @@ def merge(
       clients: participants, `[P, ...]`.
       weights: float32 `[P]`.
       params: the mean of the models, where it is known already.
+      copy: what the server has of these layers; None: nothing.
     """
     kept, mesh = kept_by(spec, clients), spec.slots.mesh
     if params is None and spec.adapters is not None:
         after = _with_adapters(spec, spec.adapters, before, clients, weights, kept)
     else:
-        mean = _mean_params(spec, before, clients, weights, kept) if params is None else params
-        after = before.replace(params=mean)
+        after = before.replace(params=params)
+        if params is None:
+            rows, beside = _sent_params(before, clients), copy and (copy.params, copy.weights)
+            mean = weighted_mean(rows, weights, kept.params, before.params, mesh, beside)
+            after = before.replace(params=mean)
     if spec.statistics == "aggregate":
-        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh)
+        beside = copy and (copy.stats, copy.weights)
+        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh, beside)
         after = after.replace(stats=stats)
     if spec.client_optimizer_state == "average":
         after = after.replace(optimizer=_mean_optimizer(spec, before, clients, weights, kept))
     return after
-
-
-def _mean_params(
-    spec: RunSpec, before: Aggregator, clients: Client, weights: Array, kept: Kept
-) -> Any:
-    params = _sent_params(before, clients)
-    return weighted_mean(params, weights, kept.params, before.params, spec.slots.mesh)
 
 
 def _sent_params(before: Aggregator, clients: Client) -> Any:
@@ -131,15 +192,17 @@ def merge_participants(
 
     A participant without the model of the period has no weight, unless none has it.
     """
-    clients = state.clients
+    clients, holds = state.clients, state.has_current_model
     share, present = map(spec.slots.weights, merging_weights(spec, partition, state))
+    of_all = weights(spec, partition, state.participants)
+    copy = server_copy(spec, state.server, of_all, holds, holds)
     if clients.received is not None:
         # Between two periods participants hold the aggregator's model itself.
         between = state.round % spec.aggregate_every == 0
         held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
         clients = clients.replace(received=held)
     if spec.adapters is None:
-        return clients, share, merge(spec, state.aggregator, clients, present)
+        return clients, share, merge(spec, state.aggregator, clients, present, copy=copy)
     # Between two periods participants hold the factors that the average made, each of its rank.
     # Their average would not be these factors again.
     merged = jax.lax.cond(
@@ -160,7 +223,10 @@ def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     # Statistics that no participant updated are those it would go on with.
     kept, mesh = kept_by(spec, clients).stats, spec.slots.mesh
     of_all = weighted_mean(clients.stats, share, mesh=mesh)
-    stats = weighted_mean(clients.stats, share, kept, of_all, mesh)
+    holds, whole = state.has_current_model, weights(spec, partition, state.participants)
+    copy = server_copy(spec, state.server, whole, holds, holds)
+    beside = copy and (copy.stats, copy.weights)
+    stats = weighted_mean(clients.stats, share, kept, of_all, mesh, beside)
     server = spec.algorithm.server_of(spec, partition, state)
     pairs = (merged.params, server.params), (stats, server.stats)
     return Variables(*(whole_model(spec, *pair) for pair in pairs))
@@ -198,8 +264,9 @@ def _mean_optimizer(
 
 
 def weighted_mean(
-    tree: Any, weights: Array, masks: Any = None, old: Any = None, mesh: Mesh | None = None
-) -> Any:
+    tree: Any, weights: Array, masks: Any = None, old: Any = None, mesh: Mesh | None = None,
+    beside: tuple[Any, Any] | None = None,
+) -> Any:  # fmt: skip
     """Weighted mean over the leading axis, of kept entries only where there are masks.
 
     Args:
@@ -209,6 +276,8 @@ def weighted_mean(
       old: the value `[...]` of entries that nobody kept; without masks, of all entries where all
         weights are 0.
       mesh: of devices that the leading axis is spread over; None for one.
+      beside: by layer, values `[...]` of one more entry of the average, () for none, and its
+        weight; only with masks.
     """
 
     def shares(x: Array) -> Array:
@@ -228,4 +297,20 @@ def weighted_mean(
         return jax.tree.map(lambda x, o: mean(x, whole, o), sums, old)
     kept = jax.tree.map(lambda x, m: jnp.where(m, shares(x), 0.0), tree, masks)
     sums, wholes = sum_rows(mesh, (jax.tree.map(product, kept, tree), kept))
+    if beside is not None:
+        sums, wholes = _with_entry(sums, wholes, *beside)
     return jax.tree.map(mean, sums, wholes, old)
+
+
+def _with_entry(sums: Any, wholes: Any, values: Any, weights: Any) -> tuple[Any, Any]:
+    """Sums of products and of weights, by layer, with one more entry of an average."""
+    layers = [
+        (sum_, whole)
+        if not jax.tree.leaves(value)
+        else (
+            jax.tree.map(lambda x, v, w=weight: x + w * v, sum_, value),
+            jax.tree.map(lambda x, w=weight: x + w, whole),
+        )
+        for sum_, whole, value, weight in zip(sums, wholes, values, weights, strict=True)
+    ]
+    return tuple(pair[0] for pair in layers), tuple(pair[1] for pair in layers)

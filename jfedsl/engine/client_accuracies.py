@@ -73,20 +73,20 @@ def class_accuracies(
     plain = spec._replace(deployed=None)
     local = memories(spec, state).stats if spec.statistics == "local" else None
 
-    def one(forward: ClientForward, number: Array) -> Array:
+    def one(forward: ClientForward, cut: int, number: Array) -> Array:
         stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
         masks = trained_masks(spec, key, state, number)
         any_client = jax.tree.map(lambda x: x[0], state.clients)
         client = any_client.replace(number=number, params=merged.params, stats=stats, masks=masks)
-        correct = class_sums(plain, key, data.pixels, forward, client, server, test)[1]
+        correct = class_sums(plain, key, data.pixels, forward, cut, client, server, test)[1]
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
     def all_groups(forwards: Sequence[ClientForward]) -> Array:
-        pairs = zip(forwards, clients, strict=True)
+        groups = zip(forwards, spec.group_cuts, clients, strict=True)
         return jnp.concatenate(
             [
-                lax.map(partial(one, forward), jnp.asarray(numbers, jnp.int32))
-                for forward, numbers in pairs
+                lax.map(partial(one, forward, cut), jnp.asarray(numbers, jnp.int32))
+                for forward, cut, numbers in groups
             ]
         )
 

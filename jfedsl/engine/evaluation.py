@@ -17,11 +17,12 @@ from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.messages import known_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
-from jfedsl.engine.parts import server_part, tail_of_client, tail_part
+from jfedsl.engine.parts import tail_of_client, tail_part
 from jfedsl.engine.state import Client, Data, Deployed, RunSpec, Server, State, with_data
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.pruning.auxiliary import of_first_layers
+from jfedsl.pruning.cuts import in_layout
 from jfedsl.pruning.pruner import ClientForward, dense_forward
 from jfedsl.sharding.slots import assign_slots
 
@@ -67,27 +68,29 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     )
     whole = jnp.sum(share)
 
-    def rates(forward: ClientForward, client: Client, spec: RunSpec = spec) -> Array:
+    def rates(forward: ClientForward, cut: int, client: Client, spec: RunSpec = spec) -> Array:
         stats = client.stats if local_statistics else merged.stats
         client = client.replace(params=merged.params, stats=stats)
-        sums = class_sums(spec, key, data.pixels, forward, client, server, test)
+        sums = class_sums(spec, key, data.pixels, forward, cut, client, server, test)
         return _means(spec, sums, test)
 
-    def mean(forward: ClientForward, clients: Client, share: Array, spec: RunSpec = spec) -> Array:
-        rows = lax.map(partial(rates, forward, spec=spec), clients)
+    def mean(
+        forward: ClientForward, cut: int, clients: Client, share: Array, spec: RunSpec = spec
+    ) -> Array:
+        rows = lax.map(partial(rates, forward, cut, spec=spec), clients)
         share = share[:, None] / whole
         return jnp.sum(jnp.where(share > 0, share * rows, 0.0), axis=0)
 
     def pruned(forwards: Sequence[ClientForward]) -> Array:
         total = jnp.zeros(3)
         groups = assign_slots(spec.group_sizes).split_groups((state.participants, share, clients))
-        for forward, members, (ids, part, group) in zip(
-            forwards, spec.pruner.groups, groups, strict=True
+        for forward, cut, members, (ids, part, group) in zip(
+            forwards, spec.group_cuts, spec.pruner.groups, groups, strict=True
         ):
             if not local_statistics:
                 first, part = distinct(_variant(spec), members, ids, part)
                 group = jax.tree.map(lambda x, first=first: x[first], group)
-            total += mean(forward, group, part)
+            total += mean(forward, cut, group, part)
         return total
 
     def tested() -> Array:
@@ -96,14 +99,15 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     if not spec.pruner.names and spec.deployed is not None:
         loss, metric, deployed = tested()
         return _reported(spec, loss, metric, metric, deployed)
-    dense, plain = (
-        of_first_layers(dense_forward(spec.model[: spec.cut]), spec.cut),
-        spec._replace(deployed=None),
-    )
+    # All layers before the last cut, where cuts differ: without masks every client has them.
+    dense = of_first_layers(dense_forward(spec.model[: spec.cut]), spec.cut)
+    if spec.cuts is not None:
+        dense = in_layout(dense, spec.cuts.layout)
+    plain = spec._replace(deployed=None)
     if local_statistics:
-        unpruned = mean(dense, clients, share, plain)
+        unpruned = mean(dense, spec.cut, clients, share, plain)
     else:
-        unpruned = rates(dense, jax.tree.map(lambda x: x[0], clients), plain)
+        unpruned = rates(dense, spec.cut, jax.tree.map(lambda x: x[0], clients), plain)
     if not spec.pruner.names:
         return _reported(spec, unpruned[0], unpruned[1], unpruned[1], unpruned[1])
     loss, metric, deployed = tested()
@@ -169,22 +173,36 @@ def distinct(
 
 
 def class_sums(
-    spec: RunSpec, key: Array, pixels: Pixels, forward: ClientForward, client: Client,
+    spec: RunSpec, key: Array, pixels: Pixels, forward: ClientForward, cut: int, client: Client,
     server: Server, test: TestSet,
 ) -> Array:  # fmt: skip
     """Of a client's part with the server's, by class, `[3, classes]`; `[3, 1]` without classes.
+
+    Args:
+      spec: functions and static numbers of the run.
+      key: run key.
+      pixels: to normalise inputs with.
+      forward: of the client's layers.
+      cut: how many layers that computes.
+      client: with the averaged model.
+      server: the server.
+      test: the examples.
 
     Returns:
       Sums of the losses, of the metric, and of that with the activation as deployed.
     """
 
     def outputs_of(smashed: Array, lengths: Array | None, deployed: Deployed | None) -> Array:
-        of_server, tail = (part(spec, spec.model) for part in (server_part, tail_part))
+        of_server, tail = spec.model[cut : len(spec.model) - spec.tail], tail_part(spec, spec.model)
         params, stats = (tail_of_client(spec, kind) for kind in (client.params, client.stats))
         options = False, spec.dtype, lengths
+        x = smashed
         if deployed is not None:
-            smashed = _deployed(spec, key, client, smashed, lengths, deployed.compressor)
-        x = layers.apply(of_server, server.params, server.stats, smashed, *options)[0]
+            x = _deployed(spec, key, client, x, lengths, deployed.compressor)
+        if spec.cuts is not None:
+            x = spec.cuts.layout.split(x, cut)
+        of_params, of_stats = _behind(spec, cut, client, server)
+        x = layers.apply(of_server, of_params, of_stats, x, *options)[0]
         if deployed is not None:
             x = _deployed(spec, key, client, x, lengths, deployed.at_tail, at_tail=True)
         return layers.apply(tail, params, stats, x, *options)[0]
@@ -203,6 +221,18 @@ def class_sums(
         return jnp.stack([by_class(spec, values, one) for values in (losses, metric, deployed)])
 
     return jnp.sum(lax.map(batch, test), axis=0)
+
+
+def _behind(spec: RunSpec, cut: int, client: Client, server: Server) -> tuple[Any, Any]:
+    """Parameters and statistics of the layers that the server computes for a client.
+
+    Of those that other clients hold, the average; statistics that clients keep are the server's.
+    """
+    shared, alone = slice(cut, spec.cut), spec.cut - spec.least_cut
+    params = client.params[shared] + server.params[alone:]
+    if spec.statistics == "local":
+        return params, server.stats[cut - spec.least_cut :]
+    return params, client.stats[shared] + server.stats[alone:]
 
 
 def class_sizes(spec: RunSpec, test: TestSet) -> Array:

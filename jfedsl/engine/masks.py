@@ -59,9 +59,18 @@ def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
     def one(client: Client) -> tuple[Array, Array]:
         flags = jax.tree.leaves(prunable(client.params[: spec.cut], len(spec.model)))
         kept = jax.tree.leaves(pruner.kept(client.masks).params[: spec.cut])
-        weights = [k for k, flag in zip(kept, flags, strict=True) if flag]
-        lacking = jnp.sum(jnp.stack([jnp.sum(~k, dtype=jnp.float32) for k in weights]))
+        held = _held_by(spec, client)
+        weights = [(k, h) for k, flag, h in zip(kept, flags, held, strict=True) if flag]
+        lacking = [h * jnp.sum(~k, dtype=jnp.float32) for k, h in weights]
+        every = sum(h * k.size for k, h in weights)
         shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
-        return lacking / sum(k.size for k in weights), jnp.stack(shares)
+        return jnp.sum(jnp.stack(lacking)) / jnp.maximum(1, every), jnp.stack(shares)
 
     return jax.vmap(one)(clients)
+
+
+def _held_by(spec: RunSpec, client: Client) -> list[Array | int]:
+    """Of every leaf of the client-side parameters, 1 if the client holds it, else 0."""
+    held = spec.pruner.held(client.masks)
+    layers = enumerate(client.params[: spec.cut])
+    return [1 if held is None else held[n] for n, layer in layers for _ in jax.tree.leaves(layer)]

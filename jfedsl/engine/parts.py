@@ -1,5 +1,8 @@
 """Who holds which layers: clients the first `cut` and the last `tail` of them, the server the rest.
 
+Where cuts differ between clients, `cut` is the last of these, and the server's layers begin behind
+the first of them: the layers in between are with both.
+
 The variables of a client are tuples with an entry for each layer that it holds, in this order:
 layers before the cut, layers of the tail, and auxiliary ones, which the model does not have.
 """
@@ -14,7 +17,7 @@ ByLayer = tuple[Any, ...]
 
 def server_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
     """The entries of the server's layers, of a tuple for the whole model."""
-    return whole[spec.cut : len(spec.model) - spec.tail]
+    return whole[spec.least_cut : len(spec.model) - spec.tail]
 
 
 def tail_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
@@ -39,7 +42,7 @@ def auxiliary_of_client(spec: RunSpec, held: ByLayer) -> ByLayer:
 
 def behind_cut(spec: RunSpec, held: ByLayer, of_server: ByLayer) -> ByLayer:
     """The entries of all layers behind the cut, from those of a client and of the server."""
-    return of_server + tail_of_client(spec, held)
+    return of_server[spec.cut - spec.least_cut :] + tail_of_client(spec, held)
 
 
 def whole_model(spec: RunSpec, held: ByLayer, of_server: ByLayer) -> ByLayer:

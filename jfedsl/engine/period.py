@@ -17,7 +17,7 @@ from jfedsl.engine.adapter_averaging import (
     stacked_entries,
     without_adapters,
 )
-from jfedsl.engine.averaging import merge, moment_masks
+from jfedsl.engine.averaging import merge, moment_masks, server_copy, with_average
 from jfedsl.engine.client_memory import swap_participants
 from jfedsl.engine.masks import masks_of, overlap
 from jfedsl.engine.packed_average import merge_packed
@@ -98,11 +98,13 @@ def end_period(
       float32 `[P]`.
     """
     before, clients, slots = state.aggregator, state.clients, spec.slots
+    trained = state.has_current_model
     sent, up = jax.vmap(partial(_upload, spec, key, state))(clients)
-    share, there = (
+    of_all, there = (
         weights(spec, partition, state.participants),
         jnp.ones_like(state.has_current_model),
     )
+    share = of_all
     masks, at = sent.masks, slots.to_slots
     if reachable is not None:
         there = state.has_current_model & reachable
@@ -115,7 +117,10 @@ def end_period(
     packed = None
     if slots.processes > 1 and spec.collective_bits != FLOAT_BITS:
         packed = merge_packed(spec, key, state, sent, share)
-    aggregator = merge(spec, before, sent, slots.weights(share), packed)
+    copy = server_copy(spec, state.server, of_all, trained, there)
+    aggregator = merge(spec, before, sent, slots.weights(share), packed, copy)
+    if copy is not None:
+        state = state.replace(server=with_average(spec, state.server, aggregator))
     if before.pruning.score_state is not None:
         # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
         # is learnt: what averaging changes of them is rounding.

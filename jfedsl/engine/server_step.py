@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
 from jfedsl.engine.parts import server_part
+from jfedsl.engine.server_layers import mean_of_served, run_layers
 from jfedsl.engine.state import RunSpec, Server
 from jfedsl.engine.transmit import Uplink
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
 from jfedsl.sharding.client_map import default_chunk, map_clients
-from jfedsl.sharding.collectives import sum_devices
 from jfedsl.sharding.slots import REPLICATED, SHARDED, SlotLayout, where_rows
 
 # From the gradients of participants' own mean losses at what the server's layers made,
@@ -40,78 +41,77 @@ def joint_step(
 
     Where nothing arrived the server stays as it was.
     """
-    spec = x.spec
-    gradient, losses, cut_gradient, stats = _pass(
-        spec, server, Examples(received.values, labels, received.lengths), received.weights
-    )
-    after = _stepped(spec, x.step, server, gradient, stats)
-    if received.arrived is not None:
-        after = jax.tree.map(partial(jnp.where, jnp.any(received.arrived)), after, server)
-    return spec.slots.replicate(after), losses, spec.slots.shard(cut_gradient)
+    outputs, server_backward = server_forward(x, server, received)
+    losses, gradient = output_losses(x, outputs, labels)
+    server, cut_gradient = server_backward(gradient)
+    return server, losses, cut_gradient
 
 
-class Examples(NamedTuple):
-    """What the server trains on, of one or many clients with a leading axis.
+def output_losses(x: Exchange, outputs: Array, labels: Array) -> tuple[Array, Array]:
+    """Losses of the model's outputs `[P, B, ...]`, whoever computed them.
 
-    Attributes:
-      smashed: activations `[B, ...]`.
-      labels: targets `[B, ...]`.
-      lengths: positions of each example that are no padding, `[B]`; None without padding.
-    """
-
-    smashed: Array
-    labels: Array
-    lengths: Array | None
-
-
-def _pass(
-    spec: RunSpec, server: Server, examples: Examples, weights: Array
-) -> tuple[Any, Array, Array, Any]:
-    """`_gradients` of the examples in all slots, weighted by participant `[K]`.
-
-    Each device passes its own ones, and the gradients of the server's weights are summed up. Batch
-    norm, however, needs them all at once, without the padding slots.
-    """
-    slots = spec.slots
-    if not jax.tree.leaves(server.stats) and slots.mesh is not None:
-        spread = jax.shard_map(
-            partial(_over_devices, spec),
-            mesh=slots.mesh,
-            in_specs=(REPLICATED, SHARDED, SHARDED),
-            out_specs=(REPLICATED, SHARDED, SHARDED, REPLICATED),
-            check_vma=False,
-        )
-        examples = examples._replace(smashed=_real_rows(slots)(examples.smashed))
-        return spread(server, examples, slots.weights(weights))
-    if slots.is_real.all():
-        return _gradients(spec, server, examples, slots.to_slots(weights))
-    examples = slots.to_participants(examples)
-    gradient, losses, cut_gradient, stats = _gradients(spec, server, examples, weights)
-    return gradient, *slots.to_slots((losses, cut_gradient)), stats
-
-
-def _gradients(
-    spec: RunSpec, server: Server, examples: Examples, weights: Array
-) -> tuple[Any, Array, Array, Any]:
-    """A pass of examples `[n, B, ...]` through the server's layers and back.
+    Args:
+      x: the exchange.
+      outputs: of the last layer.
+      labels: targets, `[P, B, ...]`.
 
     Returns:
-      The gradient of the mean loss by weights `[n]`, each client's loss `[n]`, the gradients of
-      these at the activations `[n, B, ...]`, and the server's statistics after the pass.
+      Each participant's mean loss `[P]`, and its gradient at the outputs, `[P, B, ...]`.
     """
+    losses, gradient = jax.vmap(jax.value_and_grad(x.spec.task.mean_loss))(outputs, labels)
+    return losses, x.spec.slots.shard(gradient)
 
-    def of_each(params: Any, smashed: Array) -> tuple[Array, Any]:
-        x, labels, lengths = jax.tree.map(
-            lambda rows: rows.reshape(-1, *rows.shape[2:]), examples._replace(smashed=smashed)
-        )
-        model = server_part(spec, spec.model)
-        logits, stats = layers.apply(model, params, server.stats, x, True, spec.dtype, lengths)
-        losses = spec.task.loss(logits, labels)
-        return spec.task.mean(losses.reshape(smashed.shape[:2]), examples.labels), stats
 
-    losses, back, stats = jax.vjp(of_each, server.params, examples.smashed, has_aux=True)
-    gradient, cut_gradient = _backward(server, back, weights, jnp.ones_like(losses))
-    return gradient, losses, cut_gradient, stats
+def server_forward(x: Exchange, server: Server, received: Uplink) -> tuple[Array, ServerBackward]:
+    """Runs the server's layers on all that arrived, as one batch with one set of weights.
+
+    Args:
+      x: the exchange.
+      server: before the exchange.
+      received: what arrived of the participants' activations.
+
+    Returns:
+      What the layers made, `[P, B, ...]`, and `server_backward`. It steps on the weighted mean of
+      the participants' losses, in each layer of those that the server computed there; where
+      nothing arrived a layer stays as it was.
+    """
+    spec, slots = x.spec, x.spec.slots
+    # Batch norm needs all at once, without the padding slots, and layers that activations from
+    # several cuts join need these group by group.
+    normalises, whole = bool(jax.tree.leaves(server.stats)), slots.is_real.all()
+    joint = normalises and (not whole or (slots.mesh is not None and spec.cuts is not None))
+    enter, leave = (slots.to_participants, slots.to_slots) if joint else (_real_rows(slots), _same)
+    rows = spec.group_sizes if joint else slots.group_slots
+    run: Callable[..., tuple[Array, Any]] = partial(run_layers, spec, rows)
+    params: Any = server.params
+    unravel: Callable[[Any], Any] = _same
+    if slots.mesh is not None and not normalises:
+        # Each device passes its own. The gradients of the parameters are summed over devices, in
+        # one message, as they are one array.
+        params, unravel = ravel_pytree(server.params)
+        of_tree = run
+        run = jax.shard_map(
+            lambda params, *rest: of_tree(unravel(params), *rest),
+            mesh=slots.mesh, in_specs=(REPLICATED, REPLICATED, SHARDED, SHARDED),
+            out_specs=(SHARDED, REPLICATED), check_vma=False,
+        )  # fmt: skip
+    arrived, lengths = enter((received.values, received.lengths))
+    outputs, back, stats = jax.vjp(
+        lambda params, smashed: run(params, server.stats, smashed, lengths),
+        params, arrived, has_aux=True,
+    )  # fmt: skip
+
+    def server_backward(gradient: Array) -> tuple[Server, Array]:
+        share = received.weights if joint else slots.weights(received.weights)
+        of_server, cut_gradient = _backward(server, back, share, enter(gradient))
+        of_server, served = mean_of_served(spec, received.weights, unravel(of_server))
+        kept = None if received.arrived is None else served
+        after = _stepped(spec, x.step, server, of_server, stats, kept)
+        if received.arrived is not None:
+            after = jax.tree.map(partial(jnp.where, jnp.any(received.arrived)), after, server)
+        return slots.replicate(after), slots.shard(leave(cut_gradient))
+
+    return slots.shard(leave(outputs)), server_backward
 
 
 def _backward(server: Server, back: Any, weights: Array, gradient: Array) -> tuple[Any, Array]:
@@ -137,47 +137,6 @@ def _backward(server: Server, back: Any, weights: Array, gradient: Array) -> tup
     return of_server, cut_gradient / by_client(cut_gradient)
 
 
-def server_forward(x: Exchange, server: Server, received: Uplink) -> tuple[Array, ServerBackward]:
-    """Runs the server's layers on all that arrived, as one batch with one set of weights.
-
-    Returns:
-      What the layers made, `[P, B, ...]`, and `server_backward`. It steps on the weighted mean of
-      the participants' losses; where nothing arrived the server stays as it was.
-    """
-    spec, slots, mesh = x.spec, x.spec.slots, x.spec.slots.mesh
-    # Batch norm needs all at once, without the padding slots.
-    joint = bool(jax.tree.leaves(server.stats)) and not slots.is_real.all()
-    enter, leave = (slots.to_participants, slots.to_slots) if joint else (_real_rows(slots), _same)
-
-    def run(params: Any, smashed: Array, lengths: Array | None) -> tuple[Array, Any]:
-        flat = smashed.reshape(-1, *smashed.shape[2:])
-        lengths = None if lengths is None else lengths.reshape(-1)
-        model = server_part(spec, spec.model)
-        y, stats = layers.apply(model, params, server.stats, flat, True, spec.dtype, lengths)
-        return y.reshape(*smashed.shape[:2], *y.shape[1:]), stats
-
-    if mesh is not None and not jax.tree.leaves(server.stats):
-        # Each device passes its own; the gradients of the parameters are summed over devices.
-        run = jax.shard_map(
-            run, mesh=mesh, in_specs=(REPLICATED, SHARDED, SHARDED),
-            out_specs=(SHARDED, REPLICATED), check_vma=False,
-        )  # fmt: skip
-    arrived, lengths = enter((received.values, received.lengths))
-    outputs, back, stats = jax.vjp(
-        lambda params, smashed: run(params, smashed, lengths), server.params, arrived, has_aux=True
-    )
-
-    def server_backward(gradient: Array) -> tuple[Server, Array]:
-        share = received.weights if joint else slots.weights(received.weights)
-        of_server, cut_gradient = _backward(server, back, share, enter(gradient))
-        after = _stepped(spec, x.step, server, of_server, stats)
-        if received.arrived is not None:
-            after = jax.tree.map(partial(jnp.where, jnp.any(received.arrived)), after, server)
-        return slots.replicate(after), slots.shard(leave(cut_gradient))
-
-    return slots.shard(leave(outputs)), server_backward
-
-
 def _real_rows(slots: SlotLayout) -> Callable[[Any], Any]:
     """Makes rows of padding slots, which may hold anything, 0."""
     if slots.is_real.all():
@@ -190,28 +149,42 @@ def _same(rows: Any) -> Any:
     return rows
 
 
-def _over_devices(
-    spec: RunSpec, server: Server, examples: Examples, weights: Array
-) -> tuple[Any, Array, Array, Any]:
-    """`_gradients`, with that of the parameters summed over devices."""
-    gradient, *per_client = _gradients(spec, server, examples, weights)
-    return sum_devices(gradient), *per_client
-
-
-def _stepped(spec: RunSpec, step: Array, server: Server, gradient: Any, stats: Any) -> Server:
+def _stepped(
+    spec: RunSpec, step: Array, server: Server, gradient: Any, stats: Any, kept: Any = None
+) -> Server:
     params, optimizer = masked_step(
-        spec.server_optimizer, None, gradient, server.optimizer, server.params, step
+        spec.server_optimizer, kept, gradient, server.optimizer, server.params, step
     )
     return Server(params, stats, optimizer)
+
+
+class Examples(NamedTuple):
+    """What the server trains on, of one or many clients with a leading axis.
+
+    Attributes:
+      smashed: activations `[B, ...]`.
+      labels: targets `[B, ...]`.
+      lengths: positions of each example that are no padding, `[B]`; None without padding.
+    """
+
+    smashed: Array
+    labels: Array
+    lengths: Array | None
 
 
 def _alone(
     spec: RunSpec, step: Array, server: Server, examples: Examples
 ) -> tuple[Server, Array, Array]:
     """A step on one client's examples `[B, ...]`."""
-    one = jax.tree.map(lambda rows: rows[None], examples)
-    gradient, losses, cut_gradient, stats = _gradients(spec, server, one, jnp.ones(1))
-    return _stepped(spec, step, server, gradient, stats), losses[0], cut_gradient[0]
+    model, options = server_part(spec, spec.model), (True, spec.dtype, examples.lengths)
+
+    def loss(params: Any, smashed: Array) -> tuple[Array, Any]:
+        outputs, stats = layers.apply(model, params, server.stats, smashed, *options)
+        return spec.task.mean_loss(outputs, examples.labels), stats
+
+    slope = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (value, stats), (gradient, cut_gradient) = slope(server.params, examples.smashed)
+    return _stepped(spec, step, server, gradient, stats), value, cut_gradient
 
 
 def serving_order(spec: RunSpec, key: Array) -> Array:
@@ -259,13 +232,3 @@ def step_copies(
     if received.arrived is not None:
         after = where_rows(slots.to_slots(received.arrived), after, server)
     return after, losses, slots.shard(cut_gradient)
-
-
-def whole_model_losses(x: Exchange, logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Losses without a server: of outputs `[P, B, ...]` that clients computed by themselves.
-
-    Returns:
-      Each client's mean loss `[P]`, and its gradient at the outputs, `[P, B, ...]`.
-    """
-    losses, gradient = jax.vmap(jax.value_and_grad(x.spec.task.mean_loss))(logits, labels)
-    return losses, x.spec.slots.shard(gradient)

@@ -20,6 +20,7 @@ from jfedsl.engine.optimizers import Optimizer
 from jfedsl.engine.task import Task
 from jfedsl.models import layers
 from jfedsl.models.layers import Frozen, Model
+from jfedsl.pruning.cuts import Cuts
 from jfedsl.pruning.pruner import Pruner
 from jfedsl.sharding.slots import SlotLayout
 from jfedsl.wireless.radio import Deployment, Radio
@@ -60,6 +61,8 @@ class RunSpec(NamedTuple):
       model: all layers.
       cut: L_c, the first `cut` layers run on clients.
       tail: the last `tail` layers run on clients too; `engine.parts` divides the model.
+      cuts: where they differ between clients, of whom each runs some of the first `cut` layers, and
+        the server the others for it; else None.
       compressors: of every stream.
       deployed: what activations pass at inference; None: nothing changes them.
       pruner: of the client-side model.
@@ -101,6 +104,7 @@ class RunSpec(NamedTuple):
     model: Model
     cut: int
     tail: int
+    cuts: Cuts | None
     compressors: Compressors
     deployed: Deployed | None
     pruner: Pruner
@@ -133,6 +137,18 @@ class RunSpec(NamedTuple):
     auxiliary: Model
     task: Task
     radio: Radio | None
+
+    @property
+    def least_cut(self) -> int:
+        """How many of the first layers run on clients only."""
+        return self.cut if self.cuts is None else min(self.cuts.of_group)
+
+    @property
+    def group_cuts(self) -> tuple[int, ...]:
+        """How many of the first layers the clients of each of the pruner's groups run."""
+        if self.cuts is None:
+            return (self.cut,) * len(self.pruner.groups)
+        return self.cuts.of_group
 
     @property
     def full_participation(self) -> bool:

@@ -14,6 +14,7 @@ from jfedsl.engine.parts import auxiliary_of_client, server_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
 from jfedsl.models import layers
+from jfedsl.models.shapes import output_of
 
 FLOAT_BYTES = FLOAT_BITS // 8
 
@@ -67,12 +68,16 @@ def smashed_shape(
 ) -> jax.ShapeDtypeStruct:
     """Shape `[B, ...]` and dtype of one client's activation at the cut.
 
+    Where cuts differ, of the arrays that hold the activations of all.
+
     Args:
       spec: functions and static numbers of the run.
       params: of the layers up to the cut or more, arrays or shapes.
       stats: of the same layers.
       image: shape of an input.
     """
+    if spec.cuts is not None:
+        return jax.ShapeDtypeStruct((spec.batch_size, *spec.cuts.layout.shape), jnp.float32)
     images, cut = jax.ShapeDtypeStruct((spec.batch_size, *image), jnp.float32), spec.cut
     return jax.eval_shape(
         lambda p, s, x: layers.apply(spec.model[:cut], p[:cut], s[:cut], x, train=True)[0],
@@ -87,13 +92,7 @@ def tail_input_shape(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> jax.ShapeD
       spec: functions and static numbers of the run.
       smashed: shape and dtype of that activation.
     """
-    model = server_part(spec, spec.model)
-
-    def run(x: Array) -> Array:
-        made = layers.init(model, jax.random.key(0), x)
-        return layers.apply(model, made.params, made.stats, x, train=True)[0]
-
-    return jax.eval_shape(run, smashed)
+    return output_of(server_part(spec, spec.model), smashed)
 
 
 def stream_shape(
@@ -120,28 +119,39 @@ def uncompressed_bytes(
     Returns:
       Bytes by the column of each stream.
     """
-    model = _model_entries(spec, params, stats) * FLOAT_BYTES
-    later_down = model
-    if spec.adapters is not None and spec.adapters.stacks:
-        others = _model_entries(spec, without_adapters(params), stats)
-        later_down = (others + stacked_entries(spec.adapters, params)) * FLOAT_BYTES
-    periods = {UP: rounds // spec.aggregate_every, DOWN: -(-rounds // spec.aggregate_every)}
+    sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]
+    if spec.cuts is None:
+        count = spec.participants
+        return {s.column: _stream_bytes(spec, s, params, stats, image, rounds, count) for s in sent}
+    layout, totals = spec.cuts.layout, dict.fromkeys((stream.column for stream in sent), 0)
+    for cut, count in zip(spec.group_cuts, spec.group_sizes, strict=True):
+        alone = spec._replace(cuts=spec.cuts._replace(layout=layout.only(cut)))
+        rest = params[:cut], stats[:cut], image, rounds, count
+        for stream in sent:
+            totals[stream.column] += _stream_bytes(alone, stream, *rest)
+    return totals
 
-    def total(stream: Stream) -> int:
-        if not is_sent(spec, stream, params):
-            return 0
-        receivers = 1 if stream.broadcast else spec.participants
-        if not stream.of_batch:
-            count = periods[stream.direction]
-            later = later_down if stream.direction == DOWN else model
-            return receivers * (min(count, 1) * model + max(count - 1, 0) * later)
+
+def _stream_bytes(
+    spec: RunSpec, stream: Stream, params: Any, stats: Any, image: tuple[int, ...], rounds: int,
+    clients: int,
+) -> int:  # fmt: skip
+    """Bytes of one stream of so many clients; other arguments as for `uncompressed_bytes`."""
+    if not is_sent(spec, stream, params):
+        return 0
+    receivers = 1 if stream.broadcast else clients
+    if stream.of_batch:
         messages = stream.messages(spec, rounds * spec.local_steps) * receivers
         beside = -(-int(bits_beside(spec, stream)) // 8)
         entries = math.prod(stream_shape(spec, stream, params, stats, image).shape)
         return messages * (entries * FLOAT_BYTES + beside)
-
-    sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]
-    return {stream.column: total(stream) for stream in sent}
+    periods = {UP: rounds // spec.aggregate_every, DOWN: -(-rounds // spec.aggregate_every)}
+    model, count = _model_entries(spec, params, stats), periods[stream.direction]
+    later = model
+    if stream.direction == DOWN and spec.adapters is not None and spec.adapters.stacks:
+        later = _model_entries(spec, without_adapters(params), stats)
+        later += stacked_entries(spec.adapters, params)
+    return receivers * (min(count, 1) * model + max(count - 1, 0) * later) * FLOAT_BYTES
 
 
 def _model_entries(spec: RunSpec, params: Any, stats: Any) -> int:

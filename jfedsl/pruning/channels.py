@@ -112,4 +112,4 @@ def _mask_bits(masks: Masks) -> Array:
         choice_bits(mask.size, jnp.sum(mask, dtype=jnp.int32), position_bits(mask.size))
         for mask in masks
     ]
-    return jnp.sum(jnp.stack(bits))
+    return sum(bits, start=jnp.int32(0))

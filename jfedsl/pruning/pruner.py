@@ -74,6 +74,7 @@ class Pruner(NamedTuple):
       config_of_round: int32 `[T]`; the period that starts with round r uses the row
         `config_of_round[min(r, T - 1)]` of `width_configs`.
       mask_group: int32 `[C]`: clients with the same number share their masks; None when no two do.
+      held: `masks -> bool [L_c]`, which of the client-side layers the client holds; None: all.
     """
 
     init: Callable[[Params], PruningState]
@@ -89,6 +90,7 @@ class Pruner(NamedTuple):
     width_configs: tuple[tuple[int, ...], ...]
     config_of_round: np.ndarray
     mask_group: np.ndarray | None
+    held: Callable[[Masks], Array | None] = lambda masks: None
 
 
 def dense_forward(model: Model) -> ClientForward:

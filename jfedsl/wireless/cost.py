@@ -118,16 +118,15 @@ def round_cost(
     """
     start, end = period_ends(radio, conditions, sent)
     up, down = _exchanges(radio, conditions, sent)
-    served = sent.arrived.astype(jnp.float32)
-    if one_by_one:
-        up, down = _turns(radio, conditions, sent, up, down)
-    else:
-        served = jnp.sum(served, axis=1)
     flops, tail = radio.flop_counts.server, None
     if sent.tail is not None:
         flops -= radio.flop_counts.server_backward
         tail = tail_stages(radio, ids, conditions, sent.tail, sent.arrived)
-    server = served * flops / radio.network.server_flops
+    server = jnp.where(sent.arrived, flops, 0.0) / radio.network.server_flops
+    if one_by_one:
+        up, down = _turns(radio, conditions, sent, up, down)
+    else:
+        server = jnp.sum(server, axis=1)
 
     def passed(up: Array, down: Array) -> Array:
         """Seconds from the first activations to the last gradients."""

@@ -48,7 +48,7 @@ class FlopCounts(NamedTuple):
       forward: forward pass of each client-side layer and of the auxiliary ones after them, for
         each of the pruner's forwards, `[F, layers]`.
       backward: their backward passes, `[F, layers]`.
-      server: both passes of all server-side layers.
+      server: both passes of all server-side layers; of each participant, `[K]`, where cuts differ.
       server_backward: of these, the backward pass.
       tail: both passes of the layers that the client holds behind the server's.
       fit: all steps of a fit of the auxiliary layers to a gradient at the cut; 0 without fits.
@@ -56,7 +56,7 @@ class FlopCounts(NamedTuple):
 
     forward: Array
     backward: Array
-    server: float
+    server: float | Array
     server_backward: float = 0.0
     tail: float = 0.0
     fit: float = 0.0
@@ -154,6 +154,23 @@ def conditions(
 
     lone_rates = rates(jnp.ones_like(equal_shares))
     return Conditions(*rates(shares), forward, backward, reachable, *lone_rates)
+
+
+def mean_rates(network: Network, hardware: RadioHardware, participants: int) -> tuple[Array, Array]:
+    """Rates up and down without fading, at equal shares of the band, float32 `[C]`, bit/s.
+
+    Args:
+      network: bands, powers and noise.
+      hardware: of all clients.
+      participants: that share the band.
+    """
+    share = 1.0 / participants
+    up = channel.rate_of_strength(
+        share * network.up_hz, hardware.power * hardware.gain / network.noise
+    )
+    power = channel.from_dbm(network.server_power_dbm)
+    down = channel.snr(power, hardware.gain, network.noise, network.down_hz)
+    return up, channel.rate(share * network.down_hz, down)
 
 
 def deploy(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray) -> RadioHardware:

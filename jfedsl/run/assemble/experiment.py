@@ -34,6 +34,7 @@ from jfedsl.engine.state import (
 )
 from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
+from jfedsl.run.assemble.client_flops import with_tail
 from jfedsl.run.assemble.description import layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
@@ -45,7 +46,6 @@ from jfedsl.run.assemble.pruning import (
     Flops,
     build_pruner,
     prune_before_cut,
-    with_tail,
 )
 from jfedsl.run.assemble.radio import build_radio
 from jfedsl.run.assemble.shares import (
@@ -183,12 +183,13 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     whole = with_targets(whole, task)
     check_augment(config, whole)
     pixels = pixels_of(whole)
+    image = pixels.prepare(jnp.asarray(whole.train.images[0]))
     dataset = subset_of(config, whole)
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    chosen = model_of(config, dataset, checkpoint)
-    model, cut, tail, adapters = chosen
+    chosen = model_of(config, dataset, checkpoint, image)
+    model, cut, tail, adapters, _ = chosen
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)
@@ -196,13 +197,13 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     if population != asked:
         # Nothing per client is left to say of other clients than were asked for.
         config = dataclasses.replace(config, **population._asdict(), prune_rate=Config.prune_rate)
-    key, image = jax.random.key(config.seed), pixels.prepare(jnp.asarray(whole.train.images[0]))
+    key = jax.random.key(config.seed)
     initial, width = initial_of(config, chosen, key, image, dataset)
     marks = fingerprint_of(config, whole, held, task, initial.frozen, model)
     if not config.pretrained and not MODELS[config.model].checked:
         ends = pixels.prepare(jnp.asarray(whole.train.images[np.array([0, -1])]))
         check_examples(config, model, initial, ends, dataset)
-    pruning = build_pruner(config, model, cut, initial, image.shape, adapters)
+    pruning = build_pruner(config, chosen, initial, image.shape)
     slots = assign_slots(pruning.group_sizes, mesh)
     options = options_of(config)
     auxiliary = algorithm.auxiliary(options, width, task.of_tokens)

@@ -20,26 +20,34 @@ from jfedsl.run.assemble.on_clients import layers_of_clients
 from jfedsl.run.assemble.pretrained import Layers, pretrained_model
 
 
-def model_of(config: Config, dataset: Dataset, checkpoint: Checkpoint | None) -> Layers:
+def model_of(
+    config: Config, dataset: Dataset, checkpoint: Checkpoint | None, image: Array
+) -> Layers:
     """The layers of a run, and which of them clients hold.
 
     Args:
       config: all settings of the run.
       dataset: all examples of the run.
       checkpoint: the pretrained model, None without one.
+      image: a sample input as the first layer is given it.
 
     Raises:
       UserError: the model has no such cut or tail, or a pretrained one does not suit the data.
     """
     if checkpoint is not None:
-        return pretrained_model(config, checkpoint, dataset)
+        return pretrained_model(config, checkpoint, dataset, image)
     entry = MODELS[config.model]
     settings = dataset.outputs, config.norm
     model = _layers(entry, *settings) if entry.checked else entry.build(*settings)
     if dataset.integer_inputs:
         model = (tokens.with_integer_inputs(model[0]), *model[1:])
     cut = entry.default_cut if config.cut is None else config.cut
-    return Layers(model, *layers_of_clients(config, model, cut))
+    x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    try:
+        held = layers_of_clients(config, model, cut, x)
+    except (ValueError, FlaxError) as error:
+        raise _unsuited(config, image, dataset, error) from error
+    return Layers(model, held.cut, held.tail, cuts=held.cuts)
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jax import Array
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
@@ -44,12 +46,14 @@ class Layers(NamedTuple):
       cut: how many of them are before the cut.
       tail: how many of the last ones clients hold too.
       adapters: of clients; None where they have none.
+      cuts: of each client, int `[C]`, where they differ, the last of them being `cut`; else None.
     """
 
     model: Model
     cut: int
     tail: int
     adapters: ClientAdapters | None = None
+    cuts: np.ndarray | None = None
 
 
 def checkpoint_of(config: Config) -> Checkpoint | None:
@@ -66,13 +70,16 @@ def checkpoint_of(config: Config) -> Checkpoint | None:
         raise UserError(f"--pretrained={config.pretrained}: {error}") from error
 
 
-def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -> Layers:
+def pretrained_model(
+    config: Config, checkpoint: Checkpoint, dataset: Dataset, image: Array
+) -> Layers:
     """The layers of a run that trains a pretrained model.
 
     Args:
       config: all settings of the run.
       checkpoint: the pretrained model.
       dataset: all examples of the run, texts as token ids.
+      image: a sample input as the first layer is given it.
 
     Raises:
       UserError: the model has no such cut or projection, or does not suit the data or the task.
@@ -89,9 +96,12 @@ def pretrained_model(config: Config, checkpoint: Checkpoint, dataset: Dataset) -
         return transformer(architecture, classes, client, adapters.server, cut, read, tail)
 
     names = layers(0, 0)
-    cut, tail = layers_of_clients(config, names, config.cut or DEFAULT_CUT)
+    x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    cut, tail, cuts = layers_of_clients(config, names, config.cut or DEFAULT_CUT, x)
     _check_tail(names, tail, len(architecture.blocks), adapters.client)
     sides = partial(layers, cut, tail)
+    if cuts is not None:  # factors are averaged apart, like all other weights
+        return Layers(sides(), cut, tail, cuts=cuts)
     return Layers(sides(), cut, tail, _client_adapters(config, adapters, sides, cut))
 
 

@@ -1,5 +1,6 @@
 """The pruner of a run."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,38 +11,24 @@ from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config, shown
 from jfedsl.config.titles import model_flag
 from jfedsl.engine.participants import group_sizes
-from jfedsl.engine.parts import tail_part
 from jfedsl.engine.state import Client, RunSpec
-from jfedsl.engine.traffic import smashed_shape, tail_input_shape
 from jfedsl.errors import conflict, flag_error
-from jfedsl.models import layers
-from jfedsl.models.flops import product_flops
-from jfedsl.models.kept import kept
 from jfedsl.models.layers import Model, Params, Variables
 from jfedsl.pruning import ladder as ladders
 from jfedsl.pruning import narrow, policy, pruner
 from jfedsl.pruning.adapter_ranks import rank_pruner
 from jfedsl.pruning.auxiliary import with_auxiliary
 from jfedsl.pruning.channels import channel_pruner
+from jfedsl.pruning.cuts import Cuts, with_cuts
 from jfedsl.pruning.plan import Plan, trace
-from jfedsl.pruning.pruner import Pruner
+from jfedsl.pruning.pruner import Masks, Pruner
 from jfedsl.pruning.scores import SCORES
 from jfedsl.pruning.weights import prunable, weight_pruner
+from jfedsl.run.assemble.client_flops import Flops, flops_of, mean_flops
 from jfedsl.run.assemble.hardware import capacities_of
-from jfedsl.run.assemble.pretrained import ClientAdapters
+from jfedsl.run.assemble.on_clients import layout_of_cuts
+from jfedsl.run.assemble.pretrained import ClientAdapters, Layers
 from jfedsl.run.storage.names import flatten
-
-
-class Flops(NamedTuple):
-    """FLOPs of a client's products in an exchange, forward and backward, for one example.
-
-    Attributes:
-      dense: without pruning.
-      pruned: as clients compute at their final rates, mean over clients.
-    """
-
-    dense: int
-    pruned: float
 
 
 class Pruning(NamedTuple):
@@ -49,62 +36,128 @@ class Pruning(NamedTuple):
 
     Attributes:
       pruner: of the client-side layers.
-      group_sizes: how many participants are of each of its groups.
+      cuts: where they differ between clients; else None.
+      group_sizes: how many participants are of each of the pruner's groups.
       flops: of a client.
       sides: the client-side layers at the widths of each of its forwards.
       notes: what became of settings, a line each.
     """
 
     pruner: Pruner
+    cuts: Cuts | None
     group_sizes: tuple[int, ...]
     flops: Flops
     sides: tuple[Model, ...]
     notes: list[str]
 
 
+class _Made(NamedTuple):
+    """A pruner of the layers before a cut, and these layers at the widths of its forwards."""
+
+    pruner: Pruner
+    sides: tuple[Model, ...]
+    notes: list[str]
+    groups_by: str = "width"  # what clients of one group have in common
+
+
 def build_pruner(
-    config: Config, model: Model, cut: int, initial: Variables, image: tuple[int, ...],
-    adapters: ClientAdapters | None,
-) -> Pruning:  # fmt: skip
+    config: Config, chosen: Layers, initial: Variables, image: tuple[int, ...]
+) -> Pruning:
     """The pruner of the client-side layers that a config asks for.
 
     Args:
       config: all settings of the run.
-      model: all layers.
-      cut: how many of them are the clients'.
+      chosen: all layers, and which of them clients hold.
       initial: variables of the whole model.
       image: shape of an input.
-      adapters: of clients; None where they have none.
 
     Raises:
       UserError: a ladder, rates or participants that cannot work.
     """
+    model, cut, cuts = chosen.model, chosen.cut, None
+    made = _made(config, chosen, cut, initial, image)
+    if chosen.cuts is not None:
+        made, cuts = _with_cuts(config, chosen, chosen.cuts, initial, image)
+    groups, of_group = made.pruner.groups, (cut,) if cuts is None else cuts.of_group
+    last = made.pruner.width_configs[made.pruner.config_of_round[-1]]
+    return Pruning(
+        made.pruner,
+        cuts,
+        _group_sizes(config, made),
+        Flops(
+            round(mean_flops([model[:c] for c in of_group], groups, image)),
+            mean_flops([made.sides[i] for i in last], groups, image),
+        ),
+        made.sides,
+        made.notes,
+    )
+
+
+def _made(
+    config: Config, chosen: Layers, cut: int, initial: Variables, image: tuple[int, ...],
+    rates: np.ndarray | None = None,
+) -> _Made:  # fmt: skip
+    """The pruner of the layers before a cut.
+
+    Args:
+      config: all settings of the run.
+      chosen: all layers.
+      cut: how many of them there are.
+      initial: variables of the whole model.
+      image: shape of an input.
+      rates: of removed channels, of each client, where they are known already.
+    """
+    model, adapters = chosen.model, chosen.adapters
     if adapters is not None and len(set(adapters.ranks.tolist())) > 1:
-        return _ranks(config, adapters, initial.params[:cut], image)
+        return _ranks(adapters, initial.params[:cut])
     side = model[:cut]
     if config.pruning == "channel":
         _check_frozen(config, side, initial)
         plan = _plan(config, side, image)
-        if plan.sources:
-            return _channels(config, plan, image)
+        if plan.sources or rates is not None:
+            return _channels(config, plan, image, rates)
     names = _prunable(model, cut, initial)
-    sizes = (config.participants or config.clients,)
-    dense = _flops(side, image)
-    flops = Flops(dense, float(dense))
     if config.pruning == "mask" and names:
-        rates = _requested(config)
+        requested = _requested(config)
         if config.prune_policy == "by_resource":
-            rates = 1.0 - capacities_of(config)
+            requested = 1.0 - capacities_of(config)
         flags = prunable(initial.params[:cut], len(model))
         made = weight_pruner(
-            side, flags, names, rates.tolist(), SCORES[config.prune_score], config.prune_scope,
-            config.prune_ramp_rounds,
+            side, flags, names, requested.tolist(), SCORES[config.prune_score],
+            config.prune_scope, config.prune_ramp_rounds,
         )  # fmt: skip
-        return Pruning(made, sizes, flops, (side,), [])
+        return _Made(made, (side,), [])
     notes = []
     if config.pruning != "none":
         notes.append(f"nothing is pruned: nothing can be in the layers up to {side[-1].name}")
-    return Pruning(pruner.none(side, config.clients), sizes, flops, (side,), notes)
+    return _Made(pruner.none(side, config.clients), (side,), notes)
+
+
+def _with_cuts(
+    config: Config, chosen: Layers, of_client: np.ndarray, initial: Variables,
+    image: tuple[int, ...],
+) -> tuple[_Made, Cuts]:  # fmt: skip
+    """The pruner of clients with different cuts, `of_client[C]`."""
+    model, last, rates = chosen.model, chosen.cut, None
+    if config.pruning == "channel" and _plan(config, model[:last], image).sources:
+        rates = _channel_rates(config, _plan(config, model[:last], image), image)[0]
+    numbers = np.unique(of_client).tolist()
+    made = {cut: _made(config, chosen, cut, initial, image, rates) for cut in numbers}
+    pruners = {cut: entry.pruner for cut, entry in made.items()}
+
+    def masks_before(masks: Masks, cut: int) -> Masks:
+        if rates is not None:
+            return masks[: len(pruners[cut].names)]
+        return masks if masks is None else masks[:cut]
+
+    shapes = Variables(initial.params[:last], initial.stats[:last])
+    layout = layout_of_cuts(model, numbers, image)
+    joined, cuts, pairs = with_cuts(pruners, masks_before, of_client, layout, shapes)
+    sides = tuple(made[cut].sides[index] for index, cut in pairs)
+    counts = (f"{np.sum(of_client == cut)} after {model[cut - 1].name}" for cut in numbers)
+    note = f"cuts of clients: {', '.join(counts)}"
+    groups_by = "cut" if rates is None else "cut and width"
+    return _Made(joined, sides, [note, *made[last].notes], groups_by), cuts
 
 
 def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
@@ -137,25 +190,40 @@ def _plan(config: Config, side: Model, image: tuple[int, ...]) -> Plan:
         raise flag_error("prune_kind", config.pruning, allowed, reason=str(error)) from None
 
 
-def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
+def _channel_rates(
+    config: Config, plan: Plan, image: tuple[int, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """The rate of removed channels of each client `[C]`, and notes on it."""
+    if config.prune_policy != "by_resource":
+        return _requested(config), []
     ladder = sorted(config.prune_ladder, reverse=True)
+    counts = _keep_counts(config, plan, ladder)
+    each = np.array([flops_of(narrow.with_widths(plan, row), image) for row in counts.tolist()])
+    share, capacities = each / flops_of(plan.model, image), capacities_of(config)
+    slow, notes = int(np.sum(capacities < share.min())), []
+    if slow:
+        notes.append(
+            f"client_capacity: {slow} below {share.min():.3g} get the narrowest rung all the same"
+        )
+    return policy.rates_within(capacities, ladder, share.tolist()), notes
+
+
+def _keep_counts(config: Config, plan: Plan, ladder: Sequence[float]) -> np.ndarray:
     try:
-        counts = ladders.keep_counts(ladder, plan.sources)
+        return ladders.keep_counts(ladder, plan.sources)
     except ValueError as error:
         allowed, text = "fractions that leave every layer a channel", shown(config.prune_ladder)
         raise flag_error("prune_ladder", text, allowed, reason=str(error)) from None
-    dense = _flops(plan.model, image)
+
+
+def _channels(
+    config: Config, plan: Plan, image: tuple[int, ...], rates: np.ndarray | None
+) -> _Made:
+    ladder, notes = sorted(config.prune_ladder, reverse=True), list[str]()
+    counts = _keep_counts(config, plan, ladder)
     sides = tuple(narrow.with_widths(plan, row) for row in counts.tolist())
-    each = np.array([_flops(side, image) for side in sides])
-    rates, notes = _requested(config), []
-    if config.prune_policy == "by_resource":
-        capacities = capacities_of(config)
-        rates = policy.rates_within(capacities, ladder, (each / dense).tolist())
-        slow, least = int(np.sum(capacities < each.min() / dense)), each.min() / dense
-        if slow:
-            notes.append(
-                f"client_capacity: {slow} below {least:.3g} get the narrowest rung all the same"
-            )
+    if rates is None:
+        rates, notes = _channel_rates(config, plan, image)
     made = channel_pruner(
         plan, rates.tolist(), ladder, SCORES[config.prune_score], config.prune_ramp_rounds,
         config.aggregate_every,
@@ -163,64 +231,31 @@ def _channels(config: Config, plan: Plan, image: tuple[int, ...]) -> Pruning:
     if len(made.groups) > 1 and ALGORITHMS[config.algorithm].equal_shapes:
         reason, other = "all clients need one width", f"--algorithm={config.algorithm}"
         raise conflict("prune_policy", config.prune_policy, other, reason)
-    sizes = _group_sizes(config, made, "width")
-    flops = Flops(dense, float(np.mean(each[ladders.nearest_rung(rates, ladder)])))
-    return Pruning(made, sizes, flops, sides, notes + ladders.rung_lines(rates, ladder))
+    return _Made(made, sides, notes + ladders.rung_lines(rates, ladder))
 
 
-def _ranks(
-    config: Config, adapters: ClientAdapters, shapes: Params, image: tuple[int, ...]
-) -> Pruning:
+def _ranks(adapters: ClientAdapters, shapes: Params) -> _Made:
     """Adapters whose ranks differ between clients."""
     ranks = sorted(set(adapters.ranks.tolist()))
     sides = tuple(adapters.side(rank) for rank in ranks)
     made = rank_pruner(sides, ranks, adapters.ranks, shapes)
-    each = np.array([_flops(side, image) for side in sides])
-    flops = Flops(int(each[-1]), float(np.mean(each[np.searchsorted(ranks, adapters.ranks)])))
     counts = (int(np.sum(adapters.ranks == rank)) for rank in ranks)
     pairs = (f"{count} of rank {rank}" for rank, count in zip(ranks, counts, strict=True))
-    note = f"adapters of clients: {', '.join(pairs)}"
-    return Pruning(made, _group_sizes(config, made, "rank"), flops, sides, [note])
+    return _Made(made, sides, [f"adapters of clients: {', '.join(pairs)}"], "rank")
 
 
-def _group_sizes(config: Config, made: Pruner, what: str) -> tuple[int, ...]:
-    """How many participants are of each group of clients of one width, or one rank."""
-    participants = config.participants or config.clients
+def _group_sizes(config: Config, made: _Made) -> tuple[int, ...]:
+    """How many participants are of each of the pruner's groups."""
+    participants, groups = config.participants or config.clients, made.pruner.groups
     try:
-        return group_sizes([len(members) for members in made.groups], participants)
+        return group_sizes([len(members) for members in groups], participants)
     except ValueError:
-        allowed = f"at least {len(made.groups)} (one for each {what} that clients have)"
+        allowed = f"at least {len(groups)} (one for each {made.groups_by} that clients have)"
         raise flag_error("participants", participants, allowed) from None
 
 
 def _requested(config: Config) -> np.ndarray:
     return np.broadcast_to(np.asarray(config.prune_rate, np.float64), config.clients)
-
-
-@kept
-def _flops(model: Model, image: tuple[int, ...], trained_input: bool = False) -> int:
-    """Of the products of these layers in an exchange, for one example."""
-    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    shapes = jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
-    return sum(map(sum, product_flops(model, shapes, image, trained_input)))
-
-
-def with_tail(flops: Flops, spec: RunSpec, image: tuple[int, ...]) -> Flops:
-    """FLOPs of a client's layers before the cut with those of its tail.
-
-    Args:
-      flops: of the layers before the cut.
-      spec: functions and static numbers of the run.
-      image: shape of an input.
-    """
-    if not spec.tail:
-        return flops
-    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    before = jax.eval_shape(lambda x: layers.init(spec.model[: spec.cut], jax.random.key(0), x), x)
-    smashed = smashed_shape(spec, before.params, before.stats, image)
-    shape = tail_input_shape(spec, smashed).shape[1:]
-    of_tail = _flops(tail_part(spec, spec.model), shape, trained_input=True)
-    return Flops(flops.dense + of_tail, flops.pruned + of_tail)
 
 
 def prune_before_cut(spec: RunSpec, client: Client) -> RunSpec:

@@ -11,15 +11,15 @@ from jax import Array
 from jfedsl.config import Config
 from jfedsl.engine.auxiliary import fit_error, input_gradient
 from jfedsl.engine.message_sizes import expected_bits
-from jfedsl.engine.parts import server_part, tail_part
+from jfedsl.engine.parts import tail_part
 from jfedsl.engine.state import RunSpec
-from jfedsl.engine.traffic import smashed_shape, tail_input_shape
+from jfedsl.engine.traffic import tail_input_shape
 from jfedsl.errors import flag_error
 from jfedsl.keys import Purpose, fold
-from jfedsl.models import layers
 from jfedsl.models.flops import layer_flops, lowered_flops
 from jfedsl.models.kept import kept
-from jfedsl.models.layers import Model, Variables
+from jfedsl.models.layers import Model
+from jfedsl.models.shapes import output_of, variables_of
 from jfedsl.nn.lax_only import lax_only
 from jfedsl.run.assemble.hardware import Hardware, hardware_of, network_of
 from jfedsl.run.assemble.pruning import Pruning
@@ -78,22 +78,38 @@ def _flop_counts(
     config: Config, spec: RunSpec, pruning: Pruning, image: tuple[int, ...]
 ) -> FlopCounts:
     x = _batch(config, image)
-    # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
-    shapes = _shapes(spec.model[: spec.cut], x)
-    smashed = smashed_shape(spec, shapes.params, shapes.stats, image)
-    trained = bool(jax.tree.leaves(shapes.params))  # or nothing needs the gradient at the cut
-    beside = _flops(spec.auxiliary, smashed, trained)
-    each = [np.concatenate([_flops(side, x, False), beside]) for side in pruning.sides]
-    server = _flops(server_part(spec, spec.model), smashed, trained)
-    forward, backward = np.moveaxis(np.array(each), 2, 0)
+    smashed = output_of(spec.model[: spec.cut], x)
+    beside = _flops(spec.auxiliary, smashed, _is_trained(spec.model[: spec.cut], x))
+    each = [_flops(side, x, False) for side in pruning.sides]
+    # Layers that a client does not hold cost it nothing.
+    each = [np.pad(flops, ((0, spec.cut - len(flops)), (0, 0))) for flops in each]
+    forward, backward = np.moveaxis(np.array([np.concatenate([f, beside]) for f in each]), 2, 0)
     passes = jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32)
+    # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
+    server = {cut: _server_flops(spec, cut, x) for cut in {spec.cut, *spec.group_cuts}}
+    whole: float | Array = float(server[spec.cut].sum())
+    if spec.cuts is not None:
+        each = [server[cut].sum() for cut in spec.group_cuts]
+        whole = jnp.asarray(np.repeat(each, spec.group_sizes), jnp.float32)
     return FlopCounts(
         *passes,
-        server=float(server.sum()),
-        server_backward=float(server[:, 1].sum()),
+        server=whole,
+        server_backward=float(server[spec.cut][1]),
         tail=float(_flops(*_tail(spec, smashed), True).sum()) if spec.tail else 0.0,
         fit=_fit_flops(spec, smashed),
     )
+
+
+def _server_flops(spec: RunSpec, cut: int, x: jax.ShapeDtypeStruct) -> np.ndarray:
+    """FLOPs of the layers behind a cut that the server has, forward and backward, `[2]`."""
+    first, rest = spec.model[:cut], spec.model[cut : len(spec.model) - spec.tail]
+    flops: np.ndarray = _flops(rest, output_of(first, x), _is_trained(first, x)).sum(axis=0)
+    return flops
+
+
+def _is_trained(model: Model, x: jax.ShapeDtypeStruct) -> bool:
+    """Whether layers have parameters, so that clients need the gradient of what they make."""
+    return bool(jax.tree.leaves(variables_of(model, x).params))
 
 
 def _fit_flops(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> float:
@@ -108,7 +124,7 @@ def _fit_flops(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> float:
 
 def _fit_inputs(spec: RunSpec, smashed: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
     """Shapes of parameters and statistics of the auxiliary layers, activation and targets."""
-    shapes, batch = _shapes(spec.auxiliary, smashed), spec.batch_size
+    shapes, batch = variables_of(spec.auxiliary, smashed), spec.batch_size
     labels = jax.ShapeDtypeStruct((batch, spec.classes), jnp.float32)
     if spec.task.of_tokens:
         labels = jax.ShapeDtypeStruct((batch, spec.positions), jnp.int32)
@@ -128,11 +144,7 @@ def _batch(config: Config, image: tuple[int, ...]) -> jax.ShapeDtypeStruct:
 
 @kept
 def _flops(model: Model, x: jax.ShapeDtypeStruct, trained_input: bool) -> np.ndarray:
-    return layer_flops(model, _shapes(model, x), x, trained_input)
-
-
-def _shapes(model: Model, x: jax.ShapeDtypeStruct) -> Variables:
-    return jax.eval_shape(lambda x: layers.init(model, jax.random.key(0), x), x)
+    return layer_flops(model, variables_of(model, x), x, trained_input)
 
 
 def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]) -> Memory:
@@ -145,18 +157,16 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
       image: shape of an input.
     """
     x, optimizer = _batch(config, image), spec.client_optimizer.init
-    memory = client_memory(side, _shapes(side, x), optimizer, x, spec.dtype, spec.integers)
-    shapes = _shapes(spec.model[: spec.cut], x)
-    smashed = smashed_shape(spec, shapes.params, shapes.stats, image)
 
-    def behind(model: Model, x: jax.ShapeDtypeStruct) -> Memory:
-        return client_memory(model, _shapes(model, x), optimizer, x, spec.dtype, spec.integers)
+    def of_layers(model: Model, x: jax.ShapeDtypeStruct) -> Memory:
+        shapes = variables_of(model, x)
+        return client_memory(model, shapes, optimizer, x, spec.dtype, spec.integers)
 
-    each = [memory]
+    each, smashed = [of_layers(side, x)], output_of(spec.model[: spec.cut], x)
     if spec.tail:
-        each.append(behind(*_tail(spec, smashed)))
+        each.append(of_layers(*_tail(spec, smashed)))
     if spec.auxiliary:
-        head = behind(spec.auxiliary, smashed)
+        head = of_layers(spec.auxiliary, smashed)
         if spec.algorithm.fit_steps(spec.options):
             gradient = partial(input_gradient, spec)
             head = while_fitted(head, gradient, *_fit_inputs(spec, smashed))
@@ -177,7 +187,8 @@ def _check_memory(
         if lacking.any():
             flag = "device_classes" if config.device_classes else "device_memory"
             who = members[np.argmin(hardware.memory[members])]
-            held = spec.model[spec.cut - 1].name + (" and the tail" if spec.tail else "")
+            last = spec.model[spec.group_cuts[group] - 1].name
+            held = last + (" and the tail" if spec.tail else "")
             allowed = (
                 f"at least {most} bytes, which layers up to {held} take "
                 f"with --batch_size={config.batch_size}"

@@ -48,6 +48,7 @@ def spec_of(
         model=model,
         cut=cut,
         tail=tail,
+        cuts=pruning.cuts,
         compressors=compressors_of(config),
         deployed=deployed_of(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,
