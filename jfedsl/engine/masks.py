@@ -64,13 +64,14 @@ def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
         lacking = [h * jnp.sum(~k, dtype=jnp.float32) for k, h in weights]
         every = sum(h * k.size for k, h in weights)
         shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
-        return jnp.sum(jnp.stack(lacking)) / jnp.maximum(1, every), jnp.stack(shares)
+        return jnp.sum(jnp.stack(lacking)) / jnp.maximum(1.0, every), jnp.stack(shares)
 
     return jax.vmap(one)(clients)
 
 
-def _held_by(spec: RunSpec, client: Client) -> list[Array | int]:
+def _held_by(spec: RunSpec, client: Client) -> list[Array | float]:
     """Of every leaf of the client-side parameters, 1 if the client holds it, else 0."""
     held = spec.pruner.held(client.masks)
-    layers = enumerate(client.params[: spec.cut])
-    return [1 if held is None else held[n] for n, layer in layers for _ in jax.tree.leaves(layer)]
+    flags = [1.0] * spec.cut if held is None else list(held.astype(jnp.float32))
+    pairs = zip(flags, client.params[: spec.cut], strict=True)
+    return [flag for flag, layer in pairs for _ in jax.tree.leaves(layer)]

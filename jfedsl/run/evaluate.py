@@ -251,6 +251,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         **({"pretrained": config.pretrained} if config.pretrained else {}),
         "norm": config.norm,
         "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
+        **_cuts_of_clients(spec),
         "client_layers": [layer.name for layer in client_part(spec, spec.model)],
         "server_layers": [layer.name for layer in server_part(spec, spec.model)],
         "classes": spec.classes,
@@ -268,6 +269,17 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "masks": _MASKS,
         **{name: value for name, value in result.items() if name not in _OF_CLIENTS},
     }
+
+
+def _cuts_of_clients(spec: RunSpec) -> dict[str, list[str]]:
+    """The last layer before the cut of each client, where cuts differ."""
+    if spec.cuts is None:
+        return {}
+    names = [""] * spec.clients
+    for cut, members in zip(spec.cuts.of_group, spec.pruner.groups, strict=True):
+        for client in members:
+            names[client] = spec.model[cut - 1].name
+    return {"cut_of_client": names}
 
 
 def table(result: Result) -> str:
