@@ -25,7 +25,7 @@ BITS = {"cut_gradient_bits": 8, "client_gradient_bits": 8, "model_bits": 8}
 RIVALS: dict[str, dict[str, Any]] = {
     "fedsl": {
         "cut": "dense2,dense1,dense2", "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5),
-        "smashed": "feedback(topk(0.3))", "cut_gradient": "feedback(topk(0.3))", "norm": "batch",
+        "smashed": "feedback(topk(0.3))", "cut_gradient": "feedback(topk(0.3))",
         "model_up": "uniform(8)", "model_down": "uniform(8)", "outage_snr_db": 3.0,
         "participants": 2,
     },
