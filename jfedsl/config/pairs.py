@@ -39,6 +39,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("masks of weights", {"prune_kind": "mask"}),
     Feature("channels removed", {"prune_kind": "channel"}),
     Feature("widths by client", {"prune_rate": _WIDTHS}, {"prune_kind": "channel"}),
+    Feature("cuts by client", {"cut": "pool1,pool2,pool1,pool2"}, {"model": "cnn"}),
     Feature("low-rank adapters", {"adapter": "lora(rank=2)"}, _TRANSFORMER),
     Feature("ranks by client", {"client_adapter": "lora(rank=1-2)"}, _TRANSFORMER),
     Feature("frozen clients", {"client_adapter": "none"}, _TRANSFORMER),

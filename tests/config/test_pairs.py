@@ -64,6 +64,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "masks of weights": ("centralized",),
     "channels removed": ("centralized",),
     "widths by client": IN_TURN,
+    "cuts by client": BUT_FEDSL,
     "low-rank adapters": (),
     "ranks by client": IN_TURN,
     "frozen clients": ("centralized",),

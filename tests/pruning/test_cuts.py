@@ -157,7 +157,10 @@ def test_activations_of_any_shape_share_an_array() -> None:
 
 
 ERRORS = [
-    ({"algorithm": "sfl_v1", "cut": "pool1-pool2"}, "one cut for all clients with --algorithm=sfl_v1, not pool1-pool2"),
+    (
+        {"algorithm": "sfl_v1", "cut": "pool1-pool2"},
+        "one cut for all clients with --algorithm=sfl_v1, not pool1-pool2",
+    ),
     ({"cut": "pool1,pool2"}, "one cut, --clients=4 cuts or a range, not pool1,pool2"),
     ({"cut": "by_resource"}, "--cut=by_resource .* --network=none"),
     ({"cut": "pool1-pool2", "measure_constants_every": 2}, "bound is of one cut"),
