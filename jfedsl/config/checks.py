@@ -13,6 +13,7 @@ from jfedsl.compression.properties import has_memory
 from jfedsl.compression.registry import LEAST_BITS
 from jfedsl.config import adapters, compressors, cuts
 from jfedsl.config.allowed import CAPACITY, COUNT, FROM_DATA, MOST
+from jfedsl.config.cut_checks import check_cuts
 from jfedsl.config.idle import of_algorithm
 from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.stream_checks import check_streams
@@ -41,7 +42,7 @@ def together(config: Any) -> None:
     _pruning(config)
     _compressors(config)
     _finetuning(config)
-    _cuts(config)
+    check_cuts(config)
     _network(config)
     _scale(config)
 
@@ -188,37 +189,6 @@ def _finetuning(config: Any) -> None:
         raise flag_error(flag, text, f"one rank with --algorithm={config.algorithm}")
     if averages and of_client.kind == "lora":
         _averaging(config)
-
-
-def _cuts(config: Any) -> None:
-    """Refuses what cuts that differ between clients cannot go with."""
-    cut = cuts.parse(config.cut or "")
-    if not cut.differs:
-        return
-    if not ALGORITHMS[config.algorithm].cuts_by_client:
-        allowed = f"one cut for all clients with --algorithm={config.algorithm}"
-        raise flag_error("cut", config.cut, allowed)
-    each = not (cut.is_range or cut.by_resource)
-    if each and config.clients and len(cut.names) != config.clients:
-        allowed = f"one cut, --clients={config.clients} cuts or a range"
-        raise flag_error("cut", config.cut, allowed)
-    if cut.by_resource and config.network == "none":
-        raise conflict("cut", config.cut, "--network=none", "there are no devices and links")
-    flag = f"--cut={config.cut}"
-    if config.measure_constants_every:
-        reason = "the convergence bound is of one cut"
-        raise conflict("measure_constants_every", config.measure_constants_every, flag, reason)
-    if config.coordinator and config.collective_bits != FLOAT_BITS:
-        raise flag_error("collective_bits", config.collective_bits, f"{FLOAT_BITS} with {flag}")
-    if not config.pretrained:
-        return
-    if config.client_adapter is not None:
-        reason = "layers between the first and the last cut are on both sides"
-        raise conflict("client_adapter", config.client_adapter, flag, reason)
-    if len(adapters.of_clients(config).ranks.values) > 1:
-        raise flag_error("adapter", config.adapter, f"of one rank with {flag}")
-    if adapters.has_adapters(config) and config.adapter_averaging != "avg":
-        raise flag_error("adapter_averaging", config.adapter_averaging, f"avg with {flag}")
 
 
 def _averaging(config: Any) -> None:

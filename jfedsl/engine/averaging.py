@@ -1,7 +1,7 @@
 """What averaging makes of clients' models, statistics and optimizer states."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,8 @@ from jfedsl.engine.adapter_averaging import (
 )
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.parts import whole_model
-from jfedsl.engine.server_layers import served_weights
-from jfedsl.engine.state import (
-    Aggregator,
-    Client,
-    RunSpec,
-    Server,
-    State,
-    present_weights,
-    weights,
-)
+from jfedsl.engine.server_copy import ServerCopy, server_copy
+from jfedsl.engine.state import Aggregator, Client, RunSpec, State, present_weights, weights
 from jfedsl.models.layers import Variables
 from jfedsl.pruning.pruner import Kept
 from jfedsl.sharding.collectives import sum_rows
@@ -53,59 +45,6 @@ def moment_masks(spec: RunSpec, client: Client, kept: Kept) -> tuple[Any, Any]:
 def kept_by(spec: RunSpec, clients: Client) -> Kept:
     """What each of many clients has, `[P, ...]`."""
     return jax.vmap(lambda client: spec.pruner.kept(client.masks))(clients)
-
-
-class ServerCopy(NamedTuple):
-    """The server's layers that some clients hold too, as one more entry of an average.
-
-    One value for each layer before the last cut; () of a layer that the server does not have.
-
-    Attributes:
-      params: of each layer.
-      stats: of each layer.
-      weights: float32 scalars, 0 of a layer that the server does not have.
-    """
-
-    params: tuple[Any, ...]
-    stats: tuple[Any, ...]
-    weights: tuple[Array | float, ...]
-
-
-def server_copy(
-    spec: RunSpec, server: Server, share: Array, trained: Array, present: Array
-) -> ServerCopy | None:
-    """What the server adds to an average, weighted by the clients for whom it computes a layer.
-
-    Args:
-      spec: functions and static numbers of the run.
-      server: at the end of a period.
-      share: weights of all participants, `[K]`.
-      trained: bool `[K]`, which of them trained in the period.
-      present: bool `[K]`, whose models are averaged, with weights whose sum is 1.
-
-    Returns:
-      None where cuts do not differ.
-    """
-    if spec.cuts is None:
-        return None
-    alone, both = spec.least_cut, spec.cut - spec.least_cut
-    whole = jnp.sum(share, where=present)
-    served = served_weights(spec, jnp.where(trained, share, 0.0))[:both]
-    scaled = (weight / jnp.where(whole > 0, whole, 1.0) for weight in served)
-    nothing = ((),) * alone
-    return ServerCopy(
-        nothing + server.params[:both], nothing + server.stats[:both], (0.0,) * alone + (*scaled,)
-    )
-
-
-def with_average(spec: RunSpec, server: Server, aggregator: Aggregator) -> Server:
-    """The server with the average of the layers that some clients hold too."""
-    first, both = spec.least_cut, spec.cut - spec.least_cut
-    params = aggregator.params[first : spec.cut] + server.params[both:]
-    if spec.statistics != "aggregate":
-        return server.replace(params=params)
-    stats = aggregator.stats[first : spec.cut] + server.stats[both:]
-    return server.replace(params=params, stats=stats)
 
 
 def merge(

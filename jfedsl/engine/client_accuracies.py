@@ -14,6 +14,7 @@ from jfedsl.engine.evaluation import class_sizes, class_sums
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
+from jfedsl.engine.parts import group_cuts
 from jfedsl.engine.state import Data, RunSpec, State, with_data
 from jfedsl.pruning.pruner import ClientForward
 
@@ -82,7 +83,7 @@ def class_accuracies(
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 
     def all_groups(forwards: Sequence[ClientForward]) -> Array:
-        groups = zip(forwards, spec.group_cuts, clients, strict=True)
+        groups = zip(forwards, group_cuts(spec), clients, strict=True)
         return jnp.concatenate(
             [
                 lax.map(partial(one, forward, cut), jnp.asarray(numbers, jnp.int32))

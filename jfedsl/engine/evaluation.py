@@ -17,7 +17,7 @@ from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.messages import known_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
-from jfedsl.engine.parts import tail_of_client, tail_part
+from jfedsl.engine.parts import group_cuts, least_cut, tail_of_client, tail_part
 from jfedsl.engine.state import Client, Data, Deployed, RunSpec, Server, State, with_data
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -85,7 +85,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         total = jnp.zeros(3)
         groups = assign_slots(spec.group_sizes).split_groups((state.participants, share, clients))
         for forward, cut, members, (ids, part, group) in zip(
-            forwards, spec.group_cuts, spec.pruner.groups, groups, strict=True
+            forwards, group_cuts(spec), spec.pruner.groups, groups, strict=True
         ):
             if not local_statistics:
                 first, part = distinct(_variant(spec), members, ids, part)
@@ -228,10 +228,10 @@ def _behind(spec: RunSpec, cut: int, client: Client, server: Server) -> tuple[An
 
     Of those that other clients hold, the average; statistics that clients keep are the server's.
     """
-    shared, alone = slice(cut, spec.cut), spec.cut - spec.least_cut
+    shared, alone = slice(cut, spec.cut), spec.cut - least_cut(spec)
     params = client.params[shared] + server.params[alone:]
     if spec.statistics == "local":
-        return params, server.stats[cut - spec.least_cut :]
+        return params, server.stats[cut - least_cut(spec) :]
     return params, client.stats[shared] + server.stats[alone:]
 
 

@@ -15,9 +15,28 @@ from jfedsl.engine.state import RunSpec
 ByLayer = tuple[Any, ...]
 
 
+def least_cut(spec: RunSpec) -> int:
+    """How many of the first layers run on clients only."""
+    return spec.cut if spec.cuts is None else min(spec.cuts.of_group)
+
+
+def group_cuts(spec: RunSpec) -> tuple[int, ...]:
+    """How many of the first layers the clients of each of the pruner's groups run."""
+    return (spec.cut,) * len(spec.pruner.groups) if spec.cuts is None else spec.cuts.of_group
+
+
+def cut_of_client(spec: RunSpec) -> list[str]:
+    """The name of the last layer before each client's cut."""
+    names = [""] * spec.clients
+    for cut, members in zip(group_cuts(spec), spec.pruner.groups, strict=True):
+        for client in members:
+            names[client] = spec.model[cut - 1].name
+    return names
+
+
 def server_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
     """The entries of the server's layers, of a tuple for the whole model."""
-    return whole[spec.least_cut : len(spec.model) - spec.tail]
+    return whole[least_cut(spec) : len(spec.model) - spec.tail]
 
 
 def tail_part(spec: RunSpec, whole: ByLayer) -> ByLayer:
@@ -42,7 +61,7 @@ def auxiliary_of_client(spec: RunSpec, held: ByLayer) -> ByLayer:
 
 def behind_cut(spec: RunSpec, held: ByLayer, of_server: ByLayer) -> ByLayer:
     """The entries of all layers behind the cut, from those of a client and of the server."""
-    return of_server[spec.cut - spec.least_cut :] + tail_of_client(spec, held)
+    return of_server[spec.cut - least_cut(spec) :] + tail_of_client(spec, held)
 
 
 def whole_model(spec: RunSpec, held: ByLayer, of_server: ByLayer) -> ByLayer:

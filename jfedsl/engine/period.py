@@ -17,11 +17,12 @@ from jfedsl.engine.adapter_averaging import (
     stacked_entries,
     without_adapters,
 )
-from jfedsl.engine.averaging import merge, moment_masks, server_copy, with_average
+from jfedsl.engine.averaging import merge, moment_masks
 from jfedsl.engine.client_memory import swap_participants
 from jfedsl.engine.masks import masks_of, overlap
 from jfedsl.engine.packed_average import merge_packed
 from jfedsl.engine.participants import period_start
+from jfedsl.engine.server_copy import server_copy, with_average
 from jfedsl.engine.state import Aggregator, Client, RunSpec, State, copies, present_weights, weights
 from jfedsl.keys import Purpose, fold
 from jfedsl.sharding.slots import where_rows

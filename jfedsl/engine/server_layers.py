@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jfedsl.engine.parts import server_part
+from jfedsl.engine.parts import least_cut, server_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.models import layers
 
@@ -48,12 +48,12 @@ def _joining(
     ends, batch = np.cumsum([0, *rows]), smashed.shape[1]
     order = sorted(range(len(rows)), key=cut_of.__getitem__)
     x, here, moved = [], [], ()
-    for cut, following in pairwise([*sorted(set(cut_of)), spec.least_cut + len(model)]):
+    for cut, following in pairwise([*sorted(set(cut_of)), least_cut(spec) + len(model)]):
         for group in (group for group in order if cut_of[group] == cut):
             members = slice(ends[group], ends[group + 1])
             x.append(layout.split(_flat(smashed[members]), cut))
             here += [] if lengths is None else [_flat(lengths[members])]
-        part = slice(cut - spec.least_cut, following - spec.least_cut)
+        part = slice(cut - least_cut(spec), following - least_cut(spec))
         options = True, spec.dtype, jnp.concatenate(here) if here else None
         y, after = layers.apply(
             model[part], params[part], stats[part], jnp.concatenate(x), *options
@@ -107,5 +107,5 @@ def served_weights(spec: RunSpec, weights: Array) -> list[Array]:
     """
     assert spec.cuts is not None
     cuts = np.repeat(spec.cuts.of_group, spec.group_sizes)  # of participants, group by group
-    numbers = range(spec.least_cut, spec.least_cut + len(server_part(spec, spec.model)))
+    numbers = range(least_cut(spec), least_cut(spec) + len(server_part(spec, spec.model)))
     return [jnp.sum(weights, where=cuts <= number) for number in numbers]

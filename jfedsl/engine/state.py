@@ -139,18 +139,6 @@ class RunSpec(NamedTuple):
     radio: Radio | None
 
     @property
-    def least_cut(self) -> int:
-        """How many of the first layers run on clients only."""
-        return self.cut if self.cuts is None else min(self.cuts.of_group)
-
-    @property
-    def group_cuts(self) -> tuple[int, ...]:
-        """How many of the first layers the clients of each of the pruner's groups run."""
-        if self.cuts is None:
-            return (self.cut,) * len(self.pruner.groups)
-        return self.cuts.of_group
-
-    @property
     def full_participation(self) -> bool:
         """Whether all clients take part in every period."""
         return self.participants == self.clients

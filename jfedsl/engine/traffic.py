@@ -10,7 +10,7 @@ from jax import Array
 from jfedsl.compression.message import FLOAT_BITS, position_bits
 from jfedsl.engine.adapter_averaging import stacked_entries, without_adapters
 from jfedsl.engine.optimizers import like_moments
-from jfedsl.engine.parts import auxiliary_of_client, server_part
+from jfedsl.engine.parts import auxiliary_of_client, group_cuts, server_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
 from jfedsl.models import layers
@@ -124,7 +124,7 @@ def uncompressed_bytes(
         count = spec.participants
         return {s.column: _stream_bytes(spec, s, params, stats, image, rounds, count) for s in sent}
     layout, totals = spec.cuts.layout, dict.fromkeys((stream.column for stream in sent), 0)
-    for cut, count in zip(spec.group_cuts, spec.group_sizes, strict=True):
+    for cut, count in zip(group_cuts(spec), spec.group_sizes, strict=True):
         alone = spec._replace(cuts=spec.cuts._replace(layout=layout.only(cut)))
         rest = params[:cut], stats[:cut], image, rounds, count
         for stream in sent:

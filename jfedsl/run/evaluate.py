@@ -16,7 +16,7 @@ from jfedsl.engine import client_accuracies
 from jfedsl.engine.client_memory import memories
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
-from jfedsl.engine.parts import client_part, server_part
+from jfedsl.engine.parts import client_part, cut_of_client, server_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
@@ -251,7 +251,7 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         **({"pretrained": config.pretrained} if config.pretrained else {}),
         "norm": config.norm,
         "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
-        **_cuts_of_clients(spec),
+        **({} if spec.cuts is None else {"cut_of_client": cut_of_client(spec)}),
         "client_layers": [layer.name for layer in client_part(spec, spec.model)],
         "server_layers": [layer.name for layer in server_part(spec, spec.model)],
         "classes": spec.classes,
@@ -269,17 +269,6 @@ def _facts(run: Run, result: Result) -> dict[str, Any]:
         "masks": _MASKS,
         **{name: value for name, value in result.items() if name not in _OF_CLIENTS},
     }
-
-
-def _cuts_of_clients(spec: RunSpec) -> dict[str, list[str]]:
-    """The last layer before the cut of each client, where cuts differ."""
-    if spec.cuts is None:
-        return {}
-    names = [""] * spec.clients
-    for cut, members in zip(spec.cuts.of_group, spec.pruner.groups, strict=True):
-        for client in members:
-            names[client] = spec.model[cut - 1].name
-    return {"cut_of_client": names}
 
 
 def table(result: Result) -> str:

@@ -11,7 +11,7 @@ from jax import Array
 from jfedsl.config import Config
 from jfedsl.engine.auxiliary import fit_error, input_gradient
 from jfedsl.engine.message_sizes import expected_bits
-from jfedsl.engine.parts import tail_part
+from jfedsl.engine.parts import group_cuts, tail_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.traffic import tail_input_shape
 from jfedsl.errors import flag_error
@@ -86,10 +86,10 @@ def _flop_counts(
     forward, backward = np.moveaxis(np.array([np.concatenate([f, beside]) for f in each]), 2, 0)
     passes = jnp.asarray(forward, jnp.float32), jnp.asarray(backward, jnp.float32)
     # Whatever a client's width, what it does not send arrives as zeros: the server's work is one.
-    server = {cut: _server_flops(spec, cut, x) for cut in {spec.cut, *spec.group_cuts}}
+    server = {cut: _server_flops(spec, cut, x) for cut in {spec.cut, *group_cuts(spec)}}
     whole: float | Array = float(server[spec.cut].sum())
     if spec.cuts is not None:
-        each = [server[cut].sum() for cut in spec.group_cuts]
+        each = [server[cut].sum() for cut in group_cuts(spec)]
         whole = jnp.asarray(np.repeat(each, spec.group_sizes), jnp.float32)
     return FlopCounts(
         *passes,
@@ -187,7 +187,7 @@ def _check_memory(
         if lacking.any():
             flag = "device_classes" if config.device_classes else "device_memory"
             who = members[np.argmin(hardware.memory[members])]
-            last = spec.model[spec.group_cuts[group] - 1].name
+            last = spec.model[group_cuts(spec)[group] - 1].name
             held = last + (" and the tail" if spec.tail else "")
             allowed = (
                 f"at least {most} bytes, which layers up to {held} take "

@@ -7,6 +7,7 @@ import pytest
 from helpers import plain
 
 from jfedsl.config import Config
+from jfedsl.engine.parts import group_cuts
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 from jfedsl.run.assemble.cuts_by_resource import CutCosts, Links, fastest_cuts
@@ -43,7 +44,7 @@ def test_each_client_has_the_fastest_cut_that_it_can_hold() -> None:
 def cuts_of(**changes: Any) -> dict[int, int]:
     """The cut of each client."""
     spec = build(plain(**{**CNN, **changes})).spec
-    groups = zip(spec.group_cuts, spec.pruner.groups, strict=True)
+    groups = zip(group_cuts(spec), spec.pruner.groups, strict=True)
     return {int(client): cut for cut, members in groups for client in members}
 
 
