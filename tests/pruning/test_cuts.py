@@ -1,14 +1,17 @@
 """Clients with different cuts."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stand_ins
 from helpers import assert_close, assert_equal, plain, setup, slow
 
 from jfedsl.config import Config
+from jfedsl.data.datasets import DATASETS
 from jfedsl.engine.averaging import joined
 from jfedsl.engine.server_layers import mean_of_served, served_weights
 from jfedsl.engine.traffic import uncompressed_bytes
@@ -43,6 +46,24 @@ def test_one_step_with_any_cuts_is_that_with_one_cut(
         beside, expected = alone(beside)
         np.testing.assert_allclose(record.losses, in_order(e, other, expected.losses), rtol=2e-5)
     assert_close(whole((e, state)), whole((other, beside)))
+
+
+def test_adapters_too_take_the_step_of_one_cut(tables: None, tmp_path: Path) -> None:
+    DATASETS["texts"] = stand_ins.texts
+    common = {"dataset": "texts", "pretrained": stand_ins.write_model(tmp_path, "bert"),
+              "tokens": 6, "adapter": "lora(rank=2)", "model": "cnn", "norm": "group"}  # fmt: skip
+    e, state, run = setup(cut="block2,block1,block1,block2", **common)
+    assert e.spec.cuts is not None and not e.spec.cuts.layout.is_flat
+    other, beside, alone = setup(cut="block1", **common)
+    for _ in range(2):
+        state, record = run(state)
+        beside, expected = alone(beside)
+    np.testing.assert_allclose(record.losses, in_order(e, other, expected.losses), rtol=2e-5)
+    assert_close(whole((e, state)), whole((other, beside)))
+    with pytest.raises(UserError, match="no layer up to embed has parameters"):
+        build(plain(cut="embed-block1", **common))
+    with pytest.raises(UserError, match="padded sequences need one shape"):
+        build(plain(cut="block1-pool", **{**common, "adapter": "full"}))
 
 
 def in_order(mixed: Any, other: Any, losses: Any) -> Any:

@@ -1,8 +1,10 @@
-"""What a run says of the devices that its clients are spread over."""
+"""What a run says of its clients, and of the devices that they are spread over."""
 
 import jax
 
 from jfedsl.config import Config
+from jfedsl.config.cuts import parse
+from jfedsl.engine.parts import group_cuts
 from jfedsl.engine.state import RunSpec
 
 
@@ -35,6 +37,17 @@ def layout_of(config: Config, spec: RunSpec, pooled: bool = False) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def cuts_of_clients(config: Config, spec: RunSpec) -> list[str]:
+    """A line on how many clients are cut where, if the run asks for more than one cut."""
+    if not parse(config.cut or "").differs:
+        return []
+    counts: dict[int, int] = {}
+    for cut, members in zip(group_cuts(spec), spec.pruner.groups, strict=True):
+        counts[cut] = counts.get(cut, 0) + len(members)
+    places = (f"{counts[cut]} after {spec.model[cut - 1].name}" for cut in sorted(counts))
+    return [f"cuts of clients: {', '.join(places)}"]
 
 
 def open_end(config: Config, spec: RunSpec) -> list[str]:

@@ -35,7 +35,7 @@ from jfedsl.engine.state import (
 from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble.client_flops import with_tail
-from jfedsl.run.assemble.description import layout_of, open_end
+from jfedsl.run.assemble.description import cuts_of_clients, layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
@@ -247,6 +247,7 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
             *whole.notes,
             *lacking,
             *notes_on_clients(config, held, names),
+            *cuts_of_clients(config, spec),
             *pruning.notes,
             *open_end(config, spec),
             *plugins.notes(config.plugin),

@@ -45,6 +45,8 @@ def model_of(
     x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     try:
         held = layers_of_clients(config, model, cut, x)
+    except UserError:
+        raise
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
     return Layers(model, held.cut, held.tail, cuts=held.cuts)

@@ -154,10 +154,8 @@ def _with_cuts(
     layout = layout_of_cuts(model, numbers, image)
     joined, cuts, pairs = with_cuts(pruners, masks_before, of_client, layout, shapes)
     sides = tuple(made[cut].sides[index] for index, cut in pairs)
-    counts = (f"{np.sum(of_client == cut)} after {model[cut - 1].name}" for cut in numbers)
-    note = f"cuts of clients: {', '.join(counts)}"
     groups_by = "cut" if rates is None else "cut and width"
-    return _Made(joined, sides, [note, *made[last].notes], groups_by), cuts
+    return _Made(joined, sides, made[last].notes, groups_by), cuts
 
 
 def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
