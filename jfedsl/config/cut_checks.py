@@ -5,7 +5,7 @@ from typing import Any
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.config import adapters, cuts
-from jfedsl.errors import conflict, flag_error
+from jfedsl.errors import conflict, flag_error, no_effect
 
 
 def check_cuts(config: Any) -> None:
@@ -18,6 +18,8 @@ def check_cuts(config: Any) -> None:
       UserError: names the flag, its value and what is allowed.
     """
     cut = cuts.parse(config.cut or "")
+    if config.replan_every is not None:
+        _replanning(config, cut)
     if not cut.differs:
         return
     if not ALGORITHMS[config.algorithm].cuts_by_client:
@@ -44,3 +46,20 @@ def check_cuts(config: Any) -> None:
         raise flag_error("adapter", config.adapter, f"of one rank with {flag}")
     if adapters.has_adapters(config) and config.adapter_averaging != "avg":
         raise flag_error("adapter_averaging", config.adapter_averaging, f"avg with {flag}")
+
+
+def _replanning(config: Any, cut: cuts.CutText) -> None:
+    """Refuses what cuts that change during a run cannot go with."""
+    every, period = config.replan_every, config.aggregate_every
+    if not cut.by_resource:
+        raise no_effect("replan_every", every, f"without --cut={cuts.BY_RESOURCE}")
+    if every % period:
+        raise flag_error("replan_every", every, f"a multiple of --aggregate_every={period}")
+    if config.expressions.get("model_down", "none") != "none":
+        reason = "a client has not received the layers that it did not hold"
+        raise conflict("replan_every", every, "a compressor of --model_down", reason)
+    if config.client_state == "host" and config.participants not in (None, config.clients):
+        reason = "optimizer states of absent clients have to be at hand"
+        raise conflict("replan_every", every, "--client_state=host", reason)
+    if config.coordinator:
+        raise conflict("replan_every", every, "--coordinator", "cuts change in one process only")

@@ -71,6 +71,10 @@ class Config(
         "by_resource(pool1-pool3), for the fastest cut that each client's device can hold. "
         "Default by model: " + ", ".join(f"{m} {e.default_cut}" for m, e in MODELS.items()) + ".",
     )  # fmt: skip
+    replan_every: int | None = setting(
+        None, "Rounds after which --cut=by_resource chooses anew, by measured rates and speeds; a "
+        "multiple of --aggregate_every. Default never.", COUNT,
+    )  # fmt: skip
     participants: int | None = setting(
         None, "Clients drawn for each aggregation period; default all.", COUNT
     )

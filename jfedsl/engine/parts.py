@@ -17,7 +17,7 @@ ByLayer = tuple[Any, ...]
 
 def least_cut(spec: RunSpec) -> int:
     """How many of the first layers run on clients only."""
-    return spec.cut if spec.cuts is None else min(spec.cuts.of_group)
+    return spec.cut if spec.cuts is None else spec.cuts.first
 
 
 def group_cuts(spec: RunSpec) -> tuple[int, ...]:

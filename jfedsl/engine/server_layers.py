@@ -47,7 +47,8 @@ def _joining(
     cut_of, layout, model = spec.cuts.of_group, spec.cuts.layout, server_part(spec, spec.model)
     ends, batch = np.cumsum([0, *rows]), smashed.shape[1]
     order = sorted(range(len(rows)), key=cut_of.__getitem__)
-    x, here, moved = [], [], ()
+    # What lies in front of the earliest cut that anyone has now, no activation passes.
+    x, here, moved = [], [], stats[: min(cut_of) - least_cut(spec)]
     for cut, following in pairwise([*sorted(set(cut_of)), least_cut(spec) + len(model)]):
         for group in (group for group in order if cut_of[group] == cut):
             members = slice(ends[group], ends[group + 1])

@@ -105,8 +105,7 @@ def server_forward(x: Exchange, server: Server, received: Uplink) -> tuple[Array
         share = received.weights if joint else slots.weights(received.weights)
         of_server, cut_gradient = _backward(server, back, share, enter(gradient))
         of_server, served = mean_of_served(spec, received.weights, unravel(of_server))
-        kept = None if received.arrived is None else served
-        after = _stepped(spec, x.step, server, of_server, stats, kept)
+        after = _stepped(spec, x.step, server, of_server, stats, served)
         if received.arrived is not None:
             after = jax.tree.map(partial(jnp.where, jnp.any(received.arrived)), after, server)
         return slots.replicate(after), slots.shard(leave(cut_gradient))

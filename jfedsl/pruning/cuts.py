@@ -84,11 +84,16 @@ class Cuts(NamedTuple):
 
     Attributes:
       of_group: how many of the first layers the clients of each of the pruner's groups run.
-      layout: of their activations.
+      layout: of the activations at all cuts that clients may have.
     """
 
     of_group: tuple[int, ...]
     layout: CutLayout
+
+    @property
+    def first(self) -> int:
+        """The earliest cut that clients may have: the server has the layers behind it."""
+        return min(self.layout.shapes)
 
 
 class CutMasks(NamedTuple):

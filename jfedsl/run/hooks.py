@@ -6,6 +6,9 @@ recorder, the client store and early stopping are hooks, and `train` takes a use
 
 At each moment the hooks are called in order, the standard ones first; at `close` and `finish` in
 reverse order. A user passes the same hooks in every process of a run.
+
+Where cuts are chosen anew (`--replan_every`), the run goes on each time as if it had been stopped:
+`close` is called, and then `begin` with the checkpoint of that round.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfedsl.config import Config
+from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import State
 from jfedsl.errors import UserError
 from jfedsl.files.seals import Seal
@@ -71,12 +75,14 @@ class Point(NamedTuple):
       rows: rows of metrics.csv of the last call; empty before the first call. The last row has the
         columns `test_*`, or `validation_*`, if the round was evaluated.
       last: what the last round cost, and its participants; None without a simulated network.
+      record: of the rounds of the last call, `[rounds, ...]` on the host; None before the first.
     """
 
     round: int
     state: State
     rows: list[Row]
     last: Last | None
+    record: RoundRecord | None = None
 
 
 class Hook:

@@ -42,8 +42,10 @@ class _Compiled(NamedTuple):
 class Loop:
     """Trains the rounds of a run that are left."""
 
-    def __init__(self, start: RunStart, checkpoints: Checkpoints, hooks: Sequence[Hook]) -> None:
-        """Goes on from a start; the hooks have begun.
+    def __init__(
+        self, start: RunStart, checkpoints: Checkpoints, hooks: Sequence[Hook], until: int
+    ) -> None:
+        """Goes on from a start, at most until a round; the hooks have begun.
 
         Raises:
           UserError: two hooks save something under one name.
@@ -52,6 +54,7 @@ class Loop:
         self._config, self._experiment, self._folder = start.config, start.experiment, start.folder
         self._checkpoints, self._hooks = checkpoints, hooks
         self._round, self._state = start.round, start.state
+        self._until = until
         self._files = start.saved.files  # seals stay, even if the hook of a file is gone
         bytes_, seconds = values.get("cumulative_bytes", 0), values.get("cumulative_seconds", 0.0)
         self._totals = Totals(bytes_, seconds)
@@ -65,7 +68,7 @@ class Loop:
         check_names(hooks, Saved({**self._counters(), **reserved}, arrays=flatten(start.state)))
 
     def run(self, stop: Stop) -> None:
-        """Trains until the last round, or until a hook ends the run or interrupts it.
+        """Trains until its last round, or until a hook ends the run or interrupts it.
 
         Args:
           stop: takes the signals; within a call they wait.
@@ -103,8 +106,13 @@ class Loop:
         return {TaskRecord.final(column): row[column] for column in task.columns}
 
     @property
-    def _ended(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether no round of the run is left, or a hook has ended it."""
         return self._ended_early or self._round == self._config.rounds
+
+    @property
+    def _ended(self) -> bool:
+        return self.is_complete or self._round == self._until
 
     def _compile(self) -> _Compiled:
         """Compiles what is called again and again."""
@@ -136,7 +144,8 @@ class Loop:
         seconds = (time.perf_counter() - began) / count
         rows = self._log(rows, seconds)
         self._round = end
-        self._between_calls(rows, _last(cost, record, count))
+        of_call = jax.tree.map(lambda x: x[:count], record)
+        self._between_calls(rows, _last(cost, record, count), of_call)
         self._ended_early = is_tested and end != config.rounds and self._should_end()
         if due := self._ended or end % config.checkpoint_every == 0:
             self._save()
@@ -180,9 +189,11 @@ class Loop:
             hook.on_rows(rows)
         return rows
 
-    def _between_calls(self, rows: list[Row], last: Last | None) -> None:
+    def _between_calls(
+        self, rows: list[Row], last: Last | None, record: RoundRecord | None = None
+    ) -> None:
         for hook in self._hooks:
-            hook.between_calls(Point(self._round, self._state, rows, last))
+            hook.between_calls(Point(self._round, self._state, rows, last, record))
 
     def _every(self) -> list[int]:
         """Numbers of rounds; no compiled call crosses a multiple of one."""
@@ -196,7 +207,7 @@ class Loop:
         following = [(self._round // every + 1) * every for every in self._every()]
         due = [d for hook in self._hooks if (d := hook.next_due(self._round)) is not None]
         most = self._round + self._rounds_a_call
-        return tested, min(*following, *due, most, tested, self._config.rounds)
+        return tested, min(*following, *due, most, tested, self._until)
 
     def _rows(self, record: RoundRecord, cost: Cost | None, rounds: range) -> list[Row]:
         """Rows of the rounds of a call.

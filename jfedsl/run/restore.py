@@ -20,11 +20,12 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local, path_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.client_store import with_memories
 from jfedsl.run.processes import distributed
 from jfedsl.run.storage import export, fingerprints
 from jfedsl.run.storage.checkpoint import Checkpoints, any_in
-from jfedsl.run.storage.kept import CHECKPOINTS
+from jfedsl.run.storage.kept import CHECKPOINTS, CUTS
 from jfedsl.run.storage.workdir import CONFIG, read_config
 from jfedsl.sharding.slots import put
 
@@ -60,11 +61,13 @@ def restore_run(
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
     experiment = build(config)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
     for change in fingerprints.changes(workdir, experiment.fingerprint):
         warnings.warn(f"{workdir}: {change}", stacklevel=2)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
+    if CUTS in restored[3]:
+        experiment = build(config, decides=np.asarray(restored[3][CUTS]))
     state = from_checkpoint_layout(experiment.spec, restored[1])
     return Run(config, experiment, with_memories(experiment, state, restored[2]))
 
@@ -161,14 +164,18 @@ def _exported(folder: Path) -> dict[str, np.ndarray]:
         raise flag_error("init_from", folder, "an intact export", reason=str(error)) from error
 
 
-def prepared(config: Config) -> Experiment:
+def prepared(config: Config, decides: Chosen = None) -> Experiment:
     """The experiment of a config, with the weights of `--init_from`.
+
+    Args:
+      config: all settings of the run.
+      decides: what decides on cuts by resource.
 
     Raises:
       UserError: a setting is not allowed.
     """
     mesh = distributed.mesh_of(config)
-    experiment = build(config, mesh)
+    experiment = build(config, mesh, decides)
     if not config.init_from:
         return experiment
     started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)

@@ -13,6 +13,7 @@ from jfedsl.run.hooks import Hook, RunStart
 from jfedsl.run.processes import distributed
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.progress import Progress
+from jfedsl.run.replanning import Replanning
 from jfedsl.run.run_logger import RunLogger
 
 
@@ -45,6 +46,8 @@ def standard_hooks(start: RunStart, stop: Stop) -> list[Hook]:
     if distributed.first():
         hooks.append(Progress(config.progress, start.round, config.rounds, experiment.record))
         hooks += [RunLogger(start), ConfusionPicture()]
+    if config.replan_every is not None:
+        hooks.append(Replanning(start))
     if config.measure_constants_every is not None:
         seal = start.saved.files.get(MEASURED)
         hooks.append(ConstantsRecorder(config, experiment, start.folder, seal))

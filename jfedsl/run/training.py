@@ -14,7 +14,9 @@ from jfedsl.config import Config
 from jfedsl.config.canonical import refuse_idle
 from jfedsl.engine.checkpoint_layout import from_checkpoint_layout
 from jfedsl.errors import Stopped, flag_error
+from jfedsl.run import replanning
 from jfedsl.run.assemble import Experiment
+from jfedsl.run.assemble.description import cuts_of_clients
 from jfedsl.run.finished import already_done
 from jfedsl.run.hooks import Hook, RunStart, Saved
 from jfedsl.run.loop import Loop
@@ -107,30 +109,43 @@ def _train_in(
     folder: Path, config: Config, experiment: Experiment, stop: Stop, hooks: Sequence[Hook]
 ) -> dict[str, Any]:
     """As `train_setting`, in a folder that this run holds."""
-    with contextlib.ExitStack() as closing:
-        checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
-        closing.callback(checkpoints.close)
-        start = _start(config, experiment, folder, checkpoints)
-        hooks = [*standard_hooks(start, stop), *hooks]
-        start = start._replace(rows=_rows_before(start))
-        for hook in hooks:
-            closing.push(partial(_close, hook))
-            hook.begin(start)
-        loop = Loop(start, checkpoints, hooks)
-        del start  # else its arrays would stay for the whole run
-        loop.run(stop)
-        entries = {**loop.entries(), **loop.final_test()}
+    is_complete, goes_on = False, False
+    while not is_complete:
+        with contextlib.ExitStack() as closing:
+            checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
+            closing.callback(checkpoints.close)
+            start = _start(config, experiment, folder, checkpoints, goes_on)
+            all_hooks = [*standard_hooks(start, stop), *hooks]
+            start = start._replace(rows=_rows_before(start))
+            for hook in all_hooks:
+                closing.push(partial(_close, hook))
+                hook.begin(start)
+            loop = Loop(start, checkpoints, all_hooks, _next_choice(config, start.round))
+            experiment = start.experiment
+            del start  # else its arrays would stay for the whole run
+            loop.run(stop)
+            is_complete, goes_on = loop.is_complete, True
+            entries = loop.entries()
+            if is_complete:
+                entries |= loop.final_test()
     if not distributed.first():
         return {}
-    for hook in reversed(hooks):
+    for hook in reversed(all_hooks):
         entries = hook.finish(entries)
     return entries
 
 
+def _next_choice(config: Config, round_: int) -> int:
+    """The round after which cuts are chosen anew, or the last one."""
+    if config.replan_every is None:
+        return config.rounds
+    return min((round_ // config.replan_every + 1) * config.replan_every, config.rounds)
+
+
 def _start(
-    config: Config, experiment: Experiment, folder: Path, checkpoints: Checkpoints
+    config: Config, experiment: Experiment, folder: Path, checkpoints: Checkpoints, goes_on: bool
 ) -> RunStart:
-    """The beginning of a new run, or its newest checkpoint.
+    """The beginning of a new run, or its newest checkpoint; `goes_on` after a choice of cuts.
 
     Raises:
       UserError: more rounds than `--rounds` are done, or no checkpoint can be read.
@@ -141,11 +156,15 @@ def _start(
     round_, arrays, more, counters = restored
     if round_ > config.rounds:
         raise flag_error("rounds", config.rounds, f"at least the {round_} already done")
+    saved = Saved(counters, counters.pop("files"), more)
+    experiment, arrays = replanning.resumed(config, experiment, round_, arrays, saved)
     if config.progress != "none" and distributed.first():
-        print(f"resuming after round {round_} of {config.rounds}", flush=True)
+        if not goes_on:
+            print(f"resuming after round {round_} of {config.rounds}", flush=True)
+        if config.replan_every is not None:
+            print("\n".join(cuts_of_clients(config, experiment.spec)), flush=True)
     state = from_checkpoint_layout(experiment.spec, arrays)
-    files = counters.pop("files")
-    return RunStart(config, experiment, folder, round_, state, Saved(counters, files, more))
+    return RunStart(config, experiment, folder, round_, state, saved)
 
 
 def _rows_before(start: RunStart) -> list[Row]:

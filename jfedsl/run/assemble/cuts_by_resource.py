@@ -1,7 +1,7 @@
 """Cuts by what clients' devices can hold and compute and how fast their links are."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +39,27 @@ class Links(NamedTuple):
     memory: np.ndarray
 
 
+# What decides on cuts by resource: cuts that have been chosen already, int `[C]`, measured links,
+# or None for those that are known before the run.
+Chosen: TypeAlias = np.ndarray | Links | None
+
+
 def cuts_by_resource(
-    config: Config, model: Model, cuts: Sequence[int], x: jax.ShapeDtypeStruct
-) -> np.ndarray:
+    config: Config, model: Model, cuts: Sequence[int], x: jax.ShapeDtypeStruct,
+    chosen: Chosen = None,
+) -> np.ndarray:  # fmt: skip
     """For each client, of the cuts that its memory suffices for, the one with the fastest exchange.
 
     An exchange takes the client's forward and backward pass, both messages at the cut, the
-    server's layers for all participants, and its share of the model's way down and up. Links are
-    those without fading, with equal shares of the band.
+    server's layers for all participants, and its share of the model's way down and up. Nothing is
+    pruned. Links known before the run are those without fading, with equal shares of the band.
 
     Args:
       config: all settings of the run, with a network.
       model: all layers.
       cuts: to choose from.
       x: an input, `[1, ...]`.
+      chosen: what decides.
 
     Returns:
       A cut for each client, int `[C]`.
@@ -60,7 +67,10 @@ def cuts_by_resource(
     Raises:
       UserError: a client can hold none of these parts.
     """
-    return fastest_cuts(config, links_of(config), *costs_of_cuts(config, model, cuts, x), cuts)
+    if isinstance(chosen, np.ndarray):
+        return chosen
+    links = links_of(config) if chosen is None else chosen
+    return fastest_cuts(config, links, *costs_of_cuts(config, model, cuts, x), cuts)
 
 
 def links_of(config: Config) -> Links:

@@ -35,6 +35,7 @@ from jfedsl.engine.state import (
 from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble.client_flops import with_tail
+from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.assemble.description import cuts_of_clients, layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
@@ -162,12 +163,13 @@ class Experiment(NamedTuple):
         return jax.jit(without_nan(partial(measure_objective, self.spec, effort)))
 
 
-def build(config: Config, mesh: Mesh | None = None) -> Experiment:
+def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> Experiment:
     """Loads the data and puts the run together.
 
     Args:
       config: all settings of the run.
       mesh: devices that it is spread over; None for one.
+      decides: what decides on cuts by resource.
 
     Raises:
       UserError: a setting that the data or the model cannot satisfy.
@@ -188,8 +190,8 @@ def build(config: Config, mesh: Mesh | None = None) -> Experiment:
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    chosen = model_of(config, dataset, checkpoint, image)
-    model, cut, tail, adapters, _ = chosen
+    chosen = model_of(config, dataset, checkpoint, image, decides)
+    model, cut, tail, adapters = chosen[:4]
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
     asked = Population(config.clients, config.participants or config.clients, config.local_steps)

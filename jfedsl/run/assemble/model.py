@@ -16,13 +16,15 @@ from jfedsl.models import layers, tokens, trial
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError
 from jfedsl.models.registry import MODELS, ModelEntry
+from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.assemble.on_clients import layers_of_clients
 from jfedsl.run.assemble.pretrained import Layers, pretrained_model
 
 
 def model_of(
-    config: Config, dataset: Dataset, checkpoint: Checkpoint | None, image: Array
-) -> Layers:
+    config: Config, dataset: Dataset, checkpoint: Checkpoint | None, image: Array,
+    decides: Chosen = None,
+) -> Layers:  # fmt: skip
     """The layers of a run, and which of them clients hold.
 
     Args:
@@ -30,12 +32,13 @@ def model_of(
       dataset: all examples of the run.
       checkpoint: the pretrained model, None without one.
       image: a sample input as the first layer is given it.
+      decides: what decides on cuts by resource.
 
     Raises:
       UserError: the model has no such cut or tail, or a pretrained one does not suit the data.
     """
     if checkpoint is not None:
-        return pretrained_model(config, checkpoint, dataset, image)
+        return pretrained_model(config, checkpoint, dataset, image, decides)
     entry = MODELS[config.model]
     settings = dataset.outputs, config.norm
     model = _layers(entry, *settings) if entry.checked else entry.build(*settings)
@@ -44,12 +47,12 @@ def model_of(
     cut = entry.default_cut if config.cut is None else config.cut
     x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     try:
-        held = layers_of_clients(config, model, cut, x)
+        held = layers_of_clients(config, model, cut, x, decides)
     except UserError:
         raise
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
-    return Layers(model, held.cut, held.tail, cuts=held.cuts)
+    return Layers(model, held.cut, held.tail, None, held.cuts, held.possible)
 
 
 @lru_cache(maxsize=64)

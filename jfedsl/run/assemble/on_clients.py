@@ -16,7 +16,7 @@ from jfedsl.models.layers import Model
 from jfedsl.models.shapes import output_of, variables_of
 from jfedsl.per_client import PerClient
 from jfedsl.pruning.cuts import CutLayout
-from jfedsl.run.assemble.cuts_by_resource import cuts_by_resource
+from jfedsl.run.assemble.cuts_by_resource import Chosen, cuts_by_resource
 
 
 class OnClients(NamedTuple):
@@ -26,14 +26,19 @@ class OnClients(NamedTuple):
       cut: how many of the first ones; where that differs, the most.
       tail: how many of the last ones.
       cuts: how many of the first ones each client holds, int `[C]`; None where all hold as many.
+      possible: the cuts that clients may have in this run, ascending; () for those that they have.
     """
 
     cut: int
     tail: int
     cuts: np.ndarray | None = None
+    possible: tuple[int, ...] = ()
 
 
-def layers_of_clients(config: Config, model: Model, cut: str, x: jax.ShapeDtypeStruct) -> OnClients:
+def layers_of_clients(
+    config: Config, model: Model, cut: str, x: jax.ShapeDtypeStruct,
+    chosen: Chosen = None,
+) -> OnClients:  # fmt: skip
     """How many of the first and of the last layers clients hold.
 
     Args:
@@ -41,6 +46,7 @@ def layers_of_clients(config: Config, model: Model, cut: str, x: jax.ShapeDtypeS
       model: all layers.
       cut: the last layer before the cut, as `--cut` names it.
       x: an input, `[1, ...]`.
+      chosen: what decides on cuts by resource.
 
     Raises:
       UserError: the model has no such cut, the tail leaves the server no layer, or clients cannot
@@ -48,7 +54,7 @@ def layers_of_clients(config: Config, model: Model, cut: str, x: jax.ShapeDtypeS
     """
     text = parse(cut)
     if text.differs:
-        return _with_cuts(config, model, text, x)
+        return _with_cuts(config, model, text, x, chosen)
     algorithm = ALGORITHMS[config.algorithm]
     first = algorithm.client_layers(len(model), _index(model, cut))
     tail, most = algorithm.tail(options_of(config)), len(model) - first - 1
@@ -69,16 +75,20 @@ def _index(model: Model, cut: str) -> int:
         raise UserError(f"--cut must be {error}") from None
 
 
-def _with_cuts(config: Config, model: Model, text: CutText, x: jax.ShapeDtypeStruct) -> OnClients:
+def _with_cuts(
+    config: Config, model: Model, text: CutText, x: jax.ShapeDtypeStruct,
+    chosen: Chosen,
+) -> OnClients:  # fmt: skip
     """Cuts that may differ between clients."""
     given = [_index(model, name) for name in text.names]
     if text.is_range and given[0] > given[1]:
         allowed = "a range from an earlier layer to a later one"
         raise flag_error("cut", text, allowed)
     if text.by_resource:
-        first, last = given if text.is_range else (1, len(model) - 1)
-        possible = [c for c in range(first, last + 1) if _lacks(model, [first, c], x) is None]
-        cuts = cuts_by_resource(config, model, possible, x)
+        possible = _possible(model, given or [1, len(model) - 1], x)
+        cuts = cuts_by_resource(config, model, possible, x, chosen)
+        if config.replan_every is not None:
+            return OnClients(possible[-1], 0, cuts, possible)
     elif text.is_range:
         even = PerClient(tuple(map(float, given)), is_range=True)
         cuts = np.rint(even.spread(config.clients, config.seed)).astype(int)
@@ -89,6 +99,17 @@ def _with_cuts(config: Config, model: Model, text: CutText, x: jax.ShapeDtypeStr
     if lacking is not None:
         raise flag_error("cut", text, "layers that all clients can be cut behind", reason=lacking)
     return OnClients(numbers[-1], 0, cuts if len(numbers) > 1 else None)
+
+
+def _possible(model: Model, ends: Sequence[int], x: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The cuts from one to another that clients can have, behind the first that they can have."""
+    possible: list[int] = []
+    for cut in range(ends[0], ends[-1] + 1):
+        if _lacks(model, [*possible[:1], cut], x) is None:
+            possible.append(cut)
+    if not possible:
+        raise UserError(f"--cut: {_lacks(model, [ends[-1]], x)}")
+    return tuple(possible)
 
 
 def _lacks(model: Model, cuts: Sequence[int], x: jax.ShapeDtypeStruct) -> str | None:

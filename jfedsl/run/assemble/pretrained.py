@@ -20,6 +20,7 @@ from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError, ope
 from jfedsl.models.transformers.adapter import ALL, Adapter
 from jfedsl.models.transformers.architecture import Architecture
 from jfedsl.models.transformers.model import ARCHITECTURES, DEFAULT_CUT, transformer
+from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.assemble.hardware import capacities_of
 from jfedsl.run.assemble.on_clients import layers_of_clients
 
@@ -46,7 +47,9 @@ class Layers(NamedTuple):
       cut: how many of them are before the cut.
       tail: how many of the last ones clients hold too.
       adapters: of clients; None where they have none.
-      cuts: of each client, int `[C]`, where they differ, the last of them being `cut`; else None.
+      cuts: of each client, int `[C]`, where they differ or may change; else None.
+      possible: the cuts that clients may have, ascending, the last of them being `cut`; () for
+        those that they have.
     """
 
     model: Model
@@ -54,6 +57,7 @@ class Layers(NamedTuple):
     tail: int
     adapters: ClientAdapters | None = None
     cuts: np.ndarray | None = None
+    possible: tuple[int, ...] = ()
 
 
 def checkpoint_of(config: Config) -> Checkpoint | None:
@@ -71,8 +75,9 @@ def checkpoint_of(config: Config) -> Checkpoint | None:
 
 
 def pretrained_model(
-    config: Config, checkpoint: Checkpoint, dataset: Dataset, image: Array
-) -> Layers:
+    config: Config, checkpoint: Checkpoint, dataset: Dataset, image: Array,
+    decides: Chosen = None,
+) -> Layers:  # fmt: skip
     """The layers of a run that trains a pretrained model.
 
     Args:
@@ -80,6 +85,7 @@ def pretrained_model(
       checkpoint: the pretrained model.
       dataset: all examples of the run, texts as token ids.
       image: a sample input as the first layer is given it.
+      decides: what decides on cuts by resource.
 
     Raises:
       UserError: the model has no such cut or projection, or does not suit the data or the task.
@@ -97,11 +103,12 @@ def pretrained_model(
 
     names = layers(0, 0)
     x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
-    cut, tail, cuts = layers_of_clients(config, names, config.cut or DEFAULT_CUT, x)
+    held = layers_of_clients(config, names, config.cut or DEFAULT_CUT, x, decides)
+    cut, tail = held.cut, held.tail
     _check_tail(names, tail, len(architecture.blocks), adapters.client)
     sides = partial(layers, cut, tail)
-    if cuts is not None:  # factors are averaged apart, like all other weights
-        return Layers(sides(), cut, tail, cuts=cuts)
+    if held.cuts is not None:  # factors are averaged apart, like all other weights
+        return Layers(sides(), cut, tail, None, held.cuts, held.possible)
     return Layers(sides(), cut, tail, _client_adapters(config, adapters, sides, cut))
 
 

@@ -141,9 +141,11 @@ def _with_cuts(
     model, last, rates = chosen.model, chosen.cut, None
     if config.pruning == "channel" and _plan(config, model[:last], image).sources:
         rates = _channel_rates(config, _plan(config, model[:last], image), image)[0]
-    numbers = np.unique(of_client).tolist()
+    numbers = list(chosen.possible) or np.unique(of_client).tolist()
     made = {cut: _made(config, chosen, cut, initial, image, rates) for cut in numbers}
     pruners = {cut: entry.pruner for cut, entry in made.items()}
+    if chosen.possible:
+        _check_groups(config, len(numbers) * len(pruners[last].groups))
 
     def masks_before(masks: Masks, cut: int) -> Masks:
         if rates is not None:
@@ -240,6 +242,14 @@ def _ranks(adapters: ClientAdapters, shapes: Params) -> _Made:
     counts = (int(np.sum(adapters.ranks == rank)) for rank in ranks)
     pairs = (f"{count} of rank {rank}" for rank, count in zip(ranks, counts, strict=True))
     return _Made(made, sides, [f"adapters of clients: {', '.join(pairs)}"], "rank")
+
+
+def _check_groups(config: Config, groups: int) -> None:
+    """Refuses participants that do not suffice for a client of each cut and width there may be."""
+    participants, most = config.participants or config.clients, min(groups, config.clients)
+    if participants < most:
+        allowed = f"at least {most} (one for each cut and width that clients may have)"
+        raise flag_error("participants", participants, allowed)
 
 
 def _group_sizes(config: Config, made: _Made) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 from jfedsl.files.signed import CRC, parsed, verified
 
 CHECKPOINTS = "checkpoints"
+CUTS = "cuts of clients"  # in a checkpoint of a run that chooses them anew: of each client
 VERSION = 6  # of the layout of a checkpoint
 _FILE = "counters/metadata"  # where Orbax puts the JSON beside the arrays
 

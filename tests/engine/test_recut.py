@@ -1,0 +1,135 @@
+"""Cuts that change between periods."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_close, assert_equal, plain, slow
+
+from jfedsl.config import Config
+from jfedsl.engine.averaging import joined
+from jfedsl.engine.recut import cuts_of
+from jfedsl.errors import UserError
+from jfedsl.run import training
+from jfedsl.run.assemble import cuts_by_resource
+from jfedsl.run.assemble.cuts_by_resource import links_of
+from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.hooks import Hook, Point, RunStart
+from jfedsl.run.restore import restore_run
+
+CUTS = {"before": (3, 2, 2, 3), "after": (2, 3, 2, 3), "later": (2, 2, 2, 2)}
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cuts in a fixed order instead of the fastest ones."""
+    seen: dict[bytes, str] = {}
+
+    def choose(config: Config, links: Any, *rest: Any) -> np.ndarray:
+        if np.array_equal(links.up, links_of(config).up):
+            return np.array(CUTS["before"])
+        name = seen.setdefault(links.up.tobytes(), "later" if seen else "after")
+        return np.array(CUTS[name])
+
+    monkeypatch.setattr(cuts_by_resource, "fastest_cuts", choose)
+
+
+def config(folder: Path, **changes: Any) -> Config:
+    settings = {
+        "cut": "by_resource", "replan_every": 2, "network": "small_cell", "rounds": 6,
+        "momentum": 0.9, "eval_every": 6, "checkpoint_every": 1, "train_examples": 200,
+        "test_examples": 40, "workdir": str(folder), "loggers": "none", "aggregation": "examples",
+        "partition": "dirichlet",
+    }  # fmt: skip
+    return plain(**{**settings, **changes})
+
+
+def params_of(folder: Path) -> Any:
+    run = restore_run(folder)
+    return joined(run.experiment.spec, run.experiment.data.partition, run.state).params
+
+
+class Watch(Hook):
+    """Keeps the cuts and the moments of a layer at each beginning."""
+
+    def __init__(self) -> None:
+        self.cuts: list[list[int]] = []
+        self.rounds: list[int] = []
+
+    def begin(self, start: RunStart) -> None:
+        self.cuts.append(cuts_of(start.experiment.spec).tolist())
+        self.rounds.append(start.round)
+
+    def between_calls(self, point: Point) -> None:
+        assert np.isfinite(point.round)
+
+
+@pytest.mark.parametrize("state", ["keep", slow("average")])
+def test_momentum_goes_on_as_if_nothing_had_moved(
+    scripted: None, tmp_path: Path, state: str
+) -> None:
+    """One local step a period: averages of all copies take the steps of a single cut."""
+    options = {"client_optimizer_state": state}
+    watch = Watch()
+    summary = training.train(config(tmp_path / "moving", **options), [watch])
+    assert watch.rounds == [0, 2, 4] and watch.cuts == [list(cuts) for cuts in CUTS.values()]
+    names = [row["participants"] for row in summary["cuts"]]
+    assert names == [{"dense1": 2, "dense2": 2}, {"dense1": 2, "dense2": 2}, {"dense1": 4}]
+    training.train(config(tmp_path / "one", cut="dense1", replan_every=None, **options))
+    assert_close(params_of(tmp_path / "moving"), params_of(tmp_path / "one"))
+    sent = summary["bytes"]
+    if state == "keep":  # nothing is compressed
+        assert summary["uncompressed_bytes"] == {name: sent[name] for name in sent}
+
+
+def test_an_interrupted_run_makes_the_same_choices(scripted: None, tmp_path: Path) -> None:
+    compressed = {
+        "smashed": "feedback(topk(0.3))", "cut_gradient": "uniform(8)", "prune_kind": "channel",
+        "prune_rate": (0.5, 0.0, 0.0, 0.5), "model_up": "uniform(8)",
+    }  # fmt: skip
+    training.train(config(tmp_path / "whole", **compressed))
+    for rounds in (1, 2, 3, 6):
+        training.train(config(tmp_path / "pieces", rounds=rounds, **compressed))
+    rows = [list(csv.DictReader(open(tmp_path / n / "metrics.csv"))) for n in ("whole", "pieces")]
+    for one, other in zip(*rows, strict=True):
+        assert {k: v for k, v in one.items() if k != "host_seconds" and "test" not in k} == {
+            k: v for k, v in other.items() if k != "host_seconds" and "test" not in k
+        }
+    whole, pieces = (restore_run(tmp_path / name) for name in ("whole", "pieces"))
+    assert_equal(whole.state, pieces.state)
+    assert cuts_of(pieces.experiment.spec).tolist() == list(CUTS["later"])
+    assert evaluate_run(tmp_path / "pieces")["round"] == 6
+
+
+def test_partial_participation_moves_what_absent_clients_keep(
+    scripted: None, tmp_path: Path
+) -> None:
+    watch = Watch()
+    training.train(config(tmp_path / "some", participants=3), [watch])
+    assert watch.cuts == [list(cuts) for cuts in CUTS.values()]
+    run = restore_run(tmp_path / "some")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state.memory.optimizer))
+
+
+ERRORS = [
+    ({"cut": "dense1"}, "replan_every=2 has no effect without --cut=by_resource"),
+    ({"aggregate_every": 4}, "replan_every must be a multiple of --aggregate_every=4, not 2"),
+    ({"model_down": "uniform(8)"}, "replan_every=2 cannot be combined with a compressor of"),
+    ({"participants": 2, "client_state": "host"}, "=2 cannot be combined with --client_state=host"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), ERRORS)
+def test_what_choices_cannot_go_with_is_refused(
+    changes: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=text):
+        config(tmp_path, **changes)
+
+
+def test_every_cut_that_may_be_chosen_needs_a_participant(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"participants must be at least 2 \(one for each cut"):
+        training.train(config(tmp_path / "few", participants=1))
