@@ -129,6 +129,7 @@ ELSEWHERE = {
     "pruning/plan": "pruning/test_channels",
     "pruning/pruner": "pruning/test_weights",
     "run/assemble/client_flops": "pruning/test_channels",
+    "run/replanning": "engine/test_recut",
     "run/assemble/compressors": "run/test_training",
     "run/assemble/examples": "run/assemble/test_shares",
     "run/assemble/experiment": "run/test_training",

@@ -38,7 +38,8 @@ _METHODS: dict[str, Changes] = {
 }
 _PARTITIONS: dict[str, Changes] = {
     "IID": {"partition": "iid", "dirichlet_alpha": Config.dirichlet_alpha},
-    "Dirichlet 0.1": {"partition": "dirichlet", "dirichlet_alpha": 0.1},
+    # Enough for a batch of each client, beside what it holds out.
+    "Dirichlet 0.1": {"partition": "dirichlet", "dirichlet_alpha": 0.1, "min_examples": 5},
 }
 SETTINGS: dict[str, Changes] = {
     "all weights": {

@@ -54,7 +54,8 @@ def with_new_cuts(
     cuts = _Change(old[ids], new[ids], share)
     if spec.client_optimizer_state == "keep":
         if spec.memory_on_device:
-            absent = _Change(*_padded(memory, old, new), np.zeros(len(memory.batches_seen)))
+            padded = _padded(memory, old), _padded(memory, new)
+            absent = _Change(*padded, np.zeros(len(padded[0])))
             moved = _moved(before, absent, memory.optimizer, clients.params, server)[0]
             memory = memory.replace(optimizer=moved)
         moved, of_server = _moved(before, cuts, clients.optimizer, clients.params, server)
@@ -69,7 +70,7 @@ def with_new_cuts(
         )  # fmt: skip
     clients = _without_activations(spec, clients, fresh, old[ids] != new[ids])
     if spec.memory_on_device:
-        changed = np.not_equal(*_padded(memory, old, new))
+        changed = _padded(memory, old) != _padded(memory, new)
         memory = _without_activations(spec, memory, fresh, changed)
     state = state.replace(clients=clients, server=server, memory=memory, aggregator=aggregator)
     if spec.full_participation:
@@ -77,10 +78,9 @@ def with_new_cuts(
     return _with_masks(spec, key, state)
 
 
-def _padded(memory: Any, *cuts: np.ndarray) -> list[np.ndarray]:
+def _padded(memory: Any, cuts: np.ndarray) -> np.ndarray:
     """Cuts of clients `[C]` for the rows of a memory `[C', ...]`, of which the last are padding."""
-    rows = len(memory.batches_seen)
-    return [np.pad(each, (0, rows - len(each)), mode="edge") for each in cuts]
+    return np.pad(cuts, (0, len(memory.batches_seen) - len(cuts)), mode="edge")
 
 
 def _in_order(state: State, ids: np.ndarray) -> State:

@@ -17,7 +17,7 @@ from jfedsl.run import training
 from jfedsl.run.assemble import cuts_by_resource
 from jfedsl.run.assemble.cuts_by_resource import links_of
 from jfedsl.run.evaluate import evaluate_run
-from jfedsl.run.hooks import Hook, Point, RunStart
+from jfedsl.run.hooks import Hook, RunStart
 from jfedsl.run.restore import restore_run
 
 CUTS = {"before": (3, 2, 2, 3), "after": (2, 3, 2, 3), "later": (2, 2, 2, 2)}
@@ -53,7 +53,7 @@ def params_of(folder: Path) -> Any:
 
 
 class Watch(Hook):
-    """Keeps the cuts and the moments of a layer at each beginning."""
+    """Keeps the round and the cuts of each beginning."""
 
     def __init__(self) -> None:
         self.cuts: list[list[int]] = []
@@ -62,9 +62,6 @@ class Watch(Hook):
     def begin(self, start: RunStart) -> None:
         self.cuts.append(cuts_of(start.experiment.spec).tolist())
         self.rounds.append(start.round)
-
-    def between_calls(self, point: Point) -> None:
-        assert np.isfinite(point.round)
 
 
 @pytest.mark.parametrize("state", ["keep", slow("average")])
@@ -93,7 +90,8 @@ def test_an_interrupted_run_makes_the_same_choices(scripted: None, tmp_path: Pat
     training.train(config(tmp_path / "whole", **compressed))
     for rounds in (1, 2, 3, 6):
         training.train(config(tmp_path / "pieces", rounds=rounds, **compressed))
-    rows = [list(csv.DictReader(open(tmp_path / n / "metrics.csv"))) for n in ("whole", "pieces")]
+    texts = ((tmp_path / name / "metrics.csv").read_text() for name in ("whole", "pieces"))
+    rows = [list(csv.DictReader(text.splitlines())) for text in texts]
     for one, other in zip(*rows, strict=True):
         assert {k: v for k, v in one.items() if k != "host_seconds" and "test" not in k} == {
             k: v for k, v in other.items() if k != "host_seconds" and "test" not in k
@@ -101,7 +99,7 @@ def test_an_interrupted_run_makes_the_same_choices(scripted: None, tmp_path: Pat
     whole, pieces = (restore_run(tmp_path / name) for name in ("whole", "pieces"))
     assert_equal(whole.state, pieces.state)
     assert cuts_of(pieces.experiment.spec).tolist() == list(CUTS["later"])
-    assert evaluate_run(tmp_path / "pieces")["round"] == 6
+    assert evaluate_run(tmp_path / "pieces", "")["round"] == 6
 
 
 def test_partial_participation_moves_what_absent_clients_keep(
