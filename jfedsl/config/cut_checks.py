@@ -32,6 +32,9 @@ def check_cuts(config: Any) -> None:
     if cut.by_resource and config.network == "none":
         raise conflict("cut", config.cut, "--network=none", "there are no devices and links")
     flag = f"--cut={config.cut}"
+    if config.batch_norm_statistics == "local":
+        reason = "a client has no statistics of layers that it does not hold"
+        raise conflict("batch_norm_statistics", "local", flag, reason)
     if config.measure_constants_every:
         reason = "the convergence bound is of one cut"
         raise conflict("measure_constants_every", config.measure_constants_every, flag, reason)

@@ -226,12 +226,10 @@ def class_sums(
 def _behind(spec: RunSpec, cut: int, client: Client, server: Server) -> tuple[Any, Any]:
     """Parameters and statistics of the layers that the server computes for a client.
 
-    Of those that other clients hold, the average; statistics that clients keep are the server's.
+    Of those that other clients hold, the average.
     """
     shared, alone = slice(cut, spec.cut), spec.cut - least_cut(spec)
     params = client.params[shared] + server.params[alone:]
-    if spec.statistics == "local":
-        return params, server.stats[cut - least_cut(spec) :]
     return params, client.stats[shared] + server.stats[alone:]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from jfedsl.data.partition import Partition
+from jfedsl.engine.client_memory import memory_of
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.participants import first_participants
@@ -29,15 +30,28 @@ def cuts_of(spec: RunSpec) -> np.ndarray:
     return cuts
 
 
+class _Change(NamedTuple):
+    """Cuts of some clients before and after, int `[n]`, and weights in a mean, float `[n]`."""
+
+    old: np.ndarray
+    new: np.ndarray
+    share: np.ndarray
+
+    def of(self, numbers: np.ndarray) -> "_Change":
+        """Of these clients."""
+        return _Change(*(each[numbers] for each in self))
+
+
 def with_new_cuts(
     before: RunSpec, spec: RunSpec, key: Array, partition: Partition, fresh: Client, state: State
 ) -> State:
     """The state between two periods, for clients with other cuts.
 
     A client that holds a layer anew takes the server's moments of it. The server's become the mean
-    of its own and of those of clients that it computes the layer for anew, by the weights of the
-    clients: so the sum of all, by which the average of a layer moves under momentum, stays. What
-    compressors of activations remember is of the old activation, and is given up.
+    of its own and of those of clients that it computes the layer for anew, by the weights of all
+    clients: so the sum of all, by which the average of a layer moves under momentum, stays. Step
+    counters stay as they are. Compressors of a client whose cut changes begin anew: what they
+    remember is of other activations and layers.
 
     Args:
       before: the run with the old cuts.
@@ -45,42 +59,77 @@ def with_new_cuts(
       key: run key.
       partition: which examples each client has.
       fresh: a client that has not taken part yet.
-      state: as a checkpoint has it, rows of participants `[K, ...]` in their order.
+      state: as a checkpoint has it, the first rows of participants in their order.
     """
-    ids, old, new = np.asarray(state.participants), cuts_of(before), cuts_of(spec)
-    server, memory, aggregator = state.server, state.memory, state.aggregator
-    clients = state.clients
-    share = np.asarray(weights(spec, partition, jnp.asarray(ids)))
-    cuts = _Change(old[ids], new[ids], share)
-    if spec.client_optimizer_state == "keep":
-        if spec.memory_on_device:
-            padded = _padded(memory, old), _padded(memory, new)
-            absent = _Change(*padded, np.zeros(len(padded[0])))
-            moved = _moved(before, absent, memory.optimizer, clients.params, server)[0]
-            memory = memory.replace(optimizer=moved)
-        moved, of_server = _moved(before, cuts, clients.optimizer, clients.params, server)
-        clients, server = clients.replace(optimizer=moved), server.replace(optimizer=of_server)
-    elif spec.client_optimizer_state == "average":
-        # All that held a layer had the average.
-        rows = copies(jax.tree.map(jnp.asarray, aggregator.optimizer), len(ids))
-        moved, of_server = _moved(before, cuts, rows, aggregator.params, server)
-        moved = _mean_of_holders(before, cuts, moved, aggregator)
-        aggregator, server = (
-            aggregator.replace(optimizer=moved), server.replace(optimizer=of_server),
-        )  # fmt: skip
-    clients = _without_activations(spec, clients, fresh, old[ids] != new[ids])
+    ids = np.asarray(state.participants)
+    state = state.replace(clients=jax.tree.map(lambda x: jnp.asarray(x)[: len(ids)], state.clients))
+    share = np.asarray(weights(spec, partition, jnp.arange(spec.clients)))
+    everyone = _Change(cuts_of(before), cuts_of(spec), share)
+    if spec.client_optimizer_state != "keep":
+        state = _with_shared_moments(before, everyone, state)
     if spec.memory_on_device:
-        changed = _padded(memory, old) != _padded(memory, new)
-        memory = _without_activations(spec, memory, fresh, changed)
-    state = state.replace(clients=clients, server=server, memory=memory, aggregator=aggregator)
+        state = _with_memories(before, everyone, fresh, state)
+    else:
+        state = _with_rows(before, everyone.of(ids), fresh, state)
     if spec.full_participation:
         state = _in_order(state, np.asarray(first_participants(spec)))
-    return _with_masks(spec, key, state)
+    numbers = jnp.asarray(state.clients.number)
+    masks = jax.vmap(lambda number: masks_of(spec, key, state, number))(numbers)
+    return state.replace(clients=state.clients.replace(masks=masks))
 
 
-def _padded(memory: Any, cuts: np.ndarray) -> np.ndarray:
-    """Cuts of clients `[C]` for the rows of a memory `[C', ...]`, of which the last are padding."""
-    return np.pad(cuts, (0, len(memory.batches_seen) - len(cuts)), mode="edge")
+def _with_rows(spec: RunSpec, cuts: _Change, fresh: Client, state: State) -> State:
+    """The state with moments and compressors of the participants, whose cuts changed."""
+    clients, server = _recut(spec, cuts, fresh, state.clients, state.server)
+    return state.replace(clients=clients, server=server)
+
+
+def _with_memories(spec: RunSpec, cuts: _Change, fresh: Client, state: State) -> State:
+    """The same of all clients, taking part or not, where the state has their memories."""
+    ids, rows = np.asarray(state.participants), len(state.memory.batches_seen)
+    now = memory_of(spec, state.clients)
+    memory = jax.tree.map(lambda x, row: jnp.asarray(x).at[ids].set(row), state.memory, now)
+    padded = cuts.of(np.minimum(np.arange(rows), spec.clients - 1))
+    padded = padded._replace(share=np.where(np.arange(rows) < spec.clients, padded.share, 0.0))
+    memory, server = _recut(spec, padded, fresh, memory, state.server)
+    moved = {"compressor_states": memory.compressor_states}
+    if memory.optimizer is not None:
+        moved["optimizer"] = memory.optimizer
+    clients = state.clients.replace(**jax.tree.map(lambda x: x[ids], moved))
+    return state.replace(clients=clients, memory=memory, server=server)
+
+
+def _recut(
+    spec: RunSpec, cuts: _Change, fresh: Client, rows: Any, server: Server
+) -> tuple[Any, Server]:
+    """Clients or memories `[n, ...]`, and the server, after cuts changed."""
+    if spec.client_optimizer_state == "keep":
+        optimizer, of_server = _moved(spec, cuts, rows.optimizer, fresh.params, server)
+        rows, server = rows.replace(optimizer=optimizer), server.replace(optimizer=of_server)
+    new = jax.tree.map(
+        lambda x, start: jnp.broadcast_to(start, x.shape),
+        rows.compressor_states, fresh.compressor_states,
+    )  # fmt: skip
+    changed = jnp.asarray(cuts.old != cuts.new)
+    return rows.replace(compressor_states=where_rows(changed, new, rows.compressor_states)), server
+
+
+def _with_shared_moments(spec: RunSpec, cuts: _Change, state: State) -> State:
+    """The state with the server's moments, and those that clients share, if they do.
+
+    Between two periods all clients have one optimizer state: the average, or a new one.
+    """
+    aggregator, server, params = state.aggregator, state.server, state.aggregator.params
+    pairs, which = np.unique(np.stack([cuts.old, cuts.new]), axis=1, return_inverse=True)
+    each = _Change(*pairs, np.bincount(which.reshape(-1), cuts.share))
+    shared = spec.client_optimizer_state == "average"
+    one = aggregator.optimizer if shared else spec.client_optimizer.init(params)
+    rows = copies(jax.tree.map(jnp.asarray, one), len(each.share))
+    moved, of_server = _moved(spec, each, rows, params, server)
+    if shared:
+        optimizer = _mean_of_holders(spec, each, moved, aggregator)
+        state = state.replace(aggregator=aggregator.replace(optimizer=optimizer))
+    return state.replace(server=server.replace(optimizer=of_server))
 
 
 def _in_order(state: State, ids: np.ndarray) -> State:
@@ -89,39 +138,8 @@ def _in_order(state: State, ids: np.ndarray) -> State:
     return state.replace(
         participants=jnp.asarray(ids, jnp.int32),
         has_current_model=jnp.asarray(state.has_current_model)[rows],
-        clients=jax.tree.map(lambda x: jnp.asarray(x)[rows], state.clients),
+        clients=jax.tree.map(lambda x: x[rows], state.clients),
     )
-
-
-def _with_masks(spec: RunSpec, key: Array, state: State) -> State:
-    """The state with masks of the period that starts."""
-    numbers = jnp.asarray(state.clients.number)
-    masks = jax.vmap(lambda number: masks_of(spec, key, state, number))(numbers)
-    return state.replace(clients=state.clients.replace(masks=masks))
-
-
-def _without_activations(spec: RunSpec, rows: Any, fresh: Client, changed: np.ndarray) -> Any:
-    """Clients or memories, those of a changed cut with fresh compressors of activations."""
-    names = {stream.name for stream in spec.algorithm.streams if stream.of_batch}
-    where = jnp.asarray(changed)
-
-    def renewed(name: str, held: Any) -> Any:
-        if name not in names:
-            return held
-        start = fresh.compressor_states[name]
-        new = jax.tree.map(lambda x, s: jnp.broadcast_to(s, x.shape), held, start)
-        return where_rows(where, new, held)
-
-    states = {name: renewed(name, held) for name, held in rows.compressor_states.items()}
-    return rows.replace(compressor_states=states)
-
-
-class _Change(NamedTuple):
-    """Cuts of some clients before and after, int `[n]`, and weights in a mean, float `[n]`."""
-
-    old: np.ndarray
-    new: np.ndarray
-    share: np.ndarray
 
 
 def _moved(

@@ -57,7 +57,5 @@ def with_average(spec: RunSpec, server: Server, aggregator: Aggregator) -> Serve
     """The server with the average of the layers that some clients hold too."""
     first, both = least_cut(spec), spec.cut - least_cut(spec)
     params = aggregator.params[first : spec.cut] + server.params[both:]
-    if spec.statistics != "aggregate":
-        return server.replace(params=params)
     stats = aggregator.stats[first : spec.cut] + server.stats[both:]
     return server.replace(params=params, stats=stats)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jfedsl.engine.auxiliary import map_layers
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
 from jfedsl.engine.parts import server_part
@@ -22,7 +23,6 @@ from jfedsl.engine.state import RunSpec, Server
 from jfedsl.engine.transmit import Uplink
 from jfedsl.keys import Stage, fold
 from jfedsl.models import layers
-from jfedsl.sharding.client_map import default_chunk, map_clients
 from jfedsl.sharding.slots import REPLICATED, SHARDED, SlotLayout, where_rows
 
 # From the gradients of participants' own mean losses at what the server's layers made,
@@ -222,12 +222,8 @@ def step_copies(
     x: Exchange, server: Server, received: Uplink, labels: Array
 ) -> tuple[Server, Array, Array]:
     """Steps each participant's own copy of the server's part, `[P, ...]`."""
-    spec, slots = x.spec, x.spec.slots
-    backend, clients = jax.default_backend(), labels.shape[0]
-    chunk = default_chunk(backend, jax.tree.map(lambda w: w[0], server.params), clients)
-    mapped = map_clients(partial(_alone, spec, x.step), min(chunk, spec.chunk), slots.mesh)
-    examples = Examples(received.values, labels, received.lengths)
-    after, losses, cut_gradient = mapped(server, examples)
+    slots, examples = x.spec.slots, Examples(received.values, labels, received.lengths)
+    after, losses, cut_gradient = map_layers(x, partial(_alone, x.spec, x.step), server, examples)
     if received.arrived is not None:
         after = where_rows(slots.to_slots(received.arrived), after, server)
     return after, losses, slots.shard(cut_gradient)

@@ -11,6 +11,7 @@ import numpy as np
 from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import cut_name, idle, refuse_idle
+from jfedsl.config.cuts import parse
 from jfedsl.errors import UserError, flag_error, no_effect
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
@@ -100,6 +101,8 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
         configs[at] = dataclasses.replace(base, **changes)
     refuse_idle(configs.flat)
     for config in configs[:, 0, 0, 0, 0, 0]:
+        if parse(config.cut or "").differs:
+            raise flag_error("cut", config.cut, "one cut for all clients, as the bound covers")
         cut_name(config)
     return configs
 

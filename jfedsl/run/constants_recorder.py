@@ -167,6 +167,9 @@ def measure_run(
     if "measure_constants_every" in idle(config):
         allowed, reason = "a run that the bound covers", f"this is one of {config.algorithm}"
         raise flag_error("workdir", workdir, allowed, reason=reason)
+    if experiment.spec.cuts is not None:
+        allowed = "a run with one cut, as the bound covers"
+        raise flag_error("workdir", workdir, allowed, reason=f"this one has --cut={config.cut}")
     arguments = (experiment.data, experiment.key, state)
     measured = compiled(experiment.measure(step_size(config), effort), *arguments)(*arguments)
     row = {"round": int(state.round), **as_row(measured)}

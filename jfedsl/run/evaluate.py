@@ -216,7 +216,13 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
     spec = experiment.spec
 
     def kept(client: Any) -> Any:
-        return spec.pruner.kept(trained_masks(spec, experiment.key, state, client)).params
+        masks = trained_masks(spec, experiment.key, state, client)
+        kept, held = spec.pruner.kept(masks).params, spec.pruner.held(masks)
+        if held is None:
+            return kept
+        # Layers that the server computes for a client are those of the joined model.
+        pairs = zip(held, kept[: spec.cut], strict=True)
+        return tuple(jax.tree.map(lambda m, h=h: m | ~h, layer) for h, layer in pairs)
 
     masks = jax.jit(jax.vmap(kept))(clients)
     named = {} if masks is None else _named(spec, params=masks)

@@ -99,7 +99,7 @@ class Hook:
     every: int | None = None
 
     def begin(self, start: RunStart) -> None:
-        """Called once, before anything is compiled.
+        """Called once, before anything is compiled; again after each choice of cuts.
 
         Keep what later moments need, and not `start` itself, which holds large arrays.
         """
@@ -177,7 +177,7 @@ class Hook:
         """Called before `close` if an error, or an interruption, ends the run."""
 
     def close(self) -> None:
-        """Called once at the end, also of a run that failed; releases what `begin` opened."""
+        """Called once for each `begin`, also in a run that failed; releases what that opened."""
 
     def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
         """Called after `close`, in the first process, if no rounds are left or the run ended early.

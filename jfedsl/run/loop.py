@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jfedsl.config.cuts import parse
 from jfedsl.engine.checkpoint_layout import to_checkpoint_layout
 from jfedsl.engine.finite import finite, first_not_finite
+from jfedsl.engine.recut import cuts_of
 from jfedsl.engine.rounds import RoundRecord, next_tested
 from jfedsl.errors import Stopped, TrainingError
 from jfedsl.run.clock import Last, costs_of
@@ -20,6 +22,7 @@ from jfedsl.run.processes.compilation import compiled
 from jfedsl.run.processes.stopping import Stop
 from jfedsl.run.rows import Totals, first_not_finite_loss, rows_of
 from jfedsl.run.storage.checkpoint import RESERVED, Checkpoints
+from jfedsl.run.storage.kept import CUTS
 from jfedsl.run.storage.metrics import Row, with_digits
 from jfedsl.run.storage.names import flatten, merged
 from jfedsl.run.storage.task_record import TaskRecord, record_of
@@ -252,7 +255,11 @@ class Loop:
 
     def _counters(self) -> dict[str, Any]:
         """Plain values of the run itself in a checkpoint."""
+        chosen = {}
+        if parse(self._config.cut or "").by_resource:
+            chosen = {CUTS: cuts_of(self._experiment.spec).tolist()}
         return {
+            **chosen,
             "cumulative_bytes": self._totals.bytes,
             "cumulative_seconds": self._totals.seconds,
             "files": self._files,

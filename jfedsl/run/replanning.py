@@ -35,7 +35,7 @@ def resumed(
     if config.replan_every is None:
         return experiment, state
     held = np.asarray(saved.values[CUTS])
-    if not np.array_equal(held, cuts_of(experiment.spec)):
+    if not np.array_equal(held, cuts_of(experiment.spec)):  # as of a newer checkpoint
         experiment = prepared(config, held)
     if round_ % config.replan_every or round_ >= config.rounds:
         return experiment, state
@@ -88,13 +88,13 @@ class Replanning(Hook):
             _add(self._experiment.spec, self._sums, first, point.record)
 
     def on_checkpoint(self) -> Saved:
-        """The cuts, what was measured with them, and the stretches so far."""
-        cuts = cuts_of(self._experiment.spec).tolist()
-        values = {CUTS: cuts, _STRETCHES: self._stretches}
-        return Saved(values, arrays={_MEASURED: self._sums})
+        """What was measured since the last choice, and the stretches so far."""
+        return Saved({_STRETCHES: self._stretches}, arrays={_MEASURED: self._sums})
 
     def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
         """Adds which participants were cut where, and the bytes that this took uncompressed."""
+        # None may have followed the last choice, where another hook ended the run there.
+        self._stretches = [s for s in self._stretches if s[0] < self._round]
         rows = [
             {"from_round": first + 1, "participants": self._by_name(cuts, sizes)}
             for first, cuts, sizes in self._stretches

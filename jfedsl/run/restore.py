@@ -25,7 +25,7 @@ from jfedsl.run.client_store import with_memories
 from jfedsl.run.processes import distributed
 from jfedsl.run.storage import export, fingerprints
 from jfedsl.run.storage.checkpoint import Checkpoints, any_in
-from jfedsl.run.storage.kept import CHECKPOINTS, CUTS
+from jfedsl.run.storage.kept import CHECKPOINTS, CUTS, newest
 from jfedsl.run.storage.workdir import CONFIG, read_config
 from jfedsl.sharding.slots import put
 
@@ -60,16 +60,23 @@ def restore_run(
         raise path_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
-    experiment = build(config)
+    experiment = build(config, decides=chosen_cuts(workdir))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
     for change in fingerprints.changes(workdir, experiment.fingerprint):
         warnings.warn(f"{workdir}: {change}", stacklevel=2)
     restored = checkpoints.restore(jax.eval_shape(experiment.init))
     assert restored is not None
-    if CUTS in restored[3]:
-        experiment = build(config, decides=np.asarray(restored[3][CUTS]))
     state = from_checkpoint_layout(experiment.spec, restored[1])
     return Run(config, experiment, with_memories(experiment, state, restored[2]))
+
+
+def chosen_cuts(workdir: Name) -> np.ndarray | None:
+    """The cuts by resource of each client at the newest checkpoint, int `[C]`; None without any.
+
+    Cuts are not computed again: another build or machine might choose otherwise.
+    """
+    saved = newest(Path(workdir)) if workdir else None
+    return None if saved is None or CUTS not in saved else np.asarray(saved[CUTS])
 
 
 def weights_of(
@@ -169,13 +176,14 @@ def prepared(config: Config, decides: Chosen = None) -> Experiment:
 
     Args:
       config: all settings of the run.
-      decides: what decides on cuts by resource.
+      decides: what decides on cuts by resource; None: those of the newest checkpoint, if there is
+        one.
 
     Raises:
       UserError: a setting is not allowed.
     """
     mesh = distributed.mesh_of(config)
-    experiment = build(config, mesh, decides)
+    experiment = build(config, mesh, chosen_cuts(config.workdir) if decides is None else decides)
     if not config.init_from:
         return experiment
     started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -109,30 +109,64 @@ def _train_in(
     folder: Path, config: Config, experiment: Experiment, stop: Stop, hooks: Sequence[Hook]
 ) -> dict[str, Any]:
     """As `train_setting`, in a folder that this run holds."""
-    is_complete, goes_on = False, False
-    while not is_complete:
-        with contextlib.ExitStack() as closing:
-            checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
-            closing.callback(checkpoints.close)
-            start = _start(config, experiment, folder, checkpoints, goes_on)
-            all_hooks = [*standard_hooks(start, stop), *hooks]
-            start = start._replace(rows=_rows_before(start))
-            for hook in all_hooks:
-                closing.push(partial(_close, hook))
-                hook.begin(start)
-            loop = Loop(start, checkpoints, all_hooks, _next_choice(config, start.round))
-            experiment = start.experiment
-            del start  # else its arrays would stay for the whole run
-            loop.run(stop)
-            is_complete, goes_on = loop.is_complete, True
-            entries = loop.entries()
-            if is_complete:
-                entries |= loop.final_test()
+    stretch = _stretch(folder, config, experiment, stop, hooks, goes_on=False)
+    while not stretch.is_complete:
+        stretch = _stretch(folder, config, stretch.experiment, stop, hooks, goes_on=True)
     if not distributed.first():
         return {}
-    for hook in reversed(all_hooks):
+    entries = stretch.entries
+    for hook in reversed(stretch.hooks):
         entries = hook.finish(entries)
     return entries
+
+
+class _Stretch(NamedTuple):
+    """What is left of a run, or of its part between two choices of cuts.
+
+    Attributes:
+      experiment: with the cuts that it had.
+      hooks: all that took part.
+      entries: of the loop, for the summary.
+      is_complete: whether the run has ended, and not only the part.
+    """
+
+    experiment: Experiment
+    hooks: list[Hook]
+    entries: dict[str, Any]
+    is_complete: bool
+
+
+def _stretch(
+    folder: Path, config: Config, experiment: Experiment, stop: Stop, hooks: Sequence[Hook],
+    goes_on: bool,
+) -> _Stretch:  # fmt: skip
+    """Trains until the end of a run, or until its cuts are to be chosen anew.
+
+    Args:
+      folder: of the run.
+      config: all settings of the run.
+      experiment: the run; with the cuts of the newest checkpoint, where there is one.
+      stop: takes the signals.
+      hooks: beside the standard ones.
+      goes_on: whether this follows a choice of cuts.
+    """
+    with contextlib.ExitStack() as closing:
+        checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
+        closing.callback(checkpoints.close)
+        start = _start(config, experiment, folder, checkpoints, goes_on)
+        experiment = start.experiment
+        all_hooks = [*standard_hooks(start, stop), *hooks]
+        start = start._replace(rows=_rows_before(start))
+        for hook in all_hooks:
+            closing.push(partial(_close, hook))
+            hook.begin(start)
+        loop = Loop(start, checkpoints, all_hooks, _next_choice(config, start.round))
+        del start  # else its arrays would stay for the whole run
+        loop.run(stop)
+        entries = loop.entries()
+        if loop.is_complete:
+            entries |= loop.final_test()
+    return _Stretch(experiment, all_hooks, entries, loop.is_complete)
 
 
 def _next_choice(config: Config, round_: int) -> int:

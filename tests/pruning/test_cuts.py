@@ -1,5 +1,6 @@
 """Clients with different cuts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from jfedsl.engine.traffic import uncompressed_bytes
 from jfedsl.errors import UserError
 from jfedsl.pruning.cuts import CutLayout
 from jfedsl.run.assemble import build
+from jfedsl.run.evaluate import evaluate_run
+from jfedsl.run.load import load
+from jfedsl.run.training import train
 
 CNN = {"model": "cnn", "norm": "group"}
 MIXES = [
@@ -161,6 +165,20 @@ def test_the_averaged_model_is_evaluated_whatever_the_cuts() -> None:
     assert abs(float(found.metric_deployed - found.metric)) < 0.2
 
 
+def test_an_export_says_who_computes_a_layer(tmp_path: Path) -> None:
+    run, out = str(tmp_path / "run"), tmp_path / "export"
+    common = {**CNN, "norm": "batch", "test_examples": 20, "loggers": "none", "workdir": run}
+    train(plain(cut="pool2,pool1,pool1,pool2", prune_kind="channel", rounds=2, **common))
+    evaluate_run(run, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["cut_of_client"] == ["pool2", "pool1", "pool1", "pool2"]
+    with np.load(out / "client_masks.npz") as masks:
+        of_conv2 = masks["params.conv2.Conv_0.kernel"][np.array(manifest["model_of_client"])]
+    assert not of_conv2[0].all() and of_conv2[1].all()  # the server computes it for client 1
+    images = np.random.default_rng(0).integers(0, 17, (3, 8, 8, 1))
+    assert_equal(load(out).logits(images), load(run).logits(images))
+
+
 def test_activations_of_any_shape_share_an_array() -> None:
     layout = CutLayout({2: (4, 4, 3), 5: (2, 2, 8), 7: (5,)})
     assert layout.is_flat and layout.shape == (48,)
@@ -185,6 +203,10 @@ ERRORS = [
     ({"cut": "pool1,pool2"}, "one cut, --clients=4 cuts or a range, not pool1,pool2"),
     ({"cut": "by_resource"}, "--cut=by_resource .* --network=none"),
     ({"cut": "pool1-pool2", "measure_constants_every": 2}, "bound is of one cut"),
+    (
+        {"cut": "1-2", "norm": "batch", "batch_norm_statistics": "local"},
+        "=local cannot be combined",
+    ),
 ]
 
 
@@ -199,6 +221,12 @@ LATER = [
     ("pool1-pol2", "pol2.*did you mean"),
     ("pool1,pool1,conv9,pool1", "one of conv1"),
 ]
+
+
+@pytest.mark.parametrize("chain", ["splitfc(0.5)", "dropout(0.5,unit=channel)"])
+def test_flattened_activations_have_no_channels(chain: str) -> None:
+    with pytest.raises(UserError, match="without compressors of channels with --cut=pool1-pool2"):
+        build(plain(cut="pool1-pool2", smashed=chain, **CNN))
 
 
 @pytest.mark.parametrize(("cut", "text"), LATER)

@@ -88,6 +88,7 @@ def _with_cuts(
         possible = _possible(model, given or [1, len(model) - 1], x)
         cuts = cuts_by_resource(config, model, possible, x, chosen)
         if config.replan_every is not None:
+            _check_compressors(config, layout_of_cuts(model, possible, x.shape[1:]))
             return OnClients(possible[-1], 0, cuts, possible)
     elif text.is_range:
         even = PerClient(tuple(map(float, given)), is_range=True)
@@ -98,7 +99,22 @@ def _with_cuts(
     lacking = _lacks(model, numbers, x)
     if lacking is not None:
         raise flag_error("cut", text, "layers that all clients can be cut behind", reason=lacking)
+    if len(numbers) > 1:
+        _check_compressors(config, layout_of_cuts(model, numbers, x.shape[1:]))
     return OnClients(numbers[-1], 0, cuts if len(numbers) > 1 else None)
+
+
+def _check_compressors(config: Config, layout: CutLayout) -> None:
+    """Refuses compressors of channels where activations of several shapes lie flattened."""
+    if not layout.is_flat:
+        return
+    for flag in ("smashed", "cut_gradient"):
+        for call in config.compressors.get(flag, ()):
+            if call.name == "splitfc" or call.arguments.get("unit") == "channel":
+                shapes = [list(shape) for shape in layout.shapes.values()]
+                allowed = f"without compressors of channels with --cut={config.cut}"
+                reason = f"activations are of the shapes {', '.join(map(str, shapes))}"
+                raise flag_error(flag, config.expressions[flag], allowed, reason=reason)
 
 
 def _possible(model: Model, ends: Sequence[int], x: jax.ShapeDtypeStruct) -> tuple[int, ...]:
@@ -108,7 +124,9 @@ def _possible(model: Model, ends: Sequence[int], x: jax.ShapeDtypeStruct) -> tup
         if _lacks(model, [*possible[:1], cut], x) is None:
             possible.append(cut)
     if not possible:
-        raise UserError(f"--cut: {_lacks(model, [ends[-1]], x)}")
+        names, reason = [model[cut - 1].name for cut in ends], _lacks(model, [ends[-1]], x)
+        allowed = "a range with a layer that clients can be cut behind"
+        raise flag_error("cut", "-".join(names), allowed, reason=reason)
     return tuple(possible)
 
 

@@ -158,15 +158,14 @@ def memory_of(config: Config, spec: RunSpec, side: Model, image: tuple[int, ...]
     """
     x, optimizer = _batch(config, image), spec.client_optimizer.init
 
-    def of_layers(model: Model, x: jax.ShapeDtypeStruct) -> Memory:
-        shapes = variables_of(model, x)
-        return client_memory(model, shapes, optimizer, x, spec.dtype, spec.integers)
+    def of_layers(model: Model, x: jax.ShapeDtypeStruct, integers: bool = spec.integers) -> Memory:
+        return client_memory(model, variables_of(model, x), optimizer, x, spec.dtype, integers)
 
     each, smashed = [of_layers(side, x)], output_of(spec.model[: spec.cut], x)
     if spec.tail:
         each.append(of_layers(*_tail(spec, smashed)))
     if spec.auxiliary:
-        head = of_layers(spec.auxiliary, smashed)
+        head = of_layers(spec.auxiliary, smashed, integers=False)  # as `auxiliary_losses`
         if spec.algorithm.fit_steps(spec.options):
             gradient = partial(input_gradient, spec)
             head = while_fitted(head, gradient, *_fit_inputs(spec, smashed))
