@@ -4,7 +4,7 @@ jfedsl study finetuning --preset=finetuning
 
 All weights or adapters of several ranks, frozen clients, compressors at the cut, cuts, averages of
 adapters, and rivals without a cut; some of them on other partitions. Writes a table and a figure
-into --workdir. The same command resumes an interrupted study.
+for each of these questions into --workdir. The same command resumes an interrupted study.
 """
 
 from absl import flags
@@ -18,7 +18,7 @@ from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.axes import MEGABYTES, SECONDS
 from jfedsl.studies.columns import Column, megabytes, simulated
 from jfedsl.studies.questions import rates_of, rival
-from jfedsl.studies.study import Changes, conduct, seeds_of
+from jfedsl.studies.study import Changes, Figures, conduct, seeds_of
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -69,6 +69,27 @@ SETTINGS: dict[str, Changes] = {
 }  # fmt: skip
 
 
+# By file name, what each figure compares.
+FIGURES: Figures = {
+    "trained": (
+        "all weights", *(f"LoRA {rank}" for rank in (1, 2, 4, 8, 16)), "frozen clients", "fedavg",
+        "centralized",
+    ),
+    "averaging": (
+        "LoRA 8", "LoRA 8, fixed A", "LoRA 2 to 8, factors", "LoRA 2 to 8, svd",
+        "LoRA 2 to 8, stacked",
+    ),
+    "compression": (
+        "LoRA 8", "8 bit", "4 bit", "dropout 0.5", "LoRA 8, light", "frozen clients",
+        "frozen clients, 4 bit",
+    ),
+    "cuts": (
+        "cut after block 1", "LoRA 8", *(f"cut after block {n}" for n in (3, 4, 5)),
+    ),
+    "partitions": (
+        *(f"{name}, {partition}" for name in (*_METHODS, "fedavg") for partition in _PARTITIONS),
+    ),
+}  # fmt: skip
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "MB at the cut": megabytes("smashed_up", "cut_gradient_down"),
@@ -96,7 +117,7 @@ def main(config: Config, given: flags.FlagValues) -> None:
             for name, changes in rivals.items()
             if "client_learning_rate" in ALGORITHMS[name].uses  # else there are no clients
         }
-    conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS))
+    conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS), FIGURES)
 
 
 def start() -> None:

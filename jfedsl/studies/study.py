@@ -29,6 +29,7 @@ from jfedsl.studies.axes import MEGABYTES, ROUND, Axes, curves
 from jfedsl.studies.columns import Column, mean_and_range, metric_columns, test_columns
 
 Changes = Mapping[str, Any]  # fields of a config and their new values
+Figures = Mapping[str, Sequence[str]]  # by file name, the settings whose curves a figure has
 
 
 RESULTS = "results.csv"  # table of a sweep
@@ -242,21 +243,25 @@ def report(
     columns: Mapping[str, Column],
     title: str,
     axes: Axes = (ROUND, MEGABYTES),
+    figures: Figures | None = None,
 ) -> str:
-    """Writes `table.md` and the figure `accuracy` into the study's folder; returns the table.
+    """Writes `table.md` and the figures into the study's folder; returns the table.
 
     Args:
       base: of the study; its `workdir` is the folder, and it has the formats of the figure.
       outcomes: of the settings, from `compare` with the same axes.
       columns: of the table, by their titles.
-      title: of the figure.
-      axes: of the figure, one panel each.
+      title: of the figures.
+      axes: of each figure, one panel each.
+      figures: the settings in each figure; None: all in one.
     """
     folder, text = Path(base.workdir), table(outcomes, columns)
     write_atomically(folder / "table.md", text + "\n")
     curves_of = {outcome.name: outcome.curves for outcome in outcomes}
-    figure = spread(curves_of, [axis.label for axis in axes], title, metric_of(outcomes))
-    save_each(figure, folder / "accuracy", base.figure_format)
+    labels, metric = [axis.label for axis in axes], metric_of(outcomes)
+    for name, members in (figures or {"accuracy": list(curves_of)}).items():
+        chosen = {member: curves_of[member] for member in members if member in curves_of}
+        save_each(spread(chosen, labels, title, metric), folder / name, base.figure_format)
     return text
 
 
@@ -266,9 +271,10 @@ def conduct(
     columns: Mapping[str, Column],
     seeds: Sequence[int],
     axes: Axes = (ROUND, MEGABYTES),
+    figures: Figures | None = None,
 ) -> None:
-    """Trains all settings with all seeds, then writes and prints the table; see `compare`."""
+    """Trains all settings with all seeds, then writes and prints the table; see `report`."""
     outcomes = compare(base, settings, seeds, axes)
     clients = counted(base).clients
     title = f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients"
-    print(f"\n{report(base, outcomes, columns, title, axes)}")
+    print(f"\n{report(base, outcomes, columns, title, axes, figures)}")
