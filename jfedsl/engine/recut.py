@@ -121,7 +121,7 @@ def _with_shared_moments(spec: RunSpec, cuts: _Change, state: State) -> State:
     """
     aggregator, server, params = state.aggregator, state.server, state.aggregator.params
     pairs, which = np.unique(np.stack([cuts.old, cuts.new]), axis=1, return_inverse=True)
-    each = _Change(*pairs, np.bincount(which.reshape(-1), cuts.share))
+    each = _Change(pairs[0], pairs[1], np.bincount(which.reshape(-1), cuts.share))
     shared = spec.client_optimizer_state == "average"
     one = aggregator.optimizer if shared else spec.client_optimizer.init(params)
     rows = copies(jax.tree.map(jnp.asarray, one), len(each.share))

@@ -124,7 +124,7 @@ def _possible(model: Model, ends: Sequence[int], x: jax.ShapeDtypeStruct) -> tup
         if _lacks(model, [*possible[:1], cut], x) is None:
             possible.append(cut)
     if not possible:
-        names, reason = [model[cut - 1].name for cut in ends], _lacks(model, [ends[-1]], x)
+        names, reason = [model[cut - 1].name for cut in ends], _lacks(model, [ends[-1]], x) or ""
         allowed = "a range with a layer that clients can be cut behind"
         raise flag_error("cut", "-".join(names), allowed, reason=reason)
     return tuple(possible)
