@@ -7,6 +7,8 @@ adapters, and rivals without a cut; some of them on other partitions. Writes a t
 for each of these questions into --workdir. The same command resumes an interrupted study.
 """
 
+from collections.abc import Sequence
+
 from absl import flags
 
 from jfedsl.algorithms.registry import ALGORITHMS
@@ -69,27 +71,6 @@ SETTINGS: dict[str, Changes] = {
 }  # fmt: skip
 
 
-# By file name, what each figure compares.
-FIGURES: Figures = {
-    "trained": (
-        "all weights", *(f"LoRA {rank}" for rank in (1, 2, 4, 8, 16)), "frozen clients", "fedavg",
-        "centralized",
-    ),
-    "averaging": (
-        "LoRA 8", "LoRA 8, fixed A", "LoRA 2 to 8, factors", "LoRA 2 to 8, svd",
-        "LoRA 2 to 8, stacked",
-    ),
-    "compression": (
-        "LoRA 8", "8 bit", "4 bit", "dropout 0.5", "LoRA 8, light", "frozen clients",
-        "frozen clients, 4 bit",
-    ),
-    "cuts": (
-        "cut after block 1", "LoRA 8", *(f"cut after block {n}" for n in (3, 4, 5)),
-    ),
-    "partitions": (
-        *(f"{name}, {partition}" for name in (*_METHODS, "fedavg") for partition in _PARTITIONS),
-    ),
-}  # fmt: skip
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "MB at the cut": megabytes("smashed_up", "cut_gradient_down"),
@@ -97,6 +78,32 @@ COLUMNS: dict[str, Column] = {
     "seconds to target": simulated("seconds_to_target"),
     "joules": simulated("energy_joules"),
 }
+
+
+def _figures(rivals: Sequence[str]) -> Figures:
+    """By file name, the settings that each figure compares."""
+    ranks, cuts = (1, 2, 4, 8, 16), (3, 4, 5)
+    on_clients = [name for name in rivals if _has_clients(name)]
+    of_partitions = (*_METHODS, *on_clients)
+    return {
+        "trained": (
+            "all weights", *(f"LoRA {rank}" for rank in ranks), "frozen clients", *rivals,
+        ),
+        "averaging": (
+            "LoRA 8", "LoRA 8, fixed A", "LoRA 2 to 8, factors", "LoRA 2 to 8, svd",
+            "LoRA 2 to 8, stacked",
+        ),
+        "compression": (
+            "LoRA 8", "8 bit", "4 bit", "dropout 0.5", "LoRA 8, light", "frozen clients",
+            "frozen clients, 4 bit",
+        ),
+        "cuts": ("cut after block 1", "LoRA 8", *(f"cut after block {n}" for n in cuts)),
+        "partitions": tuple(f"{name}, {p}" for name in of_partitions for p in _PARTITIONS),
+    }  # fmt: skip
+
+
+def _has_clients(name: str) -> bool:
+    return "client_learning_rate" in ALGORITHMS[name].uses
 
 
 def main(config: Config, given: flags.FlagValues) -> None:
@@ -115,9 +122,16 @@ def main(config: Config, given: flags.FlagValues) -> None:
         settings |= {
             f"{name}, {partition}": {**changes, **of_partition}
             for name, changes in rivals.items()
-            if "client_learning_rate" in ALGORITHMS[name].uses  # else there are no clients
+            if _has_clients(name)
         }
-    conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS), FIGURES)
+    conduct(
+        config,
+        settings,
+        COLUMNS,
+        seeds_of(given.seeds),
+        (MEGABYTES, SECONDS),
+        _figures(given.rivals),
+    )
 
 
 def start() -> None:

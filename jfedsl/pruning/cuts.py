@@ -247,3 +247,15 @@ def _before_cut(
         return y, moved + stats[cut:]
 
     return in_layout(first, layout)
+
+
+def kept_of_held(pruner: Pruner, masks: Masks) -> Any:
+    """What a client keeps of the layers that it holds, a tree of bools; True of other layers.
+
+    Those are computed at the server, where nothing of them is pruned. None: everything.
+    """
+    kept, held = pruner.kept(masks).params, pruner.held(masks)
+    if held is None:
+        return kept
+    pairs = zip(held, kept, strict=True)
+    return tuple(jax.tree.map(lambda m, h=h: m | ~h, layer) for h, layer in pairs)

@@ -23,6 +23,7 @@ from jfedsl.files.paths import Name, local
 from jfedsl.models.description import describe
 from jfedsl.models.layers import Variables
 from jfedsl.models.steps import MEANINGS
+from jfedsl.pruning.cuts import kept_of_held
 from jfedsl.run import confusion, scores
 from jfedsl.run.restore import Run, restore_run, whole_of
 from jfedsl.run.storage import export
@@ -216,13 +217,7 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
     spec = experiment.spec
 
     def kept(client: Any) -> Any:
-        masks = trained_masks(spec, experiment.key, state, client)
-        kept, held = spec.pruner.kept(masks).params, spec.pruner.held(masks)
-        if held is None:
-            return kept
-        # Layers that the server computes for a client are those of the joined model.
-        pairs = zip(held, kept[: spec.cut], strict=True)
-        return tuple(jax.tree.map(lambda m, h=h: m | ~h, layer) for h, layer in pairs)
+        return kept_of_held(spec.pruner, trained_masks(spec, experiment.key, state, client))
 
     masks = jax.jit(jax.vmap(kept))(clients)
     named = {} if masks is None else _named(spec, params=masks)
@@ -234,8 +229,7 @@ def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
     spec = run.experiment.spec
     if spec.statistics != "local":
         return {}
-    local = memories(spec, run.state).stats
-    return _named(spec, stats=jax.tree.map(lambda x: x[clients], local))
+    return _named(spec, stats=jax.tree.map(lambda x: x[clients], memories(spec, run.state).stats))
 
 
 def _named(spec: RunSpec, **kind: Any) -> dict[str, Any]:
