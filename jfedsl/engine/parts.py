@@ -9,6 +9,8 @@ layers before the cut, layers of the tail, and auxiliary ones, which the model d
 
 from typing import Any
 
+import numpy as np
+
 from jfedsl.engine.state import RunSpec
 
 # One entry for each layer: the layers themselves, or their variables; () where none has any.
@@ -25,13 +27,17 @@ def group_cuts(spec: RunSpec) -> tuple[int, ...]:
     return (spec.cut,) * len(spec.pruner.groups) if spec.cuts is None else spec.cuts.of_group
 
 
+def cuts_of(spec: RunSpec) -> np.ndarray:
+    """How many of the first layers each client runs, int `[C]`."""
+    cuts = np.zeros(spec.clients, int)
+    for cut, members in zip(group_cuts(spec), spec.pruner.groups, strict=True):
+        cuts[members] = cut
+    return cuts
+
+
 def cut_of_client(spec: RunSpec) -> list[str]:
     """The name of the last layer before each client's cut."""
-    names = [""] * spec.clients
-    for cut, members in zip(group_cuts(spec), spec.pruner.groups, strict=True):
-        for client in members:
-            names[client] = spec.model[cut - 1].name
-    return names
+    return [spec.model[cut - 1].name for cut in cuts_of(spec)]
 
 
 def server_part(spec: RunSpec, whole: ByLayer) -> ByLayer:

@@ -17,17 +17,9 @@ from jfedsl.engine.client_memory import memory_of
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.participants import first_participants
-from jfedsl.engine.parts import group_cuts, least_cut
+from jfedsl.engine.parts import cuts_of, least_cut
 from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State, copies, weights
 from jfedsl.sharding.slots import where_rows
-
-
-def cuts_of(spec: RunSpec) -> np.ndarray:
-    """The cut of each client, int `[C]`."""
-    cuts = np.zeros(spec.clients, int)
-    for cut, members in zip(group_cuts(spec), spec.pruner.groups, strict=True):
-        cuts[members] = cut
-    return cuts
 
 
 class _Change(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from jfedsl.config.cuts import parse
 from jfedsl.engine.checkpoint_layout import to_checkpoint_layout
 from jfedsl.engine.finite import finite, first_not_finite
-from jfedsl.engine.recut import cuts_of
+from jfedsl.engine.parts import cuts_of
 from jfedsl.engine.rounds import RoundRecord, next_tested
 from jfedsl.errors import Stopped, TrainingError
 from jfedsl.run.clock import Last, costs_of

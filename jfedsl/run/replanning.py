@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from jfedsl.config import Config
-from jfedsl.engine.recut import cuts_of, with_new_cuts
+from jfedsl.engine.parts import cuts_of
+from jfedsl.engine.recut import with_new_cuts
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import RunSpec, State
 from jfedsl.engine.traffic import uncompressed_bytes

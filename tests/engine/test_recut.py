@@ -11,7 +11,7 @@ from helpers import assert_close, assert_equal, plain, slow
 
 from jfedsl.config import Config
 from jfedsl.engine.averaging import joined
-from jfedsl.engine.recut import cuts_of
+from jfedsl.engine.parts import cuts_of
 from jfedsl.errors import UserError
 from jfedsl.run import training
 from jfedsl.run.assemble import cuts_by_resource
@@ -119,7 +119,7 @@ def test_partial_participation_moves_what_absent_clients_keep(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
-    {"optimizer": "adam", "momentum": 0.0, "outage_snr_db": 3.0},
+    {"optimizer": "adam", "outage_snr_db": 3.0},
     {"client_optimizer_state": "reset", "deadline_s": 0.02},
     {"norm": "batch", "model": "cnn", "stop_at_target": True, "target_accuracy": 0.0},
     {"model_up": "feedback(topk(0.3))", "prune_kind": "mask", "prune_score": "taylor"},

@@ -1,10 +1,11 @@
 """What a run says of its clients, and of the devices that they are spread over."""
 
 import jax
+import numpy as np
 
 from jfedsl.config import Config
 from jfedsl.config.cuts import parse
-from jfedsl.engine.parts import group_cuts
+from jfedsl.engine.parts import cuts_of
 from jfedsl.engine.state import RunSpec
 
 
@@ -43,10 +44,8 @@ def cuts_of_clients(config: Config, spec: RunSpec) -> list[str]:
     """A line on how many clients are cut where, if the run asks for more than one cut."""
     if not parse(config.cut or "").differs:
         return []
-    counts: dict[int, int] = {}
-    for cut, members in zip(group_cuts(spec), spec.pruner.groups, strict=True):
-        counts[cut] = counts.get(cut, 0) + len(members)
-    places = (f"{counts[cut]} after {spec.model[cut - 1].name}" for cut in sorted(counts))
+    counts = zip(*np.unique(cuts_of(spec), return_counts=True), strict=True)
+    places = (f"{count} after {spec.model[cut - 1].name}" for cut, count in counts)
     return [f"cuts of clients: {', '.join(places)}"]
 
 

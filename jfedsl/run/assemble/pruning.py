@@ -75,8 +75,9 @@ def build_pruner(
       UserError: a ladder, rates or participants that cannot work.
     """
     model, cut, cuts = chosen.model, chosen.cut, None
-    made = _made(config, chosen, cut, initial, image)
-    if chosen.cuts is not None:
+    if chosen.cuts is None:
+        made = _made(config, chosen, cut, initial, image)
+    else:
         made, cuts = _with_cuts(config, chosen, chosen.cuts, initial, image)
     groups, of_group = made.pruner.groups, (cut,) if cuts is None else cuts.of_group
     last = made.pruner.width_configs[made.pruner.config_of_round[-1]]
