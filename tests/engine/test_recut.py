@@ -117,6 +117,7 @@ def test_partial_participation_moves_what_absent_clients_keep(
     assert kept and all(np.isfinite(leaf).all() and np.any(leaf) for leaf in kept)
 
 
+@pytest.mark.usefixtures("standard_promotion")  # for optax's Adam
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {"optimizer": "adam", "outage_snr_db": 3.0},
