@@ -141,5 +141,5 @@ def map_layers(x: Exchange, function: Callable[..., Any], params: Any, *rows: An
     """
     spec, slots = x.spec, x.spec.slots
     one, held = jax.tree.map(lambda leaf: leaf[0], params), slots.num_slots // slots.devices
-    chunk = min(default_chunk(jax.default_backend(), one, held), chunk_of(spec, held))
+    chunk = min(default_chunk(platform(), one, held), chunk_of(spec, held))
     return map_clients(function, chunk, slots.mesh)(params, *rows)

@@ -1,6 +1,6 @@
 """Forms of a two-dimensional convolution, channels last, each fast where the plain one is not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -55,6 +55,48 @@ def lax_convolution(x: Array, w: Array, window: Window) -> Array:
     return lax.conv_general_dilated(
         x, w, *window, dimension_numbers=CHANNELS_LAST, preferred_element_type=x.dtype
     )
+
+
+def lax_weight_gradient(x: Array, dy: Array, window: Window, kernel: Sequence[int]) -> Array:
+    """The gradient of `lax_convolution` by its kernel, as a convolution of `x` with `dy`.
+
+    Batch and channels swap roles. The transposes are explicit, as XLA on CPU has a fast
+    convolution for channels last only and does not transpose inside a loop by itself.
+
+    Args:
+      x: input `[B, H, W, Cin]`.
+      dy: gradient by the output, `[B, H', W', Cout]`.
+      window: how the kernel slides.
+      kernel: extents of the kernel.
+
+    Returns:
+      `[KH, KW, Cin, Cout]`, in the dtype of `x`.
+    """
+    gradient_window = weight_gradient_window(window, x.shape[1:3], kernel, dy.shape[1:3])
+    dw = lax_convolution(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), gradient_window)
+    return dw.transpose(1, 2, 0, 3)
+
+
+def patches(x: Array, window: Window, kernel: Sequence[int], outputs: Sequence[int]) -> Array:
+    """The pixels of the input under each tap, for each pixel of the output.
+
+    Args:
+      x: input `[B, ..., Cin]`.
+      window: how the kernel slides, with one entry per spatial dimension of `x`.
+      kernel: extents of the kernel.
+      outputs: extents of the output.
+
+    Returns:
+      `[B * outputs, taps * Cin]`.
+    """
+    pads = [(*p, d - 1) for p, d in zip(window.padding, window.lhs_dilation, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    under_taps = []
+    for tap in np.ndindex(*kernel):
+        dimensions = zip(tap, window.rhs_dilation, window.strides, outputs, strict=True)
+        pixels = [slice(i * d, i * d + dilated_extent(n, s), s) for i, d, s, n in dimensions]
+        under_taps.append(x[:, *pixels])
+    return jnp.concatenate(under_taps, axis=-1).reshape(-1, len(under_taps) * x.shape[-1])
 
 
 def by_pixel_pairs(
@@ -131,3 +173,53 @@ def _taps_on_first_pixel(x: Array, w: Array, window: Window) -> list[range]:
         range(low, low - count * stride, -stride)
         for (low, _), count, stride in zip(window.padding, outputs, window.strides, strict=True)
     ]
+
+
+def _extents(
+    window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
+) -> zip:
+    """Per spatial dimension: padding, and dilated extents of input, kernel and output."""
+    return zip(
+        window.padding,
+        map(dilated_extent, inputs, window.lhs_dilation),
+        map(dilated_extent, kernel, window.rhs_dilation),
+        map(dilated_extent, outputs, window.strides),
+        strict=True,
+    )
+
+
+def input_gradient_window(
+    window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
+) -> Window:
+    """The window of the convolution of `dy` with the flipped kernel that gives `dx`.
+
+    Strides of the convolution become dilation of `dy`, and dilation of the input becomes strides.
+
+    Args:
+      window: of the convolution.
+      inputs: height and width of `x`, or as many extents as spatial dimensions.
+      kernel: extents of the kernel.
+      outputs: extents of `dy`.
+    """
+    extents = _extents(window, inputs, kernel, outputs)
+    lows = [(k - 1 - low, n, k, o) for (low, _), n, k, o in extents]
+    padding = tuple((low, n + k - 1 - o - low) for low, n, k, o in lows)
+    return Window(window.lhs_dilation, padding, window.strides, window.rhs_dilation)
+
+
+def weight_gradient_window(
+    window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
+) -> Window:
+    """The window of the convolution of `x` with `dy` that gives `dw`; batch and channels swap.
+
+    Strides of the convolution become dilation of `dy`, and dilation of the kernel becomes strides.
+
+    Args:
+      window: of the convolution.
+      inputs: height and width of `x`, or as many extents as spatial dimensions.
+      kernel: extents of the kernel.
+      outputs: extents of `dy`.
+    """
+    extents = _extents(window, inputs, kernel, outputs)
+    padding = tuple((low, o + k - n - 1 - low) for (low, _), n, k, o in extents)
+    return Window(window.rhs_dilation, padding, window.lhs_dilation, window.strides)

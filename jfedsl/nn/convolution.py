@@ -2,7 +2,8 @@
 
 On CPU, inside `scan`, `map` or `while`, three kinds of convolution are slow: the weight gradient
 that autodiff derives, a kernel that covers the whole map, and channels too few to fill a vector.
-With many channels Winograd's tiles save products. Backend and shape alone decide here which form
+With many channels Winograd's tiles save products. On GPU and TPU, convolutions of clients are
+products over the client axis, see `client_convolution`. Platform and shape alone decide which form
 runs; `benchmarks/conv_forms.py` measures what the choices rest on.
 """
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jfedsl.nn import winograd
+from jfedsl.nn import client_convolution, winograd
 from jfedsl.nn.conv_forms import (
     CHANNELS_LAST,
     Window,
@@ -22,10 +23,13 @@ from jfedsl.nn.conv_forms import (
     as_matrix_product,
     by_pixel_pairs,
     dilated_extent,
+    input_gradient_window,
     is_matrix_product,
     lax_convolution,
+    lax_weight_gradient,
 )
 from jfedsl.nn.lax_only import is_lax_only
+from jfedsl.nn.platform import platform
 
 Layout = lax.ConvDimensionNumbers | tuple[str, str, str]
 
@@ -106,7 +110,7 @@ def _convolve(x: Array, w: Array, window: Window) -> Array:
     """`[B, H', W', Cout]` by the form that suits the backend and the shapes."""
     if is_matrix_product(x, w, window):
         return as_matrix_product(x, w, window)
-    if _pairs_up(jax.default_backend(), x, w, window):
+    if _pairs_up(platform(), x, w, window):
         return by_pixel_pairs(x, w, window, _conv)
     return _conv(x, w, window)
 
@@ -140,9 +144,10 @@ def _suits_winograd(backend: str, x: Array, kernel: tuple[int, ...], window: Win
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, w: Array, window: Window) -> Array:
     """The convolution whose two gradients are written out below, not derived by autodiff."""
-    if _suits_winograd(jax.default_backend(), x, w.shape, window):
+    if _suits_winograd(platform(), x, w.shape, window):
         return winograd.convolution(x, w, window.padding)
-    return lax_convolution(x, w, window)
+    form = lax_convolution if platform() == "cpu" else client_convolution.convolution
+    return form(x, w, window)
 
 
 def _conv_forward(x: Array, w: Array, window: Window) -> tuple[Array, tuple[Array, Array]]:
@@ -173,22 +178,18 @@ def _weight_gradient(x: Array, dy: Array, window: Window, sizes: tuple[int, ...]
     It is linear in `x` and in `dy`, so that its derivatives are convolutions too: second
     derivatives take the fast forms.
     """
-    backend, channels = jax.default_backend(), (x.shape[3], dy.shape[3])
+    backend, channels = platform(), (x.shape[3], dy.shape[3])
     if _suits_winograd(backend, x, (*sizes, *channels), window):
         return winograd.weight_gradient(x, dy, window.padding)
-    gradient_window = weight_gradient_window(window, x.shape[1:3], sizes, dy.shape[1:3])
-    parts = _weight_gradient_parts(backend, x.shape[3], dy.shape)
+    if backend != "cpu":
+        return client_convolution.weight_gradient(x, dy, window, sizes)
+    parts = _weight_gradient_parts(x.shape[3], dy.shape)
     bounds = [len(x) * i // parts for i in range(parts + 1)]
-    # Batch and channels swap roles. The transposes are explicit, as XLA on CPU has a fast
-    # convolution for channels last only and does not transpose inside a loop by itself.
     terms = [
-        lax_convolution(
-            x[first:end].transpose(3, 1, 2, 0), dy[first:end].transpose(1, 2, 0, 3), gradient_window
-        )
+        lax_weight_gradient(x[first:end], dy[first:end], window, sizes)
         for first, end in pairwise(bounds)
     ]
-    dw = reduce(jnp.add, (term.astype(accumulation_dtype(x)) for term in terms)).astype(x.dtype)
-    return dw.transpose(1, 2, 0, 3)
+    return reduce(jnp.add, (term.astype(accumulation_dtype(x)) for term in terms)).astype(x.dtype)
 
 
 def _weight_gradient_forward(
@@ -207,69 +208,18 @@ def _weight_gradient_backward(
 _weight_gradient.defvjp(_weight_gradient_forward, _weight_gradient_backward)
 
 
-def _weight_gradient_parts(backend: str, inputs: int, outputs: tuple[int, ...]) -> int:
-    """Number of parts of the batch to compute a weight gradient in.
+def _weight_gradient_parts(inputs: int, outputs: tuple[int, ...]) -> int:
+    """Number of parts of the batch to compute a weight gradient in on CPU.
 
-    A weight gradient is a product that contracts over the pixels of the whole batch. On CPU parts
-    of some thousand pixels stay in cache and run on several cores; with very few input channels
-    they only cost.
+    A weight gradient is a product that contracts over the pixels of the whole batch. Parts of some
+    thousand pixels stay in cache and run on several cores; with very few input channels they only
+    cost.
 
     Args:
-      backend: as `jax.default_backend()` names it.
       inputs: channels of the input.
       outputs: shape of the output `[B, H, W, C]`.
     """
     batch, height, width, _ = outputs
-    if backend != "cpu" or inputs < _LEAST_INPUTS:
+    if inputs < _LEAST_INPUTS:
         return 1
     return max(1, min(batch, _MOST_PARTS, round(batch * height * width / _PIXELS_A_PART)))
-
-
-def _extents(
-    window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
-) -> zip:
-    """Per spatial dimension: padding, and dilated extents of input, kernel and output."""
-    return zip(
-        window.padding,
-        map(dilated_extent, inputs, window.lhs_dilation),
-        map(dilated_extent, kernel, window.rhs_dilation),
-        map(dilated_extent, outputs, window.strides),
-        strict=True,
-    )
-
-
-def input_gradient_window(
-    window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
-) -> Window:
-    """The window of the convolution of `dy` with the flipped kernel that gives `dx`.
-
-    Strides of the convolution become dilation of `dy`, and dilation of the input becomes strides.
-
-    Args:
-      window: of the convolution.
-      inputs: height and width of `x`, or as many extents as spatial dimensions.
-      kernel: extents of the kernel.
-      outputs: extents of `dy`.
-    """
-    extents = _extents(window, inputs, kernel, outputs)
-    lows = [(k - 1 - low, n, k, o) for (low, _), n, k, o in extents]
-    padding = tuple((low, n + k - 1 - o - low) for low, n, k, o in lows)
-    return Window(window.lhs_dilation, padding, window.strides, window.rhs_dilation)
-
-
-def weight_gradient_window(
-    window: Window, inputs: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]
-) -> Window:
-    """The window of the convolution of `x` with `dy` that gives `dw`; batch and channels swap.
-
-    Strides of the convolution become dilation of `dy`, and dilation of the kernel becomes strides.
-
-    Args:
-      window: of the convolution.
-      inputs: height and width of `x`, or as many extents as spatial dimensions.
-      kernel: extents of the kernel.
-      outputs: extents of `dy`.
-    """
-    extents = _extents(window, inputs, kernel, outputs)
-    padding = tuple((low, o + k - n - 1 - low) for (low, _), n, k, o in extents)
-    return Window(window.rhs_dilation, padding, window.lhs_dilation, window.strides)

@@ -23,8 +23,9 @@ from flax import linen as nn
 from jax import Array, lax
 
 from jfedsl.keys import fold
-from jfedsl.nn import convolution
-from jfedsl.nn.conv_forms import Window, dilated_extent, lax_convolution
+from jfedsl.nn import conv_forms, convolution
+from jfedsl.nn.conv_forms import Window, lax_convolution
+from jfedsl.nn.platform import platform
 
 _MAX_CODE = 127  # codes are -127, ..., 127
 # The most products of two codes whose every partial sum is exact, in float32 and in int32.
@@ -160,12 +161,12 @@ def _quantize(x: Array, key: Array | None = None) -> tuple[Array, Array]:
 def _input_gradient(dy: Array, w: Array, window: Window, sizes: tuple[int, ...]) -> Array:
     """Sums `[B, *sizes, Cin]` of codes: `dy` convolved with the flipped kernel."""
     kernel = w.shape[:-2]
-    gradient_window = convolution.input_gradient_window(window, sizes, kernel, dy.shape[1:-1])
+    gradient_window = conv_forms.input_gradient_window(window, sizes, kernel, dy.shape[1:-1])
     flipped = jnp.flip(w, range(len(kernel))).swapaxes(-2, -1)
     # A kernel larger than the map makes a slow convolution: see convolution.py.
     if all(map(int.__ge__, dy.shape[1:-1], kernel)) and _suits_float_convolution(dy, flipped):
         return _float_convolution(dy, flipped, gradient_window)
-    patches, taps = _patches(dy, gradient_window, kernel, sizes), flipped.reshape(-1, w.shape[-2])
+    patches, taps = conv_forms.patches(dy, gradient_window, kernel, sizes), flipped.reshape(-1, w.shape[-2])
     return _dot(patches.T, taps).reshape(-1, *sizes, w.shape[-2])
 
 
@@ -175,18 +176,18 @@ def _weight_gradient(x: Array, dy: Array, window: Window, shape: tuple[int, ...]
         # Batch and channels swap roles, so the sum over the batch is one over input channels.
         images, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
         if _suits_float_convolution(images, kernel):
-            gradient_window = convolution.weight_gradient_window(
+            gradient_window = conv_forms.weight_gradient_window(
                 window, x.shape[1:3], shape[:2], dy.shape[1:3]
             )
             return _float_convolution(images, kernel, gradient_window).transpose(1, 2, 0, 3)
-    patches = _patches(x, window, shape[:-2], dy.shape[1:-1])
+    patches = conv_forms.patches(x, window, shape[:-2], dy.shape[1:-1])
     return _dot(patches, dy.reshape(-1, dy.shape[-1])).reshape(shape)
 
 
 def _suits_float_convolution(x: Array, w: Array) -> bool:
     """Whether a few convolutions in float32 are the fastest form of one of codes."""
     channels_a_part = _FLOAT_TERMS // math.prod(w.shape[:-2])
-    is_on_cpu = jax.default_backend() == "cpu"
+    is_on_cpu = platform() == "cpu"
     return is_on_cpu and x.ndim == 4 and w.shape[-2] <= _MOST_PARTS * channels_a_part
 
 
@@ -202,25 +203,13 @@ def _float_convolution(x: Array, w: Array, window: Window) -> Array:
     return reduce(jnp.add, (part.astype(jnp.int32) for part in parts))
 
 
-def _patches(x: Array, window: Window, kernel: Sequence[int], outputs: Sequence[int]) -> Array:
-    """The pixels of `x` under each tap, for each pixel of the output: `[B * outputs, taps * C]`."""
-    pads = [(*p, d - 1) for p, d in zip(window.padding, window.lhs_dilation, strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    under_taps = []
-    for tap in np.ndindex(*kernel):
-        dimensions = zip(tap, window.rhs_dilation, window.strides, outputs, strict=True)
-        pixels = [slice(i * d, i * d + dilated_extent(n, s), s) for i, d, s, n in dimensions]
-        under_taps.append(x[:, *pixels])
-    return jnp.concatenate(under_taps, axis=-1).reshape(-1, len(under_taps) * x.shape[-1])
-
-
 def _dot(a: Array, b: Array) -> Array:
     """Sums `[M, N]` of products of the codes `a[K, M]` and `b[K, N]`.
 
     The K terms are summed in parts, each exact in its dtype; the parts are added in int32, or in
     float32 where int32 could overflow.
     """
-    is_on_cpu, terms = jax.default_backend() == "cpu", len(a)
+    is_on_cpu, terms = platform() == "cpu", len(a)
     operand_dtype, sum_dtype = (jnp.float32, jnp.float32) if is_on_cpu else (jnp.int8, jnp.int32)
     parts = max(1, -(-terms // (_FLOAT_TERMS if is_on_cpu else _INT_TERMS)))
     zeros = ((0, -terms % parts), (0, 0))  # fill up the last part
