@@ -14,6 +14,7 @@ from jfedsl.engine.optimizers import masked_step
 from jfedsl.engine.parts import auxiliary_of_client
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.models import layers
+from jfedsl.nn.platform import platform
 from jfedsl.sharding.client_map import default_chunk, map_clients
 
 

@@ -12,7 +12,7 @@ bit, in less time than XLA takes for int8.
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from typing import Any
 
@@ -23,8 +23,8 @@ from flax import linen as nn
 from jax import Array, lax
 
 from jfedsl.keys import fold
-from jfedsl.nn import conv_forms, convolution
-from jfedsl.nn.conv_forms import Window, lax_convolution
+from jfedsl.nn import conv_forms
+from jfedsl.nn.conv_forms import Window, dilated_extent, lax_convolution
 from jfedsl.nn.platform import platform
 
 _MAX_CODE = 127  # codes are -127, ..., 127
@@ -166,8 +166,8 @@ def _input_gradient(dy: Array, w: Array, window: Window, sizes: tuple[int, ...])
     # A kernel larger than the map makes a slow convolution: see convolution.py.
     if all(map(int.__ge__, dy.shape[1:-1], kernel)) and _suits_float_convolution(dy, flipped):
         return _float_convolution(dy, flipped, gradient_window)
-    patches, taps = conv_forms.patches(dy, gradient_window, kernel, sizes), flipped.reshape(-1, w.shape[-2])
-    return _dot(patches.T, taps).reshape(-1, *sizes, w.shape[-2])
+    pixels = conv_forms.patches(dy, gradient_window, kernel, sizes)
+    return _dot(pixels.T, flipped.reshape(-1, w.shape[-2])).reshape(-1, *sizes, w.shape[-2])
 
 
 def _weight_gradient(x: Array, dy: Array, window: Window, shape: tuple[int, ...]) -> Array:
@@ -180,8 +180,8 @@ def _weight_gradient(x: Array, dy: Array, window: Window, shape: tuple[int, ...]
                 window, x.shape[1:3], shape[:2], dy.shape[1:3]
             )
             return _float_convolution(images, kernel, gradient_window).transpose(1, 2, 0, 3)
-    patches = conv_forms.patches(x, window, shape[:-2], dy.shape[1:-1])
-    return _dot(patches, dy.reshape(-1, dy.shape[-1])).reshape(shape)
+    pixels = conv_forms.patches(x, window, shape[:-2], dy.shape[1:-1])
+    return _dot(pixels, dy.reshape(-1, dy.shape[-1])).reshape(shape)
 
 
 def _suits_float_convolution(x: Array, w: Array) -> bool:

@@ -38,9 +38,7 @@ def tracing_for(name: str) -> Iterator[None]:
         _PLATFORM.reset(token)
 
 
-def traced_for(
-    name: str, function: Callable[_Arguments, _Result]
-) -> Callable[_Arguments, _Result]:
+def traced_for(name: str, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """A function that is traced for a platform, wherever it is jitted."""
 
     @wraps(function)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jax import Array, lax
 
 from jfedsl.nn import convolution, pooling
+from jfedsl.nn.platform import tracing_for
 
 CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
 Conv = Callable[..., Array]
@@ -122,7 +123,7 @@ def test_real_numbers_agree_with_those_of_lax_to_1e_5(case: Case) -> None:
 
 def use(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `form` the one that is chosen, where the shapes allow it."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(convolution, "platform", lambda: "cpu")
     monkeypatch.setattr(convolution, "_MOST_PAIRED_INPUTS", 99 * (form == "pairs"))
     monkeypatch.setattr(convolution, "_MOST_PAIRED_OUTPUTS", 99)
     monkeypatch.setattr(convolution, "_LEAST_CHANNEL_PRODUCT", 1 if form == "tiles" else 10**9)
@@ -266,16 +267,15 @@ def products(x: Any, w: Any) -> dict[str, int]:
     ],
 )
 def test_few_channels_and_even_rows_pair_up(
-    backend: str, shape: tuple[int, ...], outputs: int, paired: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    backend: str, shape: tuple[int, ...], outputs: int, paired: bool
+) -> None:
     w = jax.ShapeDtypeStruct((3, 3, shape[3], outputs), jnp.float32)
     conv = partial(
         convolution.conv_general_dilated, window_strides=(1, 1), padding="SAME",
         dimension_numbers=CHANNELS_LAST,
     )  # fmt: skip
-    traced = jax.make_jaxpr(conv)(jax.ShapeDtypeStruct(shape, jnp.float32), w)
+    with tracing_for(backend):
+        traced = jax.make_jaxpr(conv)(jax.ShapeDtypeStruct(shape, jnp.float32), w)
     (conv_equation,) = [
         e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"
     ]
@@ -297,13 +297,12 @@ def test_few_channels_and_even_rows_pair_up(
     ],
 )  # fmt: skip
 def test_the_form_follows_backend_and_shape(
-    backend: str, shape: tuple[int, ...], outputs: int, dtype: str, expected: dict[str, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    backend: str, shape: tuple[int, ...], outputs: int, dtype: str, expected: dict[str, int]
+) -> None:
     x = jax.ShapeDtypeStruct(shape, dtype)
     w = jax.ShapeDtypeStruct((3, 3, shape[3], outputs), dtype)
-    assert products(x, w) == expected
+    with tracing_for(backend):
+        assert products(x, w) == expected
 
 
 def loss_gradients(conv: Conv, x: Array, w: Array) -> tuple[Array, Array]:
@@ -489,7 +488,7 @@ def test_a_weight_gradient_in_parts_is_that_of_lax(
 ) -> None:
     x = integers(1, (batch, size, size, channels))
     w = integers(2, (3, 3, channels, 5))
-    assert convolution._weight_gradient_parts("cpu", channels, (batch, size, size, 5)) == parts
+    assert convolution._weight_gradient_parts(channels, (batch, size, size, 5)) == parts
     ours, theirs = (
         jax.jit(
             jax.grad(
@@ -506,14 +505,6 @@ def test_a_weight_gradient_in_parts_is_that_of_lax(
     )
 
 
-def test_weight_gradients_come_in_parts_on_cpu_only() -> None:
-    shape = (800, 8, 8, 32)
-    assert convolution._weight_gradient_parts("cpu", 32, shape) == 16
-    assert (
-        convolution._weight_gradient_parts("gpu", 32, shape)
-        == convolution._weight_gradient_parts("tpu", 32, shape)
-        == 1
-    )
-    assert convolution._weight_gradient_parts("cpu", 32, (2, 64, 64, 8)) == 2, (
-        "no more parts than examples"
-    )
+def test_a_weight_gradient_has_no_more_parts_than_examples() -> None:
+    assert convolution._weight_gradient_parts(32, (800, 8, 8, 32)) == 16
+    assert convolution._weight_gradient_parts(32, (2, 64, 64, 8)) == 2

@@ -18,6 +18,7 @@ from jfedsl.models.registry import MODELS
 from jfedsl.nn import convolution, int8
 from jfedsl.nn.conv_forms import Window
 from jfedsl.nn.int8 import int8_backward
+from jfedsl.nn.platform import tracing_for
 from jfedsl.sharding.client_map import map_clients
 
 
@@ -171,16 +172,16 @@ DENSE = Window((), (), (), ())
     ],
 )
 def test_long_sums_are_exact_in_every_form(
-    backend: str, window: Window, x_shape: Any, w_shape: Any, monkeypatch: pytest.MonkeyPatch
+    backend: str, window: Window, x_shape: Any, w_shape: Any
 ) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     # All of one sign and mostly odd: float32 would round the whole sum.
     x, w, dy = (
         np.abs(codes(seed, shape)) | np.int8(97)
         for seed, shape in enumerate((x_shape, w_shape, (*x_shape[:-1], w_shape[-1])))
     )
-    dx = jax.jit(lambda d, w: int8._input_gradient(d, w, window, x_shape[1:-1]))(dy, w)
-    dw = jax.jit(lambda x, d: int8._weight_gradient(x, d, window, w_shape))(x, dy)
+    with tracing_for(backend):
+        dx = jax.jit(lambda d, w: int8._input_gradient(d, w, window, x_shape[1:-1]))(dy, w)
+        dw = jax.jit(lambda x, d: int8._weight_gradient(x, d, window, w_shape))(x, dy)
     rank = len(w_shape) - 2
     case = Case(None, x_shape, (1,) * rank, (1,) * rank, (1,) * rank)
     expected = products(case, *(a.astype(np.int64) for a in (x, w, dy)))
@@ -191,10 +192,10 @@ def test_long_sums_are_exact_in_every_form(
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_sums_beyond_int32_do_not_overflow(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+def test_sums_beyond_int32_do_not_overflow(backend: str) -> None:
     largest = np.full((int8._INT_TERMS + 100, 1), 127, np.int8)
-    dw = int8._weight_gradient(largest, largest, DENSE, (1, 1))
+    with tracing_for(backend):
+        dw = int8._weight_gradient(largest, largest, DENSE, (1, 1))
     np.testing.assert_allclose(dw, len(largest) * 127**2, rtol=1e-6)
 
 
