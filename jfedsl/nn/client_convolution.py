@@ -6,7 +6,6 @@ under all taps lie side by side, and one product over the client axis has them a
 kernels, as on the server, it is the convolution of lax.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
@@ -49,7 +49,7 @@ def convolution(x: Array, w: Array, window: Window) -> Array:
     form = partial(lax_convolution, window=window)
     outputs = jax.eval_shape(form, x, w).shape[1:]
     product = partial(_product, window=window, outputs=outputs[:-1])
-    return _by_clients(form, product, math.prod(w.shape[:2]), outputs)(x, w)
+    return _by_clients(form, product, w.shape[:2], outputs)(x, w)
 
 
 def weight_gradient(x: Array, dy: Array, window: Window, kernel: Sequence[int]) -> Array:
@@ -66,7 +66,7 @@ def weight_gradient(x: Array, dy: Array, window: Window, kernel: Sequence[int]) 
     """
     form = partial(lax_weight_gradient, window=window, kernel=kernel)
     product = partial(_weight_product, window=window, kernel=kernel)
-    return _by_clients(form, product, math.prod(kernel), dy.shape[1:])(x, dy)
+    return _by_clients(form, product, kernel, dy.shape[1:])(x, dy)
 
 
 @contextmanager
@@ -95,19 +95,22 @@ def suits_product(outputs: int, itemsize: int) -> bool:
     return 2 * itemsize / _BYTES_A_SECOND < 2 * outputs / _GROUPED_FLOPS
 
 
-def _by_clients(form: _Form, product: _Form, taps: int, outputs: Sequence[int]) -> _Form:
+def _by_clients(
+    form: _Form, product: _Form, kernel: Sequence[int], outputs: Sequence[int]
+) -> _Form:
     """The form, and over clients that differ in both operands the product where it suits."""
     computed = custom_vmap(form)
+    pixels_and_taps = int(np.prod([*outputs[:-1], *kernel]))
 
     @computed.def_vmap
     def over_clients(
         clients: int, batched: Sequence[bool], x: Array, other: Array
     ) -> tuple[Array, bool]:
         suits = suits_product(outputs[-1], x.dtype.itemsize) and not _GROUPED_ONLY.get()
-        if not (all(batched) and math.prod(outputs) and suits):
+        if not (all(batched) and suits and pixels_and_taps):
             axes = [0 if each else None for each in batched]
             return jax.vmap(form, axes)(x, other), True
-        of_client = x.shape[1] * math.prod(outputs[:-1]) * taps * x.shape[-1] * x.dtype.itemsize
+        of_client = x.shape[1] * pixels_and_taps * x.shape[-1] * x.dtype.itemsize
         chunks = min(clients, -(-clients * of_client // _MOST_BYTES))
         if chunks == 1:
             return jax.vmap(product)(x, other), True

@@ -72,7 +72,7 @@ def default_chunk(backend: str, params: Any, clients: int) -> int:
     timed, so that a run repeats exactly.
 
     Args:
-      backend: as `jax.default_backend()` names it.
+      backend: cpu, gpu or tpu.
       params: client-side parameters of one client; leaves `[KH, KW, Cin, Cout]` are convolutions.
       clients: size of the client axis.
     """

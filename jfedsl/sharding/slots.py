@@ -171,13 +171,31 @@ def put(mesh: Mesh | None, tree: Any, spec: PartitionSpec = REPLICATED) -> Any:
       mesh: devices, with axes `AXES`; None for one device.
       tree: arrays, or objects with `shape` whose rows can be sliced.
       spec: how the arrays are sharded.
+
+    Returns:
+      Arrays; shapes with shardings if the devices of the mesh are not there, see `is_absent`.
     """
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
     sharding = NamedSharding(mesh, spec)
+    if is_absent(mesh):
+        return jax.tree.map(lambda x: _shape(x, sharding), tree)
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i: np.asarray(x[i])), tree
     )
+
+
+def is_absent(mesh: Mesh) -> bool:
+    """Whether programs can be compiled for the devices of a mesh, but nothing can run there.
+
+    Such devices are those of `jax.experimental.topologies`.
+    """
+    return "CompileOnly" in type(mesh.devices.flat[0].client).__name__
+
+
+def _shape(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding)
 
 
 def assign_slots(group_sizes: Sequence[int], mesh: Mesh | None = None) -> SlotLayout:

@@ -34,6 +34,7 @@ from jfedsl.engine.state import (
 )
 from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
+from jfedsl.nn.platform import platform_of, traced_for
 from jfedsl.run.assemble.client_flops import with_tail
 from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.assemble.description import cuts_of_clients, layout_of, open_end
@@ -61,7 +62,7 @@ from jfedsl.run.assemble.task import task_of, with_targets
 from jfedsl.run.assemble.texts import with_tokens
 from jfedsl.run.processes.distributed import start_devices
 from jfedsl.run.storage.task_record import TaskRecord, record_of
-from jfedsl.sharding.slots import SHARDED, assign_slots, put
+from jfedsl.sharding.slots import SHARDED, assign_slots, is_absent, put
 from jfedsl.theory.estimates import without_nan
 from jfedsl.theory.measure import (
     DEFAULT_EFFORT,
@@ -93,6 +94,7 @@ class Experiment(NamedTuple):
         normalised with before they became `data`; None where they were not.
       clients: that the data is divided over.
       fingerprint: what tells its data and plugins from others.
+      platform: cpu, gpu or tpu: of the devices that programs are compiled for.
       notes: where clients compute, and what became of settings, a line each.
     """
 
@@ -110,6 +112,7 @@ class Experiment(NamedTuple):
     scale: Scale | None
     clients: int
     fingerprint: Fingerprint
+    platform: str
     notes: list[str]
 
     @property
@@ -124,13 +127,17 @@ class Experiment(NamedTuple):
 
     def init(self) -> State:
         """The state before the first round, in buffers of its own: rounds donate them."""
+        made: State = self.first_state()(self.key, self.initial, self.image)
+        return made
+
+    def first_state(self) -> Callable[[Array, Variables, Array], State]:
+        """The compiled `(key, initial, image) -> state` before the first round."""
 
         def first(key: Array, initial: Variables, image: Array) -> State:
             state = lay_out(self.spec, init(self.spec, key, initial, image))
             return jax.tree.map(jnp.copy, state)
 
-        made: State = jax.jit(first)(self.key, self.initial, self.image)
-        return made
+        return jax.jit(traced_for(self.platform, first))
 
     def fresh(self) -> Client:
         """A client that has not taken part yet."""
@@ -144,23 +151,26 @@ class Experiment(NamedTuple):
             state, record = spec.algorithm.run_round(spec, data, key, state)
             return lay_out(spec, state), spec.slots.replicate(record)
 
-        return compile_rounds(one, capacity)
+        return compile_rounds(traced_for(self.platform, one), capacity)
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
-        return jax.jit(partial(evaluation.evaluate, self.spec, self.key))
+        evaluated = partial(evaluation.evaluate, self.spec, self.key)
+        return jax.jit(traced_for(self.platform, evaluated))
 
     def measure(
         self, step_size: float, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Measurement]:
         """The compiled measurement of the convergence bound's constants; infinite if unknown."""
-        return jax.jit(without_nan(partial(measure, self.spec, effort, step_size)))
+        measured = without_nan(partial(measure, self.spec, effort, step_size))
+        return jax.jit(traced_for(self.platform, measured))
 
     def objective(
         self, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Objective]:
         """The compiled measurement of f and its gradient alone; infinite if unknown."""
-        return jax.jit(without_nan(partial(measure_objective, self.spec, effort)))
+        measured = without_nan(partial(measure_objective, self.spec, effort))
+        return jax.jit(traced_for(self.platform, measured))
 
 
 def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> Experiment:
@@ -235,7 +245,7 @@ def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> E
         if not held.validation.size
         else on_devices(config, dataset.train.at(held.validation), slots),
         image=image,
-        key=jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key)))),
+        key=_everywhere(mesh, key),
         initial=initial,
         client_names=names,
         label_counts=counts,
@@ -244,6 +254,7 @@ def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> E
         scale=whole.scale,
         clients=clients,
         fingerprint=marks,
+        platform=platform_of(mesh),
         notes=[
             layout_of(config, spec, pooled=population != asked),
             *whole.notes,
@@ -255,3 +266,11 @@ def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> E
             *plugins.notes(config.plugin),
         ],
     )
+
+
+def _everywhere(mesh: Mesh | None, key: Array) -> Array:
+    """A key on all devices, or its shape if they are not there."""
+    if mesh is not None and is_absent(mesh):
+        placed: Array = put(mesh, key)
+        return placed
+    return jax.jit(jax.random.wrap_key_data)(put(mesh, np.asarray(jax.random.key_data(key))))

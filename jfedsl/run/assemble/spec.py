@@ -1,6 +1,5 @@
 """The functions and static numbers of a run, from its config and what was put together before."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -11,6 +10,7 @@ from jfedsl.engine import optimizers
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.task import Task
 from jfedsl.models.layers import Model, Variables
+from jfedsl.nn.platform import platform_of
 from jfedsl.run.assemble.compressors import compressors_of, deployed_of
 from jfedsl.run.assemble.pruning import Pruning
 from jfedsl.sharding.client_map import default_chunk
@@ -72,7 +72,7 @@ def spec_of(
         collective_bits=config.collective_bits,
         slots=slots,
         chunk=config.client_chunk
-        or default_chunk(jax.default_backend(), initial.params[:cut], config.clients),
+        or default_chunk(platform_of(slots.mesh), initial.params[:cut], config.clients),
         augment=AUGMENTATIONS[config.augment],
         dtype=jnp.dtype(config.compute_dtype),
         integers=config.client_backward == "int8",
