@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jfedsl.run.evaluate import evaluate_run as evaluate
     from jfedsl.run.hooks import Hook
     from jfedsl.run.load import load
+    from jfedsl.run.targets.programs import compile_for
     from jfedsl.run.training import train
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ __all__ = [
     "Hook",
     "ModelEntry",
     "build",
+    "compile_for",
     "evaluate",
     "from_arrays",
     "from_function",
@@ -81,6 +83,7 @@ _MODULES = {
     "Hook": "run.hooks",
     "ModelEntry": "models.registry",
     "build": "run.assemble",
+    "compile_for": "run.targets.programs",
     "evaluate": "run.evaluate",
     "from_arrays": "data.datasets",
     "from_function": "models.layers",

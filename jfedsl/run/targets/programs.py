@@ -1,0 +1,175 @@
+"""A run's programs, compiled for accelerators that need not be there."""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from jfedsl.config import Config
+from jfedsl.config.canonical import effective
+from jfedsl.errors import one_line
+from jfedsl.nn.platform import tracing_for
+from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.targets.devices import Target, target_of
+from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, instructions
+from jfedsl.sharding.slots import AXES
+
+PROGRAMS = ("round", "evaluation", "measurement")
+_STEP_SIZE = 0.1  # of the measurement: a number in the program, of any value
+
+
+class Program(NamedTuple):
+    """What a compiled program says.
+
+    Attributes:
+      name: one of `PROGRAMS`.
+      compile_seconds: on this machine.
+      error: why it does not compile, such as too little memory; empty if it does. The numbers
+        below are 0 then.
+      peak_bytes: of memory on each device: arguments, results and what is between them.
+      device_bytes: of memory that each device has.
+      kernels: fusions, library calls, products and convolutions in its loops; those of clients
+        that are computed one after the other count once.
+      grouped_convolutions: with a group for each client, which leave matrix units idle.
+      collectives: kind, number of loops around it, and bytes of each collective operation.
+      flops: that XLA counts, the body of a loop once; 0 where it does not say.
+      seconds: that the compiler expects, the body of a loop once; 0 where it does not say.
+    """
+
+    name: str
+    compile_seconds: float = 0.0
+    error: str = ""
+    peak_bytes: int = 0
+    device_bytes: int = 0
+    kernels: int = 0
+    grouped_convolutions: int = 0
+    collectives: tuple[tuple[str, int, int], ...] = ()
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether it compiles, and its memory suffices."""
+        return not self.error and self.peak_bytes <= self.device_bytes
+
+
+def compile_for(config: Config, target: str, programs: tuple[str, ...] = PROGRAMS) -> list[Program]:
+    """Compiles a run's programs for accelerators; nothing is executed there, and none is needed.
+
+    >>> compile_for(Config(), "v5e:2x2")  # doctest: +SKIP
+    [Program(name='round', ...), ...]
+
+    Args:
+      config: all settings of the run; `devices` may be fewer than the target has.
+      target: TPU:SHAPE, such as v5e:2x2, or h100 for one GPU.
+      programs: which ones, of round, evaluation and measurement.
+
+    Raises:
+      UserError: a setting that is not allowed, an unknown target, or one whose compiler is not
+        installed.
+    """
+    there = target_of(target)
+    with tracing_for(there.platform):
+        run = _Absent.of(effective(config), there)
+        return [run.compile(name) for name in programs]
+
+
+class _Absent(NamedTuple):
+    """A run on devices that are not there.
+
+    Attributes:
+      experiment: with shapes in place of arrays, or with arrays of this process.
+      target: the devices.
+      everywhere: how what all devices have is laid out.
+    """
+
+    experiment: Experiment
+    target: Target
+    everywhere: Sharding
+
+    @classmethod
+    def of(cls, config: Config, target: Target) -> "_Absent":
+        count = config.devices or len(target.devices)
+        devices = target.devices[:count]
+        if count == 1:
+            experiment = build(dataclasses.replace(config, devices=None))
+            return cls(experiment, target, SingleDeviceSharding(devices[0]))
+        mesh = Mesh(np.array(devices).reshape(1, -1), AXES)
+        return cls(build(config, mesh), target, NamedSharding(mesh, PartitionSpec()))
+
+    def compile(self, name: str) -> Program:
+        """Compiles one program."""
+        began = time.perf_counter()
+        try:
+            compiled = self._lowered(name).compile()
+        except jax.errors.JaxRuntimeError as error:
+            reason = one_line(str(error), 300)
+            return Program(
+                name, time.perf_counter() - began, reason, device_bytes=self.target.memory
+            )
+        return _described(name, compiled, time.perf_counter() - began, self.target)
+
+    def _lowered(self, name: str) -> Any:
+        experiment = self.experiment
+        first: Any = experiment.first_state()
+        start = first.lower(*self._shapes((experiment.key, experiment.initial, experiment.image)))
+        state = start.out_info
+        if not isinstance(self.everywhere, SingleDeviceSharding):
+            state = _with_shardings(state, start.compile().output_shardings)
+        key, data, state = self._shapes((experiment.key, experiment.data, state))
+        if name == "round":
+            count = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
+            rounds: Any = experiment.rounds(1)
+            return rounds.lower(data, key, state, count)
+        if name == "evaluation":
+            # The key is a constant of that program.
+            test = self._shapes(experiment.evaluated)
+            evaluate: Any = experiment._replace(key=jax.random.key(0)).evaluate()
+            return evaluate.lower(data, state, test)
+        measure: Any = experiment.measure(_STEP_SIZE)
+        return measure.lower(data, key, state)
+
+    def _shapes(self, tree: Any) -> Any:
+        """The tree with shapes on the target's devices in place of arrays."""
+
+        def shape(x: Any) -> jax.ShapeDtypeStruct:
+            laid = isinstance(x, jax.ShapeDtypeStruct) and x.sharding is not None
+            sharding = x.sharding if laid else self.everywhere
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map(shape, tree)
+
+
+def _since(began: float) -> float:
+    return time.perf_counter() - began
+
+
+def _with_shardings(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def _described(name: str, compiled: Any, seconds: float, target: Target) -> Program:
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    steps = instructions(compiled.as_text())
+    return Program(
+        name,
+        compile_seconds=seconds,
+        peak_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        device_bytes=target.memory,
+        kernels=sum(step.loops > 0 and step.opcode in KERNELS for step in steps),
+        grouped_convolutions=sum(step.groups > 1 for step in steps),
+        collectives=tuple((s.opcode, s.loops, s.bytes) for s in steps if s.opcode in COLLECTIVES),
+        flops=max(0.0, costs.get("flops", 0.0)),
+        seconds=max(0.0, costs.get("optimal_seconds", 0.0)),
+    )

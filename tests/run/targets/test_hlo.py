@@ -1,0 +1,82 @@
+"""What the text of compiled programs says, against what was put into them."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, Instruction, instructions
+
+# As a TPU's compiler writes programs: layouts in braces, loops by their body, collectives in parts.
+TPU = """
+HloModule jit_run, is_scheduled=true
+
+%fused (p: f32[8,16]) -> f32[8,16] {
+  %p = f32[8,16]{1,0:T(8,128)} parameter(0)
+  ROOT %dot.9 = f32[8,16]{1,0:T(8,128)} dot(%p, %p)
+}
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add.1 = f32[]{:T(128)} add(%a, %b)
+}
+
+%inner (q: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %fusion.2 = f32[8,16]{1,0:T(8,128)S(1)} fusion(%q), kind=kLoop, calls=%fused
+  %gather = (f32[2,16]{1,0:T(2,128)}, f32[8,16]{1,0:T(8,128)}) all-gather-start(%fusion.2)
+  %ready = f32[8,16]{1,0:T(8,128)} all-gather-done(%gather)
+  ROOT %t = (s32[], /*index=1*/f32[8,16]{1,0}) tuple(%q, %ready)
+}
+
+%is_left (q: (s32[], f32[8,16])) -> pred[] {
+  ROOT %less = pred[]{:T(512)} compare(%q, %q), direction=LT
+}
+
+%outer (r: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %while.1 = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) while(%r), condition=%is_left, body=%inner
+  %psum = (bf16[10]{0:T(1024)}, pred[3]{0}) all-reduce(%while.1), to_apply=%sum
+  ROOT %t2 = (s32[], f32[8,16]{1,0}) tuple(%r, %while.1)
+}
+
+ENTRY %main (s: f32[8,16]) -> f32[8,16] {
+  %conv = f32[8,16]{1,0} convolution(%s, %s), dim_labels=b0f_0io->b0f, feature_group_count=8
+  %cudnn = (f32[8,16]{1,0}, u8[0]{0}) custom-call(%s), backend_config={"feature_group_count":"20"}
+  ROOT %while.2 = (s32[], f32[8,16]) while(%s), condition=%is_left, body=%outer
+}
+"""
+
+
+def test_steps_of_a_program_for_a_tpu() -> None:
+    steps = instructions(TPU)
+    assert [s for s in steps if s.opcode in KERNELS] == [
+        Instruction("convolution", 0, 8 * 16 * 4, 8),
+        Instruction("custom-call", 0, 8 * 16 * 4, 20),
+        Instruction("fusion", 2, 8 * 16 * 4, 1),
+    ]
+    assert [s for s in steps if s.opcode in COLLECTIVES] == [
+        Instruction("all-gather", 2, 8 * 16 * 4, 1),
+        Instruction("all-reduce", 1, 10 * 2 + 3, 1),
+    ]
+    assert [s.loops for s in steps if s.opcode == "compare"] == [2, 1], "a condition runs in a loop"
+
+
+def test_steps_of_a_program_for_this_machine() -> None:
+    """Two nested loops, with a product in the inner one and a grouped convolution in the outer."""
+
+    def inner(x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return jnp.tanh(x @ x), None
+
+    def outer(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, None]:
+        x = lax.scan(inner, x, None, length=5)[0]
+        y = lax.conv_general_dilated(
+            x[None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=4,
+        )[0]  # fmt: skip
+        return y, None
+
+    run = jax.jit(lambda x, kernels: lax.scan(outer, x, kernels)[0])
+    text = run.lower(jnp.ones((64, 64)), jnp.ones((3, 3, 16, 64))).compile().as_text()
+    steps = instructions(text)
+    assert max(step.loops for step in steps) == 2
+    (grouped,) = [step for step in steps if step.groups > 1]
+    assert (grouped.opcode, grouped.loops, grouped.groups) == ("convolution", 1, 4)
+    in_inner = [s for s in steps if s.loops == 2 and s.opcode in KERNELS]
+    assert in_inner and all(step.bytes <= 64 * 64 * 4 for step in in_inner)
