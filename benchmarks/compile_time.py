@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from step import Options, config
+from step import ALL_ON, Options, config
 
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import build
@@ -30,7 +30,6 @@ _ROUNDS = flags.DEFINE_list("rounds", ["1", "50"], "Rounds in a call, for --mode
 _MODEL = flags.DEFINE_string("model", "small", "Model to vary clients and rounds with.")
 
 _COLUMNS = ("seconds", "second_start_seconds", "all_on_seconds")
-_COMPRESSION: dict[str, Any] = {"prune_kind": "mask", "dropout_rate": 0.2, "bits": 8}
 
 
 def seconds(options: Options, rounds: int) -> float:
@@ -48,7 +47,7 @@ def measure(options: Options, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         keep_programs("")
         first = [seconds(options, rounds) for _ in range(_REPEATS.value)]
-        all_on = seconds(dataclasses.replace(options, **_COMPRESSION), rounds)
+        all_on = seconds(dataclasses.replace(options, **ALL_ON), rounds)
         keep_programs(folder)
         seconds(options, rounds)
         second_start = seconds(options, rounds)

@@ -16,26 +16,17 @@ Prints GFLOP/s as a table and one JSON line a shape. A multiply-add counts as 2 
 rated by the 9 products of the definition, whatever it computes.
 """
 
-import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
+from conv_ops import FORMS
 from jax import Array, lax
 
-from jfedsl.nn import conv_forms, convolution, winograd
-from jfedsl.nn.conv_forms import Window
-
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
-
-Form = Callable[[Array, Array], Array]
-_SAME = ((1, 1), (1, 1))
-_WINDOW = Window((1, 1), _SAME, (1, 1), (1, 1))
 
 
 class Shape(NamedTuple):
@@ -68,92 +59,6 @@ SHAPES = (
     Shape(128, 8, 128, 256), Shape(128, 8, 256, 256), Shape(128, 4, 256, 512),
     Shape(128, 4, 512, 512), Shape(16, 2, 512, 512), Shape(128, 2, 512, 512),
 )  # fmt: skip
-
-
-def _shifted(x: Array) -> list[Array]:
-    """`x[B, H, W, C]` shifted by each of the nine taps of a 3x3 kernel."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-
-
-def _canonical(x: Array, w: Array) -> Array:
-    return conv_forms.lax_convolution(x, w, _WINDOW)
-
-
-def _patches(x: Array, w: Array) -> Array:
-    return jnp.concatenate(_shifted(x), axis=3) @ w.reshape(-1, w.shape[3])
-
-
-def _product(x: Array, w: Array) -> Array:
-    return conv_forms.as_matrix_product(x, w, _WINDOW)
-
-
-def _pairs(x: Array, w: Array) -> Array:
-    return conv_forms.by_pixel_pairs(x, w, _WINDOW, conv_forms.lax_convolution)
-
-
-def _tiles(x: Array, w: Array) -> Array:
-    return winograd.convolution(x, w, _SAME)
-
-
-def _input_gradient(form: Form) -> Form:
-    """The form as a gradient by the input: applied to `dy` and the flipped kernel."""
-    return lambda dy, w: form(dy, jnp.flip(w, (0, 1)).swapaxes(2, 3))
-
-
-def _weight_canonical(x: Array, dy: Array) -> Array:
-    dw = _canonical(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3))
-    return dw.transpose(1, 2, 0, 3)
-
-
-def _weight_patches(x: Array, dy: Array) -> Array:
-    flat = jnp.concatenate(_shifted(x), axis=3).reshape(-1, 9 * x.shape[3])
-    return flat.T @ dy.reshape(-1, dy.shape[3])
-
-
-def _weight_product(x: Array, dy: Array) -> Array:
-    w = jnp.zeros((3, 3, x.shape[3], dy.shape[3]))
-    return jax.vjp(lambda w: _product(x, w), w)[1](dy)[0]
-
-
-def _weight_pairs(x: Array, dy: Array) -> Array:
-    w = jnp.zeros((3, 3, x.shape[3], dy.shape[3]))
-    _, vjp = jax.vjp(lambda w: conv_forms.by_pixel_pairs(x, w, _WINDOW, convolution._conv), w)
-    return vjp(dy)[0]
-
-
-def _weight_tiles(x: Array, dy: Array) -> Array:
-    return winograd.weight_gradient(x, dy, _SAME)
-
-
-def _weight_parts(count: int) -> Form:
-    def form(x: Array, dy: Array) -> Array:
-        parts = zip(jnp.split(x, count), jnp.split(dy, count), strict=True)
-        return functools.reduce(jnp.add, (_weight_canonical(*part) for part in parts))
-
-    return form
-
-
-FORWARD: dict[str, Form] = {
-    "canonical": _canonical,
-    "patches": _patches,
-    "product": _product,
-    "pairs": _pairs,
-    "tiles": _tiles,
-}
-FORMS: dict[str, dict[str, Form]] = {
-    "forward": FORWARD,
-    "input gradient": {name: _input_gradient(form) for name, form in FORWARD.items()},
-    "weight gradient": {
-        "canonical": _weight_canonical,
-        "patches": _weight_patches,
-        "product": _weight_product,
-        "pairs": _weight_pairs,
-        "tiles": _weight_tiles,
-        **{f"{count} parts": _weight_parts(count) for count in (2, 4, 8, 16)},
-    },
-}
 
 
 def _operands(shape: Shape, direction: str, count: int) -> tuple[Array, Array]:

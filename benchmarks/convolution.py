@@ -21,80 +21,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
+from conv_ops import CASES, Case, Op, our_conv, patches, plain_conv, taps
 from flax import linen as nn
 from jax import Array, lax
 
-from jfedsl.nn import convolution, pooling
+from jfedsl.nn import pooling
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=3)
 _CLIENTS = flags.DEFINE_integer("clients", 8, "Clients in the loop.", lower_bound=1)
 _CASES = flags.DEFINE_enum("cases", "vgg", ["vgg", "small"], "Model whose layers are timed.")
-
-Op = Callable[..., Array]
-
-
-class Case(NamedTuple):
-    """Shapes of one comparison.
-
-    Attributes:
-      name: of the layer.
-      batch: examples of each client.
-      size: height and width.
-      inputs: channels of the input.
-      channels: channels of the output; 0 for pooling.
-    """
-
-    name: str
-    batch: int
-    size: int
-    inputs: int
-    channels: int
-
-
-CASES = {
-    "vgg": (
-        Case("early convolution", 16, 32, 64, 64),
-        Case("middle convolution", 16, 8, 256, 256),
-        Case("map smaller than kernel", 16, 2, 512, 512),
-        Case("pooling", 16, 32, 64, 0),
-    ),
-    "small": (
-        Case("conv1", 8, 32, 3, 16),
-        Case("conv2", 8, 16, 16, 32),
-        Case("conv3", 8, 8, 32, 32),
-        Case("conv4", 8, 4, 32, 64),
-        Case("conv5", 8, 2, 64, 64),
-        Case("pool1", 8, 32, 16, 0),
-    ),
-}
-
-
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-
-
-def _plain_conv(x: Array, w: Array) -> Array:
-    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
-
-
-def _our_conv(x: Array, w: Array) -> Array:
-    return convolution.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=_LAYOUT)
-
-
-def _shifted(x: Array) -> list[Array]:
-    """`x[B, H, W, C]` shifted by each of the nine taps of a 3x3 kernel."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-
-
-def _patches(x: Array, w: Array) -> Array:
-    return jnp.concatenate(_shifted(x), axis=3) @ w.reshape(-1, w.shape[3])
-
-
-def _taps(x: Array, w: Array) -> Array:
-    taps = w.reshape(9, *w.shape[2:])
-    pairs = zip(_shifted(x), taps, strict=True)
-    return sum((pixels @ tap for pixels, tap in pairs), jnp.zeros(()))
 
 
 def _plain_pool(x: Array, w: Array) -> Array:
@@ -158,7 +93,7 @@ def measure(case: Case, clients: int, repeats: int) -> Result:
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (clients, case.batch, case.size, case.size, case.inputs))
     w = jax.random.normal(keys[1], (clients, 3, 3, case.inputs, max(case.channels, 1)))
-    plain, ours = (_plain_conv, _our_conv) if case.channels else (_plain_pool, _our_pool)
+    plain, ours = (plain_conv, our_conv) if case.channels else (_plain_pool, _our_pool)
     forms = {
         "ours in a loop": _looped(ours),
         "ours, twice": _twice(ours),
@@ -167,7 +102,7 @@ def measure(case: Case, clients: int, repeats: int) -> Result:
         "plain vmapped": _vmapped(plain),
     }
     if case.channels:
-        forms |= {"patches vmapped": _vmapped(_patches), "taps vmapped": _vmapped(_taps)}
+        forms |= {"patches vmapped": _vmapped(patches), "taps vmapped": _vmapped(taps)}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for form in forms.values():
         jax.block_until_ready(form(x, w))

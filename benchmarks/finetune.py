@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from step import matmul_peak
+from taking_turns import Work
 
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
@@ -39,6 +41,8 @@ class Options(NamedTuple):
       rank: of the adapters, on queries and values of all blocks.
       client_adapter: of the clients, as `--client_adapter` says it; "" for the server's.
       base: how frozen weights are stored.
+      compute_dtype: of products, and of those that measure the peak.
+      peak_size: rows of the matrices whose product measures the peak; None suits the device.
     """
 
     clients: int
@@ -54,6 +58,8 @@ class Options(NamedTuple):
     rank: int = 8
     client_adapter: str = ""
     base: str = "float32"
+    compute_dtype: str = "float32"
+    peak_size: int | None = None
 
 
 def config(options: Options) -> Config:
@@ -90,6 +96,7 @@ def config(options: Options) -> Config:
         dropout_rate=0.0,
         cut_gradient_bits=32,
         client_gradient_bits=32,
+        compute_dtype=options.compute_dtype,
     )
 
 
@@ -105,6 +112,7 @@ class CompiledExchange:
     """A compiled exchange of all clients with the server."""
 
     def __init__(self, options: Options) -> None:
+        self._options = options
         experiment = build(config(options))
         self._arguments = (experiment.data, experiment.key)
         self._state = experiment.init()
@@ -140,7 +148,8 @@ class CompiledExchange:
         began = time.perf_counter()
         self._exchange()
         seconds = time.perf_counter() - began
-        self.facts["matmul_peaks"].append(matmul_peak("float32"))
+        peak = matmul_peak(self._options.compute_dtype, self._options.peak_size)
+        self.facts["matmul_peaks"].append(peak)
         return seconds
 
     def _exchange(self) -> float:
@@ -168,3 +177,27 @@ def exchange_flops(experiment: Experiment, options: Options) -> int:
 
 def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+
+
+def rates(options: Options, result: dict[str, Any], flops: int) -> dict[str, Any]:
+    """The facts of a framework, with times and rates of an exchange of `flops` operations."""
+    times, peaks = result["times"], result["matmul_peaks"][1:]  # the first is untimed
+    seconds, skipped = statistics.median(times), ("times", "matmul_peaks")
+    fractions = [flops / time / peak for time, peak in zip(times, peaks, strict=True)]
+    return {
+        **{name: value for name, value in options._asdict().items() if name != "folder"},
+        **{name: value for name, value in result.items() if name not in skipped},
+        "exchange_flops": flops,
+        "seconds_per_exchange": seconds,
+        "least_and_greatest": [min(times), max(times)],
+        "gflops_per_second": flops / seconds / 1e9,
+        "matmul_peak_gflops_per_second": statistics.median(peaks) / 1e9,
+        "fraction_of_matmul_peak": statistics.median(fractions),
+    }
+
+
+def rival(options: Options) -> Work:
+    """The same exchanges in a PyTorch loop over clients; needs the extra `bench`."""
+    from finetune_torch import Rival
+
+    return Rival(options)

@@ -19,14 +19,13 @@ line each.
 
 import functools
 import json
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from finetune import CompiledExchange, Options
+from finetune import CompiledExchange, Options, rates, rival
 from taking_turns import Work, alternate
 
 from jfedsl.nn.weight_only import STORAGES
@@ -43,12 +42,6 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed exchanges of each.", lower_
 _RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "Framework to compare with.")
 
 
-def _rival(options: Options) -> Work:
-    from finetune_torch import Rival
-
-    return Rival(options)
-
-
 def _options(clients: int, folder: str) -> Options:
     if _EXAMPLES.value % clients:
         raise app.UsageError(f"--examples={_EXAMPLES.value} is no multiple of {clients} clients")
@@ -59,31 +52,18 @@ def _options(clients: int, folder: str) -> Options:
     )  # fmt: skip
 
 
-def measure(every: Sequence[Options], rival: bool, repeats: int) -> list[dict[str, Any]]:
+def measure(every: Sequence[Options], against_torch: bool, repeats: int) -> list[dict[str, Any]]:
     """The facts of each measurement, with times and rates of an exchange."""
     makers: list[Callable[[], Work]] = []
     for options in every:
         makers.append(functools.partial(CompiledExchange, options))
-        if rival:
-            makers.append(functools.partial(_rival, options))
+        if against_torch:
+            makers.append(functools.partial(rival, options))
     lines: list[dict[str, Any]] = []
     for n, result in enumerate(alternate(makers, repeats)):
-        options = every[n // 2 if rival else n]
-        times, peaks = result.pop("times"), result.pop("matmul_peaks")[1:]  # the first is untimed
-        seconds = statistics.median(times)
+        options = every[n // 2 if against_torch else n]
         flops = result.get("exchange_flops") or lines[-1]["exchange_flops"]
-        sizes = {name: value for name, value in options._asdict().items() if name != "folder"}
-        rates = {
-            "exchange_flops": flops,
-            "seconds_per_exchange": seconds,
-            "least_and_greatest": [min(times), max(times)],
-            "gflops_per_second": flops / seconds / 1e9,
-            "matmul_peak_gflops_per_second": statistics.median(peaks) / 1e9,
-            "fraction_of_matmul_peak": statistics.median(
-                flops / time / peak for time, peak in zip(times, peaks, strict=True)
-            ),
-        }
-        lines.append({**sizes, **result, **rates})
+        lines.append(rates(options, result, flops))
     return lines
 
 

@@ -14,7 +14,7 @@ import statistics
 from typing import Any
 
 from absl import app, flags
-from step import CompiledRound, Options
+from step import ALL_ON, CompiledRound, Options
 from taking_turns import alternate
 
 _DEFAULT = Options()
@@ -26,15 +26,17 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed calls of each.", lower_boun
 
 _COMPRESSORS = flags.DEFINE_boolean("compressors", False, "Time single compressors instead.")
 
-_PRUNING: dict[str, Any] = {"prune_kind": "mask", "prune_rate": 0.3}
-_DROPOUT: dict[str, Any] = {"dropout_rate": 0.2}
-_GRADIENTS: dict[str, Any] = {"bits": 8}
+
+def _only(*names: str) -> dict[str, Any]:
+    return {name: ALL_ON[name] for name in names}
+
+
 SETTINGS = {
     "all off": {},
-    "pruning 0.3": _PRUNING,
-    "dropout 0.2": _DROPOUT,
-    "8-bit gradients": _GRADIENTS,
-    "all on": {**_PRUNING, **_DROPOUT, **_GRADIENTS},
+    "pruning 0.3": _only("prune_kind", "prune_rate"),
+    "dropout 0.2": _only("dropout_rate"),
+    "8-bit gradients": _only("bits"),
+    "all on": ALL_ON,
 }
 _EXPRESSIONS = (
     "dropout(0.2)",

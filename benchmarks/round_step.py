@@ -18,12 +18,10 @@ the data, the state and the input of every layer.
 
 import functools
 import json
-import statistics
 from collections.abc import Callable
-from typing import Any
 
 from absl import app, flags
-from step import CompiledRound, Options, cut_of, flops, outputs
+from step import CompiledRound, Options, rates, rival
 from taking_turns import Work, alternate
 
 from jfedsl.config.scale_fields import COMPUTE_DTYPES
@@ -47,34 +45,6 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_boun
 _RIVAL = flags.DEFINE_enum("rival", "none", ["none", "torch"], "Framework to compare with.")
 
 
-def _rival(options: Options) -> Work:
-    from splitfed_torch import FedAvg, Rival, Shapes, SplitFed
-
-    kind = FedAvg if options.algorithm == "fedavg" else SplitFed
-    return Rival(
-        kind,
-        Shapes(
-            [(name, shape[-1]) for name, shape, _ in outputs(options)],
-            cut_of(options), options.clients, options.batch_size, options.image, options.steps,
-        ),
-    )  # fmt: skip
-
-
-def line(options: Options, result: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a framework, with times and rates of a step."""
-    steps = [seconds / options.steps for seconds in result.pop("times")]
-    median, peak = statistics.median(steps), result.pop("matmul_peak_flops")
-    examples = options.clients * options.batch_size
-    return {
-        **result,
-        "seconds_per_step": median,
-        "least_and_greatest": [min(steps), max(steps)],
-        "samples_per_second": examples / median,
-        "gflops_per_second": flops(options) / median / 1e9,
-        "fraction_of_matmul_peak": flops(options) / median / peak,
-    }
-
-
 def main(_: list[str]) -> None:
     """Measures and prints."""
     options = Options(
@@ -87,8 +57,8 @@ def main(_: list[str]) -> None:
     if _RIVAL.value == "torch":
         if options.compute_dtype != "float32":
             raise app.UsageError("--rival=torch runs in float32; --compute_dtype must too")
-        makers.append(functools.partial(_rival, options))
-    lines = [line(options, result) for result in alternate(makers, _REPEATS.value)]
+        makers.append(functools.partial(rival, options))
+    lines = [rates(options, result) for result in alternate(makers, _REPEATS.value)]
     print(f"{options.model}, {options.clients} clients x {options.batch_size}")
     print(
         f"{'':<10}{'s/step':>10}{'samples/s':>12}{'of peak':>10}{'compile s':>11}{'MB':>8}"

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+import statistics
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from kernels import loop_kernels
+from taking_turns import Work
 
 from jfedsl.config import Config
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
@@ -16,12 +19,24 @@ from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import build
 
-_BATCHES = 4  # mini-batches of each client
+_PEAK = "matmul_peak_flops"
+# Pruning, dropout and 8-bit gradients, over a step with all of them off.
+ALL_ON: dict[str, Any] = {
+    "prune_kind": "mask", "prune_rate": 0.3, "dropout_rate": 0.2, "bits": 8,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings of a step; compression is off by default."""
+    """Settings of a step; compression is off by default.
+
+    Attributes:
+      steps: exchanges in a round.
+      participants: clients drawn for each round; None for all. The others keep nothing.
+      batches: mini-batches of each client.
+      rounds: in one timed call.
+      peak_size: rows of the matrices whose product measures the peak; None suits the device.
+    """
 
     model: str = "vgg11"
     norm: str = "none"
@@ -38,6 +53,15 @@ class Options:
     steps: int = 3
     smashed: str = ""
     algorithm: str = "fedsl"
+    participants: int | None = None
+    batches: int = 4
+    rounds: int = 1
+    peak_size: int | None = None
+
+    @property
+    def examples(self) -> int:
+        """Examples of all participants in a step."""
+        return (self.participants or self.clients) * self.batch_size
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -46,9 +70,9 @@ class Options:
 
 
 def config(options: Options) -> Config:
-    """A config with plain SGD on random images, and one round of `steps` exchanges a call.
+    """A config with plain SGD on random images, and rounds of `steps` exchanges.
 
-    With FedAvg a call is a period and ends with averaging; else all calls are in one period.
+    With FedAvg a round is a period and ends with averaging; else all are in one period.
     """
     DATASETS["noise"] = lambda data_dir: _noise(options)
     return Config(
@@ -74,11 +98,22 @@ def config(options: Options) -> Config:
         client_chunk=options.client_chunk,
         compute_dtype=options.compute_dtype,
         remat_clients=options.remat_clients,
+        **_drawn(options),
     )
 
 
+def _drawn(options: Options) -> dict[str, Any]:
+    """Settings of participants that are drawn for each round, and of which nothing stays."""
+    if options.participants is None:
+        return {}
+    return {"participants": options.participants, "client_state": "stateless"}
+
+
 def _noise(options: Options) -> Dataset:
-    draw, examples = np.random.default_rng(0), options.clients * options.batch_size * _BATCHES
+    draw, examples = (
+        np.random.default_rng(0),
+        options.clients * options.batch_size * options.batches,
+    )
     images = draw.integers(0, 256, (examples, *options.image), np.uint8)
     labels = draw.integers(0, 10, examples)
     labels[:10] = range(10)
@@ -86,7 +121,7 @@ def _noise(options: Options) -> Dataset:
 
 
 class CompiledRound:
-    """A compiled round of `steps` exchanges."""
+    """Compiled rounds of `steps` exchanges."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -94,7 +129,7 @@ class CompiledRound:
         self._arguments = (experiment.data, experiment.key)
         self._state = experiment.init()
         began = time.perf_counter()
-        rounds: Any = experiment.rounds(1)
+        rounds: Any = experiment.rounds(options.rounds)
         self._run = rounds.lower(*self._arguments, self._state, 1).compile()
         seconds = time.perf_counter() - began
         memory: Any = self._run.memory_analysis()
@@ -102,7 +137,8 @@ class CompiledRound:
             "framework": "jfedsl",
             "client_chunk": chunk_of(experiment.spec, options.clients),
             "compile_seconds": seconds,
-            "matmul_peak_flops": matmul_peak(options.compute_dtype),
+            "kernels": loop_kernels(self._run.as_text()),
+            _PEAK: matmul_peak(options.compute_dtype, options.peak_size),
             "peak_memory_bytes": memory.argument_size_in_bytes
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
@@ -116,7 +152,7 @@ class CompiledRound:
     def run(self) -> float:
         """Seconds of one call."""
         began = time.perf_counter()
-        self._state, record = self._run(*self._arguments, self._state, 1)
+        self._state, record = self._run(*self._arguments, self._state, self._options.rounds)
         jax.block_until_ready(record)
         return time.perf_counter() - began
 
@@ -128,7 +164,7 @@ def _activations(options: Options, chunk: int) -> int:
     """
     shapes = [options.image, *(shape for _, shape, _ in outputs(options)[:-1])]
     sizes = [math.prod(shape) for shape in shapes]
-    cut, examples = cut_of(options), options.clients * options.batch_size
+    cut, examples = cut_of(options), options.examples
     client_examples = chunk * options.batch_size if options.remat_clients else examples
     entries = client_examples * sum(sizes[:cut]) + examples * sum(sizes[cut:])
     return entries * jnp.dtype(options.compute_dtype).itemsize
@@ -138,9 +174,9 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def matmul_peak(dtype: str) -> float:
+def matmul_peak(dtype: str, size: int | None = None) -> float:
     """FLOP/s of the fastest of five products of square matrices that are large for the device."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     product, a = jax.jit(jnp.matmul), jax.random.normal(jax.random.key(0), (size, size), dtype)
     product(a, a).block_until_ready()
     times = []
@@ -177,4 +213,34 @@ def flops(options: Options) -> int:
     """
     products = [2 * kernel * math.prod(shape[:-1]) for _, shape, kernel in outputs(options)]
     first = next(product for product in products if product)
-    return options.clients * options.batch_size * (3 * sum(products) - first)
+    return options.examples * (3 * sum(products) - first)
+
+
+def rates(options: Options, result: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a framework, with times and rates of a step."""
+    times, peak = result["times"], result[_PEAK]
+    steps = [seconds / options.steps / options.rounds for seconds in times]
+    median = statistics.median(steps)
+    return {
+        **{name: fact for name, fact in result.items() if name not in ("times", _PEAK)},
+        "seconds_per_step": median,
+        "least_and_greatest": [min(steps), max(steps)],
+        "samples_per_second": options.examples / median,
+        "gflops_per_second": flops(options) / median / 1e9,
+        "fraction_of_matmul_peak": flops(options) / median / peak,
+    }
+
+
+def rival(options: Options) -> Work:
+    """The same steps of the same model in a PyTorch loop over clients; needs the extra `bench`."""
+    from splitfed_torch import FedAvg, Rival, Shapes, SplitFed
+
+    kind = FedAvg if options.algorithm == "fedavg" else SplitFed
+    return Rival(
+        kind,
+        Shapes(
+            [(name, shape[-1]) for name, shape, _ in outputs(options)],
+            cut_of(options), options.examples // options.batch_size, options.batch_size,
+            options.image, options.steps,
+        ),
+    )  # fmt: skip

@@ -12,11 +12,57 @@ _PAUSE = 0.3  # seconds; threads of a framework keep spinning for a while after 
 class Work(Protocol):
     """Something to time, compiled and warmed up, with facts to report."""
 
-    facts: dict[str, Any]
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of it besides times."""
+        ...
 
     def run(self) -> float:
         """Runs once and returns the seconds that it took."""
         ...
+
+
+class Remote:
+    """A work in a separate process, which is prepared once this is made."""
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        """Starts the process.
+
+        Args:
+          make: picklable function that prepares the work.
+
+        Raises:
+          RuntimeError: the work could not be prepared.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, child_pipe), daemon=True)
+        self._process.start()
+        child_pipe.close()  # so that the end of the process is the end of the pipe
+        self._answer()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Those of the work at this time."""
+        self._pipe.send("facts")
+        return self._answer()
+
+    def run(self) -> float:
+        """Seconds of a run in the process."""
+        time.sleep(_PAUSE)
+        self._pipe.send("run")
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process, which frees its memory."""
+        self._process.terminate()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("a process to time ended early; its error is above") from None
 
 
 def alternate(makers: Sequence[Callable[[], Work]], repeats: int) -> list[dict[str, Any]]:
@@ -29,32 +75,23 @@ def alternate(makers: Sequence[Callable[[], Work]], repeats: int) -> list[dict[s
     Returns:
       The facts of each work, with the seconds of its runs as `times`.
     """
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for make in makers:
-        pipe, child_pipe = context.Pipe()
-        context.Process(target=_serve, args=(make, child_pipe), daemon=True).start()
-        pipes.append(pipe)
-        pipe.recv()  # waits until it is prepared, so that preparing the next is not disturbed
-    rounds = [[_turn(pipe) for pipe in pipes] for _ in range(repeats + 1)]
-    results = []
-    for pipe, times in zip(pipes, zip(*rounds[1:], strict=True), strict=True):
-        pipe.send(False)
-        results.append({**pipe.recv(), "times": list(times)})
+    works = [Remote(make) for make in makers]  # one by one, so that none disturbs another
+    results = take_turns(works, repeats)
+    for work in works:
+        work.close()
     return results
 
 
-def _turn(pipe: Any) -> float:
-    """Seconds of a run in the process at the other end of the pipe."""
-    time.sleep(_PAUSE)
-    pipe.send(True)
-    return pipe.recv()
+def take_turns(works: Sequence[Work], repeats: int) -> list[dict[str, Any]]:
+    """As `alternate`, of works that are prepared, here or in other processes."""
+    rounds = [[work.run() for work in works] for _ in range(repeats + 1)]
+    times = zip(*rounds[1:], strict=True)
+    return [{**work.facts, "times": [*each]} for work, each in zip(works, times, strict=True)]
 
 
 def _serve(make: Callable[[], Work], pipe: Connection) -> None:
-    """Prepares a work, runs it as often as asked, and returns its facts."""
+    """Prepares a work, then runs it or tells its facts, as often as asked."""
     work = make()
     pipe.send(None)
-    while pipe.recv():
-        pipe.send(work.run())
-    pipe.send(work.facts)
+    while True:
+        pipe.send(work.run() if pipe.recv() == "run" else work.facts)
