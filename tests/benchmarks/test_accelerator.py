@@ -1,0 +1,182 @@
+"""The command that measures everything on an accelerator, on a CPU with tiny shapes."""
+
+import importlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import PROGRAMS
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PARTS = ["device", "numerics", "forms", "targets", "chunks", "compilation", "training", "tests"]
+# Programs are compiled fast, and once for all runs of tests; an hour, as machines may be slow.
+ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(PROGRAMS),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(BENCHMARKS / "accelerator.py"), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+
+
+def finish(*arguments: str) -> str:
+    process = start(*arguments)
+    out, error = process.communicate(timeout=900)
+    assert process.returncode == 0, error
+    return out
+
+
+def check_lines(lines: list[dict[str, Any]]) -> None:
+    """Everything was measured, and every number means something."""
+    assert [line["note"] for line in lines if line["status"] != "measured"] == []
+    for line in lines:
+        assert line["measures"] and line["name"], line
+        for measure in line["measures"]:
+            may_be_zero = "error" in measure["quantity"] or "failed" in measure["quantity"]
+            value, least = measure["value"], 0 if may_be_zero else 1e-9
+            assert math.isfinite(value) and value >= least, (line["name"], measure)
+
+
+def check_errors(lines: list[dict[str, Any]]) -> None:
+    """Forms of convolutions and of int8 were compared, each in its directions."""
+    errors = {
+        f"{line['name']}, {measure['quantity']}": measure["value"]
+        for line in lines
+        if line["part"] == "numerics"
+        for measure in line["measures"]
+    }
+    assert max(errors.values()) < 1e-5
+    for name in ("float32, relative error, forward: tiles", "weight gradient: dense, long sums"):
+        assert any(name in error for error in errors), name
+    of_forms = [error for name, error in errors.items() if "convolutions" in name]
+    assert len(of_forms) > 40 and min(of_forms) > 0
+
+
+@pytest.mark.slow
+def test_every_part_measures_something_real(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    out = finish("--quick", "--minutes=60", f"--output={file}")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert list(dict.fromkeys(line["part"] for line in lines)) == PARTS
+    check_lines(lines)
+    check_errors(lines)
+    chunks = [line["facts"]["jfedsl"]["client_chunk"] for line in lines if line["part"] == "chunks"]
+    assert chunks == [1, 4]
+    (tests,) = [line for line in lines if line["part"] == "tests"]
+    assert [measure["value"] for measure in tests["measures"]][1] == 0, tests["facts"]["failures"]
+    table = out[out.index("\npart ") :]
+    assert table.count("reached") > 60
+    for line in lines:
+        assert all(measure["quantity"] in table for measure in line["measures"])
+    assert finish(f"--show={file}").strip() in table
+
+
+def test_a_run_that_is_killed_leaves_what_it_had(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    process = start("--quick", "--minutes=60", f"--output={file}", "--parts=numerics")
+    deadline = time.monotonic() + 600
+    while not (file.exists() and "numerics" in file.read_text()):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with file.open("a") as cut:
+        cut.write('{"part": "forms", "na')
+    table = finish(f"--show={file}")
+    assert "devices" in table and "peak, bfloat16, TFLOP/s" in table
+    assert "input gradient: tiles" in table and "forms" not in table
+    errors = [line for line in table.splitlines() if "relative error" in line]
+    assert len(errors) > 20 and all(line.endswith("reached") for line in errors)
+
+
+def test_what_has_too_little_time_is_skipped_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    out = finish("--minutes=0.1", f"--output={file}")
+    assert [json.loads(line)["status"] for line in file.read_text().splitlines()] == [
+        "skipped"
+    ] * 17
+    assert "training  main job" in out and "s are left for it, it takes about 25" in out
+
+
+def test_a_part_that_does_not_exist_is_refused() -> None:
+    process = start("--parts=forms,kernels")
+    assert "--parts=kernels: there are device, numerics, forms," in process.communicate()[1]
+    assert process.returncode == 1
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a module of the benchmarks that has no flags."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def fails(_: Any) -> Iterator[Any]:
+    raise ValueError("too large\nfor the device")
+
+
+def waits(_: Any) -> Iterator[Any]:
+    time.sleep(3600)
+    yield
+
+
+def test_a_case_that_fails_or_hangs_ends_alone(script: Any) -> None:
+    worker_module = script("accelerator_worker")
+    worker, settings = worker_module.Worker(), worker_module.Settings(True, 2)
+    try:
+        with pytest.raises(worker_module.Unfinished, match="ValueError: too large$") as failed:
+            list(worker.entries(fails, settings, 600))
+        with pytest.raises(worker_module.Unfinished, match="longer than its 1 s") as stopped:
+            list(worker.entries(waits, settings, 1))
+        assert (failed.value.status, stopped.value.status) == ("failed", "stopped")
+    finally:
+        worker.close()
+
+
+HLO = """HloModule jit_run, entry_computation_layout={(f32[2]{0})->f32[2]{0}}
+
+%fused (p: f32[2]) -> f32[2] {
+  ROOT %n.1 = f32[2]{0} negate(f32[2]{0} %p)
+}
+
+%inner_body (t: (f32[2])) -> (f32[2]) {
+  %f.1 = f32[2]{0} fusion(f32[2]{0} %p), kind=kLoop, calls=%fused
+  %c.1 = (f32[2]{0:T(8,128)}, /*index=1*/u8[4]{0}) custom-call(%f.1), custom_call_target="x"
+}
+
+%branch (p: f32[2]) -> f32[2] {
+  ROOT %f.2 = f32[2]{0} fusion(f32[2]{0} %p), kind=kLoop, calls=%fused
+}
+
+%body (t: (f32[2])) -> (f32[2]) {
+  %w.1 = (f32[2]{0}) while((f32[2]{0}) %t), condition=%test, body=%inner_body
+  %o = f32[2]{0} conditional(s32[] %i, %p, %p), branch_computations={%branch, %branch}
+  %k = f32[2]{0} call(f32[2]{0} %p), to_apply=%branch
+  ROOT %a = f32[2]{0} add(f32[2]{0} %k, f32[2]{0} %o)
+}
+
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %before = f32[2]{0} fusion(f32[2]{0} %p), kind=kLoop, calls=%fused
+  %w.2 = (f32[2]{0}) while((f32[2]{0}) %t), condition=%test, body=%body
+}
+"""
+
+
+def test_kernels_are_those_of_the_outer_loop_and_what_it_calls(script: Any) -> None:
+    loop_kernels = script("kernels").loop_kernels
+    assert loop_kernels(HLO) == 2 + 2 + 1
+    assert loop_kernels(HLO.replace("body=%body", "x").replace("body=%inner_body", "x")) == 3
