@@ -16,7 +16,7 @@ from accelerator_worker import Settings
 from step import ALL_ON, CompiledRound, Options
 from taking_turns import Remote, Work, take_turns
 
-_SMALL = Options("small", clients=100, batch_size=8, steps=20)
+_SMALL = Options("small", clients=100, batch_size=8, steps=10)
 _ALL_ROUNDS = 1500  # of pfl-research's workload
 _PFL = Options(
     "cnn", clients=1000, participants=50, batch_size=10, batches=5, steps=5, rounds=20,
@@ -207,7 +207,8 @@ def _against_torch(
     rival, note = _rival(make, options.compute_dtype, settings)
     results = _in_turn([work, *rival], settings.repeats)
     del work
-    return *_pair([step.rates(options, result) for result in results]), note
+    of_each = [options, dataclasses.replace(options, rounds=1)]  # PyTorch's calls are of one round
+    return *_pair([step.rates(*pair) for pair in zip(of_each, results, strict=False)]), note
 
 
 def _rival(make: Callable[[], Work], dtype: str, settings: Settings) -> tuple[list[Remote], str]:

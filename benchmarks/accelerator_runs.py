@@ -39,7 +39,6 @@ TESTS = {
         "test_mapped_over_clients_equals_a_loop_and_clients_share_no_noise",
         "test_bfloat16_operands_have_bfloat16_gradients",
     ),
-    "nn/test_rotary": ("test_pairs_turn_by_their_angle_times_the_position",),
     "engine/test_exchange": (
         "test_compressed_exchange_equals_a_loop_over_clients",
         "test_cut_gradient_does_not_shrink_with_the_number_of_clients",

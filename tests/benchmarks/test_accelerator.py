@@ -180,3 +180,12 @@ def test_kernels_are_those_of_the_outer_loop_and_what_it_calls(script: Any) -> N
     loop_kernels = script("kernels").loop_kernels
     assert loop_kernels(HLO) == 2 + 2 + 1
     assert loop_kernels(HLO.replace("body=%body", "x").replace("body=%inner_body", "x")) == 3
+
+
+def test_tests_that_run_on_the_device_exist(script: Any) -> None:
+    folder = BENCHMARKS.parent / "tests"
+    tests = script("accelerator_runs").TESTS
+    assert sum(map(len, tests.values())) == 20
+    for file, names in tests.items():
+        text = (folder / f"{file}.py").read_text()
+        assert all(f"def {name}(" in text for name in names), file
