@@ -55,6 +55,7 @@ class Case(NamedTuple):
       compute: yields its results.
       share: seconds of eight minutes.
       apart: whether it starts processes that need the device for themselves.
+      alike: whether with tiny shapes it repeats an earlier one, and is left out then.
     """
 
     part: str
@@ -62,22 +63,23 @@ class Case(NamedTuple):
     compute: Compute
     share: int
     apart: bool = False
+    alike: bool = False
 
 
 CASES = (
     Case("device", "device and peaks", kernels.device, 45),
     Case("numerics", "all forms", numerics, 45),
     Case("forms", "layers of small", kernels.small_forms, 30),
-    Case("forms", "layers of vgg", kernels.vgg_forms, 20),
+    Case("forms", "layers of vgg", kernels.vgg_forms, 20, alike=True),
     Case("targets", "small", rounds.small, 35),
     Case("targets", "vgg19, 8 x 64, float32", rounds.vgg19_few_float32, 35),
     Case("targets", "vgg19, 8 x 64, bfloat16", rounds.vgg19_few_bfloat16, 25),
-    Case("targets", "vgg19, 100 x 64, float32", rounds.vgg19_many_float32, 35),
-    Case("targets", "vgg19, 100 x 64, bfloat16", rounds.vgg19_many_bfloat16, 25),
+    Case("targets", "vgg19, 100 x 64, float32", rounds.vgg19_many_float32, 35, alike=True),
+    Case("targets", "vgg19, 100 x 64, bfloat16", rounds.vgg19_many_bfloat16, 25, alike=True),
     Case("targets", "pfl-research's workload", rounds.pfl_workload, 20),
     Case("targets", "compression", rounds.compression, 25),
     Case("targets", "LoRA, bfloat16", rounds.lora_bfloat16, 20),
-    Case("targets", "LoRA, float32", rounds.lora_float32, 25),
+    Case("targets", "LoRA, float32", rounds.lora_float32, 25, alike=True),
     Case("chunks", "chunk sweep", rounds.chunks, 25),
     Case("compilation", "10, 100 and 1000 clients", rounds.compilation, 25),
     Case("training", "main job", runs.training, 25),
@@ -131,7 +133,7 @@ def _cases() -> list[Case]:
     for name in asked:
         if name not in names:
             raise app.UsageError(f"--parts={name}: there are {', '.join(names)}")
-    return [case for case in CASES if case.part in asked]
+    return [case for case in CASES if case.part in asked and not (_QUICK.value and case.alike)]
 
 
 def _end(*_: Any) -> None:
