@@ -100,7 +100,7 @@ def lines(cases: Sequence[Case], settings: Settings, seconds: float) -> Iterator
         for case in cases:
             planned += case.share / _PLANNED * seconds
             limit = began + planned - time.monotonic()
-            if limit < case.share / 4:
+            if limit < case.share / 3:
                 note = f"{limit:.0f} s are left for it, it takes about {case.share}"
                 yield unmeasured(case.part, case.name, "skipped", note)
                 continue
