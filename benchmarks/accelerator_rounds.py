@@ -158,7 +158,7 @@ def compilation(settings: Settings) -> Iterator[Entry]:
             [
                 Measure("seconds to compile", facts["compile_seconds"]),
                 Measure("planned peak memory, MB", facts["peak_memory_bytes"] / 1e6),
-                Measure("kernels in the loop over rounds", facts["kernels"]),
+                Measure("kernels in loops", facts["kernels"]),
             ],
             {"options": vars(options), "jfedsl": facts},
         )

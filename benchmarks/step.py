@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from kernels import loop_kernels
 from taking_turns import Work
 
 from jfedsl.config import Config
@@ -18,6 +17,7 @@ from jfedsl.engine.client_step import chunk_of
 from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import build
+from jfedsl.run.targets.hlo import KERNELS, instructions
 
 _PEAK = "matmul_peak_flops"
 # Pruning, dropout and 8-bit gradients, over a step with all of them off.
@@ -137,7 +137,7 @@ class CompiledRound:
             "framework": "jfedsl",
             "client_chunk": chunk_of(experiment.spec, options.clients),
             "compile_seconds": seconds,
-            "kernels": loop_kernels(self._run.as_text()),
+            "kernels": _loop_kernels(self._run.as_text()),
             _PEAK: matmul_peak(options.compute_dtype, options.peak_size),
             "peak_memory_bytes": memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -155,6 +155,11 @@ class CompiledRound:
         self._state, record = self._run(*self._arguments, self._state, self._options.rounds)
         jax.block_until_ready(record)
         return time.perf_counter() - began
+
+
+def _loop_kernels(text: str) -> int:
+    """Kernels that the loops of a program start; of an inner loop they count once."""
+    return sum(i.loops > 0 and i.opcode in KERNELS for i in instructions(text))
 
 
 def _activations(options: Options, chunk: int) -> int:

@@ -146,41 +146,6 @@ def test_a_case_that_fails_or_hangs_ends_alone(script: Any) -> None:
         worker.close()
 
 
-HLO = """HloModule jit_run, entry_computation_layout={(f32[2]{0})->f32[2]{0}}
-
-%fused (p: f32[2]) -> f32[2] {
-  ROOT %n.1 = f32[2]{0} negate(f32[2]{0} %p)
-}
-
-%inner_body (t: (f32[2])) -> (f32[2]) {
-  %f.1 = f32[2]{0} fusion(f32[2]{0} %p), kind=kLoop, calls=%fused
-  %c.1 = (f32[2]{0:T(8,128)}, /*index=1*/u8[4]{0}) custom-call(%f.1), custom_call_target="x"
-}
-
-%branch (p: f32[2]) -> f32[2] {
-  ROOT %f.2 = f32[2]{0} fusion(f32[2]{0} %p), kind=kLoop, calls=%fused
-}
-
-%body (t: (f32[2])) -> (f32[2]) {
-  %w.1 = (f32[2]{0}) while((f32[2]{0}) %t), condition=%test, body=%inner_body
-  %o = f32[2]{0} conditional(s32[] %i, %p, %p), branch_computations={%branch, %branch}
-  %k = f32[2]{0} call(f32[2]{0} %p), to_apply=%branch
-  ROOT %a = f32[2]{0} add(f32[2]{0} %k, f32[2]{0} %o)
-}
-
-ENTRY %main (p: f32[2]) -> f32[2] {
-  %before = f32[2]{0} fusion(f32[2]{0} %p), kind=kLoop, calls=%fused
-  %w.2 = (f32[2]{0}) while((f32[2]{0}) %t), condition=%test, body=%body
-}
-"""
-
-
-def test_kernels_are_those_of_the_outer_loop_and_what_it_calls(script: Any) -> None:
-    loop_kernels = script("kernels").loop_kernels
-    assert loop_kernels(HLO) == 2 + 2 + 1
-    assert loop_kernels(HLO.replace("body=%body", "x").replace("body=%inner_body", "x")) == 3
-
-
 def test_tests_that_run_on_the_device_exist(script: Any) -> None:
     folder = BENCHMARKS.parent / "tests"
     tests = script("accelerator_runs").TESTS
