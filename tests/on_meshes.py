@@ -1,21 +1,31 @@
 """Runs and sums on meshes of four virtual devices, in a process of their own: prints JSON.
 
 Called with JSON as its argument: `cache` (folder of compiled programs), `train` (configs by name,
-with what `meshes` each is to run on) and `sums` (bits and meshes of `weighted_sum`).
+with what `meshes` each is to run on), `recut` (configs by name, with what numbers of `devices`) and
+`sums` (bits and meshes of `weighted_sum`).
 """
 
+import csv
 import json
 import re
 import sys
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from scripted_cuts import scripted
 
 from jfedsl.config import Config
-from jfedsl.run.assemble import build
+from jfedsl.engine.averaging import joined
+from jfedsl.engine.state import State
+from jfedsl.run.assemble import Experiment, build, cuts_by_resource
+from jfedsl.run.restore import restore_run
+from jfedsl.run.training import train
 from jfedsl.sharding.collectives import weighted_sum
 from jfedsl.sharding.slots import AXES, SHARDED, put
 
@@ -53,7 +63,26 @@ def trained(settings: dict[str, Any], shape: Shape | None) -> dict[str, Any]:
         "padding_slots": int((~slots.is_real).sum()),
         "groups": len(slots.group_slots),
         "messages": len(MESSAGE.findall(run.as_text())),
+        "params": params_of(experiment, state) if "cut" in settings else [],
     }
+
+
+def params_of(experiment: Experiment, state: State) -> list[float]:
+    """Weights of the joined model."""
+    whole = jax.jit(partial(joined, experiment.spec))(experiment.data.partition, state)
+    return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(whole.params)]).tolist()
+
+
+def recut(settings: dict[str, Any], devices: int) -> dict[str, Any]:
+    """What a whole run whose cuts change came to."""
+    cuts_by_resource.fastest_cuts = scripted()
+    with tempfile.TemporaryDirectory() as folder:
+        summary = train(Config(**settings, devices=devices, workdir=folder))
+        rows = list(csv.DictReader((Path(folder) / "metrics.csv").read_text().splitlines()))
+        params = params_of(*restore_run(folder)[1:])
+    kept = {name: summary[name] for name in ("cuts", "bytes", "uncompressed_bytes")}
+    losses = [float(row["train_loss"]) for row in rows]
+    return {**kept, "losses": [*losses, float(rows[-1]["test_loss"])], "params": params}
 
 
 def summands() -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -89,11 +118,15 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     jax.config.update("jax_compilation_cache_dir", request["cache"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     assert jax.device_count() == 4 and jnp.zeros(()).dtype == jnp.float32
-    train, sums = request.get("train", {}), request.get("sums", {})
+    trains, recuts, sums = (request.get(name, {}) for name in ("train", "recut", "sums"))
     return {
         "train": {
             name: {str(shape): trained(case["config"], shape) for shape in case["meshes"]}
-            for name, case in train.items()
+            for name, case in trains.items()
+        },
+        "recut": {
+            name: [recut(case["config"], devices) for devices in case["devices"]]
+            for name, case in recuts.items()
         },
         "sums": {
             f"{bits} {shape}": summed(bits, shape)

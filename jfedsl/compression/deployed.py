@@ -4,11 +4,11 @@ Inference with a split model sends the activation too. A compressor that adds un
 training has a form without the noise here; one that selects entries still does so.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from jfedsl.compression.alike import alike
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.expression import Call, ClientCompressor, build_call
 from jfedsl.compression.registry import COMPRESSORS, identity
@@ -35,13 +35,11 @@ def deployed(
     if not active:
         return None
     compressors = [build_call(call, clients, seed, deployed=True) for call in active]
-    columns = [np.zeros(clients), *_columns(active, clients, seed)]
-    group = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1]
 
     def of_client(client: Any) -> Compressor:
         return chain(*(compressor(client) for compressor in compressors))
 
-    return of_client, group.reshape(-1).astype(np.int32)
+    return of_client, alike(active, clients, seed)
 
 
 def _not_identity(calls: tuple[Call, ...]) -> list[Call]:
@@ -50,11 +48,3 @@ def _not_identity(calls: tuple[Call, ...]) -> list[Call]:
     for call in calls:
         flat += _not_identity(call.inner) if call.inner else [call]
     return [call for call in flat if COMPRESSORS[call.name].deployed is not identity]
-
-
-def _columns(calls: Iterable[Call], clients: int, seed: int) -> Iterator[np.ndarray]:
-    """The numbers of all clients, `[C]`, for every numeric argument of the calls."""
-    for call in calls:
-        for value in call.arguments.values():
-            if not isinstance(value, str):
-                yield value.spread(clients, seed)

@@ -34,7 +34,7 @@ _MOST_SECONDS_A_CALL = 5  # as signals wait for it; a single round may take long
 _ENDED_EARLY = "ended_early"  # in the checkpoint of a run that a hook has ended, and the summary
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
     """The compiled functions of a run."""
 
     rounds: Callable[..., Any]
@@ -46,9 +46,17 @@ class Loop:
     """Trains the rounds of a run that are left."""
 
     def __init__(
-        self, start: RunStart, checkpoints: Checkpoints, hooks: Sequence[Hook], until: int
-    ) -> None:
+        self, start: RunStart, checkpoints: Checkpoints, hooks: Sequence[Hook], until: int,
+        functions: Compiled | None = None,
+    ) -> None:  # fmt: skip
         """Goes on from a start, at most until a round; the hooks have begun.
+
+        Args:
+          start: where the run stands.
+          checkpoints: of the run.
+          hooks: that act between the calls.
+          until: the last round of the loop.
+          functions: of the same experiment, where an earlier loop has compiled them.
 
         Raises:
           UserError: two hooks save something under one name.
@@ -58,6 +66,7 @@ class Loop:
         self._checkpoints, self._hooks = checkpoints, hooks
         self._round, self._state = start.round, start.state
         self._until = until
+        self.functions = functions  # None until they are compiled
         self._files = start.saved.files  # seals stay, even if the hook of a file is gone
         bytes_, seconds = values.get("cumulative_bytes", 0), values.get("cumulative_seconds", 0.0)
         self._totals = Totals(bytes_, seconds)
@@ -82,7 +91,7 @@ class Loop:
         """
         if self._ended:
             return
-        functions = self._compile()
+        functions = self.functions = self.functions or self._compile()
         self._between_calls([], None)
         self._announce("training")
         with stop.later():
@@ -117,7 +126,7 @@ class Loop:
     def _ended(self) -> bool:
         return self.is_complete or self._round == self._until
 
-    def _compile(self) -> _Compiled:
+    def _compile(self) -> Compiled:
         """Compiles what is called again and again."""
         data, key, state = self._experiment.data, self._experiment.key, self._state
         self._announce("compiling the round (once)")
@@ -127,9 +136,9 @@ class Loop:
         costs = compiled(costs_of(self._experiment), data, records)
         self._announce("compiling the evaluation (once)")
         evaluate = compiled(self._experiment.evaluate(), data, state, self._experiment.evaluated)
-        return _Compiled(run, costs, evaluate)
+        return Compiled(run, costs, evaluate)
 
-    def _call(self, functions: _Compiled) -> None:
+    def _call(self, functions: Compiled) -> None:
         """One compiled call, and what follows it until the next."""
         config, data, began = self._config, self._experiment.data, time.perf_counter()
         tested, end = self._next_boundaries()

@@ -26,6 +26,8 @@ def resumed(
 ) -> tuple[Experiment, State]:
     """The run with the cuts of a checkpoint, or with new ones if they are to be chosen there.
 
+    Where the choice leaves all cuts as they are, the experiment that was given.
+
     Args:
       config: all settings of the run.
       experiment: the run with the cuts that it began with.
@@ -40,7 +42,11 @@ def resumed(
         experiment = prepared(config, held)
     if round_ % config.replan_every or round_ >= config.rounds:
         return experiment, state
-    new = prepared(config, _links(config, saved.arrays[_MEASURED]))
+    assert experiment.choose_cuts is not None
+    chosen = experiment.choose_cuts(_links(config, saved.arrays[_MEASURED]))
+    if np.array_equal(chosen, cuts_of(experiment.spec)):
+        return experiment, state
+    new = prepared(config, chosen)._replace(choose_cuts=experiment.choose_cuts)  # costs are kept
     specs, partition = (experiment.spec, new.spec), new.data.partition
     return new, with_new_cuts(*specs, new.key, partition, new.fresh(), state)
 

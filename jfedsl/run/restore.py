@@ -20,7 +20,6 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.files.paths import Name, local, path_error
 from jfedsl.models.layers import Model, Variables
 from jfedsl.run.assemble import Experiment, build
-from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.client_store import with_memories
 from jfedsl.run.processes import distributed
 from jfedsl.run.storage import export, fingerprints
@@ -60,7 +59,7 @@ def restore_run(
         raise path_error(flag, workdir, f"the workdir of a run with a checkpoint{export_too}")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
-    experiment = build(config, decides=chosen_cuts(workdir))
+    experiment = build(config, cuts=chosen_cuts(workdir))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config, read_only=True)
     for change in fingerprints.changes(workdir, experiment.fingerprint):
         warnings.warn(f"{workdir}: {change}", stacklevel=2)
@@ -171,19 +170,19 @@ def _exported(folder: Path) -> dict[str, np.ndarray]:
         raise flag_error("init_from", folder, "an intact export", reason=str(error)) from error
 
 
-def prepared(config: Config, decides: Chosen = None) -> Experiment:
+def prepared(config: Config, cuts: np.ndarray | None = None) -> Experiment:
     """The experiment of a config, with the weights of `--init_from`.
 
     Args:
       config: all settings of the run.
-      decides: what decides on cuts by resource; None: those of the newest checkpoint, if there is
-        one.
+      cuts: by resource, of each client, int `[C]`; None: those of the newest checkpoint, if there
+        is one.
 
     Raises:
       UserError: a setting is not allowed.
     """
     mesh = distributed.mesh_of(config)
-    experiment = build(config, mesh, chosen_cuts(config.workdir) if decides is None else decides)
+    experiment = build(config, mesh, chosen_cuts(config.workdir) if cuts is None else cuts)
     if not config.init_from:
         return experiment
     started = bool(config.workdir) and any_in(Path(config.workdir) / CHECKPOINTS)

@@ -19,7 +19,7 @@ from jfedsl.run.assemble import Experiment
 from jfedsl.run.assemble.description import cuts_of_clients
 from jfedsl.run.finished import already_done
 from jfedsl.run.hooks import Hook, RunStart, Saved
-from jfedsl.run.loop import Loop
+from jfedsl.run.loop import Compiled, Loop
 from jfedsl.run.processes import distributed
 from jfedsl.run.processes.compilation import keep_programs
 from jfedsl.run.processes.stopping import Stop
@@ -109,9 +109,9 @@ def _train_in(
     folder: Path, config: Config, experiment: Experiment, stop: Stop, hooks: Sequence[Hook]
 ) -> dict[str, Any]:
     """As `train_setting`, in a folder that this run holds."""
-    stretch = _stretch(folder, config, experiment, stop, hooks, goes_on=False)
+    stretch = _stretch(folder, config, experiment, stop, hooks)
     while not stretch.is_complete:
-        stretch = _stretch(folder, config, stretch.experiment, stop, hooks, goes_on=True)
+        stretch = _stretch(folder, config, stretch.experiment, stop, hooks, stretch.functions)
     if not distributed.first():
         return {}
     entries = stretch.entries
@@ -125,12 +125,14 @@ class _Stretch(NamedTuple):
 
     Attributes:
       experiment: with the cuts that it had.
+      functions: of the experiment; None where nothing was left to train.
       hooks: all that took part.
       entries: of the loop, for the summary.
       is_complete: whether the run has ended, and not only the part.
     """
 
     experiment: Experiment
+    functions: Compiled | None
     hooks: list[Hook]
     entries: dict[str, Any]
     is_complete: bool
@@ -138,7 +140,7 @@ class _Stretch(NamedTuple):
 
 def _stretch(
     folder: Path, config: Config, experiment: Experiment, stop: Stop, hooks: Sequence[Hook],
-    goes_on: bool,
+    functions: Compiled | None = None,
 ) -> _Stretch:  # fmt: skip
     """Trains until the end of a run, or until its cuts are to be chosen anew.
 
@@ -148,25 +150,26 @@ def _stretch(
       experiment: the run; with the cuts of the newest checkpoint, where there is one.
       stop: takes the signals.
       hooks: beside the standard ones.
-      goes_on: whether this follows a choice of cuts.
+      functions: of the experiment, after the stretch before; None: this is the first one.
     """
     with contextlib.ExitStack() as closing:
         checkpoints = Checkpoints(folder / CHECKPOINTS, config, experiment.fingerprint)
         closing.callback(checkpoints.close)
-        start = _start(config, experiment, folder, checkpoints, goes_on)
-        experiment = start.experiment
+        start = _start(config, experiment, folder, checkpoints, functions is not None)
+        if start.experiment is not experiment:  # other cuts
+            experiment, functions = start.experiment, None
         all_hooks = [*standard_hooks(start, stop), *hooks]
         start = start._replace(rows=_rows_before(start))
         for hook in all_hooks:
             closing.push(partial(_close, hook))
             hook.begin(start)
-        loop = Loop(start, checkpoints, all_hooks, _next_choice(config, start.round))
+        loop = Loop(start, checkpoints, all_hooks, _next_choice(config, start.round), functions)
         del start  # else its arrays would stay for the whole run
         loop.run(stop)
         entries = loop.entries()
         if loop.is_complete:
             entries |= loop.final_test()
-    return _Stretch(experiment, all_hooks, entries, loop.is_complete)
+    return _Stretch(experiment, loop.functions, all_hooks, entries, loop.is_complete)
 
 
 def _next_choice(config: Config, round_: int) -> int:

@@ -8,48 +8,39 @@ import jax
 import numpy as np
 import pytest
 from helpers import assert_close, assert_equal, plain, slow
+from scripted_cuts import CHOOSES, CUTS, scripted
 
 from jfedsl.config import Config
 from jfedsl.engine.averaging import joined
 from jfedsl.engine.parts import cuts_of
 from jfedsl.errors import UserError
-from jfedsl.run import training
+from jfedsl.run import replanning, training
 from jfedsl.run.assemble import cuts_by_resource
-from jfedsl.run.assemble.cuts_by_resource import links_of
 from jfedsl.run.evaluate import evaluate_run
 from jfedsl.run.hooks import Hook, RunStart
+from jfedsl.run.loop import Loop
 from jfedsl.run.restore import restore_run
-
-CUTS = {"before": (3, 2, 2, 3), "after": (2, 3, 2, 3), "later": (2, 2, 2, 2)}
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts in a fixed order instead of the fastest ones."""
-    seen: dict[bytes, str] = {}
-
-    def choose(config: Config, links: Any, *rest: Any) -> np.ndarray:
-        if np.array_equal(links.up, links_of(config).up):
-            return np.array(CUTS["before"])
-        name = seen.setdefault(links.up.tobytes(), "later" if seen else "after")
-        return np.array(CUTS[name])
-
-    monkeypatch.setattr(cuts_by_resource, "fastest_cuts", choose)
+    monkeypatch.setattr(cuts_by_resource, "fastest_cuts", scripted())
 
 
 def config(folder: Path, **changes: Any) -> Config:
-    settings = {
-        "cut": "by_resource", "replan_every": 2, "network": "small_cell", "rounds": 6,
-        "momentum": 0.9, "eval_every": 6, "checkpoint_every": 1, "train_examples": 200,
-        "test_examples": 40, "workdir": str(folder), "loggers": "none", "aggregation": "examples",
-        "partition": "dirichlet",
-    }  # fmt: skip
-    return plain(**{**settings, **changes})
+    return plain(**{**CHOOSES, "workdir": str(folder), **changes})
 
 
 def params_of(folder: Path) -> Any:
     run = restore_run(folder)
     return joined(run.experiment.spec, run.experiment.data.partition, run.state).params
+
+
+def metrics_of(folder: Path) -> list[dict[str, str]]:
+    """Rows of metrics.csv, but for times here and for tests, which an interruption adds."""
+    rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    return [{k: v for k, v in r.items() if k != "host_seconds" and "test" not in k} for r in rows]
 
 
 class Watch(Hook):
@@ -64,19 +55,15 @@ class Watch(Hook):
         self.rounds.append(start.round)
 
 
-@pytest.mark.parametrize(
-    ("state", "devices"), [("keep", None), slow("average", None), slow("keep", 2)]
-)
+@pytest.mark.parametrize("state", ["keep", slow("average")])
 def test_momentum_goes_on_as_if_nothing_had_moved(
-    scripted: None, tmp_path: Path, state: str, devices: int | None
+    in_order: None, tmp_path: Path, state: str
 ) -> None:
     """One local step a period: averages of all copies take the steps of a single cut."""
-    if devices and jax.device_count() < devices:
-        pytest.skip("one device")
-    options = {"client_optimizer_state": state, "devices": devices}
+    options = {"client_optimizer_state": state}
     watch = Watch()
     summary = training.train(config(tmp_path / "moving", **options), [watch])
-    assert watch.rounds == [0, 2, 4] and watch.cuts == [list(cuts) for cuts in CUTS.values()]
+    assert watch.rounds == [0, 2, 4] and watch.cuts == [list(cuts) for cuts in CUTS]
     names = [row["participants"] for row in summary["cuts"]]
     assert names == [{"dense1": 2, "dense2": 2}, {"dense1": 2, "dense2": 2}, {"dense1": 4}]
     training.train(config(tmp_path / "one", cut="dense1", replan_every=None, **options))
@@ -86,7 +73,7 @@ def test_momentum_goes_on_as_if_nothing_had_moved(
         assert summary["uncompressed_bytes"] == {name: sent[name] for name in sent}
 
 
-def test_an_interrupted_run_makes_the_same_choices(scripted: None, tmp_path: Path) -> None:
+def test_an_interrupted_run_makes_the_same_choices(in_order: None, tmp_path: Path) -> None:
     compressed = {
         "smashed": "feedback(topk(0.3))", "cut_gradient": "uniform(8)", "prune_kind": "channel",
         "prune_rate": (0.5, 0.0, 0.0, 0.5), "model_up": "uniform(8)",
@@ -94,24 +81,41 @@ def test_an_interrupted_run_makes_the_same_choices(scripted: None, tmp_path: Pat
     training.train(config(tmp_path / "whole", **compressed))
     for rounds in (3, 6):
         training.train(config(tmp_path / "pieces", rounds=rounds, **compressed))
-    texts = ((tmp_path / name / "metrics.csv").read_text() for name in ("whole", "pieces"))
-    rows = [list(csv.DictReader(text.splitlines())) for text in texts]
-    for one, other in zip(*rows, strict=True):
-        assert {k: v for k, v in one.items() if k != "host_seconds" and "test" not in k} == {
-            k: v for k, v in other.items() if k != "host_seconds" and "test" not in k
-        }
+    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "pieces")
     whole, pieces = (restore_run(tmp_path / name) for name in ("whole", "pieces"))
     assert_equal(whole.state, pieces.state)
-    assert cuts_of(pieces.experiment.spec).tolist() == list(CUTS["later"])
+    assert cuts_of(pieces.experiment.spec).tolist() == list(CUTS[2])
     assert evaluate_run(tmp_path / "pieces", tmp_path / "export")["round"] == 6
 
 
+def test_a_choice_that_changes_nothing_builds_and_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    compile_, prepare = Loop._compile, replanning.prepared
+    monkeypatch.setattr(Loop, "_compile", lambda loop: made.append("compiled") or compile_(loop))
+    monkeypatch.setattr(
+        replanning, "prepared", lambda *options: made.append("built") or prepare(*options)
+    )
+    monkeypatch.setattr(cuts_by_resource, "fastest_cuts", scripted(CUTS[:1] * 3))
+    options = {"prune_kind": "mask", "model_up": "feedback(topk(0.3))"}
+    training.train(config(tmp_path / "kept", **options))
+    assert made == ["compiled"]
+    with monkeypatch.context() as patch:
+        patch.setattr(replanning, "cuts_of", lambda spec: None)  # none are equal to any
+        training.train(config(tmp_path / "rebuilt", **options))
+    assert made.count("compiled") == 4 and made.count("built") == 4
+    kept, rebuilt = (tmp_path / name for name in ("kept", "rebuilt"))
+    assert metrics_of(kept) == metrics_of(rebuilt)
+    assert_equal(restore_run(kept).state, restore_run(rebuilt).state)
+
+
 def test_partial_participation_moves_what_absent_clients_keep(
-    scripted: None, tmp_path: Path
+    in_order: None, tmp_path: Path
 ) -> None:
     watch = Watch()
     training.train(config(tmp_path / "some", participants=3), [watch])
-    assert watch.cuts == [list(cuts) for cuts in CUTS.values()]
+    assert watch.cuts == [list(cuts) for cuts in CUTS]
     run = restore_run(tmp_path / "some")
     kept = jax.tree.leaves(run.state.memory.optimizer)
     assert kept and all(np.isfinite(leaf).all() and np.any(leaf) for leaf in kept)
@@ -126,7 +130,7 @@ def test_partial_participation_moves_what_absent_clients_keep(
     {"model_up": "feedback(topk(0.3))", "prune_kind": "mask", "prune_score": "taylor"},
 ])  # fmt: skip
 def test_runs_go_on_with_whatever_else_they_have(
-    scripted: None, tmp_path: Path, changes: dict[str, Any]
+    in_order: None, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     summary = training.train(config(tmp_path, eval_every=2, **changes))
     assert summary["rounds"] == (2 if "stop_at_target" in changes else 6)

@@ -1,7 +1,8 @@
 """Cuts by what clients' devices can hold and compute and how fast their links are."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from jfedsl.compression.alike import alike
 from jfedsl.compression.message import FLOAT_BITS, Message, kept_only, message_bytes
 from jfedsl.config import Config
 from jfedsl.engine import optimizers
@@ -39,42 +41,31 @@ class Links(NamedTuple):
     memory: np.ndarray
 
 
-# What decides on cuts by resource: cuts that have been chosen already, int `[C]`, measured links,
-# or None for those that are known before the run.
-Chosen: TypeAlias = np.ndarray | Links | None
-
-
-def cuts_by_resource(
-    config: Config, model: Model, cuts: Sequence[int], x: jax.ShapeDtypeStruct,
-    chosen: Chosen = None,
-) -> np.ndarray:  # fmt: skip
-    """For each client, of the cuts that its memory suffices for, the one with the fastest exchange.
+def chooser(
+    config: Config, model: Model, cuts: Sequence[int], x: jax.ShapeDtypeStruct
+) -> Callable[[Links], np.ndarray]:
+    """From links to each client's cut: of those that its memory suffices for, the fastest one.
 
     An exchange takes the client's forward and backward pass, both messages at the cut, the
     server's layers for all participants, and its share of the model's way down and up. Nothing is
-    pruned. Links known before the run are those without fading, with equal shares of the band.
+    pruned. What cuts cost is computed at the first choice and kept for the next ones.
 
     Args:
       config: all settings of the run, with a network.
       model: all layers.
       cuts: to choose from.
       x: an input, `[1, ...]`.
-      chosen: what decides.
 
     Returns:
-      A cut for each client, int `[C]`.
-
-    Raises:
-      UserError: a client can hold none of these parts.
+      A function of the links of all clients, which returns a cut for each client, int `[C]`; see
+      `fastest_cuts` for what it raises.
     """
-    if isinstance(chosen, np.ndarray):
-        return chosen
-    links = links_of(config) if chosen is None else chosen
-    return fastest_cuts(config, links, *costs_of_cuts(config, model, cuts, x), cuts)
+    costs = cache(partial(costs_of_cuts, config, model, cuts, x))
+    return lambda links: fastest_cuts(config, links, *costs(), cuts)
 
 
 def links_of(config: Config) -> Links:
-    """What clients compute and send with, before a run."""
+    """What clients compute and send with, before a run: no fading, equal shares of the band."""
     hardware, network = hardware_of(config), network_of(config)
     assert network is not None  # the config has checked it
     key = fold(jax.random.key(config.seed), Purpose.HARDWARE)
@@ -112,14 +103,14 @@ def costs_of_cuts(
     network = network_of(config)
     assert network is not None
     participants = config.participants or config.clients
-    messages = [_message_bits(config, output_of(model[:cut], batch)) for cut in cuts]
+    up, down = _message_bits(config, [output_of(model[:cut], batch) for cut in cuts])
     weights = [sum(leaf.size for leaf in jax.tree.leaves(whole.params[:cut])) for cut in cuts]
     period = config.local_steps * config.aggregate_every
     costs = CutCosts(
         flops=np.array([flops[:cut].sum() for cut in cuts]),
         server=participants * np.array([flops[cut:].sum() for cut in cuts]) / network.server_flops,
-        up=np.array([up for up, _ in messages]),
-        down=np.array([down for _, down in messages]),
+        up=up,
+        down=down,
         model=FLOAT_BITS * np.array(weights) / period,
     )
     return costs, np.array([_memory(config, model[:cut], batch) for cut in cuts])
@@ -133,24 +124,42 @@ def _memory(config: Config, side: Model, batch: jax.ShapeDtypeStruct) -> int:
     return client_memory(side, variables_of(side, batch), init, batch, dtype, integers).total
 
 
-def _message_bits(config: Config, shape: jax.ShapeDtypeStruct) -> tuple[np.ndarray, np.ndarray]:
-    """Bits of both messages at a cut, of each client, `[C]`, counted on noise."""
-    compressors = compressors_of(config)
-    empty, key = jnp.zeros(shape.shape, shape.dtype), jax.random.key(config.seed)
+def _message_bits(
+    config: Config, shapes: Sequence[jax.ShapeDtypeStruct]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits of both messages at each cut, of each client, `[cuts, C]`, counted on noise.
+
+    Of clients with the same compressors the messages of the first one are counted.
+
+    Args:
+      config: all settings of the run.
+      shapes: of a client's activation at each cut.
+    """
+    compressors, key = compressors_of(config), jax.random.key(config.seed)
 
     def send(name: str, number: Array, message: Message) -> Message:
         compressor: Any = compressors[name](number)
-        sent: Message = compressor.send(compressor.init(empty), fold(key, number), message)[1]
+        state = compressor.init(jnp.zeros_like(message.values))
+        sent: Message = compressor.send(state, fold(key, number), message)[1]
         return sent
 
-    def of_client(number: Array) -> tuple[Array, Array]:
-        noise = jax.random.normal(fold(key, number), shape.shape, shape.dtype)
+    def of_client(noise: Array, number: Array) -> tuple[Array, Array]:
         up = send("smashed", number, Message(noise))
         down = send("cut_gradient", number, kept_only(noise, up.kept))
         return message_bytes([up]), message_bytes([down])
 
-    both = jax.jit(lambda: lax.map(of_client, jnp.arange(config.clients)))()
-    up, down = (8.0 * np.asarray(count, np.float64) for count in both)
+    calls = (config.compressors.get(name, ()) for name in ("smashed", "cut_gradient"))
+    groups = np.stack([alike(of_stream, config.clients, config.seed) for of_stream in calls])
+    _, first, group = np.unique(groups, axis=1, return_index=True, return_inverse=True)
+    draw, numbers = np.random.default_rng(config.seed), jnp.asarray(first, jnp.int32)
+    noise = [jnp.asarray(draw.normal(size=shape.shape), shape.dtype) for shape in shapes]
+
+    @jax.jit
+    def of_groups(noise: list[Array]) -> list[tuple[Array, Array]]:
+        return [lax.map(partial(of_client, values), numbers) for values in noise]
+
+    counts = jax.device_get(of_groups(noise))
+    up, down = 8.0 * np.stack(counts, axis=1)[..., group.reshape(-1)]
     return up, down
 
 

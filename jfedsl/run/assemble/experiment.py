@@ -36,7 +36,7 @@ from jfedsl.models.layers import Variables
 from jfedsl.models.registry import MODELS
 from jfedsl.nn.platform import platform_of, traced_for
 from jfedsl.run.assemble.client_flops import with_tail
-from jfedsl.run.assemble.cuts_by_resource import Chosen
+from jfedsl.run.assemble.cuts_by_resource import Links
 from jfedsl.run.assemble.description import cuts_of_clients, layout_of, open_end
 from jfedsl.run.assemble.examples import check_augment, on_devices, pixels_of, subset_of
 from jfedsl.run.assemble.fingerprint import fingerprint_of
@@ -93,6 +93,7 @@ class Experiment(NamedTuple):
       scale: mean and standard deviation of each feature, float64 `[C]` each, that inputs were
         normalised with before they became `data`; None where they were not.
       clients: that the data is divided over.
+      choose_cuts: from links to the cut of each client, int `[C]`; None where cuts never change.
       fingerprint: what tells its data and plugins from others.
       platform: cpu, gpu or tpu: of the devices that programs are compiled for.
       notes: where clients compute, and what became of settings, a line each.
@@ -111,6 +112,7 @@ class Experiment(NamedTuple):
     client_flops: Flops
     scale: Scale | None
     clients: int
+    choose_cuts: Callable[[Links], np.ndarray] | None
     fingerprint: Fingerprint
     platform: str
     notes: list[str]
@@ -173,13 +175,13 @@ class Experiment(NamedTuple):
         return jax.jit(traced_for(self.platform, measured))
 
 
-def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> Experiment:
+def build(config: Config, mesh: Mesh | None = None, cuts: np.ndarray | None = None) -> Experiment:
     """Loads the data and puts the run together.
 
     Args:
       config: all settings of the run.
       mesh: devices that it is spread over; None for one.
-      decides: what decides on cuts by resource.
+      cuts: by resource, of each client, int `[C]`; None: they are chosen here.
 
     Raises:
       UserError: a setting that the data or the model cannot satisfy.
@@ -200,7 +202,7 @@ def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> E
     config = with_clients(config, dataset)
     clients = config.clients
     algorithm = ALGORITHMS[config.algorithm]
-    chosen = model_of(config, dataset, checkpoint, image, decides)
+    chosen = model_of(config, dataset, checkpoint, image, cuts)
     model, cut, tail, adapters = chosen[:4]
     held, names = examples_of_clients(config, dataset), client_names(config, dataset)
     shares = held.shares
@@ -253,6 +255,7 @@ def build(config: Config, mesh: Mesh | None = None, decides: Chosen = None) -> E
         client_flops=with_tail(pruning.flops, spec, image.shape),
         scale=whole.scale,
         clients=clients,
+        choose_cuts=chosen.choose,
         fingerprint=marks,
         platform=platform_of(mesh),
         notes=[

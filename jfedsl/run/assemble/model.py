@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import FlaxError
 from jax import Array
 
@@ -16,14 +17,13 @@ from jfedsl.models import layers, tokens, trial
 from jfedsl.models.layers import Model, Variables
 from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError
 from jfedsl.models.registry import MODELS, ModelEntry
-from jfedsl.run.assemble.cuts_by_resource import Chosen
 from jfedsl.run.assemble.on_clients import layers_of_clients
 from jfedsl.run.assemble.pretrained import Layers, pretrained_model
 
 
 def model_of(
     config: Config, dataset: Dataset, checkpoint: Checkpoint | None, image: Array,
-    decides: Chosen = None,
+    chosen: np.ndarray | None = None,
 ) -> Layers:  # fmt: skip
     """The layers of a run, and which of them clients hold.
 
@@ -32,13 +32,13 @@ def model_of(
       dataset: all examples of the run.
       checkpoint: the pretrained model, None without one.
       image: a sample input as the first layer is given it.
-      decides: what decides on cuts by resource.
+      chosen: cuts by resource that have been chosen already, int `[C]`.
 
     Raises:
       UserError: the model has no such cut or tail, or a pretrained one does not suit the data.
     """
     if checkpoint is not None:
-        return pretrained_model(config, checkpoint, dataset, image, decides)
+        return pretrained_model(config, checkpoint, dataset, image, chosen)
     entry = MODELS[config.model]
     settings = dataset.outputs, config.norm
     model = _layers(entry, *settings) if entry.checked else entry.build(*settings)
@@ -47,12 +47,12 @@ def model_of(
     cut = entry.default_cut if config.cut is None else config.cut
     x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     try:
-        held = layers_of_clients(config, model, cut, x, decides)
+        held = layers_of_clients(config, model, cut, x, chosen)
     except UserError:
         raise
     except (ValueError, FlaxError) as error:
         raise _unsuited(config, image, dataset, error) from error
-    return Layers(model, held.cut, held.tail, None, held.cuts, held.possible)
+    return Layers(model, held.cut, held.tail, None, *held[2:])
 
 
 @lru_cache(maxsize=64)

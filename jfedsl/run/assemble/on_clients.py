@@ -1,6 +1,6 @@
 """Which layers of a model clients hold, as the algorithm and its flags have it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from jfedsl.models.layers import Model
 from jfedsl.models.shapes import output_of, variables_of
 from jfedsl.per_client import PerClient
 from jfedsl.pruning.cuts import CutLayout
-from jfedsl.run.assemble.cuts_by_resource import Chosen, cuts_by_resource
+from jfedsl.run.assemble.cuts_by_resource import Links, chooser, links_of
 
 
 class OnClients(NamedTuple):
@@ -27,17 +27,19 @@ class OnClients(NamedTuple):
       tail: how many of the last ones.
       cuts: how many of the first ones each client holds, int `[C]`; None where all hold as many.
       possible: the cuts that clients may have in this run, ascending; () for those that they have.
+      choose: from links to cuts of clients, where they may change; see `chooser`.
     """
 
     cut: int
     tail: int
     cuts: np.ndarray | None = None
     possible: tuple[int, ...] = ()
+    choose: Callable[[Links], np.ndarray] | None = None
 
 
 def layers_of_clients(
     config: Config, model: Model, cut: str, x: jax.ShapeDtypeStruct,
-    chosen: Chosen = None,
+    chosen: np.ndarray | None = None,
 ) -> OnClients:  # fmt: skip
     """How many of the first and of the last layers clients hold.
 
@@ -46,7 +48,7 @@ def layers_of_clients(
       model: all layers.
       cut: the last layer before the cut, as `--cut` names it.
       x: an input, `[1, ...]`.
-      chosen: what decides on cuts by resource.
+      chosen: cuts by resource that have been chosen already, int `[C]`.
 
     Raises:
       UserError: the model has no such cut, the tail leaves the server no layer, or clients cannot
@@ -77,30 +79,32 @@ def _index(model: Model, cut: str) -> int:
 
 def _with_cuts(
     config: Config, model: Model, text: CutText, x: jax.ShapeDtypeStruct,
-    chosen: Chosen,
+    chosen: np.ndarray | None,
 ) -> OnClients:  # fmt: skip
     """Cuts that may differ between clients."""
     given = [_index(model, name) for name in text.names]
     if text.is_range and given[0] > given[1]:
         allowed = "a range from an earlier layer to a later one"
         raise flag_error("cut", text, allowed)
+    possible: tuple[int, ...] = ()
+    choose = None
     if text.by_resource:
         possible = _possible(model, given or [1, len(model) - 1], x)
-        cuts = cuts_by_resource(config, model, possible, x, chosen)
-        if config.replan_every is not None:
-            _check_compressors(config, layout_of_cuts(model, possible, x.shape[1:]))
-            return OnClients(possible[-1], 0, cuts, possible)
+        choose = chooser(config, model, possible, x)
+        cuts = choose(links_of(config)) if chosen is None else chosen
     elif text.is_range:
         even = PerClient(tuple(map(float, given)), is_range=True)
         cuts = np.rint(even.spread(config.clients, config.seed)).astype(int)
     else:
         cuts = np.asarray(given)
-    numbers = np.unique(cuts).tolist()
+    changes = config.replan_every is not None
+    numbers = possible if changes else tuple(np.unique(cuts).tolist())
     lacking = _lacks(model, numbers, x)
     if lacking is not None:
         raise flag_error("cut", text, "layers that all clients can be cut behind", reason=lacking)
-    if len(numbers) > 1:
-        _check_compressors(config, layout_of_cuts(model, numbers, x.shape[1:]))
+    _check_compressors(config, layout_of_cuts(model, numbers, x.shape[1:]))
+    if changes:
+        return OnClients(numbers[-1], 0, cuts, numbers, choose)
     return OnClients(numbers[-1], 0, cuts if len(numbers) > 1 else None)
 
 

@@ -20,7 +20,7 @@ from jfedsl.models.pretrained.checkpoint import Checkpoint, CheckpointError, ope
 from jfedsl.models.transformers.adapter import ALL, Adapter
 from jfedsl.models.transformers.architecture import Architecture
 from jfedsl.models.transformers.model import ARCHITECTURES, DEFAULT_CUT, transformer
-from jfedsl.run.assemble.cuts_by_resource import Chosen
+from jfedsl.run.assemble.cuts_by_resource import Links
 from jfedsl.run.assemble.hardware import capacities_of
 from jfedsl.run.assemble.on_clients import layers_of_clients
 
@@ -50,6 +50,7 @@ class Layers(NamedTuple):
       cuts: of each client, int `[C]`, where they differ or may change; else None.
       possible: the cuts that clients may have, ascending, the last of them being `cut`; () for
         those that they have.
+      choose: from links to cuts of clients, where they may change; see `chooser`.
     """
 
     model: Model
@@ -58,6 +59,7 @@ class Layers(NamedTuple):
     adapters: ClientAdapters | None = None
     cuts: np.ndarray | None = None
     possible: tuple[int, ...] = ()
+    choose: Callable[[Links], np.ndarray] | None = None
 
 
 def checkpoint_of(config: Config) -> Checkpoint | None:
@@ -76,7 +78,7 @@ def checkpoint_of(config: Config) -> Checkpoint | None:
 
 def pretrained_model(
     config: Config, checkpoint: Checkpoint, dataset: Dataset, image: Array,
-    decides: Chosen = None,
+    chosen: np.ndarray | None = None,
 ) -> Layers:  # fmt: skip
     """The layers of a run that trains a pretrained model.
 
@@ -85,7 +87,7 @@ def pretrained_model(
       checkpoint: the pretrained model.
       dataset: all examples of the run, texts as token ids.
       image: a sample input as the first layer is given it.
-      decides: what decides on cuts by resource.
+      chosen: cuts by resource that have been chosen already, int `[C]`.
 
     Raises:
       UserError: the model has no such cut or projection, or does not suit the data or the task.
@@ -103,12 +105,12 @@ def pretrained_model(
 
     names = layers(0, 0)
     x = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
-    held = layers_of_clients(config, names, config.cut or DEFAULT_CUT, x, decides)
+    held = layers_of_clients(config, names, config.cut or DEFAULT_CUT, x, chosen)
     cut, tail = held.cut, held.tail
     _check_tail(names, tail, len(architecture.blocks), adapters.client)
     sides = partial(layers, cut, tail)
     if held.cuts is not None:  # factors are averaged apart, like all other weights
-        return Layers(sides(), cut, tail, None, held.cuts, held.possible)
+        return Layers(sides(), cut, tail, None, *held[2:])
     return Layers(sides(), cut, tail, _client_adapters(config, adapters, sides, cut))
 
 
