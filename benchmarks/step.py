@@ -12,6 +12,7 @@ import numpy as np
 from taking_turns import Work
 
 from jfedsl.config import Config
+from jfedsl.config.cuts import parse
 from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
 from jfedsl.engine.client_step import chunk_of
 from jfedsl.models.cut import cut_index
@@ -206,9 +207,10 @@ def outputs(options: Options) -> list[tuple[str, tuple[int, ...], int]]:
 
 
 def cut_of(options: Options) -> int:
-    """Number of client-side layers."""
+    """Number of client-side layers; where cuts differ, that of the last one given."""
     entry = MODELS[options.model]
-    return cut_index(entry.build(10, options.norm), options.cut or entry.default_cut)
+    last = parse(options.cut or entry.default_cut).names[-1]
+    return cut_index(entry.build(10, options.norm), last)
 
 
 def flops(options: Options) -> int:

@@ -126,10 +126,11 @@ def merging_weights(spec: RunSpec, partition: Partition, state: State) -> tuple[
 
 def merge_participants(
     spec: RunSpec, partition: Partition, state: State
-) -> tuple[Client, Array, Aggregator]:
+) -> tuple[Client, Array, Aggregator, ServerCopy | None]:
     """The participants `[P, ...]`, their weights `[P]`, and what merging them now would make.
 
-    A participant without the model of the period has no weight, unless none has it.
+    A participant without the model of the period has no weight, unless none has it. Last, what the
+    server adds to the average.
     """
     clients, holds = state.clients, state.has_current_model
     share, present = map(spec.slots.weights, merging_weights(spec, partition, state))
@@ -141,7 +142,8 @@ def merge_participants(
         held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
         clients = clients.replace(received=held)
     if spec.adapters is None:
-        return clients, share, merge(spec, state.aggregator, clients, present, copy=copy)
+        merged = merge(spec, state.aggregator, clients, present, copy=copy)
+        return clients, share, merged, copy
     # Between two periods participants hold the factors that the average made, each of its rank.
     # Their average would not be these factors again.
     merged = jax.lax.cond(
@@ -150,7 +152,7 @@ def merge_participants(
         partial(merge, spec),
         state.aggregator, clients, present,
     )  # fmt: skip
-    return clients, share, merged
+    return clients, share, merged, copy
 
 
 def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
@@ -158,12 +160,10 @@ def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
 
     Statistics are averaged, also where they otherwise stay with the clients.
     """
-    clients, share, merged = merge_participants(spec, partition, state)
+    clients, share, merged, copy = merge_participants(spec, partition, state)
     # Statistics that no participant updated are those it would go on with.
     kept, mesh = kept_by(spec, clients).stats, spec.slots.mesh
     of_all = weighted_mean(clients.stats, share, mesh=mesh)
-    holds, whole = state.has_current_model, weights(spec, partition, state.participants)
-    copy = server_copy(spec, state.server, whole, holds, holds)
     beside = copy and (copy.stats, copy.weights)
     stats = weighted_mean(clients.stats, share, kept, of_all, mesh, beside)
     server = spec.algorithm.server_of(spec, partition, state)

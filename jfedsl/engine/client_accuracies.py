@@ -66,7 +66,7 @@ def class_accuracies(
     Returns:
       float32 `[V, classes]`, infinite for a class without test examples.
     """
-    _, _, merged = merge_participants(spec, data.partition, state)
+    merged = merge_participants(spec, data.partition, state)[2]
     spec = with_data(spec, data, merged)
     server = spec.algorithm.server_of(spec, data.partition, state)
     examples = class_sizes(spec, test)

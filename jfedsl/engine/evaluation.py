@@ -52,7 +52,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     models. (Local statistics of a channel that a client does not have are as old as its removal;
     metric_dense uses them.)
     """
-    clients, share, merged = merge_participants(spec, data.partition, state)
+    clients, share, merged, _ = merge_participants(spec, data.partition, state)
     spec, slots = with_data(spec, data, merged), spec.slots
     # A participant that was out of reach, or had an earlier turn, may hold older masks.
     current = partial(trained_masks, spec, key, state)

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import parse, plain
+from helpers import PLAIN, parse, plain
 from hypothesis import given
 from hypothesis import strategies as st
 from on_meshes import summands
 from programs import PROGRAMS
+from scripted_cuts import CHOOSES
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config
@@ -37,6 +38,11 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 ALL: list[list[int] | None] = [None, [1, 2], [2, 2]]
 
+# Uncompressed: a sum in another order may bring an entry to another level of a quantizer.
+EXACT: dict[str, Any] = {
+    "dropout_rate": 0.0, "cut_gradient_bits": 32, "client_gradient_bits": 32,
+}  # fmt: skip
+
 # Runs on meshes. 5 participants on 2 or 4 devices leave padding slots.
 CASES: dict[str, dict[str, Any]] = {
     "fedsl": {},
@@ -45,6 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
         "clients": 6, "participants": None, "prune_ladder": (1.0, 0.5), "validation_fraction": 0.2,
     },
     "fedavg": {"algorithm": "fedavg"},
+    "mixed cuts": {"cut": "dense1-dense2", **EXACT},
 }  # fmt: skip
 PACKED: dict[str, dict[str, Any]] = {
     "fedsl packed": {"collective_bits": 8},
@@ -82,6 +89,12 @@ SLOW: dict[str, dict[str, Any]] = {
     "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
     "convolutions": {"model": "cnn", "norm": "group"},
     "u_shape, batch norm, padding slots": {"algorithm": "u_shape", "norm": "batch"},
+    "mixed cuts, compressed": {"cut": "dense1-dense2"},
+    "mixed cuts, batch norm": {"cut": "dense1-dense2", "norm": "batch", **EXACT},
+    "mixed cuts and widths, outage": {
+        **CASES["channel"], "cut": "pool1-pool2", "model": "cnn", "norm": "group",
+        "outage_snr_db": 5.0, **EXACT,
+    },
     "u_shape, outage": {"algorithm": "u_shape", "outage_snr_db": 5.0, "deadline_s": 0.5},
 }  # fmt: skip
 SLOW |= {
@@ -130,6 +143,7 @@ def check_same(run: dict[str, Any], expected: dict[str, Any]) -> None:
     for name, value in expected["floats"].items():
         # Not to the bit: sums over clients are added up in another order.
         np.testing.assert_allclose(run["floats"][name], value, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(run["params"], expected["params"], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -138,7 +152,8 @@ def test_any_mesh_trains_as_one_device_does(answers: Any, name: str) -> None:
     assert (
         alone["padding_slots"] == 0 and spread and all(run["padding_slots"] > 0 for run in spread)
     )
-    assert (alone["groups"] > 1) == (name == "channel")
+    assert (alone["groups"] > 1) == (name in ("channel", "mixed cuts"))
+    assert bool(alone["params"]) == (name == "mixed cuts")
     losses = alone["floats"]["train_loss"]
     assert losses[-1] < losses[0] and "metric_dense" in alone["floats"]
     for run in spread:
@@ -157,6 +172,24 @@ def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
     if name == "outage":
         reachable = np.array(alone["integers"]["reachable"])
         assert 0 < reachable.mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [
+    {}, {"client_optimizer_state": "average"},
+    {"participants": 3, "smashed": "feedback(topk(0.3))"},
+])  # fmt: skip
+def test_a_run_whose_cuts_change_is_that_on_one_device(changes: dict[str, Any]) -> None:
+    settings = {**PLAIN, **CHOOSES, "clients": 4, **changes}
+    if "smashed" in changes:
+        del settings["dropout_rate"]
+    runs = ask({"recut": {"run": {"config": settings, "devices": [1, 2, 4]}}})["recut"]["run"]
+    alone = runs[0]
+    assert len(alone["cuts"]) == 3 and alone["losses"][-1] < alone["losses"][0]
+    for run in runs[1:]:
+        assert all(run[n] == alone[n] for n in ("cuts", "bytes", "uncompressed_bytes"))
+        np.testing.assert_allclose(run["losses"], alone["losses"], rtol=1e-4)
+        np.testing.assert_allclose(run["params"], alone["params"], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fedsl", "fedavg"])  # with masks and without
@@ -362,12 +395,6 @@ def test_a_process_killed_during_a_save_stops_the_other(tmp_path: Path, victim: 
     finally:
         for process in processes:
             process.kill()
-
-
-# Uncompressed: a sum in another order may bring an entry to another level of a quantizer.
-EXACT: dict[str, Any] = {
-    "dropout_rate": 0.0, "cut_gradient_bits": 32, "client_gradient_bits": 32,
-}  # fmt: skip
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
