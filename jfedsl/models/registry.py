@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jfedsl.models.cnn import cnn
 from jfedsl.models.layers import Model
 from jfedsl.models.mlp import mlp
-from jfedsl.models.resnet import resnet18
+from jfedsl.models.resnet import THIN_WIDTHS, resnet18
 from jfedsl.models.small import small
 from jfedsl.models.vgg import DEPTHS, vgg
 
@@ -42,6 +42,7 @@ MODELS = {
     "cnn": ModelEntry(cnn, "pool1", checked=True),
     "mlp": ModelEntry(mlp, "dense1", checked=True),
     "resnet18": ModelEntry(resnet18, "block2", checked=True),
+    "resnet18_thin": ModelEntry(partial(resnet18, widths=THIN_WIDTHS), "block2", checked=True),
     "small": ModelEntry(small, "pool2", checked=True),
     **{f"vgg{depth}": ModelEntry(partial(vgg, depth), "pool2", checked=True) for depth in DEPTHS},
 }

@@ -1,0 +1,81 @@
+"""Compares named settings over seeds by their bytes, seconds and joules.
+
+jfedsl study cases --preset=algorithms
+jfedsl study cases --workdir=runs/rates --seeds=0,1 --case="slow: --client_learning_rate=0.01"
+    --case="fast: --client_learning_rate=0.1" --figure="rates: slow, fast"
+
+All other flags apply to every setting. Writes a table and figures into --workdir. The same command
+resumes an interrupted study; jfedsl sweep trains the same runs in several processes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from jfedsl.config import Config
+from jfedsl.config.allowed import OneOf
+from jfedsl.errors import flag_error
+from jfedsl.run.script import run
+from jfedsl.run.storage.metrics import STREAMS
+from jfedsl.studies.axes import MEGABYTES, SECONDS
+from jfedsl.studies.columns import Column, megabytes, megabytes_to_target, simulated
+from jfedsl.studies.study import Changes, Figures, conduct, seeds_of
+from jfedsl.studies.sweep import grid
+
+COLUMNS: dict[str, Column] = {
+    "rounds": lambda summary: summary["rounds"],
+    "MB sent": megabytes(*STREAMS),
+    "MB to target": megabytes_to_target,
+    "seconds": simulated("seconds"),
+    "seconds to target": simulated("seconds_to_target"),
+    "device joules": simulated("energy_joules"),
+}
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of its own."""
+    flags.DEFINE_multi_string("case", [], "A named setting, NAME: --flag=value ...", values)
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.", values)
+    flags.DEFINE_multi_string(
+        "figure", [], "A figure of some settings, NAME: setting, ... Default: one of all.", values
+    )
+
+
+def main(config: Config, given: flags.FlagValues) -> None:
+    """Trains all settings, draws the figures and prints the table."""
+    if not given.case:
+        raise flag_error("case", "", "named settings, each NAME: --flag=value ...")
+    if config.network == "none":
+        raise flag_error("network", "none", "a network", reason="without one nothing takes time")
+    settings = grid(config, given.case, ())
+    figures = figures_of(given.figure, settings)
+    conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS), figures)
+
+
+def figures_of(texts: Sequence[str], settings: Mapping[str, Changes]) -> Figures | None:
+    """The settings in each figure, by its file name, from the entries of --figure.
+
+    >>> figures_of(["both: slow, fast"], {"slow": {}, "fast": {}})
+    {'both': ['slow', 'fast']}
+
+    Raises:
+      UserError: another form, a name that two figures have, or a setting that is not compared.
+    """
+    figures: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, rest = (part.strip() for part in text.partition(":"))
+        members = [member.strip() for member in rest.split(",") if member.strip()]
+        if not name.isidentifier() or name in figures or not members:
+            raise flag_error(
+                "figure", text, "NAME: setting, ... with a name of letters and digits, each once"
+            )
+        unknown = next((member for member in members if member not in settings), None)
+        if unknown is not None:
+            raise flag_error("figure", unknown, OneOf(list(settings)).text, settings)
+        figures[name] = members
+    return figures or None
+
+
+def start() -> None:
+    """Runs it on the command line."""
+    run(lambda config: main(config, flags.FLAGS), False, define, __doc__)
