@@ -8,13 +8,15 @@ import pytest
 import stand_ins
 from helpers import given, parse, script, slow
 
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config.canonical import canonical
 from jfedsl.data.datasets import DATASETS
 from jfedsl.errors import UserError
 from jfedsl.run.storage import metrics
 from jfedsl.run.storage.task_record import read_record
 from jfedsl.run.storage.workdir import read_summary
-from jfedsl.studies.questions import rival
+from jfedsl.studies.questions import LEARNING_RATES, rival
+from jfedsl.studies.sweep import grid
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
@@ -155,3 +157,53 @@ def test_train_prints_its_table_and_picture(tmp_path, capsys):
 def test_scripts_stay_thin():
     for path in (ROOT / "experiments").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 10, path
+
+
+CASES = ["--case=split: --cut=pool1", "--case=whole: --algorithm=fedavg", "--seeds=3"]
+
+
+def test_named_settings_are_compared(tmp_path, capsys):
+    study = script("cases_study")
+    few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
+    config = parse([*few, "--train_examples=60", f"--workdir={tmp_path / 'study'}"])
+    study.main(config, given(study, *CASES, "--figure=both: split, whole"))
+    printed = capsys.readouterr().out
+    assert "| split | 0." in printed and "| whole | 0." in printed
+    assert "| MB to target |" in printed and (tmp_path / "study" / "both.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--seeds=3"], "--case must be named settings"),
+        ([*CASES, "--figure=both: split, hole"], "--figure must be one of split, whole, not hole"),
+        ([*CASES, "--figure=split"], "--figure must be NAME: setting"),
+        ([*CASES, "--figure=a: split", "--figure=a: whole"], "--figure must be NAME: setting"),
+    ],
+)
+def test_wrong_cases_and_figures_are_refused(arguments, error, tmp_path):
+    study = script("cases_study")
+    with pytest.raises(UserError, match=error):
+        study.main(parse([f"--workdir={tmp_path / 'study'}"]), given(study, *arguments))
+
+
+@pytest.mark.parametrize("name", ["algorithms", "algorithms_resnet18"])
+def test_the_settings_of_the_studies_of_algorithms_make_runs(name, tmp_path):
+    """Rates are those that the grid of rates tried, and each figure has its settings."""
+    study = script("cases_study")
+    preset = ROOT / "experiments" / "studies" / f"{name}.flags"
+    first, *lines = preset.read_text().splitlines()
+    assert first == f"# python experiments/cases_study.py --flagfile={preset.relative_to(ROOT)}"
+    own = [line for line in lines if line.startswith(("--case", "--figure"))]
+    values, base = given(study, *own), parse([x for x in lines if x[:2] == "--" and x not in own])
+    settings = grid(base, values.case, ())
+    assert study.figures_of(values.figure, settings)
+    tried = (preset.parent / f"{name}_rates.flags").read_text()
+    algorithms = set()
+    for changes in settings.values():
+        config = dataclasses.replace(base, **changes)
+        algorithms.add(config.algorithm)
+        assert config.optimizer == "adam" and config.validation_fraction > 0
+        rates = {changes[flag] for flag in LEARNING_RATES if flag in changes}
+        assert rates and all(f"_rate={rate:g}" in tried for rate in rates)
+    assert name != "algorithms" or algorithms == set(ALGORITHMS)

@@ -12,6 +12,7 @@ ELSEWHERE = {
     "algorithms/sl": "algorithms/test_baselines",
     "algorithms/turns": "algorithms/test_baselines",
     "commands/bound_study": "studies/test_bound",
+    "commands/cases_study": "test_presets_and_studies",
     "commands/compression_study": "test_presets_and_studies",
     "commands/doctor": "commands/test_checks",
     "commands/evaluate": "test_experiments",

@@ -5,7 +5,7 @@ jfedsl study cases --workdir=runs/rates --seeds=0,1 --case="slow: --client_learn
     --case="fast: --client_learning_rate=0.1" --figure="rates: slow, fast"
 
 All other flags apply to every setting. Writes a table and figures into --workdir. The same command
-resumes an interrupted study; jfedsl sweep trains the same runs in several processes.
+resumes an interrupted study. jfedsl sweep with the same cases and folder trains some of its runs.
 """
 
 from collections.abc import Mapping, Sequence

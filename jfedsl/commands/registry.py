@@ -39,6 +39,7 @@ COMMANDS = {
 }
 STUDIES = {
     "bound": Command("bound_study", "The convergence bound beside measured gradient norms."),
+    "cases": Command("cases_study", "Named settings, such as algorithms, over seeds."),
     "compression": Command("compression_study", "Compressors of the cut at equal bytes."),
     "finetuning": Command("finetuning_study", "Ways to fine-tune a pretrained transformer."),
     "latency": Command("latency_study", "Accuracy beside simulated seconds and joules."),

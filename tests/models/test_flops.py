@@ -195,7 +195,7 @@ def test_counts_do_not_depend_on_fast_forms(
 
 
 # The other VGGs have more of the layers of vgg11.
-LARGE = {"vgg13", "vgg16", "vgg19", "resnet18"}
+LARGE = {"vgg13", "vgg16", "vgg19", "resnet18", "resnet18_thin"}
 
 
 @pytest.mark.parametrize("name", [*sorted(set(MODELS) - LARGE), slow("resnet18")])
