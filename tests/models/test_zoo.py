@@ -64,8 +64,8 @@ def test_small_has_five_convolutions_each_followed_by_pooling() -> None:
     assert dense.shape == (64, 10)
 
 
-# Depths between those of vgg11 and vgg19.
-MARKS = dict.fromkeys(("vgg13", "vgg16"), pytest.mark.slow)
+# Depths between those of vgg11 and vgg19, and another width.
+MARKS = dict.fromkeys(("vgg13", "vgg16", "resnet18_thin"), pytest.mark.slow)
 
 # Every model with every image, and with every norm.
 TAKEN = [
