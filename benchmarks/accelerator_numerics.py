@@ -10,11 +10,12 @@ import numpy as np
 from accelerator_kernels import CLIENT_FORMS, directions, operands
 from accelerator_report import Entry, Measure
 from accelerator_worker import Settings
-from conv_ops import FORMS, Case, taps
+from conv_ops import FORMS, Case, our_conv, taps
 from flax import linen as nn
 from jax import Array
 
 from jfedsl.nn.int8 import int8_backward
+from jfedsl.nn.platform import traced_for
 
 _SHAPES = (
     Case("few channels", 8, 16, 3, 16),
@@ -67,6 +68,8 @@ def _all_forms(x: Array, w: Array, dy: Array) -> dict[str, Array]:
     for name, op in {**CLIENT_FORMS, "taps": taps}.items():
         for direction, run in directions(op).items():
             results[f"{direction}: {_OF_CLIENTS}{name}"] = run(x, w, dy)
+    for direction, run in directions(our_conv).items():  # the default on accelerators, on CPU too
+        results[f"{direction}: {_OF_CLIENTS}product"] = traced_for("gpu", run)(x, w, dy)
     of_direction = {
         "forward": (x[0], w[0]), "input gradient": (dy[0], w[0]), "weight gradient": (x[0], dy[0])
     }  # fmt: skip
