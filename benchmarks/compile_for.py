@@ -16,7 +16,7 @@ import json
 import os
 import sys
 
-if "--target=h100" not in sys.argv:
+if not any("h100" in argument for argument in sys.argv):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX would look for a TPU at every start
 
 import jax
@@ -43,9 +43,10 @@ def table(programs: list[Program]) -> str:
             f"{p.device_bytes / 1e6:>9.0f}{p.kernels:>9}{p.grouped_convolutions:>9}"
             f"{len(p.collectives):>13}{sent:>10.2f}{p.flops / 1e9:>9.2f}{p.seconds * 1e3:>9.3f}"
         )
-        verdict = p.error or ("" if p.fits else "more memory than the device has")
-        if verdict:
-            lines.append(f"  does not fit: {verdict}")
+        if p.error:
+            lines.append(f"  does not compile: {p.error}")
+        elif not p.fits:
+            lines.append("  does not fit: more memory than the device has")
     return "\n".join(lines)
 
 

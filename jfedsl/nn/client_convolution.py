@@ -3,7 +3,8 @@
 Mapped over clients, lax's convolution of clients' inputs with clients' kernels is a grouped one,
 with a group a client. On accelerators its few channels a group fill no matrix unit. Here the pixels
 under all taps lie side by side, and one product over the client axis has them all. Without clients'
-kernels, as on the server, it is the convolution of lax.
+kernels, as on the server, it is the convolution of lax. Only the innermost map over clients becomes
+a product; maps around it see lax's operations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,9 @@ from jfedsl.nn.conv_forms import (
 
 # Measured on an H100 (docs/design/performance_gpu.md): a grouped convolution runs at some 2 TFLOP/s
 # whatever its channels; the product writes and reads the pixels under all taps at some 1.5 TB/s.
+# TPUs have not been measured and take the same numbers.
 _GROUPED_FLOPS, _BYTES_A_SECOND = 2e12, 1.5e12
-# The pixels under all taps that lie in memory at once; more clients come one chunk after another.
+# The pixels under all taps that lie in memory at once; above it, clients are computed in chunks.
 _MOST_BYTES = 2**30
 _GROUPED_ONLY = ContextVar("grouped convolutions only", default=False)
 
@@ -112,25 +114,39 @@ def _by_clients(
             return jax.vmap(form, axes)(x, other), True
         of_client = x.shape[1] * pixels_and_taps * x.shape[-1] * x.dtype.itemsize
         chunks = min(clients, -(-clients * of_client // _MOST_BYTES))
-        if chunks == 1:
-            return jax.vmap(product)(x, other), True
-        pairs = x, other
-        size = -(-clients // chunks)
-        return lax.map(lambda pair: product(*pair), pairs, batch_size=size), True
+        return _in_chunks(product, chunks)(x, other), True
 
     run: _Form = computed
     return run
 
 
+def _in_chunks(product: _Form, chunks: int) -> _Form:
+    """The product mapped over clients, so many chunks of them one after another."""
+    if chunks <= 1:
+        return jax.vmap(product)
+
+    def mapped(x: Array, other: Array) -> Array:
+        clients = len(x)
+        # Chunks of one size, so that they share a program: copies of clients fill up the last.
+        rows = np.minimum(np.arange(chunks * -(-clients // chunks)), clients - 1)
+        of_chunks = [a[rows].reshape(chunks, -1, *a.shape[1:]) for a in (x, other)]
+        results = lax.map(lambda pair: jax.vmap(product)(*pair), tuple(of_chunks))
+        return results.reshape(-1, *results.shape[2:])[:clients]
+
+    return mapped
+
+
 def _product(x: Array, w: Array, window: Window, outputs: Sequence[int]) -> Array:
     pixels = patches(x, window, w.shape[:2], outputs)
-    y = jnp.matmul(pixels, w.reshape(-1, w.shape[3]), preferred_element_type=accumulation_dtype(x))
+    y = jnp.matmul(
+        pixels, w.reshape(pixels.shape[1], w.shape[3]), preferred_element_type=accumulation_dtype(x)
+    )
     return y.reshape(len(x), *outputs, w.shape[3]).astype(x.dtype)
 
 
 def _weight_product(x: Array, dy: Array, window: Window, kernel: Sequence[int]) -> Array:
     pixels = patches(x, window, kernel, dy.shape[1:3])
     dw = jnp.matmul(
-        pixels.T, dy.reshape(-1, dy.shape[3]), preferred_element_type=accumulation_dtype(x)
+        pixels.T, dy.reshape(len(pixels), dy.shape[3]), preferred_element_type=accumulation_dtype(x)
     )
     return dw.reshape(*kernel, x.shape[3], dy.shape[3]).astype(x.dtype)

@@ -1,5 +1,6 @@
 """Forms of a two-dimensional convolution, channels last, each fast where the plain one is not."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -96,7 +97,8 @@ def patches(x: Array, window: Window, kernel: Sequence[int], outputs: Sequence[i
         dimensions = zip(tap, window.rhs_dilation, window.strides, outputs, strict=True)
         pixels = [slice(i * d, i * d + dilated_extent(n, s), s) for i, d, s, n in dimensions]
         under_taps.append(x[:, *pixels])
-    return jnp.concatenate(under_taps, axis=-1).reshape(-1, len(under_taps) * x.shape[-1])
+    rows, columns = len(x) * math.prod(outputs), len(under_taps) * x.shape[-1]
+    return jnp.concatenate(under_taps, axis=-1).reshape(rows, columns)
 
 
 def by_pixel_pairs(

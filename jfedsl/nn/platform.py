@@ -28,6 +28,8 @@ def platform() -> str:
 def tracing_for(name: str) -> Iterator[None]:
     """Inside, programs are traced for a platform.
 
+    A jitted function that was traced before, for the same shapes, keeps its platform.
+
     Args:
       name: cpu, gpu or tpu.
     """

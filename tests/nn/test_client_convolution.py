@@ -99,6 +99,26 @@ def test_no_grouped_convolution_is_left_and_kernels_do_not_grow_with_clients() -
     assert counts(10, name="few outputs")[1:] == (2, 1), "dx has 8 outputs, the others 3"
 
 
+def test_chunks_of_any_number_of_clients_share_their_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_convolution, "_MOST_BYTES", 60_000)
+    assert counts(5) == counts(7) == counts(1000) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("empty", ["clients", "examples", "inputs"])
+def test_no_clients_examples_or_channels_make_empty_or_zero_results(empty: str) -> None:
+    clients, batch, inputs = (
+        0 if empty == name else 2 for name in ("clients", "examples", "inputs")
+    )
+    case = Case((batch, 4, 4, inputs), (3, 3, inputs, 8))
+    with tracing_for("gpu"):
+        mapped = jax.vmap(partial(case.gradients, conv_general_dilated))
+        y, dx, dw = mapped(*case.operands(clients, "float32"))
+    assert y.shape == (clients, batch, 4, 4, 8) and dx.shape == (clients, *case.x)
+    assert not np.any(y) and not np.any(dw)
+
+
 def test_a_shared_kernel_stays_a_convolution() -> None:
     """That of a server, whose kernel's gradient is of each client here."""
     convolutions, grouped, products = counts(10, shared=True)

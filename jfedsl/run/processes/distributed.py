@@ -94,12 +94,9 @@ def mesh_of(config: Config) -> Mesh | None:
     """
     local, processes = jax.local_device_count(), jax.process_count()
     one_device(config, processes)
-    alone = ALGORITHMS[config.algorithm].one_at_a_time(config)
-    if config.devices is not None and config.devices > local:
-        hint = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
-        reason = hint if jax.default_backend() == "cpu" else ""
-        raise flag_error("devices", config.devices, f"at most the {local} here", reason=reason)
-    count = config.devices or (1 if alone else local)
+    hint = "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N of a CPU"
+    reason = hint if jax.default_backend() == "cpu" else ""
+    count = count_of(config, local, f"at most the {local} here", reason)
     if count * processes == 1:
         return None
     rows = [
@@ -107,6 +104,24 @@ def mesh_of(config: Config) -> Mesh | None:
         for process in range(processes)
     ]
     return Mesh(np.array(rows), AXES)
+
+
+def count_of(config: Config, present: int, allowed: str, reason: str = "") -> int:
+    """How many devices of those that are present a run uses.
+
+    Args:
+      config: all settings of the run.
+      present: number of devices of a process.
+      allowed: what the flag may be, for the error.
+      reason: what else to say there.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    if config.devices is not None and config.devices > present:
+        raise flag_error("devices", config.devices, allowed, reason=reason)
+    alone = ALGORITHMS[config.algorithm].one_at_a_time(config)
+    return config.devices or (1 if alone else present)
 
 
 def first() -> bool:

@@ -68,6 +68,8 @@ def target_of(name: str) -> Target:
 def _devices(name: str, module: str, extra: str, describe: Any) -> list[Any]:
     if not _is_installed(module):
         raise UserError(f"--target={name} needs its compiler; run: {extra}")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # asks no server what machine this is
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of drivers, which are not here
     try:
         jax.devices()  # of this process, before those of a topology
         return list(describe().devices)
@@ -83,10 +85,8 @@ def _is_installed(module: str) -> bool:
 
 
 def _tpu(name: str) -> Any:
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # asks no server what machine this is
     return topologies.get_topology_desc(name, platform="tpu")
 
 
 def _h100() -> Any:
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of drivers, which are not here
     return topologies.get_topology_desc("", platform="cuda", topology="1x1x1", target_config=_H100)

@@ -1,4 +1,4 @@
-"""What the text of a compiled program says: loops, kernels, collectives, grouped convolutions."""
+"""What the text of a compiled program says: loops, kernels, collectives."""
 
 import math
 import re
@@ -16,7 +16,6 @@ _CALLED = re.compile(
 )
 _CALL, _BODY = re.compile(r"to_apply=%?([\w.\-]+)"), re.compile(r"body=%?([\w.\-]+)")
 _NAME = re.compile(r"[\w.\-]+")
-_GROUPS = re.compile(r'(?:feature|batch)_group_count["\']?[=:]\s*["\']?(\d+)')
 KERNELS = frozenset({"fusion", "custom-call", "convolution", "dot"})
 COLLECTIVES = frozenset(
     {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
@@ -30,13 +29,11 @@ class Instruction(NamedTuple):
       opcode: such as fusion.
       loops: number of loops around it.
       bytes: of its result.
-      groups: of a convolution's channels or examples; 1 for all else.
     """
 
     opcode: str
     loops: int
     bytes: int
-    groups: int
 
 
 def instructions(text: str) -> list[Instruction]:
@@ -71,8 +68,7 @@ def _of(name: str, computations: dict[str, list[str]], loops: int) -> Iterator[I
             continue
         opcode = found[1].removesuffix("-start")
         begins = found[1] != opcode and opcode != "all-reduce"
-        groups = max([1, *map(int, _GROUPS.findall(line))])
-        yield Instruction(opcode, loops, _bytes(line[: found.start()], begins), groups)
+        yield Instruction(opcode, loops, _bytes(line[: found.start()], begins))
         for body in _BODY.findall(line):
             yield from _of(body, computations, loops + 1)
         called = [name for field in _CALLED.findall(line) for name in _NAME.findall(field)]
@@ -88,10 +84,12 @@ def _bytes(shapes: str, begins: bool) -> int:
 
     Args:
       shapes: one shape, or several in parentheses.
-      begins: whether the operation only begins here, so that its operands come before its results.
+      begins: whether the operation only begins here: its operands come before its results, and
+        scalars that are neither may follow.
     """
     parts = [_bits(dtype) * math.prod(_sizes(dims)) for dtype, dims in _SHAPE.findall(shapes)]
-    return sum(parts[len(parts) // 2 :] if begins else parts) // 8
+    arrays = [size for size, (_, dims) in zip(parts, _SHAPE.findall(shapes), strict=True) if dims]
+    return sum(arrays[len(arrays) // 2 :] if begins else parts) // 8
 
 
 def _sizes(text: str) -> list[int]:

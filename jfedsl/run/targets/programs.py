@@ -10,11 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import effective
-from jfedsl.errors import one_line
+from jfedsl.config.checks import one_device
+from jfedsl.errors import flag_error, one_line
 from jfedsl.nn.platform import tracing_for
 from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.processes.distributed import count_of
 from jfedsl.run.targets.devices import Target, target_of
 from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, instructions
+from jfedsl.run.targets.traced import grouped_convolutions
 from jfedsl.sharding.slots import AXES
 
 PROGRAMS = ("round", "evaluation", "measurement")
@@ -29,11 +32,12 @@ class Program(NamedTuple):
       compile_seconds: on this machine.
       error: why it does not compile, such as too little memory; empty if it does. The numbers
         below are 0 then.
-      peak_bytes: of memory on each device: arguments, results and what is between them.
+      peak_bytes: of memory on each device: arguments, results, intermediate results and code.
       device_bytes: of memory that each device has.
       kernels: fusions, library calls, products and convolutions in its loops; those of clients
         that are computed one after the other count once.
-      grouped_convolutions: with a group for each client, which leave matrix units idle.
+      grouped_convolutions: in the program before it is compiled; with a group for each client
+        they leave matrix units idle.
       collectives: kind, number of loops around it, and bytes of each collective operation.
       flops: that XLA counts, the body of a loop once; 0 where it does not say.
       seconds: that the compiler expects, the body of a loop once; 0 where it does not say.
@@ -68,12 +72,15 @@ def compile_for(config: Config, target: str, programs: tuple[str, ...] = PROGRAM
       programs: which ones, of round, evaluation and measurement.
 
     Raises:
-      UserError: a setting that is not allowed, an unknown target, or one whose compiler is not
-        installed.
+      UserError: a setting that is not allowed, an unknown target or program, or a target whose
+        compiler is not installed.
     """
-    there = target_of(target)
-    with tracing_for(there.platform):
-        run = _Absent.of(effective(config), there)
+    for name in programs:
+        if name not in PROGRAMS:
+            raise flag_error("programs", name, f"some of {', '.join(PROGRAMS)}", PROGRAMS)
+    hardware = target_of(target)
+    with tracing_for(hardware.platform):
+        run = _Absent.of(effective(config), hardware)
         return [run.compile(name) for name in programs]
 
 
@@ -92,7 +99,9 @@ class _Absent(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, target: Target) -> "_Absent":
-        count = config.devices or len(target.devices)
+        present = len(target.devices)
+        one_device(config, processes=1)
+        count = count_of(config, present, f"at most the {present} of --target={target.name}")
         devices = target.devices[:count]
         if count == 1:
             experiment = build(dataclasses.replace(config, devices=None))
@@ -103,16 +112,18 @@ class _Absent(NamedTuple):
     def compile(self, name: str) -> Program:
         """Compiles one program."""
         began = time.perf_counter()
+        traced = self._traced(name)
         try:
-            compiled = self._lowered(name).compile()
+            compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             reason = one_line(str(error), 300)
             return Program(
                 name, time.perf_counter() - began, reason, device_bytes=self.target.memory
             )
-        return _described(name, compiled, time.perf_counter() - began, self.target)
+        program = _described(name, compiled, time.perf_counter() - began, self.target)
+        return program._replace(grouped_convolutions=grouped_convolutions(traced.jaxpr.jaxpr))
 
-    def _lowered(self, name: str) -> Any:
+    def _traced(self, name: str) -> Any:
         experiment = self.experiment
         first: Any = experiment.first_state()
         start = first.lower(*self._shapes((experiment.key, experiment.initial, experiment.image)))
@@ -123,14 +134,14 @@ class _Absent(NamedTuple):
         if name == "round":
             count = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
             rounds: Any = experiment.rounds(1)
-            return rounds.lower(data, key, state, count)
+            return rounds.trace(data, key, state, count)
         if name == "evaluation":
             # The key is a constant of that program.
             test = self._shapes(experiment.evaluated)
             evaluate: Any = experiment._replace(key=jax.random.key(0)).evaluate()
-            return evaluate.lower(data, state, test)
+            return evaluate.trace(data, state, test)
         measure: Any = experiment.measure(_STEP_SIZE)
-        return measure.lower(data, key, state)
+        return measure.trace(data, key, state)
 
     def _shapes(self, tree: Any) -> Any:
         """The tree with shapes on the target's devices in place of arrays."""
@@ -141,10 +152,6 @@ class _Absent(NamedTuple):
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
         return jax.tree.map(shape, tree)
-
-
-def _since(began: float) -> float:
-    return time.perf_counter() - began
 
 
 def _with_shardings(shapes: Any, shardings: Any) -> Any:
@@ -168,7 +175,6 @@ def _described(name: str, compiled: Any, seconds: float, target: Target) -> Prog
         + memory.generated_code_size_in_bytes,
         device_bytes=target.memory,
         kernels=sum(step.loops > 0 and step.opcode in KERNELS for step in steps),
-        grouped_convolutions=sum(step.groups > 1 for step in steps),
         collectives=tuple((s.opcode, s.loops, s.bytes) for s in steps if s.opcode in COLLECTIVES),
         flops=max(0.0, costs.get("flops", 0.0)),
         seconds=max(0.0, costs.get("optimal_seconds", 0.0)),

@@ -1,1 +1,1 @@
-"""Tests of `jfedsl/run`."""
+"""Tests of `jfedsl/run/targets`."""

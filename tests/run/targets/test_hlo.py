@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, Instruction, instructions
+from jfedsl.run.targets.traced import grouped_convolutions
 
 # As a TPU's compiler writes programs: layouts in braces, loops by their body, collectives in parts.
 TPU = """
@@ -22,6 +23,7 @@ HloModule jit_run, is_scheduled=true
 %inner (q: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
   %fusion.2 = f32[8,16]{1,0:T(8,128)S(1)} fusion(%q), kind=kLoop, calls=%fused
   %gather = (f32[2,16]{1,0:T(2,128)}, f32[8,16]{1,0:T(8,128)}) all-gather-start(%fusion.2)
+  %moved = (f32[8,16]{1,0}, f32[8,16]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%p)
   %ready = f32[8,16]{1,0:T(8,128)} all-gather-done(%gather)
   ROOT %t = (s32[], /*index=1*/f32[8,16]{1,0}) tuple(%q, %ready)
 }
@@ -37,8 +39,8 @@ HloModule jit_run, is_scheduled=true
 }
 
 ENTRY %main (s: f32[8,16]) -> f32[8,16] {
-  %conv = f32[8,16]{1,0} convolution(%s, %s), dim_labels=b0f_0io->b0f, feature_group_count=8
-  %cudnn = (f32[8,16]{1,0}, u8[0]{0}) custom-call(%s), backend_config={"feature_group_count":"20"}
+  %conv = f32[8,16]{1,0} convolution(%s, %s), dim_labels=b0f_0io->b0f
+  %cudnn = (f32[8,16]{1,0}, u8[0]{0}) custom-call(%s)
   ROOT %while.2 = (s32[], f32[8,16]) while(%s), condition=%is_left, body=%outer
 }
 """
@@ -47,13 +49,14 @@ ENTRY %main (s: f32[8,16]) -> f32[8,16] {
 def test_steps_of_a_program_for_a_tpu() -> None:
     steps = instructions(TPU)
     assert [s for s in steps if s.opcode in KERNELS] == [
-        Instruction("convolution", 0, 8 * 16 * 4, 8),
-        Instruction("custom-call", 0, 8 * 16 * 4, 20),
-        Instruction("fusion", 2, 8 * 16 * 4, 1),
+        Instruction("convolution", 0, 8 * 16 * 4),
+        Instruction("custom-call", 0, 8 * 16 * 4),
+        Instruction("fusion", 2, 8 * 16 * 4),
     ]
     assert [s for s in steps if s.opcode in COLLECTIVES] == [
-        Instruction("all-gather", 2, 8 * 16 * 4, 1),
-        Instruction("all-reduce", 1, 10 * 2 + 3, 1),
+        Instruction("all-gather", 2, 8 * 16 * 4),
+        Instruction("collective-permute", 2, 8 * 16 * 4),
+        Instruction("all-reduce", 1, 10 * 2 + 3),
     ]
     assert [s.loops for s in steps if s.opcode == "compare"] == [2, 1], "a condition runs in a loop"
 
@@ -73,10 +76,10 @@ def test_steps_of_a_program_for_this_machine() -> None:
         return y, None
 
     run = jax.jit(lambda x, kernels: lax.scan(outer, x, kernels)[0])
-    text = run.lower(jnp.ones((64, 64)), jnp.ones((3, 3, 16, 64))).compile().as_text()
-    steps = instructions(text)
+    traced = run.trace(jnp.ones((64, 64)), jnp.ones((3, 3, 16, 64)))
+    assert grouped_convolutions(traced.jaxpr.jaxpr) == 1
+    steps = instructions(traced.lower().compile().as_text())
     assert max(step.loops for step in steps) == 2
-    (grouped,) = [step for step in steps if step.groups > 1]
-    assert (grouped.opcode, grouped.loops, grouped.groups) == ("convolution", 1, 4)
+    assert [step.loops for step in steps if step.opcode == "convolution"] == [1]
     in_inner = [s for s in steps if s.loops == 2 and s.opcode in KERNELS]
     assert in_inner and all(step.bytes <= 64 * 64 * 4 for step in in_inner)

@@ -1,5 +1,6 @@
 """A run's programs compiled for devices: those of this process, and TPUs where libtpu is."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -15,10 +16,14 @@ import pytest
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.models.registry import MODELS
+from jfedsl.nn.client_convolution import grouped_only
+from jfedsl.nn.platform import tracing_for
 from jfedsl.run.assemble import build
 from jfedsl.run.targets import devices
 from jfedsl.run.targets.devices import Target, target_of
+from jfedsl.run.targets.hlo import KERNELS, instructions
 from jfedsl.run.targets.programs import Program, _Absent, compile_for
+from jfedsl.run.targets.traced import grouped_convolutions
 
 ROOT = Path(__file__).parents[3]
 TINY = Config(model="mlp", clients=4, batch_size=2, local_steps=2, train_examples=64)
@@ -30,19 +35,50 @@ needs_tpu_compiler = pytest.mark.skipif(not HAS_TPU_COMPILER, reason="libtpu is 
 needs_gpu_compiler = pytest.mark.skipif(not HAS_GPU_COMPILER, reason="no CUDA plugin of JAX")
 
 
-def test_programs_of_this_process_are_those_that_a_run_compiles() -> None:
-    """With the target's shapes on the device that is here, everything can be compared."""
-    here = Target("here", "cpu", jax.devices()[:1], 10**9)
-    programs = [_Absent.of(TINY, here).compile(name) for name in ("round", "evaluation")]
+HERE = Target("here", "cpu", jax.devices()[:1], 10**9)
+
+
+def test_programs_for_the_device_of_this_process_are_those_of_a_run() -> None:
+    """Compiled from shapes, they need the memory and have the kernels of those with arrays."""
     experiment = build(TINY)
-    state = experiment.init()
-    compiled = experiment.rounds(1).lower(experiment.data, experiment.key, state, np.int32(1))
-    memory = compiled.compile().memory_analysis()
-    round_, evaluation = programs
-    assert round_.fits and evaluation.fits and not round_.error
-    assert round_.peak_bytes >= memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    assert round_.kernels > 0 and round_.collectives == ()
+    state, (data, key) = experiment.init(), (experiment.data, experiment.key)
+    of_run = {
+        "round": experiment.rounds(1).lower(data, key, state, np.int32(1)),
+        "evaluation": experiment.evaluate().lower(data, state, experiment.test),
+    }
+    for name, lowered in of_run.items():
+        program, compiled = _Absent.of(TINY, HERE).compile(name), lowered.compile()
+        memory = compiled.memory_analysis()
+        assert program.fits and not program.error and program.collectives == ()
+        assert program.peak_bytes == pytest.approx(
+            memory.argument_size_in_bytes + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes + memory.temp_size_in_bytes, rel=0.01,
+        )  # fmt: skip
+        steps = instructions(compiled.as_text())
+        assert program.kernels == sum(s.loops > 0 and s.opcode in KERNELS for s in steps)
     assert not Program("round", peak_bytes=2, device_bytes=1).fits
+
+
+def test_grouped_convolutions_of_a_round_are_counted_before_it_is_compiled() -> None:
+    config = dataclasses.replace(TINY, model="cnn")
+
+    def count() -> int:
+        with tracing_for("tpu"):
+            return grouped_convolutions(_Absent.of(config, HERE)._traced("round").jaxpr.jaxpr)
+
+    assert count() == 0
+    with grouped_only():
+        assert count() > 0
+
+
+def test_one_device_is_taken_where_clients_come_in_turns_and_never_more_than_there_are() -> None:
+    several = HERE._replace(devices=jax.devices()[:1] * 4)
+    turns = _Absent.of(dataclasses.replace(TINY, algorithm="sl", model="mlp"), several)
+    assert turns.experiment.spec.slots.mesh is None
+    with pytest.raises(UserError, match="--devices must be at most the 4 of --target=here, not 5"):
+        _Absent.of(dataclasses.replace(TINY, devices=5), several)
+    with pytest.raises(UserError, match="--programs must be some of round, .*not rounds; did you"):
+        compile_for(TINY, "v5e:2x2", ("rounds",))
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:", "v9:2x2", "h200", "tpu"])
@@ -107,6 +143,7 @@ def test_kernels_do_not_grow_with_clients() -> None:
         ]["kernels"]
         for n in (10, 1000)
     ]
+    # XLA decides by sizes which operations it fuses.
     assert counts[1] <= 1.1 * counts[0]
 
 
