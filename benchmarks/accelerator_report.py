@@ -67,8 +67,10 @@ class ResultsFile:
     """The file of results; every line is on the disk before the next is measured."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file and its folder; an older file of that name is written over."""
+        """Makes the file and its folder; an older file of that name gets the ending .old."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(f"{path}.old")
         self.path, self._file = path, path.open("w")
 
     def append(self, line: Line) -> None:
