@@ -89,6 +89,7 @@ SLOW: dict[str, dict[str, Any]] = {
     "four widths": {**CASES["channel"], "prune_ladder": (1.0, 0.75, 0.5, 0.25)},
     "convolutions": {"model": "cnn", "norm": "group"},
     "u_shape, batch norm, padding slots": {"algorithm": "u_shape", "norm": "batch"},
+    "mixed cuts, batch norm": {"cut": "dense1-dense2", "norm": "batch", **EXACT},
     "u_shape, outage": {"algorithm": "u_shape", "outage_snr_db": 5.0, "deadline_s": 0.5},
 }  # fmt: skip
 SLOW |= {
