@@ -170,8 +170,12 @@ def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_cuts_change_is_that_on_one_device() -> None:
-    case = {"config": {**PLAIN, **CHOOSES}, "devices": [1, 2]}
+@pytest.mark.parametrize("changes", [
+    {}, {"client_optimizer_state": "average"},
+    {"participants": 3, "dropout_rate": None, "smashed": "feedback(topk(0.3))"},
+])  # fmt: skip
+def test_a_run_whose_cuts_change_is_that_on_one_device(changes: dict[str, Any]) -> None:
+    case = {"config": {**PLAIN, **CHOOSES, **changes}, "devices": [1, 2]}
     runs = ask({"recut": {"run": case}})["recut"]["run"]
     alone = runs[0]
     assert len(alone["cuts"]) == 3 and alone["losses"][-1] < alone["losses"][0]
