@@ -18,6 +18,7 @@ from jfedsl.data.datasets import DATASETS, Dataset, from_arrays
 from jfedsl.models.flops import product_flops
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.storage.names import flatten
+from jfedsl.run.targets.hlo import planned_bytes
 
 CLASSES, RATE, ALPHA = 5, 2e-3, 16.0
 CHECKED = 3  # exchanges whose losses have to agree before anything is timed
@@ -132,10 +133,7 @@ class CompiledExchange:
             # The state, the data and the base, once the run is put together.
             "live_bytes_without_base": live - base,
             "argument_bytes_without_base": memory.argument_size_in_bytes - base,
-            "peak_memory_bytes": memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes,
+            "peak_memory_bytes": planned_bytes(self._run),
             "device_kind": jax.devices()[0].device_kind,
             "versions": {"jax": jax.__version__},
         }

@@ -18,7 +18,7 @@ from jfedsl.engine.client_step import chunk_of
 from jfedsl.models.cut import cut_index
 from jfedsl.models.registry import MODELS
 from jfedsl.run.assemble import build
-from jfedsl.run.targets.hlo import KERNELS, instructions
+from jfedsl.run.targets.hlo import instructions, loop_kernels, planned_bytes
 
 _PEAK = "matmul_peak_flops"
 # Pruning, dropout and 8-bit gradients, over a step with all of them off.
@@ -133,17 +133,13 @@ class CompiledRound:
         rounds: Any = experiment.rounds(options.rounds)
         self._run = rounds.lower(*self._arguments, self._state, 1).compile()
         seconds = time.perf_counter() - began
-        memory: Any = self._run.memory_analysis()
         self.facts: dict[str, Any] = {
             "framework": "jfedsl",
             "client_chunk": chunk_of(experiment.spec, options.clients),
             "compile_seconds": seconds,
-            "kernels": _loop_kernels(self._run.as_text()),
+            "kernels": loop_kernels(instructions(self._run.as_text())),
             _PEAK: matmul_peak(options.compute_dtype, options.peak_size),
-            "peak_memory_bytes": memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes,
+            "peak_memory_bytes": planned_bytes(self._run),
             "least_memory_bytes": _bytes((self._state, experiment.data))
             + _activations(options, chunk_of(experiment.spec, options.clients)),
             "device_kind": jax.devices()[0].device_kind,
@@ -156,11 +152,6 @@ class CompiledRound:
         self._state, record = self._run(*self._arguments, self._state, self._options.rounds)
         jax.block_until_ready(record)
         return time.perf_counter() - began
-
-
-def _loop_kernels(text: str) -> int:
-    """Kernels that the loops of a program start; of an inner loop they count once."""
-    return sum(i.loops > 0 and i.opcode in KERNELS for i in instructions(text))
 
 
 def _activations(options: Options, chunk: int) -> int:

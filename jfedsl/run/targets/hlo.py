@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*)$")
@@ -44,6 +44,18 @@ def instructions(text: str) -> list[Instruction]:
     """
     computations, entry = _computations(text)
     return list(_of(entry, computations, 0))
+
+
+def loop_kernels(steps: Iterable[Instruction]) -> int:
+    """How many fusions, library calls, products and convolutions run in loops."""
+    return sum(step.loops > 0 and step.opcode in KERNELS for step in steps)
+
+
+def planned_bytes(compiled: Any) -> int:
+    """Memory that XLA plans for a compiled program: arguments, results and intermediate results."""
+    memory = compiled.memory_analysis()
+    kept: int = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -16,7 +16,7 @@ from jfedsl.nn.platform import tracing_for
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.run.processes.distributed import count_of
 from jfedsl.run.targets.devices import Target, target_of
-from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, instructions
+from jfedsl.run.targets.hlo import COLLECTIVES, instructions, loop_kernels, planned_bytes
 from jfedsl.run.targets.traced import grouped_convolutions
 from jfedsl.sharding.slots import AXES
 
@@ -91,11 +91,13 @@ class _Absent(NamedTuple):
       experiment: with shapes in place of arrays, or with arrays of this process.
       target: the devices.
       everywhere: how what all devices have is laid out.
+      state: shapes of the state, laid out as rounds take it.
     """
 
     experiment: Experiment
     target: Target
     everywhere: Sharding
+    state: Any = None
 
     @classmethod
     def of(cls, config: Config, target: Target) -> "_Absent":
@@ -105,9 +107,20 @@ class _Absent(NamedTuple):
         devices = target.devices[:count]
         if count == 1:
             experiment = build(dataclasses.replace(config, devices=None))
-            return cls(experiment, target, SingleDeviceSharding(devices[0]))
-        mesh = Mesh(np.array(devices).reshape(1, -1), AXES)
-        return cls(build(config, mesh), target, NamedSharding(mesh, PartitionSpec()))
+            run = cls(experiment, target, SingleDeviceSharding(devices[0]))
+        else:
+            mesh = Mesh(np.array(devices).reshape(1, -1), AXES)
+            run = cls(build(config, mesh), target, NamedSharding(mesh, PartitionSpec()))
+        return run._replace(state=run._first_state())
+
+    def _first_state(self) -> Any:
+        experiment = self.experiment
+        first: Any = experiment.first_state()
+        start = first.lower(*self._shapes((experiment.key, experiment.initial, experiment.image)))
+        if isinstance(self.everywhere, SingleDeviceSharding):
+            return start.out_info
+        # Only the compiled program says how the parts of the state lie on several devices.
+        return _with_shardings(start.out_info, start.compile().output_shardings)
 
     def compile(self, name: str) -> Program:
         """Compiles one program."""
@@ -125,12 +138,7 @@ class _Absent(NamedTuple):
 
     def _traced(self, name: str) -> Any:
         experiment = self.experiment
-        first: Any = experiment.first_state()
-        start = first.lower(*self._shapes((experiment.key, experiment.initial, experiment.image)))
-        state = start.out_info
-        if not isinstance(self.everywhere, SingleDeviceSharding):
-            state = _with_shardings(state, start.compile().output_shardings)
-        key, data, state = self._shapes((experiment.key, experiment.data, state))
+        key, data, state = self._shapes((experiment.key, experiment.data, self.state))
         if name == "round":
             count = jax.ShapeDtypeStruct((), np.int32, sharding=self.everywhere)
             rounds: Any = experiment.rounds(1)
@@ -163,18 +171,14 @@ def _with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def _described(name: str, compiled: Any, seconds: float, target: Target) -> Program:
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    steps = instructions(compiled.as_text())
+    costs, steps = compiled.cost_analysis() or {}, instructions(compiled.as_text())
+    code = compiled.memory_analysis().generated_code_size_in_bytes
     return Program(
         name,
         compile_seconds=seconds,
-        peak_bytes=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes,
+        peak_bytes=planned_bytes(compiled) + code,
         device_bytes=target.memory,
-        kernels=sum(step.loops > 0 and step.opcode in KERNELS for step in steps),
+        kernels=loop_kernels(steps),
         collectives=tuple((s.opcode, s.loops, s.bytes) for s in steps if s.opcode in COLLECTIVES),
         flops=max(0.0, costs.get("flops", 0.0)),
         seconds=max(0.0, costs.get("optimal_seconds", 0.0)),
