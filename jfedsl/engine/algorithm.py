@@ -102,6 +102,10 @@ def _state_server(spec: RunSpec, partition: Partition, state: State) -> Server:
     return server
 
 
+def _no_state(spec: RunSpec, key: Array, image: tuple[int, ...], state: State) -> None:
+    del spec, key, image, state
+
+
 def _same_state(spec: RunSpec, partition: Partition, state: State) -> State:
     del spec, partition
     return state
@@ -143,6 +147,7 @@ class Algorithm(NamedTuple):
       server_batch: `participants -> n`: how many clients' activations the server normalises as one
         batch.
       init_server: the server of a new run, from that of the whole model.
+      init_state: `(spec, run key, shape of an input, state) -> algorithm_state` of a new run.
       end_period: called after clients have been averaged. To see the state before, write a
         `run_round`.
       server_of: the one server part to test and export, such as the mean of copies.
@@ -168,6 +173,7 @@ class Algorithm(NamedTuple):
     population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given
     server_batch: Callable[[int], int] = lambda participants: 1
     init_server: Callable[[RunSpec, Server], Server] = lambda spec, server: server
+    init_state: Callable[[RunSpec, Array, tuple[int, ...], State], Any] = _no_state
     end_period: Callable[[RunSpec, Partition, State], State] = _same_state
     server_of: Callable[[RunSpec, Partition, State], Server] = _state_server
     per_slot: tuple[str, ...] = ("clients",)

@@ -117,7 +117,7 @@ def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
     ids = first_participants(spec)
     clients = jax.vmap(client, axis_size=slots.num_slots)(slots.to_slots(ids))
     trained = pruning.replace(score_state=None)
-    return State(
+    state = State(
         round=zero,
         server=spec.algorithm.init_server(spec, server),
         aggregator=Aggregator(
@@ -128,6 +128,7 @@ def init(spec: RunSpec, key: Array, start: Variables, image: Array) -> State:
         participants=ids,
         has_current_model=jnp.ones(spec.participants, bool),
     )
+    return state.replace(algorithm_state=spec.algorithm.init_state(spec, key, image.shape, state))
 
 
 def _of_adapters(spec: RunSpec, start: Variables) -> dict[str, Any]:

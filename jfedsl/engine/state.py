@@ -246,6 +246,8 @@ class State(struct.PyTreeNode):
       participants: int32 `[K]`, clients of the current period, group by group, each ascending.
       has_current_model: bool `[K]`, which of them hold the model of the period; between periods,
         the one just aggregated. All, unless devices can be out of reach.
+      algorithm_state: what the algorithm keeps beside these from one round to the next, from its
+        `init_state`, the same on all devices; None for nothing.
     """
 
     round: Array
@@ -255,6 +257,7 @@ class State(struct.PyTreeNode):
     memory: Any
     participants: Array
     has_current_model: Array
+    algorithm_state: Any = None
 
 
 def with_data(spec: RunSpec, data: Data, aggregator: Aggregator | None = None) -> RunSpec:
