@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_kernels import CLIENT_FORMS, directions, operands
+from accelerator_kernels import client_forms, directions, operands
 from accelerator_report import Entry, Measure
 from accelerator_worker import Settings
 from conv_ops import FORMS, Case, our_conv, taps
@@ -65,8 +65,8 @@ def _errors(shapes: tuple[Case, ...]) -> dict[str, float]:
 def _all_forms(x: Array, w: Array, dy: Array) -> dict[str, Array]:
     """The result of each form, in one program: of the first client, or of all clients at once."""
     results: dict[str, Array] = {}
-    for name, op in {**CLIENT_FORMS, "taps": taps}.items():
-        for direction, run in directions(op).items():
+    for name, by_direction in {**client_forms(), "taps": directions(taps)}.items():
+        for direction, run in by_direction.items():
             results[f"{direction}: {_OF_CLIENTS}{name}"] = run(x, w, dy)
     for direction, run in directions(our_conv).items():  # the default on accelerators, on CPU too
         results[f"{direction}: {_OF_CLIENTS}product"] = traced_for("gpu", run)(x, w, dy)

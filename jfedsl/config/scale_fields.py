@@ -48,7 +48,7 @@ class ScaleFields:
         "the devices, on the host, or nowhere.", OneOf(CLIENT_STATES),
     )  # fmt: skip
     client_chunk: int | None = setting(
-        None, "Clients whose layers run at once on a device; 1 loops. Default by backend and "
+        None, "Clients whose layers run at once on a device; 1 loops. Default by platform and "
         "model.", COUNT,
     )  # fmt: skip
     remat_clients: bool = setting(

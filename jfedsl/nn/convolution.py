@@ -107,15 +107,15 @@ def _is_real_channels_last(lhs: Array, rhs: Array, dimension_numbers: Layout | N
 
 
 def _convolve(x: Array, w: Array, window: Window) -> Array:
-    """`[B, H', W', Cout]` by the form that suits the backend and the shapes."""
+    """`[B, H', W', Cout]` by the form that suits the platform and the shapes."""
     if is_matrix_product(x, w, window):
         return as_matrix_product(x, w, window)
-    if _pairs_up(platform(), x, w, window):
+    if _pairs_up(x, w, window):
         return by_pixel_pairs(x, w, window, _conv)
     return _conv(x, w, window)
 
 
-def _pairs_up(backend: str, x: Array, w: Array, window: Window) -> bool:
+def _pairs_up(x: Array, w: Array, window: Window) -> bool:
     """Whether channels are too few to fill a CPU's vectors and rows of the output are even."""
     _, width, inputs, outputs = w.shape
     low, high = window.padding[1]
@@ -125,10 +125,10 @@ def _pairs_up(backend: str, x: Array, w: Array, window: Window) -> bool:
         window.strides[1], window.lhs_dilation[1], window.rhs_dilation[1]
     ) == (1, 1, 1)  # fmt: skip
     has_even_rows = min(low, high) >= 0 and columns > 0 and columns % 2 == 0
-    return backend == "cpu" and has_few_channels and slides_by_pixels and has_even_rows
+    return platform() == "cpu" and has_few_channels and slides_by_pixels and has_even_rows
 
 
-def _suits_winograd(backend: str, x: Array, kernel: tuple[int, ...], window: Window) -> bool:
+def _suits_winograd(x: Array, kernel: tuple[int, ...], window: Window) -> bool:
     """Whether Winograd's tiles pay: 3x3 kernels, even outputs, many channels and tiles."""
     sizes = [n + sum(pad) - 2 for n, pad in zip(x.shape[1:3], window.padding, strict=True)]
     slides_by_pixels = window._replace(padding=()) == Window((1, 1), (), (1, 1), (1, 1))
@@ -138,13 +138,13 @@ def _suits_winograd(backend: str, x: Array, kernel: tuple[int, ...], window: Win
     is_large = kernel[2] * kernel[3] >= _LEAST_CHANNEL_PRODUCT and tiles >= _LEAST_TILES
     is_exact = jnp.finfo(x.dtype).bits >= 32  # bfloat16 would round the transformed tiles
     can_tile = kernel[:2] == (3, 3) and slides_by_pixels and is_even and not is_cropped
-    return backend == "cpu" and can_tile and is_large and is_exact
+    return platform() == "cpu" and can_tile and is_large and is_exact
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, w: Array, window: Window) -> Array:
     """The convolution whose two gradients are written out below, not derived by autodiff."""
-    if _suits_winograd(platform(), x, w.shape, window):
+    if _suits_winograd(x, w.shape, window):
         return winograd.convolution(x, w, window.padding)
     form = lax_convolution if platform() == "cpu" else client_convolution.convolution
     return form(x, w, window)
@@ -178,10 +178,10 @@ def _weight_gradient(x: Array, dy: Array, window: Window, sizes: tuple[int, ...]
     It is linear in `x` and in `dy`, so that its derivatives are convolutions too: second
     derivatives take the fast forms.
     """
-    backend, channels = platform(), (x.shape[3], dy.shape[3])
-    if _suits_winograd(backend, x, (*sizes, *channels), window):
+    channels = (x.shape[3], dy.shape[3])
+    if _suits_winograd(x, (*sizes, *channels), window):
         return winograd.weight_gradient(x, dy, window.padding)
-    if backend != "cpu":
+    if platform() != "cpu":
         return client_convolution.weight_gradient(x, dy, window, sizes)
     parts = _weight_gradient_parts(x.shape[3], dy.shape)
     bounds = [len(x) * i // parts for i in range(parts + 1)]

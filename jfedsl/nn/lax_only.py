@@ -1,7 +1,7 @@
 """A switch that keeps to the operations of lax and Flax, so that FLOPs and residuals are theirs.
 
 The fast forms of this package compute the same by other products, padding and dtypes. A count of
-FLOPs or of residual bytes must not depend on which form happens to suit the backend.
+FLOPs or of residual bytes must not depend on which form happens to suit the platform.
 """
 
 from collections.abc import Iterator

@@ -131,7 +131,7 @@ def assess(run: Run, split: str = "test") -> Result:
     if counts is None or not spec.task.of_classes:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
-    measure = jax.jit(
+    measure = experiment.jit(
         lambda data, state, test: client_accuracies.class_accuracies(
             spec, data, experiment.key, state, test, first
         )
@@ -219,7 +219,7 @@ def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
     def kept(client: Any) -> Any:
         return kept_of_held(spec.pruner, trained_masks(spec, experiment.key, state, client))
 
-    masks = jax.jit(jax.vmap(kept))(clients)
+    masks = experiment.jit(jax.vmap(kept))(clients)
     named = {} if masks is None else _named(spec, params=masks)
     return {name: mask for name, mask in named.items() if not np.all(mask)}
 

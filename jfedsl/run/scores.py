@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -34,7 +33,7 @@ def outputs_of(
     """
     spec, pixels = run.experiment.spec, run.experiment.data.pixels
 
-    @jax.jit  # arrays are arguments, so that none is built into the program
+    @run.experiment.jit  # arrays are arguments, so that none is built into the program
     def run_model(variables: Variables, test: TestSet) -> Array:
         model = layers.with_frozen(spec.model, variables.frozen)
 

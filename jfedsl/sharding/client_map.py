@@ -64,7 +64,7 @@ def _to_chunks(x: Array, chunks: int, size: int) -> Array:
     return x.reshape(chunks, size, *x.shape[1:])
 
 
-def default_chunk(backend: str, params: Any, clients: int) -> int:
+def default_chunk(platform: str, params: Any, clients: int) -> int:
     """How many clients to compute at once.
 
     On CPU a vmapped convolution with per-client kernels becomes a grouped one, several times slower
@@ -72,9 +72,9 @@ def default_chunk(backend: str, params: Any, clients: int) -> int:
     timed, so that a run repeats exactly.
 
     Args:
-      backend: cpu, gpu or tpu.
+      platform: cpu, gpu or tpu.
       params: client-side parameters of one client; leaves `[KH, KW, Cin, Cout]` are convolutions.
       clients: size of the client axis.
     """
     has_convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    return 1 if backend == "cpu" and has_convolutions else clients
+    return 1 if platform == "cpu" and has_convolutions else clients

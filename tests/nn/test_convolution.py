@@ -257,7 +257,7 @@ def products(x: Any, w: Any) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("backend", "shape", "outputs", "paired"),
+    ("platform", "shape", "outputs", "paired"),
     [
         ("cpu", (8, 32, 32, 3), 16, True),
         ("cpu", (8, 32, 31, 3), 16, False),
@@ -267,14 +267,14 @@ def products(x: Any, w: Any) -> dict[str, int]:
     ],
 )
 def test_few_channels_and_even_rows_pair_up(
-    backend: str, shape: tuple[int, ...], outputs: int, paired: bool
+    platform: str, shape: tuple[int, ...], outputs: int, paired: bool
 ) -> None:
     w = jax.ShapeDtypeStruct((3, 3, shape[3], outputs), jnp.float32)
     conv = partial(
         convolution.conv_general_dilated, window_strides=(1, 1), padding="SAME",
         dimension_numbers=CHANNELS_LAST,
     )  # fmt: skip
-    with tracing_for(backend):
+    with tracing_for(platform):
         traced = jax.make_jaxpr(conv)(jax.ShapeDtypeStruct(shape, jnp.float32), w)
     (conv_equation,) = [
         e for e in equations(traced.jaxpr) if e.primitive.name == "conv_general_dilated"
@@ -284,7 +284,7 @@ def test_few_channels_and_even_rows_pair_up(
 
 
 @pytest.mark.parametrize(
-    ("backend", "shape", "outputs", "dtype", "expected"),
+    ("platform", "shape", "outputs", "dtype", "expected"),
     [
         ("cpu", (128, 8, 8, 256), 256, "float32", {"dot_general": 48}),
         ("cpu", (128, 8, 8, 256), 256, "bfloat16", {"conv_general_dilated": 2 + 4}),
@@ -296,12 +296,12 @@ def test_few_channels_and_even_rows_pair_up(
         ("gpu", (128, 8, 8, 256), 256, "float32", {"conv_general_dilated": 3}),
     ],
 )  # fmt: skip
-def test_the_form_follows_backend_and_shape(
-    backend: str, shape: tuple[int, ...], outputs: int, dtype: str, expected: dict[str, int]
+def test_the_form_follows_platform_and_shape(
+    platform: str, shape: tuple[int, ...], outputs: int, dtype: str, expected: dict[str, int]
 ) -> None:
     x = jax.ShapeDtypeStruct(shape, dtype)
     w = jax.ShapeDtypeStruct((3, 3, shape[3], outputs), dtype)
-    with tracing_for(backend):
+    with tracing_for(platform):
         assert products(x, w) == expected
 
 

@@ -161,7 +161,7 @@ SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
 DENSE = Window((), (), (), ())
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize(
     ("window", "x_shape", "w_shape"),
     [
@@ -172,14 +172,14 @@ DENSE = Window((), (), (), ())
     ],
 )
 def test_long_sums_are_exact_in_every_form(
-    backend: str, window: Window, x_shape: Any, w_shape: Any
+    platform: str, window: Window, x_shape: Any, w_shape: Any
 ) -> None:
     # All of one sign and mostly odd: float32 would round the whole sum.
     x, w, dy = (
         np.abs(codes(seed, shape)) | np.int8(97)
         for seed, shape in enumerate((x_shape, w_shape, (*x_shape[:-1], w_shape[-1])))
     )
-    with tracing_for(backend):
+    with tracing_for(platform):
         dx = jax.jit(lambda d, w: int8._input_gradient(d, w, window, x_shape[1:-1]))(dy, w)
         dw = jax.jit(lambda x, d: int8._weight_gradient(x, d, window, w_shape))(x, dy)
     rank = len(w_shape) - 2
@@ -191,10 +191,10 @@ def test_long_sums_are_exact_in_every_form(
     assert max(e.max() for e in expected) > 2**24
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_sums_beyond_int32_do_not_overflow(backend: str) -> None:
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_sums_beyond_int32_do_not_overflow(platform: str) -> None:
     largest = np.full((int8._INT_TERMS + 100, 1), 127, np.int8)
-    with tracing_for(backend):
+    with tracing_for(platform):
         dw = int8._weight_gradient(largest, largest, DENSE, (1, 1))
     np.testing.assert_allclose(dw, len(largest) * 127**2, rtol=1e-6)
 

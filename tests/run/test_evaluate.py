@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jfedsl.models.cut import cut_index
 from jfedsl.models.layers import Variables
 from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, ModelEntry
+from jfedsl.nn.platform import platform
 from jfedsl.run import evaluate, training
 from jfedsl.run.evaluate import _expected, assess, export_model, table
 from jfedsl.run.load import _apply
@@ -160,6 +162,23 @@ def test_accuracies_are_those_of_the_metrics(run: Run) -> None:
     text = table(result)
     worst = int(np.argmin(result["clients"]["accuracy"]))
     assert f"{result['clients']['least']:.4f} (client {worst})" in text
+
+
+def test_programs_are_traced_for_the_devices_of_the_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be others than those of the process."""
+    apply, platforms = layers.apply, []
+
+    def recorded(*arguments: Any, **named: Any) -> Any:
+        platforms.append(platform())
+        return apply(*arguments, **named)
+
+    monkeypatch.setattr(layers, "apply", recorded)
+    experiment = run.experiment._replace(platform="gpu")
+    result = assess(run._replace(experiment=experiment))
+    assert len(platforms) > 2 and set(platforms) == {"gpu"}
+    assert result == assess(run)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,9 @@ from jfedsl.theory.measure import (
     measure_objective,
 )
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
 
 class Experiment(NamedTuple):
     """All that is fixed in a run.
@@ -139,7 +142,7 @@ class Experiment(NamedTuple):
             state = lay_out(self.spec, init(self.spec, key, initial, image))
             return jax.tree.map(jnp.copy, state)
 
-        return jax.jit(traced_for(self.platform, first))
+        return self.jit(first)
 
     def fresh(self) -> Client:
         """A client that has not taken part yet."""
@@ -157,22 +160,24 @@ class Experiment(NamedTuple):
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
-        evaluated = partial(evaluation.evaluate, self.spec, self.key)
-        return jax.jit(traced_for(self.platform, evaluated))
+        return self.jit(partial(evaluation.evaluate, self.spec, self.key))
 
     def measure(
         self, step_size: float, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Measurement]:
         """The compiled measurement of the convergence bound's constants; infinite if unknown."""
-        measured = without_nan(partial(measure, self.spec, effort, step_size))
-        return jax.jit(traced_for(self.platform, measured))
+        return self.jit(without_nan(partial(measure, self.spec, effort, step_size)))
 
     def objective(
         self, effort: Effort = DEFAULT_EFFORT
     ) -> Callable[[Data, Array, State], Objective]:
         """The compiled measurement of f and its gradient alone; infinite if unknown."""
-        measured = without_nan(partial(measure_objective, self.spec, effort))
-        return jax.jit(traced_for(self.platform, measured))
+        return self.jit(without_nan(partial(measure_objective, self.spec, effort)))
+
+    def jit(self, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        """The function, compiled for the platform of the run's devices."""
+        compiled: Callable[_Arguments, _Result] = jax.jit(traced_for(self.platform, function))
+        return compiled
 
 
 def build(config: Config, mesh: Mesh | None = None, cuts: np.ndarray | None = None) -> Experiment:

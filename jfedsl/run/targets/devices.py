@@ -69,6 +69,7 @@ def _devices(name: str, module: str, extra: str, describe: Any) -> list[Any]:
     if not _is_installed(module):
         raise UserError(f"--target={name} needs its compiler; run: {extra}")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # asks no server what machine this is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # others may compile at the same time
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of drivers, which are not here
     try:
         jax.devices()  # of this process, before those of a topology
