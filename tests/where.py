@@ -160,6 +160,7 @@ ELSEWHERE = {
     "run/storage/kept": "run/storage/test_checkpoint",
     "run/storage/ledger": "run/storage/test_metrics",
     "run/summary": "run/test_table",
+    "run/targets/hlo_text": "run/targets/test_hlo",
     "run/targets/traced": "run/targets/test_programs",
     "run/targets/devices": "run/targets/test_programs",
     "sharding/collectives": "run/test_scale",

@@ -1,21 +1,11 @@
-"""What the text of a compiled program says: loops, kernels, collectives."""
+"""What the text of a compiled program says: loops, kernels, collectives, FLOPs, bytes."""
 
-import math
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*)$")
-_OPCODE = re.compile(r"(?:^|\s)([a-z][a-z0-9\-]*)\(")
-_SHAPE = re.compile(r"\b(pred|bf16|[a-z]+\d+)\w*\[([\d,]*)\]")
-# Fields of an instruction that name computations which run as often as it does; those of a fusion
-# or a reduction are part of its kernel.
-_CALLED = re.compile(
-    r"(?:condition|true_computation|false_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)"
-)
-_CALL, _BODY = re.compile(r"to_apply=%?([\w.\-]+)"), re.compile(r"body=%?([\w.\-]+)")
-_NAME = re.compile(r"[\w.\-]+")
+from jfedsl.run.targets import costs
+from jfedsl.run.targets.hlo_text import Computations, Line, parsed
+
 KERNELS = frozenset({"fusion", "custom-call", "convolution", "dot"})
 COLLECTIVES = frozenset(
     {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
@@ -29,11 +19,23 @@ class Instruction(NamedTuple):
       opcode: such as fusion.
       loops: number of loops around it.
       bytes: of its result.
+      runs: how often it runs, by the iterations of the loops around it. A loop counts as one
+        iteration where the program does not say how many it takes; each branch of a condition
+        counts as taken.
+      flops: of the products in it, each time it runs; see `costs.flops`.
+      traffic: bytes that it reads and writes in the device's memory, each time it runs; see
+        `costs.traffic`.
+      starts: how many kernels it starts in all its runs. A loop without products starts one:
+        accelerators draw random bits in one kernel, where a CPU's compiler writes a loop.
     """
 
     opcode: str
     loops: int
     bytes: int
+    runs: int = 1
+    flops: int = 0
+    traffic: int = 0
+    starts: int = 0
 
 
 def instructions(text: str) -> list[Instruction]:
@@ -42,8 +44,8 @@ def instructions(text: str) -> list[Instruction]:
     Args:
       text: `compiled.as_text()`.
     """
-    computations, entry = _computations(text)
-    return list(_of(entry, computations, 0))
+    computations, entry = parsed(text)
+    return list(_of(entry, computations, 0, 1))
 
 
 def loop_kernels(steps: Iterable[Instruction]) -> int:
@@ -58,55 +60,32 @@ def planned_bytes(compiled: Any) -> int:
     return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The instructions of every computation by its name, and the name of the first that runs."""
-    computations: dict[str, list[str]] = {}
-    entry, lines = "", []
-    for line in text.splitlines():
-        header = _HEADER.match(line)
-        instruction = _INSTRUCTION.match(line)
-        if header:
-            lines = computations.setdefault(header[1], [])
-            entry = header[1] if line.startswith("ENTRY") else entry
-        elif instruction:
-            lines.append(instruction[1])
-    return computations, entry
+def _of(name: str, computations: Computations, loops: int, runs: int) -> Iterator[Instruction]:
+    lines = computations.get(name, {})
+    for line in lines.values():
+        traffic = costs.traffic(line, lines, computations)
+        works = line.opcode in KERNELS or traffic > 0
+        is_kernel = works and any(array.dims for array in line.results)
+        is_loop = line.opcode == "while"
+        inside = (loops + 1, runs * (costs.iterations(line, lines, computations) or 1))
+        steps = [
+            step
+            for called in line.called
+            for step in _of(called, computations, *(inside if is_loop else (loops, runs)))
+        ]
+        is_one_kernel = is_loop and not any(s.flops or s.opcode in COLLECTIVES for s in steps)
+        if is_one_kernel:
+            steps = [step._replace(starts=0) for step in steps]
+        yield Instruction(
+            line.opcode, loops, _bytes(line), runs, costs.flops(line, lines, computations), traffic,
+            runs * (is_kernel or is_one_kernel),
+        )  # fmt: skip
+        yield from steps
 
 
-def _of(name: str, computations: dict[str, list[str]], loops: int) -> Iterator[Instruction]:
-    for line in computations.get(name, []):
-        found = _OPCODE.search(line)
-        if found is None:
-            continue
-        opcode = found[1].removesuffix("-start")
-        begins = found[1] != opcode and opcode != "all-reduce"
-        yield Instruction(opcode, loops, _bytes(line[: found.start()], begins))
-        for body in _BODY.findall(line):
-            yield from _of(body, computations, loops + 1)
-        called = [name for field in _CALLED.findall(line) for name in _NAME.findall(field)]
-        if opcode == "call":
-            called += _CALL.findall(line)
-        for other in called:
-            inside = loops + 1 if opcode == "while" else loops
-            yield from _of(other, computations, inside)
-
-
-def _bytes(shapes: str, begins: bool) -> int:
-    """Bytes of a result, from its shape in the text.
-
-    Args:
-      shapes: one shape, or several in parentheses.
-      begins: whether the operation only begins here: its operands come before its results, and
-        scalars that are neither may follow.
-    """
-    parts = [_bits(dtype) * math.prod(_sizes(dims)) for dtype, dims in _SHAPE.findall(shapes)]
-    arrays = [size for size, (_, dims) in zip(parts, _SHAPE.findall(shapes), strict=True) if dims]
-    return sum(arrays[len(arrays) // 2 :] if begins else parts) // 8
-
-
-def _sizes(text: str) -> list[int]:
-    return [int(size) for size in text.split(",") if size]
-
-
-def _bits(dtype: str) -> int:
-    return 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype[1:] if dtype[0] == "b" else dtype))
+def _bytes(line: Line) -> int:
+    """Bytes of a result; of one that only begins here, operands come first."""
+    if not line.begins:
+        return sum(array.bytes for array in line.results)
+    arrays = [array.bytes for array in line.results if array.dims]
+    return sum(arrays[len(arrays) // 2 :])

@@ -38,8 +38,11 @@ class Program(NamedTuple):
         that are computed one after the other count once.
       grouped_convolutions: in the program before it is compiled; with a group for each client
         they leave matrix units idle.
-      collectives: kind, number of loops around it, and bytes of each collective operation.
-      flops: that XLA counts, the body of a loop once; 0 where it does not say.
+      collectives: kind, how often it runs in a round, and bytes of each collective operation.
+      flops: of products on each device, a multiply-add as 2, loops as often as they run; without
+        those in library calls, which the compiler for GPUs takes.
+      traffic: bytes that a device reads and writes in its memory, see `costs.traffic`.
+      starts: kernels that a device starts.
       seconds: that the compiler expects, the body of a loop once; 0 where it does not say.
     """
 
@@ -51,7 +54,9 @@ class Program(NamedTuple):
     kernels: int = 0
     grouped_convolutions: int = 0
     collectives: tuple[tuple[str, int, int], ...] = ()
-    flops: float = 0.0
+    flops: int = 0
+    traffic: int = 0
+    starts: int = 0
     seconds: float = 0.0
 
     @property
@@ -78,9 +83,18 @@ def compile_for(config: Config, target: str, programs: tuple[str, ...] = PROGRAM
     for name in programs:
         if name not in PROGRAMS:
             raise flag_error("programs", name, f"some of {', '.join(PROGRAMS)}", PROGRAMS)
-    hardware = target_of(target)
-    with tracing_for(hardware.platform):
-        run = _Absent.of(effective(config), hardware)
+    return compile_on(config, target_of(target), programs)
+
+
+def compile_on(
+    config: Config, target: Target, programs: tuple[str, ...] = PROGRAMS
+) -> list[Program]:
+    """`compile_for` devices at hand, such as those of this process.
+
+    With the forms of the target's platform, which may be another than that of its devices.
+    """
+    with tracing_for(target.platform):
+        run = _Absent.of(effective(config), target)
         return [run.compile(name) for name in programs]
 
 
@@ -111,6 +125,8 @@ class _Absent(NamedTuple):
         else:
             mesh = Mesh(np.array(devices).reshape(1, -1), AXES)
             run = cls(build(config, mesh), target, NamedSharding(mesh, PartitionSpec()))
+        experiment = run.experiment._replace(platform=target.platform)
+        run = run._replace(experiment=experiment)
         return run._replace(state=run._first_state())
 
     def _first_state(self) -> Any:
@@ -179,7 +195,9 @@ def _described(name: str, compiled: Any, seconds: float, target: Target) -> Prog
         peak_bytes=planned_bytes(compiled) + code,
         device_bytes=target.memory,
         kernels=loop_kernels(steps),
-        collectives=tuple((s.opcode, s.loops, s.bytes) for s in steps if s.opcode in COLLECTIVES),
-        flops=max(0.0, costs.get("flops", 0.0)),
+        collectives=tuple((s.opcode, s.runs, s.bytes) for s in steps if s.opcode in COLLECTIVES),
+        flops=sum(s.runs * s.flops for s in steps),
+        traffic=sum(s.runs * s.traffic for s in steps),
+        starts=sum(s.starts for s in steps),
         seconds=max(0.0, costs.get("optimal_seconds", 0.0)),
     )

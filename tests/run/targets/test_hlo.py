@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, Instruction, instructions
+from jfedsl.run.targets.hlo import COLLECTIVES, KERNELS, instructions
 from jfedsl.run.targets.traced import grouped_convolutions
 
 # As a TPU's compiler writes programs: layouts in braces, loops by their body, collectives in parts.
@@ -13,7 +13,7 @@ HloModule jit_run, is_scheduled=true
 
 %fused (p: f32[8,16]) -> f32[8,16] {
   %p = f32[8,16]{1,0:T(8,128)} parameter(0)
-  ROOT %dot.9 = f32[8,16]{1,0:T(8,128)} dot(%p, %p)
+  ROOT %dot.9 = f32[8,16]{1,0:T(8,128)} dot(%p, %p), lhs_contracting_dims={1}
 }
 
 %sum (a: f32[], b: f32[]) -> f32[] {
@@ -32,33 +32,47 @@ HloModule jit_run, is_scheduled=true
   ROOT %less = pred[]{:T(512)} compare(%q, %q), direction=LT
 }
 
+%is_below_5 (q: (s32[], f32[8,16])) -> pred[] {
+  %five = s32[]{:T(128)} constant(5)
+  %n = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %less5 = pred[]{:T(512)} compare(%n, %five), direction=LT
+}
+
 %outer (r: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
-  %while.1 = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) while(%r), condition=%is_left, body=%inner
+  %while.1 = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) while(%r), condition=%is_below_5, body=%inner
   %psum = (bf16[10]{0:T(1024)}, pred[3]{0}) all-reduce(%while.1), to_apply=%sum
   ROOT %t2 = (s32[], f32[8,16]{1,0}) tuple(%r, %while.1)
 }
 
 ENTRY %main (s: f32[8,16]) -> f32[8,16] {
-  %conv = f32[8,16]{1,0} convolution(%s, %s), dim_labels=b0f_0io->b0f
+  %s = f32[8,16]{1,0} parameter(0)
+  %conv = f32[8,16]{1,0} convolution(%s, %s), dim_labels=bf_io->bf
   %cudnn = (f32[8,16]{1,0}, u8[0]{0}) custom-call(%s)
   ROOT %while.2 = (s32[], f32[8,16]) while(%s), condition=%is_left, body=%outer
 }
 """
 
+# FLOPs of one, with 3 taps on each of 64 positions but for two beyond the ends, 16 inputs a group.
+CONVOLUTION = 2 * (3 * 64 - 2) * 16 * 64
+
 
 def test_steps_of_a_program_for_a_tpu() -> None:
     steps = instructions(TPU)
-    assert [s for s in steps if s.opcode in KERNELS] == [
-        Instruction("convolution", 0, 8 * 16 * 4),
-        Instruction("custom-call", 0, 8 * 16 * 4),
-        Instruction("fusion", 2, 8 * 16 * 4),
+    size = 8 * 16 * 4
+    assert [s[:4] for s in steps if s.opcode in KERNELS] == [
+        ("convolution", 0, size, 1),
+        ("custom-call", 0, size, 1),
+        ("fusion", 2, size, 5),
     ]
-    assert [s for s in steps if s.opcode in COLLECTIVES] == [
-        Instruction("all-gather", 2, 8 * 16 * 4),
-        Instruction("collective-permute", 2, 8 * 16 * 4),
-        Instruction("all-reduce", 1, 10 * 2 + 3),
+    assert [s[:4] for s in steps if s.opcode in COLLECTIVES] == [
+        ("all-gather", 2, size, 5),
+        ("collective-permute", 2, size, 5),
+        ("all-reduce", 1, 10 * 2 + 3, 1),
     ]
-    assert [s.loops for s in steps if s.opcode == "compare"] == [2, 1], "a condition runs in a loop"
+    assert [s.loops for s in steps if s.opcode == "compare"] == [1, 2], "a condition runs in a loop"
+    (fusion,) = [s for s in steps if s.opcode == "fusion"]
+    assert fusion.flops == 2 * 8 * 16 * 16 and fusion.starts == 5
+    assert fusion.traffic == 0, "its operand is not known, and its result stays on the chip"
 
 
 def test_steps_of_a_program_for_this_machine() -> None:
@@ -81,5 +95,8 @@ def test_steps_of_a_program_for_this_machine() -> None:
     steps = instructions(traced.lower().compile().as_text())
     assert max(step.loops for step in steps) == 2
     assert [step.loops for step in steps if step.opcode == "convolution"] == [1]
+    assert [step.runs for step in steps if step.opcode == "while"] == [1, 3]
+    assert sum(s.runs * s.flops for s in steps) == 3 * 5 * 2 * 64**3 + 3 * CONVOLUTION
+    assert {step.runs for step in steps if step.loops == 2} == {15}
     in_inner = [s for s in steps if s.loops == 2 and s.opcode in KERNELS]
     assert in_inner and all(step.bytes <= 64 * 64 * 4 for step in in_inner)

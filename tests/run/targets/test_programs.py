@@ -64,7 +64,8 @@ def test_grouped_convolutions_of_a_round_are_counted_before_it_is_compiled() -> 
 
     def count() -> int:
         with tracing_for("tpu"):
-            return grouped_convolutions(_Absent.of(config, HERE)._traced("round").jaxpr.jaxpr)
+            run = _Absent.of(config, HERE._replace(platform="tpu"))
+            return grouped_convolutions(run._traced("round").jaxpr.jaxpr)
 
     assert count() == 0
     with grouped_only():
