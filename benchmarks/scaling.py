@@ -32,7 +32,7 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from scaling_model import (
+from scaling_fit import (
     Connection,
     CostModel,
     connection_of,
