@@ -13,6 +13,7 @@ from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
 from jfedsl.engine.algorithm import Algorithm
 from jfedsl.models.registry import MODELS
+from jfedsl.wireless.network import NETWORKS
 
 
 def idle(config: Any) -> dict[str, str]:
@@ -41,9 +42,7 @@ def idle(config: Any) -> dict[str, str]:
         reasons["client_state"] = "where all clients take part"  # no client is at rest
     if not config.coordinator:
         reasons["collective_bits"] = "without --coordinator"
-    if config.network == "none":
-        names = [field.name for field in dataclasses.fields(WirelessFields)]
-        reasons |= {name: "with --network=none" for name in names if name != "network"}
+    reasons |= _of_network(config)
     if not _quantizes(config):
         reasons |= {name: "where no bits choose it" for name in ("quantizer", "bucket_size")}
     return reasons
@@ -91,6 +90,26 @@ def _quantizes(config: Any) -> bool:
         for flag in STREAMS
     )
     return any("?(" in expression for expression in expressions)
+
+
+def _of_network(config: Any) -> dict[str, str]:
+    if config.network == "none":
+        names = [field.name for field in dataclasses.fields(WirelessFields)]
+        return {name: "with --network=none" for name in names if name != "network"}
+    network, reasons = NETWORKS.get(config.network), dict[str, str]()
+    if network is None:  # of a plugin that is not loaded
+        return reasons
+    named = f"with --network={config.network}"
+    if (config.fading or network.fading) == "none":
+        reasons["fading_memory"] = (
+            "with --fading=none" if config.fading else f"{named}, which has no fading"
+        )
+    if not (config.device_speed or network.device_speed):
+        reasons["mobility_step_s"] = "where devices stand still"
+    if network.radius is None:
+        names = ["cell_radius_m", "shadowing_db", "device_speed", "mobility_step_s"]
+        reasons |= {name: f"{named}, which has no path loss" for name in names}
+    return reasons
 
 
 def _of_finetuning(config: Any) -> dict[str, str]:

@@ -5,6 +5,7 @@ import dataclasses
 from jfedsl.config.allowed import AMOUNTS, POSITIVE, POWERS, Allowed, OneOf, between, setting
 from jfedsl.wireless.allocation import ALLOCATIONS
 from jfedsl.wireless.channel import FADINGS, NEAREST
+from jfedsl.wireless.gauss_markov import MOST
 from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS
 
 MASK_COMPUTES = ("dense", "ideal")
@@ -36,6 +37,24 @@ class WirelessFields:
     )
     fading: str | None = setting(
         None, f"Fading, drawn for every round (rician: K = 3); {_PRESET}.", OneOf(FADINGS)
+    )
+    fading_memory: float | None = setting(
+        None,
+        "Correlation of the complex gains of consecutive rounds, which fade as a Gauss-Markov "
+        f"process; 0: each round fades anew; {_PRESET}.",
+        Allowed(f"a number from 0 to {MOST}", lambda value: 0 <= value <= MOST),
+    )
+    device_speed: float | None = setting(
+        None,
+        "Speed of devices, m/s: straight on, mirrored at the edge of the cell and "
+        f"{NEAREST:g} m from the base station; {_PRESET}.",
+        between(0, 1000),
+    )
+    mobility_step_s: float | None = setting(
+        None,
+        "Seconds that devices move between two rounds, whatever the simulated time of a round; "
+        f"{_PRESET}.",
+        between(1e-3, 1e6),
     )
     server_power_dbm: float | None = setting(
         None, f"Power that the base station sends with, dBm; {_PRESET}.", between(0, 100)

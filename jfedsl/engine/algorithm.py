@@ -41,6 +41,9 @@ RADIO = frozenset(
         "cell_radius_m",
         "shadowing_db",
         "fading",
+        "fading_memory",
+        "device_speed",
+        "mobility_step_s",
         "server_power_dbm",
         "mask_compute",
     }

@@ -41,10 +41,8 @@ def round_conditions(
     speed = radio.deployment.hardware.flops[ids]
     forward = jnp.sum(radio.flop_counts.forward[forward_of] * shares, axis=1) / speed
     backward = jnp.sum(radio.flop_counts.backward[forward_of] * shares, axis=1) / speed
-    round_key = fold(key, Purpose.RADIO, round_)
-    return conditions(
-        radio, round_key, ids, forward, backward, radio.deployment.bits[config_row][ids]
-    )
+    bits = radio.deployment.bits[config_row][ids]
+    return conditions(radio, fold(key, Purpose.RADIO), round_, ids, forward, backward, bits)
 
 
 def _kept_shares(spec: RunSpec, client: Client) -> Array:

@@ -143,6 +143,8 @@ def gradient_error(spec: RunSpec, key: Array, clients: Client) -> Array:
 def costs(spec: RunSpec, key: Array, start: PeriodStart, up: Array, down: Array) -> Costs:
     """Mean seconds and joules of a round of every setting, over rounds with independent fading.
 
+    Fading that lasts has the same mean. Clients that move are where they start.
+
     Participants are drawn anew in every sampled round. All settings see the same draws.
 
     Under Rayleigh fading without outage the expectation is infinite, because a channel may be
@@ -163,8 +165,12 @@ def costs(spec: RunSpec, key: Array, start: PeriodStart, up: Array, down: Array)
 
     def round_costs(start: PeriodStart, round_: Array, up: Array, down: Array) -> Costs:
         bits = jnp.broadcast_to(up, (width_configs, spec.clients))
-        deployment = radio.deployment._replace(bits=bits)
-        setting = spec._replace(radio=radio._replace(deployment=deployment))
+        hardware = radio.deployment.hardware._replace(motion=None)
+        here = radio._replace(
+            network=radio.network._replace(fading_memory=0.0),
+            deployment=radio.deployment._replace(hardware=hardware, bits=bits),
+        )
+        setting = spec._replace(radio=here)
         ids = draw_participants(setting, key, round_)
         clients = jax.tree.map(lambda x: x[ids], start.clients)
         conditions = round_conditions(setting, key, round_, ids, clients)

@@ -22,6 +22,8 @@ _EXPONENT = 3.76  # path loss exponent: 37.6 dB a decade
 # Least bandwidth, in Hz, in the SNR. A client without bandwidth then gets 0 bit/s and a gradient
 # that is large, as it should be, but finite in float32.
 _LEAST_BANDWIDTH = 1e-6
+# A power of exactly 0, once in millions, would make sending take infinitely long.
+_LEAST_FADING = 2.0**-24
 _LARGEST_SNR = 1e38  # finite in float32, so that 0 Hz times its logarithm is 0
 
 
@@ -105,16 +107,35 @@ def fading(key: Array, kind: str, factor: float | Array) -> Array:
     """
     match kind:
         case "rayleigh":
-            # A draw of exactly 0, once in millions, would make sending take infinitely long.
-            return jnp.maximum(jax.random.exponential(key, (), jnp.float32), 2.0**-24)
+            return jnp.maximum(jax.random.exponential(key, (), jnp.float32), _LEAST_FADING)
         case "rician":
-            scattered = 1.0 / (1.0 + jnp.asarray(factor, jnp.float32))
-            real, imaginary = jax.random.normal(key, (2,), jnp.float32) * jnp.sqrt(scattered / 2.0)
-            return (jnp.sqrt(1.0 - scattered) + real) ** 2 + imaginary**2
+            return fading_power(jax.random.normal(key, (2,), jnp.float32), kind, factor)
         case "none":
             return jnp.ones((), jnp.float32)
         case _:
             raise ValueError(f"fading must be one of {', '.join(FADINGS)}, not {kind!r}")
+
+
+def fading_power(scattered: Array, kind: str, factor: float | Array) -> Array:
+    """Power |h|^2 of a fading whose scattered part is given, with mean 1.
+
+    Args:
+      scattered: real and imaginary part, each standard normal, float32 `[2]`.
+      kind: "rayleigh" or "rician", static.
+      factor: K, as for `fading`.
+
+    Returns:
+      float32 scalar, ratio.
+    """
+    match kind:
+        case "rayleigh":
+            return jnp.maximum(jnp.sum(scattered**2) / 2.0, _LEAST_FADING)
+        case "rician":
+            share = 1.0 / (1.0 + jnp.asarray(factor, jnp.float32))
+            real, imaginary = scattered * jnp.sqrt(share / 2.0)
+            return (jnp.sqrt(1.0 - share) + real) ** 2 + imaginary**2
+        case _:
+            raise ValueError(f"fading with memory must be rayleigh or rician, not {kind!r}")
 
 
 def snr(

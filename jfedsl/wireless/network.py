@@ -26,6 +26,10 @@ class Network(NamedTuple):
       device_flops: range of the speed over clients, FLOP/s.
       flops_per_cycle: FLOPs that a client's processor computes in a cycle, for its energy.
       server_flops: speed of the server, FLOP/s.
+      fading_memory: correlation of the complex gains of consecutive rounds, from 0 to
+        `gauss_markov.MOST`; 0 for fading that is new each round.
+      device_speed: of all clients, m/s; 0 where they stand still. Only with path loss.
+      mobility_step: time between two rounds in which clients move, s.
     """
 
     up_hz: float
@@ -41,6 +45,9 @@ class Network(NamedTuple):
     device_flops: Range
     flops_per_cycle: float
     server_flops: float
+    fading_memory: float = 0.0
+    device_speed: float = 0.0
+    mobility_step: float = 1.0
 
 
 THERMAL_NOISE = from_dbm(-174.0)  # W/Hz at 290 K

@@ -9,7 +9,7 @@ from flax import struct
 from jax import Array
 
 from jfedsl.keys import fold
-from jfedsl.wireless import channel
+from jfedsl.wireless import channel, gauss_markov, mobility
 from jfedsl.wireless.allocation import equal, minmax
 from jfedsl.wireless.network import Network
 
@@ -20,12 +20,15 @@ class RadioHardware(NamedTuple):
     Attributes:
       flops: speed, float32 `[C]`, FLOP/s.
       power: transmit power, float32 `[C]`, W.
-      gain: mean channel gain (path loss and shadowing), float32 `[C]`, ratio.
+      gain: mean channel gain (path loss and shadowing), float32 `[C]`, ratio; where clients move,
+        that of the first round.
+      motion: of each client `[C]`; None where they stand still.
     """
 
     flops: Array
     power: Array
     gain: Array
+    motion: mobility.Motion | None = None
 
 
 class Deployment(NamedTuple):
@@ -115,7 +118,13 @@ class Conditions(struct.PyTreeNode):
 
 
 def conditions(
-    radio: Radio, key: Array, ids: Array, forward: Array, backward: Array, bits: Array
+    radio: Radio,
+    key: Array,
+    round_: Array,
+    ids: Array,
+    forward: Array,
+    backward: Array,
+    bits: Array,
 ) -> Conditions:
     """Draws the fading of a round and allocates the band.
 
@@ -125,16 +134,15 @@ def conditions(
 
     Args:
       radio: network, clients and allocation.
-      key: scalar PRNG key of the round; client n draws from fold(key, n), so that its fading does
-        not depend on the other participants.
+      key: scalar PRNG key of the radio.
+      round_: int32 scalar.
       ids: numbers of the participants, int32 `[K]`.
       forward: time of each participant's forward pass, float32 `[K]`, s.
       backward: time of each participant's backward pass, float32 `[K]`, s.
       bits: expected bits that each participant sends, float32 `[K]`.
     """
     net, hardware = radio.network, radio.deployment.hardware
-    fading = jax.vmap(lambda n: channel.fading(fold(key, n), net.fading, net.rician_factor))(ids)
-    gain = hardware.gain[ids] * fading
+    gain = mean_gains(net, hardware, round_, ids) * fadings(net, key, round_, ids)
     power, equal_shares = hardware.power[ids], equal(ids.size)
     up = channel.snr(power, gain, net.noise, equal_shares * net.up_hz)
     down = channel.snr(channel.from_dbm(net.server_power_dbm), gain, net.noise, net.down_hz)
@@ -156,8 +164,63 @@ def conditions(
     return Conditions(*rates(shares), forward, backward, reachable, *lone_rates)
 
 
+def fadings(network: Network, key: Array, round_: Array, ids: Array) -> Array:
+    """Fading powers of clients in a round: a function of key, round and client alone.
+
+    So they depend neither on who takes part nor on the rounds that were computed before.
+
+    Args:
+      network: its fading and memory are used.
+      key: scalar PRNG key of the radio; client n draws for round r from fold(key, r, n).
+      round_: int32 scalar.
+      ids: numbers of clients, int32 `[K]`.
+
+    Returns:
+      float32 `[K]`, ratio with mean 1.
+    """
+    kind, factor = network.fading, network.rician_factor
+    if kind == "none" or not network.fading_memory:
+        round_key = fold(key, round_)
+        return jax.vmap(lambda n: channel.fading(fold(round_key, n), kind, factor))(ids)
+    rounds, weights = gauss_markov.innovations(network.fading_memory, round_)
+    keys = jax.vmap(lambda number: fold(key, number))(rounds)
+
+    def of_client(n: Array) -> Array:
+        draw = jax.vmap(lambda key: jax.random.normal(fold(key, n), (2,), jnp.float32))
+        scattered = jnp.sum(weights[:, None] * draw(keys), axis=0)  # float32 on every platform
+        return channel.fading_power(scattered, kind, factor)
+
+    return jax.vmap(of_client)(ids)
+
+
+def mean_gains(network: Network, hardware: RadioHardware, round_: Array, ids: Array) -> Array:
+    """Mean channel gains of clients where they are in a round.
+
+    Shadowing stays with a client as it moves.
+
+    Args:
+      network: its radius and speed are used.
+      hardware: of all clients.
+      round_: int32 scalar.
+      ids: numbers of clients, int32 `[K]`.
+
+    Returns:
+      float32 `[K]`, ratio.
+    """
+    gains = hardware.gain[ids]
+    if hardware.motion is None:
+        return gains
+    assert network.radius is not None
+    start = jax.tree.map(lambda x: x[ids], hardware.motion)
+    step = network.device_speed * network.mobility_step
+    now = mobility.distances_after(start, step * round_.astype(jnp.float32), network.radius)
+    return gains * channel.path_gain(now) / channel.path_gain(start.distance)
+
+
 def mean_rates(network: Network, hardware: RadioHardware, participants: int) -> tuple[Array, Array]:
     """Rates up and down without fading, at equal shares of the band, float32 `[C]`, bit/s.
+
+    Clients that move are where they start.
 
     Args:
       network: bands, powers and noise.
@@ -174,22 +237,28 @@ def mean_rates(network: Network, hardware: RadioHardware, participants: int) -> 
 
 
 def deploy(key: Array, network: Network, flops: np.ndarray, power_dbm: np.ndarray) -> RadioHardware:
-    """Draws positions and shadowing of all clients, which stay the same during a run.
+    """Draws positions and shadowing of all clients, and directions where they move.
 
     Args:
       key: scalar PRNG key of the deployment.
-      network: its radius and shadowing, or its range of mean gains, is used.
+      network: its radius, shadowing and speed, or its range of mean gains, are used.
       flops: speed of each client, `[C]`, FLOP/s.
       power_dbm: transmit power of each client, `[C]`, dBm.
     """
+    # Beside the two keys of the split.
+    heading_key = fold(key, 2)
     position_key, shadowing_key = jax.random.split(key)
-    clients = len(flops)
+    clients, motion = len(flops), None
     if network.gain is not None:
         low, high = network.gain
         gain = jax.random.uniform(position_key, (clients,), minval=low, maxval=high)
     else:
         assert network.radius is not None
-        gain = channel.path_gain(channel.distances(position_key, clients, network.radius))
+        distance = channel.distances(position_key, clients, network.radius)
+        gain = channel.path_gain(distance)
+        if network.device_speed:
+            motion = mobility.Motion(distance, mobility.headings(heading_key, clients))
         gain *= channel.shadowing(shadowing_key, clients, network.shadowing_db)
     power = channel.from_dbm(np.asarray(power_dbm))
-    return RadioHardware(jnp.asarray(flops, jnp.float32), jnp.asarray(power, jnp.float32), gain)
+    speeds, powers = (jnp.asarray(x, jnp.float32) for x in (flops, power))
+    return RadioHardware(speeds, powers, gain, motion)

@@ -6,7 +6,6 @@ import numpy as np
 
 from jfedsl import per_client
 from jfedsl.config import Config
-from jfedsl.errors import no_effect
 from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS, Network, hardware_counts
 
 
@@ -19,25 +18,19 @@ class Hardware(NamedTuple):
 
 
 def network_of(config: Config) -> Network | None:
-    """The preset of a config with what its flags change; None without a network.
-
-    Raises:
-      UserError: a flag that the network has no use for.
-    """
+    """The preset of a config with what its flags change; None without a network."""
     network = NETWORKS[config.network]
     if network is None:
         return None
-    if network.radius is None:
-        for name in ("cell_radius_m", "shadowing_db"):
-            if getattr(config, name) is not None:
-                because = f"with --network={config.network}, which has no path loss"
-                raise no_effect(name, getattr(config, name), because)
     changes: dict[str, Any] = {
         "up_hz": config.bandwidth_hz,
         "down_hz": config.bandwidth_hz,
         "radius": config.cell_radius_m,
         "shadowing_db": config.shadowing_db,
         "fading": config.fading,
+        "fading_memory": config.fading_memory,
+        "device_speed": config.device_speed,
+        "mobility_step": config.mobility_step_s,
         "server_power_dbm": config.server_power_dbm,
         "server_flops": config.server_flops,
     }

@@ -42,7 +42,7 @@ def build_radio(
       image: shape of an input.
 
     Raises:
-      UserError: a setting that the network has no use for, or devices that cannot hold their part.
+      UserError: devices that cannot hold their part.
     """
     network = network_of(config)
     if network is None:
