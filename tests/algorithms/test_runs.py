@@ -31,7 +31,8 @@ RIVALS: dict[str, dict[str, Any]] = {
     },
     "sfl_v1": {
         "prune_kind": "mask", "prune_score": "random", "dropout_rate": 0.2, "outage_snr_db": 3.0,
-        "participants": 2, "client_optimizer_state": "average", **BITS,
+        "participants": 2, "client_optimizer_state": "average", "fading_memory": 0.9,
+        "device_speed": 20.0, "mobility_step_s": 5.0, **BITS,
     },
     "sfl_v2": {
         "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "model_down": "uniform(8)",

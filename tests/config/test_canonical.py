@@ -40,7 +40,8 @@ def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
     [
         {"prune_rate": (0.1,)}, {"cut": "conv1"}, {"dropout_rate": "0.3"}, {"algorithm": "sl"},
         {"dirichlet_alpha": 0.1}, {"server_learning_rate": 1.0}, {"momentum": 0.5},
-        {"outage_snr_db": 3.0}, {"rounds": 3}, {"client_state": "stateless"},
+        {"outage_snr_db": 3.0}, {"fading_memory": 0.5}, {"device_speed": 1.0}, {"rounds": 3},
+        {"client_state": "stateless"},
     ],
     ids=str,
 )  # fmt: skip
@@ -68,6 +69,11 @@ def test_what_is_another(change: dict[str, Any]):
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, "server_learning_rate=1.0 .*=fed"),
         ({"algorithm": "centralized", "aggregate_every": 1}, "aggregate_every=1 .*=centralized"),
         ({"algorithm": "centralized", "fading": "none"}, "fading=none .*=centralized"),
+        ({"fading": "none", "fading_memory": 0.5}, "fading_memory=0.5 .*with --fading=none"),
+        ({"mobility_step_s": 2.0}, "mobility_step_s=2.0 .*where devices stand still"),
+        ({"network": "wideband", "device_speed": 2.0}, "device_speed=2.0 .*has no path loss"),
+        ({"network": "wideband", "cell_radius_m": 99.0}, "cell_radius_m=99.0 .*has no path loss"),
+        ({"network": "wideband", "shadowing_db": 8.0}, "shadowing_db=8.0 .*=wideband, which has"),
         ({"server_order": "exchange"}, "server_order=exchange .*--algorithm=fedsl"),
         (
             {"algorithm": "sfl_v2", "local_steps": 1, "server_order": "exchange"},
@@ -95,6 +101,7 @@ def test_defaults_and_shorthands_that_are_off_are_no_settings_without_effect():
         [Config(prune_kind="none", dropout_rate="0", cut_gradient_bits="32", network="none")]
     )
     refuse_idle([Config(algorithm="sfl_v2", server_order="exchange")])
+    refuse_idle([Config(device_speed=1.0, mobility_step_s=5.0, fading_memory=0.0)])
     refuse_idle([Config(quantizer="qsgd", bucket_size=8, participants=3, client_state="host")])
     assert "prune_rate" not in idle(Config())
     refuse_idle([Config(optimizer="adam", client_optimizer_state="reset")])

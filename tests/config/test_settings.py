@@ -57,6 +57,11 @@ WRONG = [
     ({"device_flops": "0"}, "--device_flops must be a number from 1 to 1e15"),
     ({"device_flops": "1e9,2e9"}, "--device_flops must be one value, --clients=10 values"),
     ({"fading": "nakagami"}, "--fading must be one of rayleigh, rician, none"),
+    ({"fading_memory": 1.0}, "--fading_memory must be a number from 0 to 0.999999, not 1.0"),
+    ({"fading_memory": -0.1}, "--fading_memory must be a number from 0"),
+    ({"device_speed": -1.0}, "--device_speed must be a number from 0 to 1000"),
+    ({"mobility_step_s": 0.0}, "--mobility_step_s must be a number from 0.001 to 1e+06"),
+    ({"network": "none", "device_speed": 1.0}, "--device_speed=1.0 has no effect with --network"),
     ({"network": "none", "deadline_s": 1.0}, "--deadline_s=1.0 has no effect with --network"),
     ({"network": "none", "allocation": "minmax"}, "--allocation=minmax has no effect with"),
     (

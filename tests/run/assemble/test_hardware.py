@@ -43,9 +43,13 @@ def test_flags_change_the_preset_and_nothing_else():
     assert network_of(config(network="none")) is None
 
 
-def test_a_cell_without_path_loss_has_no_radius():
-    with pytest.raises(UserError, match="--cell_radius_m=100.0 has no effect with --network"):
-        network_of(config(network="wideband", cell_radius_m=100))
+def test_flags_of_fading_and_motion_change_the_preset():
+    flags = {"fading_memory": 0.9, "device_speed": 2.0, "mobility_step_s": 5.0}
+    network = network_of(config(**flags))
+    assert network is not None
+    assert (network.fading_memory, network.device_speed, network.mobility_step) == (0.9, 2.0, 5.0)
+    spec = build(config(network="wideband", device_speed=2.0)).spec
+    assert spec.radio is not None and spec.radio.deployment.hardware.motion is None
 
 
 def test_ranges_are_spread_and_alike_in_order():
