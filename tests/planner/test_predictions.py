@@ -1,12 +1,17 @@
 """Predicted rounds: whole periods, no more than needed, and the best of all settings."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import assert_equal, plain
 
-from jfedsl.planner.estimates import RoundCosts
+from jfedsl.planner.estimates import RoundCosts, period_start
+from jfedsl.planner.expected import costs
 from jfedsl.planner.predictions import as_measured, best, to_target, whole_periods, within
+from jfedsl.run.assemble import build
 from jfedsl.run.plots.pareto import pareto
 from jfedsl.theory.bound import Effects, Setting, bound
+from jfedsl.wireless.mobility import Motion
 from planner.small_grid import CONSTANTS
 
 
@@ -47,6 +52,19 @@ def test_measured_rounds_become_whole_periods_with_their_costs():
     assert predicted.rounds.tolist() == [4, 4, np.inf]
     np.testing.assert_allclose(predicted.seconds, [4, 2.4, np.inf])
     assert np.isnan(predicted.bound).all() and (predicted.step_size == 0.1).all()
+
+
+def test_planned_costs_are_those_of_fading_anew_and_of_devices_where_they_start():
+    e = build(plain(network="macro_cell", prune_kind="none"))
+    radio = e.spec.radio
+    assert radio is not None
+    moving = radio.network._replace(fading_memory=0.9, device_speed=30.0)
+    motion = Motion(*jnp.full((2, e.spec.clients), 100.0))
+    hardware = radio.deployment.hardware._replace(motion=motion)
+    deployment = radio.deployment._replace(hardware=hardware)
+    spec = e.spec._replace(radio=radio._replace(network=moving, deployment=deployment))
+    bits, start = jnp.full((1, spec.clients), 1e5), period_start(e)
+    assert_equal(*(costs(each, e.key, start, bits, bits) for each in (e.spec, spec)))
 
 
 def test_best_and_pareto_are_those_of_loops():
