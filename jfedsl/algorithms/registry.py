@@ -5,6 +5,7 @@ from jfedsl.algorithms import (
     centralized,
     fedavg,
     fedsl,
+    hierarchical,
     local_loss,
     sage,
     sfl_v1,
@@ -25,4 +26,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sage": sage.ALGORITHM,
     "broadcast": broadcast.ALGORITHM,
     "u_shape": u_shape.ALGORITHM,
+    "hierarchical": hierarchical.ALGORITHM,
 }

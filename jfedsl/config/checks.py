@@ -67,6 +67,10 @@ def _counts(config: Any) -> None:
         return
     if config.participants is not None and config.participants > config.clients:
         raise flag_error("participants", config.participants, f"at most --clients={config.clients}")
+    some = config.participants not in (None, config.clients)
+    if some and ALGORITHMS[config.algorithm].all_take_part:
+        because = f"--clients={config.clients} with --algorithm={config.algorithm}"
+        raise flag_error("participants", config.participants, because)
     per_device = ("device_flops", "device_power_dbm", "device_memory")
     for name in ("client_capacity", *per_device, *compressors.shorthands()):
         numbers = per_client.parse(getattr(config, name) or "")

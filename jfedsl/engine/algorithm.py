@@ -136,6 +136,7 @@ class Algorithm(NamedTuple):
         devices do not help; `()` if participants compute in parallel.
       equal_shapes: whether all clients have to hold arrays of the same shapes, as where they hand
         one model on.
+      all_take_part: whether all clients have to take part in every period.
       cuts_by_client: whether clients may hold different numbers of first layers. The server's steps
         are then those of `server_forward` and `joint_step`.
       client_layers: `(layers, cut) -> number of layers that clients hold`.
@@ -168,6 +169,7 @@ class Algorithm(NamedTuple):
     compress_by_default: bool = False
     one_at_a_time: Callable[[Any], tuple[str, ...]] = lambda config: ()
     equal_shapes: bool = False
+    all_take_part: bool = False
     cuts_by_client: bool = False
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
     tail: Callable[[Mapping[str, Any]], int] = lambda options: 0

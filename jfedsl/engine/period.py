@@ -8,18 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jfedsl.compression.compressor import send_tree
-from jfedsl.compression.message import FLOAT_BITS, Message, kept_only, message_bytes
+from jfedsl.compression.message import FLOAT_BITS
 from jfedsl.data.partition import Partition
 from jfedsl.engine.adapter_averaging import (
-    AdapterRule,
     drawn_anew,
-    stacked_entries,
-    without_adapters,
 )
-from jfedsl.engine.averaging import merge, moment_masks
+from jfedsl.engine.averaging import merge
 from jfedsl.engine.client_memory import swap_participants
 from jfedsl.engine.masks import masks_of, overlap
+from jfedsl.engine.model_messages import download, upload
 from jfedsl.engine.packed_average import merge_packed
 from jfedsl.engine.participants import period_start
 from jfedsl.engine.server_copy import server_copy, with_average
@@ -28,6 +25,10 @@ from jfedsl.keys import Purpose, fold
 from jfedsl.sharding.slots import where_rows
 
 Draw = Callable[[RunSpec, Array, State], State]
+# Arguments and results of `start_period`.
+StartPeriod = Callable[..., tuple[State, Array]]
+# Arguments and results of `end_period`.
+EndPeriod = Callable[[RunSpec, Array, Partition, State, Array | None], tuple[State, Array, Array]]
 
 
 def draw_period(spec: RunSpec, key: Array, state: State) -> State:
@@ -70,7 +71,7 @@ def deliver(
     """
     waiting, slots = ~state.has_current_model, spec.slots
     model = _receive(spec, key, state)
-    clients, down = jax.vmap(partial(_download, spec, key, state.round))(model)
+    clients, down = jax.vmap(partial(download, spec, key, state.round))(model)
     if reachable is None:
         reachable = jnp.ones_like(waiting)
     else:
@@ -100,7 +101,7 @@ def end_period(
     """
     before, clients, slots = state.aggregator, state.clients, spec.slots
     trained = state.has_current_model
-    sent, up = jax.vmap(partial(_upload, spec, key, state))(clients)
+    sent, up = jax.vmap(partial(upload, spec, key, state))(clients)
     of_all, there = (
         weights(spec, partition, state.participants),
         jnp.ones_like(state.has_current_model),
@@ -122,27 +123,47 @@ def end_period(
     aggregator = merge(spec, before, sent, slots.weights(share), packed, copy)
     if copy is not None:
         state = state.replace(server=with_average(spec, state.server, aggregator))
+    aggregator = pruned_anew(spec, state, aggregator, clients, masks)
+    if spec.adapters is not None and spec.adapters.stacks:
+        anew = drawn_anew(aggregator.params, fold(key, Purpose.ADAPTERS, state.round))
+        aggregator = aggregator.replace(params=anew)
+    state = state.replace(aggregator=aggregator, clients=sent)
+    moved = moved_masks(spec, key, state, clients)
+    received = hold_model(spec, state)
+    if reachable is not None:
+        received = where_rows(at(there), received, sent)
+    return state.replace(clients=received, has_current_model=there), up, moved
+
+
+def pruned_anew(
+    spec: RunSpec, state: State, after: Aggregator, clients: Client, masks: Any
+) -> Aggregator:
+    """The aggregator after an average with what its pruner has learnt from that.
+
+    Args:
+      spec: functions and static numbers of the run.
+      state: with the aggregator before the average.
+      after: the aggregator after it.
+      clients: that trained, `[P, ...]`.
+      masks: of those that were averaged, `[P, ...]`; of the others nothing is kept.
+    """
+    before = state.aggregator
     if before.pruning.score_state is not None:
         # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
         # is learnt: what averaging changes of them is rounding.
         stepped = jax.vmap(partial(_has_stepped, before))(clients)
         masks = where_rows(stepped, masks, jax.tree.map(jnp.zeros_like, masks))
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
-    pruning = spec.pruner.update(
-        before.pruning, before.params, aggregator.params, kept, _rates(spec, state.round)
-    )
-    aggregator = aggregator.replace(pruning=pruning)
-    if spec.adapters is not None and spec.adapters.stacks:
-        anew = drawn_anew(aggregator.params, fold(key, Purpose.ADAPTERS, state.round))
-        aggregator = aggregator.replace(params=anew)
-    state = state.replace(aggregator=aggregator, clients=sent)
+    rates = _rates(spec, state.round)
+    pruning = spec.pruner.update(before.pruning, before.params, after.params, kept, rates)
+    return after.replace(pruning=pruning)
+
+
+def moved_masks(spec: RunSpec, key: Array, state: State, clients: Client) -> Array:
+    """The overlap of clients' masks with those of the next round, float32 `[P]`."""
     # The next period's masks have its rates.
     following = partial(masks_of, spec, key, state.replace(round=state.round + 1))
-    moved = jax.vmap(lambda c: overlap(spec, c.masks, following(c.number)))(clients)
-    received = hold_model(spec, state)
-    if reachable is not None:
-        received = where_rows(at(there), received, sent)
-    return state.replace(clients=received, has_current_model=there), up, moved
+    return jax.vmap(lambda c: overlap(spec, c.masks, following(c.number)))(clients)
 
 
 def _has_stepped(before: Aggregator, client: Client) -> Array:
@@ -179,108 +200,3 @@ def _receive(spec: RunSpec, key: Array, state: State) -> Client:
     clients = hold_model(spec, state)
     masks = jax.vmap(partial(masks_of, spec, key, state))(clients.number)
     return spec.slots.shard(clients.replace(masks=masks))
-
-
-def _download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple[Client, Array]:
-    """One client with the model as it arrives, and the bytes that took.
-
-    Args:
-      spec: functions and static numbers of the run.
-      key: run key.
-      round_: that the period starts with.
-      client: with the aggregator's model and new masks.
-    """
-    whole = _model_bytes(spec, client, with_masks=True)
-    if spec.adapters is not None and spec.adapters.stacks:
-        whole = jnp.where(round_ > 0, _stack_bytes(spec, spec.adapters, client), whole)
-    if spec.compressors.get("model_down") is None:
-        return client, whole
-    kept = spec.pruner.kept(client.masks).params
-    memory, change, messages = send_tree(
-        spec.compressors["model_down"](client.number),
-        client.compressor_states["model_down"],
-        fold(key, Purpose.MODEL_DOWN, round_, client.number),
-        jax.tree.map(jnp.subtract, client.params, client.received),
-        kept,
-    )
-    # A client that has never received anything gets the weights themselves.
-    met = client.batches_seen > 0
-    arrived = jax.tree.map(
-        lambda w, old, d: jnp.where(met, old + d, w), client.params, client.received, change
-    )
-    messages += _side_messages(spec, client)
-    changed = message_bytes(messages, spec.pruner.mask_bits(client.masks))
-    pick = partial(jnp.where, met)
-    client = client.replace(
-        params=_where_kept(kept, arrived, client.params),
-        received=_where_kept(kept, arrived, client.received),
-        compressor_states={
-            **client.compressor_states,
-            "model_down": jax.tree.map(pick, memory, client.compressor_states["model_down"]),
-        },
-    )
-    return client, jnp.where(met, changed, whole)
-
-
-def _where_kept(kept: Any, new: Any, old: Any) -> Any:
-    return new if kept is None else jax.tree.map(jnp.where, kept, new, old)
-
-
-def _upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Client, Array]:
-    """One client as the aggregator sees it after its upload, and the bytes that took."""
-    if spec.compressors.get("model_up") is None:
-        return client, _model_bytes(spec, client, with_masks=False)
-    received = state.aggregator.params if client.received is None else client.received
-    memory, update, messages = send_tree(
-        spec.compressors["model_up"](client.number),
-        client.compressor_states["model_up"],
-        fold(key, Purpose.MODEL_UP, state.round, client.number),
-        jax.tree.map(jnp.subtract, client.params, received),
-        spec.pruner.kept(client.masks).params,
-    )
-    client = client.replace(
-        params=jax.tree.map(jnp.add, received, update),
-        compressor_states={**client.compressor_states, "model_up": memory},
-    )
-    return client, message_bytes([*messages, *_side_messages(spec, client)])
-
-
-def _model_bytes(spec: RunSpec, client: Client, with_masks: bool) -> Array:
-    """Bytes of one client's kept weights and whatever else is shared, uncompressed, int32."""
-    kept = spec.pruner.kept(client.masks).params
-    messages = _messages(client.params, kept) + _side_messages(spec, client)
-    return message_bytes(messages, spec.pruner.mask_bits(client.masks) if with_masks else 0)
-
-
-def _stack_bytes(spec: RunSpec, rule: AdapterRule, client: Client) -> Array:
-    """Bytes of the factors of all clients and of one client's other weights, int32.
-
-    New adapters are drawn from a common seed.
-    """
-    others = jax.tree.leaves(without_adapters(client.params))
-    messages = [Message(leaf) for leaf in others] + _side_messages(spec, client)
-    return message_bytes(messages, FLOAT_BITS * stacked_entries(rule, client.params))
-
-
-def _messages(tree: Any, kept: Any) -> list[Message]:
-    leaves = jax.tree.leaves(tree)
-    masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)
-    return [kept_only(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)]
-
-
-def _side_messages(spec: RunSpec, client: Client) -> list[Message]:
-    """What travels with the model, uncompressed: statistics and optimizer state, where shared."""
-    messages = []
-    if spec.statistics == "aggregate":
-        messages += _messages(client.stats, spec.pruner.kept(client.masks).stats)
-    # Step counters alone are worth nothing.
-    if jax.tree.leaves(client.params) and spec.client_optimizer_state == "average":
-        messages += _optimizer_messages(spec, client)
-    return messages
-
-
-def _optimizer_messages(spec: RunSpec, client: Client) -> list[Message]:
-    """A client's moments, of entries that it kept, and its step counters: 32 bits each."""
-    is_moment, kept = moment_masks(spec, client, spec.pruner.kept(client.masks))
-    rows = zip(*map(jax.tree.leaves, (is_moment, client.optimizer, kept)), strict=True)
-    return [kept_only(leaf, mask if flag else None) for flag, leaf, mask in rows]

@@ -11,7 +11,16 @@ from jfedsl.engine.exchange import Availability
 from jfedsl.engine.exchanges import Exchanges, exchanges
 from jfedsl.engine.masks import pruned_shares
 from jfedsl.engine.participants import period_start, with_width_config
-from jfedsl.engine.period import Draw, deliver, draw_period, end_period, open_period, start_period
+from jfedsl.engine.period import (
+    Draw,
+    EndPeriod,
+    StartPeriod,
+    deliver,
+    draw_period,
+    end_period,
+    open_period,
+    start_period,
+)
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, RunSpec, State, present_weights, weights
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP
@@ -25,6 +34,8 @@ def run_round(
     state: State,
     exchange_all: Exchanges = exchanges,
     draw: Draw = draw_period,
+    start: StartPeriod = start_period,
+    end: EndPeriod = end_period,
 ) -> tuple[State, RoundRecord]:
     """One round: local_steps exchanges, with the start or end of a period where one is due.
 
@@ -35,23 +46,25 @@ def run_round(
       state: before the round.
       exchange_all: the exchanges of the round.
       draw: draws the participants of a period.
+      start: starts a period, unless the network can fail.
+      end: ends a period.
 
     Returns:
       The state after the round, and what it cost and achieved.
     """
     number, every, slots = state.round, spec.aggregate_every, spec.slots
-    state, down, conditions = _begin(spec, key, state, draw)
+    state, down, conditions = _begin(spec, key, state, draw, start)
     availability = _availability(spec, state, conditions)
-    start = period_start(spec, number)
+    first = period_start(spec, number)
     state, records = with_width_config(
-        spec, start, partial(exchange_all, spec), data, key, state, availability
+        spec, first, partial(exchange_all, spec), data, key, state, availability
     )
     pruned = pruned_shares(spec, state.clients)
     participants, has_current_model = state.participants, state.has_current_model
     reachable = None if availability is None or conditions is None else conditions.reachable
     state, up, overlap = lax.cond(
         (number + 1) % every == 0,
-        partial(_end, spec, key, data, reachable=reachable),
+        partial(_end, spec, key, data, reachable=reachable, end=end),
         lambda s: (s, _nothing(spec), jnp.full(slots.num_slots, -1, jnp.float32)),
         state,
     )
@@ -83,7 +96,7 @@ def run_round(
 
 
 def _begin(
-    spec: RunSpec, key: Array, state: State, draw: Draw
+    spec: RunSpec, key: Array, state: State, draw: Draw, start: StartPeriod
 ) -> tuple[State, Array, Conditions | None]:
     """Sends the model to the participants that lack it.
 
@@ -97,8 +110,8 @@ def _begin(
     starts, same = state.round % spec.aggregate_every == 0, lambda state: state
     unsent = lambda state: (state, _nothing(spec))  # noqa: E731
     if spec.radio is None or not spec.radio.can_fail:
-        start = partial(start_period, spec, key, draw=draw)
-        state, down = lax.cond(starts, start, unsent, state)
+        begin = partial(start, spec, key, draw=draw)
+        state, down = lax.cond(starts, begin, unsent, state)
         return state, down, None if spec.radio is None else now(state)
     state = lax.cond(starts, partial(open_period, spec, key, draw=draw), same, state)
     reachable = now(state).reachable
@@ -109,11 +122,11 @@ def _begin(
 
 
 def _end(
-    spec: RunSpec, key: Array, data: Data, state: State, reachable: Array | None
+    spec: RunSpec, key: Array, data: Data, state: State, reachable: Array | None, end: EndPeriod
 ) -> tuple[State, Array, Array]:
-    """What `end_period` does, and then what the algorithm adds to it."""
+    """What ends a period, and then what the algorithm adds to it."""
     partition = data.partition
-    after, up, overlap = end_period(spec, key, partition, state, reachable)
+    after, up, overlap = end(spec, key, partition, state, reachable)
     return spec.algorithm.end_period(spec, partition, after), up, overlap
 
 
