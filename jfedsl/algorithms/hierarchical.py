@@ -20,6 +20,19 @@ from typing import Any
 from jax import Array
 
 from jfedsl.algorithms import fedsl
+from jfedsl.algorithms.edge_network import (
+    BACKHAUL_BPS,
+    BACKHAUL_JOULES_PER_BIT,
+    EDGE_RADIUS_M,
+    SERVER_AT,
+    at_edges,
+    cells,
+    check_radii,
+    clock,
+    columns,
+    models_passed,
+    row,
+)
 from jfedsl.data.partition import Partition
 from jfedsl.engine import round as engine_round
 from jfedsl.engine.algorithm import BOUND, DEADLINE, OUTAGE, SPLIT, Algorithm, Option
@@ -83,15 +96,11 @@ def run_round(
       state: before the round.
       exchange_all: the exchanges of the round.
     """
-    return engine_round.run_round(
+    after, record = engine_round.run_round(
         spec, data, key, state, exchange_all,
         start=start_period, end=partial(end_period, _average_servers),
     )  # fmt: skip
-
-
-def at_edges(spec: RunSpec) -> bool:
-    """Whether each edge has a copy of the server's part."""
-    return bool(spec.options["server_at"] == "edge")
+    return after, record.replace(sent=record.sent | models_passed(spec, state))
 
 
 def server_of(spec: RunSpec, partition: Partition, state: State) -> Server:
@@ -133,6 +142,7 @@ def _check(spec: RunSpec) -> None:
     edges = edges_of(spec)
     if spec.clients % edges:
         raise flag_error("edges", edges, f"a divisor of --clients={spec.clients}")
+    check_radii(spec)
     if spec.adapters is not None and spec.adapters.kind in ("stack", "svd"):
         reason = "an average at each edge and one in the cloud"
         allowed = "avg or freeze with --algorithm=hierarchical"
@@ -154,19 +164,15 @@ CLOUD_EVERY = Option(
     "a whole number from 1 to 1000000",
     lambda value: 1 <= value <= 1_000_000,
 )
-SERVER_AT = Option(
-    "server_at",
-    "cloud",
-    "Where the server's part is with hierarchical: one in the cloud, or a copy at each edge.",
-    "cloud or edge",
-    lambda value: value in ("cloud", "edge"),
-)
-
 ALGORITHM = Algorithm(
     exchange,
     # All clients of an edge are in its averages: none can be left out.
     uses=(SPLIT | BOUND) - OUTAGE - DEADLINE,
-    options=(EDGES, CLOUD_EVERY, SERVER_AT),
+    options=(EDGES, CLOUD_EVERY, SERVER_AT, EDGE_RADIUS_M, BACKHAUL_BPS, BACKHAUL_JOULES_PER_BIT),
+    columns=columns,
+    row=row,
+    cells=cells,
+    clock=clock,
     run_round=run_round,
     compress_by_default=True,
     all_take_part=True,

@@ -13,6 +13,7 @@ from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State
 from jfedsl.engine.streams import SPLIT_STREAMS, Stream
 from jfedsl.models.layers import Model
+from jfedsl.wireless.cells import Cells
 from jfedsl.wireless.cost import Cost
 
 # Flags that only some algorithms use, grouped by the feature that gives them a meaning. Every flag
@@ -128,6 +129,10 @@ class Algorithm(NamedTuple):
       options: flags of its own.
       reports: names of numbers that its exchanges report of participants, each a column of
         metrics.csv: the mean over the participants and exchanges of a round that have one.
+      columns: `spec ->` names of columns of its own of metrics.csv.
+      row: `(spec, record, i) ->` their values in the round at index `i` of a record of many rounds,
+        NumPy arrays.
+      cells: `(options, clients) -> Cells` of several base stations; None for one.
       clock: from a run and the record of a round, what that costs in seconds and joules.
       run_round: one round, where it is more, or less, than exchanges with an average at the end of
         a period.
@@ -164,6 +169,9 @@ class Algorithm(NamedTuple):
     streams: Sequence[Stream] = SPLIT_STREAMS
     options: Sequence[Option] = ()
     reports: Sequence[str] = ()
+    columns: Callable[[RunSpec], Sequence[str]] = lambda spec: ()
+    row: Callable[[RunSpec, RoundRecord, int], Mapping[str, float]] = lambda spec, record, i: {}
+    cells: Callable[[Mapping[str, Any], int], Cells | None] = lambda options, clients: None
     clock: Callable[[RunSpec, RoundRecord], Cost] = side_by_side
     run_round: RunRound = run_round
     compress_by_default: bool = False

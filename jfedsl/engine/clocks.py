@@ -27,7 +27,7 @@ def side_by_side(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round.
     """
-    return cost.round_cost(*_facts(spec, record))
+    return cost.round_cost(*facts(spec, record))
 
 
 def client_by_client(spec: RunSpec, record: RoundRecord) -> Cost:
@@ -37,7 +37,7 @@ def client_by_client(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round, its participants in the order in which they are served.
     """
-    return cost.round_cost(*_facts(spec, record), one_by_one=True)
+    return cost.round_cost(*facts(spec, record), one_by_one=True)
 
 
 def taking_turns(spec: RunSpec, record: RoundRecord) -> Cost:
@@ -47,7 +47,7 @@ def taking_turns(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round.
     """
-    radio, *rows = _facts(spec, record)
+    radio, *rows = facts(spec, record)
     turns = jax.vmap(partial(cost.round_cost, radio))(*cost.each_alone(tuple(rows)))
     return cost.in_turn(turns)
 
@@ -59,7 +59,7 @@ def training_alone(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round, without messages in its exchanges.
     """
-    radio, ids, conditions, sent = _facts(spec, record)
+    radio, ids, conditions, sent = facts(spec, record)
     passes = conditions.forward + conditions.backward
     whole = conditions.replace(forward=passes, backward=jnp.zeros_like(passes))
     return cost.round_cost(radio, ids, whole, sent)
@@ -72,7 +72,7 @@ def never_waiting(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round, in whose exchanges nothing comes down.
     """
-    return cost_without_waiting(*_facts(spec, record))
+    return cost_without_waiting(*facts(spec, record))
 
 
 def waiting_for_answers(spec: RunSpec, record: RoundRecord) -> Cost:
@@ -84,13 +84,18 @@ def waiting_for_answers(spec: RunSpec, record: RoundRecord) -> Cost:
       spec: functions and static numbers of the run, with a radio.
       record: of the round; something comes down in one of its exchanges at most.
     """
-    radio, ids, conditions, sent = _facts(spec, record)
+    radio, ids, conditions, sent = facts(spec, record)
     fit = radio.flop_counts.fit / radio.deployment.hardware.flops[ids]
     return cost_without_waiting(radio, ids, conditions, sent, fit)
 
 
-def _facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions, Sent]:
-    """The radio, the participants, their conditions, and the bits that each sent and received."""
+def facts(spec: RunSpec, record: RoundRecord) -> tuple[Radio, Array, Conditions, Sent]:
+    """The radio, the participants, their conditions, and the bits that each sent and received.
+
+    Args:
+      spec: functions and static numbers of the run, with a radio.
+      record: of the round.
+    """
     radio, conditions = spec.radio, record.conditions
     assert radio is not None and conditions is not None
     nothing = jnp.zeros(record.took_part.shape)

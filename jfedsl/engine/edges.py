@@ -51,7 +51,12 @@ def init_edges(spec: RunSpec, state: State) -> EdgeModels:
     """The edges of a new run, which all hold the aggregator's model."""
     aggregator = state.aggregator
     whole = aggregator.params, aggregator.stats, aggregator.optimizer
-    return EdgeModels(*copies(whole, edges_of(spec)), cloud_params=aggregator.params)
+    return _models(copies(whole, edges_of(spec)), aggregator.params)
+
+
+def _models(of_edges: tuple[Any, ...], cloud_params: Any) -> EdgeModels:
+    params, stats, optimizer = of_edges
+    return EdgeModels(params=params, stats=stats, optimizer=optimizer, cloud_params=cloud_params)
 
 
 def edges_of(spec: RunSpec) -> int:
@@ -125,7 +130,7 @@ def edge_weights(spec: RunSpec, partition: Partition, participants: Array) -> Ar
 
 
 def mean_of_edges(tree: Any, share: Array) -> Any:
-    """The mean by weights `[E]` of arrays `[E, ...]`; integers, such as step counters, are equal."""
+    """The mean by weights `[E]` of arrays `[E, ...]`; integers (step counters) are equal."""
     if share.size == 1:
         return jax.tree.map(lambda x: x[0], tree)
 
@@ -181,14 +186,14 @@ def end_period(
     aggregator = state.aggregator.replace(
         params=params, stats=stats, optimizer=optimizer, adapter_error=mean_of_edges(errors, share)
     )
-    models = EdgeModels(*edges, cloud_params=state.algorithm_state.cloud_params)
+    models = _models(edges, state.algorithm_state.cloud_params)
     state = state.replace(aggregator=aggregator, algorithm_state=models)
 
     def cloud(state: State) -> State:
         rates = spec._replace(aggregate_every=cloud_period(spec))
         ranked = _ranked(rates, state, trained, sent.masks)
         whole = params, stats, optimizer
-        models = EdgeModels(*copies(whole, edges_of(spec)), cloud_params=params)
+        models = _models(copies(whole, edges_of(spec)), params)
         server = average_servers(spec, partition, state)
         return state.replace(aggregator=ranked, algorithm_state=models, server=server)
 

@@ -87,6 +87,7 @@ def _row(
         "mask_overlap": overlap if pruned and overlap >= 0 else None,
         **_adapter_error(record, i),
         **_reported(record, i),
+        **spec.algorithm.row(spec, record, i),
         **{f"{KEPT}{name}": fraction for name, fraction in kept},
     }
 

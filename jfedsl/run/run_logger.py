@@ -35,7 +35,7 @@ class RunLogger(Hook):
         names, path = spec.pruner.names, start.folder / METRICS
         self._task = start.experiment.record
         adapters = spec.adapters is not None and spec.adapters.reports_error
-        reports = spec.algorithm.reports
+        reports = [*spec.algorithm.reports, *spec.algorithm.columns(spec)]
         self._metrics = Metrics(
             path, names, simulated, seal, streams, self._task, adapters, reports
         )

@@ -42,14 +42,14 @@ def from_dbm(dbm: Number) -> Number:
 
 
 def distances(
-    key: Array, clients: int, radius: float | Array, nearest: float | Array = NEAREST
+    key: Array, clients: int, radius: float | np.ndarray | Array, nearest: float | Array = NEAREST
 ) -> Array:
     """Distances from the base station of clients that are uniform over the area of a ring.
 
     Args:
       key: scalar PRNG key.
       clients: number of clients, static.
-      radius: outer radius of the ring, m, at least `nearest`.
+      radius: outer radius of the ring, m, at least `nearest`; of each client's, `[clients]`.
       nearest: inner radius of the ring, m.
 
     Returns:

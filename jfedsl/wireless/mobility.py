@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jfedsl.wireless.channel import NEAREST
@@ -36,7 +37,7 @@ def headings(key: Array, clients: int) -> Array:
     return jax.random.uniform(key, (clients,), jnp.float32, -math.pi, math.pi)
 
 
-def distances_after(motion: Motion, way: Array, radius: float) -> Array:
+def distances_after(motion: Motion, way: Array, radius: float | np.ndarray | Array) -> Array:
     """Distances from the base station after a way.
 
     Float32 rounds the way, and with it the distance: to 3 cm after 500 km.
@@ -44,7 +45,7 @@ def distances_after(motion: Motion, way: Array, radius: float) -> Array:
     Args:
       motion: of the devices, `[...]`.
       way: length of the way since the first round, float32, m, 0 or more.
-      radius: of the cell, m, above `NEAREST`.
+      radius: of the cell, or of each device's `[...]`, m, above `NEAREST`.
 
     Returns:
       float32 `[...]`, m, from `NEAREST` to `radius`.
@@ -59,6 +60,6 @@ def distances_after(motion: Motion, way: Array, radius: float) -> Array:
     return jnp.clip(jnp.sqrt(passing**2 + along**2), NEAREST, radius)
 
 
-def _half_chord(radius: float, passing: Array) -> Array:
+def _half_chord(radius: float | np.ndarray | Array, passing: Array) -> Array:
     """Half of what a circle cuts off lines that pass its centre at a distance; 0 outside of it."""
     return jnp.sqrt(jnp.maximum((radius - passing) * (radius + passing), 0.0))

@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from jfedsl.errors import as_text, close_to
 from jfedsl.wireless.channel import from_dbm
 
@@ -16,7 +18,8 @@ class Network(NamedTuple):
       up_hz: bandwidth of the uplink, Hz, which clients share by frequency division.
       down_hz: bandwidth of the downlink, Hz, which clients share by frequency division.
       noise: spectral density of the noise power, W/Hz.
-      radius: radius of the cell, m; None where `gain` replaces path loss.
+      radius: radius of the cell, m, or of each client's cell, `[C]`; None where `gain` replaces
+        path loss.
       gain: range of the mean channel gain over clients; None where path loss gives it.
       shadowing_db: standard deviation of log-normal shadowing, dB; 0 for none.
       fading: one of `channel.FADINGS`; constant during a round.
@@ -35,7 +38,7 @@ class Network(NamedTuple):
     up_hz: float
     down_hz: float
     noise: float
-    radius: float | None
+    radius: float | np.ndarray | None
     gain: Range | None
     shadowing_db: float
     fading: str

@@ -11,6 +11,7 @@ from jax import Array
 from jfedsl.keys import fold
 from jfedsl.wireless import channel, gauss_markov, mobility
 from jfedsl.wireless.allocation import equal, minmax
+from jfedsl.wireless.cells import Cells, equal_in_cells, minmax_in_cells
 from jfedsl.wireless.network import Network
 
 
@@ -78,6 +79,7 @@ class Radio(NamedTuple):
       timeout: seconds that the server waits for clients in outage; None to wait only until the
         slowest other client has finished.
       deadline: seconds after which the server ignores activations of an exchange; None for none.
+      cells: of several base stations; None for one.
     """
 
     network: Network
@@ -88,6 +90,7 @@ class Radio(NamedTuple):
     outage_snr: float | None
     timeout: float | None
     deadline: float | None
+    cells: Cells | None = None
 
     @property
     def can_fail(self) -> bool:
@@ -130,7 +133,8 @@ def conditions(
 
     Both directions have the same fading. The base station spreads its power evenly over the band,
     so that the SNR of the downlink does not depend on a client's share. Outage is decided at equal
-    shares; the band is then divided among the participants that are not in outage.
+    shares; the band is then divided among the participants that are not in outage. Where there are
+    several cells, each has the band to itself.
 
     Args:
       radio: network, clients and allocation.
@@ -143,7 +147,7 @@ def conditions(
     """
     net, hardware = radio.network, radio.deployment.hardware
     gain = mean_gains(net, hardware, round_, ids) * fadings(net, key, round_, ids)
-    power, equal_shares = hardware.power[ids], equal(ids.size)
+    power, equal_shares = hardware.power[ids], _equal_shares(radio, ids)
     up = channel.snr(power, gain, net.noise, equal_shares * net.up_hz)
     down = channel.snr(channel.from_dbm(net.server_power_dbm), gain, net.noise, net.down_hz)
     reachable = jnp.ones(ids.shape, bool)
@@ -152,7 +156,7 @@ def conditions(
     shares = equal_shares
     if radio.allocation == "minmax":
         bits = jnp.where(reachable, bits, 0.0)
-        minmax_shares = minmax(forward, bits, power * gain / net.noise, net.up_hz)
+        minmax_shares = _minmax_shares(radio, ids, forward, bits, power * gain / net.noise)
         # What a participant in outage tries to send is lost; its rate only times the attempt.
         shares = jnp.where(reachable, minmax_shares, equal_shares)
 
@@ -210,11 +214,32 @@ def mean_gains(network: Network, hardware: RadioHardware, round_: Array, ids: Ar
     gains = hardware.gain[ids]
     if hardware.motion is None:
         return gains
-    assert network.radius is not None
+    radius: float | np.ndarray | Array | None = network.radius
+    assert radius is not None
+    if isinstance(radius, np.ndarray):
+        radius = jnp.asarray(radius, jnp.float32)[ids]
     start = jax.tree.map(lambda x: x[ids], hardware.motion)
     step = network.device_speed * network.mobility_step
-    now = mobility.distances_after(start, step * round_.astype(jnp.float32), network.radius)
+    now = mobility.distances_after(start, step * round_.astype(jnp.float32), radius)
     return gains * channel.path_gain(now) / channel.path_gain(start.distance)
+
+
+def _equal_shares(radio: Radio, ids: Array) -> Array:
+    """Equal shares of the band of each participant's cell, float32 `[K]`."""
+    if radio.cells is None:
+        return equal(ids.size)
+    of_client = radio.cells.of_client
+    return equal_in_cells(jnp.asarray(of_client)[ids], int(of_client.max()) + 1)
+
+
+def _minmax_shares(radio: Radio, ids: Array, seconds: Array, bits: Array, strength: Array) -> Array:
+    """Shares of the band of each participant's cell by `minmax`, float32 `[K]`."""
+    hz = radio.network.up_hz
+    if radio.cells is None:
+        return minmax(seconds, bits, strength, hz)
+    of_client = radio.cells.of_client
+    cell, cells = jnp.asarray(of_client)[ids], int(of_client.max()) + 1
+    return minmax_in_cells(cell, cells, seconds, bits, strength, hz)
 
 
 def mean_rates(network: Network, hardware: RadioHardware, participants: int) -> tuple[Array, Array]:

@@ -49,6 +49,9 @@ def build_radio(
         return None
     hardware = hardware_of(config)
     _check_memory(config, spec, pruning, hardware, image)
+    cells = spec.algorithm.cells(spec.options, spec.clients)
+    if cells is not None and cells.radii is not None:
+        network = network._replace(radius=cells.radius_of_clients())
     outage = config.outage_snr_db
     return Radio(
         network=network,
@@ -60,6 +63,7 @@ def build_radio(
         outage_snr=None if outage is None else channel.from_db(outage),
         timeout=config.outage_timeout_s,
         deadline=config.deadline_s,
+        cells=cells,
     )
 
 
