@@ -35,7 +35,7 @@ from jfedsl.algorithms.edge_network import (
 )
 from jfedsl.data.partition import Partition
 from jfedsl.engine import round as engine_round
-from jfedsl.engine.algorithm import BOUND, DEADLINE, OUTAGE, SPLIT, Algorithm, Option
+from jfedsl.engine.algorithm import DEADLINE, OUTAGE, SPLIT, Algorithm, Option
 from jfedsl.engine.edges import (
     EdgeModels,
     at_each_edge,
@@ -167,7 +167,7 @@ CLOUD_EVERY = Option(
 ALGORITHM = Algorithm(
     exchange,
     # All clients of an edge are in its averages: none can be left out.
-    uses=(SPLIT | BOUND) - OUTAGE - DEADLINE,
+    uses=SPLIT - OUTAGE - DEADLINE,
     options=(EDGES, CLOUD_EVERY, SERVER_AT, EDGE_RADIUS_M, BACKHAUL_BPS, BACKHAUL_JOULES_PER_BIT),
     columns=columns,
     row=row,

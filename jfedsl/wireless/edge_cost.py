@@ -99,9 +99,10 @@ class _Slowest(NamedTuple):
 def _legs(conditions: Conditions, sent: Sent) -> tuple[_Leg, _Leg]:
     """Both legs of all exchanges, `[S, K]`."""
     forward, backward = (
-        jnp.broadcast_to(x, sent.up.shape) for x in (conditions.forward, conditions.backward)
+        jnp.broadcast_to(x[None], sent.up.shape) for x in (conditions.forward, conditions.backward)
     )
-    up, down = sent.up / conditions.up_rate, sent.down / conditions.down_rate
+    up = sent.up / conditions.up_rate[None]
+    down = sent.down / conditions.down_rate[None]
     return _Leg(forward, up), _Leg(backward, down)
 
 
