@@ -4,6 +4,7 @@ ELSEWHERE = {
     "keys": "engine/test_keys",
     "steps": "test_api",
     "algorithms/centralized": "algorithms/test_baselines",
+    "algorithms/edge_network": "algorithms/test_hierarchical",
     "algorithms/fedavg": "algorithms/test_baselines",
     "algorithms/fedsl": "engine/test_exchange",
     "algorithms/registry": "algorithms/test_clock",
@@ -67,6 +68,7 @@ ELSEWHERE = {
     "engine/client_step": "engine/test_exchange",
     "engine/clocks": "algorithms/test_clock",
     "engine/conditions": "run/assemble/test_hardware",
+    "engine/edges": "algorithms/test_hierarchical",
     "engine/examples": "run/test_scale",
     "engine/exchanges": "engine/test_exchange",
     "engine/finite": "run/test_training",
@@ -175,4 +177,7 @@ ELSEWHERE = {
     "wireless/without_waiting": "algorithms/test_clock",
     "wireless/stages": "wireless/test_cost",
     "wireless/tail": "algorithms/test_clock",
+    "engine/model_messages": "engine/test_period",
+    "wireless/cells": "algorithms/test_hierarchical",
+    "wireless/edge_cost": "algorithms/test_hierarchical",
 }

@@ -24,6 +24,8 @@ CLIENTS, STEPS, BATCH = 3, 2, 8
 def priced(algorithm: str, **changes: Any) -> tuple[Experiment, RoundRecord, Cost]:
     """The first round of a run, a whole period, with its cost."""
     common = {"clients": CLIENTS, "local_steps": STEPS, "network": "macro_cell"}
+    if "edges" in {option.name for option in ALGORITHMS[algorithm].options}:
+        common["edges"] = CLIENTS
     e = build(plain(algorithm=algorithm, batch_size=BATCH, **(common | changes)))
     record = e.rounds(1)(e.data, e.key, e.init(), 1)[1]
     cost = costs_of(e)(e.data, record)

@@ -64,6 +64,11 @@ RIVALS: dict[str, dict[str, Any]] = {
         "tail_input": "feedback(topk(0.3))", "tail_gradient": "feedback(topk(0.3)|uniform(8))",
         "cut_gradient_bits": 8, "model_up": "uniform(8)", "outage_snr_db": 3.0, "participants": 2,
     },
+    "hierarchical": {
+        "edges": 3, "cloud_every": 2, "server_at": "edge", "prune_kind": "channel",
+        "prune_rate": (0.5, 0.0, 0.5), "model_up": "feedback(topk(0.3)|uniform(8))",
+        "client_optimizer_state": "average", "edge_radius_m": "300,500,800",
+    },
     "centralized": {"norm": "batch", "aggregation": "examples"},
 }  # fmt: skip
 

@@ -38,10 +38,12 @@ SPREAD = {"devices", "coordinator"}  # run/test_scale.py has them
 
 BUT_FEDSL = (
     "sfl_v1", "sfl_v2", "sl", "fedavg", "centralized", "local_loss", "sage", "broadcast", "u_shape",
+    "hierarchical",
 )  # fmt: skip
 ALL = ("fedsl", *BUT_FEDSL)
-NO_TAIL = ALL[:-1]
+NO_TAIL = tuple(name for name in ALL if name != "u_shape")
 ONE_SIDED = ("fedavg", "centralized")  # nothing is sent in an exchange
+ALL_TAKE_PART = ("hierarchical",)  # in every exchange
 IN_TURN = ("sl", "centralized")  # one client, or one after another
 NO_WAIT = ("sl", *ONE_SIDED, "local_loss", "sage")  # in no exchange does a client wait for others
 # By the title of each feature: the algorithms that refuse it, written by hand.
@@ -70,14 +72,14 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "frozen clients": ("centralized",),
     "batch norm": (),
     "batch norm, statistics of each client": ("centralized",),
-    "partial participation": (),
-    "absent clients on the host": ("centralized",),
-    "stateless clients": ("centralized",),
+    "partial participation": ALL_TAKE_PART,
+    "absent clients on the host": ("centralized", *ALL_TAKE_PART),
+    "stateless clients": ("centralized", *ALL_TAKE_PART),
     "several devices": ("sl", "sfl_v2", "centralized"),
     "several processes": ("sl", "sfl_v2", "centralized"),
     "bandwidth by `minmax`": NO_WAIT,
-    "outage": IN_TURN,
-    "deadline": NO_WAIT,
+    "outage": (*IN_TURN, *ALL_TAKE_PART),
+    "deadline": (*NO_WAIT, *ALL_TAKE_PART),
     "convergence bound and planner": BUT_FEDSL,
 }
 

@@ -90,12 +90,16 @@ SLOW: dict[str, dict[str, Any]] = {
     "convolutions": {"model": "cnn", "norm": "group"},
     "u_shape, batch norm, padding slots": {"algorithm": "u_shape", "norm": "batch"},
     "mixed cuts, batch norm": {"cut": "dense1-dense2", "norm": "batch", **EXACT},
+    "hierarchical": {
+        "algorithm": "hierarchical", "clients": 6, "participants": None, "edges": 3,
+        "cloud_every": 2, "server_at": "edge", **EXACT,
+    },
     "u_shape, outage": {"algorithm": "u_shape", "outage_snr_db": 5.0, "deadline_s": 0.5},
 }  # fmt: skip
 SLOW |= {
     name: {"algorithm": name}
     for name, algorithm in ALGORITHMS.items()
-    if name not in CASES and not algorithm.one_at_a_time(Config(algorithm=name))
+    if name not in CASES | SLOW and not algorithm.one_at_a_time(Config(algorithm=name))
 }
 
 

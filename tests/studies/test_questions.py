@@ -26,7 +26,7 @@ def test_every_question_varies_what_it_is_about(tmp_path: Path):
     }  # fmt: skip
     for name, flags in varied.items():
         assert all(set(changes) <= flags for changes in asked[name].settings.values())
-    rivals = [name for name in ALGORITHMS if name != "fedsl"]
+    rivals = [name for name, one in ALGORITHMS.items() if not one.compress_by_default]
     assert list(asked["rivals"].settings)[2:] == rivals
     assert len(asked["partition"].settings) == 6
 
