@@ -190,11 +190,12 @@ def test_what_passes_the_backhauls_counts_and_takes_time(at: str) -> None:
 
 @pytest.mark.parametrize("allocation", ["equal", "minmax"])
 def test_every_edge_has_the_band_and_a_radius_to_itself(allocation: str) -> None:
-    e, record, _ = priced(1, allocation=allocation, edge_radius_m="50,1000")
+    moves = {"device_speed": 10.0, "mobility_step_s": 30.0}
+    e, record, _ = priced(2, allocation=allocation, edge_radius_m="50,1000", **moves)
     gain = np.asarray(e.data.deployment.hardware.gain)
     assert gain[: CLIENTS // EDGES].min() > 10 * gain[CLIENTS // EDGES :].max()
     # The share of the band that gives a rate of the downlink.
-    shares = record.conditions.down_rate[0] / record.conditions.lone_down_rate[0]
+    shares = record.conditions.down_rate[1] / record.conditions.lone_down_rate[1]
     of_edges = by_edge(e.spec, shares)
     np.testing.assert_allclose(of_edges.sum(axis=1), 1, rtol=1e-5)
     assert np.allclose(of_edges, EDGES / CLIENTS) == (allocation == "equal")
