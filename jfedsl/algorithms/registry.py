@@ -8,6 +8,7 @@ from jfedsl.algorithms import (
     hierarchical,
     local_loss,
     sage,
+    semi_async,
     sfl_v1,
     sfl_v2,
     sl,
@@ -27,4 +28,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "broadcast": broadcast.ALGORITHM,
     "u_shape": u_shape.ALGORITHM,
     "hierarchical": hierarchical.ALGORITHM,
+    "semi_async": semi_async.ALGORITHM,
 }

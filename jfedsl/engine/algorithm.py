@@ -155,6 +155,7 @@ class Algorithm(NamedTuple):
       population: `(shares, population) -> (shares, population)` that the algorithm trains with.
       server_batch: `participants -> n`: how many clients' activations the server normalises as one
         batch.
+      answered: from a run, how many participants the server answers at once.
       init_server: the server of a new run, from that of the whole model.
       init_state: `(spec, run key, shape of an input, state) -> algorithm_state` of a new run.
       end_period: called after clients have been averaged. To see the state before, write a
@@ -185,6 +186,7 @@ class Algorithm(NamedTuple):
     fit_steps: Callable[[Mapping[str, Any]], int] = lambda options: 0
     population: Callable[[Shares, Population], tuple[Shares, Population]] = _as_given
     server_batch: Callable[[int], int] = lambda participants: 1
+    answered: Callable[[RunSpec], int] = lambda spec: spec.participants
     init_server: Callable[[RunSpec, Server], Server] = lambda spec, server: server
     init_state: Callable[[RunSpec, Array, tuple[int, ...], State], Any] = _no_state
     end_period: Callable[[RunSpec, Partition, State], State] = _same_state

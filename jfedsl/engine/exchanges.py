@@ -46,30 +46,50 @@ def exchanges(
     Returns:
       The state after the last exchange, and the records, `[S, ...]`.
     """
-    number = state.round
     share = weights(spec, data.partition, state.participants)
 
     def one(
         carry: tuple[Server, Client], step: Array
     ) -> tuple[tuple[Server, Client], ExchangeRecord]:
-        exchange_key = fold(key, Purpose.EXCHANGE, number, step)
-        x = Exchange(
-            spec=spec,
-            data=data,
-            run_key=key,
-            key=exchange_key,
-            client_keys=jax.vmap(lambda n: fold(exchange_key, n))(carry[1].number),
-            step=number * spec.local_steps + step,
-            forwards=forwards,
-            weights=share,
-            availability=present(availability, step),
-        )
+        numbers, there = carry[1].number, present(availability, step)
+        x = exchange_at(spec, forwards, data, key, (state.round, step), numbers, share, there)
         server, clients, record = one_exchange(x, *carry)
         return (server, clients), record
 
     steps = jnp.arange(spec.local_steps if count is None else count, dtype=jnp.int32)
     (server, clients), records = lax.scan(one, (state.server, state.clients), steps)
     return state.replace(server=server, clients=clients), records
+
+
+def exchange_at(
+    spec: RunSpec, forwards: Sequence[ClientForward], data: Data, key: Array,
+    at: tuple[Array, Array], numbers: Array, share: Array, availability: Availability | None,
+) -> Exchange:  # fmt: skip
+    """What the steps of one exchange share, with its keys.
+
+    Args:
+      spec: functions and static numbers of the run.
+      forwards: how the clients of each of the pruner's groups compute their layers.
+      data: training data of all clients.
+      key: run key.
+      at: the round, and the exchange in it, from 0.
+      numbers: of the clients in their slots, int32 `[P]`.
+      share: weights of the participants, `[K]`, sum 1.
+      availability: which of them can take part; None: all.
+    """
+    round_, step = at
+    exchange_key = fold(key, Purpose.EXCHANGE, round_, step)
+    return Exchange(
+        spec=spec,
+        data=data,
+        run_key=key,
+        key=exchange_key,
+        client_keys=jax.vmap(lambda n: fold(exchange_key, n))(numbers),
+        step=round_ * spec.local_steps + step,
+        forwards=forwards,
+        weights=share,
+        availability=availability,
+    )
 
 
 def one_exchange(

@@ -1,6 +1,7 @@
-"""What clients are expected to send up in an exchange, before any does."""
+"""What messages are expected to take, before any is sent: counted on messages of noise."""
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,16 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.compression.message import Message, message_bytes
+from jfedsl.engine.masks import masks_of
 from jfedsl.engine.messages import send_activation, send_activation_gradient
-from jfedsl.engine.state import Client, RunSpec
+from jfedsl.engine.model_messages import model_bytes, upload
+from jfedsl.engine.state import Client, RunSpec, State
 from jfedsl.engine.streams import CUT_GRADIENT, DOWN, SMASHED, UP
-from jfedsl.engine.traffic import bits_beside, smashed_shape, tail_input_shape
+from jfedsl.engine.traffic import bits_beside, is_sent, smashed_shape, tail_input_shape
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
+
+AFTER_RAMPS = 2**20  # the number of a round in which the pruning rate has long been reached
 
 
 def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
@@ -42,6 +47,76 @@ def expected_bits(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Array:
     every = jnp.arange(spec.clients)
     starts = jnp.asarray(first, jnp.int32)
     return jax.jit(lambda: lax.map(lambda s: lax.map(lambda n: one(s, n), every), starts))()
+
+
+def noise_exchange(
+    spec: RunSpec, key: Array, shapes: tuple[Any, Any], number: Array
+) -> tuple[Message, Array, Message | None]:
+    """Both messages of an exchange of a client when the pruning rate has been reached.
+
+    Args:
+      spec: functions and static numbers of the run.
+      key: run key.
+      shapes: from `client_shapes`.
+      number: of the client.
+
+    Returns:
+      The activation as the server receives it; the gradient that the server returns, and that as
+      the client receives it, None where none comes down.
+    """
+    client, up = send_noise(spec, key, shapes, jnp.int32(AFTER_RAMPS), number)
+    noise = jax.random.normal(fold(key, Purpose.HARDWARE, 3, number), shapes[1].shape)
+    gradient = noise.astype(shapes[1].dtype)
+    if up.kept is not None:
+        gradient = jnp.where(up.kept, gradient, 0.0)
+    if not is_sent(spec, CUT_GRADIENT, shapes[0]):
+        return up, gradient, None
+    draw_key = fold(key, Purpose.HARDWARE, 4, number)
+    return up, gradient, send_activation_gradient(spec, client, gradient, up.kept, draw_key)[1]
+
+
+class MessageBits(NamedTuple):
+    """Expected sizes of the messages of each participant, bits, float32 `[K]`.
+
+    Attributes:
+      up: activation and labels of an exchange.
+      down: gradient at the cut of an exchange.
+      model_up: client part at the end of a period.
+      model_down: client part and masks at its start.
+    """
+
+    up: Array
+    down: Array
+    model_up: Array
+    model_down: Array
+
+
+def message_bits(spec: RunSpec, key: Array, image: tuple[int, ...], state: State) -> MessageBits:
+    """Expected sizes of all messages when the pruning rate has been reached.
+
+    Args:
+      spec: functions and static numbers of the run.
+      key: run key.
+      image: shape of an input.
+      state: before the first round.
+    """
+    shapes, later = client_shapes(spec, key, image), state.replace(round=jnp.int32(AFTER_RAMPS))
+    masks = jax.vmap(partial(masks_of, spec, key, later))(state.clients.number)
+    clients = state.clients.replace(masks=masks)
+    noise = noise_like(clients.params, fold(key, Purpose.HARDWARE, 7))
+    trained = jax.tree.map(jnp.add, clients.params, noise)
+    returned = clients.replace(params=trained, received=clients.params)
+    model_up = jax.vmap(partial(upload, spec, key, later))(returned)[1]
+    model_down = jax.vmap(partial(model_bytes, spec, with_masks=True))(clients)
+
+    def of_client(number: Array) -> tuple[Array, Array]:
+        up, _, down = noise_exchange(spec, key, shapes, number)
+        returned = jnp.int32(0) if down is None else message_bytes([down])
+        return up_bits(spec, up), bits_of(returned)
+
+    exchanged = lax.map(of_client, state.participants)
+    of_models = (spec.slots.to_participants(bits_of(x)) for x in (model_up, model_down))
+    return MessageBits(*exchanged, *of_models)
 
 
 def client_shapes(spec: RunSpec, key: Array, image: tuple[int, ...]) -> tuple[Any, Any]:
@@ -91,6 +166,13 @@ def _bits_from_tail(
     down = send_activation(spec, client, values, noise_key, stream=way[DOWN])[1]
     up = send_activation_gradient(spec, client, values, down.kept, noise_key, stream=way[UP])[1]
     return bits_of(message_bytes([up]))
+
+
+def noise_like(tree: Any, key: Array) -> Any:
+    """Standard Gaussian noise with the shapes and types of the leaves of a tree."""
+    leaves, treedef = jax.tree.flatten(tree)
+    drawn = [jax.random.normal(fold(key, i), x.shape, x.dtype) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, drawn)
 
 
 def bits_of(count: Array) -> Array:

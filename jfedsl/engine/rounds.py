@@ -12,6 +12,7 @@ from jax import Array, lax
 from jfedsl.engine.exchange import Reported
 from jfedsl.engine.state import Data, RunSpec, State
 from jfedsl.engine.streams import LOCAL, Stream
+from jfedsl.wireless.arrivals import ServerStep
 from jfedsl.wireless.radio import Conditions
 
 
@@ -35,6 +36,7 @@ class RoundRecord(struct.PyTreeNode):
       reported: numbers `[S, K]` that the algorithm reports of participants, by name.
       adapter_error: float32, of the average of adapters at the end of a period, see
         `adapter_averaging.relative_error`; -1 in other rounds. None where it is always 0.
+      server_steps: on the clock, `[S, ...]`, where the server does not wait for all; else None.
     """
 
     train_loss: Array
@@ -49,6 +51,7 @@ class RoundRecord(struct.PyTreeNode):
     mask_overlap: Array
     reported: dict[str, Reported]
     adapter_error: Array | None = None
+    server_steps: ServerStep | None = None
 
 
 # Fields that are not by participant.

@@ -41,8 +41,8 @@ class Stream(NamedTuple):
       messages: from a `RunSpec`, in how many of the first so many exchanges of a run a client sends
         or receives one.
       rows: from a `RunSpec`, the number of examples of a mini-batch that a message covers.
-      idle: from a config, why no message is ever sent, such as "with --align_every=0"; None where
-        some are. What compresses the stream then has no effect.
+      idle: from a config, why what compresses the stream has no effect, such as that no message is
+        ever sent "with --align_every=0"; None where it has one.
     """
 
     name: str
@@ -77,7 +77,8 @@ class Stream(NamedTuple):
     @property
     def is_supported(self) -> bool:
         """Whether the engine knows when it is sent and what it carries."""
-        return self.of_batch or self.direction == LOCAL or self in (MODEL_UP, MODEL_DOWN)
+        as_is = self._replace(idle=MODEL_UP.idle)
+        return self.of_batch or self.direction == LOCAL or as_is in (MODEL_UP, MODEL_DOWN)
 
 
 SMASHED = Stream("smashed", UP, of_batch=True, stage=Stage.SMASHED, labels=True)

@@ -121,7 +121,7 @@ def uncompressed_bytes(
     """
     sent = [stream for stream in spec.algorithm.streams if stream.direction != LOCAL]
     if spec.cuts is None:
-        count = spec.participants
+        count = spec.algorithm.answered(spec)
         return {s.column: _stream_bytes(spec, s, params, stats, image, rounds, count) for s in sent}
     layout, totals = spec.cuts.layout, dict.fromkeys((stream.column for stream in sent), 0)
     for cut, count in zip(group_cuts(spec), spec.group_sizes, strict=True):

@@ -11,12 +11,12 @@ from jax import Array
 from jfedsl.compression import expression
 from jfedsl.config import Config
 from jfedsl.engine.initial import init
+from jfedsl.engine.message_sizes import AFTER_RAMPS, noise_like
 from jfedsl.engine.period import end_period, start_period
 from jfedsl.engine.state import RunSpec
 from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, fold
 from jfedsl.planner.expected import (
-    AFTER_RAMPS,
     Costs,
     MaskStatistics,
     PeriodStart,
@@ -24,7 +24,6 @@ from jfedsl.planner.expected import (
     expected_exchange,
     gradient_error,
     mask_statistics,
-    noise_like,
 )
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.sharding.slots import assign_slots

@@ -14,16 +14,19 @@ from jfedsl.data.partition import Partition
 from jfedsl.engine.client_step import send_gradient
 from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.exchange import Availability
-from jfedsl.engine.message_sizes import bits_of, client_shapes, send_noise, up_bits
-from jfedsl.engine.messages import send_activation_gradient
+from jfedsl.engine.message_sizes import (
+    AFTER_RAMPS,
+    bits_of,
+    client_shapes,
+    noise_exchange,
+    noise_like,
+    up_bits,
+)
 from jfedsl.engine.participants import draw_participants
 from jfedsl.engine.state import Client, RunSpec, weights
-from jfedsl.engine.streams import CUT_GRADIENT
-from jfedsl.engine.traffic import is_sent
 from jfedsl.keys import Purpose, fold
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 
-AFTER_RAMPS = 2**20  # the number of a round in which the pruning rate has long been reached
 SAMPLED_ROUNDS = 100  # over which seconds and joules are averaged
 _ROUNDING = 1e-5  # the weights of all clients add up to 1 within this
 
@@ -99,15 +102,9 @@ def expected_exchange(spec: RunSpec, key: Array, image: tuple[int, ...]) -> Exch
     shapes = client_shapes(spec, key, image)
 
     def of_client(number: Array) -> ExchangeMessages:
-        client, up = send_noise(spec, key, shapes, jnp.int32(AFTER_RAMPS), number)
-        if not is_sent(spec, CUT_GRADIENT, shapes[0]):
+        up, gradient, down = noise_exchange(spec, key, shapes, number)
+        if down is None:
             return ExchangeMessages(up_bits(spec, up), jnp.zeros(()), jnp.zeros(()))
-        noise = jax.random.normal(fold(key, Purpose.HARDWARE, 3, number), shapes[1].shape)
-        gradient = noise.astype(shapes[1].dtype)
-        if up.kept is not None:
-            gradient = jnp.where(up.kept, gradient, 0.0)
-        draw_key = fold(key, Purpose.HARDWARE, 4, number)
-        down = send_activation_gradient(spec, client, gradient, up.kept, draw_key)[1]
         error = _relative_error(gradient, down.values)
         return ExchangeMessages(up_bits(spec, up), bits_of(message_bytes([down])), error)
 
@@ -228,13 +225,6 @@ def mask_statistics(spec: RunSpec, partition: Partition, params: Any, masks: Any
         pruned_everywhere=float(np.mean(covered == 0)),
         coverage=1.0 if least > 1 - _ROUNDING else least,
     )
-
-
-def noise_like(tree: Any, key: Array) -> Any:
-    """Standard Gaussian noise with the shapes and types of the leaves of a tree."""
-    leaves, treedef = jax.tree.flatten(tree)
-    drawn = [jax.random.normal(fold(key, i), x.shape, x.dtype) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(treedef, drawn)
 
 
 def _relative_error(sent: Any, arrived: Any) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, with_data
 from jfedsl.run.assemble import Experiment
+from jfedsl.wireless.arrivals import ServerStep, Trip, Underway
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.stages import Stage
 from jfedsl.wireless.tail import TailStages
@@ -18,6 +19,7 @@ from jfedsl.wireless.tail import TailStages
 Last = tuple[Cost, np.ndarray]  # what the last round cost, NumPy arrays, with its participants
 _ANY: Any = 0.0
 _STAGE = Stage(_ANY, _ANY, _ANY, _ANY, _ANY)
+_STEP = ServerStep(_ANY, _ANY, _ANY, Underway(_ANY, Trip(_ANY, _ANY, _ANY), _ANY), _ANY)
 _TAIL = TailStages(_STAGE._replace(receiving=_ANY), _ANY)
 
 
@@ -69,6 +71,7 @@ def to_plain(last: Last | None) -> dict[str, Any] | None:
     cost, participants = last
     return {
         "cost": list(map(_packed, jax.tree.leaves(cost))),
+        "server_steps": isinstance(cost.stages, ServerStep),
         "participants": _packed(participants),
     }
 
@@ -78,7 +81,9 @@ def from_plain(plain: dict[str, Any] | None) -> Last | None:
     if plain is None:
         return None
     numbers = {name: _ANY for name in Cost.__dataclass_fields__}
-    stages = (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)
+    stages: Any = (_STAGE, _STAGE, _ANY, _STAGE, _STAGE)
+    if plain.get("server_steps"):  # checkpoints of earlier builds have none
+        stages = _STEP
     like = Cost(**{**numbers, "stages": stages, "tail": None})
     if len(plain["cost"]) > len(jax.tree.leaves(like)):
         like = like.replace(tail=_TAIL)

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from jfedsl.wireless.arrivals import ServerStep
 from jfedsl.wireless.radio import Conditions, Radio
 from jfedsl.wireless.stages import Stage, Stages, waited_for
 from jfedsl.wireless.tail import TailStages, tail_stages
@@ -100,7 +101,7 @@ class Cost(struct.PyTreeNode):
     compute_joules: Array
     transmit_joules: Array
     lost: Array
-    stages: Stages
+    stages: Stages | ServerStep
     tail: TailStages | None = None
 
 

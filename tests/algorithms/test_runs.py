@@ -55,6 +55,10 @@ RIVALS: dict[str, dict[str, Any]] = {
         "cut_gradient": "feedback(topk(0.3))", "upload_every": 3, "local_steps": 2,
         "align_every": 2, "participants": 2, "outage_snr_db": 3.0,
     },
+    "semi_async": {
+        "prune_kind": "mask", "prune_score": "random", "smashed": "feedback(topk(0.3))",
+        "model_up": "uniform(8)", "quorum": 2, "staleness": "poly(0.5)", "max_staleness": 3,
+    },
     "broadcast": {
         "prune_kind": "channel", "prune_rate": (0.5, 0.0, 0.5), "cut_gradient": "topk(0.3)",
         "broadcast_share": 0.5, "smashed": "feedback(topk(0.3))", "participants": 2,

@@ -38,14 +38,15 @@ SPREAD = {"devices", "coordinator"}  # run/test_scale.py has them
 
 BUT_FEDSL = (
     "sfl_v1", "sfl_v2", "sl", "fedavg", "centralized", "local_loss", "sage", "broadcast", "u_shape",
-    "hierarchical",
+    "hierarchical", "semi_async",
 )  # fmt: skip
 ALL = ("fedsl", *BUT_FEDSL)
 NO_TAIL = tuple(name for name in ALL if name != "u_shape")
 ONE_SIDED = ("fedavg", "centralized")  # nothing is sent in an exchange
-ALL_TAKE_PART = ("hierarchical",)  # in every exchange
+ALL_TAKE_PART = ("hierarchical", "semi_async")  # in every exchange
 IN_TURN = ("sl", "centralized")  # one client, or one after another
 NO_WAIT = ("sl", *ONE_SIDED, "local_loss", "sage")  # in no exchange does a client wait for others
+ONE_DEVICE = ("sl", "sfl_v2", "centralized", "semi_async")
 # By the title of each feature: the algorithms that refuse it, written by hand.
 REFUSE: dict[str, tuple[str, ...]] = {
     "dropout at the cut": ONE_SIDED,
@@ -53,7 +54,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "compressor of `cut_gradient`": (*ONE_SIDED, "local_loss"),
     "compressor of `client_gradient`": ("centralized",),
     "compressor of `model_up`": ("centralized",),
-    "compressor of `model_down`": ("centralized",),
+    "compressor of `model_down`": ("centralized", "semi_async"),
     "compressor of `tail_input`": NO_TAIL,
     "compressor of `tail_gradient`": NO_TAIL,
     "error feedback on `smashed`": ONE_SIDED,
@@ -65,18 +66,18 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "error feedback on `tail_gradient`": NO_TAIL,
     "masks of weights": ("centralized",),
     "channels removed": ("centralized",),
-    "widths by client": IN_TURN,
+    "widths by client": (*IN_TURN, "semi_async"),
     "cuts by client": BUT_FEDSL,
     "low-rank adapters": (),
-    "ranks by client": IN_TURN,
+    "ranks by client": (*IN_TURN, "semi_async"),
     "frozen clients": ("centralized",),
     "batch norm": (),
     "batch norm, statistics of each client": ("centralized",),
     "partial participation": ALL_TAKE_PART,
     "absent clients on the host": ("centralized", *ALL_TAKE_PART),
     "stateless clients": ("centralized", *ALL_TAKE_PART),
-    "several devices": ("sl", "sfl_v2", "centralized"),
-    "several processes": ("sl", "sfl_v2", "centralized"),
+    "several devices": ONE_DEVICE,
+    "several processes": ONE_DEVICE,
     "bandwidth by `minmax`": NO_WAIT,
     "outage": (*IN_TURN, *ALL_TAKE_PART),
     "deadline": (*NO_WAIT, *ALL_TAKE_PART),

@@ -18,7 +18,7 @@ def compressors_of(config: Config) -> Compressors:
 
     def of(stream: Stream) -> Any:
         of_stream = calls.get(stream.compressor, ())
-        if not of_stream and stream in (MODEL_UP, MODEL_DOWN):
+        if not of_stream and stream.name in (MODEL_UP.name, MODEL_DOWN.name):
             return None
         return expression.build(of_stream, config.clients, seed)
 

@@ -1,55 +1,21 @@
 """A picture of one round in simulated time: when clients and server compute, send and wait."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from jfedsl.run.plots.style import COLOURS as C
-from jfedsl.run.plots.style import PAGE, new_figure, styled
+from jfedsl.run.plots import arrivals
+from jfedsl.run.plots.bars import MOST, Segment, bars
+from jfedsl.run.plots.style import styled
+from jfedsl.wireless.arrivals import ServerStep
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.stages import Stage, Stages
 from jfedsl.wireless.tail import TailStages
 
-# In the order in which they occur in a round.
-COLOURS = {
-    "model down": C["purple"],
-    "forward": C["blue"],
-    "activations up": C["orange"],
-    "server": C["black"],
-    # Between the passes of the server, where clients hold the last layers too.
-    "activations down": "#f2c46d",
-    "tail": "#8c6bb1",
-    "gradients up": "#8fd3bd",
-    "gradients down": C["green"],
-    "backward": C["sky blue"],
-    "model up": C["vermillion"],
-    "waiting": "0.9",
-    "sent in vain": C["yellow"],
-    "exchange lost": "#faf5b5",  # a light yellow
-}
-
-_MOST, _LOST = 16, 4  # participants in a picture, and at most how many that lost an exchange
+_LOST = 4  # in a picture at most so many participants that lost an exchange
 _ROUNDING = 1e-6  # of a stage's seconds: less is no waiting but rounding
-_THICKNESS = 0.8  # of a bar, as a share of its row
-
-
-class Segment(NamedTuple):
-    """A part of a bar.
-
-    Attributes:
-      kind: one of `COLOURS`.
-      start: when it begins, in seconds.
-      seconds: how long it takes.
-    """
-
-    kind: str
-    start: float
-    seconds: float
 
 
 def segments(cost: Cost, participant: int) -> list[Segment]:
@@ -71,10 +37,12 @@ def segments(cost: Cost, participant: int) -> list[Segment]:
 
 def _in_turn(cost: Cost, participant: int) -> Iterator[tuple[str, float]]:
     """As `_parts`; where participants take turns, the turns of others are waiting."""
-    if np.ndim(cost.stages[0].seconds) == 0:
-        yield from _parts(cost.stages, participant, cost.tail)
+    stages = cost.stages
+    assert not isinstance(stages, ServerStep)
+    if np.ndim(stages[0].seconds) == 0:
+        yield from _parts(stages, participant, cost.tail)
         return
-    turns = [jax.tree.map(lambda x, n=n: x[n], cost.stages) for n in range(len(cost.waiting))]
+    turns = [jax.tree.map(lambda x, n=n: x[n], stages) for n in range(len(cost.waiting))]
     for n, turn in enumerate(turns):
         for kind, seconds in _parts(turn, 0):
             # The server's computing is drawn in every row.
@@ -155,20 +123,20 @@ def _parts(
     yield from alone("model up", last)
 
 
-def _drawn(cost: Cost) -> tuple[list[int], str]:
+def _drawn(cost: Cost, stages: Stages) -> tuple[list[int], str]:
     """Indices among the `[K]` of the participants to draw, and a text about the choice.
 
     Few participants are all drawn. Of many, those that wait least are drawn, because the others
     wait for them, and some of those that lost an exchange.
     """
     order = np.argsort(cost.waiting, kind="stable").tolist()
-    if len(order) <= _MOST:
+    if len(order) <= MOST:
         return order, ""
-    done = cost.stages[1].done  # `[S, K]`, or in turns `[K, S, 1]`
+    done = stages[1].done  # `[S, K]`, or in turns `[K, S, 1]`
     every = done.all(axis=(1, 2)) if done.ndim == 3 else done.all(axis=0)
     out = [n for n in order if not every[n]]
     some = out[:_LOST]
-    least = [n for n in order if n not in some][: _MOST - len(some)]
+    least = [n for n in order if n not in some][: MOST - len(some)]
     text = f"the {len(least)} of {len(order)} that wait least"
     return least + some, f"{text}, {len(some)} of {len(out)} that lost exchanges" if out else text
 
@@ -176,6 +144,9 @@ def _drawn(cost: Cost) -> tuple[list[int], str]:
 @styled
 def timeline(cost: Cost, ids: np.ndarray, title: str = "") -> Figure:
     """A round along simulated time, a bar for each participant.
+
+    Where the server does not wait for all, numbers say how many of its steps a client had missed
+    when the server took its message, where there were any.
 
     Args:
       cost: of one round, NumPy arrays.
@@ -185,30 +156,9 @@ def timeline(cost: Cost, ids: np.ndarray, title: str = "") -> Figure:
     Returns:
       A figure of two columns' width with a legend below.
     """
-    drawn, text = _drawn(cost)
+    if isinstance(cost.stages, ServerStep):
+        return arrivals.figure_of(cost.stages, ids, title)
+    drawn, text = _drawn(cost, cost.stages)
     rows = {f"client {ids[n]}": segments(cost, n) for n in drawn}
     serving = [s for s in next(iter(rows.values())) if s.kind == "server"]
-    whole = Segment("waiting", 0.0, float(cost.seconds))
-    figure = new_figure(PAGE, 1.2 + 0.18 * (1 + len(rows)), title)
-    axis = figure.subplots()
-    _bar(axis, 0, [whole])
-    _bar(axis, 0, serving, 0.8)  # however short
-    for y, parts in enumerate(rows.values(), 1):
-        _bar(axis, y, parts)
-    axis.set_yticks(range(1 + len(rows)), ["server", *rows])
-    axis.set_ylim(len(rows) + 0.6, -0.6)
-    axis.set_xlim(0, whole.seconds or None)
-    axis.set_xlabel("simulated time (s)")
-    axis.set_title(text, loc="left")
-    axis.grid(axis="x")
-    seen = {"waiting"} | {s.kind for parts in rows.values() for s in parts}
-    patches = [Patch(color=c, label=kind) for kind, c in COLOURS.items() if kind in seen]
-    figure.legend(handles=patches, loc="outside lower center", ncols=5)
-    return figure
-
-
-def _bar(axis: Axes, y: int, parts: list[Segment], edge: float = 0.0) -> None:
-    for kind, colour in COLOURS.items():
-        spans = [(s.start, s.seconds) for s in parts if s.kind == kind]
-        if spans:
-            axis.broken_barh(spans, (y - _THICKNESS / 2, _THICKNESS), color=colour, linewidth=edge)
+    return bars(serving, rows, float(cost.seconds), title, text)

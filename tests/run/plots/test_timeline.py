@@ -12,14 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jfedsl.run.plots import arrivals
+from jfedsl.run.plots.bars import COLOURS
 from jfedsl.run.plots.style import save
-from jfedsl.run.plots.timeline import COLOURS, segments, timeline
+from jfedsl.run.plots.timeline import segments, timeline
+from jfedsl.wireless.arrivals import ServerStep, Trip, Underway
 from jfedsl.wireless.cost import Cost, Sent, round_cost
 from jfedsl.wireless.network import MACRO_CELL
 from jfedsl.wireless.radio import Conditions, Deployment, FlopCounts, Radio, RadioHardware
 from jfedsl.wireless.stages import Stage
 
 ON_THE_AIR = {"model down", "activations up", "gradients down", "model up", "sent in vain"}
+OF_ARRIVALS = ("receiving", "computing", "sending")
+OF_ARRIVALS = {"receiving", "computing", "sending"}
 OF_A_TAIL = {"activations down", "tail", "gradients up"}
 ORDER = ["forward", "activations up", "server", "gradients down", "backward"]
 
@@ -151,7 +156,7 @@ def test_a_picture(count: int, steps: int, tmp_path: Path) -> None:
     said = "the 12 of 40 that wait least, 4 of 8 that lost exchanges" if count == 40 else ""
     assert axis.get_title(loc="left") == said
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    kinds = [kind for kind in COLOURS if kind not in OF_A_TAIL]
+    kinds = [kind for kind in COLOURS if kind not in OF_A_TAIL | OF_ARRIVALS]
     assert legend == kinds[: None if count > 1 else -2]
 
 
@@ -159,3 +164,33 @@ def test_a_round_of_nothing_can_be_drawn(tmp_path: Path) -> None:
     nothing = jax.tree.map(np.zeros_like, handmade(2, 1))
     assert segments(nothing, 0) == []
     save(timeline(nothing, np.arange(2)), tmp_path / "timeline.png")
+
+
+def test_a_picture_of_a_server_that_does_not_wait() -> None:
+    """Two steps of two clients each: one is under way at both ends of the round."""
+    trip = Trip(*(np.array([[a, a, a], [a, a, a]], np.float32) for a in (1.0, 2.0, 3.0)))
+    underway = Underway(
+        np.array([[0, -1, -5], [0, 0, -11.5]], np.float32), trip, np.array([[0, 2, 0], [0, 0, 1]])
+    )
+    taken = np.array([[True, True, False], [True, False, True]])
+    steps = ServerStep(
+        np.array([6.0, 6.0], np.float32), np.full(2, 0.5, np.float32), taken, underway, ~taken
+    )
+    found = [list(arrivals.segments(steps, n, np.array([6.5, 13.0]))) for n in range(3)]
+    assert [(s.kind, s.start, s.seconds) for s in found[0]] == [
+        ("receiving", 0, 1), ("computing", 1, 2), ("sending", 3, 3), ("waiting", 6, 0.5),
+        ("receiving", 6.5, 1), ("computing", 7.5, 2), ("sending", 9.5, 3), ("waiting", 12.5, 0.5),
+    ]  # fmt: skip
+    assert [s.kind for s in found[1]] == [
+        "computing", "sending", "waiting", "receiving", "computing", "sending", "waiting"
+    ]  # fmt: skip
+    assert found[1][0].seconds == 2 and found[1][2].seconds == 1.5
+    assert [(s.kind, s.start, s.seconds) for s in found[2]] == [
+        ("sending", 0, 1), ("waiting", 1, 12)
+    ]  # fmt: skip
+    (axis,) = arrivals.figure_of(steps, np.arange(3) + 7, "").axes
+    texts = sorted((t.get_text().strip(), t.get_position()) for t in axis.texts)
+    rows = [label.get_text() for label in axis.get_yticklabels()]
+    assert texts == [
+        ("1", (12.5, rows.index("client 9"))), ("2", (6.0, rows.index("client 8")))
+    ]  # fmt: skip

@@ -1,0 +1,267 @@
+"""Split federated learning whose server does not wait for all (semi-asynchronous).
+
+The server steps as soon as messages of --quorum participants have arrived, and answers these; the
+others go on computing and sending. What it takes of a participant is an activation, as in `fedsl`,
+or, after the exchanges of a period, its part of the model: that is averaged with the others of the
+same step, and the participant receives the model anew. A part that other averages came before may
+weigh less (--staleness). A participant that has missed --max_staleness steps in a row is waited
+for.
+
+Which messages a step takes follows from the simulated network: from the rates of each round, the
+FLOPs of clients' layers, and the expected sizes of their messages. So the
+order of events does not depend on what is learnt, and one compiled program runs them. A round is
+local_steps steps of the server, and one more at the end of a period. With --quorum of all
+participants all of that is `fedsl`.
+
+The definition is ours, after the abstract of SAFSL (IEEE Transactions on Wireless Communications
+24(6)) and the buffered averages of FedBuff (arXiv 2106.06639).
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jfedsl.algorithms import fedsl
+from jfedsl.engine import arrivals, staleness
+from jfedsl.engine import round as engine_round
+from jfedsl.engine.algorithm import DEADLINE, OUTAGE, SPLIT, Algorithm, Option
+from jfedsl.engine.arrival_records import StepRecord, round_record
+from jfedsl.engine.arrivals import Taken
+from jfedsl.engine.clocks import side_by_side
+from jfedsl.engine.conditions import round_conditions
+from jfedsl.engine.exchange import Availability, Reported
+from jfedsl.engine.exchanges import exchange_at, one_exchange
+from jfedsl.engine.partial_average import Returned, average_returned
+from jfedsl.engine.rounds import RoundRecord
+from jfedsl.engine.state import Data, RunSpec, State, weights
+from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, SPLIT_STREAMS
+from jfedsl.errors import UserError, flag_error
+from jfedsl.wireless.arrival_cost import cost_of_steps
+from jfedsl.wireless.cost import Cost
+from jfedsl.wireless.radio import Conditions
+
+MISSED, AGE = "missed_steps", "staleness"  # columns of metrics.csv
+
+
+def server_step(
+    spec: RunSpec, data: Data, key: Array, conditions: Conditions, state: State, number: Array
+) -> tuple[State, StepRecord]:
+    """The server takes the next messages, steps on the activations, and averages the rest.
+
+    Args:
+      spec: functions and static numbers of the run.
+      data: training data of all clients.
+      key: run key.
+      conditions: of the round.
+      state: before the step.
+      number: of the step in its round.
+    """
+    quorum = quorum_of(spec)
+    state, down = arrivals.send_models(spec, key, state)
+    state = arrivals.with_trips(spec, conditions, state)
+    taken, some = arrivals.take(spec, state, quorum, spec.options["max_staleness"])
+    of_step = arrivals.of_step(spec, quorum)
+    some, losses, sent = _exchange(of_step, data, key, conditions, taken, number, some)
+    some, up, age, overlap = _average(of_step, data, key, taken, state, some)
+    after, clock = arrivals.put_back(spec, state, taken, some)
+    rows = losses, sent, taken.exchanging, age, overlap, up
+    losses, sent, exchanged, age, overlap, up = arrivals.spread(taken, rows, spec.participants)
+    sent |= {MODEL_UP.column: up, MODEL_DOWN.column: down}
+    return after, StepRecord(losses, sent, exchanged, age, overlap, clock)
+
+
+def quorum_of(spec: RunSpec) -> int:
+    """How many messages a step of the server takes."""
+    return int(spec.options["quorum"] or spec.participants)
+
+
+def _as_fedsl(spec: RunSpec) -> RunSpec:
+    """The run as its exchanges have it, which report nothing by themselves."""
+    return spec._replace(algorithm=spec.algorithm._replace(reports=()))
+
+
+def _exchange(
+    spec: RunSpec, data: Data, key: Array, conditions: Conditions, taken: Taken, number: Array,
+    some: State,
+) -> tuple[State, Array, dict[str, Array]]:  # fmt: skip
+    """An exchange of `fedsl` of those whose activations have arrived, if there are any."""
+    there = Availability(taken.exchanging, arrivals.rows_at(taken.positions, conditions))
+    spec = _as_fedsl(spec)
+
+    def exchange(some: State) -> tuple[State, Array, dict[str, Array]]:
+        share, at = weights(spec, data.partition, some.participants), (some.round, number)
+        numbers, (row,) = some.clients.number, spec.pruner.width_configs
+        forwards = [spec.pruner.forwards[i] for i in row]
+        x = exchange_at(spec, forwards, data, key, at, numbers, share, there)
+        server, clients, record = one_exchange(x, some.server, some.clients)
+        return some.replace(server=server, clients=clients), record.losses, record.sent
+
+    shapes = jax.eval_shape(exchange, some)[1:]
+
+    def rest(some: State) -> tuple[State, Array, dict[str, Array]]:
+        return some, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return lax.cond(jnp.any(taken.exchanging), exchange, rest, some)
+
+
+def _average(
+    spec: RunSpec, data: Data, key: Array, taken: Taken, state: State, some: State
+) -> tuple[State, Array, Array, Array]:
+    """The average of the parts that have arrived, with bytes, ages and overlaps `[n]` of masks."""
+    progress, which = state.algorithm_state, ~taken.exchanging
+    age = progress.averages - progress.received_at[taken.positions]
+    received = arrivals.rows_at(taken.positions, progress.received)
+    average = partial(
+        average_returned, spec, key, data.partition,
+        staleness.parse(spec.options["staleness"]), Returned(which, received, age),
+    )  # fmt: skip
+    nothing = jnp.zeros(which.shape, jnp.int32), jnp.zeros(which.shape, jnp.float32)
+    some, up, overlap = lax.cond(jnp.any(which), average, lambda some: (some, *nothing), some)
+    return some, up, jnp.where(which, age, 0), overlap
+
+
+def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+    """local_steps steps of the server, and one more at the end of a period.
+
+    With a quorum of all it is a round of `fedsl`.
+
+    Args:
+      spec: functions and static numbers of the run.
+      data: training data of all clients.
+      key: run key.
+      state: before the round.
+    """
+    if quorum_of(spec) < spec.participants:
+        return run_steps(spec, data, key, state)
+    state, record = engine_round.run_round(_as_fedsl(spec), data, key, state)
+    nobody = Reported(jnp.zeros_like(record.losses), jnp.zeros_like(record.took_part))
+    return state, record.replace(reported={MISSED: nobody, AGE: nobody})
+
+
+def run_steps(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[State, RoundRecord]:
+    """A round whose server takes --quorum messages in a step.
+
+    Args:
+      spec: functions and static numbers of the run.
+      data: training data of all clients.
+      key: run key.
+      state: before the round.
+    """
+    number, steps = state.round, spec.local_steps
+    ends_period = (number + 1) % spec.aggregate_every == 0
+    conditions = round_conditions(spec, key, number, state.participants, state.clients)
+    state = arrivals.with_rates(conditions, state)
+    step = partial(server_step, spec, data, key, conditions)
+    shapes = jax.eval_shape(step, state, number)[1]
+
+    def left_out(state: State, i: Array) -> tuple[State, StepRecord]:
+        del i
+        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    state, records = lax.scan(
+        lambda state, i: lax.cond((i < steps) | ends_period, step, left_out, state, i),
+        state,
+        jnp.arange(steps + 1, dtype=jnp.int32),
+    )
+    record = round_record(spec, data, state, conditions, records)
+    return state.replace(round=number + 1), record.replace(reported=_reported(records))
+
+
+def _reported(steps: StepRecord) -> dict[str, Reported]:
+    missed, age = steps.clock.underway.missed, steps.age
+    return {
+        MISSED: Reported(missed.astype(jnp.float32), steps.clock.taken),
+        AGE: Reported(age.astype(jnp.float32), steps.clock.averaged),
+    }
+
+
+def clock(spec: RunSpec, record: RoundRecord) -> Cost:
+    """What a round costs, from the steps of the server; with a quorum of all as in `fedsl`.
+
+    Args:
+      spec: functions and static numbers of the run, with a radio.
+      record: of the round.
+    """
+    if record.server_steps is None:
+        return side_by_side(spec, record)
+    assert spec.radio is not None
+    return cost_of_steps(spec.radio, record.participants, record.server_steps)
+
+
+def _check(spec: RunSpec) -> None:
+    quorum, most = spec.options["quorum"], spec.options["max_staleness"]
+    count = spec.participants
+    if quorum > count:
+        raise flag_error("quorum", quorum, f"at most {count}, the number of participants")
+    least = -(-count // quorum_of(spec))
+    if most and most < least:
+        allowed = f"0 or at least {least}, in which steps of {quorum} serve {count} participants"
+        raise flag_error("max_staleness", most, allowed)
+    if len(spec.pruner.width_configs) > 1:
+        raise UserError(
+            "with --algorithm=semi_async channels are removed at one rate in all rounds; "
+            "use --prune_kind=mask or --prune_ramp_rounds=0"
+        )
+    if spec.client_optimizer_state == "average":
+        allowed = "keep or reset with --algorithm=semi_async"
+        raise flag_error("client_optimizer_state", "average", allowed)
+    if spec.adapters is not None and spec.adapters.stacks:
+        raise flag_error("adapter_average", "stack", "another with --algorithm=semi_async")
+
+
+def _uncompressed(config: Any) -> str:
+    del config
+    return "with --algorithm=semi_async, which sends the model down as it is"
+
+
+def _together(config: Any) -> str | None:
+    all_clients = config.quorum in (0, config.clients)
+    return "with a --quorum of all clients" if all_clients else None
+
+
+QUORUM = Option(
+    "quorum",
+    0,
+    "Messages that the server of semi_async waits for before it steps; 0 for all participants.",
+    "a whole number from 0 to 1000000",
+    lambda value: 0 <= value <= 1_000_000,
+)
+STALENESS = Option(
+    "staleness",
+    "constant",
+    "Weight of a client part by the averages since the client received the model: constant, "
+    "poly(a) for (1 + age)^-a, or hinge(a,b) for 1 up to age b and then 1 / (a (age - b) + 1).",
+    staleness.ALLOWED,
+    staleness.is_valid,
+    idle=_together,
+)
+MAX_STALENESS = Option(
+    "max_staleness",
+    0,
+    "Steps of the server that a client may miss in a row before the server waits for it; 0 for any "
+    "number.",
+    "a whole number from 0 to 1000000",
+    lambda value: 0 <= value <= 1_000_000,
+    idle=_together,
+)
+
+ALGORITHM = Algorithm(
+    fedsl.exchange,
+    uses=SPLIT - OUTAGE - DEADLINE,
+    streams=(*SPLIT_STREAMS[:-1], MODEL_DOWN._replace(idle=_uncompressed)),
+    options=(QUORUM, STALENESS, MAX_STALENESS),
+    reports=(MISSED, AGE),
+    clock=clock,
+    run_round=run_round,
+    compress_by_default=True,
+    equal_shapes=True,
+    all_take_part=True,
+    one_at_a_time=lambda config: ("algorithm",),
+    server_batch=lambda participants: participants,
+    answered=quorum_of,
+    init_state=arrivals.first_progress,
+    check=_check,
+)

@@ -1,0 +1,63 @@
+"""Seconds and joules of the steps of a server that does not wait for all; see `arrivals`."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jfedsl.wireless.arrivals import ServerStep, Trip
+from jfedsl.wireless.cost import KAPPA, Cost
+from jfedsl.wireless.radio import Radio
+
+
+def cost_of_steps(radio: Radio, ids: Array, steps: ServerStep) -> Cost:
+    """What the steps of a round cost, from the end of the last one before it to that of its last.
+
+    Trips that reach beyond the round count as far as they are in it. Clients wait while their
+    message is with the server and this does not compute.
+
+    Args:
+      radio: of the run.
+      ids: of the clients, int32 `[K]`.
+      steps: of the round, `[S, ...]`.
+    """
+    computing, each = jax.vmap(_of_step)(steps)
+    receives, computes, sends = jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+    seconds, serving = jnp.sum(steps.waited + steps.serving), jnp.sum(steps.serving)
+    waiting = seconds - serving - receives - computes - sends
+    hardware = radio.deployment.hardware
+    frequency = hardware.flops[ids] / radio.network.flops_per_cycle
+    critical = jnp.sum(computing)
+    return Cost(
+        seconds=seconds,
+        compute_seconds=critical,
+        communication_seconds=seconds - critical,
+        server=serving,
+        compute=computes,
+        uplink=sends,
+        downlink=receives,
+        waiting=jnp.maximum(waiting, 0.0),  # who computes while the server does may exceed it
+        compute_joules=KAPPA * frequency * frequency * frequency * computes,
+        transmit_joules=hardware.power[ids] * sends,
+        lost=jnp.zeros(()),
+        stages=steps,
+    )
+
+
+def _of_step(step: ServerStep) -> tuple[Array, Trip]:
+    """Seconds that the client waited for and the server compute, and each trip's share of a step.
+
+    Of a step that is left out, in which nobody is taken, all are 0.
+    """
+    underway, trip = step.underway, step.underway.trip
+    last = jnp.argmax(jnp.where(step.taken, underway.arrival, -jnp.inf))
+
+    def within(end: Array) -> Trip:
+        """Seconds of each part of the trips between 0 and `end`."""
+        begins, parts = underway.started, []
+        for part in trip:
+            ends = begins + part
+            parts.append(jnp.maximum(jnp.minimum(ends, end) - jnp.maximum(begins, 0.0), 0.0))
+            begins = ends
+        return Trip(*parts)
+
+    return within(step.waited).computing[last] + step.serving, within(step.waited + step.serving)
