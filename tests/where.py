@@ -185,7 +185,6 @@ ELSEWHERE = {
     "wireless/without_waiting": "algorithms/test_clock",
     "wireless/stages": "wireless/test_cost",
     "wireless/tail": "algorithms/test_clock",
-    "engine/model_messages": "engine/test_period",
     "wireless/cells": "algorithms/test_hierarchical",
     "wireless/edge_cost": "algorithms/test_hierarchical",
 }
