@@ -60,7 +60,9 @@ PACKED: dict[str, dict[str, Any]] = {
 SLOW: dict[str, dict[str, Any]] = {
     "outage": {"algorithm": "sfl_v2", "server_order": "exchange", "outage_snr_db": 5.0},
     "sfl_v1": {"algorithm": "sfl_v1"},
-    "sfl_v1, outage": {"algorithm": "sfl_v1", "outage_snr_db": 5.0},
+    "sfl_v1, outage": {
+        "algorithm": "sfl_v1", "outage_snr_db": 5.0, "fading_memory": 0.9, "device_speed": 20.0,
+    },
     "deadline": {"outage_snr_db": 5.0, "deadline_s": 0.5},
     "averaged moments": {"client_optimizer_state": "average"},
     "averaged Adam, outage": {
