@@ -101,6 +101,7 @@ def exchange_of(experiment: Experiment, state: Any, key: Any = None) -> Exchange
         forwards=spec.pruner.forwards,
         weights=weights(spec, experiment.data.partition, state.participants),
         availability=None,
+        aggregated=state.aggregator.params,
     )
 
 

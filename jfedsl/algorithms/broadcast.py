@@ -9,7 +9,7 @@ are averaged at the end of a period as in FedSL.
 
 import jax.numpy as jnp
 
-from jfedsl.engine.algorithm import SPLIT, Algorithm, Option
+from jfedsl.engine.algorithm import PERSONAL, PROXIMAL, SPLIT, Algorithm, Option
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
 from jfedsl.engine.exchange import Exchange, Outcome
@@ -79,7 +79,7 @@ BROADCAST_SHARE = Option(
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=SPLIT,
+    uses=SPLIT | PERSONAL | PROXIMAL,
     streams=(SMASHED, REST_GRADIENT, SHARED_GRADIENT, CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
     options=(BROADCAST_SHARE,),
     server_batch=lambda participants: participants,

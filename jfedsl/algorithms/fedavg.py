@@ -1,6 +1,6 @@
 """Federated averaging (arXiv 1602.05629): clients train the whole model, nothing is cut."""
 
-from jfedsl.engine.algorithm import FEDERATED, Algorithm
+from jfedsl.engine.algorithm import FEDERATED, PERSONAL, PROXIMAL, Algorithm
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
 from jfedsl.engine.clocks import training_alone
@@ -24,7 +24,7 @@ def exchange(x: Exchange, server: Server, clients: Client) -> Outcome:
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=FEDERATED,
+    uses=FEDERATED | PERSONAL | PROXIMAL,
     streams=(CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
     clock=training_alone,
     client_layers=lambda layers, cut: layers,

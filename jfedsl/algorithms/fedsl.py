@@ -5,7 +5,7 @@ at every exchange, and client-side models averaged every I rounds. The scheme fo
 of arXiv 2412.06414.
 """
 
-from jfedsl.engine.algorithm import BOUND, SPLIT, Algorithm
+from jfedsl.engine.algorithm import BOUND, PERSONAL, PROXIMAL, SPLIT, Algorithm
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
 from jfedsl.engine.exchange import Exchange, Outcome
@@ -36,7 +36,7 @@ def exchange(
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=SPLIT | BOUND,
+    uses=SPLIT | PERSONAL | PROXIMAL | BOUND,
     compress_by_default=True,
     cuts_by_client=True,
     server_batch=lambda participants: participants,

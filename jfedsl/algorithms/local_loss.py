@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jfedsl.engine.algorithm import CUT, FEDERATED, SERVER, Algorithm, Option
+from jfedsl.engine.algorithm import CUT, FEDERATED, PERSONAL, PROXIMAL, SERVER, Algorithm, Option
 from jfedsl.engine.auxiliary import auxiliary_losses
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
@@ -90,7 +90,7 @@ UPLOADS = SMASHED._replace(
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=FEDERATED | CUT | SERVER,
+    uses=FEDERATED | PERSONAL | PROXIMAL | CUT | SERVER,
     streams=(UPLOADS, CLIENT_GRADIENT, MODEL_UP, MODEL_DOWN),
     options=(AUX, UPLOAD_EVERY),
     clock=never_waiting,

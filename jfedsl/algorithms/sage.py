@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.algorithms.local_loss import AUX, UPLOAD_EVERY, UPLOADS, head
-from jfedsl.engine.algorithm import CUT, FEDERATED, SERVER, Algorithm, Option
+from jfedsl.engine.algorithm import CUT, FEDERATED, PERSONAL, PROXIMAL, SERVER, Algorithm, Option
 from jfedsl.engine.auxiliary import auxiliary_losses, fit_auxiliary
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
@@ -129,7 +129,7 @@ ALIGN_STEPS = Option(
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=FEDERATED | CUT | SERVER,
+    uses=FEDERATED | PERSONAL | PROXIMAL | CUT | SERVER,
     streams=(
         UPLOADS,
         CUT_GRADIENT._replace(messages=_answers, idle=_without_fits),

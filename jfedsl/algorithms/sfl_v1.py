@@ -12,7 +12,7 @@ from jax import Array
 
 from jfedsl.algorithms import fedsl
 from jfedsl.data.partition import Partition
-from jfedsl.engine.algorithm import SPLIT, Algorithm
+from jfedsl.engine.algorithm import PERSONAL, PROXIMAL, SPLIT, Algorithm
 from jfedsl.engine.averaging import merging_weights
 from jfedsl.engine.server_step import step_copies
 from jfedsl.engine.state import RunSpec, Server, State, copies
@@ -56,7 +56,7 @@ def _average(spec: RunSpec, partition: Partition, state: State) -> State:
 
 ALGORITHM = Algorithm(
     partial(fedsl.exchange, server_step=step_copies),
-    uses=SPLIT,
+    uses=SPLIT | PERSONAL | PROXIMAL,
     init_server=_init_server,
     end_period=_average,
     server_of=server_of,

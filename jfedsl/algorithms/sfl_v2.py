@@ -23,7 +23,7 @@ from jfedsl.algorithms import fedsl
 from jfedsl.algorithms.turns import alone, one_by_one
 from jfedsl.engine import clocks
 from jfedsl.engine import round as engine_round
-from jfedsl.engine.algorithm import SPLIT, Algorithm, Option
+from jfedsl.engine.algorithm import PERSONAL, PROXIMAL, SPLIT, Algorithm, Option
 from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord, Outcome
 from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
@@ -149,7 +149,7 @@ SERVER_ORDER = Option(
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=SPLIT,
+    uses=SPLIT | PERSONAL | PROXIMAL,
     options=(SERVER_ORDER,),
     clock=_clock,
     run_round=run_round,

@@ -8,7 +8,7 @@ is ours, after that work. With all compression off, one client, or plain SGD wit
 one local step a period, takes the step of FedSL and of the uncut model.
 """
 
-from jfedsl.engine.algorithm import SPLIT, Algorithm, Option
+from jfedsl.engine.algorithm import PERSONAL, PROXIMAL, SPLIT, Algorithm, Option
 from jfedsl.engine.batch import draw_batch
 from jfedsl.engine.client_step import client_forward, client_step
 from jfedsl.engine.exchange import Exchange, Outcome
@@ -69,7 +69,7 @@ TAIL = Option(
 
 ALGORITHM = Algorithm(
     exchange,
-    uses=SPLIT,
+    uses=SPLIT | PERSONAL | PROXIMAL,
     streams=(
         UNLABELLED,
         TAIL_INPUT,

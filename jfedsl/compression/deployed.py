@@ -4,7 +4,7 @@ Inference with a split model sends the activation too. A compressor that adds un
 training has a form without the noise here; one that selects entries still does so.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,20 @@ from jfedsl.compression.alike import alike
 from jfedsl.compression.compressor import Compressor, chain
 from jfedsl.compression.expression import Call, ClientCompressor, build_call
 from jfedsl.compression.registry import COMPRESSORS, identity
+
+
+class Deployed(NamedTuple):
+    """What activations pass when a trained model is used: their compressors, drawing nothing.
+
+    Attributes:
+      compressor: at the cut, from a client's number to its `Compressor`; None: nothing.
+      at_tail: the same on the way down to the tail.
+      mask_group: int32 `[C]`: clients of the same number have the same compressors.
+    """
+
+    compressor: Any
+    at_tail: Any
+    mask_group: np.ndarray
 
 
 def deployed(

@@ -146,6 +146,11 @@ def has_adapters(config: Any) -> bool:
     return bool(config.pretrained) and of_clients(config).kind != "full"
 
 
+def clients_have_lora(config: Any) -> bool:
+    """Whether clients' layers have low-rank adapters."""
+    return bool(config.pretrained) and of_clients(config).kind == "lora"
+
+
 def by_resource(config: Any) -> bool:
     """Whether the ranks of clients' adapters depend on what they can compute."""
     return bool(config.pretrained) and of_clients(config).spread == "by_resource"

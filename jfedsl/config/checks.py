@@ -15,6 +15,7 @@ from jfedsl.config import adapters, compressors, cuts
 from jfedsl.config.allowed import CAPACITY, COUNT, FROM_DATA, MOST
 from jfedsl.config.cut_checks import check_cuts
 from jfedsl.config.idle import of_algorithm
+from jfedsl.config.personal_checks import check_personal
 from jfedsl.config.scale_fields import BY_CLUSTER
 from jfedsl.config.stream_checks import check_streams
 from jfedsl.config.values import shown
@@ -41,6 +42,7 @@ def together(config: Any) -> None:
     _algorithm(config)
     _pruning(config)
     _compressors(config)
+    check_personal(config)
     _finetuning(config)
     check_cuts(config)
     _network(config)
@@ -50,8 +52,9 @@ def together(config: Any) -> None:
 # Settings that an algorithm must not ignore: without them it would be another experiment.
 MUST_APPLY = (
     "cut", "deadline_s", "outage_snr_db", "prune_kind", "measure_constants_every",
-    "device_classes", "device_flops", "device_power_dbm", "device_memory",
+    "device_classes", "device_flops", "device_power_dbm", "device_memory", "personal", "proximal",
 )  # fmt: skip
+_LEFT_OUT = (None, "", "none", ("none",), 0.0)
 
 
 def _counts(config: Any) -> None:
@@ -83,13 +86,14 @@ def _algorithm(config: Any) -> None:
     """Refuses what the algorithm cannot do, where leaving it out would change what is compared."""
     reasons, expressions = of_algorithm(config), config.expressions
     names = [name for name in MUST_APPLY if name in reasons]
-    names = [name for name in names if getattr(config, name) not in (None, "", "none")]
+    names = [name for name in names if getattr(config, name) not in _LEFT_OUT]
     for flag, expression in expressions.items():
         if flag in reasons and expression != "none":
             flags = (flag, *compressors.SHORTHANDS.get(flag, {}))
             names += [name for name in flags if getattr(config, name)]
     if names:
-        raise no_effect(names[0], getattr(config, names[0]), f"with --algorithm={config.algorithm}")
+        value = shown(getattr(config, names[0]))
+        raise no_effect(names[0], value, f"with --algorithm={config.algorithm}")
     check_streams(config)
     for stream in ALGORITHMS[config.algorithm].streams:
         if stream.broadcast:

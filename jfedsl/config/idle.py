@@ -8,6 +8,7 @@ from jfedsl.config import compressors
 from jfedsl.config.adapters import by_resource, has_adapters, of_clients
 from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.finetune_fields import FinetuneFields
+from jfedsl.config.personal_checks import idle_beside
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.wireless_fields import WirelessFields
 from jfedsl.data.partition import PARTITIONS
@@ -38,6 +39,7 @@ def idle(config: Any) -> dict[str, str]:
     if config.norm != "batch" and config.model in MODELS and MODELS[config.model].checked:
         reasons["batch_norm_statistics"] = f"with --norm={config.norm}"
     reasons |= _of_finetuning(config)
+    reasons |= {name: why for name, why in idle_beside(config).items() if name not in reasons}
     if config.participants in (None, config.clients) and config.client_state != "stateless":
         reasons["client_state"] = "where all clients take part"  # no client is at rest
     if not config.coordinator:

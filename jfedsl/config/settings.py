@@ -25,6 +25,7 @@ from jfedsl.config.allowed import (  # fmt: skip
 from jfedsl.config.data_fields import CLIENTS, DataFields
 from jfedsl.config.figure_fields import FigureFields
 from jfedsl.config.finetune_fields import FinetuneFields
+from jfedsl.config.personal_fields import EVERYTHING, PersonalFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.run_fields import RunFields
 from jfedsl.config.scale_fields import ScaleFields
@@ -48,7 +49,7 @@ Shorthand = str | float | None
 @dataclasses.dataclass(frozen=True)
 class Config(
     DataFields, AlgorithmFields, ScaleFields, WirelessFields, PruningFields, TaskFields,
-    FinetuneFields, FigureFields, RunFields,
+    FinetuneFields, PersonalFields, FigureFields, RunFields,
 ):  # fmt: skip
     """All settings of a run. A rate is the fraction removed; 32 bits switch a quantizer off."""
 
@@ -223,6 +224,7 @@ class Config(
     def pruning(self) -> str:
         """What is pruned, one of `PRUNE_KINDS`."""
         by_default = self.compress_by_default and not has_adapters(self)
+        by_default = by_default and self.personal != EVERYTHING
         return self.prune_kind or ("mask" if by_default else "none")
 
     @property

@@ -7,6 +7,7 @@ from jfedsl.config.algorithm_fields import STREAMS, AlgorithmFields
 from jfedsl.config.compressors import flags as compressor_flags
 from jfedsl.config.data_fields import DataFields
 from jfedsl.config.finetune_fields import FinetuneFields
+from jfedsl.config.personal_fields import PersonalFields
 from jfedsl.config.pruning_fields import PruningFields
 from jfedsl.config.scale_fields import ScaleFields
 from jfedsl.config.task_fields import TaskFields
@@ -40,7 +41,7 @@ def flags_by_topic() -> dict[str, tuple[str, ...]]:
         "fine-tuning": _names(FinetuneFields),
         "pruning": _names(PruningFields),
         "compression": compression,
-        "training": (*_TRAINING, *options),
+        "training": (*_TRAINING, *_names(PersonalFields), *options),
         "wireless network": _names(WirelessFields),
         "devices and memory": _names(ScaleFields),
     }

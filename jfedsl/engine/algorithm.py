@@ -33,6 +33,9 @@ CLIENTS = frozenset(
     }
 )
 AVERAGING = frozenset({"aggregation"})
+# Layers that stay with clients, and steps by `client_step` from a model that a period hands out.
+PERSONAL = frozenset({"personal"})
+PROXIMAL = frozenset({"proximal"})
 PERIODS = frozenset({"aggregate_every"})
 PRUNING = frozenset({"prune_kind"})
 HARDWARE = frozenset({"device_classes", "device_flops", "device_power_dbm", "device_memory"})

@@ -19,6 +19,7 @@ from jfedsl.engine.adapter_averaging import (
 )
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.parts import whole_model
+from jfedsl.engine.personal import personal_part, shared_part, with_shared
 from jfedsl.engine.server_copy import ServerCopy, server_copy
 from jfedsl.engine.state import Aggregator, Client, RunSpec, State, present_weights, weights
 from jfedsl.models.layers import Variables
@@ -55,7 +56,8 @@ def merge(
 
     Each weight is averaged over the participants that kept it and keeps its old value where none
     did. Where changes of the model are sent down, what is averaged are the participants' changes of
-    what arrived: what compression did to that stays out of the aggregator's model.
+    what arrived: what compression did to that stays out of the aggregator's model. What is personal
+    stays as it is there.
 
     Args:
       spec: functions and static numbers of the run.
@@ -71,25 +73,28 @@ def merge(
     else:
         after = before.replace(params=params)
         if params is None:
-            rows, beside = _sent_params(before, clients), copy and (copy.params, copy.weights)
-            mean = weighted_mean(rows, weights, kept.params, before.params, mesh, beside)
-            after = before.replace(params=mean)
+            rows, beside = _sent_params(spec, before, clients), copy and (copy.params, copy.weights)
+            old, masks = (shared_part(spec, tree) for tree in (before.params, kept.params))
+            mean = weighted_mean(rows, weights, masks, old, mesh, beside)
+            after = before.replace(params=with_shared(spec, before.params, mean))
     if spec.statistics == "aggregate":
         beside = copy and (copy.stats, copy.weights)
-        stats = weighted_mean(clients.stats, weights, kept.stats, before.stats, mesh, beside)
-        after = after.replace(stats=stats)
+        rows, masks, old = (
+            shared_part(spec, tree) for tree in (clients.stats, kept.stats, before.stats)
+        )
+        stats = weighted_mean(rows, weights, masks, old, mesh, beside)
+        after = after.replace(stats=with_shared(spec, before.stats, stats))
     if spec.client_optimizer_state == "average":
         after = after.replace(optimizer=_mean_optimizer(spec, before, clients, weights, kept))
     return after
 
 
-def _sent_params(before: Aggregator, clients: Client) -> Any:
+def _sent_params(spec: RunSpec, before: Aggregator, clients: Client) -> Any:
     """What the aggregator averages of clients, `[P, ...]`."""
+    old, new = (shared_part(spec, tree) for tree in (before.params, clients.params))
     if clients.received is None:
-        return clients.params
-    return jax.tree.map(
-        lambda w, m, r: w[None] + (m - r), before.params, clients.params, clients.received
-    )
+        return new
+    return jax.tree.map(lambda w, m, r: w[None] + (m - r), old, new, clients.received)
 
 
 def _with_adapters(
@@ -97,16 +102,17 @@ def _with_adapters(
     kept: Kept,
 ) -> Aggregator:  # fmt: skip
     """The aggregator with the mean of models that have low-rank adapters; see `merge`."""
-    rows = zero_padded(_sent_params(before, clients), kept.params)
-    mean = weighted_mean(rows, weights, None, before.params, spec.slots.mesh)
+    old, masks = (shared_part(spec, tree) for tree in (before.params, kept.params))
+    rows = zero_padded(_sent_params(spec, before, clients), masks)
+    mean = weighted_mean(rows, weights, None, old, spec.slots.mesh)
     if rule.stacks:
         kernels = with_products(before.kernels, rows, weights, rule.scale)
         return before.replace(params=without_products(mean), kernels=kernels)
     if rule.kind == "svd":
-        mean = with_truncated_products(mean, before.params, rows, weights)
-    after = before.replace(params=mean)
+        mean = with_truncated_products(mean, old, rows, weights)
+    after = before.replace(params=with_shared(spec, before.params, mean))
     if rule.reports_error:
-        after = after.replace(adapter_error=relative_error(mean, rows, kept.params, weights))
+        after = after.replace(adapter_error=relative_error(mean, rows, masks, weights))
     return after
 
 
@@ -139,7 +145,8 @@ def merge_participants(
     if clients.received is not None:
         # Between two periods participants hold the aggregator's model itself.
         between = state.round % spec.aggregate_every == 0
-        held = jax.tree.map(partial(jnp.where, between), clients.params, clients.received)
+        params = shared_part(spec, clients.params)
+        held = jax.tree.map(partial(jnp.where, between), params, clients.received)
         clients = clients.replace(received=held)
     if spec.adapters is None:
         merged = merge(spec, state.aggregator, clients, present, copy=copy)
@@ -158,7 +165,7 @@ def merge_participants(
 def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     """The whole dense model: the participants' client-side parts merged, then the server's.
 
-    Statistics are averaged, also where they otherwise stay with the clients.
+    What otherwise stays with clients is averaged too: statistics, and personal layers.
     """
     clients, share, merged, copy = merge_participants(spec, partition, state)
     # Statistics that no participant updated are those it would go on with.
@@ -167,7 +174,11 @@ def joined(spec: RunSpec, partition: Partition, state: State) -> Variables:
     beside = copy and (copy.stats, copy.weights)
     stats = weighted_mean(clients.stats, share, kept, of_all, mesh, beside)
     server = spec.algorithm.server_of(spec, partition, state)
-    pairs = (merged.params, server.params), (stats, server.stats)
+    params = merged.params
+    if spec.personal is not None:
+        of_clients = weighted_mean(personal_part(spec, clients.params), share, mesh=mesh)
+        params = with_shared(spec, of_clients, shared_part(spec, params))
+    pairs = (params, server.params), (stats, server.stats)
     return Variables(*(whole_model(spec, *pair) for pair in pairs))
 
 

@@ -15,6 +15,7 @@ from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.parts import group_cuts
+from jfedsl.engine.personal import models_differ, shared_part, with_local_stats, with_shared
 from jfedsl.engine.state import Data, RunSpec, State, with_data
 from jfedsl.pruning.pruner import ClientForward
 
@@ -27,7 +28,8 @@ def distinct_models(spec: RunSpec, state: State) -> tuple[list[np.ndarray], np.n
       among all of these of every client's model, int `[C]`.
     """
     local = spec.statistics == "local" and bool(jax.tree.leaves(state.clients.stats))
-    mask_group = None if local else spec.pruner.mask_group
+    differ = local or spec.personal is not None
+    mask_group = None if differ else spec.pruner.mask_group
     if mask_group is None:
         mask_group = np.arange(spec.clients)
     first = []
@@ -72,13 +74,17 @@ def class_accuracies(
     examples = class_sizes(spec, test)
 
     plain = spec._replace(deployed=None)
-    local = memories(spec, state).stats if spec.statistics == "local" else None
+    memory = memories(spec, state) if models_differ(spec) else None
+    shared = shared_part(spec, merged.params)
 
     def one(forward: ClientForward, cut: int, number: Array) -> Array:
-        stats = merged.stats if local is None else jax.tree.map(lambda x: x[number], local)
+        params, stats = merged.params, merged.stats
+        if memory is not None:
+            held, local = jax.tree.map(lambda x: x[number], (memory.params, memory.stats))
+            params, stats = with_shared(spec, held, shared), with_local_stats(spec, local, stats)
         masks = trained_masks(spec, key, state, number)
         any_client = jax.tree.map(lambda x: x[0], state.clients)
-        client = any_client.replace(number=number, params=merged.params, stats=stats, masks=masks)
+        client = any_client.replace(number=number, params=params, stats=stats, masks=masks)
         correct = class_sums(plain, key, data.pixels, forward, cut, client, server, test)[1]
         return jnp.where(examples > 0, correct / jnp.maximum(examples, 1), jnp.inf)
 

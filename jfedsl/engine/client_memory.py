@@ -10,8 +10,15 @@ from jax import Array
 from jfedsl.compression.compressor import init_tree
 from jfedsl.engine.checkpoint_layout import lay_out
 from jfedsl.engine.participants import draw_participants
+from jfedsl.engine.personal import (
+    local_stats,
+    personal_part,
+    shared_part,
+    with_local_stats,
+    with_shared,
+)
 from jfedsl.engine.state import Client, CompressorStates, RunSpec, State, copies
-from jfedsl.engine.streams import Stream
+from jfedsl.engine.streams import LOCAL, Stream
 from jfedsl.engine.traffic import stream_shape
 from jfedsl.sharding.slots import where_rows
 
@@ -24,13 +31,15 @@ class Memory(struct.PyTreeNode):
     The model, masks and what else is shared arrive anew, and are not among it.
 
     Attributes:
-      stats: normalisation statistics, where they are local, else None.
+      params: personal parameters, see `personal_part`; None without any.
+      stats: normalisation statistics that stay with it, see `local_stats`; None without any.
       optimizer: its optimizer state, where it is kept, else None.
       compressor_states: states of its compressors.
       received: the model as it last arrived; see `Client`.
       batches_seen: int32, batches drawn so far.
     """
 
+    params: Any
     stats: Any
     optimizer: Any
     compressor_states: CompressorStates
@@ -41,7 +50,8 @@ class Memory(struct.PyTreeNode):
 def memory_of(spec: RunSpec, clients: Client) -> Memory:
     """What clients, one or many, keep of their state."""
     return Memory(
-        stats=clients.stats if spec.statistics == "local" else None,
+        params=personal_part(spec, clients.params),
+        stats=local_stats(spec, clients.stats),
         optimizer=clients.optimizer if spec.client_optimizer_state == "keep" else None,
         compressor_states=clients.compressor_states,
         received=clients.received,
@@ -58,9 +68,9 @@ def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...])
       stats: normalisation statistics of these layers.
       image: shape of an input.
     """
-    received = None
+    received, shared = None, shared_part(spec, params)
     if spec.compressors.get("model_down") is not None:
-        received = jax.tree.map(jnp.zeros_like, params)
+        received = jax.tree.map(jnp.zeros_like, shared)
 
     def state(stream: Stream) -> Any:
         compressor = spec.compressors[stream.name]
@@ -69,7 +79,7 @@ def fresh_client(spec: RunSpec, params: Any, stats: Any, image: tuple[int, ...])
         if stream.of_batch:
             shape = stream_shape(spec, stream, params, stats, image)
             return compressor(0).init(jnp.zeros(shape.shape, shape.dtype))
-        return init_tree(compressor(0), params)
+        return init_tree(compressor(0), params if stream.direction == LOCAL else shared)
 
     states = {stream.name: state(stream) for stream in spec.algorithm.streams}
     zero, optimizer = jnp.zeros((), jnp.int32), spec.client_optimizer.init(params)
@@ -111,10 +121,13 @@ def swap_participants(spec: RunSpec, key: Array, state: State) -> State:
 def admit(spec: RunSpec, state: State, ids: Array, memory: Memory) -> State:
     """The state with clients `ids[K]`, of these memories `[P, ...]`, in the participants' slots.
 
-    They get the model later; until then they hold what was in their slot.
+    They get the model later; until then they hold what was in their slot, beside what is personal.
     """
     kept = {name: value for name, value in vars(memory).items() if value is not None}
-    clients = state.clients.replace(number=spec.slots.to_slots(ids), **kept)
+    before = state.clients
+    kept["params"] = with_shared(spec, memory.params, shared_part(spec, before.params))
+    kept["stats"] = with_local_stats(spec, memory.stats, before.stats)
+    clients = before.replace(number=spec.slots.to_slots(ids), **kept)
     return state.replace(participants=ids, clients=spec.slots.shard(clients))
 
 

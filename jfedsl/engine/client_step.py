@@ -11,6 +11,7 @@ from jax import Array
 from jfedsl.compression.compressor import send_tree
 from jfedsl.engine.exchange import Exchange
 from jfedsl.engine.optimizers import masked_step
+from jfedsl.engine.proximal import with_proximal_term
 from jfedsl.engine.state import Client, RunSpec
 from jfedsl.keys import Stage, fold
 from jfedsl.nn.int8 import int8_backward
@@ -93,13 +94,18 @@ def _backward(
 def client_step(x: Exchange, clients: Client, weight_gradient: Any) -> Client:
     """The participants after quantizing their weight gradients and stepping on kept weights.
 
+    The gradients get the term of `--proximal` first.
+
     Args:
       x: the exchange.
       clients: the participants, `[P, ...]`.
       weight_gradient: like their parameters, `[P, ...]`.
     """
-    step = partial(_step_one, x.spec, x.step)
-    return jax.vmap(step)(clients, weight_gradient, x.client_keys)
+    step, gradient = (
+        partial(_step_one, x.spec, x.step),
+        with_proximal_term(x, clients, weight_gradient),
+    )
+    return jax.vmap(step)(clients, gradient, x.client_keys)
 
 
 def _map(

@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
+from jfedsl.compression.deployed import Deployed
 from jfedsl.compression.message import Message
 from jfedsl.data.pixels import Pixels
 from jfedsl.engine.averaging import merge_participants
@@ -18,7 +19,14 @@ from jfedsl.engine.masks import trained_masks
 from jfedsl.engine.messages import known_masks
 from jfedsl.engine.participants import last_round, period_start, with_width_config
 from jfedsl.engine.parts import group_cuts, least_cut, tail_of_client, tail_part
-from jfedsl.engine.state import Client, Data, Deployed, RunSpec, Server, State, with_data
+from jfedsl.engine.personal import (
+    models_differ,
+    personal_part,
+    shared_part,
+    with_local_stats,
+    with_shared,
+)
+from jfedsl.engine.state import Client, Data, RunSpec, Server, State, with_data
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
 from jfedsl.pruning.auxiliary import of_first_layers
@@ -47,10 +55,10 @@ class Evaluation(struct.PyTreeNode):
 def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet) -> Evaluation:
     """Evaluates the participants' client-side models, merged by the rule of aggregation.
 
-    No dropout, no quantizer, but for metric_deployed. Where participants differ in masks, in
-    statistics they keep to themselves, or in compressors, the weighted mean over the distinct
-    models. (Local statistics of a channel that a client does not have are as old as its removal;
-    metric_dense uses them.)
+    No dropout, no quantizer, but for metric_deployed. Where participants differ in masks, in what
+    they keep to themselves (statistics, personal layers), or in compressors, the weighted mean over
+    the distinct models. (Local statistics of a channel that a client does not have are as old as
+    its removal; metric_dense uses them.)
     """
     clients, share, merged, _ = merge_participants(spec, data.partition, state)
     spec, slots = with_data(spec, data, merged), spec.slots
@@ -58,19 +66,17 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     current = partial(trained_masks, spec, key, state)
     clients = clients.replace(masks=jax.vmap(current)(clients.number))
     # All that differs between participants.
+    personal = personal_part(spec, clients.params)
     clients = slots.to_participants(
-        clients.replace(params=None, optimizer=None, compressor_states=None, received=None)
+        clients.replace(params=personal, optimizer=None, compressor_states=None, received=None)
     )
     share = slots.to_participants(share)
-    local_statistics, server = (
-        spec.statistics == "local",
-        spec.algorithm.server_of(spec, data.partition, state),
-    )
-    whole = jnp.sum(share)
+    differ, server = models_differ(spec), spec.algorithm.server_of(spec, data.partition, state)
+    whole, shared = jnp.sum(share), shared_part(spec, merged.params)
 
     def rates(forward: ClientForward, cut: int, client: Client, spec: RunSpec = spec) -> Array:
-        stats = client.stats if local_statistics else merged.stats
-        client = client.replace(params=merged.params, stats=stats)
+        params, stats = with_shared(spec, client.params, shared), client.stats
+        client = client.replace(params=params, stats=with_local_stats(spec, stats, merged.stats))
         sums = class_sums(spec, key, data.pixels, forward, cut, client, server, test)
         return _means(spec, sums, test)
 
@@ -87,7 +93,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
         for forward, cut, members, (ids, part, group) in zip(
             forwards, group_cuts(spec), spec.pruner.groups, groups, strict=True
         ):
-            if not local_statistics:
+            if not differ:
                 first, part = distinct(_variant(spec), members, ids, part)
                 group = jax.tree.map(lambda x, first=first: x[first], group)
             total += mean(forward, cut, group, part)
@@ -104,7 +110,7 @@ def evaluate(spec: RunSpec, key: Array, data: Data, state: State, test: TestSet)
     if spec.cuts is not None:
         dense = in_layout(dense, spec.cuts.layout)
     plain = spec._replace(deployed=None)
-    if local_statistics:
+    if differ:
         unpruned = mean(dense, spec.cut, clients, share, plain)
     else:
         unpruned = rates(dense, spec.cut, jax.tree.map(lambda x: x[0], clients), plain)

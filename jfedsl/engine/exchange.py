@@ -1,7 +1,7 @@
 """One exchange: what its steps share, and what comes out of it."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import struct
@@ -45,6 +45,8 @@ class Exchange(NamedTuple):
       forwards: how the clients of each of the pruner's groups compute their layers.
       weights: float32 `[K]`, of the participants in every mean, sum 1.
       availability: which participants can take part; None: all.
+      aggregated: parameters of the aggregator, which all participants received at the start of the
+        period, or changes that make them up; None where they did not.
     """
 
     spec: RunSpec
@@ -56,6 +58,7 @@ class Exchange(NamedTuple):
     forwards: Sequence[ClientForward]
     weights: Array
     availability: Availability | None
+    aggregated: Any = None
 
     def has_current_model(self) -> Array:
         """Which participants hold the model of the period, bool `[K]`."""

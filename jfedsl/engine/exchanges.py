@@ -53,6 +53,7 @@ def exchanges(
     ) -> tuple[tuple[Server, Client], ExchangeRecord]:
         numbers, there = carry[1].number, present(availability, step)
         x = exchange_at(spec, forwards, data, key, (state.round, step), numbers, share, there)
+        x = x._replace(aggregated=state.aggregator.params)
         server, clients, record = one_exchange(x, *carry)
         return (server, clients), record
 

@@ -1,10 +1,13 @@
 """Masks of clients: of the next period, and of the one that was trained last."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jfedsl.engine.participants import last_round, period_start
+from jfedsl.engine.personal import shared_part
 from jfedsl.engine.state import Client, RunSpec, State
 from jfedsl.keys import Purpose, fold
 from jfedsl.pruning.pruner import Masks, PruningState
@@ -48,8 +51,8 @@ def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
     """How much of clients `[P, ...]` is pruned.
 
     Returns:
-      What each client lacks of all weights that can be pruned, `[P]`, and what it has of each of
-      the pruner's layers, `[P, names]`.
+      What each client lacks of all weights that can be pruned, personal ones left out, `[P]`, and
+      what it has of each of the pruner's layers, `[P, names]`.
     """
     pruner = spec.pruner
     if not pruner.names:
@@ -57,21 +60,24 @@ def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
         return jnp.zeros(count), jnp.zeros((count, 0))
 
     def one(client: Client) -> tuple[Array, Array]:
-        flags = jax.tree.leaves(prunable(client.params[: spec.cut], len(spec.model)))
-        kept = jax.tree.leaves(pruner.kept(client.masks).params[: spec.cut])
-        held = _held_by(spec, client)
+        params = shared_part(spec, client.params[: spec.cut])
+        flags = jax.tree.leaves(prunable(params, len(spec.model)))
+        kept = jax.tree.leaves(shared_part(spec, pruner.kept(client.masks).params[: spec.cut]))
+        held = _held_by(spec, params, client.masks)
         weights = [(k, h) for k, flag, h in zip(kept, flags, held, strict=True) if flag]
+        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
+        if not weights:
+            return jnp.zeros(()), jnp.stack(shares)
         lacking = [h * jnp.sum(~k, dtype=jnp.float32) for k, h in weights]
         every = sum(h * k.size for k, h in weights)
-        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
         return jnp.sum(jnp.stack(lacking)) / jnp.maximum(1.0, every), jnp.stack(shares)
 
     return jax.vmap(one)(clients)
 
 
-def _held_by(spec: RunSpec, client: Client) -> list[Array | float]:
-    """Of every leaf of the client-side parameters, 1 if the client holds it, else 0."""
-    held = spec.pruner.held(client.masks)
+def _held_by(spec: RunSpec, params: Any, masks: Masks) -> list[Array | float]:
+    """Of every leaf of some first layers' parameters, 1 if the client holds it, else 0."""
+    held = spec.pruner.held(masks)
     flags = [1.0] * spec.cut if held is None else list(held.astype(jnp.float32))
-    pairs = zip(flags, client.params[: spec.cut], strict=True)
+    pairs = zip(flags, params, strict=True)
     return [flag for flag, layer in pairs for _ in jax.tree.leaves(layer)]

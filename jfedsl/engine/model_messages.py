@@ -11,6 +11,7 @@ from jfedsl.compression.compressor import send_tree
 from jfedsl.compression.message import FLOAT_BITS, Message, kept_only, message_bytes
 from jfedsl.engine.adapter_averaging import AdapterRule, stacked_entries, without_adapters
 from jfedsl.engine.averaging import moment_masks
+from jfedsl.engine.personal import received_by, shared_part, with_shared
 from jfedsl.engine.state import Client, RunSpec, State
 from jfedsl.keys import Purpose, fold
 
@@ -29,24 +30,26 @@ def download(spec: RunSpec, key: Array, round_: Array, client: Client) -> tuple[
         whole = jnp.where(round_ > 0, _stack_bytes(spec, spec.adapters, client), whole)
     if spec.compressors.get("model_down") is None:
         return client, whole
-    kept = spec.pruner.kept(client.masks).params
+    kept, params = (
+        shared_part(spec, x) for x in (spec.pruner.kept(client.masks).params, client.params)
+    )
     memory, change, messages = send_tree(
         spec.compressors["model_down"](client.number),
         client.compressor_states["model_down"],
         fold(key, Purpose.MODEL_DOWN, round_, client.number),
-        jax.tree.map(jnp.subtract, client.params, client.received),
+        jax.tree.map(jnp.subtract, params, client.received),
         kept,
     )
     # A client that has never received anything gets the weights themselves.
     met = client.batches_seen > 0
     arrived = jax.tree.map(
-        lambda w, old, d: jnp.where(met, old + d, w), client.params, client.received, change
+        lambda w, old, d: jnp.where(met, old + d, w), params, client.received, change
     )
     messages += _side_messages(spec, client)
     changed = message_bytes(messages, spec.pruner.mask_bits(client.masks))
     pick = partial(jnp.where, met)
     client = client.replace(
-        params=_where_kept(kept, arrived, client.params),
+        params=with_shared(spec, client.params, _where_kept(kept, arrived, params)),
         received=_where_kept(kept, arrived, client.received),
         compressor_states={
             **client.compressor_states,
@@ -71,16 +74,16 @@ def upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Cli
     """
     if spec.compressors.get("model_up") is None:
         return client, model_bytes(spec, client, with_masks=False)
-    received = state.aggregator.params if client.received is None else client.received
+    received = received_by(spec, state.aggregator.params, client)
     memory, update, messages = send_tree(
         spec.compressors["model_up"](client.number),
         client.compressor_states["model_up"],
         fold(key, Purpose.MODEL_UP, state.round, client.number),
-        jax.tree.map(jnp.subtract, client.params, received),
-        spec.pruner.kept(client.masks).params,
+        jax.tree.map(jnp.subtract, shared_part(spec, client.params), received),
+        shared_part(spec, spec.pruner.kept(client.masks).params),
     )
     client = client.replace(
-        params=jax.tree.map(jnp.add, received, update),
+        params=with_shared(spec, client.params, jax.tree.map(jnp.add, received, update)),
         compressor_states={**client.compressor_states, "model_up": memory},
     )
     return client, message_bytes([*messages, *_side_messages(spec, client)])
@@ -89,7 +92,7 @@ def upload(spec: RunSpec, key: Array, state: State, client: Client) -> tuple[Cli
 def model_bytes(spec: RunSpec, client: Client, with_masks: bool) -> Array:
     """Bytes of one client's kept weights and whatever else is shared, uncompressed, int32."""
     kept = spec.pruner.kept(client.masks).params
-    messages = _messages(client.params, kept) + _side_messages(spec, client)
+    messages = _messages(spec, client.params, kept) + _side_messages(spec, client)
     return message_bytes(messages, spec.pruner.mask_bits(client.masks) if with_masks else 0)
 
 
@@ -103,8 +106,9 @@ def _stack_bytes(spec: RunSpec, rule: AdapterRule, client: Client) -> Array:
     return message_bytes(messages, FLOAT_BITS * stacked_entries(rule, client.params))
 
 
-def _messages(tree: Any, kept: Any) -> list[Message]:
-    leaves = jax.tree.leaves(tree)
+def _messages(spec: RunSpec, tree: Any, kept: Any) -> list[Message]:
+    """Of what is not personal in a tree by layer, uncompressed."""
+    leaves, kept = jax.tree.leaves(shared_part(spec, tree)), shared_part(spec, kept)
     masks = [None] * len(leaves) if kept is None else jax.tree.leaves(kept)
     return [kept_only(leaf, mask) for leaf, mask in zip(leaves, masks, strict=True)]
 
@@ -113,7 +117,7 @@ def _side_messages(spec: RunSpec, client: Client) -> list[Message]:
     """What travels with the model, uncompressed: statistics and optimizer state, where shared."""
     messages = []
     if spec.statistics == "aggregate":
-        messages += _messages(client.stats, spec.pruner.kept(client.masks).stats)
+        messages += _messages(spec, client.stats, spec.pruner.kept(client.masks).stats)
     # Step counters alone are worth nothing.
     if jax.tree.leaves(client.params) and spec.client_optimizer_state == "average":
         messages += _optimizer_messages(spec, client)

@@ -19,6 +19,7 @@ from jfedsl.engine.masks import masks_of, overlap
 from jfedsl.engine.model_messages import download, upload
 from jfedsl.engine.packed_average import merge_packed
 from jfedsl.engine.participants import period_start
+from jfedsl.engine.personal import received_by, shared_part, with_shared
 from jfedsl.engine.server_copy import server_copy, with_average
 from jfedsl.engine.state import Aggregator, Client, RunSpec, State, copies, present_weights, weights
 from jfedsl.keys import Purpose, fold
@@ -151,7 +152,7 @@ def pruned_anew(
     if before.pruning.score_state is not None:
         # Of weights that a client kept but never stepped on, whatever kept it from that, nothing
         # is learnt: what averaging changes of them is rounding.
-        stepped = jax.vmap(partial(_has_stepped, before))(clients)
+        stepped = jax.vmap(partial(_has_stepped, spec, before))(clients)
         masks = where_rows(stepped, masks, jax.tree.map(jnp.zeros_like, masks))
     kept = jax.tree.map(lambda m: m.any(axis=0), masks)
     rates = _rates(spec, state.round)
@@ -166,10 +167,12 @@ def moved_masks(spec: RunSpec, key: Array, state: State, clients: Client) -> Arr
     return jax.vmap(lambda c: overlap(spec, c.masks, following(c.number)))(clients)
 
 
-def _has_stepped(before: Aggregator, client: Client) -> Array:
+def _has_stepped(spec: RunSpec, before: Aggregator, client: Client) -> Array:
     """Whether a client's weights are others than it received at the start of the period."""
-    received = before.params if client.received is None else client.received
-    changed = jax.tree.map(lambda w, r: jnp.any(w != r), client.params, received)
+    changed = jax.tree.map(
+        lambda w, r: jnp.any(w != r), shared_part(spec, client.params),
+        received_by(spec, before.params, client),
+    )  # fmt: skip
     return jnp.any(jnp.stack(jax.tree.leaves(changed)))
 
 
@@ -184,9 +187,11 @@ def hold_model(spec: RunSpec, state: State) -> Client:
     """The participants with the aggregated model and what else is shared, their masks as before."""
     clients, aggregator = state.clients, state.aggregator
     count = clients.number.size
-    clients = clients.replace(params=copies(aggregator.params, count))
+    received, stats = (shared_part(spec, x) for x in (aggregator.params, aggregator.stats))
+    params = with_shared(spec, clients.params, copies(received, count))
+    clients = clients.replace(params=params)
     if spec.statistics == "aggregate":
-        clients = clients.replace(stats=copies(aggregator.stats, count))
+        clients = clients.replace(stats=with_shared(spec, clients.stats, copies(stats, count)))
     if spec.client_optimizer_state == "average":
         clients = clients.replace(optimizer=copies(aggregator.optimizer, count))
     if spec.client_optimizer_state == "reset":

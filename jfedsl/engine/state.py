@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import Array
 from jax.typing import DTypeLike
 from optax import Schedule
 
+from jfedsl.compression.deployed import Deployed
 from jfedsl.data.augment import Augmentation
 from jfedsl.data.partition import Partition
 from jfedsl.data.pixels import Pixels
 from jfedsl.engine.adapter_averaging import AdapterRule, with_kernels
 from jfedsl.engine.optimizers import Optimizer
+from jfedsl.engine.personal import Personal
 from jfedsl.engine.task import Task
 from jfedsl.models import layers
 from jfedsl.models.layers import Frozen, Model
@@ -40,20 +41,6 @@ Compressors = dict[str, Any]
 CompressorStates = dict[str, Any]
 
 
-class Deployed(NamedTuple):
-    """What activations pass when a trained model is used: their compressors, drawing nothing.
-
-    Attributes:
-      compressor: at the cut, from a client's number to its `Compressor`; None: nothing.
-      at_tail: the same on the way down to the tail.
-      mask_group: int32 `[C]`: clients of the same number have the same compressors.
-    """
-
-    compressor: Any
-    at_tail: Any
-    mask_group: np.ndarray
-
-
 class RunSpec(NamedTuple):
     """Everything that is fixed in a run: functions and static numbers.
 
@@ -67,8 +54,10 @@ class RunSpec(NamedTuple):
       deployed: what activations pass at inference; None: nothing changes them.
       pruner: of the client-side model.
       adapters: how clients' low-rank adapters are averaged; None where they have none.
+      personal: what of clients' layers stays with each of them; None: nothing.
       client_optimizer: applied by every client to its own part.
       client_rate: its learning rate by the number of exchanges before this one.
+      proximal: mu, of FedProx's term in clients' gradients, see `engine.proximal`; 0 for none.
       server_optimizer: applied to the server's part.
       positions: T, of inputs that are padded sequences `[T, ...]`; None of others.
       classes: width of the outputs: how many classes, numbers of a target, or token ids.
@@ -109,8 +98,10 @@ class RunSpec(NamedTuple):
     deployed: Deployed | None
     pruner: Pruner
     adapters: AdapterRule | None
+    personal: Personal | None
     client_optimizer: Optimizer
     client_rate: Schedule
+    proximal: float
     server_optimizer: Optimizer
     positions: int | None
     classes: int

@@ -11,6 +11,7 @@ from jfedsl.compression.message import FLOAT_BITS, position_bits
 from jfedsl.engine.adapter_averaging import stacked_entries, without_adapters
 from jfedsl.engine.optimizers import like_moments
 from jfedsl.engine.parts import auxiliary_of_client, group_cuts, server_part
+from jfedsl.engine.personal import shared_part
 from jfedsl.engine.state import RunSpec
 from jfedsl.engine.streams import DOWN, LOCAL, UP, Stream
 from jfedsl.models import layers
@@ -156,14 +157,14 @@ def _stream_bytes(
 
 def _model_entries(spec: RunSpec, params: Any, stats: Any) -> int:
     """Numbers that travel with the model of a client: weights, and what else is averaged."""
-    entries = _entries(params)
+    entries = _entries(shared_part(spec, params))
     if entries and spec.client_optimizer_state == "average":
         optimizer = spec.client_optimizer
         state = jax.eval_shape(optimizer.init, params)
         sizes = jax.tree.map(lambda w: w.size, params)
         entries += sum(jax.tree.leaves(like_moments(optimizer, state, sizes, counts=1)))
     if spec.statistics == "aggregate":
-        entries += _entries(stats)
+        entries += _entries(shared_part(spec, stats))
     return entries
 
 

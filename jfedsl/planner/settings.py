@@ -12,6 +12,7 @@ from jfedsl import per_client
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import cut_name, idle, refuse_idle
 from jfedsl.config.cuts import parse
+from jfedsl.config.personal_fields import NONE
 from jfedsl.errors import UserError, flag_error, no_effect
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
@@ -91,6 +92,10 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
     """
     if "measure_constants_every" in idle(base):
         raise flag_error("algorithm", base.algorithm, "one that the convergence bound covers")
+    if base.personal != NONE or base.proximal:
+        name = "personal" if base.personal != NONE else "proximal"
+        allowed = f"{shown(getattr(Config, name))}, as the bound covers"
+        raise flag_error(name, shown(getattr(base, name)), allowed)
     if base.network == "none":
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     configs = np.empty([len(entries) for entries in lists], object)

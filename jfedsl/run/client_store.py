@@ -9,6 +9,7 @@ import numpy as np
 
 from jfedsl.engine.client_memory import exchange_memories, memory_of
 from jfedsl.engine.participants import draw_participants
+from jfedsl.engine.personal import models_differ
 from jfedsl.engine.state import State
 from jfedsl.run.assemble import Experiment
 from jfedsl.run.hooks import Hook, RunStart, Saved
@@ -82,7 +83,7 @@ def _restored(experiment: Experiment, arrays: Mapping[str, Any]) -> ClientStore:
 
 
 def with_memories(experiment: Experiment, state: State, arrays: Mapping[str, Any]) -> State:
-    """The state with the memories of all clients, where they hold local statistics.
+    """The state with the memories of all clients, where models differ by what is in them.
 
     Args:
       experiment: the run, put together.
@@ -90,7 +91,7 @@ def with_memories(experiment: Experiment, state: State, arrays: Mapping[str, Any
       arrays: the checkpoint's other arrays, by name.
     """
     spec = experiment.spec
-    if not spec.memory_on_host or spec.statistics != "local":
+    if not spec.memory_on_host or not models_differ(spec):
         return state
     rows = _restored(experiment, arrays).read(np.arange(spec.clients))
     return state.replace(memory=put(spec.slots.mesh, rows))

@@ -39,9 +39,9 @@ class ConfusionPicture(Hook):
         self._state = point.state
 
     def finish(self, entries: dict[str, Any]) -> dict[str, Any]:
-        """Draws the picture where targets are classes, and not too many."""
+        """Draws the picture where targets are classes, not too many, and there is one model."""
         spec = self._experiment.spec
-        drawn = spec.task.of_classes and spec.classes <= MOST_CLASSES
+        drawn = spec.task.of_classes and spec.classes <= MOST_CLASSES and spec.personal is None
         if self._state is not None and drawn and jax.process_count() == 1:
             run = Run(self._config, self._experiment, self._state)
             counts = confusion_of(*predicted_of(run, self._experiment.evaluated), spec.classes)

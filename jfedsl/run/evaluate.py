@@ -3,7 +3,6 @@
 import errno
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,17 @@ import jax
 import numpy as np
 
 from jfedsl.config.figure_fields import formats_of
-from jfedsl.config.titles import model_title
 from jfedsl.engine import client_accuracies
-from jfedsl.engine.client_memory import memories
 from jfedsl.engine.evaluation_set import TestSet
-from jfedsl.engine.masks import trained_masks
-from jfedsl.engine.parts import client_part, cut_of_client, server_part
-from jfedsl.engine.state import RunSpec
 from jfedsl.errors import flag_error
 from jfedsl.files.paths import Name, local
-from jfedsl.models.description import describe
-from jfedsl.models.layers import Variables
-from jfedsl.models.steps import MEANINGS
-from jfedsl.pruning.cuts import kept_of_held
 from jfedsl.run import confusion, scores
-from jfedsl.run.restore import Run, restore_run, whole_of
-from jfedsl.run.storage import export
+from jfedsl.run.exporting import export_model
+from jfedsl.run.restore import Run, restore_run
 from jfedsl.run.storage.task_record import TaskRecord, file_of, read_record, record_of
 from jfedsl.run.storage.workdir import write_atomically
 
 Result = dict[str, Any]
-_MASKS = (
-    "A client's model is the joined one, each parameter of client_masks.npz times its mask. A "
-    "channel whose norm scale is masked is absent: statistics of its group are over the others."
-)
-_OF_CLIENTS = ("clients", "client_names", "joined")  # not in an export, which others may get
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -85,7 +70,7 @@ def _write(run: Run, result: Result, folder: Path, split: str, formats: Sequence
     """Writes a result and, where targets are classes, a picture of which are taken for which."""
     name = file_of("evaluation", split)
     write_atomically(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
-    if run.experiment.spec.task.of_classes:
+    if run.experiment.spec.task.of_classes and "joined" in result:
         counts = np.array(result["joined"]["confusion"])
         confusion.draw(run, counts, folder, formats, split)
 
@@ -113,10 +98,11 @@ def assess(run: Run, split: str = "test") -> Result:
 
     Returns:
       Plain values: round, task, and columns as in metrics.csv, such as test_loss and
-      test_accuracy; joined, the scores of the model without masks, see `scores.of_classes`,
-      `scores.of_numbers` and `scores.of_tokens`; class_names and client_names, if there are such;
-      and, where targets are classes, clients: mean, standard deviation, least, greatest and the
-      metric in client order. A client has None if the split has no example of its classes.
+      test_accuracy; joined, unless layers are personal: the scores of the model without masks,
+      see `scores.of_classes`, `scores.of_numbers` and `scores.of_tokens`; class_names and
+      client_names, if there are such; and, where targets are classes, clients: mean, standard
+      deviation, least, greatest and the metric in client order. A client has None if the split has
+      no example of its classes.
 
     Raises:
       UserError: the run has no such split.
@@ -127,7 +113,9 @@ def assess(run: Run, split: str = "test") -> Result:
     task, counts = record_of(spec.task, split), experiment.label_counts
     result = {"round": int(state.round), "task": task.stored, **task.row_of(metrics)}
     names = {kind: list(getattr(experiment, kind)) for kind in ("class_names", "client_names")}
-    result |= {"joined": scores.scores_of(run, test), **{k: v for k, v in names.items() if v}}
+    if spec.personal is None:  # else there is no model of all
+        result["joined"] = scores.scores_of(run, test)
+    result |= {k: v for k, v in names.items() if v}
     if counts is None or not spec.task.of_classes:
         return result
     first, model = client_accuracies.distinct_models(spec, state)
@@ -169,115 +157,14 @@ def _expected(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where(total > 0, correct / np.maximum(total, 1), np.nan)
 
 
-def export_model(run: Run, result: Result, folder: Path) -> list[Path]:
-    """Writes the joined dense model, its two parts, clients' masks and statistics, and a manifest.
-
-    `joined.npz`, `client.npz` and `server.npz` hold arrays named `params.LAYER...`,
-    `stats.LAYER...` and, for frozen variables, `frozen.LAYER...`. With pruning, `client_masks.npz`
-    holds a bool array `[V, ...]` for each pruned parameter. With local statistics,
-    `client_statistics.npz` holds them, `[V, ...]`, and the other files their mean. Those of client
-    n are at index `model_of_client[n]`, which the manifest has.
-
-    Args:
-      run: the run at a checkpoint.
-      result: of `assess`; its accuracies go into the manifest.
-      folder: made if it is missing.
-
-    Returns:
-      The files written.
-
-    Raises:
-      UserError: the folder cannot be written, or has a manifest that is not of an export.
-    """
-    spec, whole = run.experiment.spec, whole_of(run)
-    on_client, on_server = (partial(part, spec) for part in (client_part, server_part))
-    files: dict[str, export.Arrays] = {
-        export.JOINED: export.named(spec.model, whole),
-        export.CLIENT: export.named(on_client(spec.model), Variables(*map(on_client, whole))),
-        export.SERVER: export.named(on_server(spec.model), Variables(*map(on_server, whole))),
-    }
-    groups, model = client_accuracies.distinct_models(spec, run.state)
-    first = np.concatenate(groups)
-    by_client = {
-        export.CLIENT_MASKS: _masks(run, first.astype(np.int32)),
-        export.CLIENT_STATISTICS: _statistics(run, first),
-    }
-    files |= {name: arrays for name, arrays in by_client.items() if arrays}
-    facts = {**_facts(run, result), "model_of_client": model.tolist()}
-    try:
-        export.write(folder, files, facts)
-    except OSError as error:
-        raise flag_error("export_dir", folder, "a writable folder", reason=str(error)) from error
-    return [folder / name for name in (*files, export.MANIFEST)]
-
-
-def _masks(run: Run, clients: np.ndarray) -> export.Arrays:
-    """Masks of the parameters, bool `[V, ...]`, without those that mask nothing."""
-    _, experiment, state = run
-    spec = experiment.spec
-
-    def kept(client: Any) -> Any:
-        return kept_of_held(spec.pruner, trained_masks(spec, experiment.key, state, client))
-
-    masks = experiment.jit(jax.vmap(kept))(clients)
-    named = {} if masks is None else _named(spec, params=masks)
-    return {name: mask for name, mask in named.items() if not np.all(mask)}
-
-
-def _statistics(run: Run, clients: np.ndarray) -> export.Arrays:
-    """Local normalisation statistics, `[V, ...]`; none where statistics are aggregated."""
-    spec = run.experiment.spec
-    if spec.statistics != "local":
-        return {}
-    return _named(spec, stats=jax.tree.map(lambda x: x[clients], memories(spec, run.state).stats))
-
-
-def _named(spec: RunSpec, **kind: Any) -> dict[str, Any]:
-    """Leaves of a tree like clients' `params` or `stats`, by name, without auxiliary layers."""
-    held = spec.cut + spec.tail
-    nothing: Any = ({},) * held
-    variables = {"params": nothing, "stats": nothing} | {k: tree[:held] for k, tree in kind.items()}
-    return export.named(client_part(spec, spec.model), Variables(**variables))
-
-
-def _facts(run: Run, result: Result) -> dict[str, Any]:
-    """Plain values of the manifest, with which a program can use the arrays."""
-    config, experiment, _ = run
-    spec, scale = experiment.spec, experiment.scale or experiment.data.pixels
-    whole = describe(spec.model, experiment.image[None])
-    meanings = {op: text for op, text in MEANINGS.items() if f'"op": "{op}"' in json.dumps(whole)}
-    return {
-        "model": model_title(config),
-        **({"pretrained": config.pretrained} if config.pretrained else {}),
-        "norm": config.norm,
-        "cut": spec.model[spec.cut - 1].name if 0 < spec.cut < len(spec.model) else None,
-        **({} if spec.cuts is None else {"cut_of_client": cut_of_client(spec)}),
-        "client_layers": [layer.name for layer in client_part(spec, spec.model)],
-        "server_layers": [layer.name for layer in server_part(spec, spec.model)],
-        "classes": spec.classes,
-        "dataset": config.dataset,
-        "input": {
-            "shape": list(experiment.image.shape),
-            # None where the model takes inputs as they are.
-            "mean": None if scale.mean is None else np.asarray(scale.mean).tolist(),
-            "standard_deviation": None if scale.std is None else np.asarray(scale.std).tolist(),
-            "normalised": "(x - mean) / standard_deviation by the last axis; null: x as it is",
-            "integer_inputs": spec.model[0].integer_inputs,
-        },
-        "layers": whole,
-        "meanings": meanings,
-        "masks": _MASKS,
-        **{name: value for name, value in result.items() if name not in _OF_CLIENTS},
-    }
-
-
 def table(result: Result) -> str:
     """A short table of the result of `assess`."""
     task = read_record(result)
     titles, values = (task.title, "without masks", "deployed"), [result[c] for c in task.columns]
     rows = [*zip(titles, values, strict=True), (f"{task.split} loss", result[task.loss])]
     lines = [f"after round {result['round']}", *(f"{f'{t} ':<28}{v:.4f}" for t, v in rows)]
-    lines += scores.lines_of(result["joined"], result.get("class_names", ()), task.split)
+    if "joined" in result:
+        lines += scores.lines_of(result["joined"], result.get("class_names", ()), task.split)
     if task.of_classes:
         lines += _of_clients(result["clients"], task, result.get("client_names", ()))
     return "\n".join(lines)

@@ -24,7 +24,8 @@ from jfedsl.models.mlp import mlp
 from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.nn.platform import platform
 from jfedsl.run import evaluate, training
-from jfedsl.run.evaluate import _expected, assess, export_model, table
+from jfedsl.run.evaluate import _expected, assess, table
+from jfedsl.run.exporting import export_model
 from jfedsl.run.load import _apply
 from jfedsl.run.load import load as load_trained
 from jfedsl.run.restore import Run, restore_run

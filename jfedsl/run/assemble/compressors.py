@@ -6,9 +6,9 @@ import numpy as np
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression import expression
-from jfedsl.compression.deployed import deployed
+from jfedsl.compression.deployed import Deployed, deployed
 from jfedsl.config import Config
-from jfedsl.engine.state import Compressors, Deployed
+from jfedsl.engine.state import Compressors
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, SMASHED, Stream
 
 

@@ -43,6 +43,7 @@ from jfedsl.run.assemble.fingerprint import fingerprint_of
 from jfedsl.run.assemble.limits import check_sizes
 from jfedsl.run.assemble.model import check_examples, initial_of, model_of
 from jfedsl.run.assemble.on_clients import options_of
+from jfedsl.run.assemble.personal import notes_on_personal, with_personal
 from jfedsl.run.assemble.pretrained import checkpoint_of
 from jfedsl.run.assemble.pruning import (
     Flops,
@@ -231,6 +232,9 @@ def build(config: Config, mesh: Mesh | None = None, cuts: np.ndarray | None = No
     rule = adapters and adapters.rule
     spec = spec._replace(options=options, auxiliary=auxiliary, adapters=rule)
     client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
+    spec = with_personal(config, spec, client)
+    if spec.personal is not None:  # compressors have no state for what is not sent
+        client = jax.eval_shape(partial(initial_client, spec), key, initial, image)
     spec = prune_before_cut(spec, client)
     algorithm.check(spec)
     check_sizes(config, spec, client, image.shape)
@@ -269,6 +273,7 @@ def build(config: Config, mesh: Mesh | None = None, cuts: np.ndarray | None = No
             *lacking,
             *notes_on_clients(config, held, names),
             *cuts_of_clients(config, spec),
+            *notes_on_personal(spec, client),
             *pruning.notes,
             *open_end(config, spec),
             *plugins.notes(config.plugin),

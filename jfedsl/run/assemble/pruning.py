@@ -1,7 +1,7 @@
 """The pruner of a run."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,12 +117,12 @@ def _made(
         plan = _plan(config, side, image)
         if plan.sources or rates is not None:
             return _channels(config, plan, image, rates)
-    names = _prunable(model, cut, initial)
+    flags = _prunable(config, model, cut, initial)
+    names = _sizes(side, flags, initial)
     if config.pruning == "mask" and names:
         requested = _requested(config)
         if config.prune_policy == "by_resource":
             requested = 1.0 - capacities_of(config)
-        flags = prunable(initial.params[:cut], len(model))
         made = weight_pruner(
             side, flags, names, requested.tolist(), SCORES[config.prune_score],
             config.prune_scope, config.prune_ramp_rounds,
@@ -161,12 +161,19 @@ def _with_cuts(
     return _Made(joined, sides, made[last].notes, groups_by), cuts
 
 
-def _prunable(model: Model, cut: int, initial: Variables) -> dict[str, int]:
+def _prunable(config: Config, model: Model, cut: int, initial: Variables) -> tuple[Any, ...]:
+    """Which parameters before a cut may be pruned, by layer; none of personal layers."""
+    flags = prunable(initial.params[:cut], len(model))
+    return tuple(
+        jax.tree.map(lambda _: False, flagged) if layer.name in config.personal else flagged
+        for layer, flagged in zip(model[:cut], flags, strict=True)
+    )
+
+
+def _sizes(side: Model, flags: tuple[Any, ...], initial: Variables) -> dict[str, int]:
     """Weights of every prunable leaf by its name, which is the layer's where that says it."""
-    client_params = initial.params[:cut]
-    flags = prunable(client_params, len(model))
     sizes: dict[str, int] = {}
-    for layer, params, flagged in zip(model[:cut], client_params, flags, strict=True):
+    for layer, params, flagged in zip(side, initial.params, flags, strict=False):
         leaves, flagged = flatten(params), flatten(flagged)
         kernels = {k.removesuffix(".kernel"): w.size for k, w in leaves.items() if flagged[k]}
         alone = len(kernels) == 1

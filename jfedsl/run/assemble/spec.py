@@ -21,7 +21,7 @@ def spec_of(
     config: Config, model: Model, on_clients: tuple[int, int], initial: Variables, classes: int,
     task: Task, pruning: Pruning, slots: SlotLayout, image: Array,
 ) -> RunSpec:  # fmt: skip
-    """What a run is, but for its network, adapters, auxiliary layers and its algorithm's options.
+    """What a run is, but for its network, adapters, personal and auxiliary layers, and options.
 
     Args:
       config: all settings of the run.
@@ -53,8 +53,10 @@ def spec_of(
         deployed=deployed_of(config) if 0 < cut < len(model) else None,
         pruner=pruning.pruner,
         adapters=None,
+        personal=None,
         client_optimizer=client,
         client_rate=client_rate,
+        proximal=config.proximal,
         server_optimizer=server,
         positions=None if model[0].lengths is None else image.shape[0],
         classes=classes,

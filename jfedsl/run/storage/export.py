@@ -22,7 +22,8 @@ from jfedsl.run.storage.workdir import write_atomically
 FORMAT = "jfedsl export 2"
 MANIFEST, JOINED, CLIENT, SERVER = "manifest.json", "joined.npz", "client.npz", "server.npz"
 CLIENT_MASKS, CLIENT_STATISTICS = "client_masks.npz", "client_statistics.npz"
-_ARCHIVES = (JOINED, CLIENT, SERVER, CLIENT_MASKS, CLIENT_STATISTICS)
+CLIENT_PERSONAL = "client_personal.npz"
+_ARCHIVES = (JOINED, CLIENT, SERVER, CLIENT_MASKS, CLIENT_STATISTICS, CLIENT_PERSONAL)
 
 Arrays = Mapping[str, Any]
 
