@@ -49,6 +49,8 @@ FEATURES: tuple[Feature, ...] = (
         {"batch_norm_statistics": "local"},
         {"norm": "batch"},
     ),
+    Feature("personal layers", {"personal": "all"}),
+    Feature("FedProx", {"proximal": 0.1}),
     Feature("partial participation", _SOME),
     Feature("absent clients on the host", {"client_state": "host"}, _SOME),
     Feature("stateless clients", {"client_state": "stateless"}, _SOME),

@@ -65,11 +65,11 @@ def pruned_shares(spec: RunSpec, clients: Client) -> tuple[Array, Array]:
         kept = jax.tree.leaves(shared_part(spec, pruner.kept(client.masks).params[: spec.cut]))
         held = _held_by(spec, params, client.masks)
         weights = [(k, h) for k, flag, h in zip(kept, flags, held, strict=True) if flag]
-        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
-        if not weights:
-            return jnp.zeros(()), jnp.stack(shares)
         lacking = [h * jnp.sum(~k, dtype=jnp.float32) for k, h in weights]
         every = sum(h * k.size for k, h in weights)
+        shares = [jnp.mean(m, dtype=jnp.float32) for m in pruner.prunable_masks(client.masks)]
+        if not weights:  # adapters of fewer ranks, all of them personal
+            return jnp.zeros(()), jnp.stack(shares)
         return jnp.sum(jnp.stack(lacking)) / jnp.maximum(1.0, every), jnp.stack(shares)
 
     return jax.vmap(one)(clients)

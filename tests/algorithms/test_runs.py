@@ -67,6 +67,7 @@ RIVALS: dict[str, dict[str, Any]] = {
         "prune_kind": "mask", "prune_score": "random", "smashed": "dropout(0.2)|uniform(8)",
         "tail_input": "feedback(topk(0.3))", "tail_gradient": "feedback(topk(0.3)|uniform(8))",
         "cut_gradient_bits": 8, "model_up": "uniform(8)", "outage_snr_db": 3.0, "participants": 2,
+        "personal": "logits", "proximal": 0.1,
     },
     "hierarchical": {
         "edges": 3, "cloud_every": 2, "server_at": "edge", "prune_kind": "channel",

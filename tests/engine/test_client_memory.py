@@ -12,6 +12,7 @@ from sharding.test_slots import on
 
 from jfedsl.engine.client_memory import Memory, memories, memory_of, swap_participants
 from jfedsl.engine.initial import init
+from jfedsl.engine.personal import shared_part, with_shared
 from jfedsl.engine.state import RunSpec, State
 from jfedsl.run.assemble import build
 
@@ -24,6 +25,7 @@ GROUPS: dict[str, Any] = {
     "prune_kind": "channel",
     "prune_rate": (0.5, 0.0, 0.0, 0.5, 0.0, 0.5, 0.5),
 }
+PERSONAL: dict[str, Any] = {"cut": "dense2", "personal": "dense1"}
 
 # What goes with clients that keep nothing.
 FORGETFUL: dict[str, Any] = {
@@ -50,12 +52,14 @@ def worked(spec: RunSpec, state: State, amount: Any) -> State:
         number = clients.number.reshape(real.shape)
         return jnp.where(real, x + (amount * (number + 1)).astype(x.dtype), -1).astype(x.dtype)
 
-    kept = jax.tree.map(mark, memory_of(spec, clients))
-    return state.replace(clients=clients.replace(**vars(kept)))
+    kept = vars(jax.tree.map(mark, memory_of(spec, clients)))
+    kept["params"] = with_shared(spec, kept["params"], shared_part(spec, clients.params))
+    return state.replace(clients=clients.replace(**kept))
 
 
 @pytest.mark.parametrize(
-    ("changes", "devices"), [({}, 1), (GROUPS, 2), slow({}, 2), slow(GROUPS, 1)]
+    ("changes", "devices"),
+    [({}, 1), (GROUPS, 2), (PERSONAL, 2), slow({}, 2), slow(GROUPS, 1), slow(PERSONAL, 1)],
 )
 def test_who_was_absent_comes_back_with_what_it_left(changes: dict[str, Any], devices: int) -> None:
     e = build(plain(**REMEMBERED, **changes))

@@ -50,12 +50,13 @@ def test_a_store_is_a_dictionary_with_a_default(steps: list[list[int]]) -> None:
 
 
 def lasting(workdir: Path, **changes: Any) -> Config:
-    """Clients with much memory, and checkpoints within periods."""
+    """Clients with much memory and a personal layer, and checkpoints within periods."""
     settings = {
         "clients": 7, "participants": 3, "rounds": 8, "local_steps": 2, "momentum": 0.9,
         "norm": "batch", "batch_norm_statistics": "local", "aggregate_every": 3, "eval_every": 4,
         "checkpoint_every": 2, "model_up": "feedback(topk(0.1))", "model_down": "topk(0.1)",
-        "batch_size": 4, "train_examples": 300, "test_examples": 100,
+        "batch_size": 4, "train_examples": 300, "test_examples": 100, "cut": "dense2",
+        "personal": "dense1", "proximal": 0.1,
     }  # fmt: skip
     return plain(**{**settings, "workdir": str(workdir), **changes})
 
