@@ -84,7 +84,7 @@ SLOW: dict[str, dict[str, Any]] = {
         "model_up": "feedback(topk(0.2))", "model_down": "uniform(8)",
     },
     "stateless": {"client_state": "stateless"},
-    "personal layers": {"cut": "dense2", "personal": "dense1", "proximal": 0.1},
+    "personal layers": {"cut": "dense2", "personal": "dense1", "proximal": 0.1, **EXACT},
     "remat": {"remat_clients": True},
     "full participation": {"participants": None, "clients": 5},
     "crop and flip": {"model": "cnn", "norm": "group", "augment": "crop_flip"},
