@@ -1,92 +1,105 @@
-"""Predictions of `scaling_model.py` against rounds measured on this machine."""
+"""Predictions of `scaling_model.py` against rounds that `scaling.py` has measured on a CPU."""
 
 import json
 import math
-import statistics
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from scaling_fit import largest_error, loopback_bandwidth
+from scaling_fit import largest_error
 from scaling_hardware import Hardware, Level
 from scaling_predict import Efficiency, predict
-from scaling_programs import Laws, Programs, Size
-from scaling_runs import Case, Plan, timed
+from scaling_programs import Laws, Size
 
-_ROUNDS, _REPEATS = 5, 3
-_FIRST, _SMALLEST = Case(12, cores_each=1), Case(2, processes=2, cores_each=1)
-_OTHERS = (
-    Case(48, cores_each=1),
-    Case(24, processes=2, cores_each=1),
-    Case(48, processes=2, cores_each=1),
-    Case(48, devices=4),
-)
 _IDEAL = Efficiency(1.0, 1.0, 0.0)
 
 
-def check(programs: Programs, run_flags: Sequence[str], least: int) -> None:
-    """Prints predicted and measured seconds of a round, and the errors.
+class Measured(NamedTuple):
+    """A measured round.
 
-    Two runs say what the model cannot know: one process with 12 clients how many FLOP/s of products
-    a core does, two processes with a client each how long a message takes; the speed of loopback is
-    measured too. All other runs are predicted: more clients, two processes, and four virtual
-    devices that share the cores and whose messages take no time.
+    Attributes:
+      processes: of the run.
+      devices: virtual ones of each process.
+      clients: all of which take part.
+      cores: that the run had.
+      seconds: of a round.
+    """
+
+    processes: int
+    devices: int
+    clients: int
+    cores: int
+    seconds: float
+
+    @property
+    def size(self) -> Size:
+        """The size of the run."""
+        return Size(self.processes * self.devices, self.clients, self.clients)
+
+
+def read(files: Sequence[str]) -> tuple[list[Measured], float, list[str]]:
+    """Measured rounds, bytes a second of loopback, and the flags of the runs.
 
     Args:
-      programs: that costs come from.
-      run_flags: of the training runs.
-      least: participants of a device in the smallest compiled program.
+      files: what `scaling.py --question=model` printed, and more of its questions.
     """
-    laws = programs.laws("cpu", "all", True, least)
-    plan = Plan(_ROUNDS, _REPEATS, tuple(run_flags))
-    print("| processes | virtual devices | clients | predicted s/round | s/round | error |")
-    print("|" + " ---: |" * 6, flush=True)
-    first = _measured(_FIRST, plan)
-    rate = laws.costs(_size(_FIRST)).flops / first
-    _row(_FIRST, None, first)
-    smallest = _measured(_SMALLEST, plan)
-    bandwidth = loopback_bandwidth(cores_each=1)
-    message = _message(laws, rate, bandwidth, smallest)
-    _row(_SMALLEST, None, smallest)
-    pairs = []
-    for case in _OTHERS:
-        shared = case.devices / len(case.cores) if case.devices > 1 else 1.0
-        hop = message if case.processes > 1 else 0.0
-        predicted = _predicted(laws, _cpu(rate / shared, bandwidth, hop), case)
-        measured = _measured(case, plan)
-        _row(case, predicted, measured)
-        pairs.append((predicted, measured))
-    facts = {"flops_a_second": rate, "loopback_bytes_a_second": bandwidth, "message": message}
-    print(f"\n{json.dumps(facts)}\n\nGreatest error: {largest_error(pairs):.0%}")
+    rows = [row for file in files for row in Path(file).read_text().splitlines()]
+    lines: list[dict[str, Any]] = [json.loads(row) for row in rows if row.startswith("{")]
+    runs = [line for line in lines if "median" in line and line["participants"] is None]
+    names = ("processes", "devices", "clients", "cores_used", "median")
+    measured = sorted({Measured(*(line[name] for name in names)) for line in runs})
+    loopback = next(line["loopback"]["bandwidth"] for line in lines if "loopback" in line)
+    return measured, loopback, runs[0]["flags"]
 
 
-def _size(case: Case) -> Size:
-    return Size(case.processes * case.devices, case.clients, case.clients)
+def check(laws: Laws, measured: Sequence[Measured], loopback: float) -> None:
+    """Prints predicted and measured seconds of a round, and the errors.
+
+    Two runs say what the model cannot know: the smallest of one process on one core, how many
+    FLOP/s of products a core does; the smallest of two processes, how long a step of a message
+    takes. All others are predicted. Devices share the speed of all cores; messages between virtual
+    devices of a process take no time.
+
+    Args:
+      laws: costs of rounds.
+      measured: rounds.
+      loopback: bytes a second between processes.
+    """
+    first = next(m for m in measured if (m.processes, m.devices, m.cores) == (1, 1, 1))
+    smallest = next(m for m in measured if m.processes == 2)
+    rate = laws.costs(first.size).flops / first.seconds
+    message = _message(laws, rate, loopback, smallest)
+    print("| processes | virtual devices | cores | clients | predicted s/round | s/round | error |")
+    print("|" + " ---: |" * 7)
+    pairs, lines = [], []
+    for run in measured:
+        predicted = _predicted(laws, _cpu(rate, loopback, message, run), run)
+        fitted = run in (first, smallest)
+        error = "fitted" if fitted else f"{predicted / run.seconds - 1:+.0%}"
+        cells = (*run[:2], run.cores, run.clients, f"{predicted:.4g}", f"{run.seconds:.4g}", error)
+        print(f"| {' | '.join(map(str, cells))} |")
+        lines.append({**run._asdict(), "predicted": predicted, "fitted": fitted})
+        pairs += [] if fitted else [(predicted, run.seconds)]
+    print(f"\nGreatest error: {largest_error(pairs):.0%}\n")
+    for line in (*lines, {"flops_a_second": rate, "message_seconds": message}):
+        print(json.dumps(line))
 
 
-def _measured(case: Case, plan: Plan) -> float:
-    return statistics.median(timed(case, plan)[0])
-
-
-def _cpu(rate: float, bandwidth: float, hop: float) -> Hardware:
-    """A core, or its share of one, as hardware whose products are all that takes time."""
-    link = Level(math.inf, 0, bandwidth, hop)
+def _cpu(rate: float, loopback: float, hop: float, run: Measured) -> Hardware:
+    """A device's part of the cores, as hardware whose products are all that takes time."""
+    of_core = run.cores / run.size.devices
+    link = Level(math.inf, 0, loopback, hop if run.processes > 1 else 0.0)
     inf = math.inf
-    return Hardware({"float32": rate}, inf, inf, inf, inf, 1, 0.0, (link,))
+    return Hardware({"float32": rate * of_core}, inf, inf, inf, inf, 1, 0.0, (link,))
 
 
-def _predicted(laws: Laws, hardware: Hardware, case: Case) -> float:
-    return predict(laws, hardware, _IDEAL, _size(case), row=0, dtype="float32").seconds
+def _predicted(laws: Laws, hardware: Hardware, run: Measured) -> float:
+    return predict(laws, hardware, _IDEAL, run.size, row=0, dtype="float32").seconds
 
 
-def _message(laws: Laws, rate: float, bandwidth: float, seconds: float) -> float:
-    """Seconds of a step of a message, with which the smallest run takes so long."""
+def _message(laws: Laws, rate: float, loopback: float, run: Measured) -> float:
+    """Seconds of a step of a message, with which a run takes as long as it did."""
     without, with_a_second = (
-        _predicted(laws, _cpu(rate, bandwidth, hop), _SMALLEST) for hop in (0.0, 1.0)
+        _predicted(laws, _cpu(rate, loopback, hop, run), run) for hop in (0.0, 1.0)
     )
-    return max(0.0, (seconds - without) / (with_a_second - without))
-
-
-def _row(case: Case, predicted: float | None, measured: float) -> None:
-    shown = "-" if predicted is None else f"{predicted:.4g}"
-    error = "fitted" if predicted is None else f"{predicted / measured - 1:+.0%}"
-    cells = (case.processes, case.devices, case.clients, shown, f"{measured:.4g}", error)
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    return max(0.0, (run.seconds - without) / (with_a_second - without))

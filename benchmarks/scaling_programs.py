@@ -27,7 +27,7 @@ from jfedsl.run.targets.devices import Target, target_of
 from jfedsl.run.targets.hlo import COLLECTIVES
 from jfedsl.run.targets.programs import compile_on
 
-_TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1"}
+_TPU = "v5e:2x2"
 _PLATFORMS = {"v5e": "tpu", "v5p": "tpu", "h100": "gpu", "cpu": "cpu"}
 
 
@@ -128,14 +128,18 @@ class Programs:
             values = np.array([costs.get(name, 0.0) for costs in measured])
             # All parts cost something or nothing; relative errors count.
             weights = 1 / np.maximum(values, 1.0)
-            coefficients[name] = nnls(parts * weights[:, None], values * weights)[0].tolist()
+            if name == "starts":  # kernels grow with no size; a few differ by what XLA fuses
+                coefficients[name] = [float(values.max()), *[0.0] * (parts.shape[1] - 1)]
+            else:
+                coefficients[name] = nnls(parts * weights[:, None], values * weights)[0].tolist()
             exact = checked.get(name, 0.0)
             predicted = float(np.array(last.parts()) @ coefficients[name])
             errors[name] = predicted / exact - 1 if exact else float(predicted > 1)
         return Laws(coefficients, errors, compiler_of(target))
 
     def _of(self, target: str, place: str, size: Size) -> dict[str, float]:
-        key = " ".join(map(str, (jax.__version__, target, place, *size, *self._flags)))
+        of = compiler_of(target)
+        key = " ".join(map(str, (jax.__version__, of, place, *size, *self._flags)))
         if key not in self._known:
             config = self.config(size, place)
             self._known[key] = _compiled(config, target)
@@ -179,9 +183,10 @@ def _sizes(least: int, take_part: bool) -> list[Size]:
 
 def compiler_of(target: str) -> str:
     """What compiles for a target here."""
-    if target in _TOPOLOGIES and has_libtpu():
-        return f"libtpu, {_TOPOLOGIES[target]}"
-    return f"XLA:CPU with the forms of a {_PLATFORMS[target]}"
+    platform = _PLATFORMS[target]
+    if platform == "tpu" and has_libtpu():
+        return f"libtpu for {_TPU}"
+    return f"XLA:CPU with the forms of a {platform}"
 
 
 def has_libtpu() -> bool:
@@ -191,10 +196,11 @@ def has_libtpu() -> bool:
 
 def _compiled(config: Config, name: str) -> dict[str, float]:
     """What the program of a round says, by name."""
-    if name in _TOPOLOGIES and has_libtpu():
-        target = target_of(_TOPOLOGIES[name])
+    platform = _PLATFORMS[name]
+    if platform == "tpu" and has_libtpu():
+        target = target_of(_TPU)
     else:
-        target = Target(name, _PLATFORMS[name], jax.devices(), 2**60)
+        target = Target(name, platform, jax.devices(), 2**60)
     if target.platform != "cpu" and config.client_chunk is None:
         config = dataclasses.replace(config, client_chunk=config.clients)
     (program,) = compile_on(config, target, ("round",))

@@ -154,4 +154,5 @@ def test_the_command_compiles_and_predicts(tmp_path: Path) -> None:
     gradient = 4 * (server + 128 + 10)
     assert eight["costs"]["collectives"]["all-reduce"][1] > 2 * gradient
     assert all(math.isfinite(line["seconds"]) and line["fits"] for line in lines)
+    assert eight["memory"] < one["memory"] / 4, "examples and clients are spread over devices"
     assert len(json.loads((tmp_path / "kept.json").read_text())) == 4

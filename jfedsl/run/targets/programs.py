@@ -169,10 +169,11 @@ class _Absent(NamedTuple):
 
     def _shapes(self, tree: Any) -> Any:
         """The tree with shapes on the target's devices in place of arrays."""
+        devices = self.everywhere.device_set
 
         def shape(x: Any) -> jax.ShapeDtypeStruct:
-            laid = isinstance(x, jax.ShapeDtypeStruct) and x.sharding is not None
-            sharding = x.sharding if laid else self.everywhere
+            laid = getattr(x, "sharding", None)
+            sharding = laid if laid and laid.device_set == devices else self.everywhere
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
         return jax.tree.map(shape, tree)
