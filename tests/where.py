@@ -186,6 +186,7 @@ ELSEWHERE = {
     "theory/trees": "theory/test_constants",
     "wireless/network": "wireless/test_radio",
     "wireless/without_waiting": "algorithms/test_clock",
+    "wireless/schedule": "algorithms/test_semi_async",
     "wireless/stages": "wireless/test_cost",
     "wireless/tail": "algorithms/test_clock",
     "wireless/cells": "algorithms/test_hierarchical",

@@ -29,7 +29,6 @@ from jfedsl.engine import arrivals, staleness
 from jfedsl.engine import round as engine_round
 from jfedsl.engine.algorithm import DEADLINE, OUTAGE, SPLIT, Algorithm, Option
 from jfedsl.engine.arrival_records import StepRecord, round_record
-from jfedsl.engine.arrivals import Taken
 from jfedsl.engine.clocks import side_by_side
 from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.exchange import Availability, Reported
@@ -42,6 +41,7 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.wireless.arrival_cost import cost_of_steps
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.radio import Conditions
+from jfedsl.wireless.schedule import Rules, Taken, spread
 
 MISSED, AGE = "missed_steps", "staleness"  # columns of metrics.csv
 
@@ -59,16 +59,16 @@ def server_step(
       state: before the step.
       number: of the step in its round.
     """
-    quorum = quorum_of(spec)
+    rules = _rules(spec)
     state, down = arrivals.send_models(spec, key, state)
-    state = arrivals.with_trips(spec, conditions, state)
-    taken, some = arrivals.take(spec, state, quorum, spec.options["max_staleness"])
-    of_step = arrivals.of_step(spec, quorum)
+    state = arrivals.with_trips(rules, conditions, state)
+    taken, some = arrivals.take(rules, state)
+    of_step = arrivals.of_step(spec, rules.quorum)
     some, losses, sent = _exchange(of_step, data, key, conditions, taken, number, some)
     some, up, age, overlap = _average(of_step, data, key, taken, state, some)
     after, clock = arrivals.put_back(spec, state, taken, some)
     rows = losses, sent, taken.exchanging, age, overlap, up
-    losses, sent, exchanged, age, overlap, up = arrivals.spread(taken, rows, spec.participants)
+    losses, sent, exchanged, age, overlap, up = spread(taken, rows, spec.participants)
     sent |= {MODEL_UP.column: up, MODEL_DOWN.column: down}
     return after, StepRecord(losses, sent, exchanged, age, overlap, clock)
 
@@ -76,6 +76,11 @@ def server_step(
 def quorum_of(spec: RunSpec) -> int:
     """How many messages a step of the server takes."""
     return int(spec.options["quorum"] or spec.participants)
+
+
+def _rules(spec: RunSpec) -> Rules:
+    most_missed = spec.options["max_staleness"]
+    return Rules(quorum_of(spec), most_missed, spec.local_steps, spec.aggregate_every)
 
 
 def _as_fedsl(spec: RunSpec) -> RunSpec:

@@ -4,29 +4,22 @@ Rows of the participants whose messages the server takes are taken out of the st
 put back. The run has one device.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array, lax
 
-from jfedsl.engine.message_sizes import MessageBits, message_bits
+from jfedsl.engine.message_sizes import message_bits
 from jfedsl.engine.period import deliver
 from jfedsl.engine.state import RunSpec, State, copies
 from jfedsl.errors import flag_error
 from jfedsl.sharding.slots import assign_slots, where_rows
-from jfedsl.wireless.arrivals import (
-    ServerStep,
-    Trip,
-    Underway,
-    after_step,
-    at_new_rates,
-    at_start,
-    next_taken,
-    set_out,
-)
+from jfedsl.wireless import schedule
+from jfedsl.wireless.arrivals import ServerStep
 from jfedsl.wireless.radio import Conditions
+from jfedsl.wireless.schedule import MessageBits, Rules, Schedule, Taken, first_schedule
 
 
 class Progress(struct.PyTreeNode):
@@ -34,41 +27,17 @@ class Progress(struct.PyTreeNode):
 
     Attributes:
       bits: expected sizes of its messages.
-      underway: the participants on the clock.
-      down_rate: float32 `[K]`, bit/s, at which it receives in this round.
-      up_rate: float32 `[K]`, bit/s, at which it sends.
-      answered: bool `[K]`, whether it sets out on a new trip.
-      exchanges: int32 `[K]`, since it received the model.
-      lacks_model: bool `[K]`, whether the model has yet to be sent to it.
-      received: the model that it received last, `[K, ...]`.
+      schedule: the participants on the clock.
+      received: the model that each one received last, `[K, ...]`.
       received_at: int32 `[K]`, averages of the run before that.
       averages: int32 scalar, of the run so far.
     """
 
     bits: MessageBits
-    underway: Underway
-    down_rate: Array
-    up_rate: Array
-    answered: Array
-    exchanges: Array
-    lacks_model: Array
+    schedule: Schedule
     received: Any
     received_at: Array
     averages: Array
-
-
-class Taken(NamedTuple):
-    """The messages that a step of the server takes.
-
-    Attributes:
-      positions: of the participants, ascending, int32 `[n]`.
-      exchanging: bool `[n]`, which messages are activations; the others are client parts.
-      waited: seconds until the last of them has arrived, scalar.
-    """
-
-    positions: Array
-    exchanging: Array
-    waited: Array
 
 
 def first_progress(spec: RunSpec, key: Array, image: tuple[int, ...], state: State) -> Progress:
@@ -85,17 +54,12 @@ def first_progress(spec: RunSpec, key: Array, image: tuple[int, ...], state: Sta
     """
     if spec.radio is None:
         raise flag_error("network", "none", "a network with a server that does not wait for all")
-    count, zero = spec.participants, jnp.zeros(spec.participants, jnp.int32)
+    count = spec.participants
     return Progress(
         bits=message_bits(spec, key, image, state),
-        underway=at_start(count),
-        down_rate=jnp.ones(count),
-        up_rate=jnp.ones(count),
-        answered=jnp.ones(count, bool),
-        exchanges=zero,
-        lacks_model=jnp.ones(count, bool),
+        schedule=first_schedule(count),
         received=copies(state.aggregator.params, count),
-        received_at=zero,
+        received_at=jnp.zeros(count, jnp.int32),
         averages=jnp.int32(0),
     )
 
@@ -109,7 +73,7 @@ def send_models(spec: RunSpec, key: Array, state: State) -> tuple[State, Array]:
 
     def send(state: State) -> tuple[State, Array]:
         progress: Progress = state.algorithm_state
-        lack = progress.lacks_model
+        lack = progress.schedule.lacks_model
         state, down = deliver(spec, key, state.replace(has_current_model=~lack), lack)
         progress = progress.replace(
             received=where_rows(lack, state.clients.params, progress.received),
@@ -120,48 +84,28 @@ def send_models(spec: RunSpec, key: Array, state: State) -> tuple[State, Array]:
         return state.replace(algorithm_state=progress, aggregator=aggregator), down
 
     nothing = jnp.zeros(spec.participants, jnp.int32)
-    lacking = jnp.any(state.algorithm_state.lacks_model)
+    lacking = jnp.any(state.algorithm_state.schedule.lacks_model)
     return lax.cond(lacking, send, lambda state: (state, nothing), state)
 
 
 def with_rates(conditions: Conditions, state: State) -> State:
     """The participants at the start of a round, when rates change for whoever is on its way."""
     progress: Progress = state.algorithm_state
-    down, up = conditions.down_rate, conditions.up_rate
-    underway = at_new_rates(progress.underway, progress.down_rate / down, progress.up_rate / up)
-    progress = progress.replace(underway=underway, down_rate=down, up_rate=up)
+    progress = progress.replace(schedule=schedule.with_rates(conditions, progress.schedule))
     return state.replace(algorithm_state=progress)
 
 
-def with_trips(spec: RunSpec, conditions: Conditions, state: State) -> State:
+def with_trips(rules: Rules, conditions: Conditions, state: State) -> State:
     """The participants that the last step answered, on new trips.
 
-    Who has the model anew computes and sends an activation. Who has a gradient steps, and goes on
-    with the next activation, or sends its part at the end of its period.
-
     Args:
-      spec: functions and static numbers of the run.
+      rules: of the server.
       conditions: of the round in which they set out.
       state: before a step of the server, models sent.
     """
     progress: Progress = state.algorithm_state
-    anew, bits = progress.lacks_model, progress.bits
-    returns = progress.exchanges == exchanges_of_period(spec)
-    trip = Trip(
-        receiving=jnp.where(anew, bits.model_down, bits.down) / conditions.down_rate,
-        computing=jnp.where(anew, 0.0, conditions.backward)
-        + jnp.where(returns, 0.0, conditions.forward),
-        sending=jnp.where(returns, bits.model_up, bits.up) / conditions.up_rate,
-    )
-    underway = set_out(progress.underway, progress.answered, trip)
-    nobody = jnp.zeros_like(anew)
-    progress = progress.replace(underway=underway, answered=nobody, lacks_model=nobody)
-    return state.replace(algorithm_state=progress)
-
-
-def exchanges_of_period(spec: RunSpec) -> int:
-    """Exchanges of a participant from one model to the next."""
-    return spec.local_steps * spec.aggregate_every
+    under_way = schedule.with_trips(rules, progress.bits, conditions, progress.schedule)
+    return state.replace(algorithm_state=progress.replace(schedule=under_way))
 
 
 def of_step(spec: RunSpec, count: int) -> RunSpec:
@@ -169,39 +113,26 @@ def of_step(spec: RunSpec, count: int) -> RunSpec:
     return spec._replace(participants=count, group_sizes=(count,), slots=assign_slots((count,)))
 
 
-def take(spec: RunSpec, state: State, count: int, most_missed: int) -> tuple[Taken, State]:
+def take(rules: Rules, state: State) -> tuple[Taken, State]:
     """The next messages for the server, and the state of their participants alone.
 
     Args:
-      spec: functions and static numbers of the run.
+      rules: of the server.
       state: with all participants under way.
-      count: messages of a step.
-      most_missed: steps that a participant may miss in a row; 0 for any number.
     """
-    progress: Progress = state.algorithm_state
-    positions, waited = next_taken(progress.underway, count, most_missed)
-    exchanging = progress.exchanges[positions] < exchanges_of_period(spec)
+    taken = schedule.take(rules, state.algorithm_state.schedule)
     some = state.replace(
-        clients=rows_at(positions, state.clients),
-        participants=state.participants[positions],
-        has_current_model=state.has_current_model[positions],
+        clients=rows_at(taken.positions, state.clients),
+        participants=state.participants[taken.positions],
+        has_current_model=state.has_current_model[taken.positions],
         algorithm_state=None,
     )
-    return Taken(positions, exchanging, waited), some
+    return taken, some
 
 
 def rows_at(positions: Array, rows: Any) -> Any:
     """The rows `[n, ...]` at positions of arrays `[K, ...]`."""
     return jax.tree.map(lambda x: x[positions], rows)
-
-
-def spread(taken: Taken, rows: Any, count: int) -> Any:
-    """Arrays `[n, ...]` of the participants of a step as `[K, ...]` of all, 0 of the others."""
-
-    def one(x: Array) -> Array:
-        return jnp.zeros((count, *x.shape[1:]), x.dtype).at[taken.positions].set(x)
-
-    return jax.tree.map(one, rows)
 
 
 def put_back(spec: RunSpec, state: State, taken: Taken, some: State) -> tuple[State, ServerStep]:
@@ -215,26 +146,13 @@ def put_back(spec: RunSpec, state: State, taken: Taken, some: State) -> tuple[St
     """
     assert spec.radio is not None
     progress: Progress = state.algorithm_state
-    at, exchanging, count = taken.positions, taken.exchanging, spec.participants
-    served = jnp.sum(jnp.where(exchanging, spec.radio.flop_counts.server, 0.0))
-    chosen, averaged = spread(taken, (jnp.ones_like(exchanging), ~exchanging), count)
-    step = ServerStep(
-        waited=taken.waited,
-        serving=served / spec.radio.network.server_flops,
-        taken=chosen,
-        underway=progress.underway,
-        averaged=averaged,
+    after, step = schedule.after_taking(spec.radio, taken, progress.schedule)
+    averages = progress.averages + jnp.any(step.averaged).astype(jnp.int32)
+    clients = jax.tree.map(
+        lambda x, row: x.at[taken.positions].set(row), state.clients, some.clients
     )
-    done = jnp.where(exchanging, progress.exchanges[at] + 1, 0)
-    progress = progress.replace(
-        underway=after_step(step),
-        answered=chosen,
-        exchanges=progress.exchanges.at[at].set(done),
-        lacks_model=averaged,
-        averages=progress.averages + jnp.any(averaged).astype(jnp.int32),
-    )
-    clients = jax.tree.map(lambda x, row: x.at[at].set(row), state.clients, some.clients)
-    after = state.replace(
-        server=some.server, aggregator=some.aggregator, clients=clients, algorithm_state=progress
-    )
-    return after, step
+    state = state.replace(
+        server=some.server, aggregator=some.aggregator, clients=clients,
+        algorithm_state=progress.replace(schedule=after, averages=averages),
+    )  # fmt: skip
+    return state, step

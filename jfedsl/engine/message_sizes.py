@@ -1,7 +1,7 @@
 """What messages are expected to take, before any is sent: counted on messages of noise."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jfedsl.engine.streams import CUT_GRADIENT, DOWN, SMASHED, UP
 from jfedsl.engine.traffic import bits_beside, is_sent, smashed_shape, tail_input_shape
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
+from jfedsl.wireless.schedule import MessageBits
 
 AFTER_RAMPS = 2**20  # the number of a round in which the pruning rate has long been reached
 
@@ -73,22 +74,6 @@ def noise_exchange(
         return up, gradient, None
     draw_key = fold(key, Purpose.HARDWARE, 4, number)
     return up, gradient, send_activation_gradient(spec, client, gradient, up.kept, draw_key)[1]
-
-
-class MessageBits(NamedTuple):
-    """Expected sizes of the messages of each participant, bits, float32 `[K]`.
-
-    Attributes:
-      up: activation and labels of an exchange.
-      down: gradient at the cut of an exchange.
-      model_up: client part at the end of a period.
-      model_down: client part and masks at its start.
-    """
-
-    up: Array
-    down: Array
-    model_up: Array
-    model_down: Array
 
 
 def message_bits(spec: RunSpec, key: Array, image: tuple[int, ...], state: State) -> MessageBits:

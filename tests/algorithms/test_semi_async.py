@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close, assert_equal, plain, setup, slow
+from jax import lax
 
 from jfedsl.algorithms import semi_async
 from jfedsl.config.canonical import refuse_idle
@@ -17,6 +18,7 @@ from jfedsl.engine.partial_average import Returned, average_returned
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 from jfedsl.wireless.arrival_cost import cost_of_steps
+from jfedsl.wireless.schedule import Rules, first_schedule, steps_of_round
 
 ROUNDS = 4
 
@@ -144,6 +146,15 @@ def test_events_come_in_the_order_of_a_simulation_and_count_as_they_should() -> 
         seconds = (made.waited[round_] + made.serving[round_]).sum()
         np.testing.assert_allclose(seconds, now - start, rtol=1e-5)
     assert version == int(state.algorithm_state.averages) > 2
+    # The planner's schedule, without training, is that of the run.
+    rules = Rules(quorum, 0, steps, 2)
+
+    def alone(schedule: Any, at: Any) -> Any:
+        return steps_of_round(rules, radio, bits, *at, schedule)
+
+    each = record.conditions, jnp.arange(rounds)
+    replayed = jax.jit(lambda: lax.scan(alone, first_schedule(clients), each)[1])()
+    assert_close(replayed, made, rtol=1e-5)
     # Every trip counts once: in the rounds that it reaches into, or after the last one.
     cost = jax.vmap(lambda r: cost_of_steps(radio, r.participants, r.server_steps))(record)
     cost = jax.tree.map(np.asarray, cost)
