@@ -35,10 +35,10 @@ def measure(clients: int) -> tuple[float, list[float]]:
     def rows(low: float, high: float) -> Array:
         return jnp.asarray(10 ** random.uniform(low, high, shape), jnp.float32)
 
-    rates, every = [rows(5, 8), rows(5, 8)], jnp.ones(shape, bool)
-    conditions = Conditions(*rates, rows(-3, 0), rows(-3, 0), every, *rates)
+    up, down, every = rows(5, 8), rows(5, 8), jnp.ones(shape, bool)
+    conditions = Conditions(up, down, rows(-3, 0), rows(-3, 0), every, up, down)
     hardware = RadioHardware(*jnp.full((3, clients), 1e9))
-    counts, deployment = FlopCounts(rates[0], rates[0], 1e8), Deployment(hardware, rates[0])
+    counts, deployment = FlopCounts(up, up, 1e8), Deployment(hardware, up)
     radio = Radio(MACRO_CELL, deployment, counts, "equal", False, None, None, None)
     message, model = jnp.full(clients, 1e6), jnp.full(clients, 1e7)
     bits = MessageBits(message, message, model, model)
