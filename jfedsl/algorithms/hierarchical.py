@@ -17,6 +17,8 @@ HierFAVG and of hierarchical split federated learning (arXiv 2412.07197).
 from functools import partial
 from typing import Any
 
+import jax
+import numpy as np
 from jax import Array
 
 from jfedsl.algorithms import fedsl
@@ -35,11 +37,13 @@ from jfedsl.algorithms.edge_network import (
 )
 from jfedsl.data.partition import Partition
 from jfedsl.engine import round as engine_round
-from jfedsl.engine.algorithm import DEADLINE, OUTAGE, SPLIT, Algorithm, Option
+from jfedsl.engine.algorithm import BOUND, DEADLINE, OUTAGE, SPLIT, Algorithm, Option
+from jfedsl.engine.drift import Drift
 from jfedsl.engine.edges import (
     EdgeModels,
     at_each_edge,
     by_edge,
+    cloud_period,
     edge_weights,
     edges_of,
     end_period,
@@ -138,6 +142,28 @@ def _init_state(spec: RunSpec, key: Array, image: tuple[int, ...], state: State)
     return init_edges(spec, state)
 
 
+def _server_of_client(spec: RunSpec, state: State, client: Array) -> Server:
+    edge = client * edges_of(spec) // spec.clients
+    server: Server = state.server
+    return jax.tree.map(lambda x: x[edge], server) if at_edges(spec) else server
+
+
+def _drift(spec: RunSpec, sizes: np.ndarray) -> Drift:
+    """Within an edge over its period, between edges over that of the cloud."""
+    edges, rounds = edges_of(spec), cloud_period(spec)
+    if edges == 1:
+        return Drift(spec.aggregate_every, spec.aggregate_every)
+    share = sizes if spec.aggregation == "examples" else np.ones(spec.clients)
+    of_edge = share.reshape(edges, -1)
+    largest = float((of_edge / of_edge.sum(axis=1, keepdims=True)).max())
+    alike = spec.pruner.mask_group
+    beyond = f"edges={edges} (the cloud weighs an edge whatever masks its clients have)"
+    differs = alike is None or len(set(alike.tolist())) > 1
+    return Drift(
+        rounds, spec.aggregate_every, largest, at_edges(spec), (beyond,) if differs else ()
+    )
+
+
 def _check(spec: RunSpec) -> None:
     edges = edges_of(spec)
     if spec.clients % edges:
@@ -167,7 +193,7 @@ CLOUD_EVERY = Option(
 ALGORITHM = Algorithm(
     exchange,
     # All clients of an edge are in its averages: none can be left out.
-    uses=SPLIT - OUTAGE - DEADLINE,
+    uses=(SPLIT | BOUND) - OUTAGE - DEADLINE,
     options=(EDGES, CLOUD_EVERY, SERVER_AT, EDGE_RADIUS_M, BACKHAUL_BPS, BACKHAUL_JOULES_PER_BIT),
     columns=columns,
     row=row,
@@ -179,5 +205,7 @@ ALGORITHM = Algorithm(
     init_server=_init_server,
     init_state=_init_state,
     server_of=server_of,
+    server_of_client=_server_of_client,
+    drift=_drift,
     check=_check,
 )

@@ -59,7 +59,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("bandwidth by `minmax`", {"allocation": "minmax"}),
     Feature("outage", {"outage_snr_db": 5.0}),
     Feature("deadline", {"deadline_s": 1.0}),
-    Feature("convergence bound and planner", {"measure_constants_every": 2}),
+    Feature("convergence bound", {"measure_constants_every": 2}),
 )
 
 

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax import Array
 
 from jfedsl.data.partition import Partition, Shares
 from jfedsl.engine.clocks import side_by_side
+from jfedsl.engine.drift import Drift, of_periods
 from jfedsl.engine.exchange import Exchange, Outcome
 from jfedsl.engine.round import run_round
 from jfedsl.engine.rounds import RoundRecord
-from jfedsl.engine.state import Client, Data, RunSpec, Server, State
+from jfedsl.engine.state import Client, RunSpec, Server, State
 from jfedsl.engine.streams import SPLIT_STREAMS, Stream
 from jfedsl.models.layers import Model
 from jfedsl.wireless.cells import Cells
@@ -95,8 +97,9 @@ class Population(NamedTuple):
     local_steps: int
 
 
-# One round: `(spec, data, run key, state) -> (state after the round, record)`.
-RunRound = Callable[[RunSpec, Data, Array, State], tuple[State, RoundRecord]]
+# One round: `(spec, data, run key, state) -> (state after the round, record)`. Of an algorithm that
+# uses `BOUND` it takes the round's exchanges as `exchange_all` too.
+RunRound = Callable[..., tuple[State, RoundRecord]]
 
 
 def _as_given(shares: Shares, population: Population) -> tuple[Shares, Population]:
@@ -111,6 +114,12 @@ def _state_server(spec: RunSpec, partition: Partition, state: State) -> Server:
 
 def _no_state(spec: RunSpec, key: Array, image: tuple[int, ...], state: State) -> None:
     del spec, key, image, state
+
+
+def _state_server_of_client(spec: RunSpec, state: State, client: Array) -> Server:
+    del spec, client
+    server: Server = state.server
+    return server
 
 
 def _same_state(spec: RunSpec, partition: Partition, state: State) -> State:
@@ -164,6 +173,8 @@ class Algorithm(NamedTuple):
       end_period: called after clients have been averaged. To see the state before, write a
         `run_round`.
       server_of: the one server part to test and export, such as the mean of copies.
+      server_of_client: `(spec, state, number) ->` the server part that a client trains with.
+      drift: from a run and its clients' numbers of examples, how long their parts drift apart.
       per_slot: the parts of `State` that have a row for each slot.
       check: raises a `UserError` for a run that it cannot train.
     """
@@ -194,5 +205,7 @@ class Algorithm(NamedTuple):
     init_state: Callable[[RunSpec, Array, tuple[int, ...], State], Any] = _no_state
     end_period: Callable[[RunSpec, Partition, State], State] = _same_state
     server_of: Callable[[RunSpec, Partition, State], Server] = _state_server
+    server_of_client: Callable[[RunSpec, State, Array], Server] = _state_server_of_client
+    drift: Callable[[RunSpec, np.ndarray], Drift] = of_periods
     per_slot: tuple[str, ...] = ("clients",)
     check: Callable[[RunSpec], None] = lambda spec: None

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from jfedsl import per_client
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import cut_name, idle, refuse_idle
 from jfedsl.config.cuts import parse
 from jfedsl.config.personal_fields import NONE
+from jfedsl.engine.clocks import side_by_side
 from jfedsl.errors import UserError, flag_error, no_effect
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
@@ -90,6 +92,8 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
       UserError: an impossible setting, an unknown cut, a base without a network, or an algorithm
         that the bound does not cover.
     """
+    if ALGORITHMS[base.algorithm].clock is not side_by_side:
+        raise flag_error("algorithm", base.algorithm, "one that the planner has a clock for")
     if "measure_constants_every" in idle(base):
         raise flag_error("algorithm", base.algorithm, "one that the convergence bound covers")
     if base.personal != NONE or base.proximal:

@@ -9,7 +9,8 @@ import numpy as np
 from jfedsl.compression.properties import has_memory, is_unbiased
 from jfedsl.config import Config
 from jfedsl.run.assemble import Experiment
-from jfedsl.theory.bound import Constants, Effects, Setting, bound, verdict
+from jfedsl.theory.bound import Constants, Effects, Setting, bound
+from jfedsl.theory.verdict import verdict
 
 _BETA_ALONG_STEPS = ("beta_step", "beta_taken", "beta_rise")  # smoothness along training steps
 Row = dict[str, Any]  # a measurement: its round, and [value, standard error] by name
@@ -116,17 +117,20 @@ def setting_of(config: Config, experiment: Experiment, rounds: int) -> Setting:
     """
     spec = experiment.spec
     sizes = np.asarray(experiment.data.partition.sizes)
-    largest = 1.0 / spec.participants
+    largest, drift = 1.0 / spec.participants, spec.algorithm.drift(spec, sizes)
     if spec.aggregation == "examples":
         largest *= float(sizes.max() / sizes.mean())
     return Setting(
         cut=spec.cut,
         step_size=step_size(config),
         steps=rounds * spec.local_steps,
-        period=spec.local_steps * spec.aggregate_every,
+        period=spec.local_steps * drift.rounds,
         clients=spec.clients,
         participants=spec.participants,
         largest_weight=largest,
+        edge_period=spec.local_steps * drift.edge_rounds,
+        edge_weight=drift.edge_weight,
+        server_drifts=float(drift.server_drifts),
     )
 
 
@@ -150,7 +154,7 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
 
     Returns:
       Plain values; a number that is not finite is None.
-        verdict: whether the bound holds, see `jfedsl.theory.bound.verdict`.
+        verdict: whether the bound holds, see `jfedsl.theory.verdict.verdict`.
         beyond_the_theorem: settings that make the bound a heuristic, as text.
         average, largest: of the measured squared gradient norm; the average by the trapezoidal
           rule.
@@ -161,7 +165,9 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
         steepness: gamma times beta.
         measurements: how many there are.
     """
-    rows, amiss = _from_a_start(config, rows)
+    spec, sizes = experiment.spec, np.asarray(experiment.data.partition.sizes)
+    drift = spec.algorithm.drift(spec, sizes)
+    rows, amiss = _from_a_start(drift.rounds, rows)
     squares = np.array([row["squared_gradient"][0] for row in rows], np.float64)
     times = [row["round"] for row in rows]
     average = float(np.trapezoid(squares, times) / (times[-1] - times[0]))
@@ -176,7 +182,7 @@ def report(config: Config, experiment: Experiment, rows: Sequence[Row]) -> dict[
     steepness = float(jnp.asarray(constants.beta) * setting.step_size)
     return {
         "verdict": str(verdict(total, average, largest, steepness)),
-        "beyond_the_theorem": [*scope(config), *unseen(rows, setting), *amiss],
+        "beyond_the_theorem": [*scope(config), *drift.beyond, *unseen(rows, setting), *amiss],
         "average": _finite(average),
         "largest": _finite(largest),
         "bound": _finite(total),
@@ -193,12 +199,12 @@ def over_measured(bound: float | None, average: float | None) -> float | None:
     return _finite(bound / average) if bound is not None and average else None
 
 
-def _from_a_start(config: Config, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
-    """Measurements from the first one at a period's start on.
+def _from_a_start(period: int, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
+    """Measurements from the first one at the start of a period of so many rounds on.
 
     Without such a measurement, all of them, and a text that says so.
     """
-    starts = [i for i, row in enumerate(rows) if row["round"] % config.aggregate_every == 0]
+    starts = [i for i, row in enumerate(rows) if row["round"] % period == 0]
     for start in starts:
         if len(rows) - start > 1 and any("beta" in row for row in rows[start:]):
             return rows[start:], []

@@ -20,7 +20,8 @@ from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.study import Changes, run_configs
-from jfedsl.theory.bound import Terms, Verdict
+from jfedsl.theory.bound import Terms
+from jfedsl.theory.verdict import Verdict
 
 # By the name of what is varied: by its values, the fields of the base that they change.
 Sweeps = Mapping[str, Mapping[str, Changes]]

@@ -4,7 +4,6 @@ Everything broadcasts: a field of a `Setting` or of `Effects` may be a number or
 terms have the shape that all of them broadcast to.
 """
 
-import enum
 from typing import Any, NamedTuple
 
 import jax
@@ -72,11 +71,16 @@ class Setting(NamedTuple):
       cut: L_c, number of client-side layers.
       step_size: gamma, of both halves.
       steps: T, exchanges.
-      period: I, exchanges between aggregations: local_steps * aggregate_every.
+      period: I, exchanges between averages of all clients: local_steps * aggregate_every, or with
+        edge servers those between averages of the cloud.
       clients: N.
       participants: number of clients in a period, at least 1.
       largest_weight: the largest aggregation weight of a participant; 1 / participants where all
         are equal.
+      edge_period: J, exchanges between averages of an edge's clients.
+      edge_weight: omega, the largest weight of a client in the average of its edge; 1 without edge
+        servers, and J is then not read.
+      server_drifts: 1 where each edge has a copy of the server's part, else 0.
     """
 
     cut: ArrayLike
@@ -86,6 +90,9 @@ class Setting(NamedTuple):
     clients: ArrayLike
     participants: ArrayLike
     largest_weight: ArrayLike
+    edge_period: ArrayLike = 1.0
+    edge_weight: ArrayLike = 1.0
+    server_drifts: ArrayLike = 0.0
 
 
 class Terms(NamedTuple):
@@ -207,36 +214,6 @@ def best_step_size(constants: Constants, effects: Effects, setting: Setting) -> 
     return lax.fori_loop(0, _BISECTIONS, halve, (jnp.zeros_like(most), most))[1]
 
 
-class Verdict(enum.StrEnum):
-    """How the bound compares with a run."""
-
-    HOLDS = "holds"
-    VACUOUS = "vacuous"
-    BROKEN = "assumption broken"
-    DIVERGED = "diverged"
-
-
-def verdict(total: float, average: float, largest: float, steepness: float) -> Verdict:
-    """Compares the bound with a run.
-
-    Args:
-      total: the bound.
-      average: measured mean of the squared gradient norm; not finite if the run diverged.
-      largest: largest measured squared gradient norm.
-      steepness: largest measured gamma * beta.
-
-    Returns:
-      DIVERGED; or BROKEN if gamma * beta exceeds 1 or the average exceeds the bound, which means
-      that a constant was larger than measured; or VACUOUS if the bound exceeds the largest squared
-      norm; or HOLDS.
-    """
-    if not jnp.isfinite(average) or not jnp.isfinite(largest):
-        return Verdict.DIVERGED
-    if not (steepness <= 1 and average <= total):  # also where one of them is NaN
-        return Verdict.BROKEN
-    return Verdict.VACUOUS if total > largest else Verdict.HOLDS
-
-
 def _floats(fields: Any) -> Any:
     """Numbers and arrays of any type as float32."""
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), fields)
@@ -271,16 +248,23 @@ def _roots(constants: Constants, effects: Effects, setting: Setting) -> _Roots:
     moment = _client_sum(constants.moment, setting)
     variance = _client_sum(constants.variance, setting)
     expected = _client_sum(constants.expected, setting)
-    direct = jnp.sqrt(squares * (1 + q) * moment)
-    # Noise adds up as a random walk; the expected gradient adds up in one direction.
-    walk = jnp.sqrt(ages * (variance + q * moment)) + jnp.sqrt(squares * expected)
-    absent = 1 - jnp.asarray(setting.participants) / setting.clients
     server_side = jnp.sum(constants.moment) - moment
+    # Copies of the server's part drift too; their noise is a mean over the clients of an edge.
+    copies, weight = jnp.asarray(setting.server_drifts), jnp.asarray(setting.edge_weight)
+    direct = jnp.sqrt(squares * ((1 + q) * moment + copies * server_side))
+    # Noise adds up as a random walk; the expected gradient adds up in one direction. What a client
+    # has walked before its edge's last average has been averaged over the edge.
+    own = (jnp.minimum(jnp.asarray(setting.edge_period), period) - 1) / 2
+    noise = (ages - (1 - weight) * (ages - own)) * (variance + q * moment)
+    noise += weight * ages * copies * (jnp.sum(constants.variance) - variance)
+    pull = expected + copies * (jnp.sum(constants.expected) - expected)
+    walk = jnp.sqrt(noise) + jnp.sqrt(squares * pull)
+    absent = 1 - jnp.asarray(setting.participants) / setting.clients
     path = jnp.sqrt(squares * ((1 + q) * moment / effects.coverage + server_side))
-    weight = _client_sum(constants.weight, setting)
+    pruned = effects.rho * _client_sum(constants.weight, setting)
     return _Roots(
         drift=jnp.asarray(constants.beta_drift) * jnp.minimum(direct, walk),
-        pruning=jnp.asarray(constants.beta_pruning) * jnp.sqrt(effects.rho * weight),
+        pruning=jnp.asarray(constants.beta_pruning) * jnp.sqrt(pruned),
         disparity=jnp.sqrt(effects.chi * moment),
         dropout=jnp.sqrt(effects.eps_d),
         sampling=jnp.sqrt(absent / setting.participants * constants.dissimilarity),

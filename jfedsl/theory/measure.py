@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jfedsl.data import batches
@@ -19,7 +20,6 @@ from jfedsl.engine.exchanges import exchanges
 from jfedsl.engine.masks import masks_of
 from jfedsl.engine.messages import send_activation, send_activation_gradient
 from jfedsl.engine.participants import period_start, with_width_config
-from jfedsl.engine.round import run_round
 from jfedsl.engine.state import Client, Data, RunSpec, State, weights, with_data
 from jfedsl.keys import Purpose, fold
 from jfedsl.models import layers
@@ -117,13 +117,14 @@ def measure(
     ids = state.participants
     share = weights(spec, data.partition, ids)
     clients = spec.slots.to_participants(state.clients)
-    # Between two periods all clients hold v, up to rounding, which is no drift; the next step has
-    # the masks of the next period.
-    is_start = state.round % spec.aggregate_every == 0
+    # After an average over all clients they hold v, up to rounding, which is no drift; after any,
+    # the next step has the masks of the next period.
+    drift = spec.algorithm.drift(spec, np.ones(spec.clients))
+    holds_v, is_start = (state.round % r == 0 for r in (drift.rounds, spec.aggregate_every))
     masks = jax.vmap(partial(masks_of, spec, run_key, state))(clients.number)
-    at_start = (mean.params[: spec.cut], masks)
-    current = (clients.params, clients.masks)
-    params, masks = jax.tree.map(partial(jnp.where, is_start), at_start, current)
+    masks = jax.tree.map(partial(jnp.where, is_start), masks, clients.masks)
+    params = mean.params[: spec.cut]
+    params = jax.tree.map(partial(jnp.where, holds_v), params, clients.params)
     clients = clients.replace(params=params, masks=masks)
 
     def draws(forwards: Sequence[ClientForward]) -> Estimates:
@@ -144,7 +145,8 @@ def after_exchange(spec: RunSpec, data: Data, key: Array, state: State) -> Any:
     See `measure` for the arguments.
     """
     once = partial(exchanges, count=1)
-    after, _ = run_round(with_data(spec, data), data, key, state, exchange_all=once)
+    bound_to = with_data(spec, data)
+    after, _ = spec.algorithm.run_round(bound_to, data, key, state, exchange_all=once)
     return joined(spec, data.partition, after).params
 
 
@@ -197,7 +199,7 @@ def _group(
     share: Array,
 ) -> Group:
     """The participants of one width, `clients[k, ...]` with aggregation weights `share[k]`."""
-    server = state.server.params
+    served = partial(spec.algorithm.server_of_client, spec, state)
     all_kept = jax.tree.map(lambda w: jnp.ones(w.shape, bool), mean.params)
 
     def kept(client: Client) -> Tree:
@@ -205,7 +207,7 @@ def _group(
         return all_kept if client_side is None else tuple(client_side) + all_kept[spec.cut :]
 
     def weight(client: Client) -> Tree:
-        return tuple(client.params) + tuple(server)
+        return tuple(client.params) + tuple(served(client.number).params)
 
     def draw(client: Client, key: Array) -> Draw:
         images, labels = _batch(spec, data, client.number, fold(key, Purpose.BATCHES))
@@ -244,7 +246,7 @@ def _loss(
     images: Array, labels: Array,
 ) -> Array:  # fmt: skip
     """One client's mean loss: by its forward with its masks, or by the dense layers if None."""
-    cut, stats = spec.cut, state.server.stats
+    cut, stats = spec.cut, spec.algorithm.server_of_client(spec, state, client.number).stats
     if forward is None:
         whole = tuple(client.stats) + tuple(stats)
         logits, _ = layers.apply(spec.model, params, whole, images, True, spec.dtype)
@@ -271,15 +273,15 @@ def _compressed(
     key = fold(key, Purpose.EXCHANGE)
     activation, client_vjp, _ = forward_one(spec, forward, client, images, key)
     key = fold(key, client.number)
-    rest, stats = spec.model[spec.cut :], state.server.stats
+    rest, held = spec.model[spec.cut :], spec.algorithm.server_of_client(spec, state, client.number)
     lengths = layers.lengths_of(spec.model, images)
     _, message, uplink_vjp = send_activation(spec, client, activation, key, lengths)
 
     def loss(params: Any, arrived: Array) -> Array:
-        logits, _ = layers.apply(rest, params, stats, arrived, True, spec.dtype, lengths)
+        logits, _ = layers.apply(rest, params, held.stats, arrived, True, spec.dtype, lengths)
         return spec.task.mean_loss(logits, labels)
 
-    server, at_cut = jax.grad(loss, argnums=(0, 1))(state.server.params, message.values)
+    server, at_cut = jax.grad(loss, argnums=(0, 1))(held.params, message.values)
     _, returned = send_activation_gradient(spec, client, at_cut, message.kept, key)
     cut_gradients = _pair(at_cut, returned.values)
     pair = lax.map(lambda g: client_vjp(uplink_vjp(g)[0])[0], cut_gradients)

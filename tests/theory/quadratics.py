@@ -62,13 +62,16 @@ class Process(NamedTuple):
 
     Attributes:
       cut: number of client-side layers.
-      period: exchanges between aggregations.
+      period: exchanges between aggregations; with edges between those of an edge.
       steps: number of exchanges.
       fraction: gamma * beta.
       participants: clients drawn for a period; 0: all.
       rates: pruned fraction of the clients' weights; one for all, or one for each client.
       random: whether each client prunes random weights; else the least weights of v.
       levels: of QSGD; infinite is no quantization.
+      edges: servers that average their own clients; masks are then alike, and all take part.
+      cloud_every: periods between averages over all edges.
+      server_at_edges: whether each edge has a copy of the server's layers.
     """
 
     cut: int = 2
@@ -79,6 +82,9 @@ class Process(NamedTuple):
     rates: tuple[float, ...] = (0.0,)
     random: bool = False
     levels: float = math.inf
+    edges: int = 1
+    cloud_every: int = 1
+    server_at_edges: bool = False
 
 
 class Given(NamedTuple):
@@ -170,15 +176,25 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
     noise, bias = problems.noise[:, :, None], problems.bias[:, :, None]
     weights = problems.weights[:, :, None, None]
 
+    edge = np.arange(clients) * process.edges // clients
+    in_edge = np.where(edge[:, None] == edge, problems.weights[:, None], 0.0)
+    in_edge /= in_edge.sum(axis=-1, keepdims=True)  # of each client in its edge's mean
+    cloud = process.period * process.cloud_every
+
+    def at_edges(w: ndarray) -> ndarray:
+        return np.einsum("pnm,pmrs->pnrs", in_edge, w)
+
     def gradients(w: ndarray) -> ndarray:
         return (w - problems.centers[:, :, None]) @ problems.hessians
 
     path: dict[str, list[ndarray]] = defaultdict(list)  # each [problems] or [problems, LAYERS]
     v = np.repeat(problems.start[:, None], runs, axis=1)
-    first = problems.loss(problems.start)
+    w, first = np.repeat(v[:, None], clients, axis=1), problems.loss(problems.start)
     coverage = np.ones(count)
     for t in range(process.steps):
-        if t % process.period == 0:
+        if t % process.period == 0 and t % cloud:
+            w = at_edges(w)
+        if t % cloud == 0:
             last, w = v, np.repeat(v[:, None], clients, axis=1)
             p = _drawn(rng, count, clients, runs, participants) if partial else weights
             masks = _masks(rng, process, v, clients)
@@ -204,7 +220,7 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
             "variance": _layers(_mean(p, masks * noise**2)),
             "weight": _layers(v**2),
         }
-        if t % process.period == 0:
+        if t % cloud == 0:
             now["unlike"] = np.sum((at_v - gradient[:, None]) ** 2, axis=(1, 3))
         for name, x in now.items():
             path[name].append(np.mean(x, axis=1))
@@ -213,7 +229,8 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
         sent, errors = _quantized(rng, g * local, process.levels)
         path["errors"].append(np.mean(_mean(p, errors).sum(axis=-1), axis=1))
         path["sent"].append(np.mean(_mean(p, (g * local) ** 2).sum(axis=-1), axis=1))
-        step = np.where(local, sent, _mean(shares, g)[:, None])
+        of_server = at_edges(g) if process.server_at_edges else _mean(shares, g)[:, None]
+        step = np.where(local, sent, of_server)
         w = w - gamma[:, None, None, None] * step
         v = np.where(held, _mean(shares, w), last)
 
@@ -242,8 +259,10 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
         coverage=coverage,
     )
     heaviest = 1 / participants if partial else problems.weights.max(axis=1)
-    steps, period = process.steps, process.period
-    fields = process.cut, gamma, steps, period, clients, participants, heaviest
+    fields = process.cut, gamma, process.steps, cloud, clients, participants, heaviest
+    if process.edges > 1:
+        heaviest_in_edge = in_edge.max(axis=(1, 2))
+        fields += process.period, heaviest_in_edge, float(process.server_at_edges)
     setting = Setting(*(np.broadcast_to(x, count) for x in fields))
     sharp = constants._replace(
         gap=first - np.mean(problems.loss(v), axis=1),

@@ -14,12 +14,11 @@ from jfedsl.theory.bound import (
     Effects,
     Setting,
     Terms,
-    Verdict,
     best_step_size,
     bound,
     steps_needed,
-    verdict,
 )
+from jfedsl.theory.verdict import Verdict, verdict
 from theory.quadratics import Given, with_field
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -57,6 +56,9 @@ def random_inputs(seed: int = 0, layers: int = 4) -> Given:
         clients=participants + int(rng.integers(1, 4)),
         participants=participants,
         largest_weight=1 / participants,
+        edge_period=int(rng.integers(1, 3)),
+        edge_weight=rng.uniform(0.1, 0.9),
+        server_drifts=rng.uniform(0.5, 0.9),
     )
     return Given(constants, effects, setting)
 
@@ -69,10 +71,15 @@ def reference(inputs: Given) -> Terms:
         return np.sum(x[: s.cut]), np.sum(x[s.cut :])
 
     (noise, noise_s), (moment, moment_s) = split(c.variance), split(c.moment)
-    expected, weight = split(c.expected)[0], split(c.weight)[0]
+    (expected, expected_s), (weight, _) = split(c.expected), split(c.weight)
     gamma, period, kappa = s.step_size, s.period, 1 / e.coverage
     a1, a2 = (np.mean(np.arange(period) ** power) for power in (1, 2))
-    walk = np.sqrt(a1 * (noise + e.q * moment)) + np.sqrt(a2 * expected)
+    own = np.mean(np.arange(min(s.edge_period, period)))
+    before = s.edge_weight * (a1 - own)  # averaged over the edge
+    walked = (own + before) * (noise + e.q * moment)
+    walked += s.server_drifts * s.edge_weight * a1 * noise_s
+    walk = np.sqrt(walked) + np.sqrt(a2 * (expected + s.server_drifts * expected_s))
+    direct = a2 * ((1 + e.q) * moment + s.server_drifts * moment_s)
     absent = 1 - s.participants / s.clients
     scale = c.beta * gamma * s.largest_weight
     path = a2 * (kappa * (1 + e.q) * moment + moment_s)
@@ -82,7 +89,7 @@ def reference(inputs: Given) -> Terms:
         gradient_noise=scale * (kappa**2 * noise + noise_s),
         quantization_noise=scale * kappa**2 * e.q * moment,
         masked_update=e.phi * moment,
-        drift=c.beta_drift**2 * gamma**2 * min(a2 * (1 + e.q) * moment, walk**2),
+        drift=c.beta_drift**2 * gamma**2 * min(direct, walk**2),
         pruning=c.beta_pruning**2 * e.rho * weight,
         disparity=e.chi * moment,
         dropout_bias=e.eps_d,
@@ -134,6 +141,9 @@ MONOTONE: dict[str, tuple[set[str], set[str]]] = {
     "clients": ({"sampling"}, set()),
     "participants": (set(), {"sampling"}),
     "largest_weight": (NOISY, set()),
+    "edge_period": ({"drift"}, set()),
+    "edge_weight": ({"drift"}, set()),
+    "server_drifts": ({"drift"}, set()),
 }
 
 
@@ -144,7 +154,7 @@ def test_every_field_is_tried():
 @pytest.mark.parametrize("name", MONOTONE)
 def test_terms_are_monotone(name):
     raised, lowered = MONOTONE[name]
-    whole = name in ("cut", "period", "clients", "participants", "steps")
+    whole = name in ("cut", "period", "clients", "participants", "steps", "edge_period")
     changed = set()
     for seed in range(12):
         inputs = with_field(random_inputs(seed), "cut", lambda x: min(x, 3))
@@ -177,7 +187,7 @@ LIMITS = {
 def test_limits_are_exact(name):
     value, zero_terms = LIMITS[name]
     for seed in range(3):
-        inputs = random_inputs(seed)
+        inputs = with_field(random_inputs(seed), "server_drifts", lambda _: 0.0)
         value = inputs.setting.clients if name == "participants" else value
         terms, _ = compiled(*with_field(inputs, name, lambda _, value=value: value))
         assert {term for term, x in terms._asdict().items() if x == 0} == zero_terms
@@ -186,7 +196,9 @@ def test_limits_are_exact(name):
 def test_all_off_is_the_known_bound():
     for seed in range(10):
         c, _, s = random_inputs(seed)
-        s = s._replace(participants=s.clients, largest_weight=1 / s.clients)
+        s = s._replace(
+            participants=s.clients, largest_weight=1 / s.clients, edge_weight=1, server_drifts=0
+        )
         moment, noise, pull = (np.sum(x[: s.cut]) for x in (c.moment, c.variance, c.expected))
         squares = (s.period - 1) * (2 * s.period - 1) / 6
         walk = (np.sqrt((s.period - 1) / 2 * noise) + np.sqrt(squares * pull)) ** 2

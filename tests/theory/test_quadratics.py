@@ -38,10 +38,20 @@ KINDS = {
     "partial": {"period", "partial"},
     "bias": {"period", "bias"},
     "everything": {"period", "noise", "nested masks", "qsgd", "weights", "bias"},
+    "edges": {"period", "edges"},
+    "edges with servers": {"period", "edges", "servers", "noise", "qsgd", "weights", "same masks"},
     "everything, partial": {"period", "noise", "random masks", "qsgd", "partial", "bias"},
 }
 # Without random noise; the other kinds measure expectations by few runs.
-EXACT = {"plain", "drift", "pruning and masked update", "nested masks", "random masks", "bias"}
+EXACT = {
+    "plain",
+    "drift",
+    "edges",
+    "pruning and masked update",
+    "nested masks",
+    "random masks",
+    "bias",
+}
 
 bounds = jax.jit(jax.vmap(bound))
 
@@ -78,6 +88,9 @@ def cases(draw: DrawFn, effects: set[str]) -> tuple[dict[str, Any], Process]:
         rates=rates,
         random="random masks" in effects,
         levels=float(draw(st.integers(1, 8))) if "qsgd" in effects else math.inf,
+        edges=draw(st.integers(2, clients)) if "edges" in effects else 1,
+        cloud_every=draw(st.integers(1, 4)) if "edges" in effects else 1,
+        server_at_edges="servers" in effects,
     )
     return arguments, process
 
@@ -102,7 +115,7 @@ def distance_bounds(inputs: Given) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Another kind that is quick has all of their effects.
-IN_OTHERS = {"noise", "noisy drift", "qsgd", "nested masks", "weights", "partial"}
+IN_OTHERS = {"edges", "noise", "noisy drift", "qsgd", "nested masks", "weights", "partial"}
 
 
 @pytest.mark.parametrize("kind", [slow(kind) if kind in IN_OTHERS else kind for kind in KINDS])
@@ -208,11 +221,17 @@ def test_bound_is_reached_and_no_constant_can_be_smaller(case):
 
 SLOW = Process(fraction=1e-3, period=6, steps=60, cut=3)
 
+NOISY_EDGES = isotropic(32)._replace(noise=np.ones((8, 32, SIZE)))
+EDGES = SLOW._replace(period=1, cloud_every=6, edges=8)
+
 # Cases in which clients, or v, move as far as the proof allows, as gradients stay constant.
 FAR = {
     "gradients": (isotropic(spread=1.0), SLOW, "expected", 0.9),
     "noise": (isotropic(16)._replace(noise=np.ones((8, 16, SIZE))), SLOW, "variance", 0.85),
     "qsgd": (isotropic(16, spread=1.0), SLOW._replace(period=2, levels=1.0), "q", 0.7),
+    # One exchange in an edge's period: all noise but that of the last step is a mean over the edge.
+    "edge": (NOISY_EDGES, EDGES, "edge_weight", 0.8),
+    "servers": (NOISY_EDGES, EDGES._replace(server_at_edges=True, cut=1), "server_drifts", 0.6),
     "all alike": (away(isotropic(), 1.0), SLOW._replace(participants=2), "moment", 0.9),
 }
 
