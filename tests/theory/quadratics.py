@@ -260,9 +260,7 @@ def simulate(problems: Problems, process: Process, seed: int, runs: int = 16) ->
     )
     heaviest = 1 / participants if partial else problems.weights.max(axis=1)
     fields = process.cut, gamma, process.steps, cloud, clients, participants, heaviest
-    if process.edges > 1:
-        heaviest_in_edge = in_edge.max(axis=(1, 2))
-        fields += process.period, heaviest_in_edge, float(process.server_at_edges)
+    fields += process.period, in_edge.max(axis=(1, 2)), float(process.server_at_edges)
     setting = Setting(*(np.broadcast_to(x, count) for x in fields))
     sharp = constants._replace(
         gap=first - np.mean(problems.loss(v), axis=1),
