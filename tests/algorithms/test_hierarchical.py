@@ -11,6 +11,7 @@ from helpers import assert_close, assert_equal, plain, setup, slow
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config.canonical import refuse_idle
 from jfedsl.engine.averaging import joined
+from jfedsl.engine.drift import Drift
 from jfedsl.engine.edges import by_edge, of_one_edge, to_rows
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.errors import UserError
@@ -224,3 +225,17 @@ def test_what_it_cannot_do_is_refused_with_one_line(changes: dict[str, Any], tex
         refuse_idle([config])
         build(config)
     assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_how_long_clients_drift_apart() -> None:
+    """Within an edge for its period, between edges for the cloud's."""
+    periods = {"aggregate_every": 3, "cloud_every": 2, "aggregation": "equal"}
+    e, _, _ = setup(algorithm=NAME, edges=2, server_at="edge", **periods)
+    sizes = np.array([1, 3, 2, 2])
+    drift = partial(e.spec.algorithm.drift, e.spec._replace(aggregation="examples"))
+    assert drift(sizes) == Drift(6, 3, 0.75, True, ())
+    assert e.spec.algorithm.drift(e.spec, sizes).edge_weight == 0.5
+    alone = e.spec._replace(options={**e.spec.options, "edges": 1})
+    assert e.spec.algorithm.drift(alone, sizes) == Drift(3, 3)
+    differ = e.spec._replace(pruner=e.spec.pruner._replace(mask_group=np.arange(4)))
+    assert e.spec.algorithm.drift(differ, sizes).beyond[0].startswith("edges=2 (")
