@@ -133,7 +133,7 @@ def test_memories_on_the_host_come_and_go_while_devices_compute(laws: Any) -> No
 def test_the_command_compiles_and_predicts(tmp_path: Path) -> None:
     command = [
         sys.executable, str(ROOT / "benchmarks" / "scaling_model.py"), "--targets=h100",
-        "--devices=1,8", "--clients=64", "--participants=64", "--least=1", "--examples=4",
+        "--devices=1,8", "--clients=64", "--participants=64", "--least=1", "--examples=8",
         f"--keep={tmp_path / 'kept.json'}", "--", "--model=mlp", "--local_steps=2",
     ]  # fmt: skip
     environment = {
