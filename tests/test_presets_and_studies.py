@@ -166,8 +166,9 @@ def test_named_settings_are_compared(tmp_path, capsys):
     study = script("cases_study")
     few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
     config = parse([*few, "--train_examples=60", f"--workdir={tmp_path / 'study'}"])
-    study.main(config, given(study, *CASES, "--figure=both: split, whole"))
+    study.main(config, given(study, *CASES, "--figure=both: split, whole", "--reference=whole"))
     printed = capsys.readouterr().out
+    assert "Against whole. With one seed there is no interval" in printed
     assert "| split | 0." in printed and "| whole | 0." in printed
     assert "| MB to target |" in printed and (tmp_path / "study" / "both.png").exists()
 
@@ -177,6 +178,7 @@ def test_named_settings_are_compared(tmp_path, capsys):
     [
         (["--seeds=3"], "--case must be named settings"),
         ([*CASES, "--figure=both: split, hole"], "--figure must be one of split, whole, not hole"),
+        ([*CASES, "--reference=hole"], "--reference must be one of split, whole, not hole"),
         ([*CASES, "--figure=split"], "--figure must be NAME: setting"),
         ([*CASES, "--figure=a: split", "--figure=a: whole"], "--figure must be NAME: setting"),
     ],

@@ -4,8 +4,9 @@ jfedsl study cases --preset=algorithms
 jfedsl study cases --workdir=runs/rates --seeds=0,1 --case="slow: --client_learning_rate=0.01"
     --case="fast: --client_learning_rate=0.1" --figure="rates: slow, fast"
 
-All other flags apply to every setting. Writes a table and figures into --workdir. The same command
-resumes an interrupted study. jfedsl sweep with the same cases and folder trains some of its runs.
+All other flags apply to every setting. Writes tables and figures into --workdir: means over seeds,
+and every setting against --reference seed by seed. The same command resumes an interrupted study.
+jfedsl sweep with the same cases and folder trains some of its runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,17 @@ from jfedsl.errors import flag_error
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.axes import MEGABYTES, SECONDS
-from jfedsl.studies.columns import Column, megabytes, megabytes_to_target, simulated
+from jfedsl.studies.columns import Column, median_round_seconds, megabytes, simulated, to_target
 from jfedsl.studies.study import Changes, Figures, conduct, seeds_of
 from jfedsl.studies.sweep import grid
 
 COLUMNS: dict[str, Column] = {
     "rounds": lambda summary: summary["rounds"],
     "MB sent": megabytes(*STREAMS),
-    "MB to target": megabytes_to_target,
+    "MB to target": to_target("bytes", 1e6),
     "seconds": simulated("seconds"),
-    "seconds to target": simulated("seconds_to_target"),
+    "seconds to target": to_target("seconds"),
+    "median s a round": median_round_seconds,
     "device joules": simulated("energy_joules"),
 }
 
@@ -39,6 +41,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "figure", [], "A figure of some settings, NAME: setting, ... Default: one of all.", values
     )
+    flags.DEFINE_string(
+        "reference", "", "Setting that the others are compared with. Default: the first.", values
+    )
 
 
 def main(config: Config, given: flags.FlagValues) -> None:
@@ -49,7 +54,10 @@ def main(config: Config, given: flags.FlagValues) -> None:
         raise flag_error("network", "none", "a network", reason="without one nothing takes time")
     settings = grid(config, given.case, ())
     figures = figures_of(given.figure, settings)
-    conduct(config, settings, COLUMNS, seeds_of(given.seeds), (MEGABYTES, SECONDS), figures)
+    seeds, reference = seeds_of(given.seeds), given.reference or next(iter(settings))
+    if reference not in settings:
+        raise flag_error("reference", reference, OneOf(list(settings)).text, settings)
+    conduct(config, settings, COLUMNS, seeds, (MEGABYTES, SECONDS), figures, reference)
 
 
 def figures_of(texts: Sequence[str], settings: Mapping[str, Changes]) -> Figures | None:

@@ -18,7 +18,7 @@ from jfedsl.errors import flag_error
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.axes import MEGABYTES, SECONDS
-from jfedsl.studies.columns import Column, megabytes, simulated
+from jfedsl.studies.columns import Column, median_round_seconds, megabytes, simulated, to_target
 from jfedsl.studies.questions import rates_of, rival
 from jfedsl.studies.study import Changes, Figures, conduct, seeds_of
 
@@ -70,12 +70,13 @@ SETTINGS: dict[str, Changes] = {
     },
 }  # fmt: skip
 
-
+REFERENCE = "LoRA 8"  # most settings change one thing of it
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "MB at the cut": megabytes("smashed_up", "cut_gradient_down"),
     "seconds": simulated("seconds"),
-    "seconds to target": simulated("seconds_to_target"),
+    "seconds to target": to_target("seconds"),
+    "median s a round": median_round_seconds,
     "joules": simulated("energy_joules"),
 }
 
@@ -131,6 +132,7 @@ def main(config: Config, given: flags.FlagValues) -> None:
         seeds_of(given.seeds),
         (MEGABYTES, SECONDS),
         _figures(given.rivals),
+        REFERENCE,
     )
 
 

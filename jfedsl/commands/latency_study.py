@@ -17,14 +17,15 @@ from jfedsl.errors import flag_error
 from jfedsl.planner.settings import axes
 from jfedsl.run.script import run
 from jfedsl.studies.axes import JOULES, SECONDS
-from jfedsl.studies.columns import Column, simulated
+from jfedsl.studies.columns import Column, median_round_seconds, simulated, to_target
 from jfedsl.studies.study import conduct, seeds_of
 
 COLUMNS: dict[str, Column] = {
     "seconds": simulated("seconds"),
-    "seconds to target": simulated("seconds_to_target"),
+    "seconds to target": to_target("seconds"),
+    "median s a round": median_round_seconds,
     "joules": simulated("energy_joules"),
-    "joules to target": simulated("joules_to_target"),
+    "joules to target": to_target("joules"),
     "a client computes, s": simulated("client_compute_seconds"),
     "sends, s": simulated("client_uplink_seconds"),
     "waits, s": simulated("client_waiting_seconds"),

@@ -32,6 +32,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
         "Accuracy, or other metric, to compare costs at; default that of the runs.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "reference", "", "Setting that the others are compared with. Default: the first.", values
+    )
     flags.DEFINE_list(
         "figure_format", ["png"], "Formats of the curves in pictures/, beside svg.", values
     )
@@ -43,7 +46,8 @@ def main(folders: list[str], given: flags.FlagValues) -> None:
         example = f"{shlex.join(this_program())} WORKDIR..."
         raise UserError(f"no folders of runs; use {example.removeprefix('python ')}")
     formats, output = formats_of(given.figure_format), _output(folders, given.output)
-    for path in write(folders, output, given.title, given.target, formats):
+    paths = write(folders, output, given.title, given.target, formats, given.reference)
+    for path in paths:
         print(path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jfedsl.run.storage.task_record import TaskRecord
+from jfedsl.studies.costs import COSTS, Costs
 
 # A column of a table: from a run's summary, as in summary.json, its number; None if it has none.
 Column = Callable[[dict[str, Any]], float | None]
@@ -48,10 +49,26 @@ def simulated(name: str) -> Column:
     return lambda summary: summary["simulated"] and summary["simulated"][name]
 
 
-def megabytes_to_target(summary: dict[str, Any]) -> float | None:
-    """A column: megabytes that a run sent until it reached the target accuracy."""
-    sent: int | None = summary["bytes_to_target"]
-    return None if sent is None else sent / 1e6
+def to_target(name: str, unit: float = 1.0) -> Column:
+    """A column: what a run had cost when it reached its target, by the name in `Costs`.
+
+    Args:
+      name: of the cost.
+      unit: what the cost is divided by.
+    """
+
+    def column(summary: dict[str, Any]) -> float | None:
+        reached: Costs | None = summary[COSTS]["to_target"]
+        cost: float | None = reached and getattr(reached, name)
+        return None if cost is None else cost / unit
+
+    return column
+
+
+def median_round_seconds(summary: dict[str, Any]) -> float | None:
+    """A column: the median of simulated seconds a round."""
+    seconds: float | None = summary[COSTS]["median_round_seconds"]
+    return seconds
 
 
 def mean_and_range(values: Sequence[float | None]) -> str:

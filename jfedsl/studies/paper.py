@@ -17,26 +17,28 @@ from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS
-from jfedsl.studies.columns import Column, megabytes, megabytes_to_target, simulated
-from jfedsl.studies.questions import Question, questions
-from jfedsl.studies.study import (
-    Changes,
-    Outcome,
-    metric_of,
-    run_configs,
-    table,
-    train_seeds,
+from jfedsl.studies.columns import (
+    Column,
+    median_round_seconds,
+    megabytes,
+    simulated,
+    to_target,
 )
+from jfedsl.studies.outcome import Outcome, metric_of
+from jfedsl.studies.questions import Question, questions
+from jfedsl.studies.study import Changes, run_configs, train_seeds
+from jfedsl.studies.tables import contents
 
 AXES = (ROUND, MEGABYTES, SECONDS, JOULES)
 COLUMNS: dict[str, Column] = {
     "MB sent": megabytes(*STREAMS),
     "seconds": simulated("seconds"),
+    "median s a round": median_round_seconds,
     "device joules": simulated("energy_joules"),
-    "rounds to target": lambda s: s["rounds_to_target"],
-    "MB to target": megabytes_to_target,
-    "seconds to target": simulated("seconds_to_target"),
-    "device joules to target": simulated("joules_to_target"),
+    "rounds to target": to_target("rounds"),
+    "MB to target": to_target("bytes", 1e6),
+    "seconds to target": to_target("seconds"),
+    "device joules to target": to_target("joules"),
 }
 
 # The canonical flags of a config: equal for configs that train the same.
@@ -141,4 +143,4 @@ def _write(
         for seed, points in zip(seeds, outcome.curves, strict=True):
             writer.writerows([outcome.name, seed, *(f"{x:.6g}" for x in p)] for p in points)
     write_atomically(Path(base.workdir, f"{name}.csv"), buffer.getvalue())
-    return f"### {title}\n\n{table(outcomes, COLUMNS)}"
+    return f"### {title}\n\n{contents(outcomes, COLUMNS)}"

@@ -1,15 +1,15 @@
 """A report on any set of runs: tables of metric and costs, curves, and the runs' pictures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from jfedsl.config import Config, shown
 from jfedsl.config.algorithm_fields import STREAMS as STREAM_FLAGS
-from jfedsl.config.canonical import canonical, period_of
+from jfedsl.config.allowed import OneOf
+from jfedsl.config.canonical import canonical
 from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error
@@ -17,9 +17,8 @@ from jfedsl.files.paths import Name, local
 from jfedsl.run.plots.page import escaped, page
 from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
-from jfedsl.run.storage.metrics import STREAMS, summarise
 from jfedsl.run.storage.task_record import TaskRecord, file_of
-from jfedsl.run.storage.workdir import read_summary, write_atomically
+from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS, curves
 from jfedsl.studies.collect import (
     NOT_OF_SETTING,
@@ -29,16 +28,8 @@ from jfedsl.studies.collect import (
     flag_text,
     settings_of,
 )
-from jfedsl.studies.columns import (
-    Column,
-    mean_and_range,
-    megabytes,
-    megabytes_to_target,
-    metric_columns,
-    simulated,
-    test_columns,
-)
 from jfedsl.studies.key import cell, key_table, samples, short_names
+from jfedsl.studies.report_tables import tables
 
 # Flags that the report shows even at their defaults.
 _MAIN = (
@@ -56,57 +47,6 @@ PICTURES = {
 }
 # What browsers show, the best first, and how such a file begins.
 _SHOWN = {"svg": b"<?xml ", "png": b"\x89PNG\r\n\x1a\n"}
-
-
-def _table(
-    settings: Sequence[Setting], cells: Sequence[str], columns: Mapping[str, Column], target: float
-) -> str:
-    """A Markdown table with a row for each setting, of summaries with this target."""
-    titles = ["setting", "seeds", *columns]
-    lines = [f"| {' | '.join(titles)} |", "| --- " + "| ---: " * (len(titles) - 1) + "|"]
-    for (_, _, runs), first in zip(settings, cells, strict=True):
-        summaries = [_summary(run, target) for run in runs]
-        values = [mean_and_range([column(s) for s in summaries]) for column in columns.values()]
-        lines.append(f"| {first} | {len(runs)} | {' | '.join(values)} |")
-    return "\n".join(lines)
-
-
-def _summary(run: RecordedRun, target: float) -> dict[str, Any]:
-    """A run summarised for a target; with its final test, which its rows lack, if it has ended."""
-    written = read_summary(run.folder) or {}
-    ended = written.get("rounds") == run.rows[-1]["round"]
-    names = map(TaskRecord.final, run.task._replace(split="test").columns)
-    test = {name: written.get(name) for name in names} if ended else {}
-    return {**test, **summarise(run.rows, target, period_of(run.config), run.task)}
-
-
-def _tables(
-    settings: Sequence[Setting], cells: Sequence[str], task: TaskRecord, target: float
-) -> list[str]:
-    reached: dict[str, Column] = {
-        **metric_columns([task]),
-        "best": lambda s: s[task.best_entry],
-        **test_columns([task]),
-        "rounds": lambda s: s["rounds_to_target"],
-        "megabytes": megabytes_to_target,
-        "simulated seconds": simulated("seconds_to_target"),
-        "joules": simulated("joules_to_target"),
-    }
-    streams = {f"{name.replace('_', ' ')} MB": megabytes(name) for name in STREAMS}
-    whole: dict[str, Column] = {
-        "rounds": lambda s: s["rounds"],
-        **streams,
-        "simulated seconds": simulated("seconds"),
-        "joules": simulated("energy_joules"),
-        "host seconds": lambda s: s["host_seconds"],
-    }
-    return [
-        f"## To {task.label} {target:g}, as deployed",
-        "Means over seeds, least to greatest; how many reached it, if not all; a dash for none.",
-        _table(settings, cells, reached, target),
-        "## In all",
-        _table(settings, cells, whole, target),
-    ]
 
 
 def comparison(settings: Sequence[Setting], names: Sequence[str], title: str) -> Figure:
@@ -229,9 +169,24 @@ def _one_target(runs: Sequence[RecordedRun], task: TaskRecord, target: float | N
     return targets.pop()
 
 
+def _reference(settings: Sequence[Setting], names: Sequence[str], name: str) -> int:
+    """The number of the setting with this name, short or long; 0 without a name.
+
+    Raises:
+      UserError: no setting has it.
+    """
+    if not name:
+        return 0
+    for known in ([setting.name for setting in settings], names):
+        if name in known:
+            return list(known).index(name)
+    known = [setting.name for setting in settings]
+    raise flag_error("reference", name, OneOf(known).text, known)
+
+
 def write(
     paths: Sequence[Name], output: Name, title: str, target: float | None,
-    formats: Sequence[str] = ("png",),
+    formats: Sequence[str] = ("png",), reference: str = "",
 ) -> list[Path]:  # fmt: skip
     """Writes `report.html`, one page with all pictures in it, and `report.md` beside `pictures/`.
 
@@ -241,19 +196,21 @@ def write(
       title: of the report.
       target: deployed metric to compare costs at; None for that of the runs.
       formats: of the curves in `pictures/`, beside SVG.
+      reference: setting that the others are compared with, by its name; empty for the first.
 
     Returns:
       The page and the Markdown file.
 
     Raises:
-      UserError: a folder without evaluated runs, runs with different metrics or targets, or a
-        folder that cannot be written.
+      UserError: a folder without evaluated runs, runs with different metrics or targets, an unknown
+        reference, or a folder that cannot be written.
     """
     runs, never = find_runs([local("folder", path) for path in paths])
     output, task = local("output", output), task_of(runs)
     one_target = _one_target(runs, task, target)
     settings = settings_of(runs)
     names = short_names([setting.name for setting in settings])
+    compared = _reference(settings, names, reference)
     cells = [cell(number, name, FOLDER) for number, name in enumerate(names)]
     descriptions, pictures = _one_by_one(settings, names)
     pictures |= samples(len(settings), FOLDER)
@@ -271,7 +228,7 @@ def write(
         f"{sum(len(s.runs) for s in settings)} runs of {len(settings)} settings.",
         *_unfinished(runs, never),
         *(["## What differs", key_table(settings, names, cells)] if len(settings) > 1 else []),
-        *_tables(settings, cells, task, one_target),
+        *tables(settings, cells, task, one_target, compared),
         "## Curves",
         "Mean over seeds, the band from least to greatest.",
         f"![{task.title.capitalize()} against rounds, bytes, seconds and joules]"

@@ -6,27 +6,30 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from jfedsl.config import Config
 from jfedsl.config.allowed import FROM_DATA
+from jfedsl.config.canonical import period_of
 from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import TrainingError, UserError, conflict, flag_error
 from jfedsl.files.program import other_program
 from jfedsl.run.assemble.shares import counted
 from jfedsl.run.finished import finished
-from jfedsl.run.plots.page import escaped
-from jfedsl.run.plots.spread import Curve, spread
+from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
-from jfedsl.run.storage.metrics import read
-from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record
+from jfedsl.run.storage.metrics import METRICS, read
+from jfedsl.run.storage.task_record import Row, TaskRecord, read_record
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.axes import MEGABYTES, ROUND, Axes, curves
-from jfedsl.studies.columns import Column, mean_and_range, metric_columns, test_columns
+from jfedsl.studies.columns import Column
+from jfedsl.studies.costs import with_costs
+from jfedsl.studies.outcome import Outcome, metric_of, tasks_of
+from jfedsl.studies.tables import contents
 
 Changes = Mapping[str, Any]  # fields of a config and their new values
 Figures = Mapping[str, Sequence[str]]  # by file name, the settings whose curves a figure has
@@ -34,21 +37,6 @@ Figures = Mapping[str, Sequence[str]]  # by file name, the settings whose curves
 
 RESULTS = "results.csv"  # table of a sweep
 _LONGEST = 100  # characters of a folder's name
-
-
-class Outcome(NamedTuple):
-    """The outcome of one setting: an entry for each seed.
-
-    Attributes:
-      name: of the setting.
-      summaries: contents of summary.json; None where training diverged.
-      curves: points of values on the axes and deployed metric, at the evaluations that all runs
-        have; empty where training diverged.
-    """
-
-    name: str
-    summaries: list[dict[str, Any] | None]
-    curves: list[Curve]
 
 
 def seeds_of(texts: Sequence[str]) -> list[int]:
@@ -169,26 +157,13 @@ def train_seeds(name: str, configs: Sequence[Config], axes: Axes) -> Outcome:
     """
     summaries = [_trained(name, config) for config in configs]
     (task,) = tasks_of(summaries)  # seeds have the same
-    rows = [
-        read(Path(config.workdir, "metrics.csv"), task) if summary else []
-        for config, summary in zip(configs, summaries, strict=True)
-    ]
+    rows: list[list[Row]] = []
+    for n, (config, summary) in enumerate(zip(configs, summaries, strict=True)):
+        rows.append(read(Path(config.workdir, METRICS), task) if summary else [])
+        if summary:
+            target, period = config.target_accuracy, period_of(config)
+            summaries[n] = with_costs(summary, rows[-1], target, period, task)
     return Outcome(name, summaries, curves(rows, axes, task))
-
-
-def tasks_of(summaries: Iterable[dict[str, Any] | None]) -> list[TaskRecord]:
-    """What runs are judged by, each once; classification where no run has a summary."""
-    records = dict.fromkeys(read_record(summary) for summary in summaries if summary)
-    return list(records) or [CLASSIFICATION]
-
-
-def _all_tasks(outcomes: Sequence[Outcome]) -> list[TaskRecord]:
-    return tasks_of(summary for outcome in outcomes for summary in outcome.summaries)
-
-
-def metric_of(outcomes: Sequence[Outcome]) -> str:
-    """The metric of a study in words, with its split; several where settings vary it."""
-    return " or ".join(task.title for task in _all_tasks(outcomes))
 
 
 def _trained(name: str, config: Config) -> dict[str, Any] | None:
@@ -211,32 +186,6 @@ def tested(summary: Mapping[str, Any]) -> str:
     return f"{task.title} {summary[TaskRecord.final(task.tested)]:.4f}"
 
 
-def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
-    """A Markdown table with a row for each setting: means over seeds, with their ranges.
-
-    Its first columns are the metric of the merged model and `deployed`, its metric when compressors
-    act on the activation at inference. With a validation set these are of it, and the metric on
-    the test set follows.
-
-    Args:
-      outcomes: of the settings.
-      columns: further columns by their titles.
-    """
-    tasks = _all_tasks(outcomes)
-    columns = {**metric_columns(tasks), **test_columns(tasks), **columns}
-    lines = [
-        " | ".join(["| setting", *columns]) + " |",
-        "| --- " * (1 + len(columns)) + "|",
-    ]
-    for name, summaries, _ in outcomes:
-        cells = [
-            mean_and_range([column(s) if s else None for s in summaries])
-            for column in columns.values()
-        ]
-        lines.append(" | ".join([f"| {escaped(name)}", *cells]) + " |")
-    return "\n".join(lines)
-
-
 def report(
     base: Config,
     outcomes: Sequence[Outcome],
@@ -244,18 +193,20 @@ def report(
     title: str,
     axes: Axes = (ROUND, MEGABYTES),
     figures: Figures | None = None,
+    reference: str | None = None,
 ) -> str:
-    """Writes `table.md` and the figures into the study's folder; returns the table.
+    """Writes `table.md` and the figures into the study's folder; returns the tables.
 
     Args:
       base: of the study; its `workdir` is the folder, and it has the formats of the figure.
       outcomes: of the settings, from `compare` with the same axes.
-      columns: of the table, by their titles.
+      columns: of the tables, by their titles.
       title: of the figures.
       axes: of each figure, one panel each.
       figures: the settings in each figure; None: all in one.
+      reference: name of the setting that the others are compared with; None for the first.
     """
-    folder, text = Path(base.workdir), table(outcomes, columns)
+    folder, text = Path(base.workdir), contents(outcomes, columns, reference)
     write_atomically(folder / "table.md", text + "\n")
     curves_of = {outcome.name: outcome.curves for outcome in outcomes}
     labels, metric = [axis.label for axis in axes], metric_of(outcomes)
@@ -272,9 +223,10 @@ def conduct(
     seeds: Sequence[int],
     axes: Axes = (ROUND, MEGABYTES),
     figures: Figures | None = None,
+    reference: str | None = None,
 ) -> None:
-    """Trains all settings with all seeds, then writes and prints the table; see `report`."""
+    """Trains all settings with all seeds, then writes and prints the tables; see `report`."""
     outcomes = compare(base, settings, seeds, axes)
     clients = counted(base).clients
     title = f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients"
-    print(f"\n{report(base, outcomes, columns, title, axes, figures)}")
+    print(f"\n{report(base, outcomes, columns, title, axes, figures, reference)}")

@@ -22,7 +22,8 @@ from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.storage.workdir import CONFIG, check, write_atomically
 from jfedsl.run.training import train_setting
-from jfedsl.studies.study import RESULTS, Changes, run_configs, tasks_of, tested
+from jfedsl.studies.outcome import tasks_of
+from jfedsl.studies.study import RESULTS, Changes, run_configs, tested
 
 _FAILED = ".failed"  # hidden, because a run may start in a folder that has only hidden files
 # Flags that a grid cannot vary.

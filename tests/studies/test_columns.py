@@ -4,22 +4,24 @@ from jfedsl.run.storage.task_record import CLASSIFICATION
 from jfedsl.studies.columns import (
     mean_and_range,
     megabytes,
-    megabytes_to_target,
     metric_columns,
     simulated,
+    to_target,
 )
+from jfedsl.studies.costs import COSTS, Costs
 
 SUMMARY = {
     "bytes": {"model_up": 2_500_000, "model_down": 1_000_000},
-    "bytes_to_target": None,
+    COSTS: {"to_target": None, "median_round_seconds": None},
     "simulated": None,
 }
 
 
 def test_columns_are_empty_where_a_run_has_no_number() -> None:
     assert megabytes("model_up", "model_down")(SUMMARY) == 3.5
-    assert megabytes_to_target(SUMMARY) is None and simulated("seconds")(SUMMARY) is None
-    assert megabytes_to_target({**SUMMARY, "bytes_to_target": 500_000}) == 0.5
+    assert to_target("bytes", 1e6)(SUMMARY) is None and simulated("seconds")(SUMMARY) is None
+    reached = {**SUMMARY, COSTS: {"to_target": Costs(2.5, 500_000, None, None)}}
+    assert to_target("bytes", 1e6)(reached) == 0.5 and to_target("joules")(reached) is None
     assert simulated("seconds")({**SUMMARY, "simulated": {"seconds": 7.0}}) == 7.0
 
 

@@ -11,9 +11,9 @@ from helpers import given, parse, script, slow
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.studies import paper
+from jfedsl.studies.outcome import Outcome
 from jfedsl.studies.paper import conduct
 from jfedsl.studies.questions import RIVALS, questions, rates_of
-from jfedsl.studies.study import Outcome
 from studies.light import ROOT, flags_of, light
 
 

@@ -49,7 +49,8 @@ def test_tables_hold_what_summaries_say(runs: Path, tmp_path: Path):
         ]
         cells = [row.split(" | ") for row in lines if f".svg) {name} |" in row][1:]
         accuracy = [s["final_accuracy"] for s in summaries]
-        reached, totals = cells
+        reached, totals, *against = cells
+        assert len(against) == (name == "one_step"), "half_of_it is the first"
         assert reached[1] == totals[1] == "2"
         assert reached[2].startswith(f"{sum(accuracy) / 2:.4g}")
         assert f"({min(accuracy):.4g} to {max(accuracy):.4g})" in reached[2]
@@ -175,8 +176,8 @@ def test_the_report_lies_in_the_one_folder_given(runs: Path, tmp_path: Path) -> 
 
 
 def test_a_seed_that_missed_the_target_is_counted(runs: Path, tmp_path: Path):
-    accuracies = [max(row["test_accuracy"] for row in run.rows) for run in find_runs([runs])[0]]
-    between = sorted(accuracies[:2])
+    held = [min(row["test_accuracy"] for row in run.rows) for run in find_runs([runs])[0]]
+    between = sorted(held[:2])
     assert between[0] < between[1], "else there is nothing to test"
     _, text = write([runs / "half_of_it"], tmp_path, "title", between[1])
     assert "(1 of 2)" in text.read_text()
@@ -243,3 +244,24 @@ def test_every_setting_is_described_by_the_flags_that_distinguish_it(runs: Path,
         assert row in lines
     common = lines[lines.index("## Common to all") :]
     assert not any("prune_rate" in line for line in common if line.startswith("|"))
+
+
+def test_settings_are_compared_with_a_reference_by_seed(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "half_of_it" / "seed_0")
+    _, text = write([tmp_path / "runs"], tmp_path / "report", "title", None, (), "one_step")
+    heading, table = text.read_text().split("## Seed by seed\n\n")[1].split("\n\n")[:2]
+    assert heading.startswith("Against ![vermillion line](pictures/line_2.svg) one_step. ")
+    titles, _, row = (line.strip("| ").split(" | ") for line in table.splitlines())
+    one, half = (
+        json.loads((runs / name / "seed_1" / "summary.json").read_text())
+        for name in ("one_step", "half_of_it")
+    )
+    expected = half["final_accuracy"] - one["final_accuracy"]
+    found = row[titles.index("test accuracy, difference")]
+    assert found == f"{expected:+.3g} (no interval, 1 of 2)"
+    expected = half["simulated"]["seconds"] / one["simulated"]["seconds"]
+    found = row[titles.index("simulated seconds, ratio")]
+    assert found == f"{expected:.3g} (no interval, 1 of 2)"
+    with pytest.raises(UserError, match="--reference must be .*, not whole"):
+        write([tmp_path / "runs"], tmp_path / "report", "title", None, (), "whole")

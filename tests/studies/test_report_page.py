@@ -120,8 +120,9 @@ def test_nothing_overlaps_and_the_page_is_no_wider_than_the_window(
     assert all(
         p["alt"] and p["width"] and p["height"] and p["shown"] > 10 for p in seen["pictures"]
     )
-    # A line beside each name in three tables, the curves, and three pictures of runs.
-    assert len(seen["pictures"]) == 3 * SETTINGS + 1 + 4
+    # A line beside each name in three tables and in that of pairs with its caption, the curves,
+    # and pictures of runs.
+    assert len(seen["pictures"]) == 4 * SETTINGS + 1 + 4
 
 
 def test_the_legend_of_the_curves_covers_no_axes(report: Path, opened: Any) -> None:
@@ -180,7 +181,7 @@ def test_tables_are_sorted_by_click_and_by_key(report: Path, opened: Any) -> Non
 def test_numbers_sort_by_value_and_texts_by_the_numbers_in_them(
     tmp_path: Path, opened: Any
 ) -> None:
-    rows = ["| S10 | 1,200 |", "| S9 | 900 (1 of 2) |", "| S1 | - |", "| S2 | 1e-05 |"]
+    rows = ["| S10 | 1,200 |", "| S9 | 900 (1 of 2) |", "| S1 | - |", "| S2 | +1e-05 |"]
     text = "\n".join(["| setting | bytes |", "| --- | ---: |", *rows])
     (tmp_path / "page.html").write_text(html_page(text, "title", {}))
     window = opened(tmp_path / "page.html", 400)

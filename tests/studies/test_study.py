@@ -11,8 +11,9 @@ from jfedsl.run.storage.metrics import Row
 from jfedsl.studies.axes import ROUND, curves
 from jfedsl.studies.columns import mean_and_range, megabytes
 from jfedsl.studies.report import write as report_of
-from jfedsl.studies.study import Changes, compare, report, run_configs, table
+from jfedsl.studies.study import Changes, compare, report, run_configs
 from jfedsl.studies.sweep import conduct
+from jfedsl.studies.tables import table
 
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
@@ -29,7 +30,8 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     text = report(base, outcomes, columns, "title")
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    dense, half = text.splitlines()[2:]
+    dense, half = text.splitlines()[2:4]
+    assert text.splitlines()[-1].endswith("| 0.5 |"), "half of the FLOPs, in both seeds"
     final = [s["final_accuracy"] for s in outcomes[0].summaries]
     assert f"| dense | {sum(final) / 2:.4g} ({min(final):.4g} to {max(final):.4g}) |" in dense
     # 64 * 256 multiply-adds forward and for the gradient by the weights.

@@ -1,0 +1,39 @@
+"""The outcome of a setting over seeds, and what its runs are judged by."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jfedsl.run.plots.spread import Curve
+from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record
+
+
+class Outcome(NamedTuple):
+    """The outcome of one setting: an entry for each seed.
+
+    Attributes:
+      name: of the setting.
+      summaries: contents of summary.json with costs, see `with_costs`; None where training
+        diverged.
+      curves: points of values on the axes and deployed metric, at the evaluations that all runs
+        have; empty where training diverged.
+    """
+
+    name: str
+    summaries: list[dict[str, Any] | None]
+    curves: list[Curve]
+
+
+def tasks_of(summaries: Iterable[dict[str, Any] | None]) -> list[TaskRecord]:
+    """What runs are judged by, each once; classification where no run has a summary."""
+    records = dict.fromkeys(read_record(summary) for summary in summaries if summary)
+    return list(records) or [CLASSIFICATION]
+
+
+def all_tasks(outcomes: Sequence[Outcome]) -> list[TaskRecord]:
+    """What the runs of all settings are judged by, each once."""
+    return tasks_of(summary for outcome in outcomes for summary in outcome.summaries)
+
+
+def metric_of(outcomes: Sequence[Outcome]) -> str:
+    """The metric of a study in words, with its split; several where settings vary it."""
+    return " or ".join(task.title for task in all_tasks(outcomes))
