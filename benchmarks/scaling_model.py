@@ -46,7 +46,7 @@ from absl import app, flags
 from scaling_check import check, read
 from scaling_hardware import HARDWARE
 from scaling_predict import Efficiency, predict
-from scaling_programs import Laws, Programs, Size, compiler_of
+from scaling_programs import Laws, Programs, Size, by_libtpu
 
 _TARGETS = flags.DEFINE_list("targets", "v5e,v5p,h100", "Accelerators.")
 _DEVICES = flags.DEFINE_list("devices", "8,64,512", "Numbers of accelerators.")
@@ -54,7 +54,10 @@ _CLIENTS = flags.DEFINE_list("clients", "1000,10000,100000,1000000", "Numbers of
 _PARTICIPANTS = flags.DEFINE_list("participants", "1000,10000", "Participants in a round.")
 _PLACES = flags.DEFINE_list("client_states", "resident,host,stateless", "Values of --client_state.")
 _EXAMPLES = flags.DEFINE_integer("examples", 50, "Examples of a client.", 1)
-_LEAST = flags.DEFINE_integer("least", 4, "Clients of a device in the smallest program.", 1)
+_LEAST = flags.DEFINE_integer(
+    "least", None, "Clients of a device in the smallest program; by default 32 with libtpu, which "
+    "keeps what few clients need on the chip, else 4.", 1,
+)  # fmt: skip
 _PEAK = flags.DEFINE_float("peak_fraction", 0.26, "Assumed: of the peak of products.", 0.0)
 _BANDWIDTH = flags.DEFINE_float(
     "bandwidth_fraction", None, "Assumed: of memory's bandwidth, by the bytes counted.", 0.0
@@ -77,7 +80,7 @@ def main(arguments: list[str]) -> None:
         measured, loopback, run_flags = read(_CHECK.value)
         run_flags = [*run_flags, "--network=none", *arguments[1:]]
         programs = Programs(run_flags, _EXAMPLES.value, kept)
-        check(programs.laws("cpu", "all", True, _LEAST.value), measured, loopback)
+        check(programs.laws("cpu", "all", True, _least("cpu")), measured, loopback)
         return
     programs = Programs((*RUN_FLAGS, *arguments[1:]), _EXAMPLES.value, kept)
     for target in _TARGETS.value:
@@ -100,7 +103,7 @@ def _table(target: str, programs: Programs) -> None:
     for size, place in _sizes():
         compiled = {"host": "stateless"}.get(place, place)  # the memories are outside of the round
         if compiled not in laws_of:
-            laws_of[compiled] = programs.laws(target, compiled, place == "all", _LEAST.value)
+            laws_of[compiled] = programs.laws(target, compiled, place == "all", _least(target))
         laws = laws_of[compiled]
         row = programs.memory_bytes() if place == "host" else 0
         dtype = programs.config(size._replace(clients=4, participants=4), "resident").compute_dtype
@@ -125,8 +128,12 @@ def _table(target: str, programs: Programs) -> None:
         print(json.dumps(line))
 
 
+def _least(target: str) -> int:
+    return _LEAST.value or (32 if by_libtpu(target) else 4)
+
+
 def _assumed(target: str) -> Efficiency:
-    bandwidth = 0.45 if compiler_of(target).startswith("libtpu") else 1.27
+    bandwidth = 0.45 if by_libtpu(target) else 1.27
     if _BANDWIDTH.value is not None:
         bandwidth = _BANDWIDTH.value
     return Efficiency(_PEAK.value, bandwidth, _KERNEL.value)

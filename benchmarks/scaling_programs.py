@@ -183,24 +183,20 @@ def _sizes(least: int, take_part: bool) -> list[Size]:
 
 def compiler_of(target: str) -> str:
     """What compiles for a target here."""
-    platform = _PLATFORMS[target]
-    if platform == "tpu" and has_libtpu():
+    if by_libtpu(target):
         return f"libtpu for {_TPU}"
-    return f"XLA:CPU with the forms of a {platform}"
+    return f"XLA:CPU with the forms of a {_PLATFORMS[target]}"
 
 
-def has_libtpu() -> bool:
-    """Whether programs can be compiled for TPUs."""
-    return importlib.util.find_spec("libtpu") is not None
+def by_libtpu(target: str) -> bool:
+    """Whether the compiler for TPUs compiles for a target, which may not be installed."""
+    return _PLATFORMS[target] == "tpu" and importlib.util.find_spec("libtpu") is not None
 
 
 def _compiled(config: Config, name: str) -> dict[str, float]:
     """What the program of a round says, by name."""
-    platform = _PLATFORMS[name]
-    if platform == "tpu" and has_libtpu():
-        target = target_of(_TPU)
-    else:
-        target = Target(name, platform, jax.devices(), 2**60)
+    by_cpu = Target(name, _PLATFORMS[name], jax.devices(), 2**60)
+    target = target_of(_TPU) if by_libtpu(name) else by_cpu
     if target.platform != "cpu" and config.client_chunk is None:
         config = dataclasses.replace(config, client_chunk=config.clients)
     (program,) = compile_on(config, target, ("round",))
