@@ -2,28 +2,41 @@
 
 import os
 import platform
+from importlib import metadata
 from typing import Any
 
 import flax
 import jax
 import jaxlib
+import numpy as np
 import optax
 
 from jfedsl import __version__
+from jfedsl.files.checkout import commit
 from jfedsl.run import convergence
 from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.table import Columns, Facts, Lines, Part, plain
 
 
-def environment() -> dict[str, Any]:
-    """Versions of libraries, and the machine that this process runs on."""
+def versions() -> dict[str, Any]:
+    """The commit of the package, None outside of a checkout, and versions of libraries."""
     return {
+        "commit": commit(),
         "jfedsl": __version__,
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "flax": flax.__version__,
         "optax": optax.__version__,
+        "numpy": np.__version__,
+        "scipy": metadata.version("scipy"),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, and the machine that this process runs on."""
+    return {
+        **versions(),
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
         "cores": os.cpu_count(),

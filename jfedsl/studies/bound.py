@@ -19,6 +19,7 @@ from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
+from jfedsl.studies.provenance import made_by
 from jfedsl.studies.study import Changes, run_configs
 from jfedsl.theory.bound import Terms
 from jfedsl.theory.verdict import Verdict
@@ -194,7 +195,7 @@ def _mean_terms(outcome: Outcome) -> dict[str, float]:
 def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int]) -> None:
     """Measures all settings, then writes and prints the tables and draws the figure `bound`."""
     outcomes = measure(base, sweeps, seeds)
-    folder, text = Path(base.workdir), table(outcomes)
+    folder, text = Path(base.workdir), f"{table(outcomes)}\n\n{made_by([])}"
     write_atomically(folder / "table.md", text + "\n")
     panels = {
         varied: {value: _bar(outcome) for value, outcome in values.items()}

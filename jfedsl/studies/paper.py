@@ -25,6 +25,7 @@ from jfedsl.studies.columns import (
     to_target,
 )
 from jfedsl.studies.outcome import Outcome, metric_of
+from jfedsl.studies.provenance import made_by
 from jfedsl.studies.questions import Question, questions
 from jfedsl.studies.study import Changes, run_configs, train_seeds
 from jfedsl.studies.tables import contents
@@ -65,7 +66,7 @@ def conduct(
       only: names of the questions to ask; empty for all.
 
     Returns:
-      The tables as Markdown.
+      The tables as Markdown, and what made them.
 
     Raises:
       UserError: wrong settings, see `questions` and `run_configs`, or an unknown question.
@@ -76,7 +77,7 @@ def conduct(
     names, settings = _distinct_settings(base, every)
     configs = run_configs(base, settings, seeds)  # refuses what is wrong before any training
     trained: dict[str, Outcome] = {}
-    texts: list[str] = []
+    text, texts = "", list[str]()
     for name, question in asked.items():
         outcomes = []
         for label, changes in question.settings.items():
@@ -85,10 +86,12 @@ def conduct(
                 trained[setting] = train_seeds(setting, configs[setting], AXES)
             outcomes.append(trained[setting]._replace(name=label))
         texts.append(_write(base, name, question.title, outcomes, seeds))
-        write_atomically(Path(base.workdir, "tables.md"), "\n\n".join(texts) + "\n")
+        made = made_by(s for outcome in trained.values() for s in outcome.summaries)
+        text = "\n\n".join([*texts, made])
+        write_atomically(Path(base.workdir, "tables.md"), text + "\n")
         if base.progress != "none":
             print(f"drawn: {Path(base.workdir, name)}.{base.figure_format[0]}", flush=True)
-    return "\n\n".join(texts)
+    return text
 
 
 def _distinct_settings(

@@ -18,7 +18,7 @@ from jfedsl.run.plots.page import escaped, page
 from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.task_record import TaskRecord, file_of
-from jfedsl.run.storage.workdir import write_atomically
+from jfedsl.run.storage.workdir import read_summary, write_atomically
 from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS, curves
 from jfedsl.studies.collect import (
     NOT_OF_SETTING,
@@ -29,6 +29,7 @@ from jfedsl.studies.collect import (
     settings_of,
 )
 from jfedsl.studies.key import cell, key_table, samples, short_names
+from jfedsl.studies.provenance import made_by
 from jfedsl.studies.report_tables import tables
 
 # Flags that the report shows even at their defaults.
@@ -235,6 +236,8 @@ def write(
         f"({FOLDER}/{first.name})",
         *_common(settings),
         *descriptions,
+        "## Made by",
+        made_by(read_summary(run.folder) for setting in settings for run in setting.runs),
     ]
     text = "\n\n".join(lines) + "\n"
     write_atomically(output / "report.md", text)

@@ -29,6 +29,7 @@ from jfedsl.studies.axes import MEGABYTES, ROUND, Axes, curves
 from jfedsl.studies.columns import Column
 from jfedsl.studies.costs import with_costs
 from jfedsl.studies.outcome import Outcome, metric_of, tasks_of
+from jfedsl.studies.provenance import made_by
 from jfedsl.studies.tables import contents
 
 Changes = Mapping[str, Any]  # fields of a config and their new values
@@ -197,6 +198,8 @@ def report(
 ) -> str:
     """Writes `table.md` and the figures into the study's folder; returns the tables.
 
+    What made them follows the tables: command, commit and versions.
+
     Args:
       base: of the study; its `workdir` is the folder, and it has the formats of the figure.
       outcomes: of the settings, from `compare` with the same axes.
@@ -206,7 +209,9 @@ def report(
       figures: the settings in each figure; None: all in one.
       reference: name of the setting that the others are compared with; None for the first.
     """
-    folder, text = Path(base.workdir), contents(outcomes, columns, reference)
+    summaries = [summary for outcome in outcomes for summary in outcome.summaries]
+    text = f"{contents(outcomes, columns, reference)}\n\n{made_by(summaries)}"
+    folder = Path(base.workdir)
     write_atomically(folder / "table.md", text + "\n")
     curves_of = {outcome.name: outcome.curves for outcome in outcomes}
     labels, metric = [axis.label for axis in axes], metric_of(outcomes)

@@ -23,6 +23,7 @@ from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.storage.workdir import CONFIG, check, write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.outcome import tasks_of
+from jfedsl.studies.provenance import MADE_BY, made_by
 from jfedsl.studies.study import RESULTS, Changes, run_configs, tested
 
 _FAILED = ".failed"  # hidden, because a run may start in a folder that has only hidden files
@@ -214,6 +215,8 @@ def _state(config: Config, summary: Any) -> str:
 def write_results(base: Config, runs: Sequence[tuple[str, Config]]) -> None:
     """Writes `results.csv` with a row for every run of every shard, finished or not.
 
+    `made_by.md` beside it names the command, and commits and versions.
+
     Args:
       base: the config that all settings change.
       runs: name of the setting and config of each run.
@@ -237,6 +240,7 @@ def write_results(base: Config, runs: Sequence[tuple[str, Config]]) -> None:
             {**row, "state": _state(config, summary), **(_numbers(summary) if summary else {})}
         )
     write_atomically(Path(base.workdir, RESULTS), buffer.getvalue())
+    write_atomically(Path(base.workdir, MADE_BY), made_by(summaries) + "\n")
 
 
 def _differing(base: Config, config: Config) -> list[str]:

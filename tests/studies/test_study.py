@@ -31,7 +31,9 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     assert (tmp_path / "table.md").read_text() == text + "\n"
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     dense, half = text.splitlines()[2:4]
-    assert text.splitlines()[-1].endswith("| 0.5 |"), "half of the FLOPs, in both seeds"
+    pairs, made = text.split("\n\n")[-2:]
+    assert pairs.endswith("| 0.5 |"), "half of the FLOPs, in both seeds"
+    assert made.splitlines()[2].startswith("- 4 runs: commit ")
     final = [s["final_accuracy"] for s in outcomes[0].summaries]
     assert f"| dense | {sum(final) / 2:.4g} ({min(final):.4g} to {max(final):.4g}) |" in dense
     # 64 * 256 multiply-adds forward and for the gradient by the weights.
