@@ -189,7 +189,7 @@ def test_wrong_cases_and_figures_are_refused(arguments, error, tmp_path):
         study.main(parse([f"--workdir={tmp_path / 'study'}"]), given(study, *arguments))
 
 
-@pytest.mark.parametrize("name", ["algorithms", "algorithms_resnet18"])
+@pytest.mark.parametrize("name", ["algorithms", "algorithms_resnet18", "quorum"])
 def test_the_settings_of_the_studies_of_algorithms_make_runs(name, tmp_path):
     """Rates are those that the grid of rates tried, and each figure has its settings."""
     study = script("cases_study")
