@@ -43,6 +43,7 @@ from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.radio import Conditions
 from jfedsl.wireless.schedule import Rules, Taken, spread
 
+NAME, WITH_ALL = "semi_async", "fedsl"  # what it is, and what a quorum of all is
 MISSED, AGE = "missed_steps", "staleness"  # columns of metrics.csv
 
 

@@ -27,6 +27,7 @@ _LISTS = {
     "bits": "Bits of gradients, after a slash those of the activation, to choose from",
     "dropout_rates": "Dropout rates at the cut to choose from",
     "allocations": "Ways to allocate bandwidth to choose from",
+    "quorums": "Clients that the server waits for to choose from, a number or all",
 }
 
 

@@ -16,6 +16,7 @@ from jfedsl.engine.period import end_period, start_period
 from jfedsl.engine.state import RunSpec
 from jfedsl.errors import UserError
 from jfedsl.keys import Purpose, fold
+from jfedsl.planner import quorums
 from jfedsl.planner.expected import (
     Costs,
     MaskStatistics,
@@ -25,6 +26,7 @@ from jfedsl.planner.expected import (
     gradient_error,
     mask_statistics,
 )
+from jfedsl.planner.waiting import waiting_costs
 from jfedsl.run.assemble import Experiment, build
 from jfedsl.sharding.slots import assign_slots
 
@@ -120,7 +122,7 @@ def estimate(configs: np.ndarray) -> Estimates:
 
     Args:
       configs: of all settings, objects `[cuts, pruning rates, periods, bits, dropout rates,
-        allocations]`. The results `[n]` have the order of the flattened array.
+        allocations, quorums]`. The results `[n]` have the order of the flattened array.
 
     Raises:
       UserError: every setting is impossible; the reason is that of the first.
@@ -134,13 +136,22 @@ def estimate(configs: np.ndarray) -> Estimates:
         block = configs[at]
         try:
             # --allocation=minmax needs message sizes, which differ within the block.
-            experiment = build(dataclasses.replace(block.flat[0], allocation="equal"))
+            first = quorums.waiting_for_all(block.flat[0])
+            experiment = build(dataclasses.replace(first, allocation="equal"))
         except UserError as error:
             errors |= dict.fromkeys(index[at].ravel().tolist(), error)
             continue
         possible = experiment
         start = period_start(experiment)
-        seconds[at], joules[at], q[at] = _estimate_block(experiment, start, block)
+        sizes, *numbers, errors_of_q = _estimate_block(experiment, start, block[..., 0])
+        q[at] = errors_of_q[..., None]
+        for k, config in enumerate(block[0, 0, 0, 0]):
+            some = quorums.waits_for_some(config)
+            if error := quorums.error(experiment.spec, config) if some else None:
+                errors |= dict.fromkeys(index[at][..., k].ravel().tolist(), error)
+                continue
+            costs = _with_quorum(experiment, start, sizes, block[..., k]) if some else numbers
+            seconds[at][..., k], joules[at][..., k] = costs
         cut[at] = experiment.spec.cut
         statistics = initial_mask_statistics(experiment, start)
         for array, value in zip(masks, statistics, strict=True):
@@ -155,7 +166,7 @@ def estimate(configs: np.ndarray) -> Estimates:
 
 def _estimate_block(
     experiment: Experiment, start: PeriodStart, block: np.ndarray
-) -> list[np.ndarray]:
+) -> tuple[tuple[Array, Array], np.ndarray, np.ndarray, np.ndarray]:
     """Estimates settings that share a cut and a pruning rate.
 
     Args:
@@ -164,7 +175,8 @@ def _estimate_block(
       block: their configs, objects `[periods, bits, dropout rates, allocations]`.
 
     Returns:
-      Mean seconds of a round, its mean joules, and q, each with the axes of `block`.
+      Bits of the messages up and down, `[bits * dropout rates, C]`; and mean seconds of a round, its
+      mean joules, and q, each with the axes of `block`. The server waits for all.
     """
     spec, key, image = experiment.spec, experiment.key, experiment.image.shape
     _, bits, rates, _ = block.shape
@@ -186,7 +198,39 @@ def _estimate_block(
     period = np.array([config.aggregate_every for config in block[:, 0, 0, 0]])
     period = period.reshape(-1, 1, 1, 1)
     seconds = parts.exchange_seconds + parts.model_seconds / period
-    return [seconds, parts.exchange_joules + parts.model_joules / period, q]
+    return (up, down), seconds, parts.exchange_joules + parts.model_joules / period, q
+
+
+def _with_quorum(
+    experiment: Experiment, start: PeriodStart, sizes: tuple[Array, Array], block: np.ndarray
+) -> np.ndarray:
+    """Mean seconds and joules of rounds whose server does not wait for all.
+
+    Args:
+      experiment: with the cut and pruning rate of the block.
+      start: of a period of it.
+      sizes: from `_estimate_block`.
+      block: configs with one quorum, objects `[periods, bits, dropout rates, allocations]`.
+
+    Returns:
+      Seconds and joules, `[2, periods, bits, dropout rates, allocations]`.
+    """
+    spec, first = experiment.spec, block.flat[0]
+    periods = jnp.array([config.aggregate_every for config in block[:, 0, 0, 0]], jnp.int32)
+    rows = [jnp.tile(x, (len(periods), 1)) for x in sizes]
+    each_period = jnp.repeat(periods, len(sizes[0]))
+    of_allocations = []
+    for config in block[0, 0, 0]:
+        assert spec.radio is not None
+        setting = spec._replace(radio=spec.radio._replace(allocation=config.allocation))
+        most_missed, messages = first.max_staleness, (rows[0], rows[1])
+        of_allocations.append(
+            waiting_costs(
+                setting, experiment.key, start, messages, each_period, first.quorum, most_missed
+            )
+        )
+    by_setting = np.array(of_allocations, np.float64).reshape(-1, 2, *block.shape[:3])
+    return np.moveaxis(by_setting, 0, -1)
 
 
 def _with_compressors(spec: RunSpec, config: Config) -> RunSpec:

@@ -158,16 +158,10 @@ def costs(spec: RunSpec, key: Array, start: PeriodStart, up: Array, down: Array)
       down: bits of each client's gradient at the cut, `[n, C]`.
     """
     assert spec.radio is not None
-    radio, width_configs = spec.radio, len(spec.pruner.width_configs)
+    radio = spec.radio
 
     def round_costs(start: PeriodStart, round_: Array, up: Array, down: Array) -> Costs:
-        bits = jnp.broadcast_to(up, (width_configs, spec.clients))
-        hardware = radio.deployment.hardware._replace(motion=None)
-        here = radio._replace(
-            network=radio.network._replace(fading_memory=0.0),
-            deployment=radio.deployment._replace(hardware=hardware, bits=bits),
-        )
-        setting = spec._replace(radio=here)
+        setting = as_sampled(spec, up)
         ids = draw_participants(setting, key, round_)
         clients = jax.tree.map(lambda x: x[ids], start.clients)
         conditions = round_conditions(setting, key, round_, ids, clients)
@@ -197,6 +191,22 @@ def costs(spec: RunSpec, key: Array, start: PeriodStart, up: Array, down: Array)
         return Costs(*(jnp.mean(x, axis=0) for x in sampled))
 
     return jax.jit(mean_costs)(start, up, down)
+
+
+def as_sampled(spec: RunSpec, up: Array) -> RunSpec:
+    """The run with fading anew in every round, and devices where they start.
+
+    Args:
+      spec: of the run, with a radio.
+      up: bits of each client's activation at the cut, by which the band is shared, `[C]`.
+    """
+    radio = spec.radio
+    assert radio is not None
+    bits = jnp.broadcast_to(up, (len(spec.pruner.width_configs), spec.clients))
+    hardware = radio.deployment.hardware._replace(motion=None)
+    network = radio.network._replace(fading_memory=0.0)
+    deployment = radio.deployment._replace(hardware=hardware, bits=bits)
+    return spec._replace(radio=radio._replace(network=network, deployment=deployment))
 
 
 def mask_statistics(spec: RunSpec, partition: Partition, params: Any, masks: Any) -> MaskStatistics:

@@ -31,7 +31,7 @@ def plan(
     Args:
       config: what all settings change.
       choices: values to combine, by the flags of `jfedsl plan`: cuts, prune_rates, periods, bits,
-        dropout_rates and allocations.
+        dropout_rates, allocations and quorums.
       goal: what to reach, or the budgets.
       constants: workdir of a run with `measure_constants_every`, for the convergence bound.
       rounds_table: CSV file of measured rounds by setting, instead of the bound.

@@ -7,6 +7,7 @@ import numpy as np
 from jfedsl.config import Config, shown
 from jfedsl.planner.estimates import Estimates
 from jfedsl.planner.predictions import Predictions
+from jfedsl.planner.quorums import waits_for_some
 from jfedsl.planner.settings import describe
 from jfedsl.planner.source import MeasuredRun
 from jfedsl.run.convergence import scope
@@ -37,6 +38,11 @@ def notes_of(
     if isinstance(source, Path):
         missing = [i for i, r in enumerate(predicted.rounds) if np.isinf(r) and i not in errors]
         return notes + [f"left out, {describe(configs[i])}: not in {source}" for i in missing]
+    if any(map(waits_for_some, configs)):
+        notes.append(
+            "a heuristic with --quorums below all: the bound counts a quorum's participants in each "
+            "step, but neither staleness nor who arrives first"
+        )
     config, run = configs[chosen], source.config
     beyond = scope(config)
     for name in ("outage_snr_db", "deadline_s"):

@@ -14,12 +14,12 @@ from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError, flag_error, no_effect
 from jfedsl.files.paths import Name, local
 from jfedsl.files.program import other_program
-from jfedsl.planner import predictions, settings
+from jfedsl.planner import predictions, quorums, settings
 from jfedsl.planner.estimates import Estimates, RoundCosts, estimate
 from jfedsl.planner.notes import notes_of
 from jfedsl.planner.predictions import MAX_STEPS, Predictions
 from jfedsl.planner.settings import Changes, config_grid, describe
-from jfedsl.planner.source import MeasuredRun, measured_run, predicted_effects
+from jfedsl.planner.source import MeasuredRun, constants_for, measured_run, predicted_effects
 from jfedsl.run.convergence import setting_of, step_size
 from jfedsl.run.plots import pareto
 from jfedsl.run.plots.pareto import Panel
@@ -141,12 +141,17 @@ def predict(
     if not tune and not gamma:
         raise flag_error("client_learning_rate", gamma, "above 0 without --tune_step_size")
     effects, costs = predicted_effects(source, estimated, configs), estimated.costs
-    setting = setting_of(base, estimated.experiment, 1)._replace(
+    setting = setting_of(base, estimated.experiment, 1)
+    answered = np.array([quorums.answered(config) for config in configs], np.float64)
+    setting = setting._replace(
+        participants=answered,
+        largest_weight=setting.largest_weight * (setting.participants / answered),
         cut=estimated.cut,
         step_size=np.full(len(configs), gamma),
         period=costs.period * costs.local_steps,
     )
-    problem = costs, source.constants, effects, setting
+    constants = constants_for(source, bool((answered < setting.clients).any()))
+    problem = costs, constants, effects, setting
     if goal.target is None:
         affordable = np.minimum(
             (goal.seconds or np.inf) / costs.seconds, (goal.joules or np.inf) / costs.joules
@@ -155,7 +160,7 @@ def predict(
     predicted = predictions.to_target(*problem, goal.target, tune)
     if np.isfinite(predicted.seconds).any():
         return predicted
-    raise _out_of_reach(configs, estimated, source.constants, effects, setting, goal.target, tune)
+    raise _out_of_reach(configs, estimated, constants, effects, setting, goal.target, tune)
 
 
 def _out_of_reach(
@@ -253,7 +258,8 @@ def conduct(plan: Plan, output: Name, command: str) -> None:
         **{name.replace("_", " "): x[rows] for name, x in predicted._asdict().items()},
     }
     row = rows.tolist().index(chosen)
-    table = settings.table([configs[i] for i in rows], columns, row)
+    some = any(map(quorums.waits_for_some, configs))
+    table = settings.table([configs[i] for i in rows], columns, row, some)
     facts = ", ".join(f"{n} {x[row]:.4g}" for n, x in columns.items() if np.isfinite(x[row]))
     text = "\n".join([f"chosen: {describe(configs[chosen])}", f"  {facts}", "", table, "", *notes])
     config = plan.choice

@@ -16,10 +16,12 @@ from jfedsl.config.cuts import parse
 from jfedsl.config.personal_fields import NONE
 from jfedsl.engine.clocks import side_by_side
 from jfedsl.errors import UserError, flag_error, no_effect
+from jfedsl.planner import quorums
 
 COLUMNS = ("cut", "aggregate_every", "prune_rate", "bits", "smashed_bits", "dropout_rate")
+QUORUM = "quorum"  # a further column, where a setting has a server that does not wait for all
 # What a grid may vary, by the flag that lists its values.
-AXES = ("cuts", "prune_rates", "periods", "bits", "dropout_rates", "allocations")
+AXES = ("cuts", "prune_rates", "periods", "bits", "dropout_rates", "allocations", "quorums")
 
 Changes = dict[str, Any]  # fields of a config and their new values
 
@@ -29,11 +31,11 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
 
     Args:
       base: the config that all settings change.
-      texts: the entries of each flag: cuts, prune_rates, periods, bits, dropout_rates and
-        allocations; None where a flag is not set.
+      texts: the entries of each flag: cuts, prune_rates, periods, bits, dropout_rates,
+        allocations and quorums; None where a flag is not set.
 
     Returns:
-      Six lists, one for each flag, of what its entries change; `[{}]` for a flag that is not set.
+      Seven lists, one for each flag, of what its entries change; `[{}]` for a flag that is not set.
 
     Raises:
       UserError: an empty list, a repeated entry, or an entry that is not the number it has to be.
@@ -63,6 +65,7 @@ def axes(base: Config, texts: Mapping[str, Sequence[str] | None]) -> list[list[C
         "bits": bits,
         "dropout_rates": lambda text: {"dropout_rate": str(float(text))},
         "allocations": lambda text: {"allocation": text},
+        "quorums": lambda text: quorums.changes(base, text),
     }
     return [_axis(name, texts.get(name), reader) for name, reader in readers.items()]
 
@@ -109,7 +112,10 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
             changes |= entries[i]
         configs[at] = dataclasses.replace(base, **changes)
     refuse_idle(configs.flat)
-    for config in configs[:, 0, 0, 0, 0, 0]:
+    for config in configs.flat:
+        if quorums.waits_for_some(config):
+            quorums.refuse(config)
+    for config in configs[:, 0, 0, 0, 0, 0, 0]:
         if parse(config.cut or "").differs:
             raise flag_error("cut", config.cut, "one cut for all clients, as the bound covers")
         cut_name(config)
@@ -138,6 +144,8 @@ def column_values(config: Config) -> dict[str, Any]:
 def describe(config: Config) -> str:
     """A setting on one line."""
     values = {**column_values(config), "allocation": config.allocation}
+    if quorums.waits_for_some(config):
+        values[QUORUM] = config.quorum
     return " ".join(f"{name}={_cell(value)}" for name, value in values.items())
 
 
@@ -173,18 +181,23 @@ def check_budgets(
     return within
 
 
-def table(configs: Sequence[Config], numbers: Mapping[str, np.ndarray], chosen: int) -> str:
+def table(
+    configs: Sequence[Config], numbers: Mapping[str, np.ndarray], chosen: int, quorum: bool = False
+) -> str:
     """A Markdown table of settings with numbers; the chosen setting is marked.
 
     Args:
       configs: of the settings.
       numbers: columns by their titles, `[n]` each.
       chosen: index of the chosen setting.
+      quorum: whether there is a column of quorums.
     """
-    titles = ["", *COLUMNS, "allocation", *numbers]
+    titles = ["", *COLUMNS, "allocation", *([QUORUM] if quorum else []), *numbers]
     lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     for i, config in enumerate(configs):
         values = [*column_values(config).values(), config.allocation]
+        if quorum:
+            values.append(config.quorum if quorums.waits_for_some(config) else quorums.ALL)
         values += [float(column[i]) for column in numbers.values()]
         cells = ["chosen" if i == chosen else "", *map(_cell, values)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -216,7 +229,7 @@ def measured_rounds(table: Path, configs: Sequence[Config]) -> np.ndarray:
 
     Args:
       table: a CSV file with the column `rounds`, empty where the target was missed, and some of
-        `COLUMNS`.
+        `COLUMNS` and `quorum`, a number of messages.
       configs: of the settings.
 
     Raises:
@@ -224,7 +237,7 @@ def measured_rounds(table: Path, configs: Sequence[Config]) -> np.ndarray:
     """
 
     def refuse(why: str) -> UserError:
-        columns = f"a CSV file with rounds and some of {', '.join(COLUMNS)}"
+        columns = f"a CSV file with rounds and some of {', '.join((*COLUMNS, QUORUM))}"
         return flag_error("rounds_table", table, columns, reason=why)
 
     try:
@@ -233,7 +246,7 @@ def measured_rounds(table: Path, configs: Sequence[Config]) -> np.ndarray:
     except (OSError, UnicodeDecodeError) as error:
         raise refuse(str(error)) from None
     names = set(rows[0]) if rows else set()
-    if "rounds" not in names or names - {"rounds", *COLUMNS}:
+    if "rounds" not in names or names - {"rounds", *COLUMNS, QUORUM}:
         raise refuse(f"this one has {', '.join(map(str, names)) or 'no rows'}")
 
     def matches(row: dict[str, str], values: dict[str, Any], config: Config) -> bool:
@@ -243,7 +256,7 @@ def measured_rounds(table: Path, configs: Sequence[Config]) -> np.ndarray:
         return all(values[name] == value for name, value in wanted.items())
 
     def rounds_of(config: Config) -> float:
-        values = column_values(config)
+        values = {**column_values(config), QUORUM: quorums.answered(config)}
         counts = [float(r["rounds"]) for r in rows if r["rounds"] and matches(r, values, config)]
         return float(np.mean(counts)) if counts and min(counts) > 0 else np.inf
 

@@ -29,12 +29,14 @@ class MeasuredRun(NamedTuple):
       constants: of its problem.
       effects: of its compression.
       pruned_everywhere: share of the client-side weights that no client of the run keeps.
+      workdir: of the run.
     """
 
     config: Config
     constants: Constants
     effects: Effects
     pruned_everywhere: float
+    workdir: str = ""
 
 
 def measured_run(base: Config, workdir: str) -> MeasuredRun:
@@ -55,19 +57,34 @@ def measured_run(base: Config, workdir: str) -> MeasuredRun:
             reason = f"that run has --{name}={getattr(run, name)}"
             raise flag_error("constants", workdir, allowed, reason=reason)
     constants, effects = constants_of(rows)
-    if base.participants in (None, base.clients):
-        constants = constants._replace(dissimilarity=0.0)  # the bound multiplies it by 0 then
-    unknown = [k for k, v in constants._asdict().items() if not np.isfinite(v).all()]
-    if unknown:
-        allowed, reason = "a run that measured all constants", f"it lacks {', '.join(unknown)}"
-        raise flag_error("constants", workdir, allowed, reason=reason)
+    partial = base.participants not in (None, base.clients)
+    _refuse_unknown(workdir, constants if partial else constants._replace(dissimilarity=0.0))
     pruned_everywhere = 0.0
     if run.pruning != "none":
         experiment = build(dataclasses.replace(run, data_dir=base.data_dir))
         start = estimates.period_start(experiment)
         statistics = estimates.initial_mask_statistics(experiment, start)
         pruned_everywhere = float(statistics.pruned_everywhere)
-    return MeasuredRun(run, constants, effects, pruned_everywhere)
+    return MeasuredRun(run, constants, effects, pruned_everywhere, workdir)
+
+
+def constants_for(source: MeasuredRun, some: bool) -> Constants:
+    """The constants for settings of which some have fewer participants in a step than clients.
+
+    Raises:
+      UserError: the measured run did not see how clients' gradients differ, which they need.
+    """
+    if not some:
+        return source.constants._replace(dissimilarity=0.0)  # the bound multiplies it by 0
+    _refuse_unknown(source.workdir, source.constants)
+    return source.constants
+
+
+def _refuse_unknown(workdir: str, constants: Constants) -> None:
+    unknown = [k for k, v in constants._asdict().items() if not np.isfinite(v).all()]
+    if unknown:
+        allowed, reason = "a run that measured all constants", f"it lacks {', '.join(unknown)}"
+        raise flag_error("constants", workdir, allowed, reason=reason)
 
 
 def predicted_effects(

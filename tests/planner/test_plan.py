@@ -30,7 +30,7 @@ def check_by_brute_force(plan: Plan) -> None:
     """Builds and predicts every setting alone, and compares the best of them with the choice."""
     seconds = []
     for config in plan.configs:
-        one_setting = np.empty((1,) * 6, object)
+        one_setting = np.empty((1,) * 7, object)
         one_setting[:] = config
         estimated = estimate(one_setting)
         effects = predicted_effects(source(), estimated, [config])
