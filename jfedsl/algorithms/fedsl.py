@@ -39,5 +39,6 @@ ALGORITHM = Algorithm(
     uses=SPLIT | PERSONAL | PROXIMAL | BOUND,
     compress_by_default=True,
     cuts_by_client=True,
+    with_quorum="semi_async",
     server_batch=lambda participants: participants,
 )

@@ -43,7 +43,6 @@ from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.radio import Conditions
 from jfedsl.wireless.schedule import Rules, Taken, spread
 
-NAME, WITH_ALL = "semi_async", "fedsl"  # what it is, and what a quorum of all is
 MISSED, AGE = "missed_steps", "staleness"  # columns of metrics.csv
 
 
@@ -265,6 +264,7 @@ ALGORITHM = Algorithm(
     compress_by_default=True,
     equal_shapes=True,
     all_take_part=True,
+    with_all="fedsl",
     one_at_a_time=lambda config: ("algorithm",),
     server_batch=lambda participants: participants,
     answered=quorum_of,

@@ -156,6 +156,9 @@ class Algorithm(NamedTuple):
       all_take_part: whether all clients have to take part in every period.
       cuts_by_client: whether clients may hold different numbers of first layers. The server's steps
         are then those of `server_forward` and `joint_step`.
+      with_quorum: name of the algorithm that trains alike, but whose server waits for a `quorum` of
+        the clients; "" for none.
+      with_all: of that one, the name of the algorithm whose server waits for all.
       client_layers: `(layers, cut) -> number of layers that clients hold`.
       tail: `options -> ` number of the model's last layers that clients hold too, behind the
         server's: averaged and sent with the others of clients, never pruned.
@@ -194,6 +197,8 @@ class Algorithm(NamedTuple):
     equal_shapes: bool = False
     all_take_part: bool = False
     cuts_by_client: bool = False
+    with_quorum: str = ""
+    with_all: str = ""
     client_layers: Callable[[int, int], int] = lambda layers, cut: cut
     tail: Callable[[Mapping[str, Any]], int] = lambda options: 0
     auxiliary: Callable[[Mapping[str, Any], int, bool], Model] = lambda options, classes, tokens: ()

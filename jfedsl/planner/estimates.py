@@ -147,8 +147,8 @@ def estimate(configs: np.ndarray) -> Estimates:
         q[at] = errors_of_q[..., None]
         for k, config in enumerate(block[0, 0, 0, 0]):
             some = quorums.waits_for_some(config)
-            if error := quorums.error(experiment.spec, config) if some else None:
-                errors |= dict.fromkeys(index[at][..., k].ravel().tolist(), error)
+            if refused := quorums.error(experiment.spec, config) if some else None:
+                errors |= dict.fromkeys(index[at][..., k].ravel().tolist(), refused)
                 continue
             costs = _with_quorum(experiment, start, sizes, block[..., k]) if some else numbers
             seconds[at][..., k], joules[at][..., k] = costs
@@ -175,8 +175,8 @@ def _estimate_block(
       block: their configs, objects `[periods, bits, dropout rates, allocations]`.
 
     Returns:
-      Bits of the messages up and down, `[bits * dropout rates, C]`; and mean seconds of a round, its
-      mean joules, and q, each with the axes of `block`. The server waits for all.
+      Bits of the messages up and down, `[bits * dropout rates, C]`; and mean seconds of a round,
+      its mean joules, and q, each with the axes of `block`. The server waits for all.
     """
     spec, key, image = experiment.spec, experiment.key, experiment.image.shape
     _, bits, rates, _ = block.shape
@@ -197,8 +197,9 @@ def _estimate_block(
     parts = Costs(*np.moveaxis(np.array(of_allocations, np.float64), 0, -1))
     period = np.array([config.aggregate_every for config in block[:, 0, 0, 0]])
     period = period.reshape(-1, 1, 1, 1)
-    seconds = parts.exchange_seconds + parts.model_seconds / period
-    return (up, down), seconds, parts.exchange_joules + parts.model_joules / period, q
+    seconds = np.asarray(parts.exchange_seconds + parts.model_seconds / period)
+    joules = np.asarray(parts.exchange_joules + parts.model_joules / period)
+    return (up, down), seconds, joules, q
 
 
 def _with_quorum(

@@ -40,8 +40,8 @@ def notes_of(
         return notes + [f"left out, {describe(configs[i])}: not in {source}" for i in missing]
     if any(map(waits_for_some, configs)):
         notes.append(
-            "a heuristic with --quorums below all: the bound counts a quorum's participants in each "
-            "step, but neither staleness nor who arrives first"
+            "a heuristic with --quorums below all: the bound has as many participants as the "
+            "quorum in each step, but neither staleness nor who arrives first"
         )
     config, run = configs[chosen], source.config
     beyond = scope(config)

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from jfedsl.algorithms import semi_async
+from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.config import Config, shown
 from jfedsl.config.canonical import idle
 from jfedsl.errors import UserError, flag_error
 
 ALL = "all"
-FOR_ALL = {"algorithm": semi_async.WITH_ALL, "quorum": 0}
+_LEFT_OUT = f"left out with --quorums below {ALL}"
 
 
 def changes(base: Config, text: str) -> dict[str, Any]:
@@ -20,24 +20,31 @@ def changes(base: Config, text: str) -> dict[str, Any]:
       text: `all`, or a number of messages.
 
     Raises:
-      UserError: no whole number up to that of clients, or clients that do not all take part.
+      UserError: no whole number up to that of clients, clients that do not all take part, or a flag
+        that needs a server that waits for all.
     """
-    if base.algorithm != semi_async.WITH_ALL:
-        raise flag_error("algorithm", base.algorithm, f"{semi_async.WITH_ALL} with --quorums")
+    entry = ALGORITHMS[base.algorithm]
+    if not entry.with_quorum:
+        able = ", ".join(name for name, other in ALGORITHMS.items() if other.with_quorum)
+        raise flag_error("algorithm", base.algorithm, f"{able} with --quorums")
     most = base.clients
     if text != ALL and not (text.isdecimal() and 1 <= int(text) <= most):
         allowed = f"{ALL} or whole numbers from 1 to {most}, the number of clients"
         raise flag_error("quorums", text, allowed)
     if text == ALL or int(text) == most:
-        return FOR_ALL
+        return {"quorum": 0}
     if base.participants not in (None, most):
         raise flag_error("participants", base.participants, f"--clients={most} with --quorums")
-    return {"algorithm": semi_async.NAME, "quorum": int(text)}
+    for name in sorted(entry.uses - ALGORITHMS[entry.with_quorum].uses):  # such as outage_snr_db
+        if (value := getattr(base, name)) != getattr(Config, name):
+            raise flag_error(name, value, _LEFT_OUT)
+    return {"algorithm": entry.with_quorum, "quorum": int(text)}
 
 
 def waits_for_some(config: Config) -> bool:
     """Whether a step of the server takes the messages of some clients only."""
-    return config.algorithm == semi_async.NAME and config.quorum not in (0, config.clients)
+    takes_some = bool(ALGORITHMS[config.algorithm].with_all)
+    return takes_some and config.quorum not in (0, config.clients)
 
 
 def answered(config: Config) -> int:
@@ -47,11 +54,17 @@ def answered(config: Config) -> int:
 
 def waiting_for_all(config: Config) -> Config:
     """The setting with a server that waits for all."""
-    return dataclasses.replace(config, **FOR_ALL) if waits_for_some(config) else config
+    if not waits_for_some(config):
+        return config
+    of_all: dict[str, Any] = {"algorithm": ALGORITHMS[config.algorithm].with_all, "quorum": 0}
+    return dataclasses.replace(config, **of_all)
 
 
 def refuse(config: Config) -> None:
-    """Refuses a setting that other quorums look at, but this one does not.
+    """Refuses flags that a server looks at only where it waits for all.
+
+    Args:
+      config: of a setting in which it does not.
 
     Raises:
       UserError: names the flag and its value.
@@ -59,9 +72,9 @@ def refuse(config: Config) -> None:
     together = idle(waiting_for_all(config))
     for name in idle(config):
         value, usual = getattr(config, name), getattr(Config, name)
-        if name in together or value in (usual, "") or name == "measure_constants_every":
+        if name in together or value in (usual, ""):
             continue
-        raise flag_error(name, shown(value), f"left out with --quorums below {ALL}")
+        raise flag_error(name, shown(value), _LEFT_OUT)
 
 
 def error(spec: Any, config: Config) -> UserError | None:
@@ -71,10 +84,10 @@ def error(spec: Any, config: Config) -> UserError | None:
       spec: of the run with a server that waits for all.
       config: of the setting.
     """
-    names = [option.name for option in semi_async.ALGORITHM.options]
-    options = {name: getattr(config, name) for name in names}
+    entry = ALGORITHMS[config.algorithm]
+    options = {option.name: getattr(config, option.name) for option in entry.options}
     try:
-        semi_async.ALGORITHM.check(spec._replace(options=options))
+        entry.check(spec._replace(options=options))
     except UserError as error:
         return error
     return None

@@ -111,10 +111,9 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
         for entries, i in zip(lists, at, strict=True):
             changes |= entries[i]
         configs[at] = dataclasses.replace(base, **changes)
+    for config in filter(quorums.waits_for_some, configs[0, 0, 0, 0, 0, 0]):
+        quorums.refuse(config)
     refuse_idle(configs.flat)
-    for config in configs.flat:
-        if quorums.waits_for_some(config):
-            quorums.refuse(config)
     for config in configs[:, 0, 0, 0, 0, 0, 0]:
         if parse(config.cut or "").differs:
             raise flag_error("cut", config.cut, "one cut for all clients, as the bound covers")

@@ -36,6 +36,8 @@ def check_by_brute_force(plan: Plan) -> None:
         effects = predicted_effects(source(), estimated, [config])
         scalars = Effects(*(np.asarray(x).item() for x in effects))
         setting = setting_of(config, build(config), 1)
+        if config.quorum:
+            setting = setting._replace(participants=config.quorum, largest_weight=1 / config.quorum)
         steps = float(steps_needed(CONSTANTS, scalars, setting, 1.0))
         rounds = np.ceil(steps / config.aggregate_every) * config.aggregate_every
         seconds.append(rounds * float(estimated.costs.seconds[0]))
