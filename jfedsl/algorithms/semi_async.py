@@ -1,17 +1,17 @@
 """Split federated learning whose server does not wait for all (semi-asynchronous).
 
-The server steps as soon as messages of --quorum participants have arrived, and answers these; the
-others go on computing and sending. What it takes of a participant is an activation, as in `fedsl`,
-or, after the exchanges of a period, its part of the model: that is averaged with the others of the
-same step, and the participant receives the model anew. A part that other averages came before may
-weigh less (--staleness). A participant that has missed --max_staleness steps in a row is waited
-for.
+The server steps as soon as --quorum messages have arrived, activations or client parts, and answers
+these; the other participants go on computing and sending. It exchanges with those whose activations
+it takes, as in `fedsl`. After the exchanges of a period a participant sends its part of the model:
+that is averaged with the others of the same step, and the participant receives the model anew. A
+part that other averages came before may weigh less (--staleness). A participant that has missed
+--max_staleness steps in a row is waited for.
 
 Which messages a step takes follows from the simulated network: from the rates of each round, the
 FLOPs of clients' layers, and the expected sizes of their messages. So the
 order of events does not depend on what is learnt, and one compiled program runs them. A round is
-local_steps steps of the server, and one more at the end of a period. With --quorum of all
-participants all of that is `fedsl`.
+local_steps steps of the server, and one more at the end of a period; learning rates follow the
+number of the step. With --quorum of all participants a run is one of `fedsl`.
 
 The definition is ours, after the abstract of SAFSL (IEEE Transactions on Wireless Communications
 24(6)) and the buffered averages of FedBuff (arXiv 2106.06639).
@@ -196,14 +196,20 @@ def clock(spec: RunSpec, record: RoundRecord) -> Cost:
     return cost_of_steps(spec.radio, record.participants, record.server_steps)
 
 
+def _init_state(spec: RunSpec, key: Array, image: tuple[int, ...], state: State) -> Any:
+    if quorum_of(spec) == spec.participants:
+        return None
+    return arrivals.first_progress(spec, key, image, state)
+
+
 def _check(spec: RunSpec) -> None:
     quorum, most = spec.options["quorum"], spec.options["max_staleness"]
     count = spec.participants
     if quorum > count:
         raise flag_error("quorum", quorum, f"at most {count}, the number of participants")
-    least = -(-count // quorum_of(spec))
+    least = -(-count // quorum_of(spec)) - 1
     if most and most < least:
-        allowed = f"0 or at least {least}, in which steps of {quorum} serve {count} participants"
+        allowed = f"0 or at least {least}: steps that take {quorum} of {count} pass others over"
         raise flag_error("max_staleness", most, allowed)
     if len(spec.pruner.width_configs) > 1:
         raise UserError(
@@ -230,7 +236,8 @@ def _together(config: Any) -> str | None:
 QUORUM = Option(
     "quorum",
     0,
-    "Messages that the server of semi_async waits for before it steps; 0 for all participants.",
+    "Messages, activations or client parts, that the server of semi_async waits for before it "
+    "steps; 0 for all participants.",
     "a whole number from 0 to 1000000",
     lambda value: 0 <= value <= 1_000_000,
 )
@@ -246,8 +253,8 @@ STALENESS = Option(
 MAX_STALENESS = Option(
     "max_staleness",
     0,
-    "Steps of the server that a client may miss in a row before the server waits for it; 0 for any "
-    "number.",
+    "Steps of the server that a client may miss in a row before the server waits for it (column "
+    "missed_steps, not staleness); 0 for any number.",
     "a whole number from 0 to 1000000",
     lambda value: 0 <= value <= 1_000_000,
     idle=_together,
@@ -255,7 +262,8 @@ MAX_STALENESS = Option(
 
 ALGORITHM = Algorithm(
     fedsl.exchange,
-    uses=SPLIT - OUTAGE - DEADLINE,
+    # How long a client computes does not depend on which weights its masks keep.
+    uses=SPLIT - OUTAGE - DEADLINE - {"mask_compute"},
     streams=(*SPLIT_STREAMS[:-1], MODEL_DOWN._replace(idle=_uncompressed)),
     options=(QUORUM, STALENESS, MAX_STALENESS),
     reports=(MISSED, AGE),
@@ -268,6 +276,6 @@ ALGORITHM = Algorithm(
     one_at_a_time=lambda config: ("algorithm",),
     server_batch=lambda participants: participants,
     answered=quorum_of,
-    init_state=arrivals.first_progress,
+    init_state=_init_state,
     check=_check,
 )

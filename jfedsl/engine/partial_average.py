@@ -18,7 +18,7 @@ from jfedsl.data.partition import Partition
 from jfedsl.engine.averaging import merge
 from jfedsl.engine.model_messages import upload
 from jfedsl.engine.period import hold_model, moved_masks, pruned_anew
-from jfedsl.engine.state import Aggregator, RunSpec, State, copies, weights
+from jfedsl.engine.state import RunSpec, State, copies, weights
 from jfedsl.sharding.slots import where_rows
 
 
@@ -58,11 +58,16 @@ def average_returned(
     before, clients, which = state.aggregator, state.clients, returned.which
     trained = clients.replace(received=returned.received)
     sent, up = jax.vmap(partial(upload, spec, key, state))(trained)
-    parts = _present_parts(before, sent.params, returned, weight(returned.age.astype(jnp.float32)))
-    count = which.size
+    scale, count = weight(returned.age.astype(jnp.float32)), which.size
+    parts = _moved(before.params, sent.params, returned.received, scale)
+    # What statistics were at the start is not kept: they move from those of the last average.
+    stats = _moved(before.stats, sent.stats, copies(before.stats, count), scale)
+    parts, stats = where_rows(returned.age > 0, (parts, stats), (sent.params, sent.stats))
+    # Who sent an activation changes nothing, with its weight in every entry.
     rows = sent.replace(
         params=where_rows(which, parts, copies(before.params, count)),
-        stats=where_rows(which, sent.stats, copies(before.stats, count)),
+        stats=where_rows(which, stats, copies(before.stats, count)),
+        masks=where_rows(which, sent.masks, jax.tree.map(jnp.ones_like, sent.masks)),
         received=None,
     )
     share = weights(spec, partition, state.participants)
@@ -75,15 +80,17 @@ def average_returned(
     return state.replace(clients=held), jnp.where(which, up, 0), jnp.where(which, moved, 0.0)
 
 
-def _present_parts(before: Aggregator, params: Any, returned: Returned, weight: Array) -> Any:
-    """The model after each part's change since it was received, `[K, ...]`.
+def _moved(before: Any, sent: Any, received: Any, scale: Array) -> Any:
+    """The aggregator's values after each client's change of what it had received, `[K, ...]`.
 
-    That of a part that no average came before is the part itself, to the bit.
+    Args:
+      before: of the aggregator, `[...]`.
+      sent: of the clients, `[K, ...]`.
+      received: of the clients, `[K, ...]`.
+      scale: of each one's change, `[K]`.
     """
 
-    def changed(model: Array, part: Array, received: Array) -> Array:
-        scale = weight.reshape(-1, *(1,) * (part.ndim - 1))
-        return model[None] + scale * (part - received)
+    def one(value: Array, new: Array, old: Array) -> Array:
+        return value[None] + scale.reshape(-1, *(1,) * (new.ndim - 1)) * (new - old)
 
-    moved = jax.tree.map(changed, before.params, params, returned.received)
-    return where_rows(returned.age > 0, moved, params)
+    return jax.tree.map(one, before, sent, received)

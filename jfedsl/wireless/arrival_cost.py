@@ -12,18 +12,18 @@ from jfedsl.wireless.radio import Radio
 def cost_of_steps(radio: Radio, ids: Array, steps: ServerStep) -> Cost:
     """What the steps of a round cost, from the end of the last one before it to that of its last.
 
-    Trips that reach beyond the round count as far as they are in it. Clients wait while their
-    message is with the server and this does not compute.
+    Trips that reach beyond the round count as far as they are in it. A client waits while it makes
+    no trip and the server does not compute. While the server computes, clients that it does not
+    answer may be on a trip: the parts of such a client then add up to more than the round.
 
     Args:
       radio: of the run.
       ids: of the clients, int32 `[K]`.
       steps: of the round, `[S, ...]`.
     """
-    computing, each = jax.vmap(_of_step)(steps)
+    computing, idle, each = jax.vmap(_of_step)(steps)
     receives, computes, sends = jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
     seconds, serving = jnp.sum(steps.waited + steps.serving), jnp.sum(steps.serving)
-    waiting = seconds - serving - receives - computes - sends
     hardware = radio.deployment.hardware
     frequency = hardware.flops[ids] / radio.network.flops_per_cycle
     critical = jnp.sum(computing)
@@ -35,7 +35,7 @@ def cost_of_steps(radio: Radio, ids: Array, steps: ServerStep) -> Cost:
         compute=computes,
         uplink=sends,
         downlink=receives,
-        waiting=jnp.maximum(waiting, 0.0),  # who computes while the server does may exceed it
+        waiting=jnp.sum(idle, axis=0),
         compute_joules=KAPPA * frequency * frequency * frequency * computes,
         transmit_joules=hardware.power[ids] * sends,
         lost=jnp.zeros(()),
@@ -43,8 +43,8 @@ def cost_of_steps(radio: Radio, ids: Array, steps: ServerStep) -> Cost:
     )
 
 
-def _of_step(step: ServerStep) -> tuple[Array, Trip]:
-    """Seconds that the client waited for and the server compute, and each trip's share of a step.
+def _of_step(step: ServerStep) -> tuple[Array, Array, Trip]:
+    """Seconds that the client waited for and the server compute; of waiting; of each trip's parts.
 
     Of a step that is left out, in which nobody is taken, all are 0.
     """
@@ -60,4 +60,6 @@ def _of_step(step: ServerStep) -> tuple[Array, Trip]:
             begins = ends
         return Trip(*parts)
 
-    return within(step.waited).computing[last] + step.serving, within(step.waited + step.serving)
+    before = within(step.waited)
+    idle = jnp.maximum(step.waited - before.seconds, 0.0)  # below 0 by rounding
+    return before.computing[last] + step.serving, idle, within(step.waited + step.serving)

@@ -66,7 +66,8 @@ class Sent(NamedTuple):
 class Cost(struct.PyTreeNode):
     """Simulated seconds and joules of a round.
 
-    Per participant, `compute + uplink + downlink + waiting + server = seconds`.
+    Per participant, `compute + uplink + downlink + waiting + server = seconds`, unless the server
+    computes while participants do.
 
     Attributes:
       seconds: of the round, scalar.

@@ -30,7 +30,7 @@ class Event(NamedTuple):
 
 
 def simulate(trips: np.ndarray, serving: float, quorum: int, most_missed: int) -> list[Event]:
-    """Steps of the server by absolute times in float64, with the arrivals on a heap.
+    """Steps of the server by absolute times in float64, arrivals in order on a heap.
 
     Args:
       trips: seconds of each client's trip after each step, `[S, K]`.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,6 +21,8 @@ def figure_of(steps: ServerStep, ids: np.ndarray, title: str) -> Figure:
         often are drawn, and some between.
       title: text over the picture.
     """
+    there = steps.taken.any(axis=1)  # the step that ends a period is in some rounds only
+    steps = jax.tree.map(lambda x: x[there], steps)
     ends = np.cumsum(steps.waited + steps.serving, dtype=np.float64)
     order = np.argsort(-steps.taken.sum(axis=0), kind="stable")
     drawn = order[
