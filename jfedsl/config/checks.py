@@ -54,7 +54,7 @@ MUST_APPLY = (
     "cut", "deadline_s", "outage_snr_db", "prune_kind", "measure_constants_every",
     "device_classes", "device_flops", "device_power_dbm", "device_memory", "personal", "proximal",
 )  # fmt: skip
-_LEFT_OUT = (None, "", "none", ("none",), 0.0)
+_LEFT_OUT = (None, "", "none")
 
 
 def _counts(config: Any) -> None:
@@ -86,7 +86,8 @@ def _algorithm(config: Any) -> None:
     """Refuses what the algorithm cannot do, where leaving it out would change what is compared."""
     reasons, expressions = of_algorithm(config), config.expressions
     names = [name for name in MUST_APPLY if name in reasons]
-    names = [name for name in names if getattr(config, name) not in _LEFT_OUT]
+    left_out = {name: (*_LEFT_OUT, getattr(type(config), name, None)) for name in names}
+    names = [name for name in names if getattr(config, name) not in left_out[name]]
     for flag, expression in expressions.items():
         if flag in reasons and expression != "none":
             flags = (flag, *compressors.SHORTHANDS.get(flag, {}))

@@ -148,10 +148,10 @@ def test_the_planner_takes_what_the_bound_covers() -> None:
         simple = ALGORITHMS[algorithm].clock is side_by_side
         assert simple or algorithm != "fedsl"
         if refusal(algorithm, bound) is None and simple:
-            assert config_grid(config, [[{}]] * 6).size == 1
+            assert config_grid(config, [[{}]] * 7).size == 1
         else:
             with pytest.raises(UserError, match="--algorithm must be one that the"):
-                config_grid(config, [[{}]] * 6)
+                config_grid(config, [[{}]] * 7)
 
 
 def settings(feature: Feature, tmp_path: Path) -> Settings:
