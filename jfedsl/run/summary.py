@@ -109,10 +109,15 @@ def ended_text(summary: dict[str, Any]) -> str:
 
 
 def _traffic(summary: dict[str, Any]) -> Columns:
-    """Bytes of each stream and of all, beside those of the same run without compression."""
+    """Bytes of each stream and of all, beside those of the same run without compression.
+
+    What is sent elsewhere than between clients and a server, such as over backhauls, has no bytes
+    beside it and is not in the total.
+    """
     sent, dense = summary["bytes"], summary["uncompressed_bytes"]
     rows = [(stream, sent[stream], dense.get(stream, 0)) for stream in sent]
-    rows.append(("total", sum(sent.values()), sum(dense.values())))
+    total = sum(count for stream, count in sent.items() if stream in dense)
+    rows.append(("total", total, sum(dense.values())))
     cells = [(name, f"{s:,}", f"{d:,}", f"{s / d:.3f}" if d else "-") for name, s, d in rows]
     heads = ("stream", "bytes sent", "uncompressed", "ratio")
     return Columns(heads, tuple(cells), widths=(20, 16, 16, 8))

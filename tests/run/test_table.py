@@ -17,7 +17,7 @@ SUMMARY: dict[str, Any] = {
     "rounds_to_target": 10,
     "bytes_to_target": 16_553_150,
     "ended_early": {"planned_rounds": 100, "reason": "no improvement in 10 evaluations"},
-    "bytes": {"smashed_up": 78_661_216, "model_up": 319_200},
+    "bytes": {"smashed_up": 78_661_216, "model_up": 319_200, "backhaul_up": 4_000},
     "uncompressed_bytes": {"smashed_up": 98_328_000, "model_up": 0},
     "simulated": {
         "seconds": 119.0, "communication_seconds": 118.9, "energy_joules": 52.21,
@@ -39,6 +39,7 @@ stopped             after round 40 of 100: no improvement in 10 evaluations
 stream                    bytes sent    uncompressed   ratio
 smashed_up                78,661,216      98,328,000   0.800
 model_up                     319,200               0       -
+backhaul_up                    4,000               0       -
 total                     78,980,416      98,328,000   0.803
 
 simulated           119 s, 100% of it on the air; clients 52.21 J, 12.5% of exchanges lost
