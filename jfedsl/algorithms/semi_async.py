@@ -8,10 +8,10 @@ part that other averages came before may weigh less (--staleness). A participant
 --max_staleness steps in a row is waited for.
 
 Which messages a step takes follows from the simulated network: from the rates of each round, the
-FLOPs of clients' layers, and the expected sizes of their messages. So the
-order of events does not depend on what is learnt, and one compiled program runs them. A round is
-local_steps steps of the server, and one more at the end of a period; learning rates follow the
-number of the step. With --quorum of all participants a run is one of `fedsl`.
+FLOPs of clients' layers, and the expected sizes of their messages. So the order of events does not
+depend on what is learnt, and one compiled program runs them. A round is local_steps steps of the
+server, and one more at the end of a period; learning rates follow the number of the step. With
+--quorum of all participants a run is one of `fedsl`.
 
 The definition is ours, after the abstract of SAFSL (IEEE Transactions on Wireless Communications
 24(6)) and the buffered averages of FedBuff (arXiv 2106.06639).
@@ -34,6 +34,7 @@ from jfedsl.engine.conditions import round_conditions
 from jfedsl.engine.exchange import Availability, Reported
 from jfedsl.engine.exchanges import exchange_at, one_exchange
 from jfedsl.engine.partial_average import Returned, average_returned
+from jfedsl.engine.participants import of_some
 from jfedsl.engine.rounds import RoundRecord
 from jfedsl.engine.state import Data, RunSpec, State, weights
 from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, SPLIT_STREAMS
@@ -41,7 +42,7 @@ from jfedsl.errors import UserError, flag_error
 from jfedsl.wireless.arrival_cost import cost_of_steps
 from jfedsl.wireless.cost import Cost
 from jfedsl.wireless.radio import Conditions
-from jfedsl.wireless.schedule import Rules, Taken, spread
+from jfedsl.wireless.schedule import Rules, Taken, over_steps, spread
 
 MISSED, AGE = "missed_steps", "staleness"  # columns of metrics.csv
 
@@ -63,7 +64,7 @@ def server_step(
     state, down = arrivals.send_models(spec, key, state)
     state = arrivals.with_trips(rules, conditions, state)
     taken, some = arrivals.take(rules, state)
-    of_step = arrivals.of_step(spec, rules.quorum)
+    of_step = of_some(spec, rules.quorum)
     some, losses, sent = _exchange(of_step, data, key, conditions, taken, number, some)
     some, up, age, overlap = _average(of_step, data, key, taken, state, some)
     after, clock = arrivals.put_back(spec, state, taken, some)
@@ -155,22 +156,11 @@ def run_steps(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
       key: run key.
       state: before the round.
     """
-    number, steps = state.round, spec.local_steps
-    ends_period = (number + 1) % spec.aggregate_every == 0
+    number = state.round
     conditions = round_conditions(spec, key, number, state.participants, state.clients)
-    state = arrivals.with_rates(conditions, state)
     step = partial(server_step, spec, data, key, conditions)
-    shapes = jax.eval_shape(step, state, number)[1]
-
-    def left_out(state: State, i: Array) -> tuple[State, StepRecord]:
-        del i
-        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    state, records = lax.scan(
-        lambda state, i: lax.cond((i < steps) | ends_period, step, left_out, state, i),
-        state,
-        jnp.arange(steps + 1, dtype=jnp.int32),
-    )
+    state = arrivals.with_rates(conditions, state)
+    state, records = over_steps(_rules(spec), number, step, state)
     record = round_record(spec, data, state, conditions, records)
     return state.replace(round=number + 1), record.replace(reported=_reported(records))
 
@@ -220,7 +210,9 @@ def _check(spec: RunSpec) -> None:
         allowed = "keep or reset with --algorithm=semi_async"
         raise flag_error("client_optimizer_state", "average", allowed)
     if spec.adapters is not None and spec.adapters.stacks:
-        raise flag_error("adapter_average", "stack", "another with --algorithm=semi_async")
+        raise flag_error(
+            "adapter_averaging", "stack", "avg, freeze or svd with --algorithm=semi_async"
+        )
 
 
 def _uncompressed(config: Any) -> str:

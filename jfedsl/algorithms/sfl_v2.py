@@ -20,12 +20,13 @@ import numpy as np
 from jax import Array, lax
 
 from jfedsl.algorithms import fedsl
-from jfedsl.algorithms.turns import alone, one_by_one
+from jfedsl.algorithms.turns import one_by_one
 from jfedsl.engine import clocks
 from jfedsl.engine import round as engine_round
 from jfedsl.engine.algorithm import PERSONAL, PROXIMAL, SPLIT, Algorithm, Option
 from jfedsl.engine.exchange import Availability, Exchange, ExchangeRecord, Outcome
 from jfedsl.engine.exchanges import exchanges
+from jfedsl.engine.participants import of_some
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
 from jfedsl.engine.server_step import joint_step, serving_order, step_in_turn
 from jfedsl.engine.state import Client, Data, RunSpec, Server, State
@@ -93,7 +94,7 @@ def _client_by_client(
     availability: Availability | None,
 ) -> tuple[State, ExchangeRecord]:
     """All exchanges of the first client in `order[K]`, then those of the next one."""
-    of_one = alone(spec)
+    of_one = of_some(spec, 1)
     groups = jnp.asarray(np.repeat(np.arange(len(forwards)), spec.group_sizes))
 
     def turn(state: State, position: Array) -> tuple[State, ExchangeRecord]:

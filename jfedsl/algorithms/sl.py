@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jfedsl.algorithms import fedsl
-from jfedsl.algorithms.turns import alone, one_by_one
+from jfedsl.algorithms.turns import one_by_one
 from jfedsl.engine import round as engine_round
 from jfedsl.engine.algorithm import ALLOCATION, DEADLINE, OUTAGE, PERIODS, SPLIT, Algorithm
 from jfedsl.engine.clocks import taking_turns
+from jfedsl.engine.participants import of_some
 from jfedsl.engine.period import draw_period, hold_model
 from jfedsl.engine.rounds import OF_A_ROUND, RoundRecord
 from jfedsl.engine.state import Data, RunSpec, State
@@ -32,7 +33,7 @@ def run_round(spec: RunSpec, data: Data, key: Array, state: State) -> tuple[Stat
       state: before the round.
     """
     number, state = state.round, draw_period(spec, key, state)
-    of_one = alone(spec)
+    of_one = of_some(spec, 1)
 
     def turn(state: State, position: Array) -> tuple[State, RoundRecord]:
         del position

@@ -6,13 +6,7 @@ from typing import Any
 import jax
 from jax import Array, lax
 
-from jfedsl.engine.state import RunSpec, State
-from jfedsl.sharding.slots import assign_slots
-
-
-def alone(spec: RunSpec) -> RunSpec:
-    """The run of one participant's turn; the run has one device."""
-    return spec._replace(participants=1, group_sizes=(1,), slots=assign_slots((1,)))
+from jfedsl.engine.state import State
 
 
 def one_by_one(

@@ -15,7 +15,7 @@ from jfedsl.engine.message_sizes import message_bits
 from jfedsl.engine.period import deliver
 from jfedsl.engine.state import RunSpec, State, copies
 from jfedsl.errors import flag_error
-from jfedsl.sharding.slots import assign_slots, where_rows
+from jfedsl.sharding.slots import where_rows
 from jfedsl.wireless import schedule
 from jfedsl.wireless.arrivals import ServerStep
 from jfedsl.wireless.radio import Conditions
@@ -106,11 +106,6 @@ def with_trips(rules: Rules, conditions: Conditions, state: State) -> State:
     progress: Progress = state.algorithm_state
     under_way = schedule.with_trips(rules, progress.bits, conditions, progress.schedule)
     return state.replace(algorithm_state=progress.replace(schedule=under_way))
-
-
-def of_step(spec: RunSpec, count: int) -> RunSpec:
-    """The run of the `count` participants whose messages the server takes in one step."""
-    return spec._replace(participants=count, group_sizes=(count,), slots=assign_slots((count,)))
 
 
 def take(rules: Rules, state: State) -> tuple[Taken, State]:

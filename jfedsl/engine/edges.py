@@ -22,9 +22,9 @@ from jax import Array, lax
 from jfedsl.data.partition import Partition
 from jfedsl.engine.averaging import merge
 from jfedsl.engine.model_messages import upload
+from jfedsl.engine.participants import of_some
 from jfedsl.engine.period import Draw, deliver, hold_model, moved_masks, open_period, pruned_anew
 from jfedsl.engine.state import Aggregator, Client, RunSpec, Server, State, copies, weights
-from jfedsl.sharding.slots import assign_slots
 
 
 class EdgeModels(struct.PyTreeNode):
@@ -80,8 +80,7 @@ def cloud_period(spec: RunSpec) -> int:
 
 def of_one_edge(spec: RunSpec) -> RunSpec:
     """The run of one edge's clients, on one device."""
-    count = spec.participants // edges_of(spec)
-    return spec._replace(participants=count, group_sizes=(count,), slots=assign_slots((count,)))
+    return of_some(spec, spec.participants // edges_of(spec))
 
 
 def by_edge(spec: RunSpec, rows: Any) -> Any:

@@ -15,6 +15,7 @@ from jax import Array
 from jfedsl.data.batches import shuffled
 from jfedsl.engine.state import RunSpec, State
 from jfedsl.keys import Purpose, fold
+from jfedsl.sharding.slots import assign_slots
 
 
 def group_sizes(members: Sequence[int], participants: int) -> tuple[int, ...]:
@@ -65,6 +66,11 @@ def draw_participants(spec: RunSpec, key: Array, round_: Array) -> Array:
         ids = jnp.asarray(members, jnp.int32)[shuffled(group_key, first, every)]
         drawn.append(jnp.sort(ids))
     return jnp.concatenate(drawn)
+
+
+def of_some(spec: RunSpec, count: int) -> RunSpec:
+    """The run of `count` participants of one group, on one device."""
+    return spec._replace(participants=count, group_sizes=(count,), slots=assign_slots((count,)))
 
 
 def with_width_config(

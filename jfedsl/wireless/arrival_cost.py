@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jfedsl.wireless.arrivals import ServerStep, Trip
-from jfedsl.wireless.cost import KAPPA, Cost
+from jfedsl.wireless.cost import Cost, joules
 from jfedsl.wireless.radio import Radio
 
 
@@ -24,8 +24,7 @@ def cost_of_steps(radio: Radio, ids: Array, steps: ServerStep) -> Cost:
     computing, idle, each = jax.vmap(_of_step)(steps)
     receives, computes, sends = jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
     seconds, serving = jnp.sum(steps.waited + steps.serving), jnp.sum(steps.serving)
-    hardware = radio.deployment.hardware
-    frequency = hardware.flops[ids] / radio.network.flops_per_cycle
+    compute_joules, transmit_joules = joules(radio, ids, computes, sends)
     critical = jnp.sum(computing)
     return Cost(
         seconds=seconds,
@@ -36,8 +35,8 @@ def cost_of_steps(radio: Radio, ids: Array, steps: ServerStep) -> Cost:
         uplink=sends,
         downlink=receives,
         waiting=jnp.sum(idle, axis=0),
-        compute_joules=KAPPA * frequency * frequency * frequency * computes,
-        transmit_joules=hardware.power[ids] * sends,
+        compute_joules=compute_joules,
+        transmit_joules=transmit_joules,
         lost=jnp.zeros(()),
         stages=steps,
     )

@@ -184,10 +184,7 @@ def total(
         downlink += jnp.sum(jnp.asarray(tail.clients.receiving), axis=0)
         serving += jnp.sum(tail.server)
     waiting = seconds - serving - compute - uplink - downlink
-    speed = radio.deployment.hardware.flops[ids]
-    # kappa * cycles * frequency^2, where cycles are seconds * frequency.
-    frequency = speed / radio.network.flops_per_cycle
-    joules = KAPPA * frequency * frequency * frequency * compute  # its cube may be too large
+    compute_joules, transmit_joules = joules(radio, ids, compute, uplink)
     return Cost(
         seconds=seconds,
         compute_seconds=computing,
@@ -197,12 +194,21 @@ def total(
         uplink=uplink,
         downlink=downlink,
         waiting=jnp.maximum(waiting, 0.0),  # 0 up to rounding for the one waited for
-        compute_joules=joules,
-        transmit_joules=radio.deployment.hardware.power[ids] * uplink,
+        compute_joules=compute_joules,
+        transmit_joules=transmit_joules,
         lost=jnp.mean(~sent.arrived, dtype=jnp.float32),
         stages=stages,
         tail=tail,
     )
+
+
+def joules(radio: Radio, ids: Array, computing: Array, sending: Array) -> tuple[Array, Array]:
+    """Energy of participants, `[K]`, J: of computing and of sending for so many seconds, `[K]`."""
+    hardware = radio.deployment.hardware
+    # kappa * cycles * frequency^2, where cycles are seconds * frequency.
+    frequency = hardware.flops[ids] / radio.network.flops_per_cycle
+    computed = KAPPA * frequency * frequency * frequency * computing  # its cube may be too large
+    return computed, hardware.power[ids] * sending
 
 
 def _exchanges(radio: Radio, conditions: Conditions, sent: Sent) -> tuple[Stage, Stage]:

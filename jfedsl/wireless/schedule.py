@@ -4,6 +4,7 @@ It follows from the sizes of messages, the conditions of each round, and FLOPs. 
 beside what it trains; the planner runs it alone.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -204,19 +205,37 @@ def steps_of_round(
       The schedule after the round, and its local_steps + 1 steps, `[S, ...]`: the last one takes
       nobody's message and no time, unless it ends a period.
     """
-    ends_period = (number + 1) % rules.period == 0
 
-    def step(schedule: Schedule) -> tuple[Schedule, ServerStep]:
+    def step(schedule: Schedule, i: Array) -> tuple[Schedule, ServerStep]:
+        del i
         schedule = with_trips(rules, bits, conditions, schedule)
         return after_taking(radio, take(rules, schedule), schedule)
 
-    schedule = with_rates(conditions, schedule)
-    shapes = jax.eval_shape(step, schedule)[1]
+    return over_steps(rules, number, step, with_rates(conditions, schedule))
 
-    def left_out(schedule: Schedule) -> tuple[Schedule, ServerStep]:
-        return schedule, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def maybe(schedule: Schedule, i: Array) -> tuple[Schedule, ServerStep]:
-        return lax.cond((i < rules.local_steps) | ends_period, step, left_out, schedule)
+def over_steps(
+    rules: Rules, number: Array, step: Callable[[Any, Array], tuple[Any, Any]], carry: Any
+) -> tuple[Any, Any]:
+    """Takes the steps of a round, and one more if that ends a period.
 
-    return lax.scan(maybe, schedule, jnp.arange(rules.local_steps + 1, dtype=jnp.int32))
+    Args:
+      rules: of the server.
+      number: of the round, int32 scalar.
+      step: `(carry, number of the step in its round) -> (carry, record)`.
+      carry: before the round.
+
+    Returns:
+      The carry after the round, and its local_steps + 1 records; the last one is 0 where left out.
+    """
+    ends_period = (number + 1) % rules.period == 0
+    shapes = jax.eval_shape(step, carry, number)[1]
+
+    def left_out(carry: Any, i: Array) -> tuple[Any, Any]:
+        del i
+        return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def maybe(carry: Any, i: Array) -> tuple[Any, Any]:
+        return lax.cond((i < rules.local_steps) | ends_period, step, left_out, carry, i)
+
+    return lax.scan(maybe, carry, jnp.arange(rules.local_steps + 1, dtype=jnp.int32))

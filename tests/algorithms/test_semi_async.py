@@ -13,8 +13,8 @@ from jax import lax
 from jfedsl.algorithms import semi_async
 from jfedsl.config.canonical import refuse_idle
 from jfedsl.engine import arrivals, staleness
-from jfedsl.engine.arrivals import of_step
 from jfedsl.engine.partial_average import Returned, average_returned
+from jfedsl.engine.participants import of_some
 from jfedsl.errors import UserError
 from jfedsl.run.assemble import build
 from jfedsl.wireless.arrival_cost import cost_of_steps
@@ -191,7 +191,7 @@ def test_parts_move_the_model_by_their_weights_and_ages() -> None:
     which, age = np.array([True, True, False, False]), np.array([0, 3, 1, 0], np.int32)
     returned = Returned(jnp.asarray(which), received, jnp.asarray(age))
     after, up, _ = average_returned(
-        of_step(e.spec, 4), e.key, e.data.partition, staleness.parse("poly(0.5)"), returned, trained
+        of_some(e.spec, 4), e.key, e.data.partition, staleness.parse("poly(0.5)"), returned, trained
     )
     sizes = np.asarray(e.data.partition.sizes, np.float64)
     masks = jax.vmap(lambda c: e.spec.pruner.kept(c.masks).params)(trained.clients)
