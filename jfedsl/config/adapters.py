@@ -129,7 +129,7 @@ def client_ranks(config: Any, capacities: Callable[[], np.ndarray]) -> np.ndarra
     """
     text = of_clients(config)
     if text.spread == "even":
-        return np.rint(text.ranks.spread(config.clients, config.seed)).astype(int)
+        return np.rint(text.ranks.spread(config.clients, config.device_seed)).astype(int)
     least, most = text.ranks.values
     return np.rint(least + (most - least) * capacities()).astype(int)
 

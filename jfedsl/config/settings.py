@@ -168,7 +168,11 @@ class Config(
     init_from: str = setting(
         "", "Workdir or export of an earlier run whose weights to start from.", FOLDER
     )
-    seed: int = setting(0, "Seed of every random draw.", whole(0, 2**32 - 1))
+    seed: int = setting(
+        0,
+        "Seed of every random draw, but for those of --network_seed.",
+        whole(0, 2**32 - 1),
+    )
     eval_every: int = setting(
         5,
         "Rounds between tests, which fall on ends of aggregation periods.",
@@ -219,6 +223,14 @@ class Config(
     def compress_by_default(self) -> bool:
         """Whether pruning and compressors have defaults other than none."""
         return self.algorithm in ALGORITHMS and ALGORITHMS[self.algorithm].compress_by_default
+
+    @property
+    def device_seed(self) -> int:
+        """The seed of what the network draws and of the order of ranges over clients.
+
+        One seed for both: a client with a fast device has high values in all ranges.
+        """
+        return self.seed if self.network_seed is None else self.network_seed
 
     @property
     def pruning(self) -> str:

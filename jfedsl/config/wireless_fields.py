@@ -2,7 +2,16 @@
 
 import dataclasses
 
-from jfedsl.config.allowed import AMOUNTS, POSITIVE, POWERS, Allowed, OneOf, between, setting
+from jfedsl.config.allowed import (
+    AMOUNTS,
+    POSITIVE,
+    POWERS,
+    Allowed,
+    OneOf,
+    between,
+    setting,
+    whole,
+)
 from jfedsl.wireless.allocation import ALLOCATIONS
 from jfedsl.wireless.channel import FADINGS, NEAREST
 from jfedsl.wireless.gauss_markov import MOST
@@ -18,6 +27,12 @@ class WirelessFields:
 
     network: str = setting(
         "macro_cell", "Radio network that seconds and joules are simulated for.", OneOf(NETWORKS)
+    )
+    network_seed: int | None = setting(
+        None,
+        "Seed of what the network draws: the device of each client, its place, shadowing, motion "
+        "and fading, and so outages; also of the order of ranges over clients. Default --seed.",
+        whole(0, 2**32 - 1),
     )
     bandwidth_hz: float | None = setting(
         None,

@@ -43,6 +43,7 @@ PRUNING = frozenset({"prune_kind"})
 HARDWARE = frozenset({"device_classes", "device_flops", "device_power_dbm", "device_memory"})
 RADIO = frozenset(
     {
+        "network_seed",
         "bandwidth_hz",
         "cell_radius_m",
         "shadowing_db",

@@ -42,7 +42,8 @@ def round_conditions(
     forward = jnp.sum(radio.flop_counts.forward[forward_of] * shares, axis=1) / speed
     backward = jnp.sum(radio.flop_counts.backward[forward_of] * shares, axis=1) / speed
     bits = radio.deployment.bits[config_row][ids]
-    return conditions(radio, fold(key, Purpose.RADIO), round_, ids, forward, backward, bits)
+    radio_key = fold(radio.deployment.key(key), Purpose.RADIO)
+    return conditions(radio, radio_key, round_, ids, forward, backward, bits)
 
 
 def _kept_shares(spec: RunSpec, client: Client) -> Array:

@@ -71,7 +71,7 @@ def initial_mask_statistics(experiment: Experiment, start: PeriodStart) -> MaskS
 def squared_dropout_variance(config: Config) -> float:
     """Mean over clients of (d / (1 - d))^2, with d the dropout rate of a client at the cut."""
     calls = [call for call in config.compressors["smashed"] if call.name == "dropout"]
-    rates = [call.arguments["rate"].spread(config.clients, config.seed) for call in calls]  # type: ignore[union-attr]
+    rates = [call.arguments["rate"].spread(config.clients, config.device_seed) for call in calls]  # type: ignore[union-attr]
     return float(sum(np.mean((d / (1 - d)) ** 2) for d in rates))
 
 
@@ -238,6 +238,7 @@ def _with_compressors(spec: RunSpec, config: Config) -> RunSpec:
     """The spec with the compressors that a config has for the messages of an exchange."""
     calls = {name: config.compressors[name] for name in _EXCHANGED}
     built = {
-        name: expression.build(call, config.clients, config.seed) for name, call in calls.items()
+        name: expression.build(call, config.clients, config.device_seed)
+        for name, call in calls.items()
     }
     return spec._replace(compressors={**spec.compressors, **built})

@@ -33,16 +33,26 @@ class RadioHardware(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """Clients in the cell, and the sizes of their messages.
+    """Clients in the cell, the sizes of their messages, and the seed of fading.
 
     Attributes:
       hardware: speed and radio link of every client.
       bits: expected bits that each client sends in an exchange, for each of the pruner's width
         configs, `[F, C]`; used to allocate bandwidth only.
+      seed: of the fading, uint32 scalar; None for that of the run.
     """
 
     hardware: RadioHardware
     bits: Array
+    seed: Array | None = None
+
+    def key(self, run_key: Array) -> Array:
+        """The key that fading is drawn from.
+
+        Args:
+          run_key: of the run, for a network without a seed of its own.
+        """
+        return run_key if self.seed is None else jax.random.key(self.seed)
 
 
 class FlopCounts(NamedTuple):

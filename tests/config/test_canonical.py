@@ -41,7 +41,7 @@ def test_what_is_one_setting(one: dict[str, Any], other: dict[str, Any]):
         {"prune_rate": (0.1,)}, {"cut": "conv1"}, {"dropout_rate": "0.3"}, {"algorithm": "sl"},
         {"dirichlet_alpha": 0.1}, {"server_learning_rate": 1.0}, {"momentum": 0.5},
         {"outage_snr_db": 3.0}, {"fading_memory": 0.5}, {"device_speed": 1.0}, {"rounds": 3},
-        {"client_state": "stateless"},
+        {"client_state": "stateless"}, {"network_seed": 0},
     ],
     ids=str,
 )  # fmt: skip
@@ -68,6 +68,7 @@ def test_what_is_another(change: dict[str, Any]):
         ({"collective_bits": 8}, "collective_bits=8 .*without --coordinator"),
         ({"algorithm": "fedavg", "server_learning_rate": 1.0}, "server_learning_rate=1.0 .*=fed"),
         ({"algorithm": "centralized", "aggregate_every": 1}, "aggregate_every=1 .*=centralized"),
+        ({"algorithm": "centralized", "network_seed": 0}, "network_seed=0 .*=centralized"),
         ({"algorithm": "centralized", "fading": "none"}, "fading=none .*=centralized"),
         ({"fading": "none", "fading_memory": 0.5}, "fading_memory=0.5 .*with --fading=none"),
         ({"mobility_step_s": 2.0}, "mobility_step_s=2.0 .*where devices stand still"),

@@ -62,6 +62,8 @@ WRONG = [
     ({"device_speed": -1.0}, "--device_speed must be a number from 0 to 1000"),
     ({"mobility_step_s": 0.0}, "--mobility_step_s must be a number from 0.001 to 1e+06"),
     ({"network": "none", "device_speed": 1.0}, "--device_speed=1.0 has no effect with --network"),
+    ({"network": "none", "network_seed": 0}, "--network_seed=0 has no effect with --network=none"),
+    ({"network_seed": -1}, "--network_seed must be a whole number from 0 to 4294967295"),
     ({"network": "none", "deadline_s": 1.0}, "--deadline_s=1.0 has no effect with --network"),
     ({"network": "none", "allocation": "minmax"}, "--allocation=minmax has no effect with"),
     (
@@ -347,6 +349,8 @@ def test_what_may_change_on_resume():
     ]  # fmt: skip
     same = Config(smashed="dropout(rate=0.2)", cut_gradient="uniform(bucket=512, bits=8)")
     assert differences(old, same) == [], "the same compressors, asked for otherwise"
+    other = Config(network_seed=3)
+    assert differences(old, other) == ["network_seed (None -> 3)"]
     assert differences(old, Config(smashed="dropout(0.3)")) == ["smashed ( -> dropout(0.3))"]
     cosine = Config(learning_rate_schedule="cosine")
     longer = Config(learning_rate_schedule="cosine", rounds=100)

@@ -62,6 +62,7 @@ SLOW: dict[str, dict[str, Any]] = {
     "sfl_v1": {"algorithm": "sfl_v1"},
     "sfl_v1, outage": {
         "algorithm": "sfl_v1", "outage_snr_db": 5.0, "fading_memory": 0.9, "device_speed": 20.0,
+        "network_seed": 5,
     },
     "deadline": {"outage_snr_db": 5.0, "deadline_s": 0.5},
     "averaged moments": {"client_optimizer_state": "average"},

@@ -14,7 +14,7 @@ from jfedsl.engine.streams import MODEL_DOWN, MODEL_UP, SMASHED, Stream
 
 def compressors_of(config: Config) -> Compressors:
     """Of every stream of the algorithm; None for a model whose weights themselves are sent."""
-    calls, seed = config.compressors, config.seed
+    calls, seed = config.compressors, config.device_seed
 
     def of(stream: Stream) -> Any:
         of_stream = calls.get(stream.compressor, ())
@@ -30,7 +30,7 @@ def deployed_of(config: Config) -> Deployed | None:
     streams = ALGORITHMS[config.algorithm].streams
     to_tail = (s.compressor for s in streams if s.at_tail and s.carries_activations)
     made = [
-        deployed(config.compressors.get(flag, ()), config.clients, config.seed)
+        deployed(config.compressors.get(flag, ()), config.clients, config.device_seed)
         for flag in (SMASHED.compressor, next(to_tail, ""))
     ]
     if made == [None, None]:

@@ -68,7 +68,7 @@ def links_of(config: Config) -> Links:
     """What clients compute and send with, before a run: no fading, equal shares of the band."""
     hardware, network = hardware_of(config), network_of(config)
     assert network is not None  # the config has checked it
-    key = fold(jax.random.key(config.seed), Purpose.HARDWARE)
+    key = fold(jax.random.key(config.device_seed), Purpose.HARDWARE)
     placed = deploy(key, network, hardware.flops, hardware.power_dbm)
     rates = mean_rates(network, placed, config.participants or config.clients)
     up, down = (np.asarray(rate, np.float64) for rate in rates)
@@ -149,7 +149,7 @@ def _message_bits(
         return message_bytes([up]), message_bytes([down])
 
     calls = (config.compressors.get(name, ()) for name in ("smashed", "cut_gradient"))
-    groups = np.stack([alike(of_stream, config.clients, config.seed) for of_stream in calls])
+    groups = np.stack([alike(of_stream, config.clients, config.device_seed) for of_stream in calls])
     _, first, group = np.unique(groups, axis=1, return_index=True, return_inverse=True)
     draw, numbers = np.random.default_rng(config.seed), jnp.asarray(first, jnp.int32)
     noise = [jnp.asarray(draw.normal(size=shape.shape), shape.dtype) for shape in shapes]

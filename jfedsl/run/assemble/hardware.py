@@ -57,14 +57,14 @@ def _spread(config: Config, text: str | None, preset: tuple[float, float]) -> np
         parsed = per_client.parse(text)
         assert parsed is not None  # the config has checked it
         numbers = parsed
-    return numbers.spread(config.clients, config.seed)
+    return numbers.spread(config.clients, config.device_seed)
 
 
 def _by_class(config: Config) -> Hardware:
     """Devices of the classes asked for, dealt to the clients at random."""
     counts = hardware_counts(config.device_classes)
     rows = [HARDWARE_CLASSES[name] for count, name in counts for _ in range(count)]
-    order = np.random.default_rng((config.seed, config.clients)).permutation(len(rows))
+    order = np.random.default_rng((config.device_seed, config.clients)).permutation(len(rows))
     numbers = np.array(rows, np.float64)[order]
     return Hardware(*numbers.T)
 
@@ -76,4 +76,4 @@ def capacities_of(config: Config) -> np.ndarray:
         return flops / flops.max()
     numbers = per_client.parse(config.client_capacity)
     assert numbers is not None  # the config has checked it
-    return numbers.spread(config.clients, config.seed)
+    return numbers.spread(config.clients, config.device_seed)

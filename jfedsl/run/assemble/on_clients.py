@@ -94,7 +94,7 @@ def _with_cuts(
         cuts = choose(links_of(config)) if chosen is None else chosen
     elif text.is_range:
         even = PerClient(tuple(map(float, given)), is_range=True)
-        cuts = np.rint(even.spread(config.clients, config.seed)).astype(int)
+        cuts = np.rint(even.spread(config.clients, config.device_seed)).astype(int)
     else:
         cuts = np.asarray(given)
     changes = config.replan_every is not None

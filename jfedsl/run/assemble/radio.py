@@ -74,8 +74,10 @@ def _deployment(
     bits = jnp.zeros((len(spec.pruner.width_configs), config.clients))
     if config.allocation == "minmax":
         bits = expected_bits(spec, key, image)
-    hardware_key = fold(key, Purpose.HARDWARE)
-    return Deployment(deploy(hardware_key, network, hardware.flops, hardware.power_dbm), bits)
+    hardware_key = fold(jax.random.key(config.device_seed), Purpose.HARDWARE)
+    placed = deploy(hardware_key, network, hardware.flops, hardware.power_dbm)
+    seed = config.network_seed
+    return Deployment(placed, bits, None if seed is None else jnp.asarray(seed, jnp.uint32))
 
 
 def _flop_counts(

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers import assert_equal, differs
 
 from jfedsl.config import Config
 from jfedsl.engine.conditions import round_conditions
 from jfedsl.errors import UserError
-from jfedsl.run.assemble import build
-from jfedsl.run.assemble.hardware import hardware_of, network_of
+from jfedsl.run.assemble import Experiment, build
+from jfedsl.run.assemble.cuts_by_resource import links_of
+from jfedsl.run.assemble.hardware import capacities_of, hardware_of, network_of
 from jfedsl.run.assemble.radio import memory_of
 from jfedsl.wireless.network import HARDWARE_CLASSES, NETWORKS
 from jfedsl.wireless.radio import Conditions
@@ -81,6 +83,66 @@ def test_classes_that_do_not_cover_the_clients_are_refused(text):
     with pytest.raises(UserError, match="device_classes must be") as error:
         config(device_classes=text)
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def network_draws(e: Experiment) -> tuple[Any, ...]:
+    """Of all clients: devices and links, and the conditions of the second round."""
+    state, radio = e.init(), e.spec.radio
+    assert radio is not None
+    of_round = jax.jit(partial(round_conditions, e.spec))
+    second = of_round(e.key, state.round + 1, state.participants, state.clients)
+    return radio.deployment.hardware, second
+
+
+NETWORK: dict[str, Any] = {
+    "device_flops": "1e9-1e10", "device_power_dbm": "10-20", "shadowing_db": 8.0,
+    "device_speed": 30.0, "fading_memory": 0.5, "outage_snr_db": 5.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [3, 2**32 - 1])
+def test_a_network_with_a_seed_of_its_own_is_that_of_a_run_with_this_seed(seed: int):
+    plain, moved, other = (
+        build(config(**NETWORK, **seeds))
+        for seeds in ({"seed": 1}, {"seed": 1, "network_seed": seed}, {"seed": seed})
+    )
+    assert_equal(network_draws(moved), network_draws(other))
+    for mine, before in zip(*map(network_draws, (moved, plain)), strict=True):
+        assert differs(mine, before)
+    # Weights, examples and all other keys are those of the run's seed.
+    assert_equal(moved.initial, plain.initial)
+    assert_equal(moved.data.partition, plain.data.partition)
+    assert_equal(moved.init(), plain.init())
+    assert moved.key == plain.key
+
+
+def test_the_seed_of_the_network_changes_costs_but_not_training():
+    def rounds(**seeds: Any) -> Any:
+        e = build(config(participants=2, rounds=2, aggregate_every=1, **seeds))
+        return e.rounds(2)(e.data, e.key, e.init(), 2)
+
+    (state, record), (same, same_record), (_, other) = (
+        rounds(), rounds(network_seed=0), rounds(network_seed=1)
+    )  # fmt: skip
+    assert_equal((same, same_record), (state, record))
+    assert_equal(other.participants, record.participants)
+    assert_equal(other.losses, record.losses)
+    assert differs(other.conditions.up_rate, record.conditions.up_rate)
+
+
+def test_ranges_over_clients_stay_in_the_order_of_devices():
+    pruned = {"prune_policy": "by_resource", "client_capacity": "0.25-1"}
+    mine = config(seed=1, network_seed=2, device_flops="1e9-4e9", **pruned)
+    np.testing.assert_array_equal(hardware_of(mine).flops.argsort(), capacities_of(mine).argsort())
+    classes = config(seed=1, network_seed=2, device_classes="3*sensor, 1*phone")
+    of_seed = config(seed=2, device_classes="3*sensor, 1*phone")
+    assert_equal(hardware_of(classes), hardware_of(of_seed))
+
+
+def test_cuts_by_resource_follow_the_seed_of_the_network():
+    one, other = config(seed=1, network_seed=2), config(seed=2)
+    assert_equal(links_of(one), links_of(other))
+    assert differs(links_of(one), links_of(config(seed=1)))
 
 
 def test_memory_adds_up_and_is_asked_for():
