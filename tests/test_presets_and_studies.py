@@ -159,6 +159,7 @@ def test_scripts_stay_thin():
         assert len(path.read_text().splitlines()) <= 10, path
 
 
+CLAIM = "It sends less | MB sent | split / whole < 1"
 CASES = ["--case=split: --cut=pool1", "--case=whole: --algorithm=fedavg", "--seeds=3"]
 
 
@@ -166,10 +167,12 @@ def test_named_settings_are_compared(tmp_path, capsys):
     study = script("cases_study")
     few = ["--rounds=1", "--local_steps=1", "--batch_size=2", "--clients=2", "--progress=none"]
     config = parse([*few, "--train_examples=60", f"--workdir={tmp_path / 'study'}"])
-    study.main(config, given(study, *CASES, "--figure=both: split, whole", "--reference=whole"))
+    own = ["--figure=both: split, whole", "--reference=whole", f"--claim={CLAIM}"]
+    study.main(config, given(study, *CASES, *own))
     printed = capsys.readouterr().out
     assert "Against whole. With one seed there is no interval" in printed
     assert "| split | 0." in printed and "| whole | 0." in printed
+    assert "| It sends less | **not shown** | MB sent | split / whole < 1 | " in printed
     assert "| MB to target |" in printed and (tmp_path / "study" / "both.png").exists()
 
 
@@ -178,6 +181,11 @@ def test_named_settings_are_compared(tmp_path, capsys):
     [
         (["--seeds=3"], "--case must be named settings"),
         ([*CASES, "--figure=both: split, hole"], "--figure must be one of split, whole, not hole"),
+        (
+            [*CASES, "--claim=It sends less | MB | split / whole < 1"],
+            "--claim must be about one of",
+        ),
+        ([*CASES, f"--claim={CLAIM.replace('whole', 'hole')}"], "--claim must be about the settin"),
         ([*CASES, "--reference=hole"], "--reference must be one of split, whole, not hole"),
         ([*CASES, "--figure=split"], "--figure must be NAME: setting"),
         ([*CASES, "--figure=a: split", "--figure=a: whole"], "--figure must be NAME: setting"),
@@ -196,7 +204,7 @@ def test_the_settings_of_the_studies_of_algorithms_make_runs(name, tmp_path):
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     first, *lines = preset.read_text().splitlines()
     assert first == f"# python experiments/cases_study.py --flagfile={preset.relative_to(ROOT)}"
-    own = [line for line in lines if line.startswith(("--case", "--figure"))]
+    own = [line for line in lines if line.startswith(("--case", "--figure", "--claim"))]
     values, base = given(study, *own), parse([x for x in lines if x[:2] == "--" and x not in own])
     settings = grid(base, values.case, ())
     assert study.figures_of(values.figure, settings)

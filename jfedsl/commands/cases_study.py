@@ -5,10 +5,12 @@ jfedsl study cases --workdir=runs/rates --seeds=0,1 --case="slow: --client_learn
     --case="fast: --client_learning_rate=0.1" --figure="rates: slow, fast"
 
 All other flags apply to every setting. Writes tables and figures into --workdir: means over seeds,
-and every setting against --reference seed by seed. The same command resumes an interrupted study.
+every setting against --reference seed by seed, and the verdict on each --claim. The same command
+resumes an interrupted study.
 jfedsl sweep with the same cases and folder trains some of its runs.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from absl import flags
@@ -19,7 +21,18 @@ from jfedsl.errors import flag_error
 from jfedsl.run.script import run
 from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.studies.axes import MEGABYTES, SECONDS
-from jfedsl.studies.columns import Column, median_round_seconds, megabytes, simulated, to_target
+from jfedsl.studies.claim_text import FORM, claims_of
+from jfedsl.studies.claims import Claim
+from jfedsl.studies.columns import (
+    Column,
+    median_round_seconds,
+    megabytes,
+    metric_columns,
+    simulated,
+    test_columns,
+    to_target,
+)
+from jfedsl.studies.outcome import expected_tasks
 from jfedsl.studies.study import Changes, Figures, conduct, seeds_of
 from jfedsl.studies.sweep import grid
 
@@ -44,6 +57,11 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "reference", "", "Setting that the others are compared with. Default: the first.", values
     )
+    flags.DEFINE_multi_string(
+        "claim", [], f"A claim that the seeds are to test, {FORM}. MEASURE is a column of the "
+        "tables. A comparison is A / B < 1 or A / B < C / D of costs, A - B > -0.01 of metrics, "
+        "with names of settings, and < or >.", values,
+    )  # fmt: skip
 
 
 def main(config: Config, given: flags.FlagValues) -> None:
@@ -57,7 +75,14 @@ def main(config: Config, given: flags.FlagValues) -> None:
     seeds, reference = seeds_of(given.seeds), given.reference or next(iter(settings))
     if reference not in settings:
         raise flag_error("reference", reference, OneOf(list(settings)).text, settings)
-    conduct(config, settings, COLUMNS, seeds, (MEGABYTES, SECONDS), figures, reference)
+    claims = _claims(config, settings, given.claim) if given.claim else []
+    conduct(config, settings, COLUMNS, seeds, (MEGABYTES, SECONDS), figures, reference, claims)
+
+
+def _claims(base: Config, settings: Mapping[str, Changes], texts: Sequence[str]) -> list[Claim]:
+    """The entries of --claim, checked before anything is trained."""
+    tasks = expected_tasks(dataclasses.replace(base, **changes) for changes in settings.values())
+    return claims_of(texts, settings, {**metric_columns(tasks), **test_columns(tasks)}, COLUMNS)
 
 
 def figures_of(texts: Sequence[str], settings: Mapping[str, Changes]) -> Figures | None:

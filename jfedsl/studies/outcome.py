@@ -3,8 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from jfedsl.config import Config
+from jfedsl.data import sources
+from jfedsl.run.assemble.task import asked_task
 from jfedsl.run.plots.spread import Curve
-from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record
+from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record, record_of
+from jfedsl.studies.columns import Column
+from jfedsl.studies.paired import Values
 
 
 class Outcome(NamedTuple):
@@ -21,6 +26,27 @@ class Outcome(NamedTuple):
     name: str
     summaries: list[dict[str, Any] | None]
     curves: list[Curve]
+
+
+def values_of(outcome: Outcome, column: Column) -> Values:
+    """A column's number of each seed; None where training diverged or a run has no such number."""
+    return [column(summary) if summary else None for summary in outcome.summaries]
+
+
+def expected_tasks(configs: Iterable[Config]) -> list[TaskRecord]:
+    """What runs will be judged by, each once, known before they are trained.
+
+    Data sets are loaded, because their targets decide the task where no flag does.
+
+    Raises:
+      UserError: a data set cannot be read.
+    """
+    records: dict[TaskRecord, None] = {}
+    for config in configs:
+        dataset = sources.load(config.dataset, config.data_dir, lazily=True)
+        split = "validation" if config.validation_fraction else "test"
+        records[record_of(asked_task(config, dataset.of_classes), split)] = None
+    return list(records)
 
 
 def tasks_of(summaries: Iterable[dict[str, Any] | None]) -> list[TaskRecord]:

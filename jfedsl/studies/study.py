@@ -26,6 +26,7 @@ from jfedsl.run.storage.task_record import Row, TaskRecord, read_record
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.axes import MEGABYTES, ROUND, Axes, curves
+from jfedsl.studies.claims import Claim
 from jfedsl.studies.columns import Column
 from jfedsl.studies.costs import with_costs
 from jfedsl.studies.outcome import Outcome, metric_of, tasks_of
@@ -195,6 +196,7 @@ def report(
     axes: Axes = (ROUND, MEGABYTES),
     figures: Figures | None = None,
     reference: str | None = None,
+    claims: Sequence[Claim] = (),
 ) -> str:
     """Writes `table.md` and the figures into the study's folder; returns the tables.
 
@@ -208,9 +210,10 @@ def report(
       axes: of each figure, one panel each.
       figures: the settings in each figure; None: all in one.
       reference: name of the setting that the others are compared with; None for the first.
+      claims: about the settings, in a table of their own.
     """
     summaries = [summary for outcome in outcomes for summary in outcome.summaries]
-    text = f"{contents(outcomes, columns, reference)}\n\n{made_by(summaries)}"
+    text = f"{contents(outcomes, columns, reference, claims)}\n\n{made_by(summaries)}"
     folder = Path(base.workdir)
     write_atomically(folder / "table.md", text + "\n")
     curves_of = {outcome.name: outcome.curves for outcome in outcomes}
@@ -229,9 +232,10 @@ def conduct(
     axes: Axes = (ROUND, MEGABYTES),
     figures: Figures | None = None,
     reference: str | None = None,
+    claims: Sequence[Claim] = (),
 ) -> None:
     """Trains all settings with all seeds, then writes and prints the tables; see `report`."""
     outcomes = compare(base, settings, seeds, axes)
     clients = counted(base).clients
     title = f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients"
-    print(f"\n{report(base, outcomes, columns, title, axes, figures, reference)}")
+    print(f"\n{report(base, outcomes, columns, title, axes, figures, reference, claims)}")

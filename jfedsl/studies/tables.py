@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from jfedsl.run.plots.page import escaped
+from jfedsl.studies.claims import CAPTION as CLAIMS_CAPTION
+from jfedsl.studies.claims import Claim, claims_table
 from jfedsl.studies.columns import Column, mean_and_range, metric_columns, test_columns
-from jfedsl.studies.outcome import Outcome, all_tasks
-from jfedsl.studies.paired import CAPTION, ONE_SEED, Measure, Values, paired_table
+from jfedsl.studies.outcome import Outcome, all_tasks, values_of
+from jfedsl.studies.paired import CAPTION, ONE_SEED, Measure, paired_table
 
 TARGET_NOTE = (
     "Means over seeds, least to greatest; n of N seeds where some have no number. To target: "
@@ -15,7 +17,10 @@ TARGET_NOTE = (
 
 
 def contents(
-    outcomes: Sequence[Outcome], columns: Mapping[str, Column], reference: str | None = None
+    outcomes: Sequence[Outcome],
+    columns: Mapping[str, Column],
+    reference: str | None = None,
+    claims: Sequence[Claim] = (),
 ) -> str:
     """All tables of a study as Markdown, with captions.
 
@@ -23,12 +28,15 @@ def contents(
       outcomes: of the settings.
       columns: of the tables, by their titles; see `table`.
       reference: name of the setting that the others are compared with; None for the first.
+      claims: about the settings.
     """
     parts = [table(outcomes, columns), TARGET_NOTE]
     if len(outcomes) > 1:
         name = outcomes[0].name if reference is None else reference
         caption = ONE_SEED if len(outcomes[0].summaries) == 1 else CAPTION
         parts += [f"Against {escaped(name)}. {caption}", against(outcomes, columns, name)]
+    if claims:
+        parts += [CLAIMS_CAPTION, claims_table(claims, outcomes)]
     return "\n\n".join(parts)
 
 
@@ -49,7 +57,7 @@ def table(outcomes: Sequence[Outcome], columns: Mapping[str, Column]) -> str:
         "| --- " * (1 + len(columns)) + "|",
     ]
     for outcome in outcomes:
-        cells = [mean_and_range(_values(outcome, column)) for column in columns.values()]
+        cells = [mean_and_range(values_of(outcome, column)) for column in columns.values()]
         lines.append(" | ".join([f"| {escaped(outcome.name)}", *cells]) + " |")
     return "\n".join(lines)
 
@@ -64,7 +72,7 @@ def against(outcomes: Sequence[Outcome], columns: Mapping[str, Column], referenc
     """
     kinds = ((False, _metrics(outcomes)), (True, columns))
     measures = [
-        Measure(title, is_ratio, {escaped(o.name): _values(o, column) for o in outcomes})
+        Measure(title, is_ratio, {escaped(o.name): values_of(o, column) for o in outcomes})
         for is_ratio, of_kind in kinds
         for title, column in of_kind.items()
     ]
@@ -74,7 +82,3 @@ def against(outcomes: Sequence[Outcome], columns: Mapping[str, Column], referenc
 def _metrics(outcomes: Sequence[Outcome]) -> dict[str, Column]:
     tasks = all_tasks(outcomes)
     return {**metric_columns(tasks), **test_columns(tasks)}
-
-
-def _values(outcome: Outcome, column: Column) -> Values:
-    return [column(summary) if summary else None for summary in outcome.summaries]

@@ -13,15 +13,30 @@ from jfedsl.engine.task import LOSSES, METRICS, NO_TOKEN, TASKS, OfExamples, Tas
 from jfedsl.errors import flag_error, one_line
 
 
+def asked_task(config: Config, of_classes: bool) -> Task:
+    """The task that flags ask for, its loss and metric by flags of their own.
+
+    Args:
+      config: all settings of the run.
+      of_classes: whether targets of the data set are classes, which decides where no flag does.
+    """
+    task = TASKS[config.task or default_task(of_classes)]
+    if config.loss is not None:
+        task = task._replace(loss=LOSSES[config.loss])
+    if config.metric is not None:
+        task = task._replace(metric=METRICS[config.metric])
+    return task
+
+
 def task_of(config: Config, dataset: Dataset) -> Task:
-    """The task that flags and data set ask for, its loss and metric by flags of their own.
+    """The task that flags and data set ask for, as in `asked_task`.
 
     Raises:
       UserError: the targets of the data set do not suit the task, or its functions do not suit
         them, or the target is no accuracy.
     """
     name = config.task or default_task(dataset.of_classes)
-    task = TASKS[name]
+    task = asked_task(config, dataset.of_classes)
     if task.of_tokens:
         _check_tokens(config, dataset)
     elif task.of_classes and not dataset.of_classes:
@@ -30,10 +45,6 @@ def task_of(config: Config, dataset: Dataset) -> Task:
     elif not task.of_classes and _has_texts(dataset):
         reason = "labels of the data set are texts"
         raise flag_error("task", name, _suited(of_classes=True), reason=reason)
-    if config.loss is not None:
-        task = task._replace(loss=LOSSES[config.loss])
-    if config.metric is not None:
-        task = task._replace(metric=METRICS[config.metric])
     splits = dataset.train, dataset.test
     if task.metric.by_bytes and any(split.byte_counts is None for split in splits):
         reason = f"--dataset={config.dataset} does not say how many bytes of text tokens stand for"
