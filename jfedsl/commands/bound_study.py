@@ -11,7 +11,7 @@ from absl import flags
 from jfedsl.config import Config
 from jfedsl.run.script import run
 from jfedsl.studies.bound import Sweeps, conduct
-from jfedsl.studies.study import Changes, seeds_of
+from jfedsl.studies.configs import Changes, seeds_of
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:

@@ -34,15 +34,11 @@ COMMANDS = {
         "Measure the convergence bound's constants: jfedsl measure-constants FOLDER.",
         "workdir",
     ),
+    "evidence": Command("evidence", "Make all tables and figures of this repository again."),
     "study": Command("", "Compare settings over seeds: jfedsl study NAME."),
     "doctor": Command("doctor", "Check the installation, and say what is where."),
 }
 STUDIES = {
     "bound": Command("bound_study", "The convergence bound beside measured gradient norms."),
     "cases": Command("cases_study", "Named settings, such as algorithms, over seeds."),
-    "compression": Command("compression_study", "Compressors of the cut at equal bytes."),
-    "finetuning": Command("finetuning_study", "Ways to fine-tune a pretrained transformer."),
-    "latency": Command("latency_study", "Accuracy beside simulated seconds and joules."),
-    "paper": Command("paper_study", "Pruning, bits, dropout, cut, period, ablation, rivals."),
-    "pruning": Command("pruning_study", "Prune rates, of weights and of channels."),
 }

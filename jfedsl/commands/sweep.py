@@ -13,7 +13,7 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.run.script import run
-from jfedsl.studies.study import seeds_of
+from jfedsl.studies.configs import seeds_of
 from jfedsl.studies.sweep import conduct, grid, shard_of
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,16 +238,40 @@ def _debian_packages(data_dir: str) -> Dataset:
 def _images(name: str, data_dir: str, lazily: bool = False) -> Dataset:
     """A set of `preparation.IMAGE_SETS`; `lazily` leaves its training images on disk."""
     with _prepared(name, data_dir) as folder:
-        import tensorflow_datasets as tfds
+        if lazily:
+            return _read_images(name, folder, lazily)
+        files = [(file.name, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
+        return _in_memory(name, folder, tuple(files))
 
-        train, test = tfds.data_source(
-            name,
-            split=["train", "test"],
-            data_dir=folder.parents[1],
-            decoders={"image": tfds.decode.SkipDecoding()},
-        )
-        classes = train.dataset_info.features["label"].num_classes
-        return Dataset(Split(*read(train, lazily)), Split(*read(test, False)), classes)
+
+@lru_cache(maxsize=1)
+def _in_memory(name: str, folder: Path, files: tuple[tuple[str, int], ...]) -> Dataset:
+    """A set of images, kept for the next run of this process: decoding takes seconds.
+
+    Args:
+      name: of the set.
+      folder: of its files.
+      files: their names and when they were written; with others they are read again.
+    """
+    dataset = _read_images(name, folder, False)
+    for split in (dataset.train, dataset.test):
+        for array in (split.images, split.labels):
+            assert isinstance(array, np.ndarray)
+            array.setflags(write=False)
+    return dataset
+
+
+def _read_images(name: str, folder: Path, lazily: bool) -> Dataset:
+    import tensorflow_datasets as tfds
+
+    train, test = tfds.data_source(
+        name,
+        split=["train", "test"],
+        data_dir=folder.parents[1],
+        decoders={"image": tfds.decode.SkipDecoding()},
+    )
+    classes = train.dataset_info.features["label"].num_classes
+    return Dataset(Split(*read(train, lazily)), Split(*read(test, False)), classes)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,9 @@ from typing import NamedTuple
 from jfedsl.run.plots.spread import Curve
 from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
 
+# An evaluation of a run: values on all `AXES`, None where it has no network, and deployed metric.
+Point = Sequence[float | None]
+
 
 class Axis(NamedTuple):
     """A horizontal axis of curves of the metric.
@@ -18,45 +21,56 @@ class Axis(NamedTuple):
 
     label: str
     column: str
-    value: Callable[[Sequence[Row]], float]
+    value: Callable[[Sequence[Row]], float | None]
+
+
+def _seconds(rows: Sequence[Row]) -> float | None:
+    seconds: float | None = rows[-1].get("cumulative_simulated_seconds")
+    return seconds
+
+
+def _joules(rows: Sequence[Row]) -> float | None:
+    return sum(r["energy_joules"] for r in rows) if "energy_joules" in rows[-1] else None
 
 
 ROUND = Axis("round", "round", lambda rows: rows[-1]["round"])
 MEGABYTES = Axis(
     "megabytes sent", "megabytes sent, all streams", lambda rows: rows[-1]["cumulative_bytes"] / 1e6
 )
-SECONDS = Axis(
-    "simulated time (s)", "simulated seconds",
-    lambda rows: rows[-1]["cumulative_simulated_seconds"],
-)  # fmt: skip
-JOULES = Axis(
-    "energy of all devices (J)", "joules of all devices",
-    lambda rows: sum(row["energy_joules"] for row in rows),
-)  # fmt: skip
+SECONDS = Axis("simulated time (s)", "simulated seconds", _seconds)
+JOULES = Axis("energy of all devices (J)", "joules of all devices", _joules)
+AXES = (ROUND, MEGABYTES, SECONDS, JOULES)
 Axes = Sequence[Axis]
 
 
-def curves(
-    runs: Sequence[Sequence[Row]], axes: Axes, task: TaskRecord = CLASSIFICATION
-) -> list[Curve]:
+def points(rows: Sequence[Row], task: TaskRecord = CLASSIFICATION) -> list[Point]:
+    """The evaluations of a run.
+
+    Args:
+      rows: of metrics.csv.
+      task: what the run is judged by.
+    """
+    ends = [i + 1 for i, row in enumerate(rows) if row[task.tested] is not None]
+    return [
+        (*(axis.value(rows[:end]) for axis in AXES), task.deployed(rows[end - 1])) for end in ends
+    ]
+
+
+def curves(runs: Sequence[Sequence[Point]], axes: Axes) -> list[Curve]:
     """One curve for each run: values on the axes and deployed metric, at shared evaluations.
 
     Args:
-      runs: rows of metrics.csv; no rows for a run that diverged, whose curve is empty.
+      runs: the evaluations of each run; none for a run that diverged, whose curve is empty.
       axes: of the curves.
-      task: what the runs are judged by.
     """
-    evaluated = []  # for each run, the rows up to each evaluation by its round
-    for rows in runs:
-        ends = [i + 1 for i, row in enumerate(rows) if row[task.tested] is not None]
-        evaluated.append({rows[end - 1]["round"]: rows[:end] for end in ends})
-    nonempty = [set(run) for run in evaluated if run]
-    shared = set.intersection(*nonempty) if nonempty else set()
+    columns = [*(AXES.index(axis) for axis in axes), -1]
+    rounds = [{point[0] for point in run} for run in runs if run]
+    shared = set.intersection(*rounds) if rounds else set()
     return [
-        [
-            (*(axis.value(rows) for axis in axes), task.deployed(rows[-1]))
-            for round_, rows in run.items()
-            if round_ in shared
-        ]
-        for run in evaluated
+        [tuple(_known(point[column]) for column in columns) for point in run if point[0] in shared]
+        for run in runs
     ]
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -19,8 +19,8 @@ from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.run.training import train_setting
+from jfedsl.studies.configs import Changes, run_configs
 from jfedsl.studies.provenance import made_by
-from jfedsl.studies.study import Changes, run_configs
 from jfedsl.theory.bound import Terms
 from jfedsl.theory.verdict import Verdict
 

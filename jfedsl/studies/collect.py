@@ -20,13 +20,12 @@ from jfedsl.run.storage.fingerprints import task_in
 from jfedsl.run.storage.metrics import METRICS, read
 from jfedsl.run.storage.task_record import Row, TaskRecord
 from jfedsl.run.storage.workdir import CONFIG, read_config
-from jfedsl.studies.study import RESULTS, folder_name
+from jfedsl.studies.configs import folder_name
+from jfedsl.studies.records import NOT_RECORDED
+from jfedsl.studies.sweep import RESULTS
 
 # Flags that are not part of a setting: runs that differ in no others are of the same setting.
-NOT_OF_SETTING = (
-    "workdir", "plugin", "seed", "data_dir", "progress", "loggers", "compilation_cache",
-    "checkpoint_every", "target_accuracy", "client_chunk", "figure_format",
-)  # fmt: skip
+NOT_OF_SETTING = (*NOT_RECORDED, "seed", "target_accuracy")
 
 
 class RecordedRun(NamedTuple):

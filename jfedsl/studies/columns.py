@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jfedsl.run.storage.task_record import TaskRecord
-from jfedsl.studies.costs import COSTS, Costs
+from jfedsl.studies.costs import COSTS
 
 # A column of a table: from a run's summary, as in summary.json, its number; None if it has none.
 Column = Callable[[dict[str, Any]], float | None]
@@ -58,8 +58,8 @@ def to_target(name: str, unit: float = 1.0) -> Column:
     """
 
     def column(summary: dict[str, Any]) -> float | None:
-        reached: Costs | None = summary[COSTS]["to_target"]
-        cost: float | None = reached and getattr(reached, name)
+        reached: dict[str, float | None] | None = summary[COSTS]["to_target"]
+        cost = reached[name] if reached else None
         return None if cost is None else cost / unit
 
     return column

@@ -116,5 +116,6 @@ def with_costs(
       task: what the run is judged by.
     """
     reached = to_target(rows, target, period, task)
-    costs = {"to_target": reached, "median_round_seconds": median_round_seconds(rows, period)}
+    seconds = median_round_seconds(rows, period)
+    costs = {"to_target": reached and reached._asdict(), "median_round_seconds": seconds}
     return {**summary, COSTS: costs}

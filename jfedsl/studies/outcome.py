@@ -1,13 +1,13 @@
 """The outcome of a setting over seeds, and what its runs are judged by."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jfedsl.config import Config
 from jfedsl.data import sources
 from jfedsl.run.assemble.task import asked_task
-from jfedsl.run.plots.spread import Curve
 from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record, record_of
+from jfedsl.studies.axes import Point
 from jfedsl.studies.columns import Column
 from jfedsl.studies.paired import Values
 
@@ -19,13 +19,12 @@ class Outcome(NamedTuple):
       name: of the setting.
       summaries: contents of summary.json with costs, see `with_costs`; None where training
         diverged.
-      curves: points of values on the axes and deployed metric, at the evaluations that all runs
-        have; empty where training diverged.
+      runs: evaluations; none where training diverged.
     """
 
     name: str
     summaries: list[dict[str, Any] | None]
-    curves: list[Curve]
+    runs: list[list[Point]]
 
 
 def values_of(outcome: Outcome, column: Column) -> Values:
@@ -42,10 +41,13 @@ def expected_tasks(configs: Iterable[Config]) -> list[TaskRecord]:
       UserError: a data set cannot be read.
     """
     records: dict[TaskRecord, None] = {}
+    of_classes: dict[tuple[str, str], bool] = {}
     for config in configs:
-        dataset = sources.load(config.dataset, config.data_dir, lazily=True)
+        place = config.dataset, config.data_dir
+        if place not in of_classes:
+            of_classes[place] = sources.load(*place, lazily=True).of_classes
         split = "validation" if config.validation_fraction else "test"
-        records[record_of(asked_task(config, dataset.of_classes), split)] = None
+        records[record_of(asked_task(config, of_classes[place]), split)] = None
     return list(records)
 
 
@@ -63,3 +65,9 @@ def all_tasks(outcomes: Sequence[Outcome]) -> list[TaskRecord]:
 def metric_of(outcomes: Sequence[Outcome]) -> str:
     """The metric of a study in words, with its split; several where settings vary it."""
     return " or ".join(task.title for task in all_tasks(outcomes))
+
+
+def tested(summary: Mapping[str, Any]) -> str:
+    """The metric at the end of a run, such as "test accuracy 0.9000"."""
+    task = read_record(summary)
+    return f"{task.title} {summary[TaskRecord.final(task.tested)]:.4f}"

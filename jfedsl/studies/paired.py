@@ -129,7 +129,7 @@ def _as_ratio(value: float) -> str:
 
 
 def _as_difference(value: float) -> str:
-    return f"{value:+.3g}"
+    return f"{round(value, 9):+.3g}"  # float32 metrics that are equal differ by less
 
 
 def cell(estimate: Estimate | None, seeds: int, form: Callable[[float], str] = _as_ratio) -> str:

@@ -19,7 +19,7 @@ from jfedsl.run.plots.spread import spread
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.task_record import TaskRecord, file_of
 from jfedsl.run.storage.workdir import read_summary, write_atomically
-from jfedsl.studies.axes import JOULES, MEGABYTES, ROUND, SECONDS, curves
+from jfedsl.studies.axes import AXES, MEGABYTES, ROUND, curves, points
 from jfedsl.studies.collect import (
     NOT_OF_SETTING,
     RecordedRun,
@@ -60,9 +60,9 @@ def comparison(settings: Sequence[Setting], names: Sequence[str], title: str) ->
     """
     task = settings[0].runs[0].task
     simulated = all("energy_joules" in run.rows[0] for s in settings for run in s.runs)
-    axes = (ROUND, MEGABYTES, SECONDS, JOULES) if simulated else (ROUND, MEGABYTES)
+    axes = AXES if simulated else (ROUND, MEGABYTES)
     curves_of = {
-        name: curves([run.rows for run in setting.runs], axes, task)
+        name: curves([points(run.rows, task) for run in setting.runs], axes)
         for name, setting in zip(names, settings, strict=True)
     }
     return spread(curves_of, [axis.label for axis in axes], title, task.title)

@@ -22,10 +22,11 @@ from jfedsl.run.storage.metrics import STREAMS
 from jfedsl.run.storage.task_record import TaskRecord, read_record
 from jfedsl.run.storage.workdir import CONFIG, check, write_atomically
 from jfedsl.run.training import train_setting
-from jfedsl.studies.outcome import tasks_of
+from jfedsl.studies.configs import Changes, run_configs
+from jfedsl.studies.outcome import tasks_of, tested
 from jfedsl.studies.provenance import MADE_BY, made_by
-from jfedsl.studies.study import RESULTS, Changes, run_configs, tested
 
+RESULTS = "results.csv"  # table of a sweep
 _FAILED = ".failed"  # hidden, because a run may start in a folder that has only hidden files
 # Flags that a grid cannot vary.
 _FIXED = ("workdir", "plugin", "seed")

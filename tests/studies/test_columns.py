@@ -20,7 +20,7 @@ SUMMARY = {
 def test_columns_are_empty_where_a_run_has_no_number() -> None:
     assert megabytes("model_up", "model_down")(SUMMARY) == 3.5
     assert to_target("bytes", 1e6)(SUMMARY) is None and simulated("seconds")(SUMMARY) is None
-    reached = {**SUMMARY, COSTS: {"to_target": Costs(2.5, 500_000, None, None)}}
+    reached = {**SUMMARY, COSTS: {"to_target": Costs(2.5, 500_000, None, None)._asdict()}}
     assert to_target("bytes", 1e6)(reached) == 0.5 and to_target("joules")(reached) is None
     assert simulated("seconds")({**SUMMARY, "simulated": {"seconds": 7.0}}) == 7.0
 

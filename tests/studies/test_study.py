@@ -1,52 +1,85 @@
-"""Settings compared over seeds: each run once, a table and a figure, also after divergence."""
+"""Settings compared over seeds: each run once, tables, figures, records, also after divergence."""
 
 import csv
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import plain
 
 from jfedsl.errors import UserError
 from jfedsl.run.storage.metrics import Row
-from jfedsl.studies.axes import ROUND, curves
-from jfedsl.studies.columns import mean_and_range, megabytes
+from jfedsl.studies import study
+from jfedsl.studies.axes import MEGABYTES, ROUND, SECONDS, curves, points
+from jfedsl.studies.columns import mean_and_range
+from jfedsl.studies.configs import Changes, run_configs
 from jfedsl.studies.report import write as report_of
-from jfedsl.studies.study import Changes, compare, report, run_configs
+from jfedsl.studies.study import Result, Study
 from jfedsl.studies.sweep import conduct
 from jfedsl.studies.tables import table
 
+HALF: dict[str, Changes] = {
+    "dense": {},
+    "half of it": {"prune_kind": "channel", "prune_rate": (0.5,)},
+}
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a row of a table."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def made(one: Study, folder: Path) -> Result:
+    """What a study without tuning gives, with the records in a folder."""
+    return Result(study.train(one, {}, study.read_known(folder)), {})
+
 
 def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> None:
-    base = plain(rounds=2, clients=2, workdir=str(tmp_path))
-    settings = {"dense": {}, "half of it": {"prune_kind": "channel", "prune_rate": (0.5,)}}
-    outcomes = compare(base, settings, (0, 1))
-    assert [outcome.name for outcome in outcomes] == list(settings)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dense", "half_of_it"]
-    assert all(len(outcome.summaries) == len(outcome.curves) == 2 for outcome in outcomes)
-    columns = {
-        "MB": megabytes("model_up"),
-        "MFLOPs": lambda summary: summary["client_flops"]["pruned"] / 1e6,
-    }
-    text = report(base, outcomes, columns, "title")
-    assert (tmp_path / "table.md").read_text() == text + "\n"
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    dense, half = text.splitlines()[2:4]
-    pairs, made = text.split("\n\n")[-2:]
-    assert pairs.endswith("| 0.5 |"), "half of the FLOPs, in both seeds"
-    assert made.splitlines()[2].startswith("- 4 runs: commit ")
-    final = [s["final_accuracy"] for s in outcomes[0].summaries]
-    assert f"| dense | {sum(final) / 2:.4g} ({min(final):.4g} to {max(final):.4g}) |" in dense
+    one = Study(plain(rounds=2, clients=2, workdir=str(tmp_path / "runs")), HALF, (0, 1))
+    results = tmp_path / "results"
+    result = made(one, results)
+    outcomes = result.outcomes
+    assert [outcome.name for outcome in outcomes] == list(HALF)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["dense", "half_of_it"]
+    assert all(len(outcome.summaries) == len(outcome.runs) == 2 for outcome in outcomes)
+    text = study.write(one, result, results)
+    assert (results / "table.md").read_text() == text + "\n"
+    assert (results / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    head, _, dense, half = (cells(line) for line in text.splitlines()[:4])
+    column = head.index("MFLOPs of a client, an example")
     # 64 * 256 multiply-adds forward and for the gradient by the weights.
-    assert dense.endswith("| 0.06554 |") and half.endswith("| 0.03277 |")
+    assert (dense[column], half[column]) == ("0.06554", "0.03277")
+    *_, pairs, made_by = text.split("\n\n")
+    titles, _, ratios = (cells(line) for line in pairs.splitlines())
+    assert ratios[titles.index("MFLOPs of a client, an example, ratio")] == "0.5", "in both seeds"
+    assert made_by.splitlines()[2].startswith("- 4 runs: commit ")
+    final = [s["final_accuracy"] for s in outcomes[0].summaries if s]
+    assert dense[1] == f"{sum(final) / 2:.4g} ({min(final):.4g} to {max(final):.4g})"
+
+
+def test_records_stand_for_runs_that_were_deleted(tmp_path: Path, capsys) -> None:
+    one = Study(plain(rounds=2, clients=2, workdir=str(tmp_path / "runs")), HALF, (0,))
+    results = tmp_path / "results"
+    result = made(one, results)
+    text = study.write(one, result, results)
     checkpoints = sorted(tmp_path.rglob("checkpoints/*/counters"))
-    again = compare(base, {"dense": {}}, (0,))
-    assert again[0].summaries[0]["host_seconds"] == outcomes[0].summaries[0]["host_seconds"]
-    assert sorted(tmp_path.rglob("checkpoints/*/counters")) == checkpoints, "nothing ran again"
+    assert made(one, results) == result and sorted(tmp_path.rglob("counters")) == checkpoints
+    shutil.rmtree(tmp_path / "runs")
+    again = made(one, results)
+    assert again == result, "to the digit"
+    assert study.write(one, again, results) == text and not (tmp_path / "runs").exists()
+    longer = Study(plain(rounds=3, clients=2, workdir=str(tmp_path / "runs")), HALF, (0,))
+    with pytest.raises(UserError, match="is not a finished run of 'dense'"):
+        study.train(longer, {}, study.read_known(results, trains=False))
+    (results / study.RECORDS).write_text("{}\n")
+    with pytest.raises(UserError, match="line 1 of .*records.jsonl is not a record"):
+        study.read_known(results)
 
 
 def test_with_a_validation_set_tables_have_the_test_too(tmp_path: Path) -> None:
     base = plain(rounds=2, clients=2, validation_fraction=0.2, workdir=str(tmp_path / "study"))
-    (outcome,) = compare(base, {"dense": {}}, (0, 1))
+    (outcome,) = made(Study(base, {"dense": {}}, (0, 1)), tmp_path).outcomes
     head, _, row = table([outcome], {}).splitlines()
     assert head == "| setting | validation accuracy | deployed | test accuracy |"
     known = [summary for summary in outcome.summaries if summary]
@@ -68,37 +101,45 @@ def test_with_a_validation_set_tables_have_the_test_too(tmp_path: Path) -> None:
 
 def test_a_study_needs_a_folder() -> None:
     with pytest.raises(UserError, match="--workdir must be a folder for the study"):
-        compare(plain(), {"dense": {}}, (0,))
+        study.check(Study(plain(), {"dense": {}}, (0,)))
 
 
 def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
     base = plain(workdir=str(tmp_path))
     with pytest.raises(UserError, match="would share .*rate_0"):
-        compare(base, {"rate 0": {}, "rate: 0": {}}, (0,))
+        study.check(Study(base, {"rate 0": {}, "rate: 0": {}}, (0,)))
     with pytest.raises(UserError, match="would share"):
-        compare(base, {"dense": {}}, (0, 0))
+        study.check(Study(base, {"dense": {}}, (0, 0)))
 
 
 def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(tmp_path: Path) -> None:
     few: Changes = {"clients": 2, "rounds": 2, "eval_every": 1, "train_examples": 100}
     wild: Changes = {"client_learning_rate": 1e9, "server_learning_rate": 1e9, "rounds": 20}
     base = plain(**few, workdir=str(tmp_path))
-    bad, good = compare(base, {"wild": wild, "tame": {}}, (0,))
-    assert bad.summaries == [None] and bad.curves == [[]]
-    assert len(good.curves[0]) == 2
-    lines = report(base, [bad, good], {"rounds": lambda s: s["rounds"]}, "title").splitlines()
-    assert lines[2] == "| wild | - | - | - |" and lines[3].endswith("| 2 |")
-    assert (tmp_path / "accuracy.png").exists()
+    one = Study(base, {"wild": wild, "tame": {}}, (0,))
+    result = made(one, tmp_path / "results")
+    bad, good = result.outcomes
+    assert bad.summaries == [None] and bad.runs == [[]] and len(good.runs[0]) == 2
+    lines = study.write(one, result, tmp_path / "results").splitlines()
+    assert set(lines[2].removeprefix("| wild").split()) == {"|", "-"}
+    assert lines[3].startswith("| tame | 0.")
+    assert (tmp_path / "results" / "accuracy.png").exists()
+    assert made(one, tmp_path / "results").records == result.records, "known to have diverged"
 
 
 def test_curves_keep_the_evaluations_that_all_runs_have() -> None:
     def rows(*evaluated: int) -> list[Row]:
         return [
-            {"round": n, "test_accuracy": n / 10 if n in evaluated else None} for n in range(1, 7)
-        ]
+            {
+                "round": n, "cumulative_bytes": n * 10**6,
+                "test_accuracy": n / 10 if n in evaluated else None,
+            }
+            for n in range(1, 7)
+        ]  # fmt: skip
 
-    assert curves([rows(2, 4, 6), [], rows(3, 6)], [ROUND]) == [[(6, 0.6)], [], [(6, 0.6)]]
-    assert curves([[]], [ROUND]) == [[]]
+    runs = [points(rows(2, 4, 6)), [], points(rows(3, 6))]
+    assert curves(runs, [MEGABYTES, ROUND]) == [[(6, 6, 0.6)], [], [(6, 6, 0.6)]]
+    assert np.isnan(curves(runs, [SECONDS])[0][0][0]) and curves([[]], [ROUND]) == [[]]
 
 
 def test_long_and_odd_names_are_folders(tmp_path: Path) -> None:

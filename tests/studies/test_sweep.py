@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import parse, plain
+from helpers import plain
 
 from jfedsl.config import Config
-from jfedsl.config.canonical import canonical
 from jfedsl.errors import UserError
 from jfedsl.run.finished import finished
 from jfedsl.run.storage import workdir
 from jfedsl.studies import sweep
-from jfedsl.studies.study import run_configs, seeds_of
+from jfedsl.studies.configs import run_configs, seeds_of
 from jfedsl.studies.sweep import conduct, grid, shard_of
 
 TINY: dict[str, Any] = {"clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100}
@@ -199,22 +198,6 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, capsys:
         assert conduct(config, {"base": {}}, [0], (1, 1)) == 0
     assert "another process trains it" in capsys.readouterr().out
     assert [row["state"] for row in rows(tmp_path)] == ["not finished"]
-
-
-def test_the_grid_of_learning_rates_is_that_of_the_paper_study():
-    path = Path(__file__).parents[2] / "experiments" / "studies" / "paper_fashion_rates.flags"
-    lines = path.read_text().splitlines()
-    assert lines[0] == f"# python experiments/sweep.py --flagfile=experiments/studies/{path.name}"
-    cases = [line.removeprefix("--case=") for line in lines if line.startswith("--case=")]
-    ours = ("--case", "--seeds", "#")
-    config = parse([line for line in lines if not line.startswith(ours)])
-    settings = grid(config, cases, [])
-    study = (path.parent / "paper_fashion.flags").read_text().splitlines()
-    light = parse([line for line in study if not line.startswith(("#", "--rates"))])
-    same = {"workdir": light.workdir, "figure_format": light.figure_format}
-    mine = dataclasses.replace(config, **settings["light 0.05"], **same)
-    assert canonical(mine) == canonical(light)
-    assert len(settings) == 28
 
 
 def test_a_setting_without_effect_in_all_runs_is_refused(tmp_path: Path, monkeypatch: Any) -> None:

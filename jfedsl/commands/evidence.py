@@ -1,0 +1,135 @@
+"""Makes all tables and figures of this repository again, from one build.
+
+jfedsl evidence --workdir=runs/evidence
+jfedsl evidence --workdir=runs/evidence --only=digits,methods --processes=4
+jfedsl evidence --workdir=runs/evidence --results=experiments/results --again=2
+
+Chooses learning rates on validation data, trains every study of presets/studies that the results
+pages show, and writes tables, figures and records of the runs into --results. Runs that are
+recorded there are not trained again. The same command resumes after an interruption. --again trains
+runs anew that it draws from the records, and compares them to the printed digits.
+"""
+
+import shlex
+import subprocess
+import sys
+
+from absl import flags
+
+from jfedsl.commands.evidence_tasks import STEPS, Evidence, names_of
+from jfedsl.errors import TrainingError, UserError, flag_error, one_line
+from jfedsl.files.paths import local
+from jfedsl.run.script import start as run_script
+from jfedsl.studies.sweep import shard_of
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of its own."""
+    flags.DEFINE_string("workdir", "", "Folder of the runs.", values)
+    flags.DEFINE_string(
+        "results", "", "Folder of tables, figures and records. Default: results in --workdir.",
+        values,
+    )  # fmt: skip
+    flags.DEFINE_list("only", [], "Some of the studies. Default: all.", values)
+    flags.DEFINE_integer(
+        "processes", 2, "Processes that train, one for a core or two.", flag_values=values
+    )
+    flags.DEFINE_string("data_dir", "", "Folder of prepared data sets, see train.", values)
+    flags.DEFINE_multi_string(
+        "set", [], "A flag for every study, such as --set=--rounds=2, to try this out.", values
+    )
+    flags.DEFINE_integer("again", 0, "Recorded runs to train anew and compare.", flag_values=values)
+    flags.DEFINE_integer("draw", 0, "Seed that draws the runs of --again.", flag_values=values)
+    flags.DEFINE_string("shard", "", "Part i/n of the work of --step, for one process.", values)
+    flags.DEFINE_enum("step", "", ["", *STEPS], "Which step --shard does.", values)
+
+
+def main(given: flags.FlagValues) -> None:
+    """Makes the studies, or one process's part of them, or compares some runs."""
+    if not given.workdir:
+        raise flag_error("workdir", "", "a folder for the runs")
+    workdir = local("workdir", given.workdir)
+    results = local("results", given.results) if given.results else workdir / "results"
+    data = [f"--data_dir={given.data_dir}"] if given.data_dir else []
+    extra = ["--progress=none", *data, *given.set]
+    evidence = Evidence(names_of(given.only), workdir, results, extra)
+    if given.processes < 1:
+        raise flag_error("processes", given.processes, "at least 1")
+    if given.step:
+        _do_part(evidence, given.step, shard_of(given.shard or "1/1"))
+    elif given.again:
+        _compare(evidence, given.again, given.draw)
+    else:
+        _make(evidence, given.processes)
+
+
+def _do_part(evidence: Evidence, step: str, shard: tuple[int, int]) -> None:
+    """Trains the runs of every n-th task; a task that fails is printed, and the others go on."""
+    number, shards = shard
+    mine = list(evidence.tasks(step))[number - 1 :: shards]
+    for i, task in enumerate(mine, 1):
+        print(f"{step} {i}/{len(mine)}: {task.study}, {task.setting or 'all'}", flush=True)
+        try:
+            evidence.do(step, task)
+        except (UserError, TrainingError) as error:
+            print(f"{task.study}, {task.setting}: failed: {one_line(str(error))}", flush=True)
+
+
+def _make(evidence: Evidence, processes: int) -> None:
+    """Trains in several processes, step by step, then writes the results of every study.
+
+    Raises:
+      UserError: some studies could not be finished; the others are written.
+    """
+    evidence.check()
+    for step in STEPS:
+        _spawn(step, processes)
+    missing = []
+    for name in evidence.names:
+        try:
+            evidence.write(name)
+            print(f"written: {evidence.results / name}", flush=True)
+        except UserError as error:
+            missing.append(f"{name} ({one_line(str(error))})")
+    if missing:
+        raise UserError(f"not finished: {'; '.join(missing)}")
+
+
+def _spawn(step: str, processes: int) -> None:
+    """Runs the parts of a step in processes of their own, and waits for them.
+
+    Raises:
+      UserError: a process ended in another way than having done its part.
+    """
+    program = "from jfedsl.commands.main import main; main()"
+    own = [sys.executable, "-c", program, "evidence", *sys.argv[1:], f"--step={step}"]
+    parts = [
+        subprocess.Popen([*own, f"--shard={number + 1}/{processes}"]) for number in range(processes)
+    ]
+    try:
+        statuses = [part.wait() for part in parts]
+    except BaseException:
+        for part in parts:
+            part.terminate()  # each saves its run
+        for part in parts:
+            part.wait()
+        raise
+    if any(statuses):
+        raise UserError(f"a process of step {step} ended with status {max(statuses, key=abs)}")
+
+
+def _compare(evidence: Evidence, count: int, seed: int) -> None:
+    """Trains recorded runs anew.
+
+    Raises:
+      TrainingError: a run prints other digits than its record.
+    """
+    lines = evidence.compare(count, seed)
+    if lines:
+        raise TrainingError("other digits than recorded\n" + "\n".join(lines))
+    print(f"the same digits in {count} runs: {shlex.join(evidence.names)}")
+
+
+def start() -> None:
+    """Runs it on the command line."""
+    run_script(lambda _: main(flags.FLAGS), define=define, about=__doc__ or "")

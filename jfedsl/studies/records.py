@@ -1,0 +1,146 @@
+"""Records of finished runs: what tables and figures need, so that run folders may be deleted."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jfedsl.config import Config
+from jfedsl.config.canonical import canonical, period_of
+from jfedsl.errors import TrainingError, UserError
+from jfedsl.run.finished import finished
+from jfedsl.run.storage.metrics import METRICS, read
+from jfedsl.run.storage.task_record import read_record
+from jfedsl.run.storage.workdir import read_summary, write_atomically
+from jfedsl.run.training import train_setting
+from jfedsl.studies.axes import Point, points
+from jfedsl.studies.costs import with_costs
+from jfedsl.studies.outcome import tested
+
+# Flags that change neither the numbers of a run nor what is recorded of it.
+NOT_RECORDED = (
+    "workdir", "plugin", "data_dir", "progress", "loggers", "compilation_cache",
+    "checkpoint_every", "client_chunk", "figure_format",
+)  # fmt: skip
+_DIGITS = 7  # significant digits of points; float32 metrics have no more
+
+
+class Record(NamedTuple):
+    """What is kept of a run.
+
+    Attributes:
+      setting: its name in the study.
+      flags: of the run, its seed included, with their values as written in a flag.
+      summary: contents of summary.json with costs, see `with_costs`; None if training diverged.
+      points: its evaluations; none if training diverged.
+    """
+
+    setting: str
+    flags: dict[str, str]
+    summary: dict[str, Any] | None
+    points: list[Point]
+
+
+def flags_of(config: Config) -> dict[str, str]:
+    """The flags of a run that its record names. Runs with the same flags have the same record."""
+    return {name: v for name, v in canonical(config).items() if name not in NOT_RECORDED}
+
+
+def record_of(setting: str, config: Config, summary: Mapping[str, Any] | None) -> Record:
+    """The record of a run in its folder.
+
+    Args:
+      setting: its name in the study.
+      config: of the run.
+      summary: contents of its summary.json; None if training diverged.
+    """
+    if summary is None:
+        return Record(setting, flags_of(config), None, [])
+    task = read_record(summary)
+    rows, period = read(Path(config.workdir, METRICS), task), period_of(config)
+    kept = with_costs({**summary}, rows, config.target_accuracy, period, task)
+    kept.pop("crc32", None)  # of the file
+    return Record(setting, flags_of(config), kept, [_rounded(p) for p in points(rows, task)])
+
+
+def _rounded(point: Point) -> Point:
+    return [None if value is None else float(f"{value:.{_DIGITS}g}") for value in point]
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file; none if there is no such file.
+
+    Raises:
+      UserError: a line of the file is not a record.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(Record(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise UserError(f"line {number} of {path} is not a record of a run") from None
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes records, a line of JSON each; a reader finds the old file or the new one, whole."""
+    lines = [json.dumps(record._asdict()) for record in records]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+class Known:
+    """Where records of runs come from: run folders, files of records, or training."""
+
+    def __init__(self, records: Iterable[Record] = (), trains: bool = True) -> None:
+        """Takes records that were read; a run folder that is finished counts before them.
+
+        Args:
+          records: that were read.
+          trains: whether runs that are neither finished nor known are trained.
+        """
+        self._records = {_key(record.flags): record for record in records}
+        self._trains = trains
+
+    def record(self, setting: str, config: Config) -> Record:
+        """The record of a run, which is trained unless it is finished or known.
+
+        Args:
+          setting: its name in the study.
+          config: of the run.
+
+        Raises:
+          UserError: it is neither finished nor known, and runs are not trained.
+        """
+        summary = finished(config)
+        known = self._records.get(_key(flags_of(config)))
+        if summary is None and known is not None:
+            return known._replace(setting=setting)
+        if summary is None and not self._trains:
+            raise UserError(
+                f"{config.workdir} is not a finished run of {setting!r}, which has no record"
+            )
+        return record_of(setting, config, summary or _trained(setting, config))
+
+
+def _key(flags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(flags.items()))
+
+
+def _trained(setting: str, config: Config) -> dict[str, Any] | None:
+    """The summary of a run; None if it diverged."""
+    summary = None
+    try:
+        train_setting(config)
+        summary = read_summary(Path(config.workdir))  # as a later start finds it
+        result = tested(summary or {})
+    except TrainingError as error:
+        result = str(error)
+    jax.clear_caches()  # programs that other runs share are in --compilation_cache
+    if config.progress != "none":
+        print(f"{setting}, seed {config.seed}: {result}", flush=True)
+    return summary
