@@ -29,7 +29,7 @@ COMMANDED = sorted({block.page for block in blocks("bash")})
 CODE = list({block.text: block for block in reversed(blocks("python"))}.values())[::-1]
 # Commands that need the registry, the network, a cluster, or an hour.
 NOT_RUN = ("python -m pip", "python -m pytest", "sbatch", "experiments/prepare_data.py")
-NOT_RUN += ("experiments/paper_study.py", "--dataset=fashion_mnist", "mkdocs")
+NOT_RUN += ("experiments/evidence.py", "--dataset=fashion_mnist", "mkdocs")
 NOT_RUN += ("benchmarks/compile_for.py",)
 FEW = ["--local_steps=1", "--progress=none", f"--compilation_cache={PROGRAMS}"]
 

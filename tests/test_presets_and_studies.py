@@ -122,7 +122,7 @@ def test_wrong_cases_and_figures_are_refused(arguments, error, tmp_path):
 
 
 def study_of(name, *more):
-    """The study of a preset of named settings."""
+    """The study of a preset of named settings, with the flags of `more` besides."""
     study = script("cases_study")
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     first, *lines = preset.read_text().splitlines()
@@ -137,10 +137,13 @@ def study_of(name, *more):
 STUDIES = [*CASE_STUDIES, "source_claims_cifar10"]
 
 
-@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.usefixtures("standard_promotion", "tables")
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_method_of_a_study_is_tuned_or_follows_one_that_is(name):
-    one = study_of(name)
+def test_every_method_of_a_study_is_tuned_or_follows_one_that_is(name, tmp_path):
+    DATASETS.update(bbc_news=stand_ins.texts, debian_packages=stand_ins.texts)
+    place = stand_ins.write_model(tmp_path, "bert")
+    pretrained = name in ("fine_tuning", "natural_clients")
+    one = study_of(name, *([f"--pretrained={place}", "--tokens=6"] if pretrained else []))
     assert one.tuning and len(one.seeds) >= 5 and one.base.validation_fraction > 0
     algorithms = {
         dataclasses.replace(one.base, **one.settings[setting]).algorithm for setting in one.tuned

@@ -51,6 +51,7 @@ ELSEWHERE = {
     "config/titles": "run/storage/test_workdir",
     "config/values": "config/test_settings",
     "config/wireless_fields": "config/test_settings",
+    "data/image_files": "data/test_datasets",
     "data/builders": "data/test_preparation",
     "data/tables": "data/test_files",
     "data/pixels": "data/test_datasets",

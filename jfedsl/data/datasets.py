@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from jfedsl.data import arrays, digits, preparation
 from jfedsl.data.arrays import ArrayError, Scale
+from jfedsl.data.image_files import read_lazily, read_once
 from jfedsl.data.labels import Classes, classes_of
-from jfedsl.data.stored import StoredImages, read
+from jfedsl.data.stored import StoredImages
 from jfedsl.data.text import bbc_news, debian
 from jfedsl.data.text.inputs import as_texts
 from jfedsl.errors import UserError, one_line
@@ -238,40 +239,8 @@ def _debian_packages(data_dir: str) -> Dataset:
 def _images(name: str, data_dir: str, lazily: bool = False) -> Dataset:
     """A set of `preparation.IMAGE_SETS`; `lazily` leaves its training images on disk."""
     with _prepared(name, data_dir) as folder:
-        if lazily:
-            return _read_images(name, folder, lazily)
-        files = [(file.name, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
-        return _in_memory(name, folder, tuple(files))
-
-
-@lru_cache(maxsize=1)
-def _in_memory(name: str, folder: Path, files: tuple[tuple[str, int], ...]) -> Dataset:
-    """A set of images, kept for the next run of this process: decoding takes seconds.
-
-    Args:
-      name: of the set.
-      folder: of its files.
-      files: their names and when they were written; with others they are read again.
-    """
-    dataset = _read_images(name, folder, False)
-    for split in (dataset.train, dataset.test):
-        for array in (split.images, split.labels):
-            assert isinstance(array, np.ndarray)
-            array.setflags(write=False)
-    return dataset
-
-
-def _read_images(name: str, folder: Path, lazily: bool) -> Dataset:
-    import tensorflow_datasets as tfds
-
-    train, test = tfds.data_source(
-        name,
-        split=["train", "test"],
-        data_dir=folder.parents[1],
-        decoders={"image": tfds.decode.SkipDecoding()},
-    )
-    classes = train.dataset_info.features["label"].num_classes
-    return Dataset(Split(*read(train, lazily)), Split(*read(test, False)), classes)
+        train, test, classes = read_lazily(name, folder) if lazily else read_once(name, folder)
+        return Dataset(Split(*train), Split(*test), classes)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jfedsl.config import Config
 from jfedsl.data import sources
+from jfedsl.data.preparation import IMAGE_SETS
 from jfedsl.run.assemble.task import asked_task
 from jfedsl.run.storage.task_record import CLASSIFICATION, TaskRecord, read_record, record_of
 from jfedsl.studies.axes import Point
@@ -35,7 +36,8 @@ def values_of(outcome: Outcome, column: Column) -> Values:
 def expected_tasks(configs: Iterable[Config]) -> list[TaskRecord]:
     """What runs will be judged by, each once, known before they are trained.
 
-    Data sets are loaded, because their targets decide the task where no flag does.
+    Sets of images have classes. Others are loaded, because their targets decide the task where no
+    flag does.
 
     Raises:
       UserError: a data set cannot be read.
@@ -45,7 +47,8 @@ def expected_tasks(configs: Iterable[Config]) -> list[TaskRecord]:
     for config in configs:
         place = config.dataset, config.data_dir
         if place not in of_classes:
-            of_classes[place] = sources.load(*place, lazily=True).of_classes
+            images = config.dataset in IMAGE_SETS
+            of_classes[place] = images or sources.load(*place, lazily=True).of_classes
         split = "validation" if config.validation_fraction else "test"
         records[record_of(asked_task(config, of_classes[place]), split)] = None
     return list(records)

@@ -44,8 +44,8 @@ def test_a_folder_or_a_name_is_the_value_of_a_flag(words: str, arguments: list[s
     ("words", "text"),
     [
         (["trian"], "there is no command trian; did you mean train?"),
-        (["dance"], "there is no command dance; one of train, resume"),
-        (["study", "papr"], "there is no study papr; did you mean paper?"),
+        (["polka"], "there is no command polka; one of train, resume"),
+        (["study", "case"], "there is no study case; did you mean cases?"),
     ],
 )
 def test_what_there_is_not_is_told_what_is_close(words: list[str], text: str) -> None:

@@ -8,8 +8,8 @@ from jfedsl.run.presets import presets, with_preset
 
 def test_names_are_those_of_runs_or_of_studies_as_well() -> None:
     runs, every = presets(one_run=True), presets(one_run=False)
-    assert "fashion_mnist_cnn" in runs and "paper_fashion" not in runs
-    assert set(runs) < set(every) and "paper_fashion" in every
+    assert "fashion_mnist_cnn" in runs and "source_claims" not in runs
+    assert set(runs) < set(every) and "source_claims" in every
     assert all(path.is_file() for path in every.values())
 
 
@@ -24,5 +24,5 @@ def test_the_flags_of_a_preset_come_before_those_of_the_command_line() -> None:
 def test_a_misspelt_preset_is_told_which_is_close() -> None:
     with pytest.raises(UserError, match=r"--preset must be one of .*; did you mean digits_heavy\?"):
         with_preset(["program", "--preset=digits_hevy"], True)
-    with pytest.raises(UserError, match=r"not paper_fashion"):
-        with_preset(["program", "--preset=paper_fashion"], True)
+    with pytest.raises(UserError, match=r"not source_claims"):
+        with_preset(["program", "--preset=source_claims"], True)
