@@ -192,10 +192,8 @@ def write(study: Study, result: Result, folder: Path) -> str:
     outcomes = result.outcomes
     parts = [contents(outcomes, columns_of(study.base), study.reference or None, study.claims)]
     if study.tuning:
-        seeds = (
-            f"seed{'s'[: len(study.tuning.seeds) > 1]} {', '.join(map(str, study.tuning.seeds))}"
-        )
-        caption = f"Learning rates, chosen on the validation set by runs with {seeds}:"
+        seeds = ", ".join(map(str, study.tuning.seeds))
+        caption = f"Learning rates, chosen on the validation set (seeds of these runs: {seeds}):"
         parts += [caption, tuning.table(result.tries)]
     parts.append(made_by(record.summary for record in records))
     text = "\n\n".join(parts)

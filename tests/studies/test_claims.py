@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from jfedsl.studies.claims import CAPTION, Claim, Comparison, Verdict, judge, verdict_of
 from jfedsl.studies.columns import to_target
-from jfedsl.studies.costs import COSTS, Costs
+from jfedsl.studies.costs import COSTS
 from jfedsl.studies.outcome import Outcome, expected_tasks
 from jfedsl.studies.tables import contents
 
@@ -107,9 +107,7 @@ def test_a_claim_is_judged_by_all_its_comparisons(verdicts: list[Verdict], claim
 
 def outcome(name: str, *megabytes: float | None) -> Outcome:
     """A setting, with the megabytes of each seed to the target."""
-    summaries = [
-        {COSTS: {"to_target": size and Costs(1.0, size * 1e6, None, None)}} for size in megabytes
-    ]
+    summaries = [{COSTS: {"to_target": size and {"bytes": size * 1e6}}} for size in megabytes]
     return Outcome(name, [*summaries], [[]] * len(megabytes))
 
 

@@ -19,12 +19,12 @@ from jfedsl.config.canonical import recorded
 from jfedsl.errors import UserError, one_line
 from jfedsl.run.storage.workdir import differences
 from jfedsl.run.training import train
+from jfedsl.studies import study
 from jfedsl.studies.collect import find_runs, settings_of
 from jfedsl.studies.configs import folder_name
 from jfedsl.studies.key import short_names
 from jfedsl.studies.records import Known
 from jfedsl.studies.report import comparison, write
-from jfedsl.studies.study import Study, train
 
 COMMON: dict[str, Any] = {
     "clients": 2, "rounds": 2, "batch_size": 4, "train_examples": 100, "eval_every": 1,
@@ -36,7 +36,8 @@ SETTINGS = {"one|step": {}, "half of it": {"prune_kind": "channel", "prune_rate"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    train(Study(plain(**COMMON, workdir=str(folder)), SETTINGS, (0, 1)), {}, Known())
+    one = study.Study(plain(**COMMON, workdir=str(folder)), SETTINGS, (0, 1))
+    study.train(one, {}, Known())
     return folder
 
 
