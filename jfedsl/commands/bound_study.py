@@ -3,20 +3,28 @@
 jfedsl study bound --preset=bound_digits
 
 Varies one setting at a time: steps between aggregations, cut, prune rate, gradient bits, dropout
-rate. Writes a table and a figure into --workdir. The same command resumes an interrupted study.
+rate. First a short pilot run predicts the bound of every setting (predicted.csv), then all settings
+are trained. Writes a table and a figure into --workdir. The same command resumes an interrupted
+study.
 """
 
 from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.run.script import run
-from jfedsl.studies.bound import Sweeps, conduct
+from jfedsl.studies.bound import conduct
+from jfedsl.studies.bound_prediction import PilotPlan
+from jfedsl.studies.bound_settings import Sweeps
 from jfedsl.studies.configs import Changes, seeds_of
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of its own."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every setting.", values)
+    text = "Rounds of the pilot run that predicts the bound of every setting."
+    flags.DEFINE_integer("pilot_rounds", 20, text, lower_bound=1, flag_values=values)
+    text = "Seed of the pilot run, not one of --seeds."
+    flags.DEFINE_integer("pilot_seed", 1000, text, lower_bound=0, flag_values=values)
     flags.DEFINE_list("cuts", [], "Cuts to compare; default none.", values)
 
 
@@ -51,8 +59,9 @@ def sweeps_of(cuts: list[str]) -> Sweeps:
 
 
 def main(config: Config, given: flags.FlagValues) -> None:
-    """Trains all settings and prints the table."""
-    conduct(config, sweeps_of(given.cuts), seeds_of(given.seeds))
+    """Predicts and trains all settings and prints the table."""
+    plan = PilotPlan(given.pilot_rounds, given.pilot_seed)
+    conduct(config, sweeps_of(given.cuts), seeds_of(given.seeds), plan)
 
 
 def start() -> None:

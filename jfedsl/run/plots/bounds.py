@@ -11,18 +11,26 @@ from matplotlib.figure import Figure
 from jfedsl.run.plots.style import COLOURS, PAGE, new_figure, styled
 
 _FILLS = [colour for name, colour in COLOURS.items() if name != "black"]  # black is the measured
+_BESIDE = ("measured", "predicted")  # what the legend names after the terms
 
 
 class Bar(NamedTuple):
-    """A bound by its terms, which add up to it, and the measured value for each seed."""
+    """A bound beside what was measured.
+
+    Attributes:
+      terms: of the bound, which add up to it.
+      measured: the measured value for each seed.
+      predicted: the bound as it was predicted before the runs; None without a prediction.
+    """
 
     terms: dict[str, float]
     measured: list[float]
+    predicted: float | None = None
 
 
 @styled
 def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str = "") -> Figure:
-    """Bounds, terms stacked, beside measurements.
+    """Bounds, terms stacked, beside measurements; a diamond is the predicted bound.
 
     Args:
       panels: for each varied flag, a bar for each of its values; None if the run diverged.
@@ -52,7 +60,7 @@ def bounds(panels: Mapping[str, Mapping[str, Bar | None]], title: str = "") -> F
         handles, names = axis.get_legend_handles_labels()
         entries = dict(zip(names, handles, strict=True)) | entries
     order = [name for bars in panels.values() for bar in bars.values() if bar for name in bar.terms]
-    named = [name for name in dict.fromkeys([*order, "measured"]) if name in entries]
+    named = [name for name in dict.fromkeys([*order, *_BESIDE]) if name in entries]
     figure.legend([entries[name] for name in named], named, loc="outside lower center", ncols=5)
     return figure
 
@@ -74,3 +82,8 @@ def _bars(axis: Axes, bars: Sequence[Bar | None]) -> None:
         low, high, mean = min(bar.measured), max(bar.measured), float(np.mean(bar.measured))
         error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]  # not below 0: a mean is rounded
         axis.bar(x + 0.2, mean, 0.3, color="black", yerr=error, ecolor="gray", label="measured")
+        if bar.predicted is not None:
+            axis.plot(
+                x - 0.2, bar.predicted, "D", ms=3.5, mfc="white", mec="black", mew=0.8,
+                label="predicted",
+            )  # fmt: skip
