@@ -13,6 +13,8 @@ runs anew that it draws from the records, and compares them to the printed digit
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -20,6 +22,8 @@ from jfedsl.commands.evidence_tasks import STEPS, Evidence, names_of
 from jfedsl.errors import TrainingError, UserError, flag_error, one_line
 from jfedsl.files.paths import local
 from jfedsl.run.script import start as run_script
+from jfedsl.run.storage.workdir import write_atomically
+from jfedsl.studies.pages import refreshed
 from jfedsl.studies.sweep import shard_of
 
 
@@ -38,6 +42,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "set", [], "A flag for every study, such as --set=--rounds=2, to try this out.", values
     )
+    flags.DEFINE_list("pages", [], "Documents whose tables are written anew at the end.", values)
     flags.DEFINE_integer("again", 0, "Recorded runs to train anew and compare.", flag_values=values)
     flags.DEFINE_integer("draw", 0, "Seed that draws the runs of --again.", flag_values=values)
     flags.DEFINE_string("shard", "", "Part i/n of the work of --step, for one process.", values)
@@ -61,6 +66,7 @@ def main(given: flags.FlagValues) -> None:
         _compare(evidence, given.again, given.draw)
     else:
         _make(evidence, given.processes)
+        _refresh(given.pages, results)
 
 
 def _do_part(evidence: Evidence, step: str, shard: tuple[int, int]) -> None:
@@ -116,6 +122,13 @@ def _spawn(step: str, processes: int) -> None:
         raise
     if any(statuses):
         raise UserError(f"a process of step {step} ended with status {max(statuses, key=abs)}")
+
+
+def _refresh(pages: Sequence[str], results: Path) -> None:
+    """Writes the tables of results in documents anew; see `pages.refreshed`."""
+    for page in map(Path, pages):
+        write_atomically(page, refreshed(page.read_text(), results))
+        print(f"written: {page}", flush=True)
 
 
 def _compare(evidence: Evidence, count: int, seed: int) -> None:

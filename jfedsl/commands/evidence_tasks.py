@@ -94,7 +94,8 @@ class Evidence:
         if step == "tune":
             study.tune(one, known, [task.setting])
         else:
-            study.train(one, study.tune(one, known), known, [task.setting])
+            tries = study.tune(one, known, [one.leader(task.setting)])
+            study.train(one, tries, known, [task.setting])
 
     def write(self, name: str) -> None:
         """Writes the results of a study whose runs are finished.
@@ -151,7 +152,7 @@ class Evidence:
         """The config of a run, with a folder in which it was not trained yet."""
         one = self.study(name)
         base = dataclasses.replace(one.base, workdir=str(self.workdir / "again" / name))
-        settings = study.with_rates(dataclasses.replace(one, base=base), result.tries)
+        settings = study.with_rates(dataclasses.replace(one, base=base), result.tries, [setting])
         config = run_configs(base, settings, one.seeds)[setting][n]
         shutil.rmtree(config.workdir, ignore_errors=True)
         return config

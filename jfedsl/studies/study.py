@@ -1,6 +1,6 @@
 """Settings compared over seeds: their runs, and tables and figures of the outcomes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +78,10 @@ class Study:
         """The settings whose learning rates are chosen."""
         tuning = self.tuning
         return [name for name in self.settings if tuning and name not in tuning.follow]
+
+    def leader(self, name: str) -> str:
+        """The setting whose factor of learning rates a setting takes, often its own."""
+        return self.tuning.follow.get(name, name) if self.tuning else name
 
 
 class Result(NamedTuple):
@@ -160,22 +164,30 @@ def train(
       known: where records come from.
       names: of settings; None for all.
     """
-    configs = run_configs(study.base, with_rates(study, tries), study.seeds)
+    settings = with_rates(study, tries, study.settings if names is None else names)
+    configs = run_configs(study.base, settings, study.seeds)
     return {
-        name: [known.record(name, config) for config in configs[name]]
-        for name in (study.settings if names is None else names)
+        name: [known.record(name, config) for config in of_setting]
+        for name, of_setting in configs.items()
     }
 
 
-def with_rates(study: Study, tries: Mapping[str, Sequence[Tried]]) -> Mapping[str, Changes]:
-    """The settings with the learning rates that were chosen for them."""
+def with_rates(
+    study: Study, tries: Mapping[str, Sequence[Tried]], names: Iterable[str]
+) -> dict[str, Changes]:
+    """Some settings, with the learning rates that were chosen for them.
+
+    Args:
+      study: the study.
+      tries: of learning rates, of these settings and of those that they follow.
+      names: of the settings.
+    """
     if study.tuning is None:
-        return study.settings
-    follow = study.tuning.follow
+        return {name: study.settings[name] for name in names}
     exponents = {name: tuning.chosen(of_setting).exponent for name, of_setting in tries.items()}
     return {
-        name: tuning.with_rates(study.base, changes, exponents[follow.get(name, name)])
-        for name, changes in study.settings.items()
+        name: tuning.with_rates(study.base, study.settings[name], exponents[study.leader(name)])
+        for name in names
     }
 
 
