@@ -60,7 +60,9 @@ Round = Callable[[Data, Array, State], tuple[State, RoundRecord]]
 Rounds = Callable[[Data, Array, State, Any], tuple[State, RoundRecord]]
 
 
-def compile_rounds(one: Round, capacity: int) -> Rounds:
+def compile_rounds(
+    one: Round, capacity: int, options: dict[str, bool | int] | None = None
+) -> Rounds:
     """A compiled `(data, key, state, count) -> (state, records)` that runs `count` rounds.
 
     One compilation serves every count; each round computes the same bits however the rounds are
@@ -69,6 +71,7 @@ def compile_rounds(one: Round, capacity: int) -> Rounds:
     Args:
       one: a round `(data, run key, state) -> (state, record)`.
       capacity: the greatest count; the records are `[capacity, ...]`, those past `count` zero.
+      options: of the compiler, see `compiler_options.options_for`.
     """
     one = jax.jit(one)  # traced once for its shapes and for the loop
 
@@ -82,7 +85,7 @@ def compile_rounds(one: Round, capacity: int) -> Rounds:
 
         return lax.fori_loop(0, count, body, (state, buffers))
 
-    return jax.jit(run, donate_argnums=2)
+    return jax.jit(run, donate_argnums=2, compiler_options=options or None)
 
 
 def next_tested(rounds: int, every: int, period: int) -> int:

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jfedsl.sharding.slots import SHARDED
 
 # Clients unrolled into one iteration of the loop over clients: their small operations run in
-# parallel, where those of one client would leave cores idle.
-_UNROLLED = 4
+# parallel, where those of one client would leave cores idle. More only compile longer.
+_UNROLLED = 2
 
 
 def map_clients(
@@ -76,5 +76,9 @@ def default_chunk(platform: str, params: Any, clients: int) -> int:
       params: client-side parameters of one client; leaves `[KH, KW, Cin, Cout]` are convolutions.
       clients: size of the client axis.
     """
-    has_convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    return 1 if platform == "cpu" and has_convolutions else clients
+    return 1 if platform == "cpu" and has_convolutions(params) else clients
+
+
+def has_convolutions(params: Any) -> bool:
+    """Whether any leaf has the shape of a convolution's kernel, `[KH, KW, Cin, Cout]`."""
+    return any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))

@@ -20,6 +20,7 @@ from jfedsl.data.fingerprint import Fingerprint
 from jfedsl.engine import evaluation
 from jfedsl.engine.algorithm import Population
 from jfedsl.engine.checkpoint_layout import lay_out
+from jfedsl.engine.compiler_options import options_for
 from jfedsl.engine.evaluation_set import TestSet
 from jfedsl.engine.examples import homes
 from jfedsl.engine.initial import init, initial_client
@@ -157,7 +158,8 @@ class Experiment(NamedTuple):
             state, record = spec.algorithm.run_round(spec, data, key, state)
             return lay_out(spec, state), spec.slots.replicate(record)
 
-        return compile_rounds(traced_for(self.platform, one), capacity)
+        options = options_for(self.platform, self.initial.params)
+        return compile_rounds(traced_for(self.platform, one), capacity, options)
 
     def evaluate(self) -> Callable[[Data, State, TestSet], evaluation.Evaluation]:
         """The compiled evaluation."""
