@@ -14,10 +14,12 @@ from jfedsl.config import Config
 from jfedsl.config.flags import define_flags, from_flags
 from jfedsl.errors import UserError, flag_error
 from jfedsl.run.presets import presets
+from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies import study
 from jfedsl.studies.configs import run_configs
 from jfedsl.studies.outcome import Outcome
 from jfedsl.studies.records import Known, Record
+from jfedsl.studies.rounds_table import ROUNDS, rounds_table
 from jfedsl.studies.study import Result, Study
 from jfedsl.studies.tables import table
 
@@ -107,7 +109,10 @@ class Evidence:
         if name in BOUNDS:
             _copy_files(self.workdir / name, folder)
         else:
-            study.write(self.study(name), self.result(name), folder)
+            one, result = self.study(name), self.result(name)
+            study.write(one, result, folder)
+            if rounds := rounds_table(one, result.outcomes):
+                write_atomically(folder / ROUNDS, rounds)
 
     def result(self, name: str) -> Result:
         """What the runs of a study gave, of which none is trained."""

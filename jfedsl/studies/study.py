@@ -37,6 +37,7 @@ _ON_LINKS: dict[str, Column] = {
     "rounds": lambda summary: summary["rounds"],
     "MB sent": megabytes(*STREAMS),
     "MB of models": megabytes("model_up", "model_down"),
+    "rounds to target": to_target("rounds"),
     "MB to target": to_target("bytes", 1e6),
 }
 _ON_DEVICES: dict[str, Column] = {
