@@ -17,7 +17,6 @@ from jfedsl.run.presets import presets
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies import study
 from jfedsl.studies.configs import run_configs
-from jfedsl.studies.outcome import Outcome
 from jfedsl.studies.records import Known, Record
 from jfedsl.studies.rounds_table import ROUNDS, rounds_table
 from jfedsl.studies.study import Result, Study
@@ -111,7 +110,7 @@ class Evidence:
         else:
             one, result = self.study(name), self.result(name)
             study.write(one, result, folder)
-            if rounds := rounds_table(one, result.outcomes):
+            if rounds := rounds_table(one, result.outcomes(one)):
                 write_atomically(folder / ROUNDS, rounds)
 
     def result(self, name: str) -> Result:
@@ -177,10 +176,10 @@ class Evidence:
 
 def _differences(one: Study, record: Record, again: Record) -> list[str]:
     """What a table of one run shows differently of two records of it."""
-    tables = []
-    for made in (record, again):
-        outcome = Outcome(made.setting, [made.summary], [made.points])
-        tables.append(table([outcome], study.columns_of(one.base)))
+    columns = study.columns_of(one.base)
+    tables = [
+        table([study.outcome_of(one, made.setting, [made])], columns) for made in (record, again)
+    ]
     if record.flags == again.flags and tables[0] == tables[1]:
         return []
     return [f"recorded: {tables[0].splitlines()[-1]}", f"again:    {tables[1].splitlines()[-1]}"]

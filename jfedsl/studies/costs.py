@@ -1,11 +1,12 @@
 """What runs cost for tables of studies: to a target, between evaluations, and in a median round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord
+from jfedsl.run.storage.task_record import CLASSIFICATION, Row, TaskRecord, read_record
+from jfedsl.studies.axes import Point
 
 # The entry that `with_costs` adds to a summary.
 COSTS = "costs"
@@ -28,7 +29,7 @@ class Costs(NamedTuple):
 
 
 def to_target(
-    rows: Sequence[Row], target: float, period: int = 1, task: TaskRecord = CLASSIFICATION
+    run: Sequence[Point], target: float, period: int = 1, task: TaskRecord = CLASSIFICATION
 ) -> Costs | None:
     """What a run had cost when its deployed metric reached a target, and held it.
 
@@ -38,7 +39,7 @@ def to_target(
     as good, its own costs count.
 
     Args:
-      rows: all rows of metrics.csv.
+      run: its evaluations, see `axes.points`.
       target: value of the metric.
       period: rounds in an aggregation period; evaluations elsewhere do not count, see `summarise`.
       task: what the run is judged by.
@@ -46,19 +47,17 @@ def to_target(
     Returns:
       The costs; None if the target was not reached, or not held because the run ended there.
     """
-    evaluated = [
-        i for i, row in enumerate(rows)
-        if row[task.tested] is not None and row["round"] % period == 0
-    ]  # fmt: skip
-    values = [task.deployed(rows[i]) for i in evaluated]
+    # Values on `AXES`, then the metric; a run's rounds and metric are always known.
+    evaluated: list[Any] = [point for point in run if not point[0] or point[0] % period == 0]
+    values = [point[-1] for point in evaluated]
     good = [task.reaches(value, target) for value in values]
     first = next((n for n in range(len(good) - 1) if good[n] and good[n + 1]), None)
     if first is None:
         return None
-    end = _costs(rows[: evaluated[first] + 1])
+    end = _costs(evaluated[first])
     if first == 0 or not np.isfinite(values[first - 1]):
         return end
-    before = _costs(rows[: evaluated[first - 1] + 1])
+    before = _costs(evaluated[first - 1])
     share = (target - values[first - 1]) / (values[first] - values[first - 1])
     return Costs(
         before.rounds + share * (end.rounds - before.rounds),
@@ -72,17 +71,12 @@ def _between(before: float | None, end: float | None, share: float) -> float | N
     return None if before is None or end is None else before + share * (end - before)
 
 
-def _costs(rows: Sequence[Row]) -> Costs:
-    """The costs of all these rows."""
-    last = rows[-1]
-    if "simulated_seconds" not in last:
-        return Costs(last["round"], last["cumulative_bytes"], None, None)
-    joules = sum(row["energy_joules"] for row in rows)
-    seconds = last["cumulative_simulated_seconds"]
-    return Costs(last["round"], last["cumulative_bytes"], seconds, joules)
+def _costs(point: Any) -> Costs:
+    rounds, megabytes, seconds, joules, _ = point
+    return Costs(rounds, megabytes * 1e6, seconds, joules)
 
 
-def median_round_seconds(rows: Sequence[Row], period: int = 1) -> float | None:
+def median_of_rounds(rows: Sequence[Row], period: int = 1) -> float | None:
     """Median over aggregation periods of the simulated seconds of a period, divided by its rounds.
 
     Rounds of a period differ, because models are sent at its ends alone. A last period that is not
@@ -104,18 +98,21 @@ def median_round_seconds(rows: Sequence[Row], period: int = 1) -> float | None:
 
 
 def with_costs(
-    summary: dict[str, Any], rows: Sequence[Row], target: float, period: int, task: TaskRecord
+    summary: Mapping[str, Any],
+    run: Sequence[Point],
+    median_seconds: float | None,
+    target: float,
+    period: int,
 ) -> dict[str, Any]:
     """A run's summary with what columns of tables need beside it.
 
     Args:
       summary: as in summary.json.
-      rows: all rows of metrics.csv.
+      run: its evaluations, see `axes.points`.
+      median_seconds: see `median_of_rounds`.
       target: value of the metric to reach.
       period: rounds in an aggregation period.
-      task: what the run is judged by.
     """
-    reached = to_target(rows, target, period, task)
-    seconds = median_round_seconds(rows, period)
-    costs = {"to_target": reached and reached._asdict(), "median_round_seconds": seconds}
+    reached = to_target(run, target, period, read_record(summary))
+    costs = {"to_target": reached and reached._asdict(), "median_round_seconds": median_seconds}
     return {**summary, COSTS: costs}

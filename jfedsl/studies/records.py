@@ -1,5 +1,6 @@
 """Records of finished runs: what tables and figures need, so that run folders may be deleted."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,16 +14,20 @@ from jfedsl.errors import TrainingError, UserError
 from jfedsl.run.finished import finished
 from jfedsl.run.storage.metrics import METRICS, read
 from jfedsl.run.storage.task_record import read_record
-from jfedsl.run.storage.workdir import read_summary, write_atomically
+from jfedsl.run.storage.workdir import read_config, read_summary, write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.axes import Point, points
-from jfedsl.studies.costs import with_costs
+from jfedsl.studies.costs import median_of_rounds, with_costs
 from jfedsl.studies.outcome import tested
 
 # Flags that change neither the numbers of a run nor what is recorded of it.
 NOT_RECORDED = (
     "workdir", "plugin", "data_dir", "progress", "loggers", "compilation_cache",
     "checkpoint_every", "client_chunk", "figure_format",
+)  # fmt: skip
+# Entries of a summary that are of the file, or of a target that a study may change.
+_OF_FILE = (
+    "crc32", "target_accuracy", "rounds_to_target", "bytes_to_target",
 )  # fmt: skip
 _DIGITS = 7  # significant digits of points; float32 metrics have no more
 
@@ -33,19 +38,25 @@ class Record(NamedTuple):
     Attributes:
       setting: its name in the study.
       flags: of the run, its seed included, with their values as written in a flag.
-      summary: contents of summary.json with costs, see `with_costs`; None if training diverged.
+      summary: contents of summary.json; None if training diverged.
       points: its evaluations; none if training diverged.
+      median_seconds: simulated seconds of a median round; None without a network.
     """
 
     setting: str
     flags: dict[str, str]
     summary: dict[str, Any] | None
     points: list[Point]
+    median_seconds: float | None = None
 
 
 def flags_of(config: Config) -> dict[str, str]:
-    """The flags of a run that its record names. Runs with the same flags have the same record."""
-    return {name: v for name, v in canonical(config).items() if name not in NOT_RECORDED}
+    """The flags of a run that its record names. Runs with the same flags have the same record.
+
+    A target is among them only if it ends the run: what it costs is read off the evaluations.
+    """
+    left_out = set(NOT_RECORDED) | (set() if config.stop_at_target else {"target_accuracy"})
+    return {name: v for name, v in canonical(config).items() if name not in left_out}
 
 
 def record_of(setting: str, config: Config, summary: Mapping[str, Any] | None) -> Record:
@@ -59,10 +70,18 @@ def record_of(setting: str, config: Config, summary: Mapping[str, Any] | None) -
     if summary is None:
         return Record(setting, flags_of(config), None, [])
     task = read_record(summary)
-    rows, period = read(Path(config.workdir, METRICS), task), period_of(config)
-    kept = with_costs({**summary}, rows, config.target_accuracy, period, task)
-    kept.pop("crc32", None)  # of the file
-    return Record(setting, flags_of(config), kept, [_rounded(p) for p in points(rows, task)])
+    rows = read(Path(config.workdir, METRICS), task)
+    kept = {name: value for name, value in summary.items() if name not in _OF_FILE}
+    evaluations = [_rounded(point) for point in points(rows, task)]
+    median = median_of_rounds(rows, period_of(config))
+    return Record(setting, flags_of(config), kept, evaluations, median)
+
+
+def costed(record: Record, target: float, period: int) -> dict[str, Any] | None:
+    """The summary of a record with costs, see `with_costs`; None if training diverged."""
+    if record.summary is None:
+        return None
+    return with_costs(record.summary, record.points, record.median_seconds, target, period)
 
 
 def _rounded(point: Point) -> Point:
@@ -116,7 +135,7 @@ class Known:
         Raises:
           UserError: it is neither finished nor known, and runs are not trained.
         """
-        summary = finished(config)
+        summary = _finished(config)
         known = self._records.get(_key(flags_of(config)))
         if summary is None and known is not None:
             return known._replace(setting=setting)
@@ -125,6 +144,15 @@ class Known:
                 f"{config.workdir} is not a finished run of {setting!r}, which has no record"
             )
         return record_of(setting, config, summary or _trained(setting, config))
+
+
+def _finished(config: Config) -> dict[str, Any] | None:
+    """The summary of a finished run, whatever target it had, unless that ends it."""
+    folder = Path(config.workdir)
+    old = None if config.stop_at_target else read_config(folder, config.plugin)
+    if old is not None:
+        config = dataclasses.replace(config, target_accuracy=old.target_accuracy)
+    return finished(config)
 
 
 def _key(flags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

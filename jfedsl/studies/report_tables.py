@@ -7,6 +7,7 @@ from jfedsl.config.canonical import period_of
 from jfedsl.run.storage.metrics import STREAMS, summarise
 from jfedsl.run.storage.task_record import TaskRecord
 from jfedsl.run.storage.workdir import read_summary
+from jfedsl.studies.axes import points
 from jfedsl.studies.collect import RecordedRun, Setting
 from jfedsl.studies.columns import (
     Column,
@@ -18,7 +19,7 @@ from jfedsl.studies.columns import (
     test_columns,
     to_target,
 )
-from jfedsl.studies.costs import with_costs
+from jfedsl.studies.costs import median_of_rounds, with_costs
 from jfedsl.studies.paired import CAPTION, ONE_SEED, Measure, paired_table
 from jfedsl.studies.tables import TARGET_NOTE
 
@@ -90,7 +91,8 @@ def _summary(run: RecordedRun, target: float) -> dict[str, Any]:
     names = map(TaskRecord.final, run.task._replace(split="test").columns)
     test = {name: written.get(name) for name in names} if ended else {}
     summary = {**test, **summarise(run.rows, target, period, run.task)}
-    return with_costs(summary, run.rows, target, period, run.task)
+    median = median_of_rounds(run.rows, period)
+    return with_costs(summary, points(run.rows, run.task), median, target, period)
 
 
 def _table(settings: Mapping[str, _Summaries], columns: Mapping[str, Column]) -> str:

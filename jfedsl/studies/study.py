@@ -1,11 +1,12 @@
 """Settings compared over seeds: their runs, and tables and figures of the outcomes."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from jfedsl.config import Config
+from jfedsl.config.canonical import period_of
 from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.run.assemble.shares import counted
@@ -26,7 +27,7 @@ from jfedsl.studies.columns import (
 from jfedsl.studies.configs import Changes, run_configs
 from jfedsl.studies.outcome import Outcome, metric_of
 from jfedsl.studies.provenance import made_by
-from jfedsl.studies.records import Known, Record, read_records, write_records
+from jfedsl.studies.records import Known, Record, costed, read_records, write_records
 from jfedsl.studies.tables import contents
 from jfedsl.studies.tuning import Tried, Tuning
 
@@ -52,7 +53,7 @@ _ON_NETWORK: dict[str, Column] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Study:
     """What a study compares.
 
@@ -96,13 +97,17 @@ class Result(NamedTuple):
     records: dict[str, list[Record]]
     tries: dict[str, list[Tried]]
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes of the settings."""
-        return [
-            Outcome(name, [record.summary for record in runs], [record.points for record in runs])
-            for name, runs in self.records.items()
-        ]
+    def outcomes(self, study: Study) -> list[Outcome]:
+        """The outcomes of the settings of the study, with costs to its target."""
+        return [outcome_of(study, name, runs) for name, runs in self.records.items()]
+
+
+def outcome_of(study: Study, name: str, runs: Sequence[Record]) -> Outcome:
+    """The outcome of a setting from the records of its runs."""
+    config = dataclasses.replace(study.base, **study.settings[name])
+    target, period = config.target_accuracy, period_of(config)
+    summaries = [costed(record, target, period) for record in runs]
+    return Outcome(name, summaries, [record.points for record in runs])
 
 
 def columns_of(base: Config) -> dict[str, Column]:
@@ -202,7 +207,7 @@ def write(study: Study, result: Result, folder: Path) -> str:
     write_records(folder / RECORDS, records)
     if tries:
         write_records(folder / TRIES, tries)
-    outcomes = result.outcomes
+    outcomes = result.outcomes(study)
     parts = [contents(outcomes, columns_of(study.base), study.reference or None, study.claims)]
     if study.tuning:
         seeds = ", ".join(map(str, study.tuning.seeds))

@@ -1,6 +1,7 @@
 """Settings compared over seeds: each run once, tables, figures, records, also after divergence."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from jfedsl.errors import UserError
 from jfedsl.run.storage.metrics import Row
 from jfedsl.studies import study
 from jfedsl.studies.axes import MEGABYTES, ROUND, SECONDS, curves, points
-from jfedsl.studies.columns import mean_and_range
+from jfedsl.studies.columns import mean_and_range, to_target
 from jfedsl.studies.configs import Changes, run_configs
 from jfedsl.studies.report import write as report_of
 from jfedsl.studies.study import Result, Study
@@ -39,7 +40,7 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
     one = Study(plain(rounds=2, clients=2, workdir=str(tmp_path / "runs")), HALF, (0, 1))
     results = tmp_path / "results"
     result = made(one, results)
-    outcomes = result.outcomes
+    outcomes = result.outcomes(one)
     assert [outcome.name for outcome in outcomes] == list(HALF)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["dense", "half_of_it"]
     assert all(len(outcome.summaries) == len(outcome.runs) == 2 for outcome in outcomes)
@@ -59,7 +60,8 @@ def test_a_study_trains_every_setting_with_every_seed_once(tmp_path: Path) -> No
 
 
 def test_records_stand_for_runs_that_were_deleted(tmp_path: Path, capsys) -> None:
-    one = Study(plain(rounds=2, clients=2, workdir=str(tmp_path / "runs")), HALF, (0,))
+    base = plain(rounds=3, clients=2, eval_every=1, workdir=str(tmp_path / "runs"))
+    one = Study(base, HALF, (0,))
     results = tmp_path / "results"
     result = made(one, results)
     text = study.write(one, result, results)
@@ -69,7 +71,12 @@ def test_records_stand_for_runs_that_were_deleted(tmp_path: Path, capsys) -> Non
     again = made(one, results)
     assert again == result, "to the digit"
     assert study.write(one, again, results) == text and not (tmp_path / "runs").exists()
-    longer = Study(plain(rounds=3, clients=2, workdir=str(tmp_path / "runs")), HALF, (0,))
+    other = dataclasses.replace(one, base=dataclasses.replace(one.base, target_accuracy=0.05))
+    assert made(other, results) == result, "no target makes a run train again"
+    column = to_target("rounds")
+    reached = [column(s) for o in result.outcomes(other) for s in o.summaries if s]
+    assert reached == [1, 1], "the first evaluation of all is as good"
+    longer = Study(plain(rounds=4, clients=2, workdir=str(tmp_path / "runs")), HALF, (0,))
     with pytest.raises(UserError, match="is not a finished run of 'dense'"):
         study.train(longer, {}, study.read_known(results, trains=False))
     (results / study.RECORDS).write_text("{}\n")
@@ -79,7 +86,8 @@ def test_records_stand_for_runs_that_were_deleted(tmp_path: Path, capsys) -> Non
 
 def test_with_a_validation_set_tables_have_the_test_too(tmp_path: Path) -> None:
     base = plain(rounds=2, clients=2, validation_fraction=0.2, workdir=str(tmp_path / "study"))
-    (outcome,) = made(Study(base, {"dense": {}}, (0, 1)), tmp_path).outcomes
+    one = Study(base, {"dense": {}}, (0, 1))
+    (outcome,) = made(one, tmp_path).outcomes(one)
     head, _, row = table([outcome], {}).splitlines()
     assert head == "| setting | validation accuracy | deployed | test accuracy |"
     known = [summary for summary in outcome.summaries if summary]
@@ -118,7 +126,7 @@ def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(tmp_path: Path)
     base = plain(**few, workdir=str(tmp_path))
     one = Study(base, {"wild": wild, "tame": {}}, (0,))
     result = made(one, tmp_path / "results")
-    bad, good = result.outcomes
+    bad, good = result.outcomes(one)
     assert bad.summaries == [None] and bad.runs == [[]] and len(good.runs[0]) == 2
     lines = study.write(one, result, tmp_path / "results").splitlines()
     assert set(lines[2].removeprefix("| wild").split()) == {"|", "-"}
