@@ -71,6 +71,10 @@ class TrainingError(RuntimeError):
         super().__init__(one_line(text))
 
 
+class DivergedError(TrainingError):
+    """A loss or a weight is not finite."""
+
+
 def close_to(word: str, names: Collection[str], prefix: str = "") -> str:
     """The end of an error that proposes similar names; "" if there is none.
 

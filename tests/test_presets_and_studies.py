@@ -111,6 +111,7 @@ def test_named_settings_are_compared(tmp_path, capsys):
         ([*CASES, "--figure=split"], "--figure must be NAME: setting"),
         ([*CASES, "--figure=a: split", "--figure=a: whole"], "--figure must be NAME: setting"),
         ([*CASES, "--tries=2"], "--validation_fraction must be above 0"),
+        ([*CASES, "--tune_seeds=x", "--tries=3"], "--tune_seeds must be whole numbers .*, not x"),
         ([*CASES, "--follow=whole: hole"], "--follow must be one of split, whole, not hole"),
         ([*CASES, "--follow=hole: whole"], "--follow must be NAME: setting"),
     ],

@@ -104,7 +104,8 @@ def tuning_of(given: flags.FlagValues, settings: Mapping[str, Changes]) -> Tunin
                     "study, each following one that is tuned",
                 )  # fmt: skip
             follow[member] = leader
-    return Tuning(given.tries, seeds_of(given.tune_seeds), follow) if given.tries else None
+    seeds = seeds_of(given.tune_seeds, "tune_seeds")
+    return Tuning(given.tries, seeds, follow) if given.tries else None
 
 
 def groups_of(

@@ -10,7 +10,6 @@ recorded there are not trained again. The same command resumes after an interrup
 runs anew that it draws from the records, and compares them to the printed digits.
 """
 
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from jfedsl.commands.evidence_tasks import STEPS, Evidence, names_of
-from jfedsl.errors import TrainingError, UserError, flag_error, one_line
+from jfedsl.errors import TrainingError, UserError, flag_error, no_effect, one_line
 from jfedsl.files.paths import local
 from jfedsl.run.script import start as run_script
 from jfedsl.run.storage.workdir import write_atomically
@@ -60,13 +59,18 @@ def main(given: flags.FlagValues) -> None:
     evidence = Evidence(names_of(given.only), workdir, results, extra)
     if given.processes < 1:
         raise flag_error("processes", given.processes, "at least 1")
+    if given.again < 0:
+        raise flag_error("again", given.again, "at least 0")
+    if given.shard and not given.step:
+        raise no_effect("shard", given.shard, "without --step")
+    pages = [_page(path) for path in given.pages]
     if given.step:
         _do_part(evidence, given.step, shard_of(given.shard or "1/1"))
     elif given.again:
         _compare(evidence, given.again, given.draw)
     else:
-        _make(evidence, given.processes)
-        _refresh(given.pages, results)
+        make(evidence, given.processes)
+        _refresh(pages, results)
 
 
 def _do_part(evidence: Evidence, step: str, shard: tuple[int, int]) -> None:
@@ -77,42 +81,53 @@ def _do_part(evidence: Evidence, step: str, shard: tuple[int, int]) -> None:
         print(f"{step} {i}/{len(mine)}: {task.study}, {task.setting or 'all'}", flush=True)
         try:
             evidence.do(step, task)
-        except (UserError, TrainingError) as error:
+        except (UserError, RuntimeError) as error:  # JAX raises the latter without memory
             print(f"{task.study}, {task.setting}: failed: {one_line(str(error))}", flush=True)
 
 
-def _make(evidence: Evidence, processes: int) -> None:
+def make(evidence: Evidence, processes: int) -> None:
     """Trains in several processes, step by step, then writes the results of every study.
 
+    Args:
+      evidence: the studies.
+      processes: number of processes.
+
     Raises:
-      UserError: some studies could not be finished; the others are written.
+      UserError: no study can be made.
+      TrainingError: some studies could not be finished; the others are written.
     """
-    evidence.check()
+    missing = evidence.refused()
+    names = [name for name in evidence.names if name not in missing]
+    if not names:
+        raise UserError("; ".join(missing.values()))
+    for name, text in missing.items():
+        print(f"{name} is left out: {text}", flush=True)
     for step in STEPS:
-        _spawn(step, processes)
-    missing = []
-    for name in evidence.names:
+        _spawn(step, names, processes)
+    for name in names:
         try:
             evidence.write(name)
             print(f"written: {evidence.results / name}", flush=True)
         except UserError as error:
-            missing.append(f"{name} ({one_line(str(error))})")
+            missing[name] = str(error)
     if missing:
-        raise UserError(f"not finished: {'; '.join(missing)}")
+        texts = (f"{name} ({text})" for name, text in missing.items())
+        raise TrainingError(f"not finished: {'; '.join(texts)}")
 
 
-def _spawn(step: str, processes: int) -> None:
-    """Runs the parts of a step in processes of their own, and waits for them.
+def _spawn(step: str, names: Sequence[str], processes: int) -> None:
+    """Runs the parts of a step of some studies in processes of their own, and waits for them.
 
     Raises:
-      UserError: a process ended in another way than having done its part.
+      TrainingError: a process ended in another way than having done its part.
     """
     program = "from jfedsl.commands.main import main; main()"
-    own = [sys.executable, "-c", program, "evidence", *sys.argv[1:], f"--step={step}"]
-    parts = [
-        subprocess.Popen([*own, f"--shard={number + 1}/{processes}"]) for number in range(processes)
-    ]
+    own = [sys.executable, "-c", program, "evidence", *sys.argv[1:]]
+    own += [f"--only={','.join(names)}", f"--step={step}"]
+    parts: list[subprocess.Popen[bytes]] = []
     try:
+        for number in range(processes):
+            parts.append(subprocess.Popen([*own, f"--shard={number + 1}/{processes}"]))
         statuses = [part.wait() for part in parts]
     except BaseException:
         for part in parts:
@@ -121,13 +136,30 @@ def _spawn(step: str, processes: int) -> None:
             part.wait()
         raise
     if any(statuses):
-        raise UserError(f"a process of step {step} ended with status {max(statuses, key=abs)}")
+        status = max(statuses, key=abs)
+        raise TrainingError(f"a process of step {step} ended with status {status}")
 
 
-def _refresh(pages: Sequence[str], results: Path) -> None:
+def _page(path: str) -> Path:
+    """A document of --pages.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    page = local("pages", path)
+    if not page.is_file():
+        raise flag_error("pages", path, "files that are there")
+    return page
+
+
+def _refresh(pages: Sequence[Path], results: Path) -> None:
     """Writes the tables of results in documents anew; see `pages.refreshed`."""
-    for page in map(Path, pages):
-        write_atomically(page, refreshed(page.read_text(), results))
+    for page in pages:
+        try:
+            text = refreshed(page.read_text(), results)
+        except UserError as error:
+            raise UserError(f"--pages={page}: {error}") from None
+        write_atomically(page, text)
         print(f"written: {page}", flush=True)
 
 
@@ -139,8 +171,9 @@ def _compare(evidence: Evidence, count: int, seed: int) -> None:
     """
     lines = evidence.compare(count, seed)
     if lines:
-        raise TrainingError("other digits than recorded\n" + "\n".join(lines))
-    print(f"the same digits in {count} runs: {shlex.join(evidence.names)}")
+        print("\n".join(lines), flush=True)
+        raise TrainingError("other digits than recorded; see above")
+    print("the same digits as recorded")
 
 
 def start() -> None:

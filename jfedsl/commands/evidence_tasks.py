@@ -68,13 +68,19 @@ class Evidence:
         """Where records of a study come from."""
         return study.read_known(self.results / name, trains)
 
-    def check(self) -> None:
-        """Refuses impossible studies before anything is trained."""
-        for name in self.names:
+    def refused(self) -> dict[str, str]:
+        """What is wrong with studies that cannot be made, by their names; nothing is trained."""
+        return {name: text for name in self.names if (text := self._refusal(name))}
+
+    def _refusal(self, name: str) -> str:
+        try:
             if name in BOUNDS:
                 self._parsed(name, bound_study)
             else:
                 study.check(self.study(name))
+        except UserError as error:
+            return str(error)
+        return ""
 
     def tasks(self, step: str) -> Iterator[Task]:
         """The tasks of a step, in order."""
@@ -130,7 +136,7 @@ class Evidence:
           A line for each number that differs as printed; none if all are the same.
 
         Raises:
-          UserError: no study has records.
+          UserError: no study has records, or a run of one has none.
         """
         results = {n: self.result(n) for n in self.names if n not in BOUNDS and self._has(n)}
         cells = [
@@ -144,9 +150,12 @@ class Evidence:
         lines = []
         for name, setting, n in random.Random(seed).sample(cells, min(count, len(cells))):
             config = self._config(name, results[name], setting, n)
+            recorded = self.known(name).recorded(config)
+            if recorded is None:
+                what = f"{name}, {setting}, seed {config.seed}"
+                raise UserError(f"{what} has no record in {self.results / name}; write it first")
             print(f"again: {name}, {setting}, seed {config.seed}", flush=True)
-            again = Known().record(setting, config)
-            lines += _differences(self.study(name), results[name].records[setting][n], again)
+            lines += _differences(self.study(name), recorded, Known().record(setting, config))
         return lines
 
     def _has(self, name: str) -> bool:
@@ -168,7 +177,9 @@ class Evidence:
         command.define(values)
         place = [f"--workdir={self.workdir / name}"]
         try:
-            values([name, f"--flagfile={presets(False)[name]}", *self.extra, *place])
+            rest = values([name, f"--flagfile={presets(False)[name]}", *self.extra, *place])
+            if rest[1:]:
+                raise flag_error("set", rest[1], "a flag, --name=value")
             return from_flags(values), values
         except (flags.Error, UserError) as error:
             raise UserError(f"study {name}: {error}") from None
@@ -187,7 +198,7 @@ def _differences(one: Study, record: Record, again: Record) -> list[str]:
 
 def _copy_files(source: Path, target: Path) -> None:
     """Copies the tables and figures of a folder, without its folders of runs."""
-    if not source.is_dir():
+    if not (source / study.TABLE).exists():
         raise UserError(f"{source} is not the folder of a finished study")
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):

@@ -14,7 +14,7 @@ from jfedsl.engine.checkpoint_layout import to_checkpoint_layout
 from jfedsl.engine.finite import finite, first_not_finite
 from jfedsl.engine.parts import cuts_of
 from jfedsl.engine.rounds import RoundRecord, next_tested
-from jfedsl.errors import Stopped, TrainingError
+from jfedsl.errors import DivergedError, Stopped
 from jfedsl.run.clock import Last, costs_of
 from jfedsl.run.hooks import Hook, Point, RunStart, Saved, check_names
 from jfedsl.run.processes import distributed
@@ -86,7 +86,8 @@ class Loop:
           stop: takes the signals; within a call they wait.
 
         Raises:
-          TrainingError: a loss or a weight is not finite, or a checkpoint cannot be written.
+          DivergedError: a loss or a weight is not finite.
+          TrainingError: a checkpoint cannot be written.
           Stopped: a signal interrupted the run; a checkpoint has been saved.
         """
         if self._ended:
@@ -225,7 +226,7 @@ class Loop:
         """Rows of the rounds of a call.
 
         Raises:
-          TrainingError: a loss is not finite; the rows of the rounds before it have been logged.
+          DivergedError: a loss is not finite; the rows of the rounds before it have been logged.
         """
         spec, bad = self._experiment.spec, first_not_finite_loss(record, len(rounds))
         whole = rounds if bad is None else rounds[: bad[0]]
@@ -239,7 +240,7 @@ class Loop:
         """The columns of evaluation of the last of these rows.
 
         Raises:
-          TrainingError: the loss is not finite; the rows have been logged.
+          DivergedError: the loss is not finite; the rows have been logged.
         """
         experiment, task = self._experiment, self._experiment.record
         result = jax.device_get(evaluate(experiment.data, self._state, experiment.evaluated))
@@ -280,10 +281,10 @@ class Loop:
         clients, others = jax.device_get(self._finite(self._state))
         return first_not_finite(clients, others, np.asarray(self._state.participants))
 
-    def _failure(self, what: str) -> TrainingError:
+    def _failure(self, what: str) -> DivergedError:
         last = self._checkpoints.latest()
         kept = f"the last checkpoint is of round {last}" if last else "there is no checkpoint"
-        return TrainingError(f"{what} is not finite; {kept} ({self._folder})")
+        return DivergedError(f"{what} is not finite; {kept} ({self._folder})")
 
 
 def _last(cost: Cost | None, record: RoundRecord, count: int) -> Last | None:

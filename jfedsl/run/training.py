@@ -55,7 +55,8 @@ def train(config: Config, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
       UserError: a setting is not allowed, or has no effect in a new run; no folder has been made or
         changed. Only errors that come later leave a folder: a file of the run that is damaged, and
         what `begin` of a hook or logger raises, such as of a service that can no longer be reached.
-      TrainingError: a loss or a weight is not finite, or a checkpoint cannot be written.
+      DivergedError: a loss or a weight is not finite.
+      TrainingError: a checkpoint cannot be written.
       Stopped: a `KeyboardInterrupt`, after SIGINT, SIGTERM or SIGHUP. A checkpoint has been saved
         if any round was completed.
     """

@@ -13,7 +13,7 @@ import jax
 from jfedsl.config import Config
 from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
-from jfedsl.errors import TrainingError, UserError
+from jfedsl.errors import DivergedError, UserError
 from jfedsl.run.assemble.shares import counted
 from jfedsl.run.convergence import shown, with_ratio
 from jfedsl.run.pilot import Prediction
@@ -61,7 +61,7 @@ def _report(config: Config) -> dict[str, Any]:
     """The entry `convergence` of a run's summary, which is trained unless it is finished."""
     try:
         report: dict[str, Any] | None = train_setting(config)["convergence"]
-    except TrainingError as error:
+    except DivergedError as error:
         if config.progress != "none":
             print(error, flush=True)
         return {"verdict": str(Verdict.DIVERGED)}

@@ -19,8 +19,8 @@ Changes = Mapping[str, Any]  # fields of a config and their new values
 _LONGEST = 100  # characters of a folder's name
 
 
-def seeds_of(texts: Sequence[str]) -> list[int]:
-    """Seeds from the entries of --seeds.
+def seeds_of(texts: Sequence[str], flag: str = "seeds") -> list[int]:
+    """Seeds from the entries of --seeds, or of another flag.
 
     Raises:
       UserError: no entries, a repeated one, or one that is not a whole number.
@@ -30,7 +30,7 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
         or len(set(texts)) < len(texts)
         or not all(re.fullmatch("[0-9]{1,10}", text) for text in texts)
     ):
-        raise flag_error("seeds", ",".join(texts), "whole numbers separated by commas, each once")
+        raise flag_error(flag, ",".join(texts), "whole numbers separated by commas, each once")
     return [int(text) for text in texts]
 
 

@@ -27,6 +27,7 @@ _BLOCK = re.compile(
     r"(<!-- end of results -->)",
     re.DOTALL,
 )
+_MARK = re.compile(r"<!-- (?:results |end of results)")
 Table = list[list[str]]  # rows of cells, the titles first
 
 
@@ -38,8 +39,15 @@ def refreshed(text: str, results: Path) -> str:
       results: folder with a folder for each study.
 
     Raises:
-      UserError: a block asks for a study, table, column or row that there is not.
+      UserError: a block asks for a study, table, column or row that there is not, or one of its two
+        lines is missing or of another form.
     """
+    blocks = [match.span() for match in _BLOCK.finditer(text)]
+    marks = [match.start() for match in _MARK.finditer(text)]
+    within = [sum(start <= mark < end for mark in marks) for start, end in blocks]
+    if set(within) - {2} or sum(within) < len(marks):
+        form = "<!-- results STUDY: TABLE ... --> and <!-- end of results -->"
+        raise UserError(f"blocks of results need two lines of their own, {form}")
     return _BLOCK.sub(lambda match: f"{match[1]}{_asked(match, results)}\n{match[5]}", text)
 
 
@@ -48,8 +56,8 @@ def _asked(match: re.Match[str], results: Path) -> str:
     file = results / match["study"] / "table.md"
     if kind not in _KINDS or not file.is_file():
         raise UserError(f"there is no table {kind!r} in {file}; one of {', '.join(_KINDS)}")
-    table = _table(file.read_text(), kind)
     try:
+        table = _table(file.read_text(), kind)
         return _shown(_selected(table, _names(columns), _names(rows)))
     except ValueError as error:
         raise UserError(f"{file}, {kind}: {error}") from None
@@ -60,13 +68,18 @@ def _names(text: str) -> list[str]:
 
 
 def _table(text: str, kind: str) -> Table:
-    """A table of a study's table.md; without any rows if it has none of this kind."""
+    """A table of a study's table.md.
+
+    Raises:
+      ValueError: it has none of this kind.
+    """
     tables = [part for part in text.split("\n\n") if part.startswith(_KINDS[kind])]
     tables = [part for part in tables if (kind == "rates") == part.startswith(_KINDS["rates"])]
     if kind == "pairs":
         tables = tables[1:]
-    lines = tables[0].splitlines() if tables else ["||"]
-    return [_cells(line) for n, line in enumerate(lines) if n != 1]
+    if not tables:
+        raise ValueError("the study has no such table")
+    return [_cells(line) for n, line in enumerate(tables[0].splitlines()) if n != 1]
 
 
 def _cells(line: str) -> list[str]:

@@ -10,7 +10,7 @@ import jax
 
 from jfedsl.config import Config
 from jfedsl.config.canonical import canonical, period_of
-from jfedsl.errors import TrainingError, UserError
+from jfedsl.errors import DivergedError, UserError
 from jfedsl.run.finished import finished
 from jfedsl.run.storage.metrics import METRICS, read
 from jfedsl.run.storage.task_record import read_record
@@ -29,6 +29,8 @@ NOT_RECORDED = (
 _OF_FILE = (
     "crc32", "target_accuracy", "rounds_to_target", "bytes_to_target",
 )  # fmt: skip
+# In the folder of a run that diverged: its flags. Hidden, because a run may start beside it.
+DIVERGED = ".diverged.json"
 _DIGITS = 7  # significant digits of points; float32 metrics have no more
 
 
@@ -72,6 +74,8 @@ def record_of(setting: str, config: Config, summary: Mapping[str, Any] | None) -
     task = read_record(summary)
     rows = read(Path(config.workdir, METRICS), task)
     kept = {name: value for name, value in summary.items() if name not in _OF_FILE}
+    if clock := kept["simulated"]:
+        kept["simulated"] = {n: v for n, v in clock.items() if not n.endswith("_to_target")}
     evaluations = [_rounded(point) for point in points(rows, task)]
     median = median_of_rounds(rows, period_of(config))
     return Record(setting, flags_of(config), kept, evaluations, median)
@@ -134,16 +138,23 @@ class Known:
 
         Raises:
           UserError: it is neither finished nor known, and runs are not trained.
+          TrainingError: a checkpoint cannot be written.
         """
         summary = _finished(config)
         known = self._records.get(_key(flags_of(config)))
         if summary is None and known is not None:
             return known._replace(setting=setting)
-        if summary is None and not self._trains:
-            raise UserError(
-                f"{config.workdir} is not a finished run of {setting!r}, which has no record"
-            )
-        return record_of(setting, config, summary or _trained(setting, config))
+        if summary is None and not _diverged(config):
+            if not self._trains:
+                raise UserError(
+                    f"{config.workdir} is not a finished run of {setting!r}, which has no record"
+                )
+            summary = _trained(setting, config)
+        return record_of(setting, config, summary)
+
+    def recorded(self, config: Config) -> Record | None:
+        """The record of a run that was read, whatever is in the folder of the run."""
+        return self._records.get(_key(flags_of(config)))
 
 
 def _finished(config: Config) -> dict[str, Any] | None:
@@ -159,6 +170,12 @@ def _key(flags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(flags.items()))
 
 
+def _diverged(config: Config) -> bool:
+    """Whether a run with these flags diverged in this folder."""
+    note = Path(config.workdir, DIVERGED)
+    return note.exists() and bool(json.loads(note.read_text()) == flags_of(config))
+
+
 def _trained(setting: str, config: Config) -> dict[str, Any] | None:
     """The summary of a run; None if it diverged."""
     summary = None
@@ -166,8 +183,10 @@ def _trained(setting: str, config: Config) -> dict[str, Any] | None:
         train_setting(config)
         summary = read_summary(Path(config.workdir))  # as a later start finds it
         result = tested(summary or {})
-    except TrainingError as error:
+    except DivergedError as error:
         result = str(error)
+        note = json.dumps(flags_of(config))
+        write_atomically(Path(config.workdir, DIVERGED), note)
     jax.clear_caches()  # programs that other runs share are in --compilation_cache
     if config.progress != "none":
         print(f"{setting}, seed {config.seed}: {result}", flush=True)

@@ -1,5 +1,6 @@
 """All studies again: tasks of processes, results, and recorded runs trained anew."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -7,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
+from jfedsl.commands import evidence as command
 from jfedsl.commands import evidence_tasks
 from jfedsl.commands.evidence_tasks import BOUNDS, CASES, STEPS, Evidence, Task, names_of
-from jfedsl.errors import UserError
+from jfedsl.errors import TrainingError, UserError
 from jfedsl.run.presets import presets
 from jfedsl.studies import study
 
@@ -55,7 +58,7 @@ def _evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evidence:
 
 
 def test_tasks_give_results_and_recorded_runs_come_out_again(evidence: Evidence) -> None:
-    evidence.check()
+    assert evidence.refused() == {}
     tasks = {step: list(evidence.tasks(step)) for step in STEPS}
     assert tasks["tune"] == [Task("small", "plain")], "pruned follows"
     assert tasks["train"] == [Task("small", "plain"), Task("small", "pruned")]
@@ -76,17 +79,70 @@ def test_tasks_give_results_and_recorded_runs_come_out_again(evidence: Evidence)
     for line in lines:
         line["summary"]["bytes"]["model_up"] += 10**6
     (results / study.RECORDS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    elsewhere = dataclasses.replace(evidence, results=evidence.workdir / "nothing")
+    for task in tasks["train"]:  # what lies in the folders of runs is no record
+        elsewhere.do("train", task)
     recorded, again = evidence.compare(1, seed=0)
     assert recorded.startswith("recorded: | ") and again.startswith("again:    | ")
     assert recorded.split(" | ")[1:4] == again.split(" | ")[1:4]
 
 
+def test_a_study_with_a_run_that_diverges_is_written(evidence: Evidence, tmp_path: Path) -> None:
+    wild = "--case=wild: --prune_kind=none --client_learning_rate=1e9 --server_learning_rate=1e9"
+    text = FILE.replace(
+        "--follow=plain: pruned", f"{wild} --rounds=20\n--follow=plain: pruned; wild"
+    )
+    (tmp_path / "small.flags").write_text(text)
+    for step in STEPS:
+        for task in evidence.tasks(step):
+            evidence.do(step, task)
+    evidence.write("small")
+    table = (evidence.results / "small" / study.TABLE).read_text()
+    assert "| wild | - | - |" in table and "| plain | 0." in table
+
+
 def test_errors_name_the_study(evidence: Evidence) -> None:
-    wrong = Evidence(["small"], evidence.workdir, evidence.results, ["--rounds=0"])
-    with pytest.raises(UserError, match="study small: --rounds must be"):
-        wrong.check()
+    for flag, text in {
+        "--rounds=0": "study small: --rounds must be",
+        "rounds=3": "study small: --set must be a flag, --name=value, not rounds=3",
+    }.items():
+        wrong = Evidence(["small"], evidence.workdir, evidence.results, [flag])
+        assert wrong.refused()["small"].startswith(text)
     with pytest.raises(UserError, match="--results must be a folder with results to compare with"):
         evidence.compare(1, 0)
+
+
+def test_a_study_that_cannot_be_made_leaves_the_others(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    files = {name: tmp_path / f"{name}.flags" for name in ("small", "wrong")}
+    files["wrong"].write_text("--rounds=0\n")
+    monkeypatch.setattr(evidence_tasks, "presets", lambda _: files)
+    steps = []
+    monkeypatch.setattr(command, "_spawn", lambda step, names, _: steps.append((step, names)))
+    text = r"not finished: wrong \(study wrong: --rounds must .*\); small \(.* no record\)"
+    with pytest.raises(TrainingError, match=text):
+        command.make(dataclasses.replace(evidence, names=list(files)), 1)
+    assert steps == [(step, ["small"]) for step in STEPS]
+    assert "wrong is left out: study wrong: --rounds must be" in capsys.readouterr().out
+    with pytest.raises(UserError, match="study wrong: --rounds must be"):
+        command.make(dataclasses.replace(evidence, names=["wrong"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--again=-1", "--again must be at least 0, not -1"),
+        ("--shard=1/2", "--shard=1/2 has no effect without --step"),
+        ("--pages=README.mb", "--pages must be files that are there, not README.mb"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_trained(flag: str, text: str, tmp_path) -> None:
+    values = flags.FlagValues()
+    command.define(values)
+    values(["evidence", f"--workdir={tmp_path}", flag])
+    with pytest.raises(UserError, match=text):
+        command.main(values)
 
 
 @pytest.mark.slow
@@ -102,4 +158,4 @@ def test_the_command_makes_a_study_in_two_processes(tmp_path: Path) -> None:
     again = subprocess.run(
         [*command, "--again=1"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert again.returncode == 0 and "the same digits in 1 runs" in again.stdout
+    assert again.returncode == 0 and "the same digits as recorded" in again.stdout

@@ -44,7 +44,7 @@ def test_a_folder_or_a_name_is_the_value_of_a_flag(words: str, arguments: list[s
     ("words", "text"),
     [
         (["trian"], "there is no command trian; did you mean train?"),
-        (["polka"], "there is no command polka; one of train, resume"),
+        (["xyzzy"], "there is no command xyzzy; one of train, resume"),
         (["study", "case"], "there is no study case; did you mean cases?"),
     ],
 )

@@ -35,6 +35,8 @@ Means over seeds.
 def _results(tmp_path: Path) -> Path:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "table.md").write_text(TABLES)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "table.md").write_text(TABLES.split("\n\n")[0])
     return tmp_path
 
 
@@ -78,6 +80,9 @@ def test_a_block_gets_its_table(asked: str, lines: list[str], results: Path) -> 
         ("other: means", "there is no table 'means' in .*other"),
         ("some: medians", "there is no table 'medians'"),
         ("some: means | joules", "there is no 'joules' among setting; accuracy; MB"),
+        ("bare: claims", "the study has no such table"),
+        ("some means", "blocks of results need two lines of their own"),
+        ("some: means -->\n<!-- results some: pairs", "blocks of results need two lines"),
         ("some: means | MB | heavy", "there is no 'heavy' among plain; light, dropout"),
     ],
 )

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from helpers import plain
 
-from jfedsl.errors import UserError
+from jfedsl.errors import TrainingError, UserError
 from jfedsl.run.storage.metrics import Row
-from jfedsl.studies import study
+from jfedsl.studies import records, study
 from jfedsl.studies.axes import MEGABYTES, ROUND, SECONDS, curves, points
 from jfedsl.studies.columns import mean_and_range, to_target
 from jfedsl.studies.configs import Changes, run_configs
@@ -120,12 +120,16 @@ def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
         study.check(Study(base, {"dense": {}}, (0, 0)))
 
 
-def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few: Changes = {"clients": 2, "rounds": 2, "eval_every": 1, "train_examples": 100}
     wild: Changes = {"client_learning_rate": 1e9, "server_learning_rate": 1e9, "rounds": 20}
     base = plain(**few, workdir=str(tmp_path))
     one = Study(base, {"wild": wild, "tame": {}}, (0,))
     result = made(one, tmp_path / "results")
+    monkeypatch.setattr(records, "train_setting", pytest.fail)
+    assert made(one, tmp_path / "others").records == result.records, "its folder says so too"
     bad, good = result.outcomes(one)
     assert bad.summaries == [None] and bad.runs == [[]] and len(good.runs[0]) == 2
     lines = study.write(one, result, tmp_path / "results").splitlines()
@@ -133,6 +137,16 @@ def test_a_run_that_diverges_has_no_numbers_and_the_others_go_on(tmp_path: Path)
     assert lines[3].startswith("| tame | 0.")
     assert (tmp_path / "results" / "accuracy.png").exists()
     assert made(one, tmp_path / "results").records == result.records, "known to have diverged"
+
+
+def test_a_run_that_stops_at_a_full_disk_has_not_diverged(tmp_path: Path, monkeypatch) -> None:
+    def full(_: object) -> None:
+        raise TrainingError("checkpoint 1 cannot be written")
+
+    monkeypatch.setattr(records, "train_setting", full)
+    one = Study(plain(rounds=2, clients=2, workdir=str(tmp_path)), {"dense": {}}, (0,))
+    with pytest.raises(TrainingError, match="cannot be written"):
+        made(one, tmp_path / "results")
 
 
 def test_curves_keep_the_evaluations_that_all_runs_have() -> None:
