@@ -154,7 +154,7 @@ def test_the_command_makes_a_study_in_two_processes(tmp_path: Path) -> None:
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| light, int8 | 0." in (tmp_path / "results" / "digits" / "table.md").read_text()
+    assert "| with int8 | 0." in (tmp_path / "results" / "digits" / "table.md").read_text()
     again = subprocess.run(
         [*command, "--again=1"], cwd=ROOT, capture_output=True, text=True, check=False
     )
