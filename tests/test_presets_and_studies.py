@@ -128,7 +128,7 @@ def study_of(name, *more):
     preset = ROOT / "experiments" / "studies" / f"{name}.flags"
     first, *lines = preset.read_text().splitlines()
     assert first == f"# python experiments/cases_study.py --flagfile={preset.relative_to(ROOT)}"
-    own = ("--case", "--vary", "--figure=", "--follow", "--tries", "--tune_seeds", "--seeds", "--claim")
+    own = ("--case", "--vary", "--figure=", "--follow", "--tries", "--tune_", "--seeds", "--claim")
     flags = [line for line in lines if line.startswith("--")]
     ours = [line for line in flags if line.startswith(own)]
     config = parse([line for line in flags if line not in ours] + list(more))
