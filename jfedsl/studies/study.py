@@ -221,9 +221,9 @@ def write(study: Study, result: Result, folder: Path) -> str:
 
 
 def draw(study: Study, outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Draws the figures of a study: the metric against bytes and, with a network, more costs."""
+    """Draws a study's figures: the metric against rounds, bytes and, with a network, more costs."""
     base = study.base
-    axes = AXES[1:] if base.network != "none" else (ROUND, MEGABYTES)
+    axes = AXES if base.network != "none" else (ROUND, MEGABYTES)
     clients = counted(base).clients
     title = f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients"
     curves_of = {outcome.name: curves(outcome.runs, axes) for outcome in outcomes}

@@ -91,7 +91,7 @@ def test_what_there_is_not_is_refused(asked: str, text: str, results: Path) -> N
         refreshed(block(asked), results)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/guides/choosing.md"])
 def test_the_tables_of_this_repository_are_those_of_its_studies(page: str) -> None:
     text = (ROOT / page).read_text()
     assert refreshed(text, ROOT / "experiments" / "results") == text

@@ -45,7 +45,8 @@ def spread(
     entries = _entries(list(curves))
     of_legend = _legend_columns(entries, width)
     figure = new_figure(width, 2.4 * rows + _legend_height(entries, of_legend), title)
-    axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    every = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    axes = every[: len(labels)]
     known = {name: [run for run in runs if run] for name, runs in curves.items()}
     handles: dict[str, Artist] = {}
     for number, (entry, runs) in enumerate(zip(entries, known.values(), strict=True)):
@@ -54,10 +55,10 @@ def spread(
             style = line(number).style(points.shape[1])
             for column, axis in enumerate(axes):
                 _band(axis, points[:, :, column], points[:, :, -1], entry, style, handles)
-    for column, (axis, label) in enumerate(zip(axes, labels, strict=False)):
+    for column, (axis, label) in enumerate(zip(axes, labels, strict=True)):
         totals = [max(p[column] for run in runs for p in run) for runs in known.values() if runs]
         _scale(axis, label, [total for total in totals if total > 0])
-    for axis in axes[len(labels) :]:
+    for axis in every[len(labels) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
         axis.set_ylabel(f"{metric}, deployed")

@@ -30,6 +30,12 @@ def test_a_setting_keeps_its_line_where_others_have_diverged() -> None:
     assert [drawn.get_color() for drawn in axis.lines] == [COLOURS[line(1).colour]]
 
 
+def test_the_place_beside_a_third_panel_stays_empty() -> None:
+    curve = [[(1, 5.0, 7.0, 0.2), (2, 9.0, 8.0, 0.4)]]
+    figure = spread({"a": curve}, ("round", "megabytes sent", "energy (J)"))
+    assert [len(axis.lines) for axis in figure.axes] == [1, 1, 1, 0]
+
+
 def test_lines_can_be_told_apart() -> None:
     every = [line(number) for number in range(28)]
     assert len(set(every)) == 28
