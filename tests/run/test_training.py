@@ -27,6 +27,7 @@ from jfedsl.models.registry import MODELS, ModelEntry
 from jfedsl.run import confusion, restore, standard_hooks, summary
 from jfedsl.run.assemble import build
 from jfedsl.run.finished import already_done
+from jfedsl.run.finished import finished as summary_of
 from jfedsl.run.hooks import Hook
 from jfedsl.run.progress import Progress
 from jfedsl.run.restore import restore_run, weights_of
@@ -34,7 +35,6 @@ from jfedsl.run.scores import scores_of
 from jfedsl.run.storage.checkpoint import Checkpoints
 from jfedsl.run.storage.workdir import read_config, read_summary
 from jfedsl.run.training import train, train_setting
-from jfedsl.studies import study
 
 SMALL = {
     "clients": 4,
@@ -294,7 +294,7 @@ def test_side_files_that_are_damaged_or_gone_are_put_back_from_the_checkpoint(fi
     rows = (workdir / "metrics.csv").read_text()
     (workdir / "metrics.csv").write_text(rows.replace("\n4,", "\n4,9"))
     with pytest.warns() as told:
-        assert study.finished(small(workdir)) is None
+        assert summary_of(small(workdir)) is None
         train(small(workdir))
     names = {"config.json is damaged, changed or gone", "metrics.csv was damaged or changed"}
     assert names <= {n for n in names for one in told if n in str(one.message)}

@@ -26,7 +26,7 @@ from jfedsl.run.load import load
 from jfedsl.run.restore import restore_run
 from jfedsl.run.summary import table as end_table
 from jfedsl.run.training import train
-from jfedsl.studies import report, study
+from jfedsl.studies import outcome, report
 from jfedsl.studies.collect import find_runs
 
 SMALL: dict[str, Any] = {
@@ -81,7 +81,7 @@ def test_a_run_is_judged_on_the_validation_set_and_tested_once(
     lines = end_table(summary)
     assert lines.startswith(f"validation accuracy {final:.4f}")
     assert f"test accuracy       {summary['final_accuracy']:.4f}, evaluated once" in lines
-    assert study.tested(summary) == f"validation accuracy {final:.4f}"
+    assert outcome.tested(summary) == f"validation accuracy {final:.4f}"
     ((recorded,), _) = find_runs([tmp_path])
     assert recorded.task.tested == "validation_accuracy"
     assert train(config) == summary, "the run is finished"
