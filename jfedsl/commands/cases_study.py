@@ -1,8 +1,8 @@
 """Compares named settings over seeds by their bytes, seconds and joules.
 
-jfedsl study cases --preset=main
+jfedsl study cases --preset=methods
 jfedsl study cases --workdir=runs/rates --seeds=0,1 --case="slow: --client_learning_rate=0.01"
-    --case="fast: --client_learning_rate=0.1" --figure="rates: slow, fast"
+    --case="fast: --client_learning_rate=0.1" --figure="rates: slow; fast"
 
 All other flags apply to every setting. Writes tables, figures and records of the runs into
 --workdir: means over seeds, every setting against --reference seed by seed, and the verdict on each

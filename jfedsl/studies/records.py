@@ -26,9 +26,7 @@ NOT_RECORDED = (
     "checkpoint_every", "client_chunk", "figure_format",
 )  # fmt: skip
 # Entries of a summary that are of the file, or of a target that a study may change.
-_OF_FILE = (
-    "crc32", "target_accuracy", "rounds_to_target", "bytes_to_target",
-)  # fmt: skip
+_OF_FILE = ("crc32", "target_accuracy", "rounds_to_target", "bytes_to_target")
 # In the folder of a run that diverged: its flags. Hidden, because a run may start beside it.
 DIVERGED = ".diverged.json"
 _DIGITS = 7  # significant digits of points; float32 metrics have no more
@@ -141,7 +139,7 @@ class Known:
           TrainingError: a checkpoint cannot be written.
         """
         summary = _finished(config)
-        known = self._records.get(_key(flags_of(config)))
+        known = self.recorded(config)
         if summary is None and known is not None:
             return known._replace(setting=setting)
         if summary is None and not _diverged(config):
