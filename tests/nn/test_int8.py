@@ -1,6 +1,7 @@
 """Backward passes in int8: equal to NumPy's products of codes, unbiased, and NaN where dy is."""
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jfedsl.models.registry import MODELS
 from jfedsl.nn import convolution, int8
 from jfedsl.nn.conv_forms import Window
 from jfedsl.nn.int8 import int8_backward
-from jfedsl.nn.platform import tracing_for
+from jfedsl.nn.platform import traced_for, tracing_for
 from jfedsl.sharding.client_map import map_clients
 
 
@@ -197,6 +198,44 @@ def test_sums_beyond_int32_do_not_overflow(platform: str) -> None:
     with tracing_for(platform):
         dw = int8._weight_gradient(largest, largest, DENSE, (1, 1))
     np.testing.assert_allclose(dw, len(largest) * 127**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3, 10, 33, 34, int8._INT_TERMS + 1])
+def test_sums_on_a_gpu_have_a_multiple_of_4_terms(terms: int) -> None:
+    # With other numbers of terms an H200 computed wrong sums; zeros must not change them.
+    a, b = codes(0, (2, terms, 3)), codes(1, (2, terms, 2))
+    run = jax.jit(jax.vmap(traced_for("gpu", int8._dot)))
+    (operands,) = int8_operands(run.trace(a, b).lower(lowering_platforms=("cuda",)).as_text())
+    assert all(sizes[2] >= terms / 2 and sizes[2] % 4 == 0 for sizes in operands)
+    expected = np.einsum("ckm,ckn->cmn", a.astype(np.int64), b.astype(np.int64))
+    tolerance = 0 if terms <= int8._INT_TERMS else 1e-6
+    np.testing.assert_allclose(run(a, b), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("module", [nn.Dense(10), nn.Conv(5, (3, 3))])
+def test_clients_layers_multiply_codes_in_sums_of_a_multiple_of_4_terms(module: Any) -> None:
+    x = real(0, (3, 7, 5, 5, 3))
+    params = jax.tree.map(lambda w: jnp.stack([w] * 3), initial(module, x[0]))
+
+    def backward(params: Any, x: Array) -> Any:
+        with int8_backward(jax.random.key(0)):
+            y, vjp = jax.vjp(module.apply, params, x)
+        return vjp(y)
+
+    run = jax.jit(traced_for("gpu", jax.vmap(backward)))
+    products = int8_operands(run.trace(params, x).lower(lowering_platforms=("cuda",)).as_text())
+    assert len(products) == 2, "one for each gradient"
+    assert all(sizes[2] % 4 == 0 for operands in products for sizes in operands)
+
+
+def int8_operands(program: str) -> list[list[list[int]]]:
+    """Sizes `[clients, parts, terms, columns]` of both operands of each product of codes."""
+    shapes = re.findall(
+        r"dot_general .*contracting_dims = \[2\] x \[2\].* : \(tensor<(.*)xi8>, tensor<(.*)xi8>\)",
+        program,
+    )
+    assert len(shapes) == len(re.findall(r"(?:dot_general|convolution).*xi8>", program))
+    return [[[*map(int, sizes.split("x"))] for sizes in operands] for operands in shapes]
 
 
 class Pair(nn.Module):
