@@ -153,7 +153,7 @@ def int8_error() -> float:
     generator = np.random.default_rng(0)
     x, w, dy = (
         generator.integers(-127, 128, shape).astype(np.float32)
-        for shape in ((100, 128), (128, 10), (100, 10))  # a GPU has summed 10 products wrongly
+        for shape in ((100, 128), (128, 10), (100, 10))  # a GPU has doubled sums of 10
     )
     for operand in (x, w, dy):
         operand[0, 0] = 127  # the scale of its codes is then 1

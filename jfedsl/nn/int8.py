@@ -5,8 +5,9 @@ gradient `dy` with the kernel `w`; the gradient by `w` is a product of `dy` with
 array is rounded to int8 codes and a scale, and products of codes are summed in int32. `dy` is
 rounded stochastically, so that gradients are unbiased given the rounded `x` and `w`.
 
-On CPU codes are multiplied as float32, in sums too short for float32 to round: the same sums to the
-bit, in less time than XLA takes for int8.
+On CPUs and GPUs codes are multiplied as float32, in sums too short for float32 to round: the same
+sums to the bit. On a CPU XLA takes more time for int8. On a GPU it gives twice the sum wherever its
+Triton kernel takes 16 terms at a time, for an instruction of 32 (jax 0.11.2 on an H200, CUDA 13.0).
 """
 
 import contextlib
@@ -32,9 +33,6 @@ _MAX_CODE = 127  # codes are -127, ..., 127
 _FLOAT_TERMS, _INT_TERMS = 2**24 // _MAX_CODE**2, (2**31 - 1) // _MAX_CODE**2
 # On CPU, convolutions in more parts, or of fewer input channels, are slower than one product.
 _MOST_PARTS, _LEAST_CHANNELS = 16, 16
-# Sums of int8 products must have a multiple of 4 terms: with jax 0.11.2 and CUDA 13.0 an H200 gave
-# wrong sums of 10, 33 and 34 terms, where XLA multiplied in a Triton kernel. Zeros fill them up.
-_INT8_TERMS_MULTIPLE = 4
 _DENSE = Window((), (), (), ())  # a dense layer is a convolution without spatial dimensions
 # The field of a module that holds the operation which computes its products.
 _OPERATION_FIELDS = {nn.Dense: "dot_general", nn.Conv: "conv_general_dilated"}
@@ -212,11 +210,10 @@ def _dot(a: Array, b: Array) -> Array:
     The K terms are summed in parts, each exact in its dtype; the parts are added in int32, or in
     float32 where int32 could overflow.
     """
-    is_on_cpu, terms = platform() == "cpu", len(a)
-    operand_dtype, sum_dtype = (jnp.float32, jnp.float32) if is_on_cpu else (jnp.int8, jnp.int32)
-    parts = max(1, -(-terms // (_FLOAT_TERMS if is_on_cpu else _INT_TERMS)))
-    multiple = parts if is_on_cpu else parts * _INT8_TERMS_MULTIPLE
-    zeros = ((0, -terms % multiple), (0, 0))  # fill up the last part
+    in_float, terms = platform() in ("cpu", "gpu"), len(a)  # all codes are TF32 numbers too
+    operand_dtype, sum_dtype = (jnp.float32, jnp.float32) if in_float else (jnp.int8, jnp.int32)
+    parts = max(1, -(-terms // (_FLOAT_TERMS if in_float else _INT_TERMS)))
+    zeros = ((0, -terms % parts), (0, 0))  # fill up the last part
     a, b = (
         jnp.pad(codes.astype(operand_dtype), zeros).reshape(parts, -1, codes.shape[1])
         for codes in (a, b)

@@ -162,7 +162,7 @@ SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
 DENSE = Window((), (), (), ())
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(
     ("window", "x_shape", "w_shape"),
     [
@@ -192,7 +192,7 @@ def test_long_sums_are_exact_in_every_form(
     assert max(e.max() for e in expected) > 2**24
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_sums_beyond_int32_do_not_overflow(platform: str) -> None:
     largest = np.full((int8._INT_TERMS + 100, 1), 127, np.int8)
     with tracing_for(platform):
@@ -200,20 +200,10 @@ def test_sums_beyond_int32_do_not_overflow(platform: str) -> None:
     np.testing.assert_allclose(dw, len(largest) * 127**2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("terms", [1, 2, 3, 10, 33, 34, int8._INT_TERMS + 1])
-def test_sums_on_a_gpu_have_a_multiple_of_4_terms(terms: int) -> None:
-    # With other numbers of terms an H200 computed wrong sums; zeros must not change them.
-    a, b = codes(0, (2, terms, 3)), codes(1, (2, terms, 2))
-    run = jax.jit(jax.vmap(traced_for("gpu", int8._dot)))
-    (operands,) = int8_operands(run.trace(a, b).lower(lowering_platforms=("cuda",)).as_text())
-    assert all(sizes[2] >= terms / 2 and sizes[2] % 4 == 0 for sizes in operands)
-    expected = np.einsum("ckm,ckn->cmn", a.astype(np.int64), b.astype(np.int64))
-    tolerance = 0 if terms <= int8._INT_TERMS else 1e-6
-    np.testing.assert_allclose(run(a, b), expected, rtol=tolerance)
-
-
 @pytest.mark.parametrize("module", [nn.Dense(10), nn.Conv(5, (3, 3))])
-def test_clients_layers_multiply_codes_in_sums_of_a_multiple_of_4_terms(module: Any) -> None:
+@pytest.mark.parametrize(("platform", "dtype"), [("cuda", "f32"), ("tpu", "i8")])
+def test_codes_are_multiplied_as_float32_on_a_gpu(platform: str, dtype: str, module: Any) -> None:
+    # XLA's kernels for int8 there may give twice the sum.
     x = real(0, (3, 7, 5, 5, 3))
     params = jax.tree.map(lambda w: jnp.stack([w] * 3), initial(module, x[0]))
 
@@ -222,20 +212,10 @@ def test_clients_layers_multiply_codes_in_sums_of_a_multiple_of_4_terms(module: 
             y, vjp = jax.vjp(module.apply, params, x)
         return vjp(y)
 
-    run = jax.jit(traced_for("gpu", jax.vmap(backward)))
-    products = int8_operands(run.trace(params, x).lower(lowering_platforms=("cuda",)).as_text())
-    assert len(products) == 2, "one for each gradient"
-    assert all(sizes[2] % 4 == 0 for operands in products for sizes in operands)
-
-
-def int8_operands(program: str) -> list[list[list[int]]]:
-    """Sizes `[clients, parts, terms, columns]` of both operands of each product of codes."""
-    shapes = re.findall(
-        r"dot_general .*contracting_dims = \[2\] x \[2\].* : \(tensor<(.*)xi8>, tensor<(.*)xi8>\)",
-        program,
-    )
-    assert len(shapes) == len(re.findall(r"(?:dot_general|convolution).*xi8>", program))
-    return [[[*map(int, sizes.split("x"))] for sizes in operands] for operands in shapes]
+    run = jax.jit(traced_for("gpu" if platform == "cuda" else platform, jax.vmap(backward)))
+    program = run.trace(params, x).lower(lowering_platforms=(platform,)).as_text()
+    found = re.findall(r"(?:dot_general|convolution).* : \(tensor<.*x(\w+)>, tensor", program)
+    assert sorted(found) == sorted(["f32", dtype, dtype]), "forward, then one for each gradient"
 
 
 class Pair(nn.Module):
