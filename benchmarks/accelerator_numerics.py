@@ -1,7 +1,7 @@
 """Part of `accelerator.py` about numerics: every form against sums in float64 on the host."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,32 +30,33 @@ _TARGETS = {"float32": 1e-5, "float32 as set": 5e-3}
 _INT8_TARGET = 1e-6
 
 Arrays = dict[str, np.ndarray]
+Forms = Callable[[Array, Array, Array], dict[str, Array]]
 
 
 def numerics(settings: Settings) -> Iterator[Entry]:
-    """The greatest relative error of each form over all shapes, of convolutions and of int8."""
+    """The greatest relative error of each form over all shapes, of int8 and of convolutions."""
+    yield _int8(long=133_145 if not settings.quick else 64)
     shapes = _QUICK_SHAPES if settings.quick else _SHAPES
     for precision, target in _TARGETS.items():
         context: Any = contextlib.nullcontext()
         if precision == "float32":
             context = jax.default_matmul_precision(precision)
         with context:
-            errors = _errors(shapes)
+            errors = _errors(shapes, _all_forms if precision == "float32" else _of_all_clients)
         measures = [
             Measure(f"relative error, {name}", error, target, at_most=True)
             for name, error in errors.items()
         ]
         yield Entry(f"convolutions, {precision}", measures, {"shapes": [*map(list, shapes)]})
-    yield _int8(long=133_145 if not settings.quick else 64)
 
 
-def _errors(shapes: tuple[Case, ...]) -> dict[str, float]:
+def _errors(shapes: tuple[Case, ...], forms: Forms) -> dict[str, float]:
     """By direction and form, over those shapes that a form can compute."""
     errors: dict[str, float] = {}
     for case in shapes:
         arrays = operands(case, _CLIENTS)
         exact = _exact(*(np.asarray(a, np.float64) for a in arrays))
-        for name, result in jax.jit(_all_forms)(*arrays).items():
+        for name, result in jax.jit(forms)(*arrays).items():
             truth = exact[name.partition(":")[0]]
             truth = truth if _OF_CLIENTS in name else truth[:1]
             errors[name] = max(errors.get(name, 0.0), _relative_error(result, truth))
@@ -64,12 +65,7 @@ def _errors(shapes: tuple[Case, ...]) -> dict[str, float]:
 
 def _all_forms(x: Array, w: Array, dy: Array) -> dict[str, Array]:
     """The result of each form, in one program: of the first client, or of all clients at once."""
-    results: dict[str, Array] = {}
-    for name, by_direction in {**client_forms(), "taps": directions(taps)}.items():
-        for direction, run in by_direction.items():
-            results[f"{direction}: {_OF_CLIENTS}{name}"] = run(x, w, dy)
-    for direction, run in directions(our_conv).items():  # the default on accelerators, on CPU too
-        results[f"{direction}: {_OF_CLIENTS}product"] = traced_for("gpu", run)(x, w, dy)
+    results = _of_all_clients(x, w, dy)
     of_direction = {
         "forward": (x[0], w[0]), "input gradient": (dy[0], w[0]), "weight gradient": (x[0], dy[0])
     }  # fmt: skip
@@ -77,6 +73,17 @@ def _all_forms(x: Array, w: Array, dy: Array) -> dict[str, Array]:
         for name, form in FORMS[direction].items():
             if _suits(name, x):
                 results[f"{direction}: {name}"] = form(*pair)
+    return results
+
+
+def _of_all_clients(x: Array, w: Array, dy: Array) -> dict[str, Array]:
+    """The result of each form for clients, among them the default on accelerators."""
+    results: dict[str, Array] = {}
+    for name, by_direction in {**client_forms(), "taps": directions(taps)}.items():
+        for direction, run in by_direction.items():
+            results[f"{direction}: {_OF_CLIENTS}{name}"] = run(x, w, dy)
+    for direction, run in directions(our_conv).items():  # the default on accelerators, on CPU too
+        results[f"{direction}: {_OF_CLIENTS}product"] = traced_for("gpu", run)(x, w, dy)
     return results
 
 

@@ -27,6 +27,7 @@ _PFL_SECONDS = 60.0
 _VGG_RATES = {"float32": 70_000.0, "bfloat16": 140_000.0}
 _OF_PEAK = {"float32": None, "bfloat16": 0.35}
 _RIVAL_SPEEDUP, _COMPRESSION_COST, _LORA_OF_PEAK = 8.0, 1.15, 0.40
+_RIVAL_REPEATS = 2  # a call of PyTorch's takes up to 50 times as long as ours
 _CHUNKS, _QUICK_CHUNKS = (1, 10, 100), (1,)
 _POPULATIONS, _QUICK_POPULATIONS = (10, 100, 1000), (3, 4)
 
@@ -103,9 +104,9 @@ def lora(dtype: str, settings: Settings) -> Iterator[Entry]:
                 2, 2, folder, tokens=4, blocks=2, client_blocks=1, width=8, heads=2, hidden=16,
                 vocabulary=32, rank=2, compute_dtype=dtype, peak_size=QUICK_PEAK,
             )  # fmt: skip
+        rival, note = _rival(finetune.rival, "finetune_torch", options, settings)
         exchange = finetune.CompiledExchange(options)
-        rival, note = _rival(functools.partial(finetune.rival, options), dtype, settings)
-        results = _in_turn([exchange, *rival], settings.repeats)
+        results, note = _in_turn_with(rival, exchange, note, settings.repeats)
     flops = exchange.facts["exchange_flops"]
     ours, theirs = _pair([finetune.rates(options, result, flops) for result in results])
     target = _LORA_OF_PEAK if dtype == "bfloat16" else None
@@ -202,31 +203,43 @@ def _against_torch(
     options: Options, settings: Settings
 ) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
     """The rates of rounds and of PyTorch's, or of rounds alone; and why alone."""
-    work = CompiledRound(options)
-    make = functools.partial(step.rival, options)
-    rival, note = _rival(make, options.compute_dtype, settings)
-    results = _in_turn([work, *rival], settings.repeats)
-    del work
+    rival, note = _rival(step.rival, "splitfed_torch", options, settings)
+    results, note = _in_turn_with(rival, CompiledRound(options), note, settings.repeats)
     of_each = [options, dataclasses.replace(options, rounds=1)]  # PyTorch's calls are of one round
     return *_pair([step.rates(*pair) for pair in zip(of_each, results, strict=False)]), note
 
 
-def _rival(make: Callable[[], Work], dtype: str, settings: Settings) -> tuple[list[Remote], str]:
-    """PyTorch in a process of its own, if it can be had; and else a note why not."""
+def _rival(
+    make: Callable[[Any], Work], module: str, options: Any, settings: Settings
+) -> tuple[Remote | None, str]:
+    """PyTorch in a process that imports it from now on, if there is one; and else why not."""
     if not settings.against_torch:
-        return [], "no rival"
-    if dtype != "float32":
-        return [], f"no rival in {dtype}"
+        return None, "no rival"
+    if options.compute_dtype != "float32":
+        return None, f"no rival in {options.compute_dtype}"
+    return Remote(functools.partial(make, options), [module]), ""
+
+
+def _in_turn_with(
+    rival: Remote | None, work: Work, note: str, repeats: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Times a work, in turn with a rival that can be prepared; and a note if it cannot be.
+
+    The rival computes nothing before, so that it disturbs no compilation, which tries kernels.
+    """
     try:
-        return [Remote(make)], ""
+        if rival:
+            rival.prepare()
     except RuntimeError as error:  # such as too little memory on the device for both
-        return [], f"no rival: {error}"
+        rival, note = None, f"no rival: {error}"
+    return _in_turn([work, *([rival] if rival else [])], repeats), note
 
 
 def _in_turn(works: Sequence[Work], repeats: int) -> list[dict[str, Any]]:
     """Times works in turn; afterwards their memory is free."""
+    others = _RIVAL_REPEATS if any(isinstance(work, Remote) for work in works) else None
     try:
-        return take_turns(works, repeats)
+        return take_turns(works, repeats, others)
     finally:
         for work in works:
             if isinstance(work, Remote):

@@ -71,13 +71,15 @@ def training(settings: Settings) -> Iterator[Entry]:
         )
         seconds = time.perf_counter() - began
     config = Config(**changes)
+    facts = {name: value for name, value in summary.items() if isinstance(value, str | int | float)}
+    del facts["workdir"]  # it is deleted
     yield Entry(
         f"{config.dataset}, {config.model}, {config.rounds} rounds",
         [
             Measure("test accuracy", summary["final_accuracy"], _ACCURACY),
             Measure("seconds, compilation and pictures included", seconds),
         ],
-        {"summary": {k: v for k, v in summary.items() if isinstance(v, str | int | float)}},
+        {"summary": facts},
     )
 
 

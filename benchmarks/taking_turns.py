@@ -1,5 +1,6 @@
 """Timing of alternatives in separate processes that run in turn, so that none disturbs another."""
 
+import importlib
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -23,45 +24,51 @@ class Work(Protocol):
 
 
 class Remote:
-    """A work in a separate process, which is prepared once this is made."""
+    """A work in a separate process."""
 
-    def __init__(self, make: Callable[[], Work]) -> None:
-        """Starts the process.
+    def __init__(self, make: Callable[[], Work], imports: Sequence[str] = ()) -> None:
+        """Starts the process, without waiting for it.
 
         Args:
           make: picklable function that prepares the work.
-
-        Raises:
-          RuntimeError: the work could not be prepared.
+          imports: modules that the process imports meanwhile.
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, child_pipe = context.Pipe()
-        self._process = context.Process(target=_serve, args=(make, child_pipe), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(make, imports, child_pipe), daemon=True
+        )
         self._process.start()
         child_pipe.close()  # so that the end of the process is the end of the pipe
-        self._answer()
+
+    def prepare(self) -> None:
+        """Prepares the work; returns once it is prepared.
+
+        Raises:
+          RuntimeError: it could not be prepared.
+        """
+        self._ask("prepare")
 
     @property
     def facts(self) -> dict[str, Any]:
         """Those of the work at this time."""
-        self._pipe.send("facts")
-        return self._answer()
+        return self._ask("facts")
 
     def run(self) -> float:
         """Seconds of a run in the process."""
         time.sleep(_PAUSE)
-        self._pipe.send("run")
-        return self._answer()
+        return self._ask("run")
 
     def close(self) -> None:
         """Ends the process, which frees its memory."""
         self._process.terminate()
         self._process.join()
 
-    def _answer(self) -> Any:
+    def _ask(self, what: str) -> Any:
         try:
+            self._pipe.send(what)
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise RuntimeError("a process to time ended early; its error is above") from None
 
 
@@ -75,22 +82,41 @@ def alternate(makers: Sequence[Callable[[], Work]], repeats: int) -> list[dict[s
     Returns:
       The facts of each work, with the seconds of its runs as `times`.
     """
-    works = [Remote(make) for make in makers]  # one by one, so that none disturbs another
+    works = []
+    for make in makers:  # one by one, so that none disturbs another
+        works.append(Remote(make))
+        works[-1].prepare()
     results = take_turns(works, repeats)
     for work in works:
         work.close()
     return results
 
 
-def take_turns(works: Sequence[Work], repeats: int) -> list[dict[str, Any]]:
-    """As `alternate`, of works that are prepared, here or in other processes."""
-    rounds = [[work.run() for work in works] for _ in range(repeats + 1)]
-    times = zip(*rounds[1:], strict=True)
-    return [{**work.facts, "times": [*each]} for work, each in zip(works, times, strict=True)]
+def take_turns(
+    works: Sequence[Work], repeats: int, of_others: int | None = None
+) -> list[dict[str, Any]]:
+    """As `alternate`, of works that are prepared, here or in other processes.
+
+    Args:
+      works: to run in turn.
+      repeats: timed runs of each.
+      of_others: timed runs of all but the first one, in the first turns; None for as many.
+    """
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(repeats + 1):
+        takes_part = len(works) if of_others is None or turn <= of_others else 1
+        for work, seconds in zip(works[:takes_part], times[:takes_part], strict=True):
+            seconds.append(work.run())
+    return [
+        {**work.facts, "times": seconds[1:]} for work, seconds in zip(works, times, strict=True)
+    ]
 
 
-def _serve(make: Callable[[], Work], pipe: Connection) -> None:
-    """Prepares a work, then runs it or tells its facts, as often as asked."""
+def _serve(make: Callable[[], Work], imports: Sequence[str], pipe: Connection) -> None:
+    """Prepares a work once asked, then runs it or tells its facts, as often as asked."""
+    for name in imports:
+        importlib.import_module(name)
+    pipe.recv()
     work = make()
     pipe.send(None)
     while True:
