@@ -158,11 +158,22 @@ def test_gradients_equal_products_of_codes(name: str) -> None:
         np.testing.assert_allclose(actual.params["params"]["bias"], expected, rtol=1e-6)
 
 
+# Forms of another platform run here too, but a GPU may multiply the int8 of TPUs wrongly.
+every_platform = pytest.mark.parametrize(
+    "platform",
+    [
+        "cpu",
+        "gpu",
+        pytest.param(
+            "tpu", marks=pytest.mark.skipif("jax.default_backend() == 'gpu'", reason="int8")
+        ),
+    ],
+)
 SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1))
 DENSE = Window((), (), (), ())
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@every_platform
 @pytest.mark.parametrize(
     ("window", "x_shape", "w_shape"),
     [
@@ -192,7 +203,7 @@ def test_long_sums_are_exact_in_every_form(
     assert max(e.max() for e in expected) > 2**24
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@every_platform
 def test_sums_beyond_int32_do_not_overflow(platform: str) -> None:
     largest = np.full((int8._INT_TERMS + 100, 1), 127, np.int8)
     with tracing_for(platform):
