@@ -10,7 +10,7 @@ from jfedsl.errors import UserError, as_text, no_effect
 
 # By flag of a stream: the flags that stand for simple expressions, and their defaults.
 SHORTHANDS: dict[str, dict[str, str]] = {
-    "smashed": {"dropout_rate": "0.2", "smashed_bits": "32"},
+    "smashed": {"dropout_rate": "0", "smashed_bits": "8"},
     "cut_gradient": {"cut_gradient_bits": "8"},
     "client_gradient": {"client_gradient_bits": "8"},
     "model_up": {"model_bits": "32"},

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
 from jfedsl.compression.expression import Call
 from jfedsl.compression.registry import LEAST_BITS
-from jfedsl.config import checks, compressors, plugins, values
+from jfedsl.config import checks, compressors, earlier_builds, plugins, values
 from jfedsl.config.adapters import has_adapters
 from jfedsl.config.algorithm_fields import STREAMS, AlgorithmFields
 from jfedsl.config.allowed import (  # fmt: skip
@@ -107,8 +106,7 @@ class Config(
     )
     dropout_rate: Shorthand = setting(
         None,
-        "Probability that an entry of the activation at the cut is not sent. Default 0.2 "
-        "with an algorithm that compresses by default, else 0.",
+        "Probability that an entry of the activation at the cut is not sent. Default 0.",
         DROPOUT_RATES,
     )  # fmt: skip
     quantizer: str = setting(
@@ -133,7 +131,10 @@ class Config(
         BITS,
     )
     smashed_bits: Shorthand = setting(
-        None, "Bits an entry of the activation at the cut, uplink. Default 32.", BITS
+        None,
+        "Bits an entry of the activation at the cut, uplink. Default 8 with an algorithm that "
+        "compresses by default, else off.",
+        BITS,
     )
     model_bits: Shorthand = setting(
         None, "Bits an entry of clients' model updates, uplink. Default 32.", BITS
@@ -252,8 +253,8 @@ class Config(
         return {p: compressors.read(p, text, self.clients) for p, text in self.expressions.items()}
 
     def to_json(self) -> str:
-        """All fields as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """All fields as JSON text, and which defaults of compressors None stands for."""
+        return json.dumps({**dataclasses.asdict(self), **earlier_builds.MARK}, indent=2)
 
     @classmethod
     def from_json(cls, text: str, plugin: Name = "") -> "Config":
@@ -269,24 +270,12 @@ class Config(
         try:
             fields = json.loads(text)
             known = [field.name for field in dataclasses.fields(cls)]
+            defaults = fields.pop(*earlier_builds.MARK, earlier_builds.UNMARKED)
             for name in fields:
                 if name not in known:
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
-            if plugin and isinstance(fields, dict):
+            if plugin:
                 fields["plugin"] = plugins.moved(str(fields.get("plugin", "")), plugin)
-            return _of_earlier_build(cls(**fields), fields)
-        except (TypeError, json.JSONDecodeError, RecursionError) as error:
+            return earlier_builds.meant(cls(**fields), fields, defaults)
+        except (TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error
-
-
-def _of_earlier_build(config: Config, fields: dict[str, Any]) -> Config:
-    """The config with what its algorithm did before it had the options that `fields` lack."""
-    changes: dict[str, Any] = {
-        option.name: option.before
-        for option in ALGORITHMS[config.algorithm].options
-        if option.name not in fields
-        and hasattr(config, option.name)  # not an option of a plugin's algorithm
-        and option.before is not None
-        and not option.idle(config)
-    }
-    return dataclasses.replace(config, **changes)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jfedsl import per_client
 from jfedsl.algorithms.registry import ALGORITHMS
-from jfedsl.config import Config, shown
+from jfedsl.config import Config, compressors, shown
 from jfedsl.config.canonical import cut_name, idle, refuse_idle
 from jfedsl.config.cuts import parse
 from jfedsl.config.personal_fields import NONE
@@ -123,19 +123,18 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
 
 def column_values(config: Config) -> dict[str, Any]:
     """The values of `COLUMNS` in a setting; None where clients differ or an expression is set."""
+    settings = {name: getattr(config, name) for name in compressors.flags()}
+    shorthands = compressors.shorthand_values(settings, config.compress_by_default)
 
-    def number(name: str, default: str, expression: str) -> float | None:
-        if getattr(config, expression):
-            return None
-        of_clients = per_client.parse(getattr(config, name) or default)
+    def number(name: str) -> float | None:
+        of_clients = per_client.parse(shorthands[name] or "")
         return of_clients.values[0] if of_clients and len(of_clients.values) == 1 else None
 
     equal = config.prune_policy == "uniform" and len(set(config.prune_rate)) == 1
     rate = config.prune_rate[0] if equal else None
     values = (
         cut_name(config), config.aggregate_every, 0.0 if config.pruning == "none" else rate,
-        number("cut_gradient_bits", "8", "cut_gradient"), number("smashed_bits", "32", "smashed"),
-        number("dropout_rate", "0.2", "smashed"),
+        number("cut_gradient_bits"), number("smashed_bits"), number("dropout_rate"),
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -120,7 +120,7 @@ def predicted_effects(
     dropout = np.array([estimates.squared_dropout_variance(config) for config in configs])
     run_dropout = estimates.squared_dropout_variance(source.config)
     if dropout.any() and not run_dropout:
-        rate = configs[int(np.argmax(dropout > 0))].dropout_rate or "0.2"
+        rate = configs[int(np.argmax(dropout > 0))].dropout_rate
         reason = "the run of --constants had no dropout, so the bias of dropout is unknown"
         raise flag_error("dropout_rates", rate, "0", reason=reason)
     return Effects(

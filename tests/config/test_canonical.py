@@ -83,7 +83,8 @@ def test_what_is_another(change: dict[str, Any]):
         ({"algorithm": "sl", "aggregate_every": 1}, "aggregate_every=1 .*--algorithm=sl"),
         ({"algorithm": "sl", "allocation": "minmax"}, "allocation=minmax .*--algorithm=sl"),
         ({"algorithm": "sl", "quantizer": "qsgd"}, "quantizer=qsgd .*where no bits choose it"),
-        ({"cut_gradient": "none", "client_gradient_bits": 32, "bucket_size": 8}, "bucket_size=8 "),
+        ({"smashed": "none", "cut_gradient_bits": 32, "client_gradient_bits": 32, "bucket_size": 8},
+         "bucket_size=8 "),
     ],
     ids=str,
 )  # fmt: skip
