@@ -19,7 +19,7 @@ from jfedsl.run.convergence import shown, with_ratio
 from jfedsl.run.pilot import Prediction
 from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
-from jfedsl.run.storage.workdir import write_atomically
+from jfedsl.run.storage.workdir import read_summary, write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.bound_outcome import Outcome
 from jfedsl.studies.bound_prediction import PilotPlan, predictions
@@ -93,7 +93,9 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int], plan: PilotPlan)
     """
     settings = settings_of(base, sweeps, seeds)
     outcomes = measure(settings, predictions(base, settings, plan))
-    folder, text = Path(base.workdir), f"{table(outcomes, plan)}\n\n{made_by([])}"
+    runs = [config for configs in settings.runs.values() for config in configs]
+    provenance = made_by(read_summary(Path(config.workdir)) for config in runs)
+    folder, text = Path(base.workdir), f"{table(outcomes, plan)}\n\n{provenance}"
     write_atomically(folder / "table.md", text + "\n")
     panels = {
         varied: {value: _bar(outcome) for value, outcome in values.items()}
