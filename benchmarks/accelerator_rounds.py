@@ -1,5 +1,6 @@
 """Parts of `accelerator.py` about whole rounds: the targets on a card, chunks, compilation."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -105,8 +106,9 @@ def lora(dtype: str, settings: Settings) -> Iterator[Entry]:
                 vocabulary=32, rank=2, compute_dtype=dtype, peak_size=QUICK_PEAK,
             )  # fmt: skip
         rival, note = _rival(finetune.rival, "finetune_torch", options, settings)
-        exchange = finetune.CompiledExchange(options)
-        results, note = _in_turn_with(rival, exchange, note, settings.repeats)
+        with _ended(rival):
+            exchange = finetune.CompiledExchange(options)
+            results, note = _in_turn_with(rival, exchange, note, settings.repeats)
     flops = exchange.facts["exchange_flops"]
     ours, theirs = _pair([finetune.rates(options, result, flops) for result in results])
     target = _LORA_OF_PEAK if dtype == "bfloat16" else None
@@ -204,7 +206,8 @@ def _against_torch(
 ) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
     """The rates of rounds and of PyTorch's, or of rounds alone; and why alone."""
     rival, note = _rival(step.rival, "splitfed_torch", options, settings)
-    results, note = _in_turn_with(rival, CompiledRound(options), note, settings.repeats)
+    with _ended(rival):
+        results, note = _in_turn_with(rival, CompiledRound(options), note, settings.repeats)
     of_each = [options, dataclasses.replace(options, rounds=1)]  # PyTorch's calls are of one round
     return *_pair([step.rates(*pair) for pair in zip(of_each, results, strict=False)]), note
 
@@ -218,6 +221,11 @@ def _rival(
     if options.compute_dtype != "float32":
         return None, f"no rival in {options.compute_dtype}"
     return Remote(functools.partial(make, options), [module]), ""
+
+
+def _ended(rival: Remote | None) -> contextlib.AbstractContextManager[Any]:
+    """Ends the process of a rival, whatever becomes of our work."""
+    return contextlib.closing(rival) if rival else contextlib.nullcontext()
 
 
 def _in_turn_with(
@@ -236,14 +244,11 @@ def _in_turn_with(
 
 
 def _in_turn(works: Sequence[Work], repeats: int) -> list[dict[str, Any]]:
-    """Times works in turn; afterwards their memory is free."""
+    """Times works in turn; afterwards the memory of ours is free."""
     others = _RIVAL_REPEATS if any(isinstance(work, Remote) for work in works) else None
     try:
         return take_turns(works, repeats, others)
     finally:
-        for work in works:
-            if isinstance(work, Remote):
-                work.close()
         _forget()
 
 

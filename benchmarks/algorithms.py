@@ -31,7 +31,8 @@ _STEPS = flags.DEFINE_integer("steps", 10, "Exchanges in a round.", lower_bound=
 _EVERY = flags.DEFINE_integer("upload_every", 5, "Of algorithms with auxiliary heads.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed rounds of each.", lower_bound=3)
 _OFF: dict[str, Any] = {
-    "prune_kind": "none", "dropout_rate": 0.0, "cut_gradient_bits": 32, "client_gradient_bits": 32
+    "prune_kind": "none", "dropout_rate": 0.0, "smashed_bits": 32, "cut_gradient_bits": 32,
+    "client_gradient_bits": 32,
 }  # fmt: skip
 
 

@@ -95,6 +95,7 @@ def config(options: Options) -> Config:
         server_learning_rate=RATE,
         prune_kind="none",
         dropout_rate=0.0,
+        smashed_bits=32,
         cut_gradient_bits=32,
         client_gradient_bits=32,
         compute_dtype=options.compute_dtype,

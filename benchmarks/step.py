@@ -94,6 +94,7 @@ def config(options: Options) -> Config:
         prune_rate=(options.prune_rate,),
         smashed=options.smashed,
         dropout_rate=None if options.smashed else options.dropout_rate,
+        smashed_bits=None if options.smashed else 32,
         cut_gradient_bits=options.bits,
         client_gradient_bits=options.bits,
         client_chunk=options.client_chunk,

@@ -30,6 +30,7 @@ PLAIN: dict[str, Any] = {
     "aggregation": "equal",
     "prune_kind": "none",
     "dropout_rate": 0.0,
+    "smashed_bits": 32,
     "cut_gradient_bits": 32,
     "client_gradient_bits": 32,
     "momentum": 0.0,

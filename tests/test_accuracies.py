@@ -8,7 +8,7 @@ from jfedsl.run import training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 SEEDS = (0, 1, 2)
-UNCOMPRESSED = ["--dropout_rate=0", "--client_gradient_bits=32", "--cut_gradient_bits=32"]
+UNCOMPRESSED = ["--smashed_bits=32", "--client_gradient_bits=32", "--cut_gradient_bits=32"]
 
 
 def final(tmp_path, *arguments):

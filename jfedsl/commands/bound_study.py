@@ -49,7 +49,7 @@ def sweeps_of(cuts: list[str]) -> Sweeps:
         "gradient bits": {str(bits): _bits(bits) for bits in (2, 3, 4, 8, 32)},
         "dropout rate": {str(rate): _dropout_rate(rate) for rate in (0, 0.1, 0.2, 0.4, 0.6)},
         "together": {
-            "none": {**_prune_rate(0), **_bits(32), **_dropout_rate(0)},
+            "none": {**_prune_rate(0), **_bits(32), **_dropout_rate(0), "smashed_bits": 32},
             "all": {**_prune_rate(0.3), **_bits(8), **_dropout_rate(0.2)},
         },
     }

@@ -10,6 +10,7 @@ from jfedsl.config.algorithm_fields import STREAMS
 from jfedsl.config.allowed import NamesOf, OneOf
 from jfedsl.config.cuts import parse
 from jfedsl.config.data_fields import CLIENTS
+from jfedsl.config.earlier_builds import DEFAULTS, NOW
 from jfedsl.config.idle import idle
 from jfedsl.errors import UserError, no_effect
 from jfedsl.files.paths import Name
@@ -81,6 +82,8 @@ def recorded(text: str, plugin: Name = "") -> Config:
     except (ValueError, TypeError, AttributeError, RecursionError):
         return Config.from_json(text, plugin)
     known = {name: value for name, value in values.items() if name not in foreign}
+    if {"smashed", "algorithm"} & foreign.keys():
+        known[DEFAULTS] = NOW  # what they left to defaults is not known here
     config = Config.from_json(json.dumps(known))
     for name, value in foreign.items():
         object.__setattr__(config, name, tuple(value) if isinstance(value, list) else value)

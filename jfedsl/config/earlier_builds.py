@@ -6,11 +6,23 @@ from typing import Any
 
 from jfedsl.algorithms.registry import ALGORITHMS
 
-# Written with every config: the number of the defaults of compressors. Defaults 1 had no number.
-MARK = {"defaults": 2}
-UNMARKED = 1
-# Defaults 1, where an algorithm compresses by default; all other shorthands are as they were.
-_DEFAULTS_1 = {"dropout_rate": "0.2", "smashed_bits": "32"}
+DEFAULTS = "defaults"  # in a config's JSON: the number of the defaults of compressors
+NOW = 2
+_FIRST = 1  # these were written without a number
+# The first ones, where an algorithm compresses by default; all other shorthands are as they were.
+_FIRST_DEFAULTS = {"dropout_rate": "0.2", "smashed_bits": "32"}
+
+
+def defaults_of(fields: dict[str, Any]) -> int:
+    """Takes the number of the defaults of compressors out of what was written.
+
+    Raises:
+      TypeError: a later build wrote it.
+    """
+    number = fields.pop(DEFAULTS, _FIRST)
+    if number not in (_FIRST, NOW):
+        raise TypeError(f"its defaults are {number!r}, and this build knows {_FIRST} and {NOW}")
+    return int(number)
 
 
 def meant(config: Any, fields: Mapping[str, Any], defaults: int) -> Any:
@@ -19,7 +31,7 @@ def meant(config: Any, fields: Mapping[str, Any], defaults: int) -> Any:
     Args:
       config: a `Config`, as this build reads `fields`.
       fields: as they were written.
-      defaults: number of the defaults of compressors, or `UNMARKED`.
+      defaults: number of the defaults of compressors, see `defaults_of`.
     """
     changes: dict[str, Any] = {
         option.name: option.before
@@ -29,7 +41,7 @@ def meant(config: Any, fields: Mapping[str, Any], defaults: int) -> Any:
         and option.before is not None
         and not option.idle(config)
     }
-    if defaults == UNMARKED and config.compress_by_default and not config.smashed:
-        absent = (name for name in _DEFAULTS_1 if getattr(config, name) is None)
-        changes |= {name: _DEFAULTS_1[name] for name in absent}
+    if defaults == _FIRST and config.compress_by_default and not config.smashed:
+        left_out = (name for name in _FIRST_DEFAULTS if name in fields and fields[name] is None)
+        changes |= {name: _FIRST_DEFAULTS[name] for name in left_out}
     return dataclasses.replace(config, **changes)

@@ -254,7 +254,8 @@ class Config(
 
     def to_json(self) -> str:
         """All fields as JSON text, and which defaults of compressors None stands for."""
-        return json.dumps({**dataclasses.asdict(self), **earlier_builds.MARK}, indent=2)
+        fields = {**dataclasses.asdict(self), earlier_builds.DEFAULTS: earlier_builds.NOW}
+        return json.dumps(fields, indent=2)
 
     @classmethod
     def from_json(cls, text: str, plugin: Name = "") -> "Config":
@@ -269,13 +270,15 @@ class Config(
         """
         try:
             fields = json.loads(text)
+            if not isinstance(fields, dict):
+                raise TypeError("it has no settings with names")
             known = [field.name for field in dataclasses.fields(cls)]
-            defaults = fields.pop(*earlier_builds.MARK, earlier_builds.UNMARKED)
+            defaults = earlier_builds.defaults_of(fields)
             for name in fields:
                 if name not in known:
                     raise TypeError(f"there is no setting {name}{close_to(name, known)}")
             if plugin:
                 fields["plugin"] = plugins.moved(str(fields.get("plugin", "")), plugin)
             return earlier_builds.meant(cls(**fields), fields, defaults)
-        except (TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+        except (TypeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"not a config of this program: {error}") from error

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jfedsl.compression.expression import Call
 from jfedsl.config import Config, shown
 from jfedsl.planner.estimates import Estimates
 from jfedsl.planner.predictions import Predictions
@@ -48,8 +49,9 @@ def notes_of(
     for name in ("outage_snr_db", "deadline_s"):
         if (value := getattr(config, name)) is not None:
             beyond.append(f"{name}={value} (the bound assumes that no participant fails)")
-    if config.expressions["smashed"] != run.expressions["smashed"] and config.smashed_bits:
-        beyond.append(f"smashed_bits={config.smashed_bits} (its error is taken to be the run's)")
+    if _rounding(config) != _rounding(run):
+        smashed = config.expressions["smashed"]
+        beyond.append(f"smashed={smashed} (all but dropout is taken to err as in the run)")
     smoothness = float(predicted.step_size[chosen]) * float(np.asarray(source.constants.beta))
     if smoothness > 1 + 1e-5:
         beyond.append(f"gamma * beta = {smoothness:.3g} (above 1)")
@@ -60,3 +62,8 @@ def notes_of(
     if beyond:
         notes.append(f"a heuristic here, beyond the theorem: {', '.join(beyond)}")
     return notes
+
+
+def _rounding(config: Config) -> list[Call]:
+    """The compressors of the activation, but for dropout."""
+    return [call for call in config.compressors["smashed"] if call.name != "dropout"]

@@ -100,6 +100,7 @@ def predicted_effects(
     - q is that of Gaussian vectors, see `estimates.estimate`.
     - eps_d is proportional to (d / (1 - d))^2, with d the dropout rate: to second order the bias is
       proportional to the variance that dropout gives an activation, d / (1 - d) times its square.
+      Without dropout it is the run's, of the activation's other compressors.
 
     Args:
       source: the measured run.
@@ -120,14 +121,16 @@ def predicted_effects(
     dropout = np.array([estimates.squared_dropout_variance(config) for config in configs])
     run_dropout = estimates.squared_dropout_variance(source.config)
     if dropout.any() and not run_dropout:
-        rate = configs[int(np.argmax(dropout > 0))].dropout_rate
+        first = configs[int(np.argmax(dropout > 0))]
         reason = "the run of --constants had no dropout, so the bias of dropout is unknown"
-        raise flag_error("dropout_rates", rate, "0", reason=reason)
+        if first.smashed:
+            raise flag_error("smashed", first.smashed, "without dropout", reason=reason)
+        raise flag_error("dropout_rates", first.dropout_rate, "0", reason=reason)
     return Effects(
         rho=np.asarray(masks.rho),
         phi=np.minimum(factor * pruned_everywhere, 1.0),
         chi=np.where(coverage < 1, run.chi, 0.0),
         q=estimated.q,
-        eps_d=np.asarray(run.eps_d) * (dropout / run_dropout if run_dropout else dropout),
+        eps_d=run.eps_d * (dropout / run_dropout if run_dropout else np.ones_like(dropout)),
         coverage=np.where(coverage > 0, coverage, 1.0),  # 0 where a setting is impossible
     )

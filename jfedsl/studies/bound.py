@@ -22,7 +22,7 @@ from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import read_summary, write_atomically
 from jfedsl.run.training import train_setting
 from jfedsl.studies.bound_outcome import Outcome
-from jfedsl.studies.bound_prediction import PilotPlan, predictions
+from jfedsl.studies.bound_prediction import PILOT, PilotPlan, predictions
 from jfedsl.studies.bound_settings import Settings, Sweeps, settings_of
 from jfedsl.studies.bound_tables import table
 from jfedsl.studies.provenance import made_by
@@ -93,9 +93,9 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int], plan: PilotPlan)
     """
     settings = settings_of(base, sweeps, seeds)
     outcomes = measure(settings, predictions(base, settings, plan))
-    runs = [config for configs in settings.runs.values() for config in configs]
-    provenance = made_by(read_summary(Path(config.workdir)) for config in runs)
-    folder, text = Path(base.workdir), f"{table(outcomes, plan)}\n\n{provenance}"
+    folder = Path(base.workdir)
+    runs = [Path(config.workdir) for configs in settings.runs.values() for config in configs]
+    text = f"{table(outcomes, plan)}\n\n{made_by(map(read_summary, [folder / PILOT, *runs]))}"
     write_atomically(folder / "table.md", text + "\n")
     panels = {
         varied: {value: _bar(outcome) for value, outcome in values.items()}

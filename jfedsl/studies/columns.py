@@ -29,9 +29,11 @@ def metric_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
 
 def test_columns(tasks: Sequence[TaskRecord]) -> dict[str, Column]:
     """Columns of the test set, by their titles, for tasks that are judged on a validation set."""
-    tests = [task._replace(split="test") for task in tasks if task.split != "test"]
-    entries = {test.title: TaskRecord.final(test.tested) for test in tests}
-    return {title: partial(_entry, entry) for title, entry in entries.items()}
+    columns: dict[str, Column] = {}
+    for test in (task._replace(split="test") for task in tasks if task.split != "test"):
+        columns[test.title] = partial(_entry, TaskRecord.final(test.tested))
+        columns[f"{test.title}, deployed"] = partial(_entry, TaskRecord.final(test.columns[2]))
+    return columns
 
 
 def _entry(name: str, summary: Mapping[str, Any]) -> float | None:

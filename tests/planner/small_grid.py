@@ -29,4 +29,5 @@ def base(**changes: Any) -> Config:
 
 def source(**changes: Any) -> MeasuredRun:
     """A measured run of the same problem in which masks leave 0.3 of the weights to nobody."""
-    return MeasuredRun(base(**changes), CONSTANTS, Effects(phi=0.01, eps_d=0.02), 0.3)
+    eps_d = 0.02 if "dropout_rate" in changes else 0.0
+    return MeasuredRun(base(**changes), CONSTANTS, Effects(phi=0.01, eps_d=eps_d), 0.3)

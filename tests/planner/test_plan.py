@@ -99,6 +99,22 @@ def test_dropout_needs_constants_of_a_run_with_dropout(plan: Plan):
         predicted_effects(source(), plan.estimates, dropped)
     effects = predicted_effects(source(dropout_rate="0.2"), plan.estimates, dropped)
     np.testing.assert_allclose(effects.eps_d, 0.02 * 16, rtol=1e-6)  # (1 / 0.25)^2
+    rounded = source()._replace(effects=Effects(eps_d=0.02))
+    effects = predicted_effects(rounded, plan.estimates, plan.configs)
+    np.testing.assert_array_equal(effects.eps_d, [0.02] * 4)  # of what else compresses
+    chain = {"dropout_rate": None, "smashed_bits": None, "smashed": "dropout(0.5)|uniform(8)"}
+    dropped = [dataclasses.replace(c, **chain) for c in plan.configs]  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--smashed must be without dropout, not dropout"):
+        predicted_effects(source(), plan.estimates, dropped)
+
+
+@pytest.mark.parametrize(
+    ("bits", "note"), [(32, ""), (None, "smashed=uniform(8,bucket=512) (all but dropout is ")]
+)
+def test_a_note_says_that_the_run_rounded_its_activation_otherwise(bits: int | None, note: str):
+    made = make(base(smashed_bits=bits), axes(base(), SMALL), source(), Goal(target=1.0))
+    notes = " ".join(made.notes)
+    assert note in notes and ("smashed=" in notes) == bool(note)
 
 
 def test_the_flags_describe_the_choice(tmp_path: Path, plan: Plan, capsys: pytest.CaptureFixture):

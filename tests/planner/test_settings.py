@@ -8,7 +8,14 @@ import pytest
 from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.planner.plan import Goal
-from jfedsl.planner.settings import axes, check_budgets, config_grid, flag_file, measured_rounds
+from jfedsl.planner.settings import (
+    axes,
+    check_budgets,
+    column_values,
+    config_grid,
+    flag_file,
+    measured_rounds,
+)
 from planner.small_grid import SMALL, base
 
 
@@ -28,6 +35,14 @@ def configs() -> list[Config]:
 def test_bad_lists_are_refused(texts: dict[str, list[str]], message: str):
     with pytest.raises(UserError, match=message):
         axes(base(), texts)
+
+
+def test_columns_have_the_defaults_of_the_algorithm():
+    names = ("cut_gradient_bits", "smashed_bits", "dropout_rate")
+    defaults = base(**dict.fromkeys((*names, "client_gradient_bits")))
+    assert tuple(column_values(defaults).values())[-3:] == (8, 8, 0)
+    other = base(algorithm="sfl_v2", **dict.fromkeys((*names, "client_gradient_bits")))
+    assert tuple(column_values(other).values())[-3:] == (32, 32, 0)
 
 
 def test_impossible_settings_are_refused():

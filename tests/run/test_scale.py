@@ -40,7 +40,7 @@ ALL: list[list[int] | None] = [None, [1, 2], [2, 2]]
 
 # Uncompressed: a sum in another order may bring an entry to another level of a quantizer.
 EXACT: dict[str, Any] = {
-    "dropout_rate": 0.0, "cut_gradient_bits": 32, "client_gradient_bits": 32,
+    "smashed_bits": 32, "cut_gradient_bits": 32, "client_gradient_bits": 32,
 }  # fmt: skip
 
 # Runs on meshes. 5 participants on 2 or 4 devices leave padding slots.
@@ -180,7 +180,7 @@ def test_any_mesh_trains_as_one_device_does_in_every_way(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {}, {"client_optimizer_state": "average"},
-    {"participants": 3, "dropout_rate": None, "smashed": "feedback(topk(0.3))"},
+    {"participants": 3, "smashed_bits": None, "smashed": "feedback(topk(0.3))"},
 ])  # fmt: skip
 def test_a_run_whose_cuts_change_is_that_on_one_device(changes: dict[str, Any]) -> None:
     case = {"config": {**PLAIN, **CHOOSES, **changes}, "devices": [1, 2]}

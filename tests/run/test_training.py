@@ -585,7 +585,7 @@ def test_workdir_that_cannot_be_made(tmp_path):
 
 def test_init_from_starts_from_the_merged_model_at_any_cut(finished, tmp_path, monkeypatch):
     workdir = tmp_path / "fine-tuned"
-    light = {**DENSE, "dropout_rate": 0.0, "cut_gradient_bits": 32}
+    light = {**DENSE, "dropout_rate": 0.0, "smashed_bits": 32, "cut_gradient_bits": 32}
     other = {**light, "client_gradient_bits": 32, "model_bits": 32, "network": "none"}
     config = small(workdir, **other, init_from=str(finished[0]), cut="dense2", rounds=1)
     train(config)

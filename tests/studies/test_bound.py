@@ -51,7 +51,7 @@ def test_settings_that_agree_are_trained_once_and_divergence_is_a_result(
     assert (tmp_path / "bound.png").read_bytes().startswith(b"\x89PNG")
     rows = {line.split(" |")[0]: line for line in text.splitlines()}
     assert rows["| rate 1e30"].count("nan") == 9, "terms of a run that diverged"
-    assert "- 1 run: commit" in text, "what diverged has no summary"
+    assert "- 2 runs: commit" in text, "of the pilot and a setting; what diverged has no summary"
     assert "|  |  |  | diverged (1) |  |  |" in text
     assert text.splitlines()[2].endswith(" |") and "(1) |" in text.splitlines()[2]
     conduct(base(tmp_path), sweeps, (0,), PLAN)

@@ -89,7 +89,10 @@ def test_with_a_validation_set_tables_have_the_test_too(tmp_path: Path) -> None:
     one = Study(base, {"dense": {}}, (0, 1))
     (outcome,) = made(one, tmp_path).outcomes(one)
     head, _, row = table([outcome], {}).splitlines()
-    assert head == "| setting | validation accuracy | deployed | test accuracy |"
+    assert (
+        head
+        == "| setting | validation accuracy | deployed | test accuracy | test accuracy, deployed |"
+    )
     known = [summary for summary in outcome.summaries if summary]
     values, judged = (
         mean_and_range([summary[name] for summary in known])
