@@ -16,7 +16,7 @@ from accelerator_worker import Settings
 from jfedsl import Config, train
 
 _ROOT = Path(__file__).parents[1]
-# Of the main job; three seeds end between 0.972 and 0.989 on a CPU (docs/results.md).
+# Of the main job; on a CPU five seeds of its setting end between 0.972 and 0.986 (docs/results.md).
 _ACCURACY = 0.97
 _QUICK_RUN: dict[str, Any] = {
     "model": "mlp", "norm": "none", "clients": 3, "rounds": 2, "eval_every": 2

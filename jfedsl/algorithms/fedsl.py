@@ -1,4 +1,4 @@
-"""Federated split learning with pruning, dropout at the cut and quantized gradients.
+"""Federated split learning with pruning, compressed activations and quantized gradients.
 
 With all compression off this is parallel split federated learning: one server-side model, updated
 at every exchange, and client-side models averaged every I rounds. The scheme follows the abstract

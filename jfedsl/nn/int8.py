@@ -6,8 +6,8 @@ array is rounded to int8 codes and a scale, and products of codes are summed in 
 rounded stochastically, so that gradients are unbiased given the rounded `x` and `w`.
 
 On CPUs and GPUs codes are multiplied as float32, in sums too short for float32 to round: the same
-sums to the bit. On a CPU XLA takes more time for int8. On a GPU it gives twice the sum wherever its
-Triton kernel takes 16 terms at a time, for an instruction of 32 (jax 0.11.2 on an H200, CUDA 13.0).
+sums to the bit. On a CPU XLA takes more time for int8. On a GPU its int8 products may be twice the
+sum (jax 0.11.2 on an H200, CUDA 13.0); docs/design/performance_gpu.md has the sizes and the cause.
 """
 
 import contextlib
