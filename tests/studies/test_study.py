@@ -98,7 +98,7 @@ def test_with_a_validation_set_tables_have_the_test_too(tmp_path: Path) -> None:
         mean_and_range([summary[name] for summary in known])
         for name in ("final_accuracy", "final_validation_accuracy")
     )
-    assert row == f"| dense | {judged} | {judged} | {values} |" and values != judged
+    assert row == f"| dense | {judged} | {judged} | {values} | {values} |" and values != judged
     _, text = report_of([tmp_path / "study"], tmp_path / "report", "title", None)
     lines = text.read_text().splitlines()
     titles = next(line for line in lines if "| test accuracy |" in line).split(" | ")
