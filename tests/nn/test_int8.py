@@ -165,7 +165,7 @@ every_platform = pytest.mark.parametrize(
         "cpu",
         "gpu",
         pytest.param(
-            "tpu", marks=pytest.mark.skipif("jax.default_backend() == 'gpu'", reason="a GPU may err")
+            "tpu", marks=pytest.mark.skipif("jax.default_backend() == 'gpu'", reason="may err")
         ),
     ],
 )
