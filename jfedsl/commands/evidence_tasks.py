@@ -112,6 +112,9 @@ class Evidence:
         """
         folder = self.results / name
         if name in BOUNDS:
+            if not (self.workdir / name / study.TABLE).exists():
+                raise UserError(f"{self.workdir / name} is not the folder of a finished study")
+            bound_study.main(*self._parsed(name, bound_study))  # its table names this command
             _copy_files(self.workdir / name, folder)
         else:
             one, result = self.study(name), self.result(name)
@@ -198,8 +201,6 @@ def _differences(one: Study, record: Record, again: Record) -> list[str]:
 
 def _copy_files(source: Path, target: Path) -> None:
     """Copies the tables and figures of a folder, without its folders of runs."""
-    if not (source / study.TABLE).exists():
-        raise UserError(f"{source} is not the folder of a finished study")
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and not file.name.startswith("."):
