@@ -41,7 +41,7 @@ def test_cases_and_values_are_combined(tmp_path: Path):
     assert grid(base(tmp_path), [], []) == {"base": {}}
     expression = "smashed=none topk(0.2)|uniform(8) 1/8"
     with pytest.raises(UserError, match="setting 'smashed=1/8'"):
-        grid(plain(workdir=str(tmp_path), dropout_rate=None), [], [expression])
+        grid(plain(workdir=str(tmp_path), dropout_rate=None, smashed_bits=None), [], [expression])
 
 
 @pytest.mark.parametrize(
