@@ -45,6 +45,17 @@ def test_columns_have_the_defaults_of_the_algorithm():
     assert tuple(column_values(other).values())[-3:] == (32, 32, 0)
 
 
+def test_the_recorded_rounds_of_a_study_match_settings_with_the_flags_of_its_page():
+    table = Path(__file__).parents[2] / "experiments/results/source_claims/rounds.csv"
+    page = Path(__file__).parents[2] / "docs/guides/choosing.md"
+    assert "--smashed_bits=32" in page.read_text().partition("python experiments/plan.py")[2]
+    changes = {"model": "small", "aggregate_every": 2, "prune_kind": "channel", "smashed_bits": 32}
+    grid = {"cuts": ["pool1", "pool3"], "prune_rates": ["0", "0.75"], "bits": ["32"]}
+    settings = base(**changes, norm="group", local_steps=5)
+    known = measured_rounds(table, list(config_grid(settings, axes(settings, grid)).flat))
+    assert np.isfinite(known).all() and known[-1] < known[0], "a late cut, pruned, takes fewer"
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(UserError, match="--cut must be one of .*, not elsewhere"):
         config_grid(base(), axes(base(), {"cuts": ["dense1", "elsewhere"]}))
