@@ -244,7 +244,7 @@ def _in_turn_with(
 
 
 def _in_turn(works: Sequence[Work], repeats: int) -> list[dict[str, Any]]:
-    """Times works in turn; afterwards the memory of ours is free."""
+    """Times works in turn, and drops compiled programs."""
     others = _RIVAL_REPEATS if any(isinstance(work, Remote) for work in works) else None
     try:
         return take_turns(works, repeats, others)

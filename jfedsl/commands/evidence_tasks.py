@@ -107,6 +107,8 @@ class Evidence:
     def write(self, name: str) -> None:
         """Writes the results of a study whose runs are finished.
 
+        A bound study is finished first, if its flags changed since.
+
         Raises:
           UserError: a run is not finished.
         """

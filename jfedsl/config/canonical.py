@@ -83,7 +83,7 @@ def recorded(text: str, plugin: Name = "") -> Config:
         return Config.from_json(text, plugin)
     known = {name: value for name, value in values.items() if name not in foreign}
     if {"smashed", "algorithm"} & foreign.keys():
-        known[DEFAULTS] = NOW  # what they left to defaults is not known here
+        known.setdefault(DEFAULTS, NOW)  # what they left to defaults is not known here
     config = Config.from_json(json.dumps(known))
     for name, value in foreign.items():
         object.__setattr__(config, name, tuple(value) if isinstance(value, list) else value)

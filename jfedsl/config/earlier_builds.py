@@ -20,9 +20,9 @@ def defaults_of(fields: dict[str, Any]) -> int:
       TypeError: a later build wrote it.
     """
     number = fields.pop(DEFAULTS, _FIRST)
-    if number not in (_FIRST, NOW):
+    if type(number) is not int or number not in (_FIRST, NOW):
         raise TypeError(f"its defaults are {number!r}, and this build knows {_FIRST} and {NOW}")
-    return int(number)
+    return number
 
 
 def meant(config: Any, fields: Mapping[str, Any], defaults: int) -> Any:

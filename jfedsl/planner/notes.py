@@ -51,7 +51,9 @@ def notes_of(
             beyond.append(f"{name}={value} (the bound assumes that no participant fails)")
     if _rounding(config) != _rounding(run):
         smashed = config.expressions["smashed"]
-        beyond.append(f"smashed={smashed} (all but dropout is taken to err as in the run)")
+        beyond.append(
+            f"smashed={smashed} (its bias is taken from the run, scaled by dropout alone)"
+        )
     smoothness = float(predicted.step_size[chosen]) * float(np.asarray(source.constants.beta))
     if smoothness > 1 + 1e-5:
         beyond.append(f"gamma * beta = {smoothness:.3g} (above 1)")

@@ -100,7 +100,8 @@ def predicted_effects(
     - q is that of Gaussian vectors, see `estimates.estimate`.
     - eps_d is proportional to (d / (1 - d))^2, with d the dropout rate: to second order the bias is
       proportional to the variance that dropout gives an activation, d / (1 - d) times its square.
-      Without dropout it is the run's, of the activation's other compressors.
+      If the measured run had no dropout, it is that run's own, of the activation's other
+      compressors. If it had, a setting without dropout has none.
 
     Args:
       source: the measured run.
