@@ -51,9 +51,7 @@ def notes_of(
             beyond.append(f"{name}={value} (the bound assumes that no participant fails)")
     if _rounding(config) != _rounding(run):
         smashed = config.expressions["smashed"]
-        beyond.append(
-            f"smashed={smashed} (its bias is taken from the run, scaled by dropout alone)"
-        )
+        beyond.append(f"smashed={smashed} (its bias is that of the run, scaled by dropout)")
     smoothness = float(predicted.step_size[chosen]) * float(np.asarray(source.constants.beta))
     if smoothness > 1 + 1e-5:
         beyond.append(f"gamma * beta = {smoothness:.3g} (above 1)")

@@ -109,7 +109,7 @@ def test_dropout_needs_constants_of_a_run_with_dropout(plan: Plan):
 
 
 @pytest.mark.parametrize(
-    ("bits", "note"), [(32, ""), (None, "smashed=uniform(8,bucket=512) (its bias is taken from ")]
+    ("bits", "note"), [(32, ""), (None, "smashed=uniform(8,bucket=512) (its bias is that of ")]
 )
 def test_a_note_says_that_the_run_rounded_its_activation_otherwise(bits: int | None, note: str):
     made = make(base(smashed_bits=bits), axes(base(), SMALL), source(), Goal(target=1.0))
