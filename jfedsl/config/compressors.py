@@ -1,6 +1,7 @@
 """Flags that compress streams: expressions, and the shorthands for simple ones."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from jfedsl import per_client
 from jfedsl.compression.expression import Call, Constraints, ExpressionError, parse
@@ -26,6 +27,11 @@ def flags() -> list[str]:
 def shorthands() -> list[str]:
     """Names of the flags that stand for simple expressions."""
     return [name for names in SHORTHANDS.values() for name in names]
+
+
+def settings_of(config: Any) -> dict[str, str | None]:
+    """The values of all these flags in a `Config`, which is defined by means of this."""
+    return {name: getattr(config, name) for name in flags()}
 
 
 def shorthand_values(

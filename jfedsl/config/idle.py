@@ -86,7 +86,7 @@ def _flags(algorithm: Algorithm) -> set[str]:
 
 def _quantizes(config: Any) -> bool:
     """Whether `--quantizer` is that of any stream."""
-    settings = {name: getattr(config, name) for name in compressors.flags()}
+    settings = compressors.settings_of(config)
     expressions = (
         compressors.expression(flag, settings, "?", 1, config.compress_by_default)
         for flag in STREAMS

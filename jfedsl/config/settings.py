@@ -243,7 +243,7 @@ class Config(
     @property
     def expressions(self) -> dict[str, str]:
         """What compresses each stream, by the flag for it."""
-        settings = {name: getattr(self, name) for name in compressors.flags()}
+        settings = compressors.settings_of(self)
         arguments = (settings, self.quantizer, self.bucket_size, self.compress_by_default)
         return {flag: compressors.expression(flag, *arguments) for flag in STREAMS}
 

@@ -123,7 +123,7 @@ def config_grid(base: Config, lists: list[list[Changes]]) -> np.ndarray:
 
 def column_values(config: Config) -> dict[str, Any]:
     """The values of `COLUMNS` in a setting; None where clients differ or an expression is set."""
-    settings = {name: getattr(config, name) for name in compressors.flags()}
+    settings = compressors.settings_of(config)
     shorthands = compressors.shorthand_values(settings, config.compress_by_default)
 
     def number(name: str) -> float | None:
