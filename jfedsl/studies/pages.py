@@ -6,7 +6,8 @@ A document has blocks
     <!-- end of results -->
 
 Between these lines stands the table of means of the study `methods`, with these columns and rows;
-columns or rows that are left out are all. Other tables are `pairs`, `claims` and `rates`.
+columns or rows that are left out are all. Other tables are `pairs`, `claims` and `rates`, and of a
+study of the bound `ranks`.
 """
 
 import re
@@ -21,6 +22,7 @@ _KINDS = {
     "pairs": "| setting | ",
     "claims": "| claim | ",
     "rates": "| setting | tries",
+    "ranks": "| varied | ",
 }
 _BLOCK = re.compile(
     r"(<!-- results (?P<study>\w+): (?P<kind>\w+)(?P<rest>[^>]*?) -->\n).*?"

@@ -27,6 +27,10 @@ Means over seeds.
 | --- | --- | --- |
 | plain | 0.1: 0.8 | 0.1 |
 
+| varied | Spearman |
+| --- | --- |
+| cut | 1 |
+
 - Command: x
 """
 
@@ -65,6 +69,7 @@ def block(asked: str, *lines: str) -> str:
             ["| setting | tries: rate | chosen |", "| --- | --- | --- |",
              "| plain | 0.1: 0.8 | 0.1 |"],
         ),
+        ("some: ranks", ["| varied | Spearman |", "| --- | --- |", "| cut | 1 |"]),
     ],
 )  # fmt: skip
 def test_a_block_gets_its_table(asked: str, lines: list[str], results: Path) -> None:
