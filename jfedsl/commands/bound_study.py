@@ -12,7 +12,7 @@ from absl import flags
 
 from jfedsl.config import Config
 from jfedsl.run.script import run
-from jfedsl.studies.bound import conduct
+from jfedsl.studies.bound import BoundStudy, conduct
 from jfedsl.studies.bound_prediction import PilotPlan
 from jfedsl.studies.bound_settings import Sweeps
 from jfedsl.studies.configs import Changes, seeds_of
@@ -58,10 +58,19 @@ def sweeps_of(cuts: list[str]) -> Sweeps:
     return sweeps
 
 
+def study_of(config: Config, given: flags.FlagValues) -> BoundStudy:
+    """The study that the flags ask for.
+
+    Raises:
+      UserError: a seed is no seed.
+    """
+    plan = PilotPlan(given.pilot_rounds, given.pilot_seed)
+    return BoundStudy(config, sweeps_of(given.cuts), seeds_of(given.seeds), plan)
+
+
 def main(config: Config, given: flags.FlagValues) -> None:
     """Predicts and trains all settings and prints the table."""
-    plan = PilotPlan(given.pilot_rounds, given.pilot_seed)
-    conduct(config, sweeps_of(given.cuts), seeds_of(given.seeds), plan)
+    conduct(study_of(config, given))
 
 
 def start() -> None:

@@ -15,7 +15,9 @@ from jfedsl.config.flags import define_flags, from_flags
 from jfedsl.errors import UserError, flag_error
 from jfedsl.run.presets import presets
 from jfedsl.run.storage.workdir import write_atomically
-from jfedsl.studies import study
+from jfedsl.studies import bound, study
+from jfedsl.studies.bound import BoundStudy
+from jfedsl.studies.bound_prediction import CONSTANTS, PREDICTED
 from jfedsl.studies.configs import run_configs
 from jfedsl.studies.records import Known, Record
 from jfedsl.studies.rounds_table import ROUNDS, rounds_table
@@ -64,6 +66,10 @@ class Evidence:
         config, given = self._parsed(name, cases_study)
         return cases_study.study_of(config, given)
 
+    def bound_study(self, name: str) -> BoundStudy:
+        """The study of the bound in a file."""
+        return bound_study.study_of(*self._parsed(name, bound_study))
+
     def known(self, name: str, trains: bool = True) -> Known:
         """Where records of a study come from."""
         return study.read_known(self.results / name, trains)
@@ -75,7 +81,7 @@ class Evidence:
     def _refusal(self, name: str) -> str:
         try:
             if name in BOUNDS:
-                self._parsed(name, bound_study)
+                self.bound_study(name)
             else:
                 study.check(self.study(name))
         except UserError as error:
@@ -95,7 +101,7 @@ class Evidence:
     def do(self, step: str, task: Task) -> None:
         """Trains the runs of a task that are not finished."""
         if task.study in BOUNDS:
-            bound_study.main(*self._parsed(task.study, bound_study))
+            self._train_bounds(task.study)
             return
         one, known = self.study(task.study), self.known(task.study)
         if step == "tune":
@@ -105,24 +111,33 @@ class Evidence:
             study.train(one, tries, known, [task.setting])
 
     def write(self, name: str) -> None:
-        """Writes the results of a study whose runs are finished.
-
-        A bound study is finished first, if its flags changed since.
+        """Writes the results of a study whose runs are finished or recorded.
 
         Raises:
-          UserError: a run is not finished.
+          UserError: a run is neither.
         """
         folder = self.results / name
         if name in BOUNDS:
-            if not (self.workdir / name / study.TABLE).exists():
-                raise UserError(f"{self.workdir / name} is not the folder of a finished study")
-            bound_study.main(*self._parsed(name, bound_study))  # its table names this command
-            _copy_files(self.workdir / name, folder)
+            bound.write(self.bound_study(name), self._bounds(name), folder)
+            if (constants := self.workdir / name / CONSTANTS).exists():
+                shutil.copyfile(constants, folder / CONSTANTS)
         else:
             one, result = self.study(name), self.result(name)
             study.write(one, result, folder)
             if rounds := rounds_table(one, result.outcomes(one)):
                 write_atomically(folder / ROUNDS, rounds)
+
+    def _train_bounds(self, name: str) -> None:
+        try:
+            self._bounds(name)
+        except UserError:  # it is not finished
+            bound.train(self.bound_study(name), self.known(name))
+
+    def _bounds(self, name: str) -> bound.Result:
+        """What the runs of a study of the bound gave, of which none is trained."""
+        places = (self.workdir / name, self.results / name)
+        predicted = next((place for place in places if (place / PREDICTED).exists()), places[0])
+        return bound.read(self.bound_study(name), self.known(name, trains=False), predicted)
 
     def result(self, name: str) -> Result:
         """What the runs of a study gave, of which none is trained."""
@@ -199,14 +214,6 @@ def _differences(one: Study, record: Record, again: Record) -> list[str]:
     if record.flags == again.flags and tables[0] == tables[1]:
         return []
     return [f"recorded: {tables[0].splitlines()[-1]}", f"again:    {tables[1].splitlines()[-1]}"]
-
-
-def _copy_files(source: Path, target: Path) -> None:
-    """Copies the tables and figures of a folder, without its folders of runs."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            shutil.copyfile(file, target / file.name)
 
 
 def names_of(texts: Sequence[str]) -> list[str]:

@@ -4,69 +4,134 @@ The bound is computed twice: predicted from a pilot before anything is trained, 
 measured in the runs themselves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
+from typing import Any, NamedTuple
 
 from jfedsl.config import Config
 from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
-from jfedsl.errors import DivergedError, UserError
+from jfedsl.errors import UserError
 from jfedsl.run.assemble.shares import counted
 from jfedsl.run.convergence import shown, with_ratio
-from jfedsl.run.pilot import Prediction
+from jfedsl.run.pilot import Prediction, pilot_config
 from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
-from jfedsl.run.storage.workdir import read_summary, write_atomically
-from jfedsl.run.training import train_setting
+from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.bound_outcome import Outcome
-from jfedsl.studies.bound_prediction import PILOT, PilotPlan, predictions
+from jfedsl.studies.bound_prediction import (
+    PILOT,
+    PREDICTED,
+    PilotPlan,
+    predict_all,
+    read_predictions,
+    write_predictions,
+)
 from jfedsl.studies.bound_settings import Settings, Sweeps, settings_of
 from jfedsl.studies.bound_tables import table
 from jfedsl.studies.provenance import made_by
+from jfedsl.studies.records import Known, Record, write_records
+from jfedsl.studies.study import RECORDS, TABLE, read_known
 from jfedsl.theory.verdict import Verdict
 
 
-def measure(
-    settings: Settings, predicted: Mapping[str, Prediction]
-) -> dict[str, dict[str, Outcome]]:
-    """Trains every setting with every seed.
+class BoundStudy(NamedTuple):
+    """A study of the bound.
+
+    Attributes:
+      base: the config that all settings change; its `workdir` is the folder of the runs.
+      sweeps: what to vary.
+      seeds: of every setting.
+      plan: the pilot of the predictions.
+    """
+
+    base: Config
+    sweeps: Sweeps
+    seeds: Sequence[int]
+    plan: PilotPlan
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings; see `settings_of`, also for errors."""
+        return settings_of(self.base, self.sweeps, self.seeds)
+
+
+class Result(NamedTuple):
+    """What a study gave.
+
+    Attributes:
+      predicted: by the name of a setting, its prediction.
+      pilot: the record of the pilot.
+      records: of the runs, by the name of a setting, one for each seed.
+    """
+
+    predicted: dict[str, Prediction]
+    pilot: Record
+    records: dict[str, list[Record]]
+
+    def outcomes(self, settings: Settings) -> dict[str, dict[str, Outcome]]:
+        """By the name of what is varied: by its values, the outcomes.
+
+        Sweeps that share a setting share its outcome.
+        """
+        outcomes = {
+            name: Outcome([_report(record) for record in runs], self.predicted[name])
+            for name, runs in self.records.items()
+        }
+        return {
+            varied: {value: outcomes[name] for value, name in names.items()}
+            for varied, names in settings.names.items()
+        }
+
+
+def train(study: BoundStudy, known: Known) -> Result:
+    """Predicts the bound of all settings, and only then trains them.
 
     Called again after an interruption it goes on where it stopped.
 
     Args:
-      settings: of the study.
-      predicted: by the name of a setting, its prediction.
-
-    Returns:
-      By the name of what is varied: by its values, the outcomes. Sweeps that share a setting share
-      its outcome.
+      study: the study.
+      known: where records come from.
 
     Raises:
-      UserError: an impossible setting.
+      UserError: no folder, no measurement of constants, an impossible setting, or a folder in which
+        a setting was trained before it was predicted.
     """
-    outcomes = {
-        name: Outcome([_report(config) for config in runs], predicted[name])
+    settings = study.settings
+    predict_all(study.base, settings, study.plan)
+    return _result(study, settings, known, Path(study.base.workdir))
+
+
+def read(study: BoundStudy, known: Known, folder: Path) -> Result:
+    """What a finished study gave.
+
+    Args:
+      study: the study.
+      known: where records come from, which trains nothing.
+      folder: with its predictions.
+
+    Raises:
+      UserError: a run is neither finished nor known, or a prediction is missing.
+    """
+    return _result(study, study.settings, known, folder)
+
+
+def _result(study: BoundStudy, settings: Settings, known: Known, folder: Path) -> Result:
+    predicted = read_predictions(folder / PREDICTED, settings)
+    pilot = pilot_config(study.base, *study.plan, Path(study.base.workdir, PILOT))
+    records = {
+        name: [_record(known, name, config) for config in runs]
         for name, runs in settings.runs.items()
     }
-    return {
-        varied: {value: outcomes[name] for value, name in names.items()}
-        for varied, names in settings.names.items()
-    }
+    return Result(predicted, known.record(PILOT, pilot), records)
 
 
-def _report(config: Config) -> dict[str, Any]:
-    """The entry `convergence` of a run's summary, which is trained unless it is finished."""
-    try:
-        report: dict[str, Any] | None = train_setting(config)["convergence"]
-    except DivergedError as error:
-        if config.progress != "none":
-            print(error, flush=True)
-        return {"verdict": str(Verdict.DIVERGED)}
-    finally:
-        jax.clear_caches()  # programs that other runs share are in --compilation_cache
+def _record(known: Known, name: str, config: Config) -> Record:
+    """The record of a run, of which the bound is known unless it diverged."""
+    record = known.record(name, config)
+    if record.summary is None:
+        return record
+    report = record.summary["convergence"]
     if report is None:
         raise UserError(
             f"{config.workdir} has too few measurements; delete the folder to train again"
@@ -75,28 +140,29 @@ def _report(config: Config) -> dict[str, Any]:
         average, bound = shown(report["average"]), shown(report["bound"])
         text = f"{config.workdir}: average {average}, bound {bound}, {with_ratio(report)}"
         print(text, flush=True)
+    return record
+
+
+def _report(record: Record) -> dict[str, Any]:
+    """The entry `convergence` of a run's summary."""
+    if record.summary is None:
+        return {"verdict": str(Verdict.DIVERGED)}
+    report: dict[str, Any] = record.summary["convergence"]
     return report
 
 
-def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int], plan: PilotPlan) -> None:
-    """Predicts the bound of all settings, and only then trains them; writes tables and a figure.
+def write(study: BoundStudy, result: Result, folder: Path) -> str:
+    """Writes records, predictions, `table.md` and the figure into a folder; returns the tables.
 
-    Args:
-      base: the config that all settings change; its `workdir` is the folder of the study.
-      sweeps: what to vary.
-      seeds: of every setting.
-      plan: the pilot of the predictions.
-
-    Raises:
-      UserError: no folder, no measurement of constants, an impossible setting, or a folder in which
-        a setting was trained before it was predicted.
+    What made them follows the tables: command, commit and versions.
     """
-    settings = settings_of(base, sweeps, seeds)
-    outcomes = measure(settings, predictions(base, settings, plan))
-    folder = Path(base.workdir)
-    runs = [Path(config.workdir) for configs in settings.runs.values() for config in configs]
-    text = f"{table(outcomes, plan)}\n\n{made_by(map(read_summary, [folder / PILOT, *runs]))}"
-    write_atomically(folder / "table.md", text + "\n")
+    settings, base = study.settings, study.base
+    outcomes = result.outcomes(settings)
+    records = [result.pilot, *(record for runs in result.records.values() for record in runs)]
+    write_records(folder / RECORDS, records)
+    write_predictions(folder / PREDICTED, settings, result.predicted)
+    text = f"{table(outcomes, study.plan)}\n\n{made_by(record.summary for record in records)}"
+    write_atomically(folder / TABLE, text + "\n")
     panels = {
         varied: {value: _bar(outcome) for value, outcome in values.items()}
         for varied, values in outcomes.items()
@@ -106,7 +172,14 @@ def conduct(base: Config, sweeps: Sweeps, seeds: Sequence[int], plan: PilotPlan)
         f"{model_title(base)} on {title_of(base.dataset)}, {clients} clients, {base.rounds} rounds"
     )
     save_each(bounds(panels, title), folder / "bound", base.figure_format)
-    print(f"\n{text}")
+    return text
+
+
+def conduct(study: BoundStudy) -> None:
+    """Predicts and trains, see `train`, then writes and prints the tables; see `write`."""
+    folder = Path(study.base.workdir)
+    result = train(study, read_known(folder))
+    print(f"\n{write(study, result, folder)}")
 
 
 def _bar(outcome: Outcome) -> Bar | None:

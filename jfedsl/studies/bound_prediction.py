@@ -28,6 +28,7 @@ from jfedsl.studies.bound_settings import Settings
 PILOT = "pilot"  # folder of the pilot run
 CONSTANTS = "pilot_constants.json"  # what was measured for every setting at the pilot's models
 PREDICTED = "predicted.csv"
+_NAMED, _TOTAL, _STEEPNESS = ("varied", "value"), "predicted", "gamma_beta"  # its columns
 
 
 class PilotPlan(NamedTuple):
@@ -42,7 +43,7 @@ class PilotPlan(NamedTuple):
     seed: int
 
 
-def predictions(base: Config, settings: Settings, plan: PilotPlan) -> dict[str, Prediction]:
+def predict_all(base: Config, settings: Settings, plan: PilotPlan) -> dict[str, Prediction]:
     """Runs the pilot, predicts the bound of every setting, and writes `predicted.csv`.
 
     Called again after an interruption it goes on where it stopped.
@@ -79,7 +80,7 @@ def predictions(base: Config, settings: Settings, plan: PilotPlan) -> dict[str, 
         result[name] = predict(pilot, config, measured[keys[name]])
         if base.progress != "none":
             print(f"{name}: predicted bound {shown(result[name].total)}", flush=True)
-    _write_table(path.parent / PREDICTED, settings, result)
+    write_predictions(path.parent / PREDICTED, settings, result)
     return result
 
 
@@ -130,12 +131,18 @@ def _write(path: Path, plan: PilotPlan, measured: Mapping[str, list[Row]]) -> No
     write_atomically(path, json.dumps(content) + "\n")
 
 
-def _write_table(path: Path, settings: Settings, predicted: Mapping[str, Prediction]) -> None:
-    """Writes a row for each value that is varied, unless the file has these rows already."""
+def write_predictions(path: Path, settings: Settings, predicted: Mapping[str, Prediction]) -> None:
+    """Writes a row for each value that is varied, unless the file has these rows already.
+
+    Args:
+      path: of the file.
+      settings: of the study.
+      predicted: by the name of a setting, its prediction.
+    """
     text = io.StringIO()
     terms = next(iter(predicted.values())).shares
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["varied", "value", "predicted", *terms, "gamma_beta"])
+    writer.writerow([*_NAMED, _TOTAL, *terms, _STEEPNESS])
     for varied, names in settings.names.items():
         for value, name in names.items():
             total, shares, steepness = predicted[name]
@@ -144,3 +151,28 @@ def _write_table(path: Path, settings: Settings, predicted: Mapping[str, Predict
     # The time of the file is when the predictions were made, not when the study was resumed.
     if not path.exists() or path.read_text() != text.getvalue():
         write_atomically(path, text.getvalue())
+
+
+def read_predictions(path: Path, settings: Settings) -> dict[str, Prediction]:
+    """The predictions in a file of `write_predictions`, by the name of a setting.
+
+    Raises:
+      UserError: there is no such file, or it lacks a setting or a number.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not there; the bound was not predicted yet")
+    with open(path, newline="") as file:
+        rows = {tuple(row[name] for name in _NAMED): row for row in csv.DictReader(file)}
+    try:
+        return {
+            name: _prediction(rows[varied, value])
+            for varied, names in settings.names.items()
+            for value, name in names.items()
+        }
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} lacks predictions of this study: {error}") from None
+
+
+def _prediction(row: Mapping[str, str]) -> Prediction:
+    numbers = {name: float(text) for name, text in row.items() if name not in _NAMED}
+    return Prediction(numbers.pop(_TOTAL), shares=numbers, steepness=numbers.pop(_STEEPNESS))

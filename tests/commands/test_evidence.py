@@ -14,8 +14,12 @@ from jfedsl.commands import evidence as command
 from jfedsl.commands import evidence_tasks
 from jfedsl.commands.evidence_tasks import BOUNDS, CASES, STEPS, Evidence, Task, names_of
 from jfedsl.errors import TrainingError, UserError
+from jfedsl.run.pilot import Prediction
 from jfedsl.run.presets import presets
-from jfedsl.studies import study
+from jfedsl.studies import bound, study
+from jfedsl.studies.bound_prediction import PREDICTED, read_predictions, write_predictions
+from jfedsl.studies.records import Known, Record
+from jfedsl.theory.bound import Terms
 
 ROOT = Path(__file__).parents[2]
 FILE = """# python experiments/cases_study.py
@@ -36,6 +40,11 @@ FILE = """# python experiments/cases_study.py
 --case=pruned: --prune_rate=0.5
 --follow=plain: pruned
 """
+
+HOLDS = {
+    "verdict": "holds", "bound": 2.0, "average": 1.0, "with_one_beta": 9.0, "steepness": 0.5,
+    "terms": dict.fromkeys(Terms._fields, 0.25),
+}  # fmt: skip
 
 
 def test_every_study_has_a_file() -> None:
@@ -85,6 +94,40 @@ def test_tasks_give_results_and_recorded_runs_come_out_again(evidence: Evidence)
     recorded, again = evidence.compare(1, seed=0)
     assert recorded.startswith("recorded: | ") and again.startswith("again:    | ")
     assert recorded.split(" | ")[1:4] == again.split(" | ")[1:4]
+
+
+def test_a_study_of_the_bound_is_trained_unless_it_is_recorded(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.flags").write_text("--measure_constants_every=2\n--seeds=0\n")
+    monkeypatch.setattr(evidence_tasks, "BOUNDS", ("small",))
+    assert [list(evidence.tasks(step)) for step in STEPS] == [[], [Task("small", "")]]
+    trained: list[str] = []
+    monkeypatch.setattr(evidence_tasks.bound, "train", lambda one, _: trained.append(one.base))
+    evidence.do("train", Task("small", ""))
+    assert len(trained) == 1
+    with pytest.raises(UserError, match="predicted.csv is not there"):
+        evidence.write("small")
+
+    def recorded(one: bound.BoundStudy, known: Known, folder: Path) -> bound.Result:
+        assert folder == evidence.results / "small", "there is no other"
+        predicted = read_predictions(folder / PREDICTED, one.settings)
+        record = Record("x", {}, {"convergence": HOLDS}, [])
+        return bound.Result(predicted, record, {name: [record] for name in predicted})
+
+    settings = evidence.bound_study("small").settings
+    predicted = {name: Prediction(3.0, {"initial_gap": 3.0}, 0.5) for name in settings.configs}
+    (evidence.results / "small").mkdir(parents=True)
+    write_predictions(evidence.results / "small" / PREDICTED, settings, predicted)
+    monkeypatch.setattr(evidence_tasks.bound, "read", recorded)
+    evidence.do("train", Task("small", ""))
+    assert len(trained) == 1, "it is recorded"
+    evidence.write("small")
+    written = evidence.results / "small"
+    assert "| cut" not in (table := (written / study.TABLE).read_text())
+    assert "| prune rate 0.8 | 1 | 3 | 2 |" in table
+    assert len((written / study.RECORDS).read_text().splitlines()) == 1 + len(predicted)
+    assert (written / "bound.png").exists()
 
 
 def test_a_study_with_a_run_that_diverges_is_written(evidence: Evidence, tmp_path: Path) -> None:

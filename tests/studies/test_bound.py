@@ -1,6 +1,7 @@
 """The study of the bound: shared settings are trained once; verdicts, tables and the figure."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from jfedsl.errors import UserError
 from jfedsl.run.convergence import scope
 from jfedsl.run.pilot import Prediction
 from jfedsl.run.plots.bounds import Bar, bounds
-from jfedsl.studies.bound import conduct
+from jfedsl.studies.bound import BoundStudy, conduct, read, write
 from jfedsl.studies.bound_outcome import Outcome
 from jfedsl.studies.bound_prediction import PREDICTED, PilotPlan
 from jfedsl.studies.bound_settings import settings_of
 from jfedsl.studies.bound_tables import table
+from jfedsl.studies.study import read_known
 
 PLAN = PilotPlan(2, 1000)
 
@@ -41,7 +43,7 @@ def test_settings_that_agree_are_trained_once_and_divergence_is_a_result(
             "1e30": {"client_learning_rate": 1e30, "server_learning_rate": 1e30},
         },
     }
-    conduct(base(tmp_path), sweeps, (0,), PLAN)
+    conduct(BoundStudy(base(tmp_path), sweeps, (0,), PLAN))
     folders = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())
     assert folders == ["period_1", "pilot", "rate_1e30"], "the default period is 1"
     first, *predicted = (tmp_path / PREDICTED).read_text().splitlines()
@@ -54,8 +56,16 @@ def test_settings_that_agree_are_trained_once_and_divergence_is_a_result(
     assert "- 2 runs: commit" in text, "of the pilot and a setting; what diverged has no summary"
     assert "|  |  |  | diverged (1) |  |  |" in text
     assert text.splitlines()[2].endswith(" |") and "(1) |" in text.splitlines()[2]
-    conduct(base(tmp_path), sweeps, (0,), PLAN)
+    conduct(BoundStudy(base(tmp_path), sweeps, (0,), PLAN))
     assert (tmp_path / "table.md").read_text() == text, "resumed, nothing changes"
+    for folder in folders:
+        shutil.rmtree(tmp_path / folder)
+    study = BoundStudy(base(tmp_path), sweeps, (0,), PLAN)
+    result = read(study, read_known(tmp_path, trains=False), tmp_path)
+    assert write(study, result, tmp_path) == text.strip(), "from its records"
+    longer = study._replace(base=dataclasses.replace(study.base, rounds=4))
+    with pytest.raises(UserError, match="is not a finished run of 'period 1', which has no record"):
+        read(longer, read_known(tmp_path, trains=False), tmp_path)
 
 
 TERMS = (
@@ -150,5 +160,5 @@ def test_presets_stay_within_the_theorem(name: str):
 def test_a_wrong_cut_is_found_before_anything_is_trained(tmp_path: Path):
     sweeps = {"cut": {"dense1": {"cut": "dense1"}, "elsewhere": {"cut": "elsewhere"}}}
     with pytest.raises(UserError, match="--cut must be one of .*, not elsewhere"):
-        conduct(base(tmp_path / "study"), sweeps, (0,), PLAN)
+        conduct(BoundStudy(base(tmp_path / "study"), sweeps, (0,), PLAN))
     assert not (tmp_path / "study").exists()

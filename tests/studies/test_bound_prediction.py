@@ -11,8 +11,14 @@ from jfedsl.config import Config
 from jfedsl.errors import UserError
 from jfedsl.run import pilot as pilots
 from jfedsl.run.pilot import Pilot, Prediction
-from jfedsl.studies import bound, bound_prediction
-from jfedsl.studies.bound_prediction import CONSTANTS, PREDICTED, PilotPlan, predictions
+from jfedsl.studies import bound, bound_prediction, records
+from jfedsl.studies.bound_prediction import (
+    CONSTANTS,
+    PREDICTED,
+    PilotPlan,
+    predict_all,
+    read_predictions,
+)
 from jfedsl.studies.bound_settings import Settings, settings_of
 
 PLAN = PilotPlan(4, 1000)
@@ -55,7 +61,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_all_settings_are_predicted_and_periods_share_measurements(
     tmp_path: Path, measured: list[str]
 ):
-    result = predictions(base(tmp_path), of(base(tmp_path)), PLAN)
+    result = predict_all(base(tmp_path), of(base(tmp_path)), PLAN)
     assert {name: p.total for name, p in result.items()} == {
         "period 1": 1.0, "period 2": 2.0, "dropout 0.5": 1.5,
     }  # fmt: skip
@@ -66,6 +72,12 @@ def test_all_settings_are_predicted_and_periods_share_measurements(
         ("period", "1", "1"), ("period", "2", "2"), ("dropout", "0", "1"), ("dropout", "0.5", "1.5")
     ]  # fmt: skip
     assert rows[0]["initial_gap"] == "1" and rows[0]["gamma_beta"] == "0.5"
+    assert read_predictions(tmp_path / PREDICTED, of(base(tmp_path))) == result
+    other = settings_of(base(tmp_path), {"cut": {"dense1": {"cut": "dense1"}}}, (0,))
+    with pytest.raises(UserError, match=r"predicted.csv lacks predictions of this study: \('cut'"):
+        read_predictions(tmp_path / PREDICTED, other)
+    with pytest.raises(UserError, match="nothing.csv is not there; the bound was not predicted"):
+        read_predictions(tmp_path / "nothing.csv", other)
 
 
 def test_predictions_go_on_where_they_stopped(
@@ -81,12 +93,12 @@ def test_predictions_go_on_where_they_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(bound_prediction, "measure_setting", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            predictions(config, of(config), PLAN)
+            predict_all(config, of(config), PLAN)
     assert not (tmp_path / PREDICTED).exists()
-    predictions(config, of(config), PLAN)
+    predict_all(config, of(config), PLAN)
     assert measured == ["0.0", "0.5"], "each once"
     before = (tmp_path / PREDICTED).stat().st_mtime_ns
-    predictions(config, of(config), PLAN)
+    predict_all(config, of(config), PLAN)
     assert len(measured) == 2 and (tmp_path / PREDICTED).stat().st_mtime_ns == before
 
 
@@ -103,9 +115,9 @@ def test_everything_is_predicted_before_anything_is_trained(
         seen.append((tmp_path / PREDICTED).read_text())
         raise Trained
 
-    monkeypatch.setattr(bound, "train_setting", train_setting)
+    monkeypatch.setattr(records, "train_setting", train_setting)
     with pytest.raises(Trained):
-        bound.conduct(base(tmp_path), SWEEPS, (0, 1), PLAN)
+        bound.conduct(bound.BoundStudy(base(tmp_path), SWEEPS, (0, 1), PLAN))
     (text,) = seen
     assert len(text.splitlines()) == 1 + 4
 
@@ -115,7 +127,7 @@ def test_a_setting_that_was_trained_first_is_refused(tmp_path: Path):
     config = base(tmp_path)
     (tmp_path / "dropout_0.5" / "seed_1").mkdir(parents=True)
     with pytest.raises(UserError, match="--workdir .*seed_1 was trained before"):
-        predictions(config, of(config), PLAN)
+        predict_all(config, of(config), PLAN)
     assert not (tmp_path / CONSTANTS).exists()
 
 
@@ -123,13 +135,13 @@ def test_a_setting_that_was_trained_first_is_refused(tmp_path: Path):
 def test_the_pilot_stays_the_same_and_out_of_the_study(tmp_path: Path):
     config = base(tmp_path)
     with pytest.raises(UserError, match="--pilot_seed must be a seed .*, not 1; --seeds=0,1"):
-        predictions(config, of(config), PilotPlan(4, 1))
-    predictions(config, of(config), PLAN)
+        predict_all(config, of(config), PilotPlan(4, 1))
+    predict_all(config, of(config), PLAN)
     with pytest.raises(UserError, match="--pilot_rounds must be 4, not 8; the predictions in"):
-        predictions(config, of(config), PilotPlan(8, 1000))
+        predict_all(config, of(config), PilotPlan(8, 1000))
     with pytest.raises(UserError, match="--pilot_seed must be 1000, not 1001;"):
-        predictions(config, of(config), PilotPlan(4, 1001))
+        predict_all(config, of(config), PilotPlan(4, 1001))
     path = tmp_path / CONSTANTS
     path.write_text(path.read_text().replace("0.5", "0.6"))
     with pytest.raises(UserError, match=f"{CONSTANTS} is damaged"):
-        predictions(config, of(config), PLAN)
+        predict_all(config, of(config), PLAN)
