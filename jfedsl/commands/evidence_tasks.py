@@ -17,7 +17,6 @@ from jfedsl.run.presets import presets
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies import bound, study
 from jfedsl.studies.bound import BoundStudy
-from jfedsl.studies.bound_prediction import CONSTANTS, PREDICTED
 from jfedsl.studies.configs import run_configs
 from jfedsl.studies.records import Known, Record
 from jfedsl.studies.rounds_table import ROUNDS, rounds_table
@@ -81,7 +80,7 @@ class Evidence:
     def _refusal(self, name: str) -> str:
         try:
             if name in BOUNDS:
-                self.bound_study(name)
+                _ = self.bound_study(name).settings
             else:
                 study.check(self.study(name))
         except UserError as error:
@@ -101,7 +100,8 @@ class Evidence:
     def do(self, step: str, task: Task) -> None:
         """Trains the runs of a task that are not finished."""
         if task.study in BOUNDS:
-            self._train_bounds(task.study)
+            earlier = [self.results / task.study]
+            bound.train(self.bound_study(task.study), self.known(task.study), earlier)
             return
         one, known = self.study(task.study), self.known(task.study)
         if step == "tune":
@@ -118,26 +118,14 @@ class Evidence:
         """
         folder = self.results / name
         if name in BOUNDS:
-            bound.write(self.bound_study(name), self._bounds(name), folder)
-            if (constants := self.workdir / name / CONSTANTS).exists():
-                shutil.copyfile(constants, folder / CONSTANTS)
+            of_bound = self.bound_study(name)
+            made = bound.read(of_bound, self.known(name, trains=False), [folder])
+            bound.write(of_bound, made, folder)
         else:
             one, result = self.study(name), self.result(name)
             study.write(one, result, folder)
             if rounds := rounds_table(one, result.outcomes(one)):
                 write_atomically(folder / ROUNDS, rounds)
-
-    def _train_bounds(self, name: str) -> None:
-        try:
-            self._bounds(name)
-        except UserError:  # it is not finished
-            bound.train(self.bound_study(name), self.known(name))
-
-    def _bounds(self, name: str) -> bound.Result:
-        """What the runs of a study of the bound gave, of which none is trained."""
-        places = (self.workdir / name, self.results / name)
-        predicted = next((place for place in places if (place / PREDICTED).exists()), places[0])
-        return bound.read(self.bound_study(name), self.known(name, trains=False), predicted)
 
     def result(self, name: str) -> Result:
         """What the runs of a study gave, of which none is trained."""

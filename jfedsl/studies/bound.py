@@ -14,18 +14,18 @@ from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError
 from jfedsl.run.assemble.shares import counted
 from jfedsl.run.convergence import shown, with_ratio
-from jfedsl.run.pilot import Prediction, pilot_config
 from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.bound_outcome import Outcome
 from jfedsl.studies.bound_prediction import (
     PILOT,
-    PREDICTED,
     PilotPlan,
+    Predicted,
     predict_all,
     read_predictions,
     write_predictions,
+    write_table,
 )
 from jfedsl.studies.bound_settings import Settings, Sweeps, settings_of
 from jfedsl.studies.bound_tables import table
@@ -60,12 +60,12 @@ class Result(NamedTuple):
     """What a study gave.
 
     Attributes:
-      predicted: by the name of a setting, its prediction.
+      predicted: by the name of a setting, what was predicted for it.
       pilot: the record of the pilot.
       records: of the runs, by the name of a setting, one for each seed.
     """
 
-    predicted: dict[str, Prediction]
+    predicted: dict[str, Predicted]
     pilot: Record
     records: dict[str, list[Record]]
 
@@ -75,7 +75,7 @@ class Result(NamedTuple):
         Sweeps that share a setting share its outcome.
         """
         outcomes = {
-            name: Outcome([_report(record) for record in runs], self.predicted[name])
+            name: Outcome([_report(record) for record in runs], self.predicted[name].prediction)
             for name, runs in self.records.items()
         }
         return {
@@ -84,46 +84,51 @@ class Result(NamedTuple):
         }
 
 
-def train(study: BoundStudy, known: Known) -> Result:
+def train(study: BoundStudy, known: Known, earlier: Sequence[Path] = ()) -> Result:
     """Predicts the bound of all settings, and only then trains them.
 
-    Called again after an interruption it goes on where it stopped.
+    What is predicted, finished or known already is taken. Called again after an interruption it
+    goes on where it stopped.
 
     Args:
       study: the study.
       known: where records come from.
+      earlier: folders beside that of the study that may have predictions.
 
     Raises:
-      UserError: no folder, no measurement of constants, an impossible setting, or a folder in which
-        a setting was trained before it was predicted.
+      UserError: see `predict_all` and `settings_of`, or a run has too few measurements.
+      TrainingError: the pilot diverged, or a checkpoint cannot be written.
     """
-    settings = study.settings
-    predict_all(study.base, settings, study.plan)
-    return _result(study, settings, known, Path(study.base.workdir))
+    settings, folder = study.settings, Path(study.base.workdir)
+    predicted = predict_all(study.base, settings, study.plan, known, earlier)
+    write_table(folder, settings, predicted)
+    return _result(study, settings, known, predicted)
 
 
-def read(study: BoundStudy, known: Known, folder: Path) -> Result:
+def read(study: BoundStudy, known: Known, earlier: Sequence[Path] = ()) -> Result:
     """What a finished study gave.
 
     Args:
       study: the study.
       known: where records come from, which trains nothing.
-      folder: with its predictions.
+      earlier: folders beside that of the study that may have predictions.
 
     Raises:
-      UserError: a run is neither finished nor known, or a prediction is missing.
+      UserError: a setting has no prediction, or a run is neither finished nor known.
     """
-    return _result(study, study.settings, known, folder)
+    settings, folders = study.settings, [*earlier, Path(study.base.workdir)]
+    predicted = read_predictions(study.base, settings, study.plan, folders)
+    return _result(study, settings, known, predicted)
 
 
-def _result(study: BoundStudy, settings: Settings, known: Known, folder: Path) -> Result:
-    predicted = read_predictions(folder / PREDICTED, settings)
-    pilot = pilot_config(study.base, *study.plan, Path(study.base.workdir, PILOT))
+def _result(
+    study: BoundStudy, settings: Settings, known: Known, predicted: dict[str, Predicted]
+) -> Result:
     records = {
         name: [_record(known, name, config) for config in runs]
         for name, runs in settings.runs.items()
     }
-    return Result(predicted, known.record(PILOT, pilot), records)
+    return Result(predicted, known.record(PILOT, study.plan.config(study.base)), records)
 
 
 def _record(known: Known, name: str, config: Config) -> Record:
@@ -138,7 +143,7 @@ def _record(known: Known, name: str, config: Config) -> Record:
         )
     if config.progress != "none":
         average, bound = shown(report["average"]), shown(report["bound"])
-        text = f"{config.workdir}: average {average}, bound {bound}, {with_ratio(report)}"
+        text = f"{name}, seed {config.seed}: average {average}, bound {bound}, {with_ratio(report)}"
         print(text, flush=True)
     return record
 
@@ -160,7 +165,8 @@ def write(study: BoundStudy, result: Result, folder: Path) -> str:
     outcomes = result.outcomes(settings)
     records = [result.pilot, *(record for runs in result.records.values() for record in runs)]
     write_records(folder / RECORDS, records)
-    write_predictions(folder / PREDICTED, settings, result.predicted)
+    write_predictions(folder, result.predicted)
+    write_table(folder, settings, result.predicted)
     text = f"{table(outcomes, study.plan)}\n\n{made_by(record.summary for record in records)}"
     write_atomically(folder / TABLE, text + "\n")
     panels = {
@@ -176,7 +182,7 @@ def write(study: BoundStudy, result: Result, folder: Path) -> str:
 
 
 def conduct(study: BoundStudy) -> None:
-    """Predicts and trains, see `train`, then writes and prints the tables; see `write`."""
+    """Predicts and trains, then writes and prints the tables; see `train`, also for errors."""
     folder = Path(study.base.workdir)
     result = train(study, read_known(folder))
     print(f"\n{write(study, result, folder)}")

@@ -2,17 +2,17 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from jfedsl.config import Config
 from jfedsl.errors import UserError, flag_error
-from jfedsl.files.signed import parsed, signed, verified
 from jfedsl.run.convergence import Row, shown
 from jfedsl.run.pilot import (
     Pilot,
@@ -24,11 +24,11 @@ from jfedsl.run.pilot import (
 )
 from jfedsl.run.storage.workdir import write_atomically
 from jfedsl.studies.bound_settings import Settings
+from jfedsl.studies.records import Known, flags_of
 
 PILOT = "pilot"  # folder of the pilot run
-CONSTANTS = "pilot_constants.json"  # what was measured for every setting at the pilot's models
-PREDICTED = "predicted.csv"
-_NAMED, _TOTAL, _STEEPNESS = ("varied", "value"), "predicted", "gamma_beta"  # its columns
+PREDICTIONS = "predictions.jsonl"  # a `Predicted` a line
+PREDICTED = "predicted.csv"  # its bounds, by what is varied
 
 
 class PilotPlan(NamedTuple):
@@ -42,9 +42,31 @@ class PilotPlan(NamedTuple):
     rounds: int
     seed: int
 
+    def config(self, base: Config) -> Config:
+        """The config of the pilot of a study; its folder is in that of the study."""
+        return pilot_config(base, *self, Path(base.workdir, PILOT))
 
-def predict_all(base: Config, settings: Settings, plan: PilotPlan) -> dict[str, Prediction]:
-    """Runs the pilot, predicts the bound of every setting, and writes `predicted.csv`.
+
+class Predicted(NamedTuple):
+    """What was predicted for a setting.
+
+    Attributes:
+      setting: its name.
+      checksum: of the flags of the pilot and of the setting.
+      constants: of the setting, measured at the pilot's models.
+      prediction: the bound from them.
+    """
+
+    setting: str
+    checksum: str
+    constants: list[Row]
+    prediction: Prediction
+
+
+def predict_all(
+    base: Config, settings: Settings, plan: PilotPlan, known: Known, earlier: Sequence[Path] = ()
+) -> dict[str, Predicted]:
+    """Predicts the bound of every setting of a study that has no prediction yet.
 
     Called again after an interruption it goes on where it stopped.
 
@@ -52,36 +74,51 @@ def predict_all(base: Config, settings: Settings, plan: PilotPlan) -> dict[str, 
       base: the setting of the pilot; its `workdir` is the folder of the study.
       settings: of the study.
       plan: which pilot.
+      known: records of runs.
+      earlier: other folders that may have predictions.
 
     Returns:
       By the name of a setting, its prediction.
 
     Raises:
-      UserError: the study has the seed of the pilot, or a setting was trained without having been
-        predicted, or was predicted from another pilot.
+      UserError: the study has the seed of the pilot, a setting was trained that was not predicted
+        from this pilot, or a file of predictions is damaged.
       TrainingError: the pilot diverged.
     """
     seeds = sorted({config.seed for runs in settings.runs.values() for config in runs})
     if plan.seed in seeds:
         allowed, study = "a seed that no run of the study has", ",".join(map(str, seeds))
         raise flag_error("pilot_seed", plan.seed, allowed, reason=f"--seeds={study}")
-    path = Path(base.workdir, CONSTANTS)
-    measured = _read(path, plan)
-    keys = {name: _key(base, config) for name, config in settings.configs.items()}
-    _refuse_trained(settings, [name for name, key in keys.items() if key not in measured])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, plan, measured)
-    pilot = run_pilot(pilot_config(base, *plan, path.parent / PILOT))
-    result = {}
-    for name, config in settings.configs.items():
-        if keys[name] not in measured:
-            measured[keys[name]] = _measured(pilot, config)
-            _write(path, plan, measured)
-        result[name] = predict(pilot, config, measured[keys[name]])
-        if base.progress != "none":
-            print(f"{name}: predicted bound {shown(result[name].total)}", flush=True)
-    write_predictions(path.parent / PREDICTED, settings, result)
-    return result
+    folder = Path(base.workdir)
+    found = _found(base, settings, plan, [*earlier, folder])
+    missing = [name for name in settings.configs if name not in found]
+    _refuse_trained(settings, missing, known)
+    if missing:
+        pilot = run_pilot(plan.config(base))
+        for name in missing:
+            found[name] = _predicted(pilot, settings, name, found)
+            write_predictions(folder, found)
+            if base.progress != "none":
+                total = shown(found[name].prediction.total)
+                print(f"{name}: predicted bound {total}", flush=True)
+    return {name: found[name] for name in settings.configs}
+
+
+def _predicted(
+    pilot: Pilot, settings: Settings, name: str, found: Mapping[str, Predicted]
+) -> Predicted:
+    config = settings.configs[name]
+    rows = _shared(settings, found, config) or _measured(pilot, config)
+    return Predicted(name, _checksum(pilot.config, config), rows, predict(pilot, config, rows))
+
+
+def _shared(settings: Settings, found: Mapping[str, Predicted], config: Config) -> list[Row] | None:
+    """Constants of a setting that differs in its period alone: clients hold equal weights there."""
+    for name, one in found.items():
+        period = settings.configs[name].aggregate_every
+        if dataclasses.replace(config, aggregate_every=period) == settings.configs[name]:
+            return one.constants
+    return None
 
 
 def _measured(pilot: Pilot, config: Config) -> list[Row]:
@@ -90,89 +127,87 @@ def _measured(pilot: Pilot, config: Config) -> list[Row]:
     return rows
 
 
-def _key(base: Config, config: Config) -> str:
-    """What tells the constants of a setting from those of others: fields that the base lacks.
-
-    The period is none of them: at the pilot's models all clients hold the same weights.
-    """
-    names = [field.name for field in dataclasses.fields(Config) if field.name != "aggregate_every"]
-    values = {name: getattr(config, name) for name in names}
-    return json.dumps({k: v for k, v in values.items() if v != getattr(base, k)}, sort_keys=True)
-
-
-def _refuse_trained(settings: Settings, unpredicted: list[str]) -> None:
-    """Refuses a folder in which a setting was trained that has no prediction."""
+def _refuse_trained(settings: Settings, unpredicted: Sequence[str], known: Known) -> None:
+    """Refuses to predict settings that were trained already."""
     for name in unpredicted:
         for config in settings.runs[name]:
-            if Path(config.workdir).exists():
-                allowed = "a new folder"
-                reason = f"{config.workdir} was trained before its bound was predicted"
-                raise flag_error("workdir", Path(config.workdir).parents[1], allowed, reason=reason)
+            if Path(config.workdir).exists() or known.recorded(config):
+                folder = Path(config.workdir)
+                reason = f"{folder} was trained before its bound was predicted from this pilot"
+                raise flag_error("workdir", folder.parents[1], "a new folder", reason=reason)
 
 
-def _read(path: Path, plan: PilotPlan) -> dict[str, list[Row]]:
-    """By key, the measurements of settings so far."""
-    if not path.exists():
-        return {}
-    try:
-        content: dict[str, Any] = verified(parsed(path.read_text()))
-        was, settings = PilotPlan(*content["pilot"]), content["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; put it back or choose a new --workdir") from error
-    for field, then, now in zip(PilotPlan._fields, was, plan, strict=True):
-        if then != now:
-            reason = f"the predictions in {path.parent} are from such a pilot"
-            raise flag_error(f"pilot_{field}", now, str(then), reason=reason)
-    return dict(settings)
-
-
-def _write(path: Path, plan: PilotPlan, measured: Mapping[str, list[Row]]) -> None:
-    content = signed({"pilot": list(plan), "settings": measured})
-    write_atomically(path, json.dumps(content) + "\n")
-
-
-def write_predictions(path: Path, settings: Settings, predicted: Mapping[str, Prediction]) -> None:
-    """Writes a row for each value that is varied, unless the file has these rows already.
+def read_predictions(
+    base: Config, settings: Settings, plan: PilotPlan, folders: Iterable[Path]
+) -> dict[str, Predicted]:
+    """The predictions of a study, by the name of a setting.
 
     Args:
-      path: of the file.
+      base: the setting of the pilot.
       settings: of the study.
-      predicted: by the name of a setting, its prediction.
-    """
-    text = io.StringIO()
-    terms = next(iter(predicted.values())).shares
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_NAMED, _TOTAL, *terms, _STEEPNESS])
-    for varied, names in settings.names.items():
-        for value, name in names.items():
-            total, shares, steepness = predicted[name]
-            numbers = [total, *shares.values(), steepness]
-            writer.writerow([varied, value, *(f"{number:.6g}" for number in numbers)])
-    # The time of the file is when the predictions were made, not when the study was resumed.
-    if not path.exists() or path.read_text() != text.getvalue():
-        write_atomically(path, text.getvalue())
-
-
-def read_predictions(path: Path, settings: Settings) -> dict[str, Prediction]:
-    """The predictions in a file of `write_predictions`, by the name of a setting.
+      plan: which pilot.
+      folders: that may have predictions.
 
     Raises:
-      UserError: there is no such file, or it lacks a setting or a number.
+      UserError: a setting has none, or a file of predictions is damaged.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is not there; the bound was not predicted yet")
-    with open(path, newline="") as file:
-        rows = {tuple(row[name] for name in _NAMED): row for row in csv.DictReader(file)}
+    found = _found(base, settings, plan, folders)
+    for name in settings.configs:
+        if name not in found:
+            raise UserError(f"the bound of {name!r} was not predicted from this pilot yet")
+    return {name: found[name] for name in settings.configs}
+
+
+def _found(
+    base: Config, settings: Settings, plan: PilotPlan, folders: Iterable[Path]
+) -> dict[str, Predicted]:
+    """By the name of a setting, what was predicted for such settings from such a pilot."""
+    pilot = plan.config(base)
+    lines = {one.checksum: one for folder in folders for one in _read(folder / PREDICTIONS)}
+    sums = {name: _checksum(pilot, config) for name, config in settings.configs.items()}
+    return {n: lines[key]._replace(setting=n) for n, key in sums.items() if key in lines}
+
+
+def _checksum(pilot: Config, config: Config) -> str:
+    """Tells what was predicted, and from what, from other predictions."""
+    flags = flags_of(config)
+    del flags["seed"]  # the pilot's is taken
+    text = json.dumps([flags_of(pilot), flags], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> list[Predicted]:
+    """The lines of a file; none if there is no such file."""
+    if not path.exists():
+        return []
     try:
-        return {
-            name: _prediction(rows[varied, value])
-            for varied, names in settings.names.items()
-            for value, name in names.items()
-        }
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} lacks predictions of this study: {error}") from None
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [Predicted(**{**row, "prediction": Prediction(**row["prediction"])}) for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged; put it back or delete it") from error
 
 
-def _prediction(row: Mapping[str, str]) -> Prediction:
-    numbers = {name: float(text) for name, text in row.items() if name not in _NAMED}
-    return Prediction(numbers.pop(_TOTAL), shares=numbers, steepness=numbers.pop(_STEEPNESS))
+def write_predictions(folder: Path, predicted: Mapping[str, Predicted]) -> None:
+    """Writes the predictions of a study's settings, a line of JSON each."""
+    rows = [{**one._asdict(), "prediction": one.prediction._asdict()} for one in predicted.values()]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / PREDICTIONS, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def write_table(folder: Path, settings: Settings, predicted: Mapping[str, Predicted]) -> None:
+    """Writes `predicted.csv`: a row for each value that is varied, with the terms of its bound.
+
+    A file that has these rows already keeps its time, which is when the predictions were made.
+    """
+    text = io.StringIO()
+    terms = next(iter(predicted.values())).prediction.shares
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["varied", "value", "predicted", *terms, "gamma_beta"])
+    for varied, names in settings.names.items():
+        for value, name in names.items():
+            total, shares, steepness = predicted[name].prediction
+            numbers = [total, *shares.values(), steepness]
+            writer.writerow([varied, value, *(f"{number:.6g}" for number in numbers)])
+    path = folder / PREDICTED
+    if not path.exists() or path.read_text() != text.getvalue():
+        write_atomically(path, text.getvalue())

@@ -13,12 +13,14 @@ from absl import flags
 from jfedsl.commands import evidence as command
 from jfedsl.commands import evidence_tasks
 from jfedsl.commands.evidence_tasks import BOUNDS, CASES, STEPS, Evidence, Task, names_of
+from jfedsl.config import Config
 from jfedsl.errors import TrainingError, UserError
-from jfedsl.run.pilot import Prediction
+from jfedsl.models.layers import Variables
+from jfedsl.run.pilot import Pilot, Prediction
 from jfedsl.run.presets import presets
-from jfedsl.studies import bound, study
-from jfedsl.studies.bound_prediction import PREDICTED, read_predictions, write_predictions
-from jfedsl.studies.records import Known, Record
+from jfedsl.studies import bound_prediction, records, study
+from jfedsl.studies.bound_prediction import PILOT, PREDICTED, PREDICTIONS
+from jfedsl.studies.records import Record, flags_of, write_records
 from jfedsl.theory.bound import Terms
 
 ROOT = Path(__file__).parents[2]
@@ -101,33 +103,46 @@ def test_a_study_of_the_bound_is_trained_unless_it_is_recorded(
 ) -> None:
     (tmp_path / "small.flags").write_text("--measure_constants_every=2\n--seeds=0\n")
     monkeypatch.setattr(evidence_tasks, "BOUNDS", ("small",))
-    assert [list(evidence.tasks(step)) for step in STEPS] == [[], [Task("small", "")]]
-    trained: list[str] = []
-    monkeypatch.setattr(evidence_tasks.bound, "train", lambda one, _: trained.append(one.base))
-    evidence.do("train", Task("small", ""))
-    assert len(trained) == 1
-    with pytest.raises(UserError, match="predicted.csv is not there"):
+    task = Task("small", "")
+    assert [list(evidence.tasks(step)) for step in STEPS] == [[], [task]]
+    with pytest.raises(UserError, match="the bound of .* was not predicted from this pilot yet"):
         evidence.write("small")
+    nothing = Variables((), ())
+    prediction = Prediction(3.0, {"initial_gap": 3.0}, 0.5)
+    monkeypatch.setattr(
+        bound_prediction, "run_pilot", lambda config: Pilot(config, nothing, nothing, [])
+    )
+    monkeypatch.setattr(bound_prediction, "measure_setting", lambda *_: [{"round": 0}])
+    monkeypatch.setattr(bound_prediction, "predict", lambda *_: prediction)
+    trained: list[Config] = []
 
-    def recorded(one: bound.BoundStudy, known: Known, folder: Path) -> bound.Result:
-        assert folder == evidence.results / "small", "there is no other"
-        predicted = read_predictions(folder / PREDICTED, one.settings)
-        record = Record("x", {}, {"convergence": HOLDS}, [])
-        return bound.Result(predicted, record, {name: [record] for name in predicted})
+    def train_setting(config: Config) -> None:
+        trained.append(config)
+        raise UserError("enough")
 
-    settings = evidence.bound_study("small").settings
-    predicted = {name: Prediction(3.0, {"initial_gap": 3.0}, 0.5) for name in settings.configs}
-    (evidence.results / "small").mkdir(parents=True)
-    write_predictions(evidence.results / "small" / PREDICTED, settings, predicted)
-    monkeypatch.setattr(evidence_tasks.bound, "read", recorded)
-    evidence.do("train", Task("small", ""))
-    assert len(trained) == 1, "it is recorded"
+    monkeypatch.setattr(records, "train_setting", train_setting)
+    with pytest.raises(UserError, match="enough"):
+        evidence.do("train", task)
+    assert len(trained) == 1 and trained[0].seed == 0
+    one = evidence.bound_study("small")
+    runs = [(name, runs[0]) for name, runs in one.settings.runs.items()]
+    runs.append((PILOT, one.plan.config(one.base)))
+    folder = evidence.results / "small"
+    lines = [Record(name, flags_of(run), {"convergence": HOLDS}, []) for name, run in runs]
+    write_records(folder / study.RECORDS, lines)
+    evidence.do("train", task)
+    assert len(trained) == 1, "all are recorded"
     evidence.write("small")
-    written = evidence.results / "small"
-    assert "| cut" not in (table := (written / study.TABLE).read_text())
-    assert "| prune rate 0.8 | 1 | 3 | 2 |" in table
-    assert len((written / study.RECORDS).read_text().splitlines()) == 1 + len(predicted)
-    assert (written / "bound.png").exists()
+    assert "| prune rate 0.8 | 1 | 3 | 2 |" in (folder / study.TABLE).read_text()
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {*written} == {
+        study.TABLE, study.RECORDS, PREDICTIONS, PREDICTED, "bound.png",
+    }  # fmt: skip
+    shutil.rmtree(evidence.workdir)
+    evidence.write("small")
+    assert written == {path.name: path.read_bytes() for path in folder.iterdir()}
+    wrong = dataclasses.replace(evidence, extra=["--cuts=nowhere"])
+    assert wrong.refused()["small"].startswith("--cut must be one of")
 
 
 def test_a_study_with_a_run_that_diverges_is_written(evidence: Evidence, tmp_path: Path) -> None:

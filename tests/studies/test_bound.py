@@ -18,7 +18,7 @@ from jfedsl.studies.bound_outcome import Outcome
 from jfedsl.studies.bound_prediction import PREDICTED, PilotPlan
 from jfedsl.studies.bound_settings import settings_of
 from jfedsl.studies.bound_tables import table
-from jfedsl.studies.study import read_known
+from jfedsl.studies.study import RECORDS, read_known
 
 PLAN = PilotPlan(2, 1000)
 
@@ -61,11 +61,11 @@ def test_settings_that_agree_are_trained_once_and_divergence_is_a_result(
     for folder in folders:
         shutil.rmtree(tmp_path / folder)
     study = BoundStudy(base(tmp_path), sweeps, (0,), PLAN)
-    result = read(study, read_known(tmp_path, trains=False), tmp_path)
+    result = read(study, read_known(tmp_path, trains=False))
     assert write(study, result, tmp_path) == text.strip(), "from its records"
-    longer = study._replace(base=dataclasses.replace(study.base, rounds=4))
+    (tmp_path / RECORDS).unlink()
     with pytest.raises(UserError, match="is not a finished run of 'period 1', which has no record"):
-        read(longer, read_known(tmp_path, trains=False), tmp_path)
+        read(study, read_known(tmp_path, trains=False))
 
 
 TERMS = (

@@ -1,6 +1,7 @@
 """Predicted bounds of a study: made before anything is trained, once, and from one pilot."""
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from jfedsl.run import pilot as pilots
 from jfedsl.run.pilot import Pilot, Prediction
 from jfedsl.studies import bound, bound_prediction, records
 from jfedsl.studies.bound_prediction import (
-    CONSTANTS,
     PREDICTED,
+    PREDICTIONS,
     PilotPlan,
     predict_all,
     read_predictions,
+    write_table,
 )
 from jfedsl.studies.bound_settings import Settings, settings_of
+from jfedsl.studies.records import Known, Record, flags_of
 
 PLAN = PilotPlan(4, 1000)
 SWEEPS = {
@@ -61,23 +64,31 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_all_settings_are_predicted_and_periods_share_measurements(
     tmp_path: Path, measured: list[str]
 ):
-    result = predict_all(base(tmp_path), of(base(tmp_path)), PLAN)
-    assert {name: p.total for name, p in result.items()} == {
+    result = predict_all(base(tmp_path), of(base(tmp_path)), PLAN, Known())
+    assert {name: one.prediction.total for name, one in result.items()} == {
         "period 1": 1.0, "period 2": 2.0, "dropout 0.5": 1.5,
     }  # fmt: skip
     assert len(measured) == 2, "one for both periods"
+    write_table(tmp_path, of(base(tmp_path)), result)
     with open(tmp_path / PREDICTED, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["varied"], r["value"], r["predicted"]) for r in rows] == [
         ("period", "1", "1"), ("period", "2", "2"), ("dropout", "0", "1"), ("dropout", "0.5", "1.5")
     ]  # fmt: skip
     assert rows[0]["initial_gap"] == "1" and rows[0]["gamma_beta"] == "0.5"
-    assert read_predictions(tmp_path / PREDICTED, of(base(tmp_path))) == result
-    other = settings_of(base(tmp_path), {"cut": {"dense1": {"cut": "dense1"}}}, (0,))
-    with pytest.raises(UserError, match=r"predicted.csv lacks predictions of this study: \('cut'"):
-        read_predictions(tmp_path / PREDICTED, other)
-    with pytest.raises(UserError, match="nothing.csv is not there; the bound was not predicted"):
-        read_predictions(tmp_path / "nothing.csv", other)
+    config, folder = base(tmp_path), [tmp_path]
+    assert read_predictions(config, of(config), PLAN, folder) == result
+    elsewhere = base(tmp_path / "elsewhere")
+    assert predict_all(elsewhere, of(elsewhere), PLAN, Known(), folder) == result
+    assert len(measured) == 2, "predictions are known by what was predicted, wherever they lie"
+    for other, plan in (
+        (config, PilotPlan(5, 1000)),
+        (config, PilotPlan(4, 1001)),
+        (dataclasses.replace(config, client_learning_rate=0.5), PLAN),
+        (dataclasses.replace(config, aggregate_every=4), PLAN),
+    ):
+        with pytest.raises(UserError, match="bound of 'period 1' was not predicted from this pilo"):
+            read_predictions(other, of(other), plan, folder)
 
 
 def test_predictions_go_on_where_they_stopped(
@@ -93,13 +104,13 @@ def test_predictions_go_on_where_they_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(bound_prediction, "measure_setting", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            predict_all(config, of(config), PLAN)
-    assert not (tmp_path / PREDICTED).exists()
-    predict_all(config, of(config), PLAN)
+            predict_all(config, of(config), PLAN, Known())
+    assert len((tmp_path / PREDICTIONS).read_text().splitlines()) == 2
+    predict_all(config, of(config), PLAN, Known())
     assert measured == ["0.0", "0.5"], "each once"
-    before = (tmp_path / PREDICTED).stat().st_mtime_ns
-    predict_all(config, of(config), PLAN)
-    assert len(measured) == 2 and (tmp_path / PREDICTED).stat().st_mtime_ns == before
+    before = (tmp_path / PREDICTIONS).stat().st_mtime_ns
+    predict_all(config, of(config), PLAN, Known())
+    assert len(measured) == 2 and (tmp_path / PREDICTIONS).stat().st_mtime_ns == before
 
 
 @pytest.mark.usefixtures("measured")
@@ -125,23 +136,27 @@ def test_everything_is_predicted_before_anything_is_trained(
 @pytest.mark.usefixtures("measured")
 def test_a_setting_that_was_trained_first_is_refused(tmp_path: Path):
     config = base(tmp_path)
+    last = of(config).runs["dropout 0.5"][1]
+    recorded = Known([Record("dropout 0.5", flags_of(last), {}, [])])
+    with pytest.raises(UserError, match="--workdir .*seed_1 was trained before"):
+        predict_all(config, of(config), PLAN, recorded)
     (tmp_path / "dropout_0.5" / "seed_1").mkdir(parents=True)
     with pytest.raises(UserError, match="--workdir .*seed_1 was trained before"):
-        predict_all(config, of(config), PLAN)
-    assert not (tmp_path / CONSTANTS).exists()
+        predict_all(config, of(config), PLAN, Known())
+    assert not (tmp_path / PREDICTIONS).exists()
 
 
 @pytest.mark.usefixtures("measured")
 def test_the_pilot_stays_the_same_and_out_of_the_study(tmp_path: Path):
     config = base(tmp_path)
     with pytest.raises(UserError, match="--pilot_seed must be a seed .*, not 1; --seeds=0,1"):
-        predict_all(config, of(config), PilotPlan(4, 1))
-    predict_all(config, of(config), PLAN)
-    with pytest.raises(UserError, match="--pilot_rounds must be 4, not 8; the predictions in"):
-        predict_all(config, of(config), PilotPlan(8, 1000))
-    with pytest.raises(UserError, match="--pilot_seed must be 1000, not 1001;"):
-        predict_all(config, of(config), PilotPlan(4, 1001))
-    path = tmp_path / CONSTANTS
-    path.write_text(path.read_text().replace("0.5", "0.6"))
-    with pytest.raises(UserError, match=f"{CONSTANTS} is damaged"):
-        predict_all(config, of(config), PLAN)
+        predict_all(config, of(config), PilotPlan(4, 1), Known())
+    predict_all(config, of(config), PLAN, Known())
+    (tmp_path / "period_1" / "seed_0").mkdir(parents=True)
+    predict_all(config, of(config), PLAN, Known())
+    with pytest.raises(UserError, match="was trained before its bound was predicted from this p"):
+        predict_all(config, of(config), PilotPlan(8, 1000), Known())
+    path = tmp_path / PREDICTIONS
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(UserError, match=f"{PREDICTIONS} is damaged"):
+        predict_all(config, of(config), PLAN, Known())
