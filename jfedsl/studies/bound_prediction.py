@@ -209,5 +209,6 @@ def write_table(folder: Path, settings: Settings, predicted: Mapping[str, Predic
             numbers = [total, *shares.values(), steepness]
             writer.writerow([varied, value, *(f"{number:.6g}" for number in numbers)])
     path = folder / PREDICTED
+    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text.getvalue():
         write_atomically(path, text.getvalue())

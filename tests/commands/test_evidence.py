@@ -139,6 +139,7 @@ def test_a_study_of_the_bound_is_trained_unless_it_is_recorded(
         study.TABLE, study.RECORDS, PREDICTIONS, PREDICTED, "bound.png",
     }  # fmt: skip
     shutil.rmtree(evidence.workdir)
+    evidence.do("train", task)
     evidence.write("small")
     assert written == {path.name: path.read_bytes() for path in folder.iterdir()}
     wrong = dataclasses.replace(evidence, extra=["--cuts=nowhere"])
