@@ -80,7 +80,7 @@ class Evidence:
     def _refusal(self, name: str) -> str:
         try:
             if name in BOUNDS:
-                _ = self.bound_study(name).settings
+                bound.check(self.bound_study(name))
             else:
                 study.check(self.study(name))
         except UserError as error:

@@ -13,7 +13,6 @@ from jfedsl.config.titles import model_title
 from jfedsl.data.sources import title as title_of
 from jfedsl.errors import UserError
 from jfedsl.run.assemble.shares import counted
-from jfedsl.run.convergence import shown, with_ratio
 from jfedsl.run.plots.bounds import Bar, bounds
 from jfedsl.run.plots.style import save_each
 from jfedsl.run.storage.workdir import write_atomically
@@ -22,6 +21,7 @@ from jfedsl.studies.bound_prediction import (
     PILOT,
     PilotPlan,
     Predicted,
+    check_seed,
     predict_all,
     read_predictions,
     write_predictions,
@@ -84,6 +84,15 @@ class Result(NamedTuple):
         }
 
 
+def check(study: BoundStudy) -> None:
+    """Refuses an impossible study before anything is trained.
+
+    Raises:
+      UserError: see `settings_of`, or the pilot has a seed of the study.
+    """
+    check_seed(study.settings, study.plan)
+
+
 def train(study: BoundStudy, known: Known, earlier: Sequence[Path] = ()) -> Result:
     """Predicts the bound of all settings, and only then trains them.
 
@@ -134,17 +143,8 @@ def _result(
 def _record(known: Known, name: str, config: Config) -> Record:
     """The record of a run, of which the bound is known unless it diverged."""
     record = known.record(name, config)
-    if record.summary is None:
-        return record
-    report = record.summary["convergence"]
-    if report is None:
-        raise UserError(
-            f"{config.workdir} has too few measurements; delete the folder to train again"
-        )
-    if config.progress != "none":
-        average, bound = shown(report["average"]), shown(report["bound"])
-        text = f"{name}, seed {config.seed}: average {average}, bound {bound}, {with_ratio(report)}"
-        print(text, flush=True)
+    if record.summary is not None and record.summary["convergence"] is None:
+        raise UserError(f"{name!r}, seed {config.seed}, has too few measurements of constants")
     return record
 
 

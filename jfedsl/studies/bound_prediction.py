@@ -74,21 +74,18 @@ def predict_all(
       base: the setting of the pilot; its `workdir` is the folder of the study.
       settings: of the study.
       plan: which pilot.
-      known: records of runs.
-      earlier: other folders that may have predictions.
+      known: where records come from; a recorded run counts as trained.
+      earlier: other folders that may have predictions, which count less than that of the study.
 
     Returns:
-      By the name of a setting, its prediction.
+      By the name of a setting, what was predicted for it.
 
     Raises:
       UserError: the study has the seed of the pilot, a setting was trained that was not predicted
         from this pilot, or a file of predictions is damaged.
       TrainingError: the pilot diverged.
     """
-    seeds = sorted({config.seed for runs in settings.runs.values() for config in runs})
-    if plan.seed in seeds:
-        allowed, study = "a seed that no run of the study has", ",".join(map(str, seeds))
-        raise flag_error("pilot_seed", plan.seed, allowed, reason=f"--seeds={study}")
+    check_seed(settings, plan)
     folder = Path(base.workdir)
     found = _found(base, settings, plan, [*earlier, folder])
     missing = [name for name in settings.configs if name not in found]
@@ -102,6 +99,14 @@ def predict_all(
                 total = shown(found[name].prediction.total)
                 print(f"{name}: predicted bound {total}", flush=True)
     return {name: found[name] for name in settings.configs}
+
+
+def check_seed(settings: Settings, plan: PilotPlan) -> None:
+    """Refuses a pilot whose seed a run of the study has."""
+    seeds = sorted({config.seed for runs in settings.runs.values() for config in runs})
+    if plan.seed in seeds:
+        allowed, study = "a seed that no run of the study has", ",".join(map(str, seeds))
+        raise flag_error("pilot_seed", plan.seed, allowed, reason=f"--seeds={study}")
 
 
 def _predicted(
@@ -131,8 +136,13 @@ def _refuse_trained(settings: Settings, unpredicted: Sequence[str], known: Known
     """Refuses to predict settings that were trained already."""
     for name in unpredicted:
         for config in settings.runs[name]:
-            if Path(config.workdir).exists() or known.recorded(config):
-                folder = Path(config.workdir)
+            if known.recorded(config):
+                raise UserError(
+                    f"{name!r}, seed {config.seed}, has a record but no prediction from this pilot;"
+                    f" put {PREDICTIONS} back, or delete the records to train all anew"
+                )
+            folder = Path(config.workdir)
+            if folder.exists():
                 reason = f"{folder} was trained before its bound was predicted from this pilot"
                 raise flag_error("workdir", folder.parents[1], "a new folder", reason=reason)
 
@@ -146,7 +156,7 @@ def read_predictions(
       base: the setting of the pilot.
       settings: of the study.
       plan: which pilot.
-      folders: that may have predictions.
+      folders: that may have predictions; of equal ones the last folder's counts.
 
     Raises:
       UserError: a setting has none, or a file of predictions is damaged.
@@ -165,11 +175,11 @@ def _found(
     pilot = plan.config(base)
     lines = {one.checksum: one for folder in folders for one in _read(folder / PREDICTIONS)}
     sums = {name: _checksum(pilot, config) for name, config in settings.configs.items()}
-    return {n: lines[key]._replace(setting=n) for n, key in sums.items() if key in lines}
+    return {name: lines[key] for name, key in sums.items() if key in lines}
 
 
 def _checksum(pilot: Config, config: Config) -> str:
-    """Tells what was predicted, and from what, from other predictions."""
+    """Tells what was predicted, and from what, from other predictions; not by which build."""
     flags = flags_of(config)
     del flags["seed"]  # the pilot's is taken
     text = json.dumps([flags_of(pilot), flags], sort_keys=True)
@@ -184,12 +194,14 @@ def _read(path: Path) -> list[Predicted]:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         return [Predicted(**{**row, "prediction": Prediction(**row["prediction"])}) for row in rows]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged; put it back or delete it") from error
+        raise UserError(f"{path} is damaged; put it back or choose a new --workdir") from error
 
 
 def write_predictions(folder: Path, predicted: Mapping[str, Predicted]) -> None:
-    """Writes the predictions of a study's settings, a line of JSON each."""
-    rows = [{**one._asdict(), "prediction": one.prediction._asdict()} for one in predicted.values()]
+    """Writes the predictions of a study's settings, a line of JSON each; other lines stay."""
+    lines = {one.checksum: one for one in _read(folder / PREDICTIONS)}
+    lines |= {one.checksum: one for one in predicted.values()}
+    rows = [{**one._asdict(), "prediction": one.prediction._asdict()} for one in lines.values()]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / PREDICTIONS, "".join(f"{json.dumps(row)}\n" for row in rows))
 

@@ -142,8 +142,12 @@ def test_a_study_of_the_bound_is_trained_unless_it_is_recorded(
     evidence.do("train", task)
     evidence.write("small")
     assert written == {path.name: path.read_bytes() for path in folder.iterdir()}
-    wrong = dataclasses.replace(evidence, extra=["--cuts=nowhere"])
-    assert wrong.refused()["small"].startswith("--cut must be one of")
+    for flag, text in {
+        "--cuts=nowhere": "--cut must be",
+        "--seeds=1000": "--pilot_seed must ",
+    }.items():
+        wrong = dataclasses.replace(evidence, extra=[flag])
+        assert wrong.refused()["small"].startswith(text)
 
 
 def test_a_study_with_a_run_that_diverges_is_written(evidence: Evidence, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from jfedsl.studies.bound_prediction import (
     PilotPlan,
     predict_all,
     read_predictions,
+    write_predictions,
     write_table,
 )
 from jfedsl.studies.bound_settings import Settings, settings_of
@@ -80,6 +81,9 @@ def test_all_settings_are_predicted_and_periods_share_measurements(
     assert read_predictions(config, of(config), PLAN, folder) == result
     elsewhere = base(tmp_path / "elsewhere")
     assert predict_all(elsewhere, of(elsewhere), PLAN, Known(), folder) == result
+    fewer = settings_of(config, {"period": SWEEPS["period"]}, (0, 1))
+    write_predictions(tmp_path, predict_all(config, fewer, PLAN, Known()))
+    assert read_predictions(config, of(config), PLAN, folder) == result, "other lines stay"
     assert len(measured) == 2, "predictions are known by what was predicted, wherever they lie"
     for other, plan in (
         (config, PilotPlan(5, 1000)),
@@ -138,7 +142,7 @@ def test_a_setting_that_was_trained_first_is_refused(tmp_path: Path):
     config = base(tmp_path)
     last = of(config).runs["dropout 0.5"][1]
     recorded = Known([Record("dropout 0.5", flags_of(last), {}, [])])
-    with pytest.raises(UserError, match="--workdir .*seed_1 was trained before"):
+    with pytest.raises(UserError, match="'dropout 0.5', seed 1, has a record but no prediction"):
         predict_all(config, of(config), PLAN, recorded)
     (tmp_path / "dropout_0.5" / "seed_1").mkdir(parents=True)
     with pytest.raises(UserError, match="--workdir .*seed_1 was trained before"):
