@@ -28,7 +28,7 @@ COMMANDED = sorted({block.page for block in blocks("bash")})
 # The first one with each text: two pages may show the same example.
 CODE = list({block.text: block for block in reversed(blocks("python"))}.values())[::-1]
 # Commands that need the registry, the network, a cluster, or an hour.
-NOT_RUN = ("python -m pip", "python -m pytest", "sbatch", "experiments/prepare_data.py")
+NOT_RUN = ("pip install", "python -m pytest", "sbatch", "experiments/prepare_data.py")
 NOT_RUN += ("experiments/evidence.py", "--dataset=fashion_mnist", "mkdocs")
 NOT_RUN += ("benchmarks/compile_for.py",)
 FEW = ["--local_steps=1", "--progress=none", f"--compilation_cache={PROGRAMS}"]
