@@ -32,6 +32,7 @@ class Watch(Hook):
     def before_call(self, round_: int, state: State) -> State:
         """Notes when the first call begins."""
         self.began = min(self.began, time.perf_counter())
+        self._save_began = None  # asked before the first call, to check names; nothing was saved
         return state
 
     def on_rows(self, rows: list[Row]) -> None:
