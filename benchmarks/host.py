@@ -3,8 +3,9 @@
     python benchmarks/host.py --flagfile=experiments/presets/digits_uncompressed.flags
 
 Takes every flag of experiments/train.py. The time is from the first compiled call to the last
-checkpoint, without building, compiling and pictures. The time of a call includes evaluation, up to
-the rows of its rounds. Prints a line and a JSON line.
+checkpoint, without building, compiling and the pictures at the end; labels.png, drawn after the
+first call, counts. The time of a call includes evaluation, up to the rows of its rounds. Prints a
+line and a JSON line.
 """
 
 import dataclasses
